@@ -1,0 +1,83 @@
+/// What can go wrong in the kernel library.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A view does not have the length that the op's dimensions call for.
+    #[error("{op}: `{arg}` has {got} elements, expected {want}")]
+    Len {
+        /// The op.
+        op: &'static str,
+        /// The argument.
+        arg: &'static str,
+        /// Its length.
+        got: usize,
+        /// The length that the dimensions call for.
+        want: usize,
+    },
+    /// A matrix does not have the shape that the other arguments call for.
+    #[error("{op}: `{arg}` is {got:?}, expected {want:?}")]
+    Shape {
+        /// The op.
+        op: &'static str,
+        /// The argument.
+        arg: &'static str,
+        /// Its rows and columns.
+        got: [usize; 2],
+        /// The rows and columns that the other arguments call for.
+        want: [usize; 2],
+    },
+    /// A number is outside what the op can do.
+    #[error("{op}: {arg} is {got}, but {want}")]
+    Value {
+        /// The op.
+        op: &'static str,
+        /// The argument.
+        arg: &'static str,
+        /// What it was.
+        got: String,
+        /// What it must be, and what to do.
+        want: &'static str,
+    },
+    /// This build has no kernels.
+    #[error(
+        "halfbyte was built without CUDA kernels, because nvcc was not found at build time; \
+         run `scripts/install-cuda-toolchain.sh` (or set NVCC or CUDA_HOME), then build again"
+    )]
+    NoKernels,
+    /// No CUDA driver on this machine.
+    #[error("no CUDA driver on this machine (libcuda.so was not found); install NVIDIA's driver or use the CPU")]
+    NoDriver,
+    /// No such GPU.
+    #[error("CUDA device {ordinal} was asked for, but this machine has {count}")]
+    NoDevice {
+        /// The one asked for.
+        ordinal: usize,
+        /// How many there are.
+        count: usize,
+    },
+    /// A kernel could not be launched.
+    #[error("launching `{kernel}`: {reason}")]
+    Launch {
+        /// Its name.
+        kernel: String,
+        /// What the driver says.
+        reason: String,
+    },
+    /// The device has too little memory.
+    #[error("the GPU is out of memory: {bytes} more bytes were asked for; try a smaller batch, a shorter sequence or activation checkpointing")]
+    OutOfMemory {
+        /// The allocation that failed.
+        bytes: usize,
+    },
+    /// The CUDA driver or one of its libraries refused.
+    #[error("{what}: {reason}")]
+    Cuda {
+        /// The call.
+        what: &'static str,
+        /// What it says.
+        reason: String,
+    },
+}
+
+/// Shorthand for this crate's results.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
