@@ -1,0 +1,274 @@
+//! The CPU backend: vectorised (run-time dispatch) and threaded. The default where there is no GPU.
+mod adamw;
+mod attention;
+mod cast;
+mod cross_entropy;
+mod decode_attention;
+mod dequantize;
+mod linear;
+mod linear4;
+mod lora;
+mod qk_norm_rope;
+mod quantize;
+mod reduce;
+mod rms_norm;
+mod rows;
+mod sample;
+mod swiglu;
+
+use crate::{
+    Backend, Buf, Element, Error, Float, Result, Storage, View, ViewMut,
+    ops::{
+        AdamW, Attention, AttentionGrad, CacheAppend, Cast, Checked, CrossEntropy, DecodeAttention, Dequantize,
+        GatherRows, Linear, Linear4, Linear4Grad, LinearGrad, Lora, LoraGrad, NestAbsmax, Norm, QkNormRope,
+        QkNormRopeGrad, Quantize, RmsNorm, RmsNormGrad, Sample, ScatterRows, Sum, Swiglu, SwigluGrad, WeightGrad,
+    },
+};
+use std::ops::Range;
+
+/// The machine's own cores and memory.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Cpu;
+
+impl Cpu {
+    /// Needs nothing and cannot fail.
+    pub fn new() -> Self {
+        Cpu
+    }
+}
+
+impl Storage for Cpu {
+    type Memory<T: Element> = Vec<T>;
+    type Slice<'a, T: Element> = &'a [T];
+    type SliceMut<'a, T: Element> = &'a mut [T];
+
+    fn memory_len<T: Element>(memory: &Vec<T>) -> usize {
+        memory.len()
+    }
+
+    fn slice<T: Element>(memory: &Vec<T>) -> &[T] {
+        memory
+    }
+
+    fn slice_mut<T: Element>(memory: &mut Vec<T>) -> &mut [T] {
+        memory
+    }
+
+    fn len<T: Element>(slice: &&[T]) -> usize {
+        slice.len()
+    }
+
+    fn len_mut<T: Element>(slice: &&mut [T]) -> usize {
+        slice.len()
+    }
+
+    fn part<'a: 'a, T: Element>(slice: &'a [T], range: Range<usize>) -> &'a [T] {
+        &slice[range]
+    }
+
+    fn split<'a: 'a, T: Element>(slice: &'a mut [T], mid: usize) -> (&'a mut [T], &'a mut [T]) {
+        slice.split_at_mut(mid)
+    }
+
+    fn reborrow<'a, T: Element>(slice: &'a mut &mut [T]) -> &'a mut [T] {
+        slice
+    }
+
+    fn freeze<'a, T: Element>(slice: &'a &mut [T]) -> &'a [T] {
+        slice
+    }
+}
+
+/// Lengths of a copy agree, or an error says how not.
+fn same_len(op: &'static str, got: usize, want: usize) -> Result<()> {
+    if got == want { Ok(()) } else { Err(Error::Len { op, arg: "out", got, want }) }
+}
+
+impl Backend for Cpu {
+    type Graph = ();
+
+    fn name(&self) -> String {
+        format!("cpu ({} threads)", rayon::current_num_threads())
+    }
+
+    fn zeros<T: Element>(&self, len: usize) -> Result<Buf<Self, T>> {
+        Ok(Buf(bytemuck::allocation::zeroed_vec(len)))
+    }
+
+    fn upload<T: Element>(&self, host: &[T]) -> Result<Buf<Self, T>> {
+        Ok(Buf(host.to_vec()))
+    }
+
+    fn download<T: Element>(&self, view: View<'_, Self, T>) -> Result<Vec<T>> {
+        Ok(view.0.to_vec())
+    }
+
+    fn write<T: Element>(&self, host: &[T], out: ViewMut<'_, Self, T>) -> Result<()> {
+        same_len("write", out.len(), host.len())?;
+        out.0.copy_from_slice(host);
+        Ok(())
+    }
+
+    fn copy<T: Element>(&self, x: View<'_, Self, T>, out: ViewMut<'_, Self, T>) -> Result<()> {
+        same_len("copy", out.len(), x.len())?;
+        out.0.copy_from_slice(x.0);
+        Ok(())
+    }
+
+    fn clear<T: Element>(&self, out: ViewMut<'_, Self, T>) -> Result<()> {
+        out.0.fill(T::zeroed());
+        Ok(())
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn memory(&self) -> (usize, usize) {
+        (0, 0)
+    }
+
+    fn replay(&self, _graph: &mut (), mut step: impl FnMut() -> Result<()>) -> Result<()> {
+        step()
+    }
+
+    fn quantize<T: Float>(&self, op: Checked<Quantize<'_, Self, T>>) -> Result<()> {
+        quantize::quantize(op.into_inner());
+        Ok(())
+    }
+
+    fn nest_absmax(&self, op: Checked<NestAbsmax<'_, Self>>) -> Result<()> {
+        quantize::nest_absmax(op.into_inner());
+        Ok(())
+    }
+
+    fn dequantize<T: Float>(&self, op: Checked<Dequantize<'_, Self, T>>) -> Result<()> {
+        dequantize::dequantize(op.into_inner());
+        Ok(())
+    }
+
+    fn linear4<T: Float, O: Float>(&self, op: Checked<Linear4<'_, Self, T, O>>) -> Result<()> {
+        linear4::linear4(op.into_inner());
+        Ok(())
+    }
+
+    fn linear4_grad<T: Float>(&self, op: Checked<Linear4Grad<'_, Self, T>>) -> Result<()> {
+        linear4::linear4_grad(op.into_inner());
+        Ok(())
+    }
+
+    fn linear<T: Float, O: Float>(&self, op: Checked<Linear<'_, Self, T, O>>) -> Result<()> {
+        linear::linear(op.into_inner());
+        Ok(())
+    }
+
+    fn linear_grad<T: Float>(&self, op: Checked<LinearGrad<'_, Self, T>>) -> Result<()> {
+        linear::linear_grad(op.into_inner());
+        Ok(())
+    }
+
+    fn weight_grad<T: Float>(&self, op: Checked<WeightGrad<'_, Self, T>>) -> Result<()> {
+        linear::weight_grad(op.into_inner());
+        Ok(())
+    }
+
+    fn lora<T: Float>(&self, op: Checked<Lora<'_, Self, T>>) -> Result<()> {
+        lora::lora(op.into_inner());
+        Ok(())
+    }
+
+    fn lora_grad<T: Float>(&self, op: Checked<LoraGrad<'_, Self, T>>) -> Result<()> {
+        lora::lora_grad(op.into_inner());
+        Ok(())
+    }
+
+    fn rms_norm<T: Float>(&self, op: Checked<RmsNorm<'_, Self, T>>) -> Result<()> {
+        rms_norm::rms_norm(op.into_inner());
+        Ok(())
+    }
+
+    fn rms_norm_grad<T: Float>(&self, op: Checked<RmsNormGrad<'_, Self, T>>) -> Result<()> {
+        rms_norm::rms_norm_grad(op.into_inner());
+        Ok(())
+    }
+
+    fn qk_norm_rope<T: Float>(&self, op: Checked<QkNormRope<'_, Self, T>>) -> Result<()> {
+        qk_norm_rope::qk_norm_rope(op.into_inner());
+        Ok(())
+    }
+
+    fn qk_norm_rope_grad<T: Float>(&self, op: Checked<QkNormRopeGrad<'_, Self, T>>) -> Result<()> {
+        qk_norm_rope::qk_norm_rope_grad(op.into_inner());
+        Ok(())
+    }
+
+    fn attention<T: Float>(&self, op: Checked<Attention<'_, Self, T>>) -> Result<()> {
+        attention::attention(op.into_inner());
+        Ok(())
+    }
+
+    fn attention_grad<T: Float>(&self, op: Checked<AttentionGrad<'_, Self, T>>) -> Result<()> {
+        attention::attention_grad(op.into_inner());
+        Ok(())
+    }
+
+    fn cache_append<T: Float>(&self, op: Checked<CacheAppend<'_, Self, T>>) -> Result<()> {
+        decode_attention::cache_append(op.into_inner());
+        Ok(())
+    }
+
+    fn decode_attention<T: Float>(&self, op: Checked<DecodeAttention<'_, Self, T>>) -> Result<()> {
+        decode_attention::decode_attention(op.into_inner());
+        Ok(())
+    }
+
+    fn swiglu<T: Float>(&self, op: Checked<Swiglu<'_, Self, T>>) -> Result<()> {
+        swiglu::swiglu(op.into_inner());
+        Ok(())
+    }
+
+    fn swiglu_grad<T: Float>(&self, op: Checked<SwigluGrad<'_, Self, T>>) -> Result<()> {
+        swiglu::swiglu_grad(op.into_inner());
+        Ok(())
+    }
+
+    fn gather_rows<T: Float>(&self, op: Checked<GatherRows<'_, Self, T>>) -> Result<()> {
+        rows::gather_rows(op.into_inner());
+        Ok(())
+    }
+
+    fn scatter_rows<T: Float>(&self, op: Checked<ScatterRows<'_, Self, T>>) -> Result<()> {
+        rows::scatter_rows(op.into_inner());
+        Ok(())
+    }
+
+    fn cross_entropy<T: Float>(&self, op: Checked<CrossEntropy<'_, Self, T>>) -> Result<()> {
+        cross_entropy::cross_entropy(op.into_inner());
+        Ok(())
+    }
+
+    fn sample(&self, op: Checked<Sample<'_, Self>>) -> Result<()> {
+        sample::sample(op.into_inner());
+        Ok(())
+    }
+
+    fn cast<S: Float, T: Float>(&self, op: Checked<Cast<'_, Self, S, T>>) -> Result<()> {
+        cast::cast(op.into_inner());
+        Ok(())
+    }
+
+    fn sum(&self, op: Checked<Sum<'_, Self>>) -> Result<()> {
+        reduce::sum(op.into_inner());
+        Ok(())
+    }
+
+    fn norm(&self, op: Checked<Norm<'_, Self>>) -> Result<()> {
+        reduce::norm(op.into_inner());
+        Ok(())
+    }
+
+    fn adamw<T: Float>(&self, op: Checked<AdamW<'_, Self, T>>) -> Result<()> {
+        adamw::adamw(op.into_inner());
+        Ok(())
+    }
+}

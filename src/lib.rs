@@ -1,0 +1,20 @@
+//! 4-bit kernels for fine-tuning and running Qwen3.
+//!
+//! A [`Backend`] holds memory and runs ops: [`Cpu`] everywhere, [`Cuda`] where there is an NVIDIA GPU.
+//! An op is a struct with named fields from [`ops`]; [`ops::Op::run`] verifies every length and then runs it.
+mod backend;
+mod buffer;
+pub mod cpu;
+pub mod cuda;
+mod element;
+mod error;
+pub mod ops;
+pub mod quant;
+pub mod rng;
+
+pub use backend::Backend;
+pub use buffer::{Buf, Mat, MatMut, Storage, View, ViewMut};
+pub use cpu::Cpu;
+pub use cuda::Cuda;
+pub use element::{DType, Element, Float};
+pub use error::{Error, Result};

@@ -1,0 +1,131 @@
+use super::{Check, Checked, Op};
+use crate::{Backend, Float, Mat, MatMut, Result, View, ViewMut};
+
+/// The heads of a grouped-query attention layer: query head `h` reads key/value head `h / (q / kv)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heads {
+    /// Query heads.
+    pub q: usize,
+    /// Key and value heads; divides `q`.
+    pub kv: usize,
+    /// Elements of one head: 32, 64 or 128.
+    pub dim: usize,
+}
+
+impl Heads {
+    pub(crate) fn verify(&self, check: &Check) -> Result<()> {
+        let groups = self.kv > 0 && self.q > 0 && self.q % self.kv == 0;
+        check.value(groups, "heads", format!("{} / {}", self.q, self.kv), "kv heads must divide the query heads")?;
+        check.value([32, 64, 128].contains(&self.dim), "the head dimension", self.dim, "it must be 32, 64 or 128")
+    }
+}
+
+/// Causal grouped-query attention over packed sequences, without the matrix of scores in memory.
+///
+/// Sequence `s` is rows `cu_seqlens[s] .. cu_seqlens[s + 1]`. For row `i` and head `h`, over the rows `j <= i` of the
+/// same sequence: `p[j] = exp(scale · q[i]·k[j] - lse)`, `out[i] = sum_j p[j] · v[j]`,
+/// `lse = ln sum_j exp(scale · q[i]·k[j])` (Dao, "FlashAttention-2", 2023).
+pub struct Attention<'a, B: Backend, T: Float> {
+    /// `[n, heads.q dim]`.
+    pub q: Mat<'a, B, T>,
+    /// `[n, heads.kv dim]`.
+    pub k: Mat<'a, B, T>,
+    /// `[n, heads.kv dim]`.
+    pub v: Mat<'a, B, T>,
+    /// How many heads.
+    pub heads: Heads,
+    /// `[n_seqs + 1]`, from 0 to `n`, not falling. (Read by the device: the caller vouches for its contents.)
+    pub cu_seqlens: View<'a, B, u32>,
+    /// At least the longest sequence.
+    pub max_len: usize,
+    /// `dim^-0.5`.
+    pub scale: f32,
+    /// `[n, heads.q dim]`.
+    pub out: MatMut<'a, B, T>,
+    /// `[heads.q, n]`.
+    pub lse: ViewMut<'a, B, f32>,
+}
+
+impl<B: Backend, T: Float> Op<B> for Attention<'_, B, T> {
+    const NAME: &'static str = "attention";
+
+    fn verify(&self) -> Result<()> {
+        let check = Check(Self::NAME);
+        let Heads { q, kv, dim } = self.heads;
+        let n = self.q.shape()[0];
+        self.heads.verify(&check)?;
+        check.mat("q", &self.q, [n, q * dim])?;
+        check.mat("k", &self.k, [n, kv * dim])?;
+        check.mat("v", &self.v, [n, kv * dim])?;
+        check.dims(&[self.max_len, self.cu_seqlens.len()])?;
+        check.value(self.cu_seqlens.len() >= 2, "cu_seqlens", self.cu_seqlens.len(), "it needs two entries or more")?;
+        check.mat_mut("out", &self.out, [n, q * dim])?;
+        check.len_mut("lse", &self.lse, q * n)
+    }
+
+    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
+        backend.attention(op)
+    }
+}
+
+/// The gradients of [`Attention`], from its output and `lse`; scores are computed again.
+///
+/// With `delta[i] = d_out[i]·out[i]`, `ds[i, j] = p[i, j] · (d_out[i]·v[j] - delta[i])`: `d_q[i] = scale · sum_j ds[i, j] k[j]`,
+/// `d_k[j] = scale · sum_i ds[i, j] q[i]`, `d_v[j] = sum_i p[i, j] d_out[i]`, sums over the query heads of a group included.
+pub struct AttentionGrad<'a, B: Backend, T: Float> {
+    /// `[n, heads.q dim]`.
+    pub q: Mat<'a, B, T>,
+    /// `[n, heads.kv dim]`.
+    pub k: Mat<'a, B, T>,
+    /// `[n, heads.kv dim]`.
+    pub v: Mat<'a, B, T>,
+    /// How many heads.
+    pub heads: Heads,
+    /// As in the forward op.
+    pub cu_seqlens: View<'a, B, u32>,
+    /// As in the forward op.
+    pub max_len: usize,
+    /// As in the forward op.
+    pub scale: f32,
+    /// `[n, heads.q dim]`, from the forward op.
+    pub out: Mat<'a, B, T>,
+    /// `[heads.q, n]`, from the forward op.
+    pub lse: View<'a, B, f32>,
+    /// `[n, heads.q dim]`.
+    pub d_out: Mat<'a, B, T>,
+    /// `[heads.q, n]`, written: scratch.
+    pub delta: ViewMut<'a, B, f32>,
+    /// `[n, heads.q dim]`.
+    pub d_q: MatMut<'a, B, T>,
+    /// `[n, heads.kv dim]`.
+    pub d_k: MatMut<'a, B, T>,
+    /// `[n, heads.kv dim]`.
+    pub d_v: MatMut<'a, B, T>,
+}
+
+impl<B: Backend, T: Float> Op<B> for AttentionGrad<'_, B, T> {
+    const NAME: &'static str = "attention_grad";
+
+    fn verify(&self) -> Result<()> {
+        let check = Check(Self::NAME);
+        let Heads { q, kv, dim } = self.heads;
+        let n = self.q.shape()[0];
+        self.heads.verify(&check)?;
+        check.mat("q", &self.q, [n, q * dim])?;
+        check.mat("k", &self.k, [n, kv * dim])?;
+        check.mat("v", &self.v, [n, kv * dim])?;
+        check.dims(&[self.max_len, self.cu_seqlens.len()])?;
+        check.value(self.cu_seqlens.len() >= 2, "cu_seqlens", self.cu_seqlens.len(), "it needs two entries or more")?;
+        check.mat("out", &self.out, [n, q * dim])?;
+        check.len("lse", &self.lse, q * n)?;
+        check.mat("d_out", &self.d_out, [n, q * dim])?;
+        check.len_mut("delta", &self.delta, q * n)?;
+        check.mat_mut("d_q", &self.d_q, [n, q * dim])?;
+        check.mat_mut("d_k", &self.d_k, [n, kv * dim])?;
+        check.mat_mut("d_v", &self.d_v, [n, kv * dim])
+    }
+
+    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
+        backend.attention_grad(op)
+    }
+}

@@ -1,0 +1,22 @@
+use super::{Check, Checked, Op};
+use crate::{Backend, Float, Result, View, ViewMut};
+
+/// `out[i] = x[i]`, rounded to `T`.
+pub struct Cast<'a, B: Backend, S: Float, T: Float> {
+    /// `[n]`.
+    pub x: View<'a, B, S>,
+    /// `[n]`.
+    pub out: ViewMut<'a, B, T>,
+}
+
+impl<B: Backend, S: Float, T: Float> Op<B> for Cast<'_, B, S, T> {
+    const NAME: &'static str = "cast";
+
+    fn verify(&self) -> Result<()> {
+        Check(Self::NAME).len_mut("out", &self.out, self.x.len())
+    }
+
+    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
+        backend.cast(op)
+    }
+}

@@ -1,0 +1,37 @@
+use super::{Check, Checked, Op};
+use crate::{Backend, Float, MatMut, Result, View, ViewMut};
+
+/// The label of a row that does not count.
+pub const IGNORE: u32 = u32::MAX;
+
+/// `losses[i] = ln sum_c exp(logits[i, c]) - logits[i, labels[i]]`, 0 where the label is [`IGNORE`] (or outside).
+///
+/// With `grad_scale`, the logits are overwritten by their gradient,
+/// `grad_scale · (softmax(logits[i, :]) - onehot(labels[i]))`, zeros in ignored rows.
+pub struct CrossEntropy<'a, B: Backend, T: Float> {
+    /// `[n, n_vocab]`: logits, then their gradient.
+    pub logits: MatMut<'a, B, T>,
+    /// `[n]`.
+    pub labels: View<'a, B, u32>,
+    /// `[n]`, in nats.
+    pub losses: ViewMut<'a, B, f32>,
+    /// What to multiply the gradient with: loss scale over the number of targets. None: no gradient.
+    pub grad_scale: Option<f32>,
+}
+
+impl<B: Backend, T: Float> Op<B> for CrossEntropy<'_, B, T> {
+    const NAME: &'static str = "cross_entropy";
+
+    fn verify(&self) -> Result<()> {
+        let check = Check(Self::NAME);
+        let [n, vocab] = self.logits.shape();
+        check.mat_mut("logits", &self.logits, [n, vocab])?;
+        check.value(vocab > 0, "the vocabulary", 0, "it must not be empty")?;
+        check.len("labels", &self.labels, n)?;
+        check.len_mut("losses", &self.losses, n)
+    }
+
+    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
+        backend.cross_entropy(op)
+    }
+}

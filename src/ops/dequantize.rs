@@ -1,0 +1,24 @@
+use super::{Check, Checked, Op};
+use crate::{Backend, Float, Result, ViewMut, quant::Weight4};
+
+/// Decodes a 4-bit weight: `out[i] = CODE[codes[i]] · absmax[i / block_size]`, multiplied in f32 and rounded once to `T`.
+pub struct Dequantize<'a, B: Backend, T: Float> {
+    /// `[rows, cols]`.
+    pub weight: Weight4<'a, B>,
+    /// `[rows * cols]`.
+    pub out: ViewMut<'a, B, T>,
+}
+
+impl<B: Backend, T: Float> Op<B> for Dequantize<'_, B, T> {
+    const NAME: &'static str = "dequantize";
+
+    fn verify(&self) -> Result<()> {
+        let check = Check(Self::NAME);
+        self.weight.verify(&check)?;
+        check.len_mut("out", &self.out, self.weight.rows * self.weight.cols)
+    }
+
+    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
+        backend.dequantize(op)
+    }
+}

@@ -1,0 +1,62 @@
+use super::{Check, Checked, Op};
+use crate::{Backend, Float, Mat, MatMut, Result, quant::Weight4};
+
+/// `out (+)= x · Wᵀ` with a 4-bit weight: `x` is `[n, in]`, `W` `[out, in]`, `out` `[n, out]`.
+///
+/// `W` is decoded to `T` (as [`super::Dequantize`] does) inside the kernel; products are summed in f32.
+/// `O` is `T` or f32 (logits).
+pub struct Linear4<'a, B: Backend, T: Float, O: Float = T> {
+    /// `[n, in]`.
+    pub x: Mat<'a, B, T>,
+    /// `[out, in]`.
+    pub weight: Weight4<'a, B>,
+    /// `[n, out]`.
+    pub out: MatMut<'a, B, O>,
+    /// Adds to `out` instead of overwriting it.
+    pub accumulate: bool,
+}
+
+impl<B: Backend, T: Float, O: Float> Op<B> for Linear4<'_, B, T, O> {
+    const NAME: &'static str = "linear4";
+
+    fn verify(&self) -> Result<()> {
+        let check = Check(Self::NAME);
+        self.weight.verify(&check)?;
+        check.output_type::<T, O>()?;
+        let n = self.x.shape()[0];
+        check.mat("x", &self.x, [n, self.weight.cols])?;
+        check.mat_mut("out", &self.out, [n, self.weight.rows])
+    }
+
+    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
+        backend.linear4(op)
+    }
+}
+
+/// The input gradient of [`Linear4`]: `d_x (+)= d_out · W`.
+pub struct Linear4Grad<'a, B: Backend, T: Float> {
+    /// `[n, out]`.
+    pub d_out: Mat<'a, B, T>,
+    /// `[out, in]`.
+    pub weight: Weight4<'a, B>,
+    /// `[n, in]`.
+    pub d_x: MatMut<'a, B, T>,
+    /// Adds to `d_x` instead of overwriting it.
+    pub accumulate: bool,
+}
+
+impl<B: Backend, T: Float> Op<B> for Linear4Grad<'_, B, T> {
+    const NAME: &'static str = "linear4_grad";
+
+    fn verify(&self) -> Result<()> {
+        let check = Check(Self::NAME);
+        self.weight.verify(&check)?;
+        let n = self.d_out.shape()[0];
+        check.mat("d_out", &self.d_out, [n, self.weight.rows])?;
+        check.mat_mut("d_x", &self.d_x, [n, self.weight.cols])
+    }
+
+    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
+        backend.linear4_grad(op)
+    }
+}

@@ -1,0 +1,135 @@
+use super::{Check, Checked, Op};
+use crate::{Backend, Float, Mat, MatMut, Result, View, ViewMut};
+
+/// Zeroes elements of an adapter's input with probability `p` and scales the others by `1 / (1 - p)`.
+///
+/// Element `(row, col)` is kept iff word `col % 4` of
+/// `philox([col / 4, row, stream, stream >> 32], seed)` is at least `p · 2³²`: a pure function of the position,
+/// so that the backward pass needs no stored mask.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Dropout {
+    /// In `[0, 1)`.
+    pub p: f32,
+    /// The run's seed.
+    pub seed: u64,
+    /// Which mask: differs for each adapter and each micro-batch.
+    pub stream: u64,
+}
+
+impl Dropout {
+    /// Random words below this are dropped.
+    pub fn threshold(&self) -> u32 {
+        (f64::from(self.p) * 4_294_967_296.0) as u32
+    }
+
+    /// What kept elements are multiplied by.
+    pub fn scale(&self) -> f32 {
+        1.0 / (1.0 - self.p)
+    }
+
+    /// Four keep-flags: those of columns `4 · quad ..` of `row`.
+    pub fn keep(&self, row: u32, quad: u32) -> [bool; 4] {
+        let counter = [quad, row, self.stream as u32, (self.stream >> 32) as u32];
+        crate::rng::philox(counter, self.seed).map(|word| word >= self.threshold())
+    }
+}
+
+/// A low-rank adapter: `xa = drop(x) · Aᵀ`, `out += scale · xa · Bᵀ` (Hu et al., "LoRA", 2021).
+///
+/// `xa` is rounded to `T`, unscaled, and kept for the backward pass.
+pub struct Lora<'a, B: Backend, T: Float> {
+    /// `[n, in]`.
+    pub x: Mat<'a, B, T>,
+    /// `A`, `[r, in]`.
+    pub a: View<'a, B, T>,
+    /// `B`, `[out, r]`.
+    pub b: View<'a, B, T>,
+    /// `alpha / r`, or `alpha / sqrt(r)` for rsLoRA.
+    pub scale: f32,
+    /// On the adapter's input.
+    pub dropout: Option<Dropout>,
+    /// `[n, r]`, written.
+    pub xa: MatMut<'a, B, T>,
+    /// `[n, out]`, added to.
+    pub out: MatMut<'a, B, T>,
+}
+
+fn verify_dropout(check: &Check, dropout: &Option<Dropout>) -> Result<()> {
+    match dropout {
+        Some(d) => check.value((0.0..1.0).contains(&d.p), "dropout", d.p, "it must be at least 0 and below 1"),
+        None => Ok(()),
+    }
+}
+
+impl<B: Backend, T: Float> Op<B> for Lora<'_, B, T> {
+    const NAME: &'static str = "lora";
+
+    fn verify(&self) -> Result<()> {
+        let check = Check(Self::NAME);
+        let ([n, k], [_, r], [_, out]) = (self.x.shape(), self.xa.shape(), self.out.shape());
+        check.mat("x", &self.x, [n, k])?;
+        check.mat_mut("xa", &self.xa, [n, r])?;
+        check.mat_mut("out", &self.out, [n, out])?;
+        check.len("a", &self.a, r * k)?;
+        check.len("b", &self.b, out * r)?;
+        verify_dropout(&check, &self.dropout)
+    }
+
+    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
+        backend.lora(op)
+    }
+}
+
+/// The gradients of [`Lora`].
+///
+/// `d_xa = scale · d_out · B` (rounded to `T`), `d_b += scale · d_outᵀ · xa`, `d_a += d_xaᵀ · drop(x)`,
+/// `d_x += drop(d_xa · A)` with the forward's mask and scale.
+pub struct LoraGrad<'a, B: Backend, T: Float> {
+    /// `[n, in]`, the forward's input.
+    pub x: Mat<'a, B, T>,
+    /// `A`, `[r, in]`.
+    pub a: View<'a, B, T>,
+    /// `B`, `[out, r]`.
+    pub b: View<'a, B, T>,
+    /// As in the forward op.
+    pub scale: f32,
+    /// As in the forward op.
+    pub dropout: Option<Dropout>,
+    /// `[n, r]`, from the forward op.
+    pub xa: Mat<'a, B, T>,
+    /// `[n, out]`.
+    pub d_out: Mat<'a, B, T>,
+    /// `[n, r]`, written: scratch.
+    pub d_xa: MatMut<'a, B, T>,
+    /// `[r, in]`, added to.
+    pub d_a: ViewMut<'a, B, f32>,
+    /// `[out, r]`, added to.
+    pub d_b: ViewMut<'a, B, f32>,
+    /// `[n, in]`, added to; none where nothing below needs it.
+    pub d_x: Option<MatMut<'a, B, T>>,
+}
+
+impl<B: Backend, T: Float> Op<B> for LoraGrad<'_, B, T> {
+    const NAME: &'static str = "lora_grad";
+
+    fn verify(&self) -> Result<()> {
+        let check = Check(Self::NAME);
+        let ([n, k], [_, r], [_, out]) = (self.x.shape(), self.xa.shape(), self.d_out.shape());
+        check.mat("x", &self.x, [n, k])?;
+        check.mat("xa", &self.xa, [n, r])?;
+        check.mat("d_out", &self.d_out, [n, out])?;
+        check.mat_mut("d_xa", &self.d_xa, [n, r])?;
+        check.len("a", &self.a, r * k)?;
+        check.len("b", &self.b, out * r)?;
+        check.len_mut("d_a", &self.d_a, r * k)?;
+        check.len_mut("d_b", &self.d_b, out * r)?;
+        if let Some(d_x) = &self.d_x {
+            check.mat_mut("d_x", d_x, [n, k])?;
+        }
+        verify_dropout(&check, &self.dropout)
+    }
+
+    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
+        backend.lora_grad(op)
+    }
+}

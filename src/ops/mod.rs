@@ -1,0 +1,125 @@
+//! What each kernel computes, and what it demands of its arguments.
+//!
+//! An op is a struct with public fields. [`Op::check`] verifies every length, divisibility and range and
+//! gives a [`Checked`] op, the only thing that a backend takes; [`Op::run`] does both steps. Outputs are
+//! [`ViewMut`]s or [`MatMut`]s; every element of an output is written unless the op says `+=`.
+mod adamw;
+mod attention;
+mod cast;
+mod cross_entropy;
+mod decode_attention;
+mod dequantize;
+mod linear;
+mod linear4;
+mod lora;
+mod qk_norm_rope;
+mod quantize;
+mod reduce;
+mod rms_norm;
+mod rows;
+mod sample;
+mod swiglu;
+
+pub use adamw::AdamW;
+pub use attention::{Attention, AttentionGrad, Heads};
+pub use cast::Cast;
+pub use cross_entropy::{CrossEntropy, IGNORE};
+pub use decode_attention::{CacheAppend, DecodeAttention};
+pub use dequantize::Dequantize;
+pub use linear::{Linear, LinearGrad, WeightGrad};
+pub use linear4::{Linear4, Linear4Grad};
+pub use lora::{Dropout, Lora, LoraGrad};
+pub use qk_norm_rope::{QkNormRope, QkNormRopeGrad};
+pub use quantize::{NestAbsmax, Quantize};
+pub use reduce::{Norm, Sum};
+pub use rms_norm::{RmsNorm, RmsNormGrad};
+pub use rows::{GatherRows, ScatterRows};
+pub use sample::Sample;
+pub use swiglu::{Swiglu, SwigluGrad};
+
+use crate::{Backend, Element, Error, Mat, MatMut, Result, View, ViewMut};
+
+/// An op whose arguments have been verified. [`Op::check`] is the only way to make one.
+pub struct Checked<O>(O);
+
+impl<O> Checked<O> {
+    /// The verified op, for the backend that runs it.
+    pub fn into_inner(self) -> O {
+        self.0
+    }
+}
+
+/// An op of backend `B`.
+pub trait Op<B: Backend>: Sized {
+    /// The op's name, as in errors, files, kernels and benches.
+    const NAME: &'static str;
+
+    /// Finds the first argument that does not fit the others.
+    fn verify(&self) -> Result<()>;
+
+    /// Hands a verified op to its backend.
+    fn launch(op: Checked<Self>, backend: &B) -> Result<()>;
+
+    /// Verifies the arguments.
+    fn check(self) -> Result<Checked<Self>> {
+        self.verify()?;
+        Ok(Checked(self))
+    }
+
+    /// Verifies the arguments and runs the op.
+    fn run(self, backend: &B) -> Result<()> {
+        Self::launch(self.check()?, backend)
+    }
+}
+
+/// The largest dimension, length or stride that kernels take: positions inside one row fit 32 bits.
+const MAX_DIM: usize = i32::MAX as usize;
+
+/// The argument checks of one op.
+pub(crate) struct Check(&'static str);
+
+impl Check {
+    pub(crate) fn value(&self, ok: bool, arg: &'static str, got: impl ToString, want: &'static str) -> Result<()> {
+        if ok { Ok(()) } else { Err(Error::Value { op: self.0, arg, got: got.to_string(), want }) }
+    }
+
+    pub(crate) fn len<B: Backend, T: Element>(&self, arg: &'static str, view: &View<'_, B, T>, want: usize) -> Result<()> {
+        self.length(arg, view.len(), want)
+    }
+
+    pub(crate) fn len_mut<B: Backend, T: Element>(&self, arg: &'static str, view: &ViewMut<'_, B, T>, want: usize) -> Result<()> {
+        self.length(arg, view.len(), want)
+    }
+
+    pub(crate) fn length(&self, arg: &'static str, got: usize, want: usize) -> Result<()> {
+        if got == want { Ok(()) } else { Err(Error::Len { op: self.0, arg, got, want }) }
+    }
+
+    pub(crate) fn mat<B: Backend, T: Element>(&self, arg: &'static str, mat: &Mat<'_, B, T>, want: [usize; 2]) -> Result<()> {
+        self.shape(arg, mat.shape(), mat.stride, want)
+    }
+
+    pub(crate) fn mat_mut<B: Backend, T: Element>(
+        &self,
+        arg: &'static str,
+        mat: &MatMut<'_, B, T>,
+        want: [usize; 2],
+    ) -> Result<()> {
+        self.shape(arg, mat.shape(), mat.stride, want)
+    }
+
+    pub(crate) fn shape(&self, arg: &'static str, got: [usize; 2], stride: usize, want: [usize; 2]) -> Result<()> {
+        if got != want {
+            return Err(Error::Shape { op: self.0, arg, got, want });
+        }
+        self.dims(&[got[0], got[1], stride])
+    }
+
+    /// Every dimension is something that kernels can count to.
+    pub(crate) fn dims(&self, dims: &[usize]) -> Result<()> {
+        match dims.iter().find(|&&d| d > MAX_DIM) {
+            Some(d) => self.value(false, "a dimension", d, "dimensions must be below 2^31"),
+            None => Ok(()),
+        }
+    }
+}

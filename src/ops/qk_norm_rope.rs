@@ -1,0 +1,109 @@
+use super::{Check, Checked, Heads, Op};
+use crate::{Backend, Float, Mat, MatMut, Result, View};
+
+/// Normalises every query and key head, then rotates it by its position.
+///
+/// For each head `h` of `d` elements: `u = h / sqrt(mean(h²) + eps) · weight`, then, with `c` and `s` the rows
+/// of `cos` and `sin` at the token's position, `out[i] = u[i] · c[i] - u[i + d/2] · s[i]` and
+/// `out[i + d/2] = u[i + d/2] · c[i] + u[i] · s[i]` for `i < d/2` (Su et al., "RoFormer", 2021; Qwen3 normalises first).
+pub struct QkNormRope<'a, B: Backend, T: Float> {
+    /// `[n, (heads.q + 2 heads.kv) d]`: queries, keys, values. Values are not read.
+    pub qkv: Mat<'a, B, T>,
+    /// How many heads, and `d`.
+    pub heads: Heads,
+    /// `[d]`.
+    pub q_weight: View<'a, B, f32>,
+    /// `[d]`.
+    pub k_weight: View<'a, B, f32>,
+    /// Added to the mean of squares.
+    pub eps: f32,
+    /// `[n]`: each below the number of rows of `cos`; larger ones take the last row.
+    pub positions: View<'a, B, u32>,
+    /// `[max_positions, d / 2]`.
+    pub cos: View<'a, B, f32>,
+    /// `[max_positions, d / 2]`.
+    pub sin: View<'a, B, f32>,
+    /// `[n, heads.q d]`.
+    pub q: MatMut<'a, B, T>,
+    /// `[n, heads.kv d]`.
+    pub k: MatMut<'a, B, T>,
+}
+
+fn verify_table<B: Backend>(check: &Check, d: usize, cos: &View<'_, B, f32>, sin: &View<'_, B, f32>) -> Result<()> {
+    check.value(!cos.is_empty() && cos.len() % (d / 2) == 0, "cos", cos.len(), "it must hold whole rows of d / 2")?;
+    check.len("sin", sin, cos.len())
+}
+
+impl<B: Backend, T: Float> Op<B> for QkNormRope<'_, B, T> {
+    const NAME: &'static str = "qk_norm_rope";
+
+    fn verify(&self) -> Result<()> {
+        let check = Check(Self::NAME);
+        let Heads { q, kv, dim } = self.heads;
+        let n = self.qkv.shape()[0];
+        self.heads.verify(&check)?;
+        check.mat("qkv", &self.qkv, [n, (q + 2 * kv) * dim])?;
+        check.len("q_weight", &self.q_weight, dim)?;
+        check.len("k_weight", &self.k_weight, dim)?;
+        check.len("positions", &self.positions, n)?;
+        verify_table(&check, dim, &self.cos, &self.sin)?;
+        check.mat_mut("q", &self.q, [n, q * dim])?;
+        check.mat_mut("k", &self.k, [n, kv * dim])
+    }
+
+    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
+        backend.qk_norm_rope(op)
+    }
+}
+
+/// The gradient of [`QkNormRope`]: rotates back, then the gradient of the norm, head by head.
+///
+/// `d_qk` is only the query and key columns of the stacked gradient
+/// (the attention gradient writes the value columns).
+pub struct QkNormRopeGrad<'a, B: Backend, T: Float> {
+    /// As in the forward op.
+    pub qkv: Mat<'a, B, T>,
+    /// As in the forward op.
+    pub heads: Heads,
+    /// `[d]`.
+    pub q_weight: View<'a, B, f32>,
+    /// `[d]`.
+    pub k_weight: View<'a, B, f32>,
+    /// As in the forward op.
+    pub eps: f32,
+    /// `[n]`.
+    pub positions: View<'a, B, u32>,
+    /// `[max_positions, d / 2]`.
+    pub cos: View<'a, B, f32>,
+    /// `[max_positions, d / 2]`.
+    pub sin: View<'a, B, f32>,
+    /// `[n, heads.q d]`.
+    pub d_q: Mat<'a, B, T>,
+    /// `[n, heads.kv d]`.
+    pub d_k: Mat<'a, B, T>,
+    /// `[n, (heads.q + heads.kv) d]`: queries, keys.
+    pub d_qk: MatMut<'a, B, T>,
+}
+
+impl<B: Backend, T: Float> Op<B> for QkNormRopeGrad<'_, B, T> {
+    const NAME: &'static str = "qk_norm_rope_grad";
+
+    fn verify(&self) -> Result<()> {
+        let check = Check(Self::NAME);
+        let Heads { q, kv, dim } = self.heads;
+        let n = self.qkv.shape()[0];
+        self.heads.verify(&check)?;
+        check.mat("qkv", &self.qkv, [n, (q + 2 * kv) * dim])?;
+        check.len("q_weight", &self.q_weight, dim)?;
+        check.len("k_weight", &self.k_weight, dim)?;
+        check.len("positions", &self.positions, n)?;
+        verify_table(&check, dim, &self.cos, &self.sin)?;
+        check.mat("d_q", &self.d_q, [n, q * dim])?;
+        check.mat("d_k", &self.d_k, [n, kv * dim])?;
+        check.mat_mut("d_qk", &self.d_qk, [n, (q + kv) * dim])
+    }
+
+    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
+        backend.qk_norm_rope_grad(op)
+    }
+}

@@ -1,0 +1,65 @@
+use super::{Check, Checked, Op};
+use crate::{
+    Backend, Float, Result, View, ViewMut,
+    quant::{Format, GROUP, Group, n_blocks},
+};
+
+/// Rounds `x` to 4 bits in blocks, bit for bit as bitsandbytes' `quantize_4bit` does.
+///
+/// The last block may be short; an odd last byte is padded with the code of 0.0. A block of zeros gets the code of 0.
+pub struct Quantize<'a, B: Backend, T: Float> {
+    /// `[len]`: a weight, row by row.
+    pub x: View<'a, B, T>,
+    /// Which codes.
+    pub format: Format,
+    /// One of [`crate::quant::BLOCK_SIZES`].
+    pub block_size: usize,
+    /// `[len / 2]`, rounded up; element `2j` in the high half of byte `j`.
+    pub codes: ViewMut<'a, B, u8>,
+    /// `[len / block_size]`, rounded up: the largest magnitude of each block.
+    pub absmax: ViewMut<'a, B, f32>,
+}
+
+impl<B: Backend, T: Float> Op<B> for Quantize<'_, B, T> {
+    const NAME: &'static str = "quantize";
+
+    fn verify(&self) -> Result<()> {
+        let check = Check(Self::NAME);
+        check.block_size(self.block_size)?;
+        check.len_mut("codes", &self.codes, self.x.len().div_ceil(2))?;
+        check.len_mut("absmax", &self.absmax, n_blocks(self.x.len(), self.block_size))
+    }
+
+    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
+        backend.quantize(op)
+    }
+}
+
+/// Double quantisation: rounds absmax values to 8 bits in groups of [`GROUP`], bit for bit as bitsandbytes does.
+///
+/// `offset = mean(absmax)`; each group keeps the largest magnitude of `absmax - offset`, each value the index of
+/// the nearest entry of the signed dynamic map ([`crate::quant::DYNAMIC_MAP`]) of its share of that.
+/// The mean is summed in the order of PyTorch's CPU kernel on one thread, on every backend.
+pub struct NestAbsmax<'a, B: Backend> {
+    /// `[n]`.
+    pub absmax: View<'a, B, f32>,
+    /// `[n]`.
+    pub codes: ViewMut<'a, B, u8>,
+    /// `[n / 256]`, rounded up.
+    pub groups: ViewMut<'a, B, Group>,
+}
+
+impl<B: Backend> Op<B> for NestAbsmax<'_, B> {
+    const NAME: &'static str = "nest_absmax";
+
+    fn verify(&self) -> Result<()> {
+        let check = Check(Self::NAME);
+        check.dims(&[self.absmax.len()])?;
+        check.len_mut("codes", &self.codes, self.absmax.len())?;
+        check.len_mut("groups", &self.groups, self.absmax.len().div_ceil(GROUP))
+    }
+
+    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
+        backend.nest_absmax(op)
+    }
+}

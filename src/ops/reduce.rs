@@ -1,0 +1,44 @@
+use super::{Check, Checked, Op};
+use crate::{Backend, Result, View, ViewMut};
+
+/// `out[0] (+)= sum(x)`, in an order that depends only on the length.
+pub struct Sum<'a, B: Backend> {
+    /// `[n]`.
+    pub x: View<'a, B, f32>,
+    /// `[1]`.
+    pub out: ViewMut<'a, B, f32>,
+    /// Adds to `out` instead of overwriting it.
+    pub accumulate: bool,
+}
+
+impl<B: Backend> Op<B> for Sum<'_, B> {
+    const NAME: &'static str = "sum";
+
+    fn verify(&self) -> Result<()> {
+        Check(Self::NAME).len_mut("out", &self.out, 1)
+    }
+
+    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
+        backend.sum(op)
+    }
+}
+
+/// `out[0] = sqrt(sum(x²))`, in an order that depends only on the length; not finite if any element is not.
+pub struct Norm<'a, B: Backend> {
+    /// `[n]`.
+    pub x: View<'a, B, f32>,
+    /// `[1]`.
+    pub out: ViewMut<'a, B, f32>,
+}
+
+impl<B: Backend> Op<B> for Norm<'_, B> {
+    const NAME: &'static str = "norm";
+
+    fn verify(&self) -> Result<()> {
+        Check(Self::NAME).len_mut("out", &self.out, 1)
+    }
+
+    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
+        backend.norm(op)
+    }
+}

@@ -1,0 +1,76 @@
+use super::{Check, Checked, Op};
+use crate::{Backend, Float, Mat, MatMut, Result, View};
+
+/// `out[i, :] = h / sqrt(mean(h²) + eps) · weight` with `h = x[i, :]`, or, with `add`, `h = x[i, :] + add.0[i, :]`,
+/// which is also stored in `add.1` (the residual stream). All matrices are `[n, d]`.
+///
+/// Zhang and Sennrich, "Root mean square layer normalization" (2019). Statistics are f32.
+pub struct RmsNorm<'a, B: Backend, T: Float> {
+    /// `[n, d]`.
+    pub x: Mat<'a, B, T>,
+    /// What to add to `x` first, and where to store the sum (rounded to `T` before it is normalised).
+    pub add: Option<(Mat<'a, B, T>, MatMut<'a, B, T>)>,
+    /// `[d]`.
+    pub weight: View<'a, B, f32>,
+    /// Added to the mean of squares.
+    pub eps: f32,
+    /// `[n, d]`.
+    pub out: MatMut<'a, B, T>,
+}
+
+impl<B: Backend, T: Float> Op<B> for RmsNorm<'_, B, T> {
+    const NAME: &'static str = "rms_norm";
+
+    fn verify(&self) -> Result<()> {
+        let check = Check(Self::NAME);
+        let shape = self.x.shape();
+        check.dims(&shape)?;
+        check.value(shape[1] > 0, "the row length", 0, "a norm needs at least one element")?;
+        if let Some((add, sum)) = &self.add {
+            check.mat("add.0", add, shape)?;
+            check.mat_mut("add.1", sum, shape)?;
+        }
+        check.len("weight", &self.weight, shape[1])?;
+        check.mat_mut("out", &self.out, shape)
+    }
+
+    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
+        backend.rms_norm(op)
+    }
+}
+
+/// The gradient of [`RmsNorm`] with respect to its (summed) input; the weight is frozen.
+///
+/// With `r = 1 / sqrt(mean(x²) + eps)`, `g = d_out · weight`: `d_x (+)= r · (g - x · r² · mean(g · x))`.
+pub struct RmsNormGrad<'a, B: Backend, T: Float> {
+    /// `[n, d]`, what was normalised (the sum, when there was one).
+    pub x: Mat<'a, B, T>,
+    /// `[d]`.
+    pub weight: View<'a, B, f32>,
+    /// As in the forward op.
+    pub eps: f32,
+    /// `[n, d]`.
+    pub d_out: Mat<'a, B, T>,
+    /// `[n, d]`.
+    pub d_x: MatMut<'a, B, T>,
+    /// Adds to `d_x` instead of overwriting it.
+    pub accumulate: bool,
+}
+
+impl<B: Backend, T: Float> Op<B> for RmsNormGrad<'_, B, T> {
+    const NAME: &'static str = "rms_norm_grad";
+
+    fn verify(&self) -> Result<()> {
+        let check = Check(Self::NAME);
+        let shape = self.x.shape();
+        check.dims(&shape)?;
+        check.value(shape[1] > 0, "the row length", 0, "a norm needs at least one element")?;
+        check.len("weight", &self.weight, shape[1])?;
+        check.mat("d_out", &self.d_out, shape)?;
+        check.mat_mut("d_x", &self.d_x, shape)
+    }
+
+    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
+        backend.rms_norm_grad(op)
+    }
+}

@@ -1,0 +1,56 @@
+use super::{Check, Checked, Op};
+use crate::{Backend, Float, Mat, MatMut, Result, View};
+
+/// `out[i, :] = table[rows[i], :]`: the embedding look-up, and the choice of some rows of a matrix.
+///
+/// A row number outside the table takes the table's last row.
+#[doc(alias = "embedding")]
+pub struct GatherRows<'a, B: Backend, T: Float> {
+    /// `[n_table, d]`.
+    pub table: Mat<'a, B, T>,
+    /// `[n]`.
+    pub rows: View<'a, B, u32>,
+    /// `[n, d]`.
+    pub out: MatMut<'a, B, T>,
+}
+
+impl<B: Backend, T: Float> Op<B> for GatherRows<'_, B, T> {
+    const NAME: &'static str = "gather_rows";
+
+    fn verify(&self) -> Result<()> {
+        let check = Check(Self::NAME);
+        let [table, d] = self.table.shape();
+        check.mat("table", &self.table, [table, d])?;
+        check.value(table > 0, "the table", 0, "it must have rows")?;
+        check.mat_mut("out", &self.out, [self.rows.len(), d])
+    }
+
+    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
+        backend.gather_rows(op)
+    }
+}
+
+/// `out[rows[i], :] = x[i, :]`; the other rows are left alone. Row numbers must differ; those outside are dropped.
+pub struct ScatterRows<'a, B: Backend, T: Float> {
+    /// `[n, d]`.
+    pub x: Mat<'a, B, T>,
+    /// `[n]`.
+    pub rows: View<'a, B, u32>,
+    /// `[n_out, d]`.
+    pub out: MatMut<'a, B, T>,
+}
+
+impl<B: Backend, T: Float> Op<B> for ScatterRows<'_, B, T> {
+    const NAME: &'static str = "scatter_rows";
+
+    fn verify(&self) -> Result<()> {
+        let check = Check(Self::NAME);
+        let [n_out, d] = self.out.shape();
+        check.mat("x", &self.x, [self.rows.len(), d])?;
+        check.mat_mut("out", &self.out, [n_out, d])
+    }
+
+    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
+        backend.scatter_rows(op)
+    }
+}

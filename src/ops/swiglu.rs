@@ -1,0 +1,54 @@
+use super::{Check, Checked, Op};
+use crate::{Backend, Float, Mat, MatMut, Result};
+
+/// `out = silu(gate) · up`, where `gate_up = [gate | up]` is `[n, 2f]` and `out` is `[n, f]`;
+/// `silu(v) = v / (1 + exp(-v))` (Shazeer, "GLU variants improve transformer", 2020).
+pub struct Swiglu<'a, B: Backend, T: Float> {
+    /// `[n, 2f]`: gate, then up.
+    pub gate_up: Mat<'a, B, T>,
+    /// `[n, f]`.
+    pub out: MatMut<'a, B, T>,
+}
+
+impl<B: Backend, T: Float> Op<B> for Swiglu<'_, B, T> {
+    const NAME: &'static str = "swiglu";
+
+    fn verify(&self) -> Result<()> {
+        let check = Check(Self::NAME);
+        let [n, f] = self.out.shape();
+        check.dims(&[n, 2 * f, self.out.stride])?;
+        check.mat("gate_up", &self.gate_up, [n, 2 * f])
+    }
+
+    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
+        backend.swiglu(op)
+    }
+}
+
+/// The gradient of [`Swiglu`].
+///
+/// With `s = 1 / (1 + exp(-gate))`: `d_gate = d_out · up · s · (1 + gate · (1 - s))`, `d_up = d_out · gate · s`.
+pub struct SwigluGrad<'a, B: Backend, T: Float> {
+    /// `[n, 2f]`, as in the forward op.
+    pub gate_up: Mat<'a, B, T>,
+    /// `[n, f]`.
+    pub d_out: Mat<'a, B, T>,
+    /// `[n, 2f]`: d_gate, then d_up.
+    pub d_gate_up: MatMut<'a, B, T>,
+}
+
+impl<B: Backend, T: Float> Op<B> for SwigluGrad<'_, B, T> {
+    const NAME: &'static str = "swiglu_grad";
+
+    fn verify(&self) -> Result<()> {
+        let check = Check(Self::NAME);
+        let [n, f] = self.d_out.shape();
+        check.dims(&[n, 2 * f, self.d_out.stride])?;
+        check.mat("gate_up", &self.gate_up, [n, 2 * f])?;
+        check.mat_mut("d_gate_up", &self.d_gate_up, [n, 2 * f])
+    }
+
+    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
+        backend.swiglu_grad(op)
+    }
+}
