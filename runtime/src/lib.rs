@@ -1,1 +1,6 @@
 //! A lean Qwen3 runtime on [`halfbyte`]'s 4-bit kernels.
+pub mod config;
+mod error;
+pub mod files;
+
+pub use error::{Error, Result};

@@ -1,0 +1,92 @@
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::{Keys, token_ids};
+use crate::{Error, Result, files};
+
+/// The defaults for generating text that a checkpoint brings along (`generation_config.json`).
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct GenerationConfig {
+    /// Tokens that end a text.
+    pub eos_token_ids: Vec<u32>,
+    /// The padding token.
+    pub pad_token_id: Option<u32>,
+    /// Whether to sample; the most probable token is taken otherwise.
+    pub do_sample: Option<bool>,
+    /// Divides the logits; above 0.
+    pub temperature: Option<f32>,
+    /// Sample among this many of the most probable tokens; 0 is all.
+    pub top_k: Option<usize>,
+    /// Sample among the fewest tokens whose probabilities reach this sum; above 0, at most 1.
+    pub top_p: Option<f32>,
+    /// Sample among tokens with at least this share of the highest probability; from 0 to 1.
+    pub min_p: Option<f32>,
+    /// Keys that are set but of no meaning here, for a note to the user.
+    pub ignored: Vec<String>,
+}
+
+/// Keys that say nothing about how to generate.
+const HARMLESS: [&str; 6] = [
+    "_from_model_config",
+    "bos_token_id",
+    "output_attentions",
+    "output_hidden_states",
+    "transformers_version",
+    "use_cache",
+];
+const READ: [&str; 7] = [
+    "eos_token_id",
+    "pad_token_id",
+    "do_sample",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+];
+
+impl GenerationConfig {
+    /// Reads `generation_config.json` of a checkpoint's folder; all defaults where there is none.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let path = dir.join("generation_config.json");
+        if path.exists() {
+            Self::parse(&path, &files::read_to_string(&path)?)
+        } else {
+            Ok(Self::default())
+        }
+    }
+
+    /// Parses the text of a `generation_config.json`; `path` is for the errors.
+    pub fn parse(path: &Path, json: &str) -> Result<Self> {
+        let value: Value = serde_json::from_str(json).map_err(Error::json(path))?;
+        let keys = Keys::new(path, &value)?;
+        let float = |key| -> Result<Option<f32>> { Ok(keys.number(key)?.map(|v| v as f32)) };
+        let config = Self {
+            eos_token_ids: token_ids(keys, "eos_token_id")?,
+            pad_token_id: keys.get("pad_token_id", "a token id")?,
+            do_sample: keys.get("do_sample", "true or false")?,
+            temperature: float("temperature")?,
+            top_k: keys.get("top_k", "a whole number")?,
+            top_p: float("top_p")?,
+            min_p: float("min_p")?,
+            ignored: keys.others(&[&HARMLESS[..], &READ[..]].concat()),
+        };
+        config.check(keys)?;
+        Ok(config)
+    }
+
+    fn check(&self, keys: Keys) -> Result<()> {
+        let ok = |value: Option<f32>, test: fn(f32) -> bool| value.is_none_or(test);
+        keys.check("temperature", ok(self.temperature, |t| t >= 0.0), || {
+            "it must be 0 or more".into()
+        })?;
+        keys.check("top_p", ok(self.top_p, |p| p > 0.0 && p <= 1.0), || {
+            "it must be above 0 and at most 1".into()
+        })?;
+        keys.check(
+            "min_p",
+            ok(self.min_p, |p| (0.0..=1.0).contains(&p)),
+            || "it must be from 0 to 1".into(),
+        )
+    }
+}

@@ -1,0 +1,154 @@
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::{Error, Result};
+
+/// A JSON object with the path of its file and the key that leads to it, for errors that say where.
+#[derive(Clone, Copy)]
+pub(crate) struct Keys<'a> {
+    path: &'a Path,
+    prefix: &'a str,
+    map: &'a Map<String, Value>,
+}
+
+impl<'a> Keys<'a> {
+    /// The top level of a file.
+    pub fn new(path: &'a Path, value: &'a Value) -> Result<Self> {
+        let map = value.as_object().ok_or_else(|| Error::Corrupt {
+            path: path.to_owned(),
+            format: "JSON configuration",
+            reason: format!("its top level is {}, not an object", brief(value)),
+        })?;
+        Ok(Self {
+            path,
+            prefix: "",
+            map,
+        })
+    }
+
+    /// The object under `key`; `None` where it is absent or null. `prefix` is `key` with its dots, for errors.
+    pub fn object(&self, key: &'a str) -> Result<Option<Keys<'a>>> {
+        match self.raw(key) {
+            None => Ok(None),
+            Some(Value::Object(map)) => Ok(Some(Keys {
+                path: self.path,
+                prefix: key,
+                map,
+            })),
+            Some(_) => Err(self.wrong(key, "it must be an object")),
+        }
+    }
+
+    /// Whether nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        self.map.is_empty()
+    }
+
+    /// The value under `key`, unless it is absent or null.
+    pub fn raw(&self, key: &str) -> Option<&'a Value> {
+        self.map.get(key).filter(|v| !v.is_null())
+    }
+
+    /// The value under `key`, if there is one. `want` describes the type: "a whole number".
+    pub fn get<T: DeserializeOwned>(&self, key: &str, want: &str) -> Result<Option<T>> {
+        match self.raw(key) {
+            None => Ok(None),
+            Some(v) => T::deserialize(v)
+                .map(Some)
+                .map_err(|_| self.wrong(key, &format!("it must be {want}"))),
+        }
+    }
+
+    /// A finite number, if there is one.
+    pub fn number(&self, key: &str) -> Result<Option<f64>> {
+        self.get(key, "a number")
+    }
+
+    /// A flag, false where it is absent.
+    pub fn flag(&self, key: &str) -> Result<bool> {
+        Ok(self.get(key, "true or false")?.unwrap_or(false))
+    }
+
+    /// A text, if there is one.
+    pub fn text(&self, key: &str) -> Result<Option<String>> {
+        self.get(key, "a text")
+    }
+
+    /// A size that must be there, from 1 to `max`.
+    pub fn size(&self, key: &str, max: usize) -> Result<usize> {
+        let size = self
+            .get(key, "a whole number")?
+            .ok_or_else(|| self.wrong(key, "it must be given"))?;
+        self.check(key, (1..=max).contains(&size), || {
+            format!("it must be from 1 to {max}")
+        })?;
+        Ok(size)
+    }
+
+    /// Fails with what the key must be, unless `ok`.
+    pub fn check(&self, key: &str, ok: bool, want: impl FnOnce() -> String) -> Result<()> {
+        if ok {
+            Ok(())
+        } else {
+            Err(self.wrong(key, &want()))
+        }
+    }
+
+    /// Fails with what is supported, unless `ok`.
+    pub fn support(&self, key: &str, ok: bool, supported: &'static str) -> Result<()> {
+        if ok {
+            return Ok(());
+        }
+        Err(Error::Unsupported {
+            path: self.path.to_owned(),
+            key: self.full(key),
+            got: self.shown(key),
+            supported,
+        })
+    }
+
+    /// The keys that are set (not null) and not in `known`.
+    pub fn others(&self, known: &[&str]) -> Vec<String> {
+        self.map
+            .iter()
+            .filter(|(k, v)| !v.is_null() && !known.contains(&k.as_str()))
+            .map(|(k, _)| k.clone())
+            .collect()
+    }
+
+    /// The error of a key with a senseless value.
+    pub fn wrong(&self, key: &str, want: &str) -> Error {
+        Error::Config {
+            path: self.path.to_owned(),
+            key: self.full(key),
+            got: self.shown(key),
+            want: want.to_owned(),
+        }
+    }
+
+    fn full(&self, key: &str) -> String {
+        if self.prefix.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.prefix)
+        }
+    }
+
+    fn shown(&self, key: &str) -> String {
+        self.map
+            .get(key)
+            .map_or_else(|| "missing".to_owned(), brief)
+    }
+}
+
+/// A JSON value, cut to what fits in a message.
+fn brief(value: &Value) -> String {
+    const MOST: usize = 80;
+    let text = value.to_string();
+    match text.char_indices().nth(MOST) {
+        None => text,
+        Some((end, _)) => format!("{}…", &text[..end]),
+    }
+}

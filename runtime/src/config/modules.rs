@@ -1,0 +1,89 @@
+use std::fmt;
+
+use super::Qwen3Config;
+
+/// The seven linear maps of a decoder layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Projection {
+    /// `self_attn.q_proj`
+    Q,
+    /// `self_attn.k_proj`
+    K,
+    /// `self_attn.v_proj`
+    V,
+    /// `self_attn.o_proj`
+    O,
+    /// `mlp.gate_proj`
+    Gate,
+    /// `mlp.up_proj`
+    Up,
+    /// `mlp.down_proj`
+    Down,
+}
+
+impl Projection {
+    /// All of them, in the order in which the model defines them.
+    pub const ALL: [Projection; 7] = [
+        Self::Q,
+        Self::K,
+        Self::V,
+        Self::O,
+        Self::Gate,
+        Self::Up,
+        Self::Down,
+    ];
+
+    /// Its name within a layer.
+    pub const fn path(self) -> &'static str {
+        match self {
+            Self::Q => "self_attn.q_proj",
+            Self::K => "self_attn.k_proj",
+            Self::V => "self_attn.v_proj",
+            Self::O => "self_attn.o_proj",
+            Self::Gate => "mlp.gate_proj",
+            Self::Up => "mlp.up_proj",
+            Self::Down => "mlp.down_proj",
+        }
+    }
+}
+
+/// A linear map of the model. Its text is its name in transformers, such as `model.layers.3.mlp.up_proj`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Module {
+    /// One of a decoder layer's.
+    Layer(usize, Projection),
+    /// The output head.
+    LmHead,
+}
+
+impl fmt::Display for Module {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Module::Layer(layer, projection) => {
+                write!(f, "model.layers.{layer}.{}", projection.path())
+            }
+            Module::LmHead => f.write_str("lm_head"),
+        }
+    }
+}
+
+impl Qwen3Config {
+    /// Every linear map, layer by layer, the output head last.
+    pub fn modules(&self) -> impl Iterator<Item = Module> + use<> {
+        let layers = (0..self.n_layers).flat_map(|i| Projection::ALL.map(|p| Module::Layer(i, p)));
+        layers.chain([Module::LmHead])
+    }
+
+    /// The shape `[out, in]` of a linear map's weight.
+    pub fn shape(&self, module: Module) -> [usize; 2] {
+        let (hidden, inter) = (self.hidden_size, self.intermediate_size);
+        match module {
+            Module::Layer(_, Projection::Q) => [self.q_size(), hidden],
+            Module::Layer(_, Projection::K | Projection::V) => [self.kv_size(), hidden],
+            Module::Layer(_, Projection::O) => [hidden, self.q_size()],
+            Module::Layer(_, Projection::Gate | Projection::Up) => [inter, hidden],
+            Module::Layer(_, Projection::Down) => [hidden, inter],
+            Module::LmHead => [self.vocab_size, hidden],
+        }
+    }
+}

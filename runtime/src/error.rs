@@ -1,0 +1,145 @@
+use std::path::{Path, PathBuf};
+
+/// What can go wrong in the runtime. Every message names the file or op, what was got, what was wanted and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A kernel refused, or the device did.
+    #[error(transparent)]
+    Kernel(#[from] halfbyte::Error),
+    /// The operating system refused a file operation.
+    #[error("cannot {action} `{}`: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was tried, as a verb: "read", "write".
+        action: &'static str,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+    /// A folder lacks a file that it must have.
+    #[error("`{}` has no {wanted}; {hint}", dir.display())]
+    MissingFile {
+        /// The folder.
+        dir: PathBuf,
+        /// The file or files that were looked for.
+        wanted: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// A file is not what its name says: truncated, damaged or of another format.
+    #[error("`{}` is damaged or not a {format} file: {reason}; download or write it again", path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// The format that it should have: "safetensors", "JSON".
+        format: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A configuration has a value that would change the result and that this runtime cannot honour.
+    #[error("`{}`: `{key}` is {got}, but only {supported} is supported", path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// Its value.
+        got: String,
+        /// The values that would do.
+        supported: &'static str,
+    },
+    /// A configuration lacks a key, or its value makes no sense.
+    #[error("`{}`: `{key}` is {got}, but {want}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// Its value, or "missing".
+        got: String,
+        /// What it must be.
+        want: String,
+    },
+    /// A tensor that the model needs is in no file.
+    #[error("`{}` has no tensor `{name}`; {hint}", path.display())]
+    MissingTensor {
+        /// The checkpoint's folder or file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// What to do.
+        hint: String,
+    },
+    /// A tensor has another shape or element type than the model calls for.
+    #[error("`{}`: tensor `{name}` is {got}, expected {want}", path.display())]
+    Tensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// What it is.
+        got: String,
+        /// What it must be.
+        want: String,
+    },
+    /// A tensor's 4-bit state is missing or contradicts its data.
+    #[error("`{}`: 4-bit weight `{name}`: {reason}", path.display())]
+    Quantized {
+        /// The file.
+        path: PathBuf,
+        /// The weight.
+        name: String,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// An adapter does not fit the model, or asks for what cannot be done.
+    #[error("adapter `{}`: {reason}", path.display())]
+    Adapter {
+        /// The adapter's folder or file; empty for one that is not on the disk yet.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// The target modules of an adapter do not make sense for the model.
+    #[error("target module {target}: {reason}")]
+    Target {
+        /// The entry, quoted, with the key it comes from.
+        target: String,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// A line of a data file cannot be used.
+    #[error("`{}`, line {line}: {reason}", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+}
+
+/// Shorthand for this crate's results.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// Makes an [`Error::Io`] of what the operating system says.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+        move |source| Error::Io {
+            path: path.to_owned(),
+            action,
+            source,
+        }
+    }
+
+    /// An [`Error::Corrupt`] JSON file.
+    pub(crate) fn json(path: &Path) -> impl FnOnce(serde_json::Error) -> Error {
+        move |e| Error::Corrupt {
+            path: path.to_owned(),
+            format: "JSON",
+            reason: e.to_string(),
+        }
+    }
+}
