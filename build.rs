@@ -178,11 +178,7 @@ fn compile_all(nvcc: &Nvcc, flags: &[String], kernels: &[String], out: &Path) ->
         }
     });
     let failures = failures.into_inner().map_err(|e| e.to_string())?;
-    if failures.is_empty() {
-        Ok(())
-    } else {
-        Err(failures.join("\n"))
-    }
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) }
 }
 
 /// The text of `kernels/<name>.cu` and of every local header that it includes.
