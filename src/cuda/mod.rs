@@ -3,7 +3,7 @@ mod launch;
 #[allow(missing_docs, non_camel_case_types, clippy::all)]
 mod params;
 
-pub use launch::{Cuda, Graph, Memory, Slice, SliceMut, device_count, kernels};
+pub use launch::{Cuda, Graph, Memory, Slice, SliceMut, architectures, device_count, kernels, nvcc_version};
 
 use crate::{
     Backend, Buf, Element, Float, Result, View, ViewMut,

@@ -20,6 +20,16 @@ pub fn kernels() -> Vec<&'static str> {
     embedded::FATBINS.iter().map(|(name, _)| *name).collect()
 }
 
+/// The architectures that the kernels were compiled for, such as `80,90a`.
+pub fn architectures() -> &'static str {
+    embedded::ARCHS
+}
+
+/// The version of the nvcc that compiled the kernels.
+pub fn nvcc_version() -> &'static str {
+    embedded::NVCC_VERSION
+}
+
 /// GPUs that the driver sees.
 ///
 /// # Errors

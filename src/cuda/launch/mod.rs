@@ -26,7 +26,7 @@ mod device;
 mod graph;
 mod memory;
 
-pub use device::{Cuda, device_count, kernels};
+pub use device::{Cuda, architectures, device_count, kernels, nvcc_version};
 pub use graph::Graph;
 pub use memory::{Memory, Slice, SliceMut};
 
