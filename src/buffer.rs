@@ -253,6 +253,11 @@ impl<'a, B: Backend, T: Element> MatMut<'a, B, T> {
         MatMut { view: self.view.reborrow(), rows: self.rows, cols: self.cols, stride: self.stride }
     }
 
+    /// From its first to its last element, gaps included.
+    pub fn into_view(self) -> ViewMut<'a, B, T> {
+        self.view
+    }
+
     /// The same matrix, to read.
     pub fn mat(&self) -> Mat<'_, B, T> {
         Mat { view: self.view.view(), rows: self.rows, cols: self.cols, stride: self.stride }

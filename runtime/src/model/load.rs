@@ -1,0 +1,346 @@
+//! From a checkpoint's files to a backend's memory, quantising on the way.
+
+use super::{
+    Layer, Qwen3,
+    weights::{Absmax, FourBit, Stack, Weight},
+};
+use crate::{
+    Error, Result,
+    checkpoint::{self, Checkpoint, TensorRef},
+    config::{Module, Projection, Qwen3Config},
+};
+use half::{bf16, f16};
+use halfbyte::{
+    Backend, Buf, DType, Element, Float, ViewMut,
+    ops::{Cast, NestAbsmax, Op, Quantize},
+    quant::{self, Format, GROUP, Group, n_blocks},
+};
+use std::{borrow::Cow, ops::Range};
+
+/// How to hold the linear layers that a checkpoint has unquantised. Those that it has in 4 bits stay as they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Base {
+    /// In the compute type.
+    Unquantized,
+    /// In 4 bits, quantised while loading.
+    FourBit {
+        /// nf4 or fp4.
+        format: Format,
+        /// Elements that share a scale; bitsandbytes' default is 64.
+        block_size: usize,
+        /// Whether the scales are quantised too.
+        double_quant: bool,
+    },
+}
+
+/// How one weight is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Dense,
+    FourBit { format: Format, block_size: usize, nested: bool },
+}
+
+/// A weight on its way.
+struct Source<'a> {
+    name: String,
+    rows: usize,
+    weight: checkpoint::Weight<'a>,
+    kind: Kind,
+}
+
+impl<'a> Source<'a> {
+    fn new(files: &'a Checkpoint, base: Base, name: String, shape: [usize; 2]) -> Result<Self> {
+        let weight = files.weight(&name, shape)?;
+        let kind = match (&weight, base) {
+            (checkpoint::Weight::FourBit(w), _) => Kind::FourBit {
+                format: w.format,
+                block_size: w.block_size,
+                nested: has_standard_map(w),
+            },
+            (_, Base::Unquantized) => Kind::Dense,
+            (_, Base::FourBit { format, block_size, double_quant }) => {
+                Kind::FourBit { format, block_size, nested: double_quant }
+            }
+        };
+        if let checkpoint::Weight::FourBit(w) = &weight {
+            check_codes(w, &name)?;
+        }
+        Ok(Source { name, rows: shape[0], weight, kind })
+    }
+}
+
+/// Whether the scales are nested with the one map that kernels know; other maps are undone while loading.
+fn has_standard_map(weight: &checkpoint::FourBit) -> bool {
+    match weight.absmax {
+        checkpoint::Absmax::Nested { map, .. } => floats(map) == quant::DYNAMIC_MAP.as_slice(),
+        checkpoint::Absmax::Plain(_) => false,
+    }
+}
+
+fn check_codes(weight: &checkpoint::FourBit, name: &str) -> Result<()> {
+    if weight.quant_map() == weight.format.codes() {
+        return Ok(());
+    }
+    let want = format!("the {} codes of bitsandbytes; quantise the checkpoint again", weight.format);
+    Err(Error::Tensor { path: Default::default(), name: format!("{name}.quant_map"), got: "other codes".into(), want })
+}
+
+/// Little-endian f32 of any alignment.
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytemuck::pod_collect_to_vec(bytes)
+}
+
+/// `bytes` as elements, copied only where they are not aligned.
+fn elements<S: Element>(bytes: &[u8]) -> Cow<'_, [S]> {
+    match bytemuck::try_cast_slice(bytes) {
+        Ok(aligned) => Cow::Borrowed(aligned),
+        Err(_) => Cow::Owned(bytemuck::pod_collect_to_vec(bytes)),
+    }
+}
+
+/// Puts weights into a backend's memory.
+struct Loader<'a, B: Backend> {
+    backend: &'a B,
+    files: &'a Checkpoint,
+    base: Base,
+}
+
+/// `$body` with `$S` the element type of `$tensor`.
+macro_rules! with_dtype {
+    ($tensor:expr, $S:ident => $body:expr) => {
+        match $tensor.float() {
+            Some(DType::Bf16) => {
+                type $S = bf16;
+                $body
+            }
+            Some(DType::F16) => {
+                type $S = f16;
+                $body
+            }
+            Some(DType::F32) => {
+                type $S = f32;
+                $body
+            }
+            None => Err($tensor.wrong("bfloat16, float16 or float32")),
+        }
+    };
+}
+
+impl<'a, B: Backend> Loader<'a, B> {
+    /// `tensor` in the compute type, into `out`.
+    fn dense<T: Float>(&self, tensor: TensorRef, out: ViewMut<'_, B, T>) -> Result<()> {
+        with_dtype!(tensor, S => {
+            let host = elements::<S>(tensor.data);
+            if S::DTYPE == T::DTYPE {
+                self.backend.write(bytemuck::cast_slice(&host), out)?;
+            } else {
+                let x = self.backend.upload(&host)?;
+                Cast { x: x.view(), out }.run(self.backend)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// A tensor `[rows, cols]` in the compute type.
+    fn matrix<T: Float>(&self, name: &str, shape: [usize; 2]) -> Result<Buf<B, T>> {
+        let tensor = self.files.tensor(name)?.expect_shape(&shape)?;
+        let mut out = self.backend.zeros(shape[0] * shape[1])?;
+        self.dense(tensor, out.view_mut())?;
+        Ok(out)
+    }
+
+    /// A norm's weight.
+    fn vector(&self, name: &str, len: usize) -> Result<Buf<B, f32>> {
+        let host = self.files.tensor(name)?.expect_shape(&[len])?.to_f32()?;
+        Ok(self.backend.upload(&host)?)
+    }
+
+    /// The output head: in 4 bits only where the checkpoint has it so.
+    fn head<T: Float>(&self, config: &Qwen3Config) -> Result<Weight<B, T>> {
+        let shape = config.shape(Module::LmHead);
+        let source = Source::new(self.files, Base::Unquantized, "lm_head.weight".into(), shape)?;
+        self.weight(&[source], shape[1])
+    }
+
+    /// Layers with one input, stacked where they are held alike.
+    fn stack<T: Float>(&self, config: &Qwen3Config, layer: usize, projections: &[Projection]) -> Result<Stack<B, T>> {
+        let mut stack = Stack { parts: Vec::new(), modules: Vec::new(), out_features: 0 };
+        let mut pending: Vec<Source> = Vec::new();
+        let mut cols = 0;
+        for &projection in projections {
+            let module = Module::Layer(layer, projection);
+            let [rows, k] = config.shape(module);
+            cols = k;
+            let source = Source::new(self.files, self.base, format!("{module}.weight"), [rows, k])?;
+            if pending.last().is_some_and(|last| !joins(last, &source, k)) {
+                self.push(&mut stack, std::mem::take(&mut pending), k)?;
+            }
+            pending.push(source);
+            stack.modules.push((projection, stack.out_features..stack.out_features + rows));
+            stack.out_features += rows;
+        }
+        self.push(&mut stack, pending, cols)?;
+        Ok(stack)
+    }
+
+    /// The next part of a stack.
+    fn push<T: Float>(&self, stack: &mut Stack<B, T>, sources: Vec<Source>, cols: usize) -> Result<()> {
+        let start = stack.parts.last().map_or(0, |(_, columns)| columns.end);
+        let rows: usize = sources.iter().map(|s| s.rows).sum();
+        stack.parts.push((self.weight(&sources, cols)?, start..start + rows));
+        Ok(())
+    }
+
+    /// Weights that are held alike as one.
+    fn weight<T: Float>(&self, sources: &[Source], cols: usize) -> Result<Weight<B, T>> {
+        let rows: usize = sources.iter().map(|s| s.rows).sum();
+        match sources[0].kind {
+            Kind::Dense => {
+                let mut out = self.backend.zeros(rows * cols)?;
+                for (source, range) in placed(sources, cols) {
+                    let checkpoint::Weight::Dense(tensor) = &source.weight else { continue };
+                    self.dense(*tensor, out.at_mut(range))?;
+                }
+                Ok(Weight::Dense(out))
+            }
+            Kind::FourBit { format, block_size, nested } => {
+                let blocks = n_blocks(rows * cols, block_size);
+                let codes = self.backend.zeros((rows * cols).div_ceil(2))?;
+                let absmax = if nested {
+                    Absmax::Nested(self.backend.zeros(blocks)?, self.backend.zeros(blocks.div_ceil(GROUP))?)
+                } else {
+                    Absmax::Plain(self.backend.zeros(blocks)?)
+                };
+                let mut weight = FourBit { format, block_size, rows, cols, codes, absmax };
+                for (source, range) in placed(sources, cols) {
+                    self.four_bit(source, &mut weight, range)?;
+                }
+                Ok(Weight::FourBit(weight))
+            }
+        }
+    }
+
+    /// One source into its elements `range` of a 4-bit weight.
+    fn four_bit(&self, source: &Source, weight: &mut FourBit<B>, range: Range<usize>) -> Result<()> {
+        match &source.weight {
+            checkpoint::Weight::Dense(tensor) => with_dtype!(tensor, S => {
+                self.quantize(&self.backend.upload(&elements::<S>(tensor.data))?, weight, range)
+            }),
+            checkpoint::Weight::FourBit(stored) => {
+                self.backend.write(stored.codes, weight.codes.at_mut(bytes_of(&range)))?;
+                self.scales(stored, weight, range)
+            }
+        }
+    }
+
+    fn quantize<S: Float>(&self, x: &Buf<B, S>, weight: &mut FourBit<B>, range: Range<usize>) -> Result<()> {
+        let FourBit { format, block_size, .. } = *weight;
+        let blocks = blocks_of(&range, block_size);
+        let codes = weight.codes.at_mut(bytes_of(&range));
+        match &mut weight.absmax {
+            Absmax::Plain(absmax) => {
+                let absmax = absmax.at_mut(blocks);
+                Quantize { x: x.view(), format, block_size, codes, absmax }.run(self.backend)?;
+            }
+            Absmax::Nested(nested, groups) => {
+                let mut absmax = self.backend.zeros(blocks.len())?;
+                let all = absmax.view_mut();
+                Quantize { x: x.view(), format, block_size, codes, absmax: all }.run(self.backend)?;
+                let groups = groups.at_mut(groups_of(&blocks));
+                NestAbsmax { absmax: absmax.view(), codes: nested.at_mut(blocks), groups }.run(self.backend)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Scales as the checkpoint has them; nested ones with a map of their own are undone.
+    fn scales(&self, stored: &checkpoint::FourBit, weight: &mut FourBit<B>, range: Range<usize>) -> Result<()> {
+        let blocks = blocks_of(&range, weight.block_size);
+        match (&stored.absmax, &mut weight.absmax) {
+            (checkpoint::Absmax::Plain(values), Absmax::Plain(absmax)) => {
+                self.backend.write(&floats(values), absmax.at_mut(blocks))?;
+            }
+            (&checkpoint::Absmax::Nested { codes, groups, offset, .. }, Absmax::Nested(nested, out)) => {
+                let groups: Vec<Group> = floats(groups).into_iter().map(|absmax| Group { absmax, offset }).collect();
+                self.backend.write(&groups, out.at_mut(groups_of(&blocks)))?;
+                self.backend.write(codes, nested.at_mut(blocks))?;
+            }
+            (&checkpoint::Absmax::Nested { codes, groups, offset, map }, Absmax::Plain(absmax)) => {
+                let (map, groups) = (floats(map), floats(groups));
+                let undone = |(i, &code): (usize, &u8)| map[usize::from(code)] * groups[i / GROUP] + offset;
+                let values: Vec<f32> = codes.iter().enumerate().map(undone).collect();
+                self.backend.write(&values, absmax.at_mut(blocks))?;
+            }
+            // `Source::new` makes nested weights only of sources that are quantised here or have nested scales.
+            (checkpoint::Absmax::Plain(_), Absmax::Nested(..)) => {}
+        }
+        Ok(())
+    }
+}
+
+/// Each source and its elements in the stacked weight.
+fn placed<'s, 'a>(sources: &'s [Source<'a>], cols: usize) -> impl Iterator<Item = (&'s Source<'a>, Range<usize>)> {
+    sources.iter().scan(0, move |row, source| {
+        let start = *row * cols;
+        *row += source.rows;
+        Some((source, start..*row * cols))
+    })
+}
+
+fn bytes_of(elements: &Range<usize>) -> Range<usize> {
+    elements.start / 2..elements.end.div_ceil(2)
+}
+
+fn blocks_of(elements: &Range<usize>, block_size: usize) -> Range<usize> {
+    elements.start / block_size..elements.end.div_ceil(block_size)
+}
+
+fn groups_of(blocks: &Range<usize>) -> Range<usize> {
+    blocks.start / GROUP..blocks.end.div_ceil(GROUP)
+}
+
+/// Whether `next` can lie behind `last` in one weight: held alike, and the scales line up.
+fn joins(last: &Source, next: &Source, cols: usize) -> bool {
+    let unit = match last.kind {
+        Kind::Dense => 1,
+        Kind::FourBit { block_size, nested: false, .. } => block_size,
+        Kind::FourBit { block_size, nested: true, .. } => block_size * GROUP,
+    };
+    last.kind == next.kind && (last.rows * cols).is_multiple_of(unit)
+}
+
+impl<B: Backend, T: Float> Qwen3<B, T> {
+    /// Puts the weights of a checkpoint into `backend`'s memory.
+    ///
+    /// # Errors
+    /// A tensor is missing, of another shape or damaged; the device has too little memory.
+    pub fn load(backend: &B, files: &Checkpoint, config: &Qwen3Config, base: Base) -> Result<Self> {
+        let loader = Loader { backend, files, base };
+        let table = [config.vocab_size, config.hidden_size];
+        Ok(Qwen3 {
+            config: config.clone(),
+            embedding: loader.matrix("model.embed_tokens.weight", table)?,
+            layers: (0..config.n_layers).map(|i| loader.layer(config, i)).collect::<Result<_>>()?,
+            norm: loader.vector("model.norm.weight", config.hidden_size)?,
+            head: if config.tie_word_embeddings { None } else { Some(loader.head(config)?) },
+            rope: super::RopeTables::new(backend, config, config.max_position_embeddings)?,
+        })
+    }
+}
+
+impl<B: Backend> Loader<'_, B> {
+    fn layer<T: Float>(&self, config: &Qwen3Config, i: usize) -> Result<Layer<B, T>> {
+        use Projection::{Down, Gate, K, O, Q, Up, V};
+        let norm = |name: &str, len| self.vector(&format!("model.layers.{i}.{name}.weight"), len);
+        Ok(Layer {
+            attention_norm: norm("input_layernorm", config.hidden_size)?,
+            q_norm: norm("self_attn.q_norm", config.head_dim)?,
+            k_norm: norm("self_attn.k_norm", config.head_dim)?,
+            mlp_norm: norm("post_attention_layernorm", config.hidden_size)?,
+            qkv: self.stack(config, i, &[Q, K, V])?,
+            o: self.stack(config, i, &[O])?,
+            gate_up: self.stack(config, i, &[Gate, Up])?,
+            down: self.stack(config, i, &[Down])?,
+        })
+    }
+}

@@ -1,0 +1,64 @@
+//! The Qwen3 model: weights, activations, the forward pass and the backward pass down to the adapters.
+
+mod activations;
+mod backward;
+mod decode;
+mod forward;
+mod load;
+mod loss;
+mod rope;
+mod weights;
+
+pub use activations::{Activations, Gradients};
+pub use backward::AdapterGradients;
+pub use decode::{Decoder, SampleOptions};
+pub use forward::{DropoutSeed, Pass};
+pub use load::Base;
+pub use loss::LossBuffers;
+pub use rope::RopeTables;
+pub use weights::{FourBit, Stack, Weight};
+
+use crate::config::Qwen3Config;
+use halfbyte::{Backend, Buf, Float, ops::Heads};
+
+/// A Qwen3 model in a backend's memory. Its weights are frozen.
+pub struct Qwen3<B: Backend, T: Float> {
+    /// Its shape.
+    pub config: Qwen3Config,
+    /// `[vocab, hidden]`
+    pub(crate) embedding: Buf<B, T>,
+    pub(crate) layers: Vec<Layer<B, T>>,
+    /// `[hidden]`
+    pub(crate) norm: Buf<B, f32>,
+    /// None where the head is the embedding.
+    pub(crate) head: Option<Weight<B, T>>,
+    pub(crate) rope: RopeTables<B>,
+}
+
+/// One decoder layer.
+pub struct Layer<B: Backend, T: Float> {
+    /// `[hidden]`
+    pub(crate) attention_norm: Buf<B, f32>,
+    /// `[head_dim]`
+    pub(crate) q_norm: Buf<B, f32>,
+    /// `[head_dim]`
+    pub(crate) k_norm: Buf<B, f32>,
+    /// `[hidden]`
+    pub(crate) mlp_norm: Buf<B, f32>,
+    pub(crate) qkv: Stack<B, T>,
+    pub(crate) o: Stack<B, T>,
+    pub(crate) gate_up: Stack<B, T>,
+    pub(crate) down: Stack<B, T>,
+}
+
+impl Qwen3Config {
+    /// The heads as ops take them.
+    pub(crate) fn heads(&self) -> Heads {
+        Heads { q: self.n_heads, kv: self.n_kv_heads, dim: self.head_dim }
+    }
+
+    /// `head_dim^-0.5`
+    pub(crate) fn attention_scale(&self) -> f32 {
+        (self.head_dim as f32).sqrt().recip()
+    }
+}
