@@ -1,4 +1,5 @@
 //! A lean Qwen3 runtime on [`halfbyte`]'s 4-bit kernels.
+pub mod checkpoint;
 pub mod config;
 mod error;
 pub mod files;
