@@ -14,12 +14,18 @@ use crate::{Error, Result};
 /// # Errors
 /// What `write` returns, or [`Error::Io`]; nothing is left behind then.
 pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    stage(path, write)?.commit()
+}
+
+/// The first half of [`write_atomic`]: all is on the disk, but not yet under its name.
+pub(crate) fn stage(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<Staged> {
     let staged = Staged::create(path)?;
     let mut writer = BufWriter::with_capacity(1 << 20, staged.file());
     write(&mut writer)?;
     writer.flush().map_err(Error::io("write", path))?;
     drop(writer);
-    staged.commit()
+    staged.sync()?;
+    Ok(staged)
 }
 
 /// [`write_atomic`] of bytes that are at hand.
@@ -81,9 +87,8 @@ impl Staged {
         &self.path
     }
 
-    /// Makes it durable under its final name.
+    /// Gives it the name that it was made for.
     pub fn commit(self) -> Result<()> {
-        self.sync()?;
         let path = self.path.clone();
         self.rename(&path)
     }

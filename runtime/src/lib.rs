@@ -3,5 +3,6 @@ pub mod checkpoint;
 pub mod config;
 mod error;
 pub mod files;
+pub mod lora;
 
 pub use error::{Error, Result};

@@ -15,4 +15,5 @@ pub use reader::Checkpoint;
 pub use safetensors::Dtype;
 pub use save::FourBitNote;
 pub use tensor::{Tensor, TensorRef};
+pub(crate) use writer::stage_file;
 pub use writer::{CheckpointWriter, DEFAULT_SHARD_BYTES, write_file};

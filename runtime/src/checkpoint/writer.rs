@@ -17,10 +17,15 @@ pub const DEFAULT_SHARD_BYTES: u64 = 5_000_000_000;
 /// Writes one safetensors file, atomically, with the bytes that safetensors itself would write. PyTorch's format is
 /// noted in it.
 pub fn write_file(path: &Path, tensors: &[Tensor]) -> Result<()> {
+    stage_file(path, tensors)?.commit()
+}
+
+/// [`write_file`] but for giving it its name.
+pub(crate) fn stage_file(path: &Path, tensors: &[Tensor]) -> Result<Staged> {
     let mut tensors: Vec<_> = tensors.iter().collect();
     tensors.sort_by(|a, b| header::file_order((a.name, a.dtype), (b.name, b.dtype)));
     let header = header::encode(path, tensors.iter().map(|t| (t.name, t.dtype, t.shape, t.data.len())))?;
-    files::write_atomic(path, |w| {
+    files::stage(path, |w| {
         let mut write = |bytes: &[u8]| w.write_all(bytes).map_err(Error::io("write", path));
         write(&header)?;
         tensors.iter().try_for_each(|t| write(t.data))
