@@ -1,7 +1,7 @@
 //! Files that are either whole or absent.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,32 +14,24 @@ use crate::{Error, Result};
 /// # Errors
 /// What `write` returns, or [`Error::Io`]; nothing is left behind then.
 pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    stage(path, write)?.commit()
+}
+
+/// The first half of [`write_atomic`]: all is on the disk, but not yet under its name.
+pub(crate) fn stage(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<Staged> {
     let staged = Staged::create(path)?;
     let mut writer = BufWriter::with_capacity(1 << 20, staged.file());
     write(&mut writer)?;
     writer.flush().map_err(Error::io("write", path))?;
     drop(writer);
-    staged.commit()
+    staged.sync()?;
+    Ok(staged)
 }
 
 /// [`write_atomic`] of bytes that are at hand.
 pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomic(path, |w| {
         w.write_all(bytes).map_err(Error::io("write", path))
-    })
-}
-
-/// Copies a file to another folder under the same name, atomically.
-pub fn copy_into(file: &Path, dir: &Path) -> Result<()> {
-    let name = file
-        .file_name()
-        .ok_or_else(|| Error::io("copy", file)(io::ErrorKind::InvalidInput.into()))?;
-    let to = dir.join(name);
-    let mut from = File::open(file).map_err(Error::io("read", file))?;
-    write_atomic(&to, |mut w| {
-        io::copy(&mut from, &mut w)
-            .map(drop)
-            .map_err(Error::io("write", &to))
     })
 }
 
@@ -90,10 +82,15 @@ impl Staged {
         &self.file
     }
 
-    /// Makes it durable under its final name.
-    pub fn commit(mut self) -> Result<()> {
-        self.sync()?;
-        self.rename(&self.path.clone())
+    /// The name that it will have, for errors.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Gives it the name that it was made for.
+    pub fn commit(self) -> Result<()> {
+        let path = self.path.clone();
+        self.rename(&path)
     }
 
     /// Makes its contents durable, still under the temporary name.
@@ -102,7 +99,7 @@ impl Staged {
     }
 
     /// Gives a synced file its name.
-    pub fn rename(&mut self, path: &Path) -> Result<()> {
+    pub fn rename(mut self, path: &Path) -> Result<()> {
         fs::rename(&self.temporary, path).map_err(Error::io("write", path))?;
         self.committed = true;
         sync_folder(path)
@@ -161,7 +158,7 @@ mod tests {
         write_bytes(&path, b"old").unwrap();
         let result = write_atomic(&path, |w| {
             w.write_all(&[b'x'; 3 << 20]).unwrap();
-            Err(Error::io("write", &path)(io::ErrorKind::StorageFull.into()))
+            Err(Error::io("write", &path)(std::io::ErrorKind::StorageFull.into()))
         });
         assert!(matches!(result, Err(Error::Io { .. })));
         assert_eq!(fs::read(&path).unwrap(), b"old");
@@ -180,17 +177,5 @@ mod tests {
         assert!(error.contains(&file.display().to_string()), "{error}");
         check_writable(&dir.path().join("new/folder")).unwrap();
         assert_eq!(names(&dir.path().join("new/folder")), [""; 0]);
-    }
-
-    #[test]
-    fn copies_keep_the_name_and_refuse_what_is_absent() {
-        let dir = tempfile::tempdir().unwrap();
-        let (from, to) = (dir.path().join("t.json"), dir.path().join("out"));
-        fs::create_dir(&to).unwrap();
-        assert!(copy_into(&from, &to).is_err());
-        fs::write(&from, "{}").unwrap();
-        copy_into(&from, &to).unwrap();
-        assert_eq!(fs::read(to.join("t.json")).unwrap(), b"{}");
-        assert_eq!(names(&to), ["t.json"]);
     }
 }

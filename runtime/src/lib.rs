@@ -1,6 +1,8 @@
 //! A lean Qwen3 runtime on [`halfbyte`]'s 4-bit kernels.
+pub mod checkpoint;
 pub mod config;
 mod error;
 pub mod files;
+pub mod lora;
 
 pub use error::{Error, Result};

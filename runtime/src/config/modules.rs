@@ -33,6 +33,11 @@ impl Projection {
         Self::Down,
     ];
 
+    /// Its last name, such as `q_proj`.
+    pub fn name(self) -> &'static str {
+        self.path().rsplit('.').next().unwrap_or_default()
+    }
+
     /// Its name within a layer.
     pub const fn path(self) -> &'static str {
         match self {

@@ -1,0 +1,19 @@
+//! Hugging Face checkpoints: safetensors files, one or sharded, read in place and written without being held in memory;
+//! bitsandbytes' 4-bit weights among them.
+
+mod header;
+mod mmap;
+pub(crate) mod python_json;
+mod quantized;
+mod reader;
+mod save;
+mod tensor;
+mod writer;
+
+pub use quantized::{Absmax, FourBit, Weight};
+pub use reader::Checkpoint;
+pub use safetensors::Dtype;
+pub use save::FourBitNote;
+pub use tensor::{Tensor, TensorRef};
+pub(crate) use writer::stage_file;
+pub use writer::{CheckpointWriter, DEFAULT_SHARD_BYTES, write_file};

@@ -1,0 +1,256 @@
+use halfbyte::DType;
+use halfbyte::quant::{BLOCK_SIZES, Format, GROUP};
+use safetensors::Dtype;
+use serde_json::Value;
+
+use super::tensor::f32s;
+use super::{Checkpoint, Tensor, TensorRef, python_json};
+use crate::config::{dtype_by_name, dtype_name};
+use crate::{Error, Result};
+
+/// Codes of a 4-bit format.
+const CODES: usize = 16;
+/// Entries of the 8-bit map of scales.
+const MAP: usize = 256;
+/// The names of a 4-bit weight's further tensors, after its own name and a dot.
+const PARTS: [&str; 6] = [
+    "absmax",
+    "quant_map",
+    "nested_absmax",
+    "nested_quant_map",
+    "quant_state.bitsandbytes__nf4",
+    "quant_state.bitsandbytes__fp4",
+];
+
+/// A weight as a checkpoint has it.
+#[derive(Debug, Clone, Copy)]
+pub enum Weight<'a> {
+    /// Unquantised, of a floating-point type.
+    Dense(TensorRef<'a>),
+    /// In bitsandbytes' 4 bits.
+    FourBit(FourBit<'a>),
+}
+
+/// A weight `[out, in]` in bitsandbytes' 4-bit layout, as bytes of its file.
+#[derive(Debug, Clone, Copy)]
+pub struct FourBit<'a> {
+    /// Which codes.
+    pub format: Format,
+    /// Elements that share a scale; one of [`BLOCK_SIZES`].
+    pub block_size: usize,
+    /// Outputs and inputs of the layer.
+    pub shape: [usize; 2],
+    /// The type that the weight had before, which bitsandbytes dequantises to.
+    pub dtype: DType,
+    /// Two codes a byte, the first in the high half, over the flattened weight: `⌈out·in / 2⌉` bytes.
+    pub codes: &'a [u8],
+    /// One scale for each block, `⌈out·in / block_size⌉` of them.
+    pub absmax: Absmax<'a>,
+    /// What the 16 codes stand for: f32, little-endian.
+    pub quant_map: &'a [u8],
+}
+
+/// The scales of a 4-bit weight's blocks; f32 little-endian and of any alignment.
+#[derive(Debug, Clone, Copy)]
+pub enum Absmax<'a> {
+    /// f32 each.
+    Plain(&'a [u8]),
+    /// Double quantisation: block `i` has `map[codes[i]] · groups[i / 256] + offset`.
+    Nested {
+        /// A byte for each block.
+        codes: &'a [u8],
+        /// An f32 for each [`GROUP`] blocks.
+        groups: &'a [u8],
+        /// Mean of the scales.
+        offset: f32,
+        /// What the bytes stand for, 256 f32.
+        map: &'a [u8],
+    },
+}
+
+impl Checkpoint {
+    /// The weight of this name and shape `[out, in]`, quantised or not as its own tensors say.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`], [`Error::Tensor`] for another shape or a type that is no weight's, and
+    /// [`Error::Quantized`] for a 4-bit weight whose parts are missing or contradict each other.
+    pub fn weight(&self, name: &str, shape: [usize; 2]) -> Result<Weight<'_>> {
+        let tensor = self.tensor(name)?;
+        let states = [Format::Nf4, Format::Fp4].map(|f| (f, self.get(&format!("{name}.{}", state_part(f)))));
+        match states {
+            [(_, None), (_, None)] => dense(tensor, shape).map(Weight::Dense),
+            [(format, Some(state)), (_, None)] | [(_, None), (format, Some(state))] => {
+                self.four_bit(tensor, format, state, shape).map(Weight::FourBit)
+            }
+            _ => Err(broken(tensor, "it has both an nf4 and an fp4 state; write the checkpoint again")),
+        }
+    }
+
+    fn four_bit<'a>(
+        &'a self,
+        tensor: TensorRef<'a>,
+        format: Format,
+        state: TensorRef<'a>,
+        want: [usize; 2],
+    ) -> Result<FourBit<'a>> {
+        let state = State::parse(tensor, state, format)?;
+        if state.shape != want {
+            return Err(broken(tensor, format!("its state says that it is {:?}, expected {want:?}", state.shape)));
+        }
+        let len = want[0] * want[1];
+        let blocks = len.div_ceil(state.block_size);
+        let codes = part_bytes(tensor, tensor, len.div_ceil(2))?;
+        let part = |part: &str, dtype, bytes| {
+            let found = self.get(&format!("{}.{part}", tensor.name));
+            let found = found.ok_or_else(|| broken(tensor, format!("its part `{part}` is missing")))?;
+            part_bytes(tensor, found.expect_dtype(dtype)?, bytes)
+        };
+        let absmax = match state.nested_offset {
+            None => Absmax::Plain(part("absmax", Dtype::F32, 4 * blocks)?),
+            Some(offset) => Absmax::Nested {
+                codes: part("absmax", Dtype::U8, blocks)?,
+                groups: part("nested_absmax", Dtype::F32, 4 * blocks.div_ceil(GROUP))?,
+                offset,
+                map: part("nested_quant_map", Dtype::F32, 4 * MAP)?,
+            },
+        };
+        let quant_map = part("quant_map", Dtype::F32, 4 * CODES)?;
+        let State { block_size, shape, dtype, .. } = state;
+        Ok(FourBit { format, block_size, shape, dtype, codes, absmax, quant_map })
+    }
+}
+
+impl<'a> FourBit<'a> {
+    /// The weight that a tensor of this name is a part of, if it is named like one.
+    pub(super) fn weight_of_part(name: &str) -> Option<&str> {
+        PARTS.iter().find_map(|part| name.strip_suffix(part)?.strip_suffix('.'))
+    }
+
+    /// What the 16 codes stand for.
+    pub fn quant_map(&self) -> Vec<f32> {
+        f32s(self.quant_map)
+    }
+
+    /// The state as bitsandbytes writes it, to the byte: `json.dumps` of its `QuantState.as_dict`.
+    pub fn state_json(&self) -> String {
+        let [rows, cols] = self.shape;
+        let mut json = format!(
+            r#"{{"quant_type": "{}", "blocksize": {}, "dtype": "{}", "shape": [{rows}, {cols}]"#,
+            self.format,
+            self.block_size,
+            dtype_name(self.dtype),
+        );
+        if let Absmax::Nested { offset, .. } = self.absmax {
+            let offset = python_json::float(f64::from(offset));
+            json += &format!(r#", "nested_blocksize": {GROUP}, "nested_dtype": "float32", "nested_offset": {offset}"#);
+        }
+        json + "}"
+    }
+
+    /// Hands on each tensor of this weight as bitsandbytes names and shapes them.
+    pub fn each_tensor(&self, name: &str, mut put: impl FnMut(Tensor) -> Result<()>) -> Result<()> {
+        put(Tensor { name, dtype: Dtype::U8, shape: &[self.codes.len(), 1], data: self.codes })?;
+        let mut part = |part: &str, dtype: Dtype, data: &[u8]| {
+            let len = data.len() * 8 / dtype.bitsize();
+            put(Tensor { name: &format!("{name}.{part}"), dtype, shape: &[len], data })
+        };
+        part("quant_map", Dtype::F32, self.quant_map)?;
+        match self.absmax {
+            Absmax::Plain(absmax) => part("absmax", Dtype::F32, absmax)?,
+            Absmax::Nested { codes, groups, map, .. } => {
+                part("absmax", Dtype::U8, codes)?;
+                part("nested_absmax", Dtype::F32, groups)?;
+                part("nested_quant_map", Dtype::F32, map)?;
+            }
+        }
+        part(&state_part(self.format), Dtype::U8, self.state_json().as_bytes())
+    }
+}
+
+fn state_part(format: Format) -> String {
+    format!("quant_state.bitsandbytes__{format}")
+}
+
+/// An unquantised weight of the right shape.
+fn dense(tensor: TensorRef, shape: [usize; 2]) -> Result<TensorRef> {
+    if tensor.float().is_some() {
+        return tensor.expect_shape(&shape);
+    }
+    if tensor.dtype == Dtype::U8 {
+        let reason = "it is uint8 but has no `quant_state.bitsandbytes__nf4` or `…fp4` beside it, so its scales are \
+                      unknown; save the checkpoint again with bitsandbytes 0.42 or later";
+        return Err(broken(tensor, reason));
+    }
+    Err(tensor.wrong(format!("bfloat16, float16, float32 or 4-bit {shape:?}")))
+}
+
+/// The bytes of a 4-bit weight's part. Their number counts, not their type: bitsandbytes' `quant_storage` may view
+/// the codes as any type.
+fn part_bytes<'a>(weight: TensorRef, part: TensorRef<'a>, want: usize) -> Result<&'a [u8]> {
+    let got = part.data.len();
+    if got == want {
+        return Ok(part.data);
+    }
+    Err(broken(weight, format!("`{}` has {got} bytes, but its state calls for {want}", part.name)))
+}
+
+fn broken(weight: TensorRef, reason: impl Into<String>) -> Error {
+    Error::Quantized { path: weight.file.to_owned(), name: weight.name.to_owned(), reason: reason.into() }
+}
+
+/// What a `quant_state.bitsandbytes__*` tensor says.
+struct State {
+    block_size: usize,
+    shape: [usize; 2],
+    dtype: DType,
+    nested_offset: Option<f32>,
+}
+
+impl State {
+    fn parse(weight: TensorRef, state: TensorRef, format: Format) -> Result<Self> {
+        let json: Value = serde_json::from_slice(state.data)
+            .map_err(|e| broken(weight, format!("its quant_state is not JSON ({e}); download the file again")))?;
+        Self::read(&json, format).map_err(|(key, want)| {
+            let got = json.get(key).map_or_else(|| "missing".to_owned(), Value::to_string);
+            broken(weight, format!("its quant_state has `{key}` {got}, but {want}"))
+        })
+    }
+
+    /// The fields, or the key that is wrong and what it must be.
+    fn read(json: &Value, format: Format) -> Result<Self, (&'static str, String)> {
+        let text = |key| json.get(key).and_then(Value::as_str);
+        let size = |v: &Value| v.as_u64().and_then(|v| usize::try_from(v).ok()).filter(|&v| v > 0);
+        if text("quant_type") != Some(&format.to_string()) {
+            return Err(("quant_type", format!("its name says {format}")));
+        }
+        let block_size = json.get("blocksize").and_then(size).filter(|b| BLOCK_SIZES.contains(b));
+        let dtype = text("dtype").and_then(dtype_by_name);
+        Ok(Self {
+            block_size: block_size.ok_or_else(|| ("blocksize", format!("it must be one of {BLOCK_SIZES:?}")))?,
+            shape: shape(json, size).ok_or_else(|| ("shape", "it must be [out, in]".to_owned()))?,
+            dtype: dtype.ok_or_else(|| ("dtype", "it must be bfloat16, float16 or float32".to_owned()))?,
+            nested_offset: nested_offset(json)?,
+        })
+    }
+}
+
+fn shape(json: &Value, size: impl Fn(&Value) -> Option<usize>) -> Option<[usize; 2]> {
+    let [rows, cols] = json.get("shape")?.as_array()?.as_slice() else { return None };
+    let shape = [size(rows)?, size(cols)?];
+    // So that sizes in bytes do not overflow.
+    shape[0].checked_mul(shape[1])?.checked_mul(8)?;
+    Some(shape)
+}
+
+/// The offset of doubly quantised scales; none if they are plain.
+fn nested_offset(json: &Value) -> Result<Option<f32>, (&'static str, String)> {
+    let Some(offset) = json.get("nested_offset") else { return Ok(None) };
+    if json.get("nested_blocksize").and_then(Value::as_u64) != Some(GROUP as u64) {
+        return Err(("nested_blocksize", format!("only {GROUP} is supported; quantise the checkpoint again")));
+    }
+    if json.get("nested_dtype").and_then(Value::as_str) != Some("float32") {
+        return Err(("nested_dtype", "only float32 is supported; quantise the checkpoint again".to_owned()));
+    }
+    let offset = offset.as_f64().map(|v| v as f32).filter(|v| v.is_finite());
+    offset.map(Some).ok_or_else(|| ("nested_offset", "it must be a finite number".to_owned()))
+}

@@ -1,0 +1,149 @@
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use safetensors::Dtype;
+
+use super::{LoraConfig, Target, config};
+use crate::checkpoint::{Checkpoint, Tensor, TensorRef, stage_file};
+use crate::config::{Module, Qwen3Config};
+use crate::{Error, Result, files};
+
+/// The file of an adapter's weights.
+const WEIGHTS: &str = "adapter_model.safetensors";
+/// PEFT's name for the model that it wraps.
+const PREFIX: &str = "base_model.model.";
+
+/// An adapter on the host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Adapter {
+    /// What it is.
+    pub config: LoraConfig,
+    /// The adapted modules, in the order of the model.
+    pub layers: Vec<LoraWeights>,
+    /// An output head of its own that takes the place of the model's.
+    pub lm_head: Option<HeadWeights>,
+}
+
+/// The weights of an output head.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeadWeights {
+    /// `[vocab, hidden]`
+    pub shape: [usize; 2],
+    /// Row-major.
+    pub weight: Vec<f32>,
+}
+
+/// The weights of an adapted module.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoraWeights {
+    /// The module, its shape `[out, in]`, and the rank.
+    pub target: Target,
+    /// `[r, in]`
+    pub a: Vec<f32>,
+    /// `[out, r]`
+    pub b: Vec<f32>,
+}
+
+impl Adapter {
+    /// Reads PEFT's adapter in a folder. Also returns notes for the user.
+    ///
+    /// # Errors
+    /// Those of [`LoraConfig::open`] and [`LoraConfig::resolve`]; [`Error::MissingTensor`] and [`Error::Tensor`] for
+    /// tensors that are absent or have other shapes than the model calls for; [`Error::Adapter`] for tensors that have
+    /// no place in the model.
+    pub fn open(dir: &Path, model: &Qwen3Config) -> Result<(Self, Option<String>)> {
+        let (config, note) = LoraConfig::open(dir)?;
+        let path = dir.join(WEIGHTS);
+        if !path.exists() {
+            let hint = "save the adapter with PEFT's safe_serialization (pickled adapter_model.bin is not read)";
+            return Err(Error::MissingFile { dir: dir.to_owned(), wanted: WEIGHTS.to_owned(), hint });
+        }
+        let mut tensors = Tensors::open(path)?;
+        let mut layers = Vec::new();
+        for target in config.resolve(model)? {
+            let ([rows, cols], r) = (target.shape, target.r);
+            let a = tensors.take(&key(target.module, "lora_A.weight"), [r, cols])?;
+            let b = tensors.take(&key(target.module, "lora_B.weight"), [rows, r])?;
+            layers.push(LoraWeights { target, a, b });
+        }
+        let mut lm_head = None;
+        if config.save_lm_head {
+            let shape = model.shape(Module::LmHead);
+            lm_head = Some(HeadWeights { shape, weight: tensors.take(&key(Module::LmHead, "weight"), shape)? });
+        }
+        tensors.expect_empty()?;
+        Ok((Self { config, layers, lm_head }, note))
+    }
+
+    /// Writes both files of PEFT's adapter into a folder, which is made if need be. Neither is replaced before both are
+    /// on the disk.
+    pub fn save(&self, dir: &Path) -> Result<()> {
+        files::check_writable(dir)?;
+        let weights = self.stage_weights(&dir.join(WEIGHTS))?;
+        let text = self.config.to_json();
+        let path = dir.join(config::FILE);
+        let config = files::stage(&path, |w| w.write_all(text.as_bytes()).map_err(Error::io("write", &path)))?;
+        weights.commit()?;
+        config.commit()
+    }
+
+    fn stage_weights(&self, path: &Path) -> Result<files::Staged> {
+        let mut parts: Vec<(String, [usize; 2], &[f32])> = Vec::new();
+        for LoraWeights { target, a, b } in &self.layers {
+            let ([rows, cols], r) = (target.shape, target.r);
+            parts.push((key(target.module, "lora_A.weight"), [r, cols], a));
+            parts.push((key(target.module, "lora_B.weight"), [rows, r], b));
+        }
+        if let Some(head) = &self.lm_head {
+            parts.push((key(Module::LmHead, "weight"), head.shape, &head.weight));
+        }
+        let tensors: Vec<_> = parts
+            .iter()
+            .map(|(name, shape, data)| Tensor { name, dtype: Dtype::F32, shape, data: bytemuck::cast_slice(data) })
+            .collect();
+        stage_file(path, &tensors)
+    }
+}
+
+fn key(module: Module, part: &str) -> String {
+    format!("{PREFIX}{module}.{part}")
+}
+
+/// The tensors of an adapter's file, each to be taken once.
+struct Tensors {
+    path: PathBuf,
+    file: Checkpoint,
+    left: BTreeSet<String>,
+}
+
+impl Tensors {
+    fn open(path: PathBuf) -> Result<Self> {
+        let file = Checkpoint::open_file(&path)?;
+        let left = file.names().map(str::to_owned).collect();
+        Ok(Self { path, file, left })
+    }
+
+    fn take(&mut self, name: &str, shape: [usize; 2]) -> Result<Vec<f32>> {
+        let hint = "adapter_config.json calls for it; the two files do not belong together, or the model is another one";
+        let tensor: TensorRef = self.file.get(name).ok_or_else(|| Error::MissingTensor {
+            path: self.path.clone(),
+            name: name.to_owned(),
+            hint: hint.to_owned(),
+        })?;
+        self.left.remove(name);
+        tensor.expect_shape(&shape)?.to_f32()
+    }
+
+    fn expect_empty(&self) -> Result<()> {
+        let Some(first) = self.left.first() else { return Ok(()) };
+        let why = if first.ends_with("lora_magnitude_vector") {
+            "DoRA is not supported"
+        } else if first.contains("embed_tokens") || first.ends_with("base_layer.weight") {
+            "the embedding of the base was saved too; save again with `save_embedding_layers=False`"
+        } else {
+            "no module of this model that adapter_config.json targets has it; using the rest would give another model"
+        };
+        let reason = format!("{} of its tensors would go unused, the first of them `{first}`: {why}", self.left.len());
+        Err(Error::Adapter { path: self.path.clone(), reason })
+    }
+}

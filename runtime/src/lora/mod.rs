@@ -1,0 +1,12 @@
+//! LoRA adapters in PEFT's files: which modules they adapt, and their weights.
+//!
+//! An adapted module computes `W x + scaling · B A dropout(x)` with `A [r, in]`, `B [out, r]` (Hu et al. 2021,
+//! arXiv:2106.09685).
+
+mod config;
+mod files;
+mod targets;
+
+pub use config::{Init, LoraConfig};
+pub use files::{Adapter, HeadWeights, LoraWeights};
+pub use targets::{Target, Targets};
