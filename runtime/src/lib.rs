@@ -2,7 +2,9 @@
 pub mod chat;
 pub mod config;
 mod error;
+pub mod evaluate;
 pub mod files;
+pub mod generate;
 pub mod tokenizer;
 pub mod train;
 
