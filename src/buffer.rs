@@ -1,36 +1,25 @@
-use crate::{Backend, Element, Result};
-use std::ops::Range;
+//! Memory of a backend and windows on it.
+//!
+//! A window is an address, a length and a lifetime; it is covariant in the lifetime, so that ops can be put together
+//! from windows that were made at different times. Only backends look behind the address.
+#![allow(unsafe_code)]
 
-/// How a backend cuts windows out of its memory. Ranges are in elements and have been checked.
-pub trait Storage {
+use crate::{Backend, Element, Result};
+use std::{marker::PhantomData, ops::Range};
+
+/// How a backend owns memory.
+///
+/// # Safety
+/// The address is that of as many elements as the length says, in the backend's address space; it stays the same
+/// and valid as long as the memory lives.
+pub unsafe trait Storage {
     /// Owned memory.
     type Memory<T: Element>: Send + Sync;
-    /// A read-only window.
-    type Slice<'a, T: Element>: Copy + Send + Sync;
-    /// A window to write through.
-    type SliceMut<'a, T: Element>: Send + Sync;
 
-    /// Elements of `memory`.
-    fn memory_len<T: Element>(memory: &Self::Memory<T>) -> usize;
-    /// All of `memory`.
-    fn slice<T: Element>(memory: &Self::Memory<T>) -> Self::Slice<'_, T>;
-    /// All of `memory`, to write.
-    fn slice_mut<T: Element>(memory: &mut Self::Memory<T>) -> Self::SliceMut<'_, T>;
-    /// Elements of `slice`.
-    fn len<T: Element>(slice: &Self::Slice<'_, T>) -> usize;
-    /// Elements of `slice`.
-    fn len_mut<T: Element>(slice: &Self::SliceMut<'_, T>) -> usize;
-    /// A part of `slice`.
-    fn part<'a: 'a, T: Element>(slice: Self::Slice<'a, T>, range: Range<usize>) -> Self::Slice<'a, T>;
-    /// `slice` in two.
-    fn split<'a: 'a, T: Element>(
-        slice: Self::SliceMut<'a, T>,
-        mid: usize,
-    ) -> (Self::SliceMut<'a, T>, Self::SliceMut<'a, T>);
-    /// A shorter-lived copy of `slice`.
-    fn reborrow<'a, T: Element>(slice: &'a mut Self::SliceMut<'_, T>) -> Self::SliceMut<'a, T>;
-    /// `slice`, to read.
-    fn freeze<'a, T: Element>(slice: &'a Self::SliceMut<'_, T>) -> Self::Slice<'a, T>;
+    /// Address and number of elements.
+    fn parts<T: Element>(memory: &Self::Memory<T>) -> (*const T, usize);
+    /// Address and number of elements, to write.
+    fn parts_mut<T: Element>(memory: &mut Self::Memory<T>) -> (*mut T, usize);
 }
 
 /// Memory of a backend that holds `T`s.
@@ -39,7 +28,7 @@ pub struct Buf<B: Backend, T: Element>(pub(crate) B::Memory<T>);
 impl<B: Backend, T: Element> Buf<B, T> {
     /// Number of elements.
     pub fn len(&self) -> usize {
-        B::memory_len(&self.0)
+        B::parts(&self.0).1
     }
 
     /// No elements at all?
@@ -49,7 +38,8 @@ impl<B: Backend, T: Element> Buf<B, T> {
 
     /// All of it.
     pub fn view(&self) -> View<'_, B, T> {
-        View(B::slice(&self.0))
+        let (ptr, len) = B::parts(&self.0);
+        View { ptr, len, memory: PhantomData, backend: PhantomData }
     }
 
     /// A part of it. Panics when `range` is outside.
@@ -59,7 +49,8 @@ impl<B: Backend, T: Element> Buf<B, T> {
 
     /// All of it, to write.
     pub fn view_mut(&mut self) -> ViewMut<'_, B, T> {
-        ViewMut(B::slice_mut(&mut self.0))
+        let (ptr, len) = B::parts_mut(&mut self.0);
+        ViewMut { ptr, len, memory: PhantomData, backend: PhantomData }
     }
 
     /// A part of it, to write. Panics when `range` is outside.
@@ -67,7 +58,10 @@ impl<B: Backend, T: Element> Buf<B, T> {
         self.view_mut().into_at(range)
     }
 
-    /// A copy on the host; waits for everything that was launched before.
+    /// A copy on the host; waits for everything that was queued before.
+    ///
+    /// # Errors
+    /// The device refuses, or reports what went wrong in what was queued before.
     pub fn to_vec(&self, backend: &B) -> Result<Vec<T>> {
         backend.download(self.view())
     }
@@ -84,7 +78,17 @@ impl<B: Backend, T: Element> Buf<B, T> {
 }
 
 /// A read-only window on a [`Buf`].
-pub struct View<'a, B: Backend, T: Element>(pub(crate) B::Slice<'a, T>);
+pub struct View<'a, B: Backend, T: Element> {
+    ptr: *const T,
+    len: usize,
+    memory: PhantomData<&'a [T]>,
+    backend: PhantomData<fn(&B)>,
+}
+
+// SAFETY: a view is a shared borrow of memory whose elements are `Sync`.
+unsafe impl<B: Backend, T: Element> Send for View<'_, B, T> {}
+// SAFETY: as above.
+unsafe impl<B: Backend, T: Element> Sync for View<'_, B, T> {}
 
 impl<B: Backend, T: Element> Clone for View<'_, B, T> {
     fn clone(&self) -> Self {
@@ -94,52 +98,73 @@ impl<B: Backend, T: Element> Clone for View<'_, B, T> {
 
 impl<B: Backend, T: Element> Copy for View<'_, B, T> {}
 
+fn check(range: &Range<usize>, len: usize) {
+    assert!(range.start <= range.end && range.end <= len, "{range:?} of a view of {len} elements");
+}
+
 impl<'a, B: Backend, T: Element> View<'a, B, T> {
     /// Number of elements.
     pub fn len(&self) -> usize {
-        B::len(&self.0)
+        self.len
     }
 
     /// No elements at all?
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len == 0
+    }
+
+    /// The address, for the backend.
+    pub(crate) fn as_ptr(&self) -> *const T {
+        self.ptr
     }
 
     /// A part of it. Panics when `range` is outside.
     pub fn at(self, range: Range<usize>) -> Self {
-        let len = self.len();
-        assert!(range.start <= range.end && range.end <= len, "{range:?} of a view of {len} elements");
-        View(B::part(self.0, range))
+        check(&range, self.len);
+        View { ptr: self.ptr.wrapping_add(range.start), len: range.len(), ..self }
     }
 }
 
 /// A window on a [`Buf`] to write through.
-pub struct ViewMut<'a, B: Backend, T: Element>(pub(crate) B::SliceMut<'a, T>);
+pub struct ViewMut<'a, B: Backend, T: Element> {
+    ptr: *mut T,
+    len: usize,
+    memory: PhantomData<&'a mut [T]>,
+    backend: PhantomData<fn(&B)>,
+}
+
+// SAFETY: a mutable view is an exclusive borrow of memory whose elements are `Send`.
+unsafe impl<B: Backend, T: Element> Send for ViewMut<'_, B, T> {}
+// SAFETY: as above; through a shared reference it can only be read.
+unsafe impl<B: Backend, T: Element> Sync for ViewMut<'_, B, T> {}
 
 impl<'a, B: Backend, T: Element> ViewMut<'a, B, T> {
     /// Number of elements.
     pub fn len(&self) -> usize {
-        B::len_mut(&self.0)
+        self.len
     }
 
     /// No elements at all?
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len == 0
+    }
+
+    /// The address, for the backend.
+    pub(crate) fn as_mut_ptr(&mut self) -> *mut T {
+        self.ptr
     }
 
     /// `[0, mid)` and `[mid, len)`. Panics when `mid` is outside.
     pub fn split(self, mid: usize) -> (Self, Self) {
-        let len = self.len();
-        assert!(mid <= len, "{mid} of a view of {len} elements");
-        let (a, b) = B::split(self.0, mid);
-        (ViewMut(a), ViewMut(b))
+        check(&(mid..self.len), self.len);
+        let second = ViewMut { ptr: self.ptr.wrapping_add(mid), len: self.len - mid, ..self };
+        (ViewMut { len: mid, ..self }, second)
     }
 
     /// A part of it. Panics when `range` is outside.
     pub fn into_at(self, range: Range<usize>) -> Self {
-        let len = self.len();
-        assert!(range.start <= range.end && range.end <= len, "{range:?} of a view of {len} elements");
-        self.split(range.start).1.split(range.end - range.start).0
+        check(&range, self.len);
+        ViewMut { ptr: self.ptr.wrapping_add(range.start), len: range.len(), ..self }
     }
 
     /// A part of it, for a while. Panics when `range` is outside.
@@ -149,12 +174,12 @@ impl<'a, B: Backend, T: Element> ViewMut<'a, B, T> {
 
     /// The same window, for a while.
     pub fn reborrow(&mut self) -> ViewMut<'_, B, T> {
-        ViewMut(B::reborrow(&mut self.0))
+        ViewMut { ptr: self.ptr, len: self.len, memory: PhantomData, backend: PhantomData }
     }
 
     /// The same window, to read.
     pub fn view(&self) -> View<'_, B, T> {
-        View(B::freeze(&self.0))
+        View { ptr: self.ptr, len: self.len, memory: PhantomData, backend: PhantomData }
     }
 }
 

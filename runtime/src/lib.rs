@@ -1,8 +1,14 @@
 //! A lean Qwen3 runtime on [`halfbyte`]'s 4-bit kernels.
+pub mod chat;
 pub mod checkpoint;
 pub mod config;
 mod error;
+pub mod evaluate;
 pub mod files;
+pub mod generate;
 pub mod lora;
+pub mod model;
+pub mod tokenizer;
+pub mod train;
 
 pub use error::{Error, Result};

@@ -8,6 +8,7 @@ mod dequantize;
 mod linear;
 mod linear4;
 mod lora;
+mod memory;
 mod qk_norm_rope;
 mod quantize;
 mod reduce;
@@ -17,14 +18,13 @@ mod sample;
 mod swiglu;
 
 use crate::{
-    Backend, Buf, Element, Error, Float, Result, Storage, View, ViewMut,
+    Backend, Buf, Element, Error, Float, Result, View, ViewMut,
     ops::{
         AdamW, Attention, AttentionGrad, CacheAppend, Cast, Checked, CrossEntropy, DecodeAttention, Dequantize,
         GatherRows, Linear, Linear4, Linear4Grad, LinearGrad, Lora, LoraGrad, NestAbsmax, Norm, QkNormRope,
         QkNormRopeGrad, Quantize, RmsNorm, RmsNormGrad, Sample, ScatterRows, Sum, Swiglu, SwigluGrad, WeightGrad,
     },
 };
-use std::ops::Range;
 
 /// The machine's own cores and memory.
 #[derive(Debug, Default, Clone, Copy)]
@@ -34,48 +34,6 @@ impl Cpu {
     /// Needs nothing and cannot fail.
     pub fn new() -> Self {
         Cpu
-    }
-}
-
-impl Storage for Cpu {
-    type Memory<T: Element> = Vec<T>;
-    type Slice<'a, T: Element> = &'a [T];
-    type SliceMut<'a, T: Element> = &'a mut [T];
-
-    fn memory_len<T: Element>(memory: &Vec<T>) -> usize {
-        memory.len()
-    }
-
-    fn slice<T: Element>(memory: &Vec<T>) -> &[T] {
-        memory
-    }
-
-    fn slice_mut<T: Element>(memory: &mut Vec<T>) -> &mut [T] {
-        memory
-    }
-
-    fn len<T: Element>(slice: &&[T]) -> usize {
-        slice.len()
-    }
-
-    fn len_mut<T: Element>(slice: &&mut [T]) -> usize {
-        slice.len()
-    }
-
-    fn part<'a: 'a, T: Element>(slice: &'a [T], range: Range<usize>) -> &'a [T] {
-        &slice[range]
-    }
-
-    fn split<'a: 'a, T: Element>(slice: &'a mut [T], mid: usize) -> (&'a mut [T], &'a mut [T]) {
-        slice.split_at_mut(mid)
-    }
-
-    fn reborrow<'a, T: Element>(slice: &'a mut &mut [T]) -> &'a mut [T] {
-        slice
-    }
-
-    fn freeze<'a, T: Element>(slice: &'a &mut [T]) -> &'a [T] {
-        slice
     }
 }
 
@@ -100,23 +58,23 @@ impl Backend for Cpu {
     }
 
     fn download<T: Element>(&self, view: View<'_, Self, T>) -> Result<Vec<T>> {
-        Ok(view.0.to_vec())
+        Ok(view.slice().to_vec())
     }
 
     fn write<T: Element>(&self, host: &[T], out: ViewMut<'_, Self, T>) -> Result<()> {
         same_len("write", out.len(), host.len())?;
-        out.0.copy_from_slice(host);
+        out.into_slice().copy_from_slice(host);
         Ok(())
     }
 
     fn copy<T: Element>(&self, x: View<'_, Self, T>, out: ViewMut<'_, Self, T>) -> Result<()> {
         same_len("copy", out.len(), x.len())?;
-        out.0.copy_from_slice(x.0);
+        out.into_slice().copy_from_slice(x.slice());
         Ok(())
     }
 
     fn clear<T: Element>(&self, out: ViewMut<'_, Self, T>) -> Result<()> {
-        out.0.fill(T::zeroed());
+        out.into_slice().fill(T::zeroed());
         Ok(())
     }
 

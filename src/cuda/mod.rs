@@ -3,7 +3,7 @@ mod launch;
 #[allow(missing_docs, non_camel_case_types, clippy::all)]
 mod params;
 
-pub use launch::{Cuda, Graph, Memory, Slice, SliceMut, architectures, device_count, kernels, nvcc_version};
+pub use launch::{Cuda, Graph, Memory, architectures, device_count, kernels, nvcc_version};
 
 use crate::{
     Backend, Buf, Element, Float, Result, View, ViewMut,
@@ -21,27 +21,27 @@ impl Backend for Cuda {
     }
 
     fn zeros<T: Element>(&self, len: usize) -> Result<Buf<Self, T>> {
-        Ok(Buf(self.alloc_zeros(len)?))
+        self.alloc_zeros(len)
     }
 
     fn upload<T: Element>(&self, host: &[T]) -> Result<Buf<Self, T>> {
-        Ok(Buf(self.alloc_copy(host)?))
+        self.alloc_copy(host)
     }
 
     fn download<T: Element>(&self, view: View<'_, Self, T>) -> Result<Vec<T>> {
-        self.copy_to_host(view.0)
+        self.copy_to_host(view)
     }
 
     fn write<T: Element>(&self, host: &[T], out: ViewMut<'_, Self, T>) -> Result<()> {
-        self.copy_from_host(host, out.0)
+        self.copy_from_host(host, out)
     }
 
     fn copy<T: Element>(&self, x: View<'_, Self, T>, out: ViewMut<'_, Self, T>) -> Result<()> {
-        self.copy_on_device(x.0, out.0)
+        self.copy_on_device(x, out)
     }
 
     fn clear<T: Element>(&self, out: ViewMut<'_, Self, T>) -> Result<()> {
-        self.fill_zero(out.0)
+        self.fill_zero(out)
     }
 
     fn synchronize(&self) -> Result<()> {

@@ -4,9 +4,11 @@
 //! arXiv:2106.09685).
 
 mod config;
+mod device;
 mod files;
 mod targets;
 
+pub use device::{DeviceAdapter, Layout, Site};
 pub use config::{Init, LoraConfig};
 pub use files::{Adapter, HeadWeights, LoraWeights};
 pub use targets::{Target, Targets};

@@ -1,7 +1,7 @@
 //! The forward pass over packed sequences.
 
 use super::{Activations, Layer, Qwen3, weights::Stack};
-use crate::{Result, lora::Adapter, train::packing::Batch};
+use crate::{Result, lora::DeviceAdapter, train::packing::Batch};
 use halfbyte::{
     Backend, Buf, Float, Mat, MatMut,
     ops::{Attention, CacheAppend, Dropout, GatherRows, Lora, Op, QkNormRope, RmsNorm, Swiglu},
@@ -31,7 +31,7 @@ pub struct Pass<'a, B: Backend, T: Float> {
     /// The machine.
     pub backend: &'a B,
     /// The adapter, if there is one.
-    pub adapter: Option<&'a Adapter<B, T>>,
+    pub adapter: Option<&'a DeviceAdapter<B, T>>,
     /// Dropout, while training.
     pub dropout: Option<DropoutSeed>,
 }

@@ -1,7 +1,7 @@
 //! The output head and the loss, in chunks: the logits of all tokens never exist at once.
 
 use super::{Activations, AdapterGradients, Gradients, Pass, Qwen3};
-use crate::{Result, lora::Adapter, train::packing::Batch};
+use crate::{Result, lora::DeviceAdapter, train::packing::Batch};
 use halfbyte::{
     Backend, Buf, Float, Mat, MatMut,
     ops::{CrossEntropy, GatherRows, IGNORE, Linear, LinearGrad, Op, RmsNorm, RmsNormGrad, ScatterRows, Sum, WeightGrad},
@@ -106,7 +106,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         normed: Mat<'_, B, T>,
         out: MatMut<'_, B, O>,
     ) -> Result<()> {
-        if let Some(head) = pass.adapter.and_then(Adapter::head) {
+        if let Some(head) = pass.adapter.and_then(DeviceAdapter::head) {
             Linear { x: normed, weight: head, out, accumulate: false }.run(pass.backend)?;
             return Ok(());
         }
@@ -120,7 +120,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
     }
 
     fn head_backward(&self, pass: Pass<'_, B, T>, d_out: Mat<'_, B, T>, d_x: MatMut<'_, B, T>) -> Result<()> {
-        if let Some(weight) = pass.adapter.and_then(Adapter::head) {
+        if let Some(weight) = pass.adapter.and_then(DeviceAdapter::head) {
             LinearGrad { d_out, weight, d_x, accumulate: false }.run(pass.backend)?;
             return Ok(());
         }

@@ -1,11 +1,10 @@
 //! Device memory: allocation, windows, copies.
 
 use super::{Cuda, describe, refused};
-use crate::{Element, Error, Result, Storage};
+use crate::{Buf, Element, Error, Result, Storage, View, ViewMut};
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DriverError, result, sys};
 use std::{
     marker::PhantomData,
-    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -42,89 +41,30 @@ impl<T> Drop for Memory<T> {
     }
 }
 
-/// A window on device memory.
-#[derive(Debug)]
-pub struct Slice<'a, T> {
-    ptr: u64,
-    len: usize,
-    element: PhantomData<&'a [T]>,
-}
-
-impl<T> Clone for Slice<'_, T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T> Copy for Slice<'_, T> {}
-
-/// A window on device memory, to write through.
-#[derive(Debug)]
-pub struct SliceMut<'a, T> {
-    ptr: u64,
-    len: usize,
-    element: PhantomData<&'a mut [T]>,
-}
-
-impl<T> Slice<'_, T> {
+impl<T: Element> View<'_, Cuda, T> {
     /// The device address.
     pub(super) fn ptr(&self) -> u64 {
-        self.ptr
+        self.as_ptr() as u64
     }
 }
 
-impl<T> SliceMut<'_, T> {
+impl<T: Element> ViewMut<'_, Cuda, T> {
     /// The device address.
     pub(super) fn ptr(&mut self) -> u64 {
-        self.ptr
+        self.as_mut_ptr() as u64
     }
 }
 
-fn advance<T>(ptr: u64, elements: usize) -> u64 {
-    ptr + (elements * size_of::<T>()) as u64
-}
-
-impl Storage for Cuda {
+// SAFETY: `alloc` fills in the address of an allocation of that many elements, which only `Drop` frees.
+unsafe impl Storage for Cuda {
     type Memory<T: Element> = Memory<T>;
-    type Slice<'a, T: Element> = Slice<'a, T>;
-    type SliceMut<'a, T: Element> = SliceMut<'a, T>;
 
-    fn memory_len<T: Element>(memory: &Memory<T>) -> usize {
-        memory.len
+    fn parts<T: Element>(memory: &Memory<T>) -> (*const T, usize) {
+        (memory.ptr as *const T, memory.len)
     }
 
-    fn slice<T: Element>(memory: &Memory<T>) -> Slice<'_, T> {
-        Slice { ptr: memory.ptr, len: memory.len, element: PhantomData }
-    }
-
-    fn slice_mut<T: Element>(memory: &mut Memory<T>) -> SliceMut<'_, T> {
-        SliceMut { ptr: memory.ptr, len: memory.len, element: PhantomData }
-    }
-
-    fn len<T: Element>(slice: &Slice<'_, T>) -> usize {
-        slice.len
-    }
-
-    fn len_mut<T: Element>(slice: &SliceMut<'_, T>) -> usize {
-        slice.len
-    }
-
-    fn part<'a: 'a, T: Element>(slice: Slice<'a, T>, range: Range<usize>) -> Slice<'a, T> {
-        Slice { ptr: advance::<T>(slice.ptr, range.start), len: range.end - range.start, element: PhantomData }
-    }
-
-    fn split<'a: 'a, T: Element>(slice: SliceMut<'a, T>, mid: usize) -> (SliceMut<'a, T>, SliceMut<'a, T>) {
-        let (ptr, len) = (slice.ptr, slice.len);
-        let second = SliceMut { ptr: advance::<T>(ptr, mid), len: len - mid, element: PhantomData };
-        (SliceMut { ptr, len: mid, element: PhantomData }, second)
-    }
-
-    fn reborrow<'a, T: Element>(slice: &'a mut SliceMut<'_, T>) -> SliceMut<'a, T> {
-        SliceMut { ptr: slice.ptr, len: slice.len, element: PhantomData }
-    }
-
-    fn freeze<'a, T: Element>(slice: &'a SliceMut<'_, T>) -> Slice<'a, T> {
-        Slice { ptr: slice.ptr, len: slice.len, element: PhantomData }
+    fn parts_mut<T: Element>(memory: &mut Memory<T>) -> (*mut T, usize) {
+        (memory.ptr as *mut T, memory.len)
     }
 }
 
@@ -144,41 +84,41 @@ fn raw(stream: &CudaStream) -> sys::CUstream {
 }
 
 impl Cuda {
-    fn alloc<T: Element>(&self, len: usize) -> Result<Memory<T>> {
+    fn alloc<T: Element>(&self, len: usize) -> Result<Buf<Self, T>> {
         let bytes = len * size_of::<T>();
         // One byte at least, so that there is an address.
         // SAFETY: the contents are set by both callers before anyone can read them.
         let slice = unsafe { self.stream.alloc::<u8>(bytes.max(1)) }.map_err(allocation(bytes))?;
         self.meter.add(slice.len());
         let ptr = slice.device_ptr(&self.stream).0;
-        Ok(Memory { ptr, len, bytes: slice, meter: self.meter.clone(), element: PhantomData })
+        Ok(Buf(Memory { ptr, len, bytes: slice, meter: self.meter.clone(), element: PhantomData }))
     }
 
-    pub(in crate::cuda) fn alloc_zeros<T: Element>(&self, len: usize) -> Result<Memory<T>> {
+    pub(in crate::cuda) fn alloc_zeros<T: Element>(&self, len: usize) -> Result<Buf<Self, T>> {
         let mut memory = self.alloc(len)?;
-        self.fill_zero(Self::slice_mut(&mut memory))?;
+        self.fill_zero(memory.view_mut())?;
         Ok(memory)
     }
 
-    pub(in crate::cuda) fn alloc_copy<T: Element>(&self, host: &[T]) -> Result<Memory<T>> {
+    pub(in crate::cuda) fn alloc_copy<T: Element>(&self, host: &[T]) -> Result<Buf<Self, T>> {
         let mut memory = self.alloc(host.len())?;
-        self.copy_from_host(host, Self::slice_mut(&mut memory))?;
+        self.copy_from_host(host, memory.view_mut())?;
         Ok(memory)
     }
 
-    pub(in crate::cuda) fn fill_zero<T: Element>(&self, mut out: SliceMut<'_, T>) -> Result<()> {
-        if out.len == 0 {
+    pub(in crate::cuda) fn fill_zero<T: Element>(&self, mut out: ViewMut<'_, Self, T>) -> Result<()> {
+        if out.len() == 0 {
             return Ok(());
         }
         self.bind()?;
         // SAFETY: `out` is live and that long.
-        unsafe { result::memset_d8_async(out.ptr(), 0, out.len * size_of::<T>(), raw(&self.stream)) }
+        unsafe { result::memset_d8_async(out.ptr(), 0, out.len() * size_of::<T>(), raw(&self.stream)) }
             .map_err(refused("clearing device memory"))
     }
 
     /// Returns when `host` may be reused.
-    pub(in crate::cuda) fn copy_from_host<T: Element>(&self, host: &[T], mut out: SliceMut<'_, T>) -> Result<()> {
-        same_len("write", out.len, host.len())?;
+    pub(in crate::cuda) fn copy_from_host<T: Element>(&self, host: &[T], mut out: ViewMut<'_, Self, T>) -> Result<()> {
+        same_len("write", out.len(), host.len())?;
         if host.is_empty() {
             return Ok(());
         }
@@ -188,8 +128,8 @@ impl Cuda {
             .map_err(refused("copying to the device"))
     }
 
-    pub(in crate::cuda) fn copy_to_host<T: Element>(&self, x: Slice<'_, T>) -> Result<Vec<T>> {
-        let mut host: Vec<T> = bytemuck::allocation::zeroed_vec(x.len);
+    pub(in crate::cuda) fn copy_to_host<T: Element>(&self, x: View<'_, Self, T>) -> Result<Vec<T>> {
+        let mut host: Vec<T> = bytemuck::allocation::zeroed_vec(x.len());
         if !host.is_empty() {
             self.bind()?;
             // SAFETY: both sides are that long, and `host` lives until the wait below is over.
@@ -200,14 +140,14 @@ impl Cuda {
         Ok(host)
     }
 
-    pub(in crate::cuda) fn copy_on_device<T: Element>(&self, x: Slice<'_, T>, mut out: SliceMut<'_, T>) -> Result<()> {
-        same_len("copy", out.len, x.len)?;
-        if x.len == 0 {
+    pub(in crate::cuda) fn copy_on_device<T: Element>(&self, x: View<'_, Self, T>, mut out: ViewMut<'_, Self, T>) -> Result<()> {
+        same_len("copy", out.len(), x.len())?;
+        if x.len() == 0 {
             return Ok(());
         }
         self.bind()?;
         // SAFETY: both sides are live and that long, and cannot overlap: one is borrowed mutably.
-        unsafe { result::memcpy_dtod_async(out.ptr(), x.ptr(), x.len * size_of::<T>(), raw(&self.stream)) }
+        unsafe { result::memcpy_dtod_async(out.ptr(), x.ptr(), x.len() * size_of::<T>(), raw(&self.stream)) }
             .map_err(refused("copying on the device"))
     }
 

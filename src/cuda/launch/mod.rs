@@ -1,7 +1,7 @@
 //! From a checked op to a launch: the only unsafe code of the CUDA side.
 //!
-//! What every SAFETY comment below rests on: an op that reaches this module was verified (`ops::Checked`), a
-//! [`Slice`] borrows memory that is live and as long as it says, and all work of a [`Cuda`] goes to one stream,
+//! What every SAFETY comment below rests on: an op that reaches this module was verified (`ops::Checked`), a view
+//! borrows memory that is live and as long as it says, and all work of a [`Cuda`] goes to one stream,
 //! in order, so that memory freed in stream order is never freed under a kernel.
 #![allow(unsafe_code)]
 
@@ -28,7 +28,7 @@ mod memory;
 
 pub use device::{Cuda, architectures, device_count, kernels, nvcc_version};
 pub use graph::Graph;
-pub use memory::{Memory, Slice, SliceMut};
+pub use memory::Memory;
 
 use crate::{DType, Error, Mat, MatMut, Result, cuda::params::Weight4Params, quant};
 use cudarc::driver::{CudaFunction, DeviceRepr, DriverError, LaunchConfig, PushKernelArg};
@@ -113,24 +113,24 @@ fn dim(value: usize) -> u32 {
 
 impl<T: crate::Element> Mat<'_, Cuda, T> {
     fn ptr(&self) -> *const core::ffi::c_void {
-        self.view.0.ptr() as _
+        self.view.ptr() as _
     }
 }
 
 impl<T: crate::Element> MatMut<'_, Cuda, T> {
     fn ptr(&mut self) -> *mut core::ffi::c_void {
-        self.view.0.ptr() as _
+        self.view.ptr() as _
     }
 }
 
 /// A weight as kernels take it.
 fn weight4(weight: &quant::Weight4<'_, Cuda>) -> Weight4Params {
     let (absmax, absmax_codes, groups) = match &weight.scales {
-        quant::Scales::Plain(absmax) => (absmax.0.ptr(), 0, 0),
-        quant::Scales::Nested { codes, groups } => (0, codes.0.ptr(), groups.0.ptr()),
+        quant::Scales::Plain(absmax) => (absmax.ptr(), 0, 0),
+        quant::Scales::Nested { codes, groups } => (0, codes.ptr(), groups.ptr()),
     };
     Weight4Params {
-        codes: weight.codes.0.ptr() as _,
+        codes: weight.codes.ptr() as _,
         absmax: absmax as _,
         absmax_codes: absmax_codes as _,
         groups: groups as _,

@@ -20,7 +20,7 @@ pub(in crate::cuda) fn rms_norm<T: Float>(cuda: &Cuda, mut op: RmsNorm<'_, Cuda,
         x: op.x.ptr(),
         add,
         sum,
-        weight: op.weight.0.ptr() as _,
+        weight: op.weight.ptr() as _,
         out: op.out.ptr(),
         n: dim(n),
         d: dim(d),
@@ -38,7 +38,7 @@ pub(in crate::cuda) fn rms_norm_grad<T: Float>(cuda: &Cuda, mut op: RmsNormGrad<
     let [n, d] = op.x.shape();
     let params = RmsNormGradParams {
         x: op.x.ptr(),
-        weight: op.weight.0.ptr() as _,
+        weight: op.weight.ptr() as _,
         d_out: op.d_out.ptr(),
         d_x: op.d_x.ptr(),
         n: dim(n),

@@ -1,8 +1,9 @@
 //! An adapter in a backend's memory: all its tensors in one flat buffer.
 
+use super::{Adapter, HeadWeights, LoraConfig, LoraWeights, Target};
 use crate::{
-    Result,
-    config::{Module, Projection},
+    Error, Result,
+    config::{Module, Projection, Qwen3Config},
 };
 use halfbyte::{Backend, Buf, Float, View};
 use std::ops::Range;
@@ -33,19 +34,6 @@ pub struct Site {
     pub xa: Range<usize>,
 }
 
-/// What to make a [`Site`] of.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SiteSpec {
-    /// The layer.
-    pub module: Module,
-    /// `[out, in]` of the layer.
-    pub shape: [usize; 2],
-    /// `r`
-    pub rank: usize,
-    /// `alpha / r` or `alpha / sqrt(r)`.
-    pub scale: f32,
-}
-
 /// Where everything lies in the flat buffer.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Layout {
@@ -61,13 +49,17 @@ pub struct Layout {
 
 impl Layout {
     /// Lays out the sites, which must come in the model's order, then the head of `head_len` elements.
-    pub fn new(specs: impl IntoIterator<Item = SiteSpec>, head_len: Option<usize>) -> Self {
+    ///
+    /// # Errors
+    /// A target is the output head, which can be trained whole (`modules_to_save`) but not adapted.
+    pub fn new(targets: impl IntoIterator<Item = Target>, head_len: Option<usize>) -> Result<Self> {
         let mut layout = Layout::default();
-        let mut columns = (None, 0);
-        for SiteSpec { module, shape: [out_features, in_features], rank, scale } in specs {
-            let layer = match module {
-                Module::Layer(layer, _) => Some(layer),
-                Module::LmHead => None,
+        // Of the layer in hand.
+        let mut columns = (0, 0);
+        for Target { module, shape: [out_features, in_features], r: rank, scaling: scale } in targets {
+            let Module::Layer(layer, _) = module else {
+                let reason = "the output head cannot be adapted; train it whole with modules_to_save, or leave it out";
+                return Err(Error::Target { target: format!("`{module}`"), reason: reason.into() });
             };
             if columns.0 != layer {
                 columns = (layer, 0);
@@ -81,7 +73,7 @@ impl Layout {
             layout.sites.push(Site { module, index, in_features, out_features, rank, scale, a, b, xa });
         }
         layout.head = head_len.map(|len| layout.take(len));
-        layout
+        Ok(layout)
     }
 
     fn take(&mut self, len: usize) -> Range<usize> {
@@ -98,11 +90,49 @@ impl Layout {
 
     /// The lowest decoder layer with an adapter: the backward pass ends there.
     pub fn lowest_layer(&self) -> Option<usize> {
-        let layers = self.sites.iter().filter_map(|site| match site.module {
+        // Sites are in the model's order.
+        match self.sites.first()?.module {
             Module::Layer(layer, _) => Some(layer),
             Module::LmHead => None,
-        });
-        layers.min()
+        }
+    }
+
+    /// Where the tensors of `adapter` lie, and all its numbers at their places.
+    ///
+    /// # Errors
+    /// As for [`Layout::new`].
+    pub fn of(adapter: &Adapter) -> Result<(Self, Vec<f32>)> {
+        let head_len = adapter.lm_head.as_ref().map(|head| head.weight.len());
+        let layout = Layout::new(adapter.layers.iter().map(|layer| layer.target), head_len)?;
+        let mut flat = vec![0.0; layout.len];
+        for (site, layer) in layout.sites.iter().zip(&adapter.layers) {
+            flat[site.a.clone()].copy_from_slice(&layer.a);
+            flat[site.b.clone()].copy_from_slice(&layer.b);
+        }
+        if let (Some(range), Some(head)) = (layout.head.clone(), &adapter.lm_head) {
+            flat[range].copy_from_slice(&head.weight);
+        }
+        Ok((layout, flat))
+    }
+
+    /// The adapter that `flat` holds.
+    pub fn to_adapter(&self, config: &LoraConfig, model: &Qwen3Config, flat: &[f32]) -> Adapter {
+        let weights = |site: &Site| LoraWeights {
+            target: Target {
+                module: site.module,
+                r: site.rank,
+                scaling: site.scale,
+                shape: [site.out_features, site.in_features],
+            },
+            a: flat[site.a.clone()].to_vec(),
+            b: flat[site.b.clone()].to_vec(),
+        };
+        let head = |range| HeadWeights { shape: model.shape(Module::LmHead), weight: flat[range].to_vec() };
+        Adapter {
+            config: config.clone(),
+            layers: self.sites.iter().map(weights).collect(),
+            lm_head: self.head.clone().map(|range: Range<usize>| head(range)),
+        }
     }
 
     /// Trained numbers, padding not counted.
@@ -113,21 +143,21 @@ impl Layout {
 }
 
 /// An adapter as the model reads it.
-pub struct Adapter<B: Backend, T: Float> {
+pub struct DeviceAdapter<B: Backend, T: Float> {
     /// Where everything lies.
     pub layout: Layout,
     /// `[layout.len]`, in the compute type.
     pub compute: Buf<B, T>,
 }
 
-impl<B: Backend, T: Float> Adapter<B, T> {
+impl<B: Backend, T: Float> DeviceAdapter<B, T> {
     /// Puts an adapter's numbers, laid out as `layout` says, into `backend`'s memory.
     ///
     /// # Errors
     /// The device has too little memory.
     pub fn new(backend: &B, layout: Layout, flat: &[f32]) -> Result<Self> {
         let host: Vec<T> = flat.iter().map(|&v| T::from_f32(v)).collect();
-        Ok(Adapter { layout, compute: backend.upload(&host)? })
+        Ok(DeviceAdapter { layout, compute: backend.upload(&host)? })
     }
 
     /// `A` of a site, `[r, in]`.
