@@ -135,6 +135,17 @@ pub enum Error {
         /// What is wrong and what to do.
         reason: String,
     },
+    /// Training has diverged.
+    #[error(
+        "the loss of step {step} is {loss} and its gradient is not finite: training has diverged; \
+         lower the learning rate, or raise the warm-up"
+    )]
+    Diverged {
+        /// The step, counted from 0.
+        step: u64,
+        /// Its loss.
+        loss: f64,
+    },
     /// A line of a data file cannot be used.
     #[error("`{}`, line {line}: {reason}", path.display())]
     Line {

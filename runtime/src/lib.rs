@@ -2,6 +2,7 @@
 pub mod chat;
 pub mod checkpoint;
 pub mod config;
+pub mod device;
 mod error;
 pub mod evaluate;
 pub mod files;

@@ -1,2 +1,3 @@
 //! Measuring what a model knows.
 pub mod questions;
+pub mod choice;

@@ -1,2 +1,3 @@
 //! Generating text.
 pub mod stream;
+pub mod generator;

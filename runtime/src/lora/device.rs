@@ -127,11 +127,11 @@ impl Layout {
             a: flat[site.a.clone()].to_vec(),
             b: flat[site.b.clone()].to_vec(),
         };
-        let head = |range| HeadWeights { shape: model.shape(Module::LmHead), weight: flat[range].to_vec() };
+        let head = |range: Range<usize>| HeadWeights { shape: model.shape(Module::LmHead), weight: flat[range].to_vec() };
         Adapter {
             config: config.clone(),
             layers: self.sites.iter().map(weights).collect(),
-            lm_head: self.head.clone().map(|range: Range<usize>| head(range)),
+            lm_head: self.head.clone().map(head),
         }
     }
 

@@ -6,6 +6,7 @@
 mod config;
 mod device;
 mod files;
+mod init;
 mod targets;
 
 pub use device::{DeviceAdapter, Layout, Site};

@@ -1,0 +1,90 @@
+//! Choosing a backend and a compute type at run time.
+
+use crate::{Error, Result};
+use half::{bf16, f16};
+use halfbyte::{Backend, Cpu, Cuda, DType, Float, cuda};
+use std::{fmt, str::FromStr};
+
+/// Where to compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Device {
+    /// The first GPU where there is one that this build can use, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The GPU of this number.
+    Cuda(usize),
+}
+
+impl FromStr for Device {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let unknown = || Error::setting("device", name, "it must be auto, cpu, cuda or cuda:N");
+        match name {
+            "auto" => Ok(Device::Auto),
+            "cpu" => Ok(Device::Cpu),
+            "cuda" => Ok(Device::Cuda(0)),
+            _ => name.strip_prefix("cuda:").and_then(|n| n.parse().ok()).map(Device::Cuda).ok_or_else(unknown),
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Device::Auto => f.write_str("auto"),
+            Device::Cpu => f.write_str("cpu"),
+            Device::Cuda(n) => write!(f, "cuda:{n}"),
+        }
+    }
+}
+
+/// The type whose PyTorch name is `name`: bfloat16, float16 or float32.
+///
+/// # Errors
+/// It is another one.
+pub fn compute_dtype(name: &str) -> Result<DType> {
+    match name {
+        "bfloat16" | "bf16" => Ok(DType::Bf16),
+        "float16" | "fp16" | "f16" => Ok(DType::F16),
+        "float32" | "fp32" | "f32" => Ok(DType::F32),
+        _ => Err(Error::setting("the compute type", name, "it must be bfloat16, float16 or float32")),
+    }
+}
+
+/// Work that any backend and compute type can do.
+pub trait Job {
+    /// What comes of it.
+    type Output;
+
+    /// Does it.
+    ///
+    /// # Errors
+    /// Whatever the work runs into.
+    fn run<B: Backend, T: Float>(self, backend: B) -> Result<Self::Output>;
+}
+
+/// Opens the device and runs the job there.
+///
+/// # Errors
+/// The GPU that was asked for cannot be used (there is no falling back to the CPU), or the job fails.
+pub fn run<J: Job>(device: Device, dtype: DType, job: J) -> Result<J::Output> {
+    match device {
+        Device::Cpu => typed(Cpu::new(), dtype, job),
+        Device::Cuda(ordinal) => typed(Cuda::new(ordinal)?, dtype, job),
+        Device::Auto if !cuda::kernels().is_empty() && cuda::device_count().is_ok_and(|n| n > 0) => {
+            typed(Cuda::new(0)?, dtype, job)
+        }
+        Device::Auto => typed(Cpu::new(), dtype, job),
+    }
+}
+
+fn typed<B: Backend, J: Job>(backend: B, dtype: DType, job: J) -> Result<J::Output> {
+    match dtype {
+        DType::Bf16 => job.run::<B, bf16>(backend),
+        DType::F16 => job.run::<B, f16>(backend),
+        DType::F32 => job.run::<B, f32>(backend),
+    }
+}

@@ -1,0 +1,68 @@
+//! Scoring multiple-choice questions by the likelihood of their options.
+
+use super::questions::{Accuracy, Question};
+use crate::{
+    Result,
+    model::{Activations, Pass, Qwen3},
+    tokenizer::Tokenizer,
+    train::{data::Sample, trainer::batches},
+};
+use halfbyte::{Backend, Float};
+
+/// Each option as a continuation of its question; only the option's tokens are scored.
+fn samples(question: &Question, tokenizer: &Tokenizer) -> Result<Vec<Sample>> {
+    let mut prompt = String::new();
+    if !question.context.is_empty() {
+        prompt = format!("{}\n", question.context);
+    }
+    prompt += &question.question;
+    let prompt = tokenizer.encode(&prompt)?;
+    let continued = |option: &String| {
+        let option = tokenizer.encode(&format!(" {option}"))?;
+        let mut mask = vec![false; prompt.len()];
+        mask.resize(prompt.len() + option.len(), true);
+        Ok(Sample { ids: [prompt.as_slice(), &option].concat(), mask })
+    };
+    question.options.iter().map(continued).collect()
+}
+
+/// Answers each question with the option of the highest summed log-likelihood after context and question; options are
+/// not divided by their length.
+///
+/// `acts` must have room for the longest question with an option.
+///
+/// # Errors
+/// A question does not fit, or the device refuses.
+pub fn choose<B: Backend, T: Float>(
+    model: &Qwen3<B, T>,
+    pass: Pass<'_, B, T>,
+    acts: &mut Activations<B, T>,
+    tokenizer: &Tokenizer,
+    questions: &[Question],
+) -> Result<(Vec<usize>, Accuracy)> {
+    let mut all = Vec::new();
+    for question in questions {
+        all.extend(samples(question, tokenizer)?);
+    }
+    let mut losses = Vec::new();
+    for batch in batches(&all, acts.capacity)? {
+        losses.extend(model.target_losses(pass, acts, &batch)?);
+    }
+    let mut rest = losses.as_slice();
+    let mut sums = Vec::new();
+    for sample in &all {
+        let (own, others) = rest.split_at(sample.n_targets());
+        sums.push(own.iter().map(|&loss| f64::from(loss)).sum::<f64>());
+        rest = others;
+    }
+    let mut sums = sums.as_slice();
+    let mut chosen = Vec::new();
+    for question in questions {
+        let (own, others) = sums.split_at(question.options.len());
+        let least = (0..own.len()).min_by(|&a, &b| own[a].total_cmp(&own[b]));
+        chosen.push(least.unwrap_or(0));
+        sums = others;
+    }
+    let accuracy = Accuracy::new(questions, &chosen)?;
+    Ok((chosen, accuracy))
+}

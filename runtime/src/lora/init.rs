@@ -1,0 +1,100 @@
+use super::{Adapter, HeadWeights, Init, LoraConfig, LoraWeights, Target};
+use crate::{
+    Error, Result,
+    checkpoint::Checkpoint,
+    config::{Module, Qwen3Config},
+};
+use halfbyte::rng::{philox, uniform};
+
+/// Sets these random numbers apart from other uses of the same seed ("lora").
+const STREAM: u32 = 0x6c6f_7261;
+
+impl Adapter {
+    /// A new adapter for `model`, which changes nothing yet: `A` random (PEFT's distributions), `B` zero, and the
+    /// output head, if it is trained, as `files` has it. Same seed, same adapter.
+    ///
+    /// # Errors
+    /// A target matches nothing, or the initialisation is one that only PEFT can make.
+    pub fn init(config: LoraConfig, model: &Qwen3Config, files: &Checkpoint, seed: u64) -> Result<Self> {
+        let targets = config.resolve(model)?;
+        let fresh = |(index, target): (usize, &Target)| -> Result<LoraWeights> {
+            let [rows, cols] = target.shape;
+            let a = random_a(&config.init, target.r, cols, index as u32, seed)?;
+            Ok(LoraWeights { target: *target, a, b: vec![0.0; rows * target.r] })
+        };
+        let layers = targets.iter().enumerate().map(fresh).collect::<Result<_>>()?;
+        let lm_head = config.save_lm_head.then(|| head(model, files)).transpose()?;
+        Ok(Adapter { config, layers, lm_head })
+    }
+}
+
+fn head(model: &Qwen3Config, files: &Checkpoint) -> Result<HeadWeights> {
+    let shape = model.shape(Module::LmHead);
+    let weight = files.tensor("lm_head.weight")?.expect_shape(&shape)?.to_f32()?;
+    Ok(HeadWeights { shape, weight })
+}
+
+fn random_a(init: &Init, r: usize, cols: usize, site: u32, seed: u64) -> Result<Vec<f32>> {
+    let words = |quad: usize| philox([quad as u32, (quad >> 32) as u32, site, STREAM], seed);
+    let quads = (0..(r * cols).div_ceil(4)).map(words);
+    let mut a: Vec<f32> = match init {
+        Init::Kaiming => {
+            let bound = (cols as f32).sqrt().recip();
+            quads.flatten().map(|word| (2.0 * uniform(word) - 1.0) * bound).collect()
+        }
+        Init::Gaussian => {
+            let deviation = 1.0 / r as f32;
+            quads.flat_map(|[a, b, c, d]| [normal(a, b), normal(c, d)].concat()).map(|v| v * deviation).collect()
+        }
+        Init::Other(value) => {
+            let reason = format!("init_lora_weights {value} can be loaded but not begun here; use true or \"gaussian\"");
+            return Err(Error::Adapter { path: Default::default(), reason });
+        }
+    };
+    a.truncate(r * cols);
+    Ok(a)
+}
+
+/// Two independent normal numbers (Box and Muller, 1958).
+fn normal(a: u32, b: u32) -> [f32; 2] {
+    let radius = (-2.0 * (1.0 - uniform(a)).ln()).sqrt();
+    let (sin, cos) = (std::f32::consts::TAU * uniform(b)).sin_cos();
+    [radius * cos, radius * sin]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn moments(v: &[f32]) -> (f64, f64) {
+        let mean = v.iter().map(|&x| f64::from(x)).sum::<f64>() / v.len() as f64;
+        (mean, v.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / v.len() as f64)
+    }
+
+    #[test]
+    fn kaiming_is_uniform_within_its_bound() {
+        let a = random_a(&Init::Kaiming, 16, 1024, 3, 7).unwrap();
+        let bound = 1.0 / 32.0;
+        let (mean, variance) = moments(&a);
+        assert!(a.iter().all(|v| v.abs() <= bound));
+        // Five standard deviations of the mean; the variance of a uniform is bound² / 3.
+        assert!(mean.abs() <= 5.0 * f64::from(bound) / (3.0 * a.len() as f64).sqrt());
+        assert!((variance * 3.0 / f64::from(bound * bound) - 1.0).abs() <= 0.05);
+    }
+
+    #[test]
+    fn gaussian_has_deviation_one_over_r() {
+        let a = random_a(&Init::Gaussian, 8, 2048, 0, 1).unwrap();
+        let (mean, variance) = moments(&a);
+        assert!(mean.abs() <= 5.0 / 8.0 / (a.len() as f64).sqrt());
+        assert!((variance * 64.0 - 1.0).abs() <= 0.06);
+    }
+
+    #[test]
+    fn sites_and_seeds_differ() {
+        let make = |site, seed| random_a(&Init::Kaiming, 4, 64, site, seed).unwrap();
+        assert_eq!(make(0, 0), make(0, 0));
+        assert_ne!(make(0, 0), make(1, 0));
+        assert_ne!(make(0, 0), make(0, 1));
+    }
+}
