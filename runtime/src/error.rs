@@ -109,6 +109,32 @@ pub enum Error {
         /// What is wrong and what to do.
         reason: String,
     },
+    /// A setting makes no sense.
+    #[error("{name} is {got}, but {want}")]
+    Setting {
+        /// Its name.
+        name: &'static str,
+        /// Its value.
+        got: String,
+        /// What it must be.
+        want: String,
+    },
+    /// A checkpoint's chat template cannot be read, or refuses a conversation.
+    #[error("chat template `{}`: {reason}", path.display())]
+    Template {
+        /// The file that it comes from.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A data file cannot be used.
+    #[error("`{}`: {reason}", path.display())]
+    Data {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
     /// A line of a data file cannot be used.
     #[error("`{}`, line {line}: {reason}", path.display())]
     Line {
@@ -140,6 +166,19 @@ impl Error {
             path: path.to_owned(),
             format: "JSON",
             reason: e.to_string(),
+        }
+    }
+
+    /// An [`Error::Setting`].
+    pub(crate) fn setting(
+        name: &'static str,
+        got: impl ToString,
+        want: impl Into<String>,
+    ) -> Error {
+        Error::Setting {
+            name,
+            got: got.to_string(),
+            want: want.into(),
         }
     }
 }
