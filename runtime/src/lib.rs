@@ -1,8 +1,11 @@
 //! A lean Qwen3 runtime on [`halfbyte`]'s 4-bit kernels.
+pub mod chat;
 pub mod checkpoint;
 pub mod config;
 mod error;
 pub mod files;
 pub mod lora;
+pub mod tokenizer;
+pub mod train;
 
 pub use error::{Error, Result};

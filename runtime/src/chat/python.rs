@@ -1,0 +1,323 @@
+//! Jinja as Python's transformers sets it up.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use minijinja::value::{Kwargs, Value as Jinja, ValueKind};
+use minijinja::{Environment, Error, ErrorKind, Output, State, escape_formatter};
+use serde_json::{Map, Value};
+
+/// An environment without templates.
+pub(super) fn environment() -> Environment<'static> {
+    let mut environment = Environment::new();
+    environment.set_trim_blocks(true);
+    environment.set_lstrip_blocks(true);
+    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    environment.set_formatter(format_value);
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.add_filter("tojson", tojson);
+    environment.add_function(
+        "raise_exception",
+        |message: String| -> Result<Jinja, Error> {
+            Err(Error::new(ErrorKind::InvalidOperation, message))
+        },
+    );
+    environment.add_function("strftime_now", |format: String| {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        strftime(&format, now)
+    });
+    environment
+}
+
+/// Prints `True`, `False`, `None` and floats as Python does.
+fn format_value(out: &mut Output<'_>, state: &State<'_, '_>, value: &Jinja) -> Result<(), Error> {
+    let text = match value.kind() {
+        ValueKind::Bool if value.is_true() => "True".into(),
+        ValueKind::Bool => "False".into(),
+        ValueKind::None => "None".into(),
+        ValueKind::Number if !value.is_integer() => match f64::try_from(value.clone()) {
+            Ok(number) => python_float(number),
+            Err(_) => return escape_formatter(out, state, value),
+        },
+        _ => return escape_formatter(out, state, value),
+    };
+    Ok(out.write_str(&text)?)
+}
+
+/// `json.dumps(value, ensure_ascii=False, indent=…, sort_keys=…)`.
+fn tojson(value: Jinja, options: Kwargs) -> Result<Jinja, Error> {
+    let indent: Option<usize> = options.get("indent")?;
+    let sort_keys = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
+    if options
+        .get::<Option<bool>>("ensure_ascii")?
+        .unwrap_or(false)
+    {
+        return Err(Error::new(
+            ErrorKind::InvalidOperation,
+            "tojson(ensure_ascii=true) is not supported",
+        ));
+    }
+    let separators: Option<(String, String)> = options
+        .get::<Option<Vec<String>>>("separators")?
+        .and_then(|pair| {
+            pair.try_into()
+                .ok()
+                .map(|[item, key]: [String; 2]| (item, key))
+        });
+    options.assert_all_used()?;
+    let value = serde_json::to_value(&value)
+        .map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))?;
+    let default_item = if indent.is_some() { "," } else { ", " };
+    let (item, key) = separators.unwrap_or_else(|| (default_item.into(), ": ".into()));
+    let mut writer = PythonJson {
+        out: String::new(),
+        indent,
+        item,
+        key,
+        sort_keys,
+    };
+    writer.value(&value, 0);
+    Ok(Jinja::from_safe_string(writer.out))
+}
+
+/// Writes JSON with Python's spacing and numbers.
+struct PythonJson {
+    out: String,
+    indent: Option<usize>,
+    item: String,
+    key: String,
+    sort_keys: bool,
+}
+
+impl PythonJson {
+    fn value(&mut self, value: &Value, depth: usize) {
+        match value {
+            Value::Array(items) if !items.is_empty() => self.array(items, depth),
+            Value::Object(entries) if !entries.is_empty() => self.object(entries, depth),
+            Value::Number(number) if number.is_f64() => {
+                self.out += &number
+                    .as_f64()
+                    .map_or_else(|| number.to_string(), python_float);
+            }
+            other => self.out += &other.to_string(),
+        }
+    }
+
+    fn array(&mut self, items: &[Value], depth: usize) {
+        self.out.push('[');
+        for (index, item) in items.iter().enumerate() {
+            self.separate(index, depth + 1);
+            self.value(item, depth + 1);
+        }
+        self.new_line(depth);
+        self.out.push(']');
+    }
+
+    fn object(&mut self, entries: &Map<String, Value>, depth: usize) {
+        let mut entries: Vec<_> = entries.iter().collect();
+        if self.sort_keys {
+            entries.sort_by_key(|(key, _)| *key);
+        }
+        self.out.push('{');
+        for (index, (key, value)) in entries.into_iter().enumerate() {
+            self.separate(index, depth + 1);
+            self.out += &Value::from(key.as_str()).to_string();
+            self.out += &self.key;
+            self.value(value, depth + 1);
+        }
+        self.new_line(depth);
+        self.out.push('}');
+    }
+
+    fn separate(&mut self, index: usize, depth: usize) {
+        if index > 0 {
+            self.out += &self.item;
+        }
+        self.new_line(depth);
+    }
+
+    fn new_line(&mut self, depth: usize) {
+        if let Some(indent) = self.indent {
+            self.out.push('\n');
+            self.out.extend(std::iter::repeat_n(' ', indent * depth));
+        }
+    }
+}
+
+/// Python's `repr` of a float: the shortest digits that give it back, with an exponent below 1e-4 and from 1e16.
+fn python_float(number: f64) -> String {
+    let scientific = format!("{number:e}");
+    let Some((digits, exponent)) = scientific.split_once('e') else {
+        return scientific.to_lowercase();
+    };
+    match exponent.parse::<i32>() {
+        Ok(exponent @ -4..=15) => {
+            let plain = format!("{number}");
+            if exponent >= 0 && !plain.contains('.') {
+                plain + ".0"
+            } else {
+                plain
+            }
+        }
+        Ok(exponent) => format!(
+            "{digits}e{}{:02}",
+            if exponent < 0 { '-' } else { '+' },
+            exponent.abs()
+        ),
+        Err(_) => scientific,
+    }
+}
+
+/// The time `seconds` after 1970 in UTC, by the directives of Python's `strftime` that templates use.
+fn strftime(format: &str, seconds: u64) -> Result<String, Error> {
+    const MONTHS: [&str; 12] = [
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
+        "December",
+    ];
+    const DAYS: [&str; 7] = [
+        "Thursday",
+        "Friday",
+        "Saturday",
+        "Sunday",
+        "Monday",
+        "Tuesday",
+        "Wednesday",
+    ];
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    let (year, month, day) = civil_date(days);
+    let (month_name, day_name) = (MONTHS[month as usize - 1], DAYS[(days % 7) as usize]);
+    let mut out = String::new();
+    let mut chars = format.chars();
+    while let Some(c) = chars.next() {
+        if c != '%' {
+            out.push(c);
+            continue;
+        }
+        let directive = chars.next();
+        out += &match directive {
+            Some('Y') => format!("{year}"),
+            Some('y') => format!("{:02}", year % 100),
+            Some('m') => format!("{month:02}"),
+            Some('d') => format!("{day:02}"),
+            Some('e') => format!("{day:2}"),
+            Some('B') => month_name.into(),
+            Some('b') => month_name[..3].into(),
+            Some('A') => day_name.into(),
+            Some('a') => day_name[..3].into(),
+            Some('H') => format!("{:02}", second / 3600),
+            Some('I') => format!("{:02}", (second / 3600 + 11) % 12 + 1),
+            Some('p') => if second < 43_200 { "AM" } else { "PM" }.into(),
+            Some('M') => format!("{:02}", second / 60 % 60),
+            Some('S') => format!("{:02}", second % 60),
+            Some('F') => format!("{year}-{month:02}-{day:02}"),
+            Some('T') => format!(
+                "{:02}:{:02}:{:02}",
+                second / 3600,
+                second / 60 % 60,
+                second % 60
+            ),
+            Some('%') => "%".into(),
+            _ => {
+                let directive = directive.map_or(String::new(), String::from);
+                let reason = format!("strftime_now does not know %{directive}");
+                return Err(Error::new(ErrorKind::InvalidOperation, reason));
+            }
+        };
+    }
+    Ok(out)
+}
+
+/// Year, month and day of the Gregorian calendar, `days` after 1970-01-01.
+fn civil_date(days: u64) -> (u64, u64, u64) {
+    let leap =
+        |year: u64| year.is_multiple_of(4) && !year.is_multiple_of(100) || year.is_multiple_of(400);
+    let mut days = days;
+    let mut year = 1970;
+    while days >= 365 + u64::from(leap(year)) {
+        days -= 365 + u64::from(leap(year));
+        year += 1;
+    }
+    let february = 28 + u64::from(leap(year));
+    let lengths = [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let mut month = 0;
+    while days >= lengths[month] {
+        days -= lengths[month];
+        month += 1;
+    }
+    (year, month as u64 + 1, days + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn floats_as_python_writes_them() {
+        let cases = [
+            (1.0, "1.0"),
+            (0.1, "0.1"),
+            (-2.5, "-2.5"),
+            (1e15, "1000000000000000.0"),
+            (1e16, "1e+16"),
+            (1.5e-7, "1.5e-07"),
+            (0.0001, "0.0001"),
+            (0.00001, "1e-05"),
+            (1e100, "1e+100"),
+            (0.0, "0.0"),
+        ];
+        for (number, want) in cases {
+            assert_eq!(python_float(number), want);
+        }
+    }
+
+    #[test]
+    fn dates_as_python_writes_them() {
+        // datetime.fromtimestamp(1709210096, UTC), a leap day
+        let now = 1_709_210_096;
+        let cases = [
+            ("%d %b %Y", "29 Feb 2024"),
+            ("%A, %B %e %H:%M:%S", "Thursday, February 29 12:34:56"),
+            ("%I %p %y %F %T %%", "12 PM 24 2024-02-29 12:34:56 %"),
+        ];
+        for (format, want) in cases {
+            assert_eq!(strftime(format, now).unwrap(), want);
+        }
+        assert!(strftime("%Q", now).unwrap_err().to_string().contains("%Q"));
+    }
+
+    #[test]
+    fn json_as_python_writes_it() {
+        let mut environment = environment();
+        let value: Value =
+            serde_json::from_str(r#"{"b": [1, 2.0, {}], "a": "é\u0001\"<&'", "c": null}"#).unwrap();
+        let render = |source: &str| {
+            environment
+                .render_str(source, minijinja::context! { value })
+                .unwrap()
+        };
+        assert_eq!(
+            render("{{ value | tojson }}"),
+            "{\"b\": [1, 2.0, {}], \"a\": \"é\\u0001\\\"<&'\", \"c\": null}"
+        );
+        assert_eq!(
+            render("{{ value.b | tojson(indent=2) }}"),
+            "[\n  1,\n  2.0,\n  {}\n]"
+        );
+        assert_eq!(
+            render("{{ value | tojson(sort_keys=true, separators=(',', ':')) }}"),
+            "{\"a\":\"é\\u0001\\\"<&'\",\"b\":[1,2.0,{}],\"c\":null}"
+        );
+        environment.set_debug(true);
+    }
+}

@@ -1,0 +1,73 @@
+//! Where the assistant's turns lie in a rendered conversation.
+
+use serde_json::{Map, Value};
+
+use crate::chat::{TURN_END, TURN_START};
+
+/// Cuts a rendered conversation into pieces, with whether each is trained: an assistant's turn is, from after its
+/// header up to and including its end marker.
+pub(super) fn assistant_turns(text: &str, n_assistant: usize) -> Result<Vec<(&str, bool)>, String> {
+    let header = format!("{TURN_START}assistant\n");
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(&header) {
+        let (before, turn) = rest.split_at(at + header.len());
+        let end = turn
+            .find(TURN_END)
+            .ok_or("the chat template leaves an assistant's turn without an end")?;
+        let (turn, after) = turn.split_at(end + TURN_END.len());
+        pieces.extend([(before, false), (turn, true)]);
+        rest = after;
+    }
+    pieces.push((rest, false));
+    match pieces.len() / 2 {
+        0 => Err("there is no assistant message to train on".into()),
+        n if n == n_assistant => Ok(pieces),
+        n => Err(format!(
+            "the chat template wrote {n} assistant turns for {n_assistant} assistant messages, so that they cannot be \
+             told apart; use `prompt` and `completion`, or `text`"
+        )),
+    }
+}
+
+/// Characters that stand for the turn markers within messages while the template's own are looked for.
+pub(super) struct HeldMarkers([(&'static str, String); 2]);
+
+impl HeldMarkers {
+    /// Takes two private-use characters that the line does not contain.
+    pub(super) fn choose(line: &Map<String, Value>) -> Result<Self, String> {
+        let text = Value::from(line.clone()).to_string();
+        let mut free = ('\u{F0000}'..='\u{FFFFD}')
+            .filter(|&c| !text.contains(c))
+            .map(String::from);
+        match (free.next(), free.next()) {
+            (Some(start), Some(end)) => Ok(Self([(TURN_START, start), (TURN_END, end)])),
+            _ => Err("the messages use all private characters of Unicode".into()),
+        }
+    }
+
+    /// The value with the markers in all its strings replaced.
+    pub(super) fn hide(&self, value: &Value) -> Value {
+        match value {
+            Value::String(text) => self
+                .0
+                .iter()
+                .fold(text.clone(), |text, (marker, held)| {
+                    text.replace(marker, held)
+                })
+                .into(),
+            Value::Array(items) => items.iter().map(|item| self.hide(item)).collect(),
+            Value::Object(entries) => entries
+                .iter()
+                .map(|(key, value)| (key.clone(), self.hide(value)))
+                .collect(),
+            other => other.clone(),
+        }
+    }
+
+    pub(super) fn restore(&self, text: &str) -> String {
+        self.0.iter().fold(text.to_owned(), |text, (marker, held)| {
+            text.replace(held, marker)
+        })
+    }
+}

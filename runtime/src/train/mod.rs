@@ -1,0 +1,4 @@
+//! Fine-tuning: data, batches, schedules.
+pub mod data;
+pub mod packing;
+pub mod schedule;

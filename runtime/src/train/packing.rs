@@ -1,0 +1,355 @@
+//! Samples into steps: shuffling, packing without padding, gradient accumulation.
+
+use halfbyte::rng::philox;
+
+use crate::error::{Error, Result};
+use crate::train::data::Sample;
+
+/// The label of a position that has no target.
+pub const IGNORE: u32 = u32::MAX;
+
+/// Sets the shuffle's random numbers apart from other uses of the same seed ("shuf").
+const SHUFFLE_STREAM: u32 = 0x7368_7566;
+
+/// Sequences laid end to end without padding; each attends to itself only.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// `[n_tokens]` token ids.
+    pub ids: Vec<u32>,
+    /// `[n_tokens]` positions, counted from 0 in each sequence.
+    pub positions: Vec<u32>,
+    /// `[n_tokens]` the id that each position should predict, or [`IGNORE`].
+    pub labels: Vec<u32>,
+    /// `[n_sequences + 1]` where each sequence begins, and the end.
+    pub cu_seqlens: Vec<u32>,
+    /// The length of the longest sequence, in tokens.
+    pub max_len: usize,
+}
+
+impl Batch {
+    /// Lays `samples` end to end.
+    pub fn new<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> Self {
+        let mut batch = Self {
+            cu_seqlens: vec![0],
+            ..Self::default()
+        };
+        for sample in samples {
+            batch.push(sample);
+        }
+        batch
+    }
+
+    fn push(&mut self, sample: &Sample) {
+        let len = sample.ids.len();
+        self.ids.extend(&sample.ids);
+        self.positions.extend(0..len as u32);
+        let next = sample.ids.iter().zip(&sample.mask).skip(1);
+        self.labels
+            .extend(next.map(|(&id, &trained)| if trained { id } else { IGNORE }));
+        self.labels.resize(self.ids.len(), IGNORE);
+        self.cu_seqlens.push(self.ids.len() as u32);
+        self.max_len = self.max_len.max(len);
+    }
+
+    /// The number of tokens.
+    pub fn n_tokens(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// The number of positions that have a target.
+    pub fn n_targets(&self) -> usize {
+        self.labels.iter().filter(|&&label| label != IGNORE).count()
+    }
+}
+
+/// How long to train.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum TrainLength {
+    /// This many passes over the samples; a fraction ends within a pass.
+    Epochs(f64),
+    /// This many steps, over as many passes as it takes.
+    Steps(u64),
+}
+
+/// How samples become steps.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BatchOptions {
+    /// Samples of a micro-batch; with `packing`, its token budget in units of `max_seq_length`.
+    pub batch_size: usize,
+    /// The longest sample, in tokens.
+    pub max_seq_length: usize,
+    /// Fill each micro-batch up to `batch_size * max_seq_length` tokens.
+    pub packing: bool,
+    /// Micro-batches of a step; the last step of an epoch has what is left.
+    pub gradient_accumulation_steps: usize,
+    /// Another order in each epoch; `false` keeps the order of the file.
+    pub shuffle: bool,
+    /// The seed of the order.
+    pub seed: u64,
+    /// When to stop.
+    pub length: TrainLength,
+}
+
+/// What one optimiser step sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Its number, counted from 0 over the whole run.
+    pub index: u64,
+    /// The epoch that it belongs to, counted from 0.
+    pub epoch: u64,
+    /// One to `gradient_accumulation_steps` micro-batches.
+    pub micro_batches: Vec<Batch>,
+    /// Targets in all micro-batches: the number that the summed loss is divided by.
+    pub n_targets: usize,
+}
+
+/// Turns samples into steps; the same samples, options and seed always give the same steps.
+#[derive(Clone, Debug)]
+pub struct Batcher<'a> {
+    samples: &'a [Sample],
+    options: BatchOptions,
+    total_steps: u64,
+}
+
+impl<'a> Batcher<'a> {
+    /// Checks the samples against the options.
+    ///
+    /// # Errors
+    /// When there are no samples, one of them is too long or has no target, or an option makes no sense.
+    pub fn new(samples: &'a [Sample], options: BatchOptions) -> Result<Self> {
+        check_options(&options)?;
+        check_samples(samples, options.max_seq_length)?;
+        let mut batcher = Self {
+            samples,
+            options,
+            total_steps: 0,
+        };
+        batcher.total_steps = batcher.count_steps()?;
+        Ok(batcher)
+    }
+
+    /// The number of steps of the whole run.
+    pub fn total_steps(&self) -> u64 {
+        self.total_steps
+    }
+
+    /// The steps from number `start` on: 0 for a new run, the number of finished steps for a resumed one.
+    pub fn steps(&self, start: u64) -> Steps<'_> {
+        let mut steps = Steps {
+            batcher: self,
+            next: start,
+            epoch: 0,
+            epoch_start: 0,
+            plan: self.plan(0),
+        };
+        while start < self.total_steps && start >= steps.epoch_end() {
+            steps.next_epoch();
+        }
+        steps
+    }
+
+    /// The micro-batches of an epoch, each a list of sample indices.
+    fn plan(&self, epoch: u64) -> Vec<Vec<usize>> {
+        let order = self.order(epoch);
+        let options = &self.options;
+        if options.packing {
+            let lengths: Vec<_> = order.iter().map(|&i| self.samples[i].ids.len()).collect();
+            let bins = first_fit(&lengths, options.batch_size * options.max_seq_length);
+            bins.into_iter()
+                .map(|bin| bin.into_iter().map(|at| order[at]).collect())
+                .collect()
+        } else {
+            order
+                .chunks(options.batch_size)
+                .map(<[_]>::to_vec)
+                .collect()
+        }
+    }
+
+    /// The samples sorted by a random key: Philox of (sample, epoch), keyed by the seed.
+    fn order(&self, epoch: u64) -> Vec<usize> {
+        let mut order: Vec<_> = (0..self.samples.len()).collect();
+        if self.options.shuffle {
+            order.sort_by_cached_key(|&sample| {
+                philox(
+                    [
+                        sample as u32,
+                        epoch as u32,
+                        (epoch >> 32) as u32,
+                        SHUFFLE_STREAM,
+                    ],
+                    self.options.seed,
+                )
+            });
+        }
+        order
+    }
+
+    fn steps_of(&self, plan: &[Vec<usize>]) -> u64 {
+        plan.len()
+            .div_ceil(self.options.gradient_accumulation_steps) as u64
+    }
+
+    fn count_steps(&self) -> Result<u64> {
+        let epochs = match self.options.length {
+            TrainLength::Steps(steps) => return Ok(steps),
+            TrainLength::Epochs(epochs) => epochs,
+        };
+        if !(epochs > 0.0 && epochs <= f64::from(u32::MAX)) {
+            return Err(Error::setting("epochs", epochs, "it must be more than 0"));
+        }
+        let steps_in = |epoch| self.steps_of(&self.plan(epoch));
+        let whole = epochs.trunc() as u64;
+        // Without packing all epochs have the same number of steps.
+        let steps = if self.options.packing {
+            (0..whole).map(steps_in).sum()
+        } else {
+            whole * steps_in(0)
+        };
+        // A hair less, so that the rounding of 2.2 does not become a step.
+        let rest = steps_in(whole) as f64 * epochs.fract() - 1e-6;
+        Ok(steps + rest.ceil().max(0.0) as u64)
+    }
+
+    fn micro_batch(&self, samples: &[usize]) -> Batch {
+        Batch::new(samples.iter().map(|&i| &self.samples[i]))
+    }
+}
+
+/// The steps of a run, in order; made by [`Batcher::steps`].
+#[derive(Clone, Debug)]
+pub struct Steps<'a> {
+    batcher: &'a Batcher<'a>,
+    next: u64,
+    epoch: u64,
+    /// The number of the epoch's first step.
+    epoch_start: u64,
+    /// The epoch's micro-batches.
+    plan: Vec<Vec<usize>>,
+}
+
+impl Steps<'_> {
+    fn epoch_end(&self) -> u64 {
+        self.epoch_start + self.batcher.steps_of(&self.plan)
+    }
+
+    fn next_epoch(&mut self) {
+        self.epoch_start = self.epoch_end();
+        self.epoch += 1;
+        self.plan = self.batcher.plan(self.epoch);
+    }
+}
+
+impl Iterator for Steps<'_> {
+    type Item = Step;
+
+    fn next(&mut self) -> Option<Step> {
+        if self.next >= self.batcher.total_steps {
+            return None;
+        }
+        if self.next == self.epoch_end() {
+            self.next_epoch();
+        }
+        let accumulation = self.batcher.options.gradient_accumulation_steps;
+        let first = (self.next - self.epoch_start) as usize * accumulation;
+        let last = (first + accumulation).min(self.plan.len());
+        let micro_batches: Vec<_> = self.plan[first..last]
+            .iter()
+            .map(|m| self.batcher.micro_batch(m))
+            .collect();
+        let n_targets = micro_batches.iter().map(Batch::n_targets).sum();
+        let step = Step {
+            index: self.next,
+            epoch: self.epoch,
+            micro_batches,
+            n_targets,
+        };
+        self.next += 1;
+        Some(step)
+    }
+}
+
+fn check_options(options: &BatchOptions) -> Result<()> {
+    let positive = [
+        ("batch size", options.batch_size),
+        ("max sequence length", options.max_seq_length),
+        (
+            "gradient accumulation steps",
+            options.gradient_accumulation_steps,
+        ),
+    ];
+    for (name, value) in positive {
+        if value == 0 {
+            return Err(Error::setting(name, value, "it must be at least 1"));
+        }
+    }
+    // Offsets into a micro-batch are u32 on the device, and i32 in places.
+    match options.batch_size.checked_mul(options.max_seq_length) {
+        Some(tokens) if tokens <= i32::MAX as usize => Ok(()),
+        _ => Err(Error::setting(
+            "batch size x max sequence length",
+            format!("{} x {}", options.batch_size, options.max_seq_length),
+            "a micro-batch may hold at most 2147483647 tokens",
+        )),
+    }
+}
+
+fn check_samples(samples: &[Sample], max_seq_length: usize) -> Result<()> {
+    if samples.is_empty() {
+        return Err(Error::setting(
+            "samples",
+            0,
+            "there must be at least 1 to train on",
+        ));
+    }
+    for (index, sample) in samples.iter().enumerate() {
+        let len = sample.ids.len();
+        if len > max_seq_length {
+            let want = format!("the longest allowed sequence has {max_seq_length}");
+            return Err(Error::setting(
+                "tokens of a sample",
+                format!("{len} (sample {index})"),
+                want,
+            ));
+        }
+        if sample.n_targets() == 0 {
+            return Err(Error::setting(
+                "targets of a sample",
+                format!("0 (sample {index})"),
+                "it must have at least 1",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Puts each item into the first bin that has room for it, opening bins as needed.
+///
+/// A tree over the bins' free room finds that bin in O(log n). Each length must be at most `capacity`.
+fn first_fit(lengths: &[usize], capacity: usize) -> Vec<Vec<usize>> {
+    let leaves = lengths.len().next_power_of_two();
+    // room[1] is the root, room[leaves + b] bin b; each inner node holds the larger of its two children.
+    let mut room = vec![capacity; 2 * leaves];
+    let mut bins = Vec::new();
+    for (item, &length) in lengths.iter().enumerate() {
+        let mut node = 1;
+        while node < leaves {
+            node = if room[2 * node] >= length {
+                2 * node
+            } else {
+                2 * node + 1
+            };
+        }
+        let bin = node - leaves;
+        if bin == bins.len() {
+            bins.push(Vec::new());
+        }
+        bins[bin].push(item);
+        room[node] -= length;
+        while node > 1 {
+            node /= 2;
+            room[node] = room[2 * node].max(room[2 * node + 1]);
+        }
+    }
+    bins
+}

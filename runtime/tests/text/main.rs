@@ -1,0 +1,23 @@
+//! Text in and out: tokenizer, chat template, training data, batches, schedules, metrics, questions.
+
+mod data;
+mod packing;
+mod schedule;
+
+use std::path::{Path, PathBuf};
+
+/// The checked-in tiny model, whose tokenizer has the chat markers but no template.
+fn tiny_model() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/assets/tiny-qwen3")
+}
+
+/// A file or folder of the big test data, or `None`, said aloud, where there is none.
+fn test_data(name: &str) -> Option<PathBuf> {
+    match std::env::var_os("HALFBYTE_TEST_DATA") {
+        Some(root) => Some(Path::new(&root).join(name)),
+        None => {
+            eprintln!("SKIPPED: set HALFBYTE_TEST_DATA to a folder that holds {name}");
+            None
+        }
+    }
+}
