@@ -81,35 +81,18 @@ impl ChatTemplate {
     fn new(path: PathBuf, sources: Vec<(String, String)>) -> Result<Self> {
         let mut environment = python::environment();
         for (name, source) in sources {
-            environment
-                .add_template_owned(name, source)
-                .map_err(|e| template_error(&path, &e))?;
+            environment.add_template_owned(name, source).map_err(|e| template_error(&path, &e))?;
         }
-        Ok(Self {
-            environment,
-            path,
-            special_tokens: Map::new(),
-            note: None,
-        })
+        Ok(Self { environment, path, special_tokens: Map::new(), note: None })
     }
 
     fn chatml(dir: &Path, tokenizer: &Tokenizer) -> Result<Self> {
-        if [TURN_START, TURN_END]
-            .iter()
-            .any(|marker| tokenizer.token_to_id(marker).is_none())
-        {
+        if [TURN_START, TURN_END].iter().any(|marker| tokenizer.token_to_id(marker).is_none()) {
             let hint = "copy it from the model's original checkpoint, or use the model without chat (--raw)";
-            return Err(Error::MissingFile {
-                dir: dir.to_owned(),
-                wanted: "chat_template.jinja".into(),
-                hint,
-            });
+            return Err(Error::MissingFile { dir: dir.to_owned(), wanted: "chat_template.jinja".into(), hint });
         }
         let mut template = Self::from_source("ChatML", CHATML)?;
-        template.note = Some(format!(
-            "`{}` has no chat template: using plain ChatML",
-            dir.display()
-        ));
+        template.note = Some(format!("`{}` has no chat template: using plain ChatML", dir.display()));
         Ok(template)
     }
 
@@ -120,9 +103,7 @@ impl ChatTemplate {
 
     /// Whether the template reads a variable, such as `enable_thinking`.
     pub fn uses(&self, variable: &str) -> bool {
-        self.environment
-            .templates()
-            .any(|(_, template)| template.undeclared_variables(false).contains(variable))
+        self.environment.templates().any(|(_, template)| template.undeclared_variables(false).contains(variable))
     }
 
     /// The text of a conversation.
@@ -130,36 +111,18 @@ impl ChatTemplate {
     /// # Errors
     /// When a message has no known role or no text, or the template refuses the conversation.
     pub fn render(&self, chat: &Chat<'_>) -> Result<String> {
-        check_messages(chat.messages).map_err(|reason| Error::Template {
-            path: self.path.clone(),
-            reason,
-        })?;
+        check_messages(chat.messages).map_err(|reason| Error::Template { path: self.path.clone(), reason })?;
         let fail = |e| template_error(&self.path, &e);
-        let name = if chat.tools.is_some() {
-            "tool_use"
-        } else {
-            "default"
-        };
-        let template = self
-            .environment
-            .get_template(name)
-            .or_else(|_| self.environment.get_template("default"));
-        template
-            .and_then(|template| template.render(self.variables(chat)))
-            .map_err(fail)
+        let name = if chat.tools.is_some() { "tool_use" } else { "default" };
+        let template = self.environment.get_template(name).or_else(|_| self.environment.get_template("default"));
+        template.and_then(|template| template.render(self.variables(chat))).map_err(fail)
     }
 
     fn variables(&self, chat: &Chat<'_>) -> Jinja {
         let mut variables = self.special_tokens.clone();
-        variables.insert(
-            "messages".into(),
-            chat.messages.iter().map(with_reasoning).collect(),
-        );
+        variables.insert("messages".into(), chat.messages.iter().map(with_reasoning).collect());
         variables.insert("tools".into(), chat.tools.cloned().unwrap_or_default());
-        variables.insert(
-            "add_generation_prompt".into(),
-            chat.add_generation_prompt.into(),
-        );
+        variables.insert("add_generation_prompt".into(), chat.add_generation_prompt.into());
         if let Some(enable) = chat.enable_thinking {
             variables.insert("enable_thinking".into(), enable.into());
         }
@@ -178,12 +141,7 @@ fn read_sources(dir: &Path, config: &Value) -> Result<Option<Sources>> {
         return Ok(Some((file, vec![("default".into(), source)])));
     }
     let path = dir.join("tokenizer_config.json");
-    let named = |entry: &Value| {
-        Some((
-            entry["name"].as_str()?.to_owned(),
-            entry["template"].as_str()?.to_owned(),
-        ))
-    };
+    let named = |entry: &Value| Some((entry["name"].as_str()?.to_owned(), entry["template"].as_str()?.to_owned()));
     let sources = match &config["chat_template"] {
         Value::Null => return Ok(None),
         Value::String(source) => Some(vec![("default".to_owned(), source.clone())]),
@@ -191,36 +149,26 @@ fn read_sources(dir: &Path, config: &Value) -> Result<Option<Sources>> {
         _ => None,
     };
     match sources {
-        Some(sources) if sources.iter().any(|(name, _)| name == "default") => {
-            Ok(Some((path, sources)))
-        }
+        Some(sources) if sources.iter().any(|(name, _)| name == "default") => Ok(Some((path, sources))),
         _ => Err(Error::Config {
             path,
             key: "chat_template".into(),
             got: "something else".into(),
-            want: "it must be a string, or a list of {name, template} with one named `default`"
-                .into(),
+            want: "it must be a string, or a list of {name, template} with one named `default`".into(),
         }),
     }
 }
 
 fn special_tokens(config: &Value) -> Map<String, Value> {
     let names = ["bos_token", "eos_token", "pad_token", "unk_token"];
-    names
-        .iter()
-        .filter_map(|&name| Some((name.to_owned(), token_content(&config[name])?.into())))
-        .collect()
+    names.iter().filter_map(|&name| Some((name.to_owned(), token_content(&config[name])?.into()))).collect()
 }
 
 /// A message with `reasoning_content` filled from the other names in use for it.
 fn with_reasoning(message: &Value) -> Value {
     let mut message = message.clone();
     let names = ["reasoning_content", "thinking", "reasoning"];
-    if let Some(reasoning) = names
-        .iter()
-        .map(|&name| message[name].clone())
-        .find(|value| !value.is_null())
-    {
+    if let Some(reasoning) = names.iter().map(|&name| message[name].clone()).find(|value| !value.is_null()) {
         message["reasoning_content"] = reasoning;
     }
     message
@@ -240,18 +188,11 @@ fn check_messages(messages: &[Value]) -> Result<(), String> {
 
 fn check_message(message: &Value) -> Result<(), String> {
     if !message.is_object() {
-        return Err(format!(
-            "{message} is not an object with `role` and `content`"
-        ));
+        return Err(format!("{message} is not an object with `role` and `content`"));
     }
     let role = &message["role"];
-    if !["system", "user", "assistant", "tool"]
-        .iter()
-        .any(|known| role == known)
-    {
-        return Err(format!(
-            "`role` is {role}, but must be \"system\", \"user\", \"assistant\" or \"tool\""
-        ));
+    if !["system", "user", "assistant", "tool"].iter().any(|known| role == known) {
+        return Err(format!("`role` is {role}, but must be \"system\", \"user\", \"assistant\" or \"tool\""));
     }
     match &message["content"] {
         Value::String(_) => Ok(()),
@@ -261,17 +202,12 @@ fn check_message(message: &Value) -> Result<(), String> {
 }
 
 fn template_error(path: &Path, error: &minijinja::Error) -> Error {
-    let line = error
-        .line()
-        .map_or(String::new(), |line| format!(" (line {line})"));
+    let line = error.line().map_or(String::new(), |line| format!(" (line {line})"));
     let reason = match (error.kind(), error.detail()) {
         (ErrorKind::InvalidOperation, Some(detail)) => format!("{detail}{line}"),
         (kind, detail) => format!("{kind}: {}{line}", detail.unwrap_or("no detail")),
     };
-    Error::Template {
-        path: path.to_owned(),
-        reason,
-    }
+    Error::Template { path: path.to_owned(), reason }
 }
 
 /// A message of the given role.

@@ -15,7 +15,8 @@ use crate::error::{Error, Result};
 const PARALLEL_BYTES: usize = 1 << 16;
 
 /// How Qwen's tokenizers cut text before byte-pair encoding.
-const QWEN_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN_SPLIT: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// A checkpoint's tokenizer: Qwen3's byte-level BPE, with the checkpoint's own vocabulary and end tokens.
 #[derive(Clone, Debug)]
@@ -40,11 +41,7 @@ impl Tokenizer {
         if !path.is_file() {
             let hint = "copy it from the model's original checkpoint, or save it there with transformers' \
                         AutoTokenizer.save_pretrained";
-            return Err(Error::MissingFile {
-                dir: dir.to_owned(),
-                wanted: "tokenizer.json".into(),
-                hint,
-            });
+            return Err(Error::MissingFile { dir: dir.to_owned(), wanted: "tokenizer.json".into(), hint });
         }
         let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
         let corrupt = |e: tokenizers::Error| corrupt(&path, &e);
@@ -53,25 +50,12 @@ impl Tokenizer {
         inner.with_padding(None);
         if !matches!(inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_))) {
             let (key, got) = ("decoder".into(), "not ByteLevel".into());
-            return Err(Error::Unsupported {
-                path,
-                key,
-                got,
-                supported: "byte-level BPE, as Qwen3 has it,",
-            });
+            return Err(Error::Unsupported { path, key, got, supported: "byte-level BPE, as Qwen3 has it," });
         }
         let added = inner.get_added_tokens_decoder();
         let mut tokenizer = Self {
-            vocab_size: inner
-                .get_vocab(true)
-                .values()
-                .max()
-                .map_or(0, |&id| id as usize + 1),
-            special_ids: added
-                .iter()
-                .filter(|(_, token)| token.special)
-                .map(|(&id, _)| id)
-                .collect(),
+            vocab_size: inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1),
+            special_ids: added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).collect(),
             added_tokens: added.into_values().collect(),
             inner,
             path,
@@ -91,10 +75,7 @@ impl Tokenizer {
         if text.len() <= PARALLEL_BYTES || !self.splits_at_lines() {
             return self.encode_piece(text);
         }
-        let pieces: Vec<_> = line_pieces(text, PARALLEL_BYTES / 2)
-            .par_iter()
-            .map(|p| self.encode_piece(p))
-            .collect();
+        let pieces: Vec<_> = line_pieces(text, PARALLEL_BYTES / 2).par_iter().map(|p| self.encode_piece(p)).collect();
         let mut ids = Vec::with_capacity(text.len() / 3);
         for piece in pieces {
             ids.extend(piece?);
@@ -113,29 +94,19 @@ impl Tokenizer {
     /// So it is for Qwen's pre-tokenizer: its pieces that hold a line break end with one, it looks behind nowhere,
     /// and NFC composes nothing with a line break. Added tokens must not reach across either.
     fn splits_at_lines(&self) -> bool {
-        let qwen = |split: &Split| {
-            split.pattern == SplitPattern::Regex(QWEN_SPLIT.into()) && !split.invert
-        };
-        matches!(
-            self.inner.get_normalizer(),
-            None | Some(NormalizerWrapper::NFC(_))
-        ) && matches!(self.inner.get_pre_tokenizer(), Some(PreTokenizerWrapper::Sequence(sequence))
+        let qwen = |split: &Split| split.pattern == SplitPattern::Regex(QWEN_SPLIT.into()) && !split.invert;
+        matches!(self.inner.get_normalizer(), None | Some(NormalizerWrapper::NFC(_)))
+            && matches!(self.inner.get_pre_tokenizer(), Some(PreTokenizerWrapper::Sequence(sequence))
                 if matches!(sequence.as_ref(), [PreTokenizerWrapper::Split(split), PreTokenizerWrapper::ByteLevel(_)]
                     if qwen(split)))
-            && !self
-                .added_tokens
-                .iter()
-                .any(|token| token.lstrip || token.content.contains('\n'))
+            && !self.added_tokens.iter().any(|token| token.lstrip || token.content.contains('\n'))
     }
 
     /// The text of `ids`, without special tokens if `skip_special`. Bytes that are no UTF-8 become U+FFFD.
     ///
     /// Ids beyond the vocabulary have no text.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
-        let bytes: Vec<u8> = ids
-            .iter()
-            .flat_map(|&id| self.token_bytes(id, skip_special))
-            .collect();
+        let bytes: Vec<u8> = ids.iter().flat_map(|&id| self.token_bytes(id, skip_special)).collect();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
@@ -181,23 +152,14 @@ impl Tokenizer {
         let config = read_json(&path)?.unwrap_or_default();
         let of_tokenizer = match token_content(&config["eos_token"]) {
             Some(token) => {
-                let unknown = || {
-                    config_error(
-                        &path,
-                        "eos_token",
-                        token,
-                        "it must be a token of tokenizer.json",
-                    )
-                };
+                let unknown = || config_error(&path, "eos_token", token, "it must be a token of tokenizer.json");
                 Some(self.token_to_id(token).ok_or_else(unknown)?)
             }
             None => None,
         };
         let of_generation = self.eos_token_ids(&dir.join("generation_config.json"))?;
         let of_model = self.eos_token_ids(&dir.join("config.json"))?;
-        self.eos_id = of_tokenizer
-            .or(of_model.first().copied())
-            .or(of_generation.first().copied());
+        self.eos_id = of_tokenizer.or(of_model.first().copied()).or(of_generation.first().copied());
         self.eos_ids = [of_generation, of_model, self.eos_id.into_iter().collect()]
             .into_iter()
             .find(|ids| !ids.is_empty())
@@ -217,10 +179,8 @@ impl Tokenizer {
         let check = |id: &Value| match id.as_u64() {
             Some(id) if id < self.vocab_size as u64 => Ok(id as u32),
             _ => {
-                let want = format!(
-                    "it must be an id below {}, the size of the tokenizer's vocabulary",
-                    self.vocab_size
-                );
+                let want =
+                    format!("it must be an id below {}, the size of the tokenizer's vocabulary", self.vocab_size);
                 Err(config_error(path, "eos_token_id", id, want))
             }
         };
@@ -229,20 +189,11 @@ impl Tokenizer {
 }
 
 fn corrupt(path: &Path, reason: &tokenizers::Error) -> Error {
-    Error::Corrupt {
-        path: path.to_owned(),
-        format: "tokenizer.json",
-        reason: reason.to_string(),
-    }
+    Error::Corrupt { path: path.to_owned(), format: "tokenizer.json", reason: reason.to_string() }
 }
 
 fn config_error(path: &Path, key: &str, got: impl ToString, want: impl Into<String>) -> Error {
-    Error::Config {
-        path: path.to_owned(),
-        key: key.into(),
-        got: got.to_string(),
-        want: want.into(),
-    }
+    Error::Config { path: path.to_owned(), key: key.into(), got: got.to_string(), want: want.into() }
 }
 
 /// A token of `tokenizer_config.json`: a string, or an object with its `content`.
@@ -256,9 +207,7 @@ pub(crate) fn read_json(path: &Path) -> Result<Option<Value>> {
         return Ok(None);
     }
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-    serde_json::from_slice(&bytes)
-        .map(Some)
-        .map_err(Error::json(path))
+    serde_json::from_slice(&bytes).map(Some).map_err(Error::json(path))
 }
 
 /// Cuts `text` at starts of lines that do not begin with white space, into pieces of `at_least` bytes or more.

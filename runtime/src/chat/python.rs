@@ -15,16 +15,11 @@ pub(super) fn environment() -> Environment<'static> {
     environment.set_formatter(format_value);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.add_filter("tojson", tojson);
-    environment.add_function(
-        "raise_exception",
-        |message: String| -> Result<Jinja, Error> {
-            Err(Error::new(ErrorKind::InvalidOperation, message))
-        },
-    );
+    environment.add_function("raise_exception", |message: String| -> Result<Jinja, Error> {
+        Err(Error::new(ErrorKind::InvalidOperation, message))
+    });
     environment.add_function("strftime_now", |format: String| {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         strftime(&format, now)
     });
     environment
@@ -49,34 +44,17 @@ fn format_value(out: &mut Output<'_>, state: &State<'_, '_>, value: &Jinja) -> R
 fn tojson(value: Jinja, options: Kwargs) -> Result<Jinja, Error> {
     let indent: Option<usize> = options.get("indent")?;
     let sort_keys = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
-    if options
-        .get::<Option<bool>>("ensure_ascii")?
-        .unwrap_or(false)
-    {
-        return Err(Error::new(
-            ErrorKind::InvalidOperation,
-            "tojson(ensure_ascii=true) is not supported",
-        ));
+    if options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false) {
+        return Err(Error::new(ErrorKind::InvalidOperation, "tojson(ensure_ascii=true) is not supported"));
     }
     let separators: Option<(String, String)> = options
         .get::<Option<Vec<String>>>("separators")?
-        .and_then(|pair| {
-            pair.try_into()
-                .ok()
-                .map(|[item, key]: [String; 2]| (item, key))
-        });
+        .and_then(|pair| pair.try_into().ok().map(|[item, key]: [String; 2]| (item, key)));
     options.assert_all_used()?;
-    let value = serde_json::to_value(&value)
-        .map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))?;
+    let value = serde_json::to_value(&value).map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))?;
     let default_item = if indent.is_some() { "," } else { ", " };
     let (item, key) = separators.unwrap_or_else(|| (default_item.into(), ": ".into()));
-    let mut writer = PythonJson {
-        out: String::new(),
-        indent,
-        item,
-        key,
-        sort_keys,
-    };
+    let mut writer = PythonJson { out: String::new(), indent, item, key, sort_keys };
     writer.value(&value, 0);
     Ok(Jinja::from_safe_string(writer.out))
 }
@@ -96,9 +74,7 @@ impl PythonJson {
             Value::Array(items) if !items.is_empty() => self.array(items, depth),
             Value::Object(entries) if !entries.is_empty() => self.object(entries, depth),
             Value::Number(number) if number.is_f64() => {
-                self.out += &number
-                    .as_f64()
-                    .map_or_else(|| number.to_string(), python_float);
+                self.out += &number.as_f64().map_or_else(|| number.to_string(), python_float);
             }
             other => self.out += &other.to_string(),
         }
@@ -154,17 +130,9 @@ fn python_float(number: f64) -> String {
     match exponent.parse::<i32>() {
         Ok(exponent @ -4..=15) => {
             let plain = format!("{number}");
-            if exponent >= 0 && !plain.contains('.') {
-                plain + ".0"
-            } else {
-                plain
-            }
+            if exponent >= 0 && !plain.contains('.') { plain + ".0" } else { plain }
         }
-        Ok(exponent) => format!(
-            "{digits}e{}{:02}",
-            if exponent < 0 { '-' } else { '+' },
-            exponent.abs()
-        ),
+        Ok(exponent) => format!("{digits}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs()),
         Err(_) => scientific,
     }
 }
@@ -185,15 +153,7 @@ fn strftime(format: &str, seconds: u64) -> Result<String, Error> {
         "November",
         "December",
     ];
-    const DAYS: [&str; 7] = [
-        "Thursday",
-        "Friday",
-        "Saturday",
-        "Sunday",
-        "Monday",
-        "Tuesday",
-        "Wednesday",
-    ];
+    const DAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil_date(days);
     let (month_name, day_name) = (MONTHS[month as usize - 1], DAYS[(days % 7) as usize]);
@@ -221,12 +181,7 @@ fn strftime(format: &str, seconds: u64) -> Result<String, Error> {
             Some('M') => format!("{:02}", second / 60 % 60),
             Some('S') => format!("{:02}", second % 60),
             Some('F') => format!("{year}-{month:02}-{day:02}"),
-            Some('T') => format!(
-                "{:02}:{:02}:{:02}",
-                second / 3600,
-                second / 60 % 60,
-                second % 60
-            ),
+            Some('T') => format!("{:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60),
             Some('%') => "%".into(),
             _ => {
                 let directive = directive.map_or(String::new(), String::from);
@@ -240,8 +195,7 @@ fn strftime(format: &str, seconds: u64) -> Result<String, Error> {
 
 /// Year, month and day of the Gregorian calendar, `days` after 1970-01-01.
 fn civil_date(days: u64) -> (u64, u64, u64) {
-    let leap =
-        |year: u64| year.is_multiple_of(4) && !year.is_multiple_of(100) || year.is_multiple_of(400);
+    let leap = |year: u64| year.is_multiple_of(4) && !year.is_multiple_of(100) || year.is_multiple_of(400);
     let mut days = days;
     let mut year = 1970;
     while days >= 365 + u64::from(leap(year)) {
@@ -299,21 +253,10 @@ mod tests {
     #[test]
     fn json_as_python_writes_it() {
         let mut environment = environment();
-        let value: Value =
-            serde_json::from_str(r#"{"b": [1, 2.0, {}], "a": "é\u0001\"<&'", "c": null}"#).unwrap();
-        let render = |source: &str| {
-            environment
-                .render_str(source, minijinja::context! { value })
-                .unwrap()
-        };
-        assert_eq!(
-            render("{{ value | tojson }}"),
-            "{\"b\": [1, 2.0, {}], \"a\": \"é\\u0001\\\"<&'\", \"c\": null}"
-        );
-        assert_eq!(
-            render("{{ value.b | tojson(indent=2) }}"),
-            "[\n  1,\n  2.0,\n  {}\n]"
-        );
+        let value: Value = serde_json::from_str(r#"{"b": [1, 2.0, {}], "a": "é\u0001\"<&'", "c": null}"#).unwrap();
+        let render = |source: &str| environment.render_str(source, minijinja::context! { value }).unwrap();
+        assert_eq!(render("{{ value | tojson }}"), "{\"b\": [1, 2.0, {}], \"a\": \"é\\u0001\\\"<&'\", \"c\": null}");
+        assert_eq!(render("{{ value.b | tojson(indent=2) }}"), "[\n  1,\n  2.0,\n  {}\n]");
         assert_eq!(
             render("{{ value | tojson(sort_keys=true, separators=(',', ':')) }}"),
             "{\"a\":\"é\\u0001\\\"<&'\",\"b\":[1,2.0,{}],\"c\":null}"

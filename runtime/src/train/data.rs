@@ -99,24 +99,12 @@ impl Dataset {
         let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
         let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
         let lines: Vec<_> = bytes.split(|&byte| byte == b'\n').enumerate().collect();
-        let encoder = Encoder {
-            tokenizer,
-            template,
-            options,
-        };
-        let written = lines
-            .par_iter()
-            .filter(|(_, line)| !line.trim_ascii().is_empty());
-        let outcomes: Vec<_> = written
-            .map(|&(index, line)| (index + 1, encoder.line(line)))
-            .collect();
+        let encoder = Encoder { tokenizer, template, options };
+        let written = lines.par_iter().filter(|(_, line)| !line.trim_ascii().is_empty());
+        let outcomes: Vec<_> = written.map(|&(index, line)| (index + 1, encoder.line(line))).collect();
         let mut dataset = Self::default();
         for (line, outcome) in outcomes {
-            let outcome = outcome.map_err(|reason| Error::Line {
-                path: path.to_owned(),
-                line,
-                reason,
-            })?;
+            let outcome = outcome.map_err(|reason| Error::Line { path: path.to_owned(), line, reason })?;
             dataset.add(outcome);
         }
         dataset.check(path)?;
@@ -136,17 +124,11 @@ impl Dataset {
 
     fn check(&self, path: &Path) -> Result<()> {
         let reason = match (self.samples.len(), self.n_skipped) {
-            (0, 0) => {
-                "the file is empty; write one JSON object per line, such as {\"text\": \"…\"}"
-                    .into()
-            }
+            (0, 0) => "the file is empty; write one JSON object per line, such as {\"text\": \"…\"}".into(),
             (0, n) => format!("all {n} samples are longer than the limit; raise --max-seq-length"),
             _ => return Ok(()),
         };
-        Err(Error::Data {
-            path: path.to_owned(),
-            reason,
-        })
+        Err(Error::Data { path: path.to_owned(), reason })
     }
 
     /// The number of tokens.
@@ -163,9 +145,8 @@ impl Dataset {
     pub fn note(&self) -> Option<String> {
         let lines = self.samples.len() + self.n_skipped;
         let (cut, skipped) = (self.n_truncated, self.n_skipped);
-        (cut + skipped > 0).then(|| {
-            format!("of {lines} samples, {cut} were cut to the length limit and {skipped} left out")
-        })
+        (cut + skipped > 0)
+            .then(|| format!("of {lines} samples, {cut} were cut to the length limit and {skipped} left out"))
     }
 }
 
@@ -184,12 +165,8 @@ struct Encoder<'a> {
 
 impl Encoder<'_> {
     fn line(&self, line: &[u8]) -> Result<Outcome, String> {
-        let line = std::str::from_utf8(line).map_err(|e| {
-            format!(
-                "byte {} is not valid UTF-8; save the file as UTF-8",
-                e.valid_up_to() + 1
-            )
-        })?;
+        let line = std::str::from_utf8(line)
+            .map_err(|e| format!("byte {} is not valid UTF-8; save the file as UTF-8", e.valid_up_to() + 1))?;
         let value: Value = serde_json::from_str(line).map_err(|e| json_reason(&e))?;
         let Value::Object(object) = value else {
             return Err(format!("expected a JSON object, found {}", brief(&value)));
@@ -203,19 +180,12 @@ impl Encoder<'_> {
 
     fn object(&self, object: &Map<String, Value>) -> Result<Sample, String> {
         let kinds = ["text", "completion", "messages"];
-        let found: Vec<_> = kinds
-            .into_iter()
-            .filter(|&kind| object.contains_key(kind))
-            .collect();
+        let found: Vec<_> = kinds.into_iter().filter(|&kind| object.contains_key(kind)).collect();
         match found[..] {
             ["text"] => self.completion("", string(object, "text")?),
-            ["completion"] => {
-                self.completion(string(object, "prompt")?, string(object, "completion")?)
-            }
+            ["completion"] => self.completion(string(object, "prompt")?, string(object, "completion")?),
             ["messages"] => self.messages(object),
-            [] if object.contains_key("prompt") => {
-                Err("`prompt` needs a `completion` beside it".into())
-            }
+            [] if object.contains_key("prompt") => Err("`prompt` needs a `completion` beside it".into()),
             [] => Err(format!(
                 "found the keys {:?}, expected `text`, or `prompt` and `completion`, or `messages`",
                 object.keys().collect::<Vec<_>>()
@@ -231,10 +201,7 @@ impl Encoder<'_> {
         sample.push(&self.encode(prompt)?, false);
         let mut ids = self.encode(completion)?;
         if self.options.append_eos {
-            let eos = self
-                .tokenizer
-                .eos_id()
-                .ok_or("the tokenizer names no end token to append")?;
+            let eos = self.tokenizer.eos_id().ok_or("the tokenizer names no end token to append")?;
             if ids.last() != Some(&eos) {
                 ids.push(eos);
             }
@@ -247,34 +214,19 @@ impl Encoder<'_> {
     /// contain are held back until the turns are found. What follows the assistant's header is tokenised apart from
     /// it, as in generation.
     fn messages(&self, line: &Map<String, Value>) -> Result<Sample, String> {
-        let template = self
-            .template
-            .ok_or("`messages` need a chat template, and the checkpoint has none")?;
+        let template = self.template.ok_or("`messages` need a chat template, and the checkpoint has none")?;
         let held = HeldMarkers::choose(line)?;
-        let messages = line["messages"]
-            .as_array()
-            .ok_or_else(|| wrong_type(line, "messages", "a list"))?;
+        let messages = line["messages"].as_array().ok_or_else(|| wrong_type(line, "messages", "a list"))?;
         let messages: Vec<_> = messages.iter().map(|message| held.hide(message)).collect();
-        let tools = line
-            .get("tools")
-            .filter(|tools| !tools.is_null())
-            .map(|tools| held.hide(tools));
+        let tools = line.get("tools").filter(|tools| !tools.is_null()).map(|tools| held.hide(tools));
         let enable_thinking = match line.get("enable_thinking") {
             None | Some(Value::Null) => self.options.enable_thinking,
             Some(Value::Bool(enable)) => Some(*enable),
             Some(_) => return Err(wrong_type(line, "enable_thinking", "true or false")),
         };
-        let chat = Chat {
-            messages: &messages,
-            tools: tools.as_ref(),
-            enable_thinking,
-            ..Chat::default()
-        };
+        let chat = Chat { messages: &messages, tools: tools.as_ref(), enable_thinking, ..Chat::default() };
         let text = template.render(&chat).map_err(|e| e.to_string())?;
-        let n_assistant = messages
-            .iter()
-            .filter(|message| message["role"] == "assistant")
-            .count();
+        let n_assistant = messages.iter().filter(|message| message["role"] == "assistant").count();
         let mut sample = Sample::default();
         for (piece, trained) in assistant_turns(&text, n_assistant)? {
             sample.push(&self.encode(&held.restore(piece))?, trained);
@@ -298,11 +250,7 @@ impl Encoder<'_> {
             Overlong::Skip => Ok(Outcome::Skipped),
             Overlong::Truncate => {
                 sample.truncate(limit);
-                Ok(if sample.n_targets() == 0 {
-                    Outcome::Skipped
-                } else {
-                    Outcome::Truncated(sample)
-                })
+                Ok(if sample.n_targets() == 0 { Outcome::Skipped } else { Outcome::Truncated(sample) })
             }
         }
     }

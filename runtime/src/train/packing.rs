@@ -29,10 +29,7 @@ pub struct Batch {
 impl Batch {
     /// Lays `samples` end to end.
     pub fn new<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> Self {
-        let mut batch = Self {
-            cu_seqlens: vec![0],
-            ..Self::default()
-        };
+        let mut batch = Self { cu_seqlens: vec![0], ..Self::default() };
         for sample in samples {
             batch.push(sample);
         }
@@ -44,8 +41,7 @@ impl Batch {
         self.ids.extend(&sample.ids);
         self.positions.extend(0..len as u32);
         let next = sample.ids.iter().zip(&sample.mask).skip(1);
-        self.labels
-            .extend(next.map(|(&id, &trained)| if trained { id } else { IGNORE }));
+        self.labels.extend(next.map(|(&id, &trained)| if trained { id } else { IGNORE }));
         self.labels.resize(self.ids.len(), IGNORE);
         self.cu_seqlens.push(self.ids.len() as u32);
         self.max_len = self.max_len.max(len);
@@ -119,11 +115,7 @@ impl<'a> Batcher<'a> {
     pub fn new(samples: &'a [Sample], options: BatchOptions) -> Result<Self> {
         check_options(&options)?;
         check_samples(samples, options.max_seq_length)?;
-        let mut batcher = Self {
-            samples,
-            options,
-            total_steps: 0,
-        };
+        let mut batcher = Self { samples, options, total_steps: 0 };
         batcher.total_steps = batcher.count_steps()?;
         Ok(batcher)
     }
@@ -135,13 +127,7 @@ impl<'a> Batcher<'a> {
 
     /// The steps from number `start` on: 0 for a new run, the number of finished steps for a resumed one.
     pub fn steps(&self, start: u64) -> Steps<'_> {
-        let mut steps = Steps {
-            batcher: self,
-            next: start,
-            epoch: 0,
-            epoch_start: 0,
-            plan: self.plan(0),
-        };
+        let mut steps = Steps { batcher: self, next: start, epoch: 0, epoch_start: 0, plan: self.plan(0) };
         while start < self.total_steps && start >= steps.epoch_end() {
             steps.next_epoch();
         }
@@ -155,14 +141,9 @@ impl<'a> Batcher<'a> {
         if options.packing {
             let lengths: Vec<_> = order.iter().map(|&i| self.samples[i].ids.len()).collect();
             let bins = first_fit(&lengths, options.batch_size * options.max_seq_length);
-            bins.into_iter()
-                .map(|bin| bin.into_iter().map(|at| order[at]).collect())
-                .collect()
+            bins.into_iter().map(|bin| bin.into_iter().map(|at| order[at]).collect()).collect()
         } else {
-            order
-                .chunks(options.batch_size)
-                .map(<[_]>::to_vec)
-                .collect()
+            order.chunks(options.batch_size).map(<[_]>::to_vec).collect()
         }
     }
 
@@ -171,23 +152,14 @@ impl<'a> Batcher<'a> {
         let mut order: Vec<_> = (0..self.samples.len()).collect();
         if self.options.shuffle {
             order.sort_by_cached_key(|&sample| {
-                philox(
-                    [
-                        sample as u32,
-                        epoch as u32,
-                        (epoch >> 32) as u32,
-                        SHUFFLE_STREAM,
-                    ],
-                    self.options.seed,
-                )
+                philox([sample as u32, epoch as u32, (epoch >> 32) as u32, SHUFFLE_STREAM], self.options.seed)
             });
         }
         order
     }
 
     fn steps_of(&self, plan: &[Vec<usize>]) -> u64 {
-        plan.len()
-            .div_ceil(self.options.gradient_accumulation_steps) as u64
+        plan.len().div_ceil(self.options.gradient_accumulation_steps) as u64
     }
 
     fn count_steps(&self) -> Result<u64> {
@@ -201,11 +173,7 @@ impl<'a> Batcher<'a> {
         let steps_in = |epoch| self.steps_of(&self.plan(epoch));
         let whole = epochs.trunc() as u64;
         // Without packing all epochs have the same number of steps.
-        let steps = if self.options.packing {
-            (0..whole).map(steps_in).sum()
-        } else {
-            whole * steps_in(0)
-        };
+        let steps = if self.options.packing { (0..whole).map(steps_in).sum() } else { whole * steps_in(0) };
         // A hair less, so that the rounding of 2.2 does not become a step.
         let rest = steps_in(whole) as f64 * epochs.fract() - 1e-6;
         Ok(steps + rest.ceil().max(0.0) as u64)
@@ -253,17 +221,9 @@ impl Iterator for Steps<'_> {
         let accumulation = self.batcher.options.gradient_accumulation_steps;
         let first = (self.next - self.epoch_start) as usize * accumulation;
         let last = (first + accumulation).min(self.plan.len());
-        let micro_batches: Vec<_> = self.plan[first..last]
-            .iter()
-            .map(|m| self.batcher.micro_batch(m))
-            .collect();
+        let micro_batches: Vec<_> = self.plan[first..last].iter().map(|m| self.batcher.micro_batch(m)).collect();
         let n_targets = micro_batches.iter().map(Batch::n_targets).sum();
-        let step = Step {
-            index: self.next,
-            epoch: self.epoch,
-            micro_batches,
-            n_targets,
-        };
+        let step = Step { index: self.next, epoch: self.epoch, micro_batches, n_targets };
         self.next += 1;
         Some(step)
     }
@@ -273,10 +233,7 @@ fn check_options(options: &BatchOptions) -> Result<()> {
     let positive = [
         ("batch size", options.batch_size),
         ("max sequence length", options.max_seq_length),
-        (
-            "gradient accumulation steps",
-            options.gradient_accumulation_steps,
-        ),
+        ("gradient accumulation steps", options.gradient_accumulation_steps),
     ];
     for (name, value) in positive {
         if value == 0 {
@@ -296,21 +253,13 @@ fn check_options(options: &BatchOptions) -> Result<()> {
 
 fn check_samples(samples: &[Sample], max_seq_length: usize) -> Result<()> {
     if samples.is_empty() {
-        return Err(Error::setting(
-            "samples",
-            0,
-            "there must be at least 1 to train on",
-        ));
+        return Err(Error::setting("samples", 0, "there must be at least 1 to train on"));
     }
     for (index, sample) in samples.iter().enumerate() {
         let len = sample.ids.len();
         if len > max_seq_length {
             let want = format!("the longest allowed sequence has {max_seq_length}");
-            return Err(Error::setting(
-                "tokens of a sample",
-                format!("{len} (sample {index})"),
-                want,
-            ));
+            return Err(Error::setting("tokens of a sample", format!("{len} (sample {index})"), want));
         }
         if sample.n_targets() == 0 {
             return Err(Error::setting(
@@ -334,11 +283,7 @@ fn first_fit(lengths: &[usize], capacity: usize) -> Vec<Vec<usize>> {
     for (item, &length) in lengths.iter().enumerate() {
         let mut node = 1;
         while node < leaves {
-            node = if room[2 * node] >= length {
-                2 * node
-            } else {
-                2 * node + 1
-            };
+            node = if room[2 * node] >= length { 2 * node } else { 2 * node + 1 };
         }
         let bin = node - leaves;
         if bin == bins.len() {

@@ -23,11 +23,7 @@ impl FromStr for ScheduleKind {
             "linear" => Ok(Self::Linear),
             "cosine" => Ok(Self::Cosine),
             "constant" | "constant_with_warmup" => Ok(Self::Constant),
-            _ => Err(Error::setting(
-                "lr scheduler type",
-                name,
-                "it must be linear, cosine or constant",
-            )),
+            _ => Err(Error::setting("lr scheduler type", name, "it must be linear, cosine or constant")),
         }
     }
 }
@@ -46,14 +42,8 @@ impl Warmup {
     fn steps(self, total: u64) -> Result<u64> {
         match self {
             Self::Steps(steps) => Ok(steps),
-            Self::Ratio(ratio) if (0.0..=1.0).contains(&ratio) => {
-                Ok((total as f64 * ratio).ceil() as u64)
-            }
-            Self::Ratio(ratio) => Err(Error::setting(
-                "warm-up ratio",
-                ratio,
-                "it must lie between 0 and 1",
-            )),
+            Self::Ratio(ratio) if (0.0..=1.0).contains(&ratio) => Ok((total as f64 * ratio).ceil() as u64),
+            Self::Ratio(ratio) => Err(Error::setting("warm-up ratio", ratio, "it must lie between 0 and 1")),
         }
     }
 }
@@ -74,18 +64,9 @@ impl Schedule {
     /// When `peak` is negative or not finite, or a warm-up ratio is outside `[0, 1]`.
     pub fn new(kind: ScheduleKind, peak: f64, warmup: Warmup, total_steps: u64) -> Result<Self> {
         if !(peak.is_finite() && peak >= 0.0) {
-            return Err(Error::setting(
-                "learning rate",
-                peak,
-                "it must be finite and not negative",
-            ));
+            return Err(Error::setting("learning rate", peak, "it must be finite and not negative"));
         }
-        Ok(Self {
-            kind,
-            peak,
-            warmup_steps: warmup.steps(total_steps)?,
-            total_steps,
-        })
+        Ok(Self { kind, peak, warmup_steps: warmup.steps(total_steps)?, total_steps })
     }
 
     /// The learning rate of optimiser step `step`, counted from 0.

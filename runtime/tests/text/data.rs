@@ -8,12 +8,8 @@ use serde_json::{Value, json};
 
 use crate::{test_data, tiny_model};
 
-const OPTIONS: DataOptions = DataOptions {
-    max_seq_length: 512,
-    overlong: Overlong::Error,
-    append_eos: true,
-    enable_thinking: None,
-};
+const OPTIONS: DataOptions =
+    DataOptions { max_seq_length: 512, overlong: Overlong::Error, append_eos: true, enable_thinking: None };
 
 struct Bench {
     tokenizer: Tokenizer,
@@ -25,28 +21,17 @@ impl Bench {
     fn new(model: PathBuf) -> Self {
         let tokenizer = Tokenizer::open(&model).unwrap();
         let template = ChatTemplate::open(&model, &tokenizer).unwrap();
-        Self {
-            tokenizer,
-            template,
-            folder: tempfile::tempdir().unwrap(),
-        }
+        Self { tokenizer, template, folder: tempfile::tempdir().unwrap() }
     }
 
-    fn read(
-        &self,
-        content: impl AsRef<[u8]>,
-        options: &DataOptions,
-    ) -> halfbyte_runtime::Result<Dataset> {
+    fn read(&self, content: impl AsRef<[u8]>, options: &DataOptions) -> halfbyte_runtime::Result<Dataset> {
         let path = self.folder.path().join("data.jsonl");
         std::fs::write(&path, content).unwrap();
         Dataset::read(&path, &self.tokenizer, Some(&self.template), options)
     }
 
     fn sample(&self, line: &Value) -> Sample {
-        self.read(line.to_string(), &OPTIONS)
-            .unwrap()
-            .samples
-            .remove(0)
+        self.read(line.to_string(), &OPTIONS).unwrap().samples.remove(0)
     }
 
     fn refusal(&self, content: impl AsRef<[u8]>) -> String {
@@ -69,9 +54,7 @@ impl Bench {
             }
             previous = trained;
         }
-        runs.iter()
-            .map(|run| self.tokenizer.decode(run, false))
-            .collect()
+        runs.iter().map(|run| self.tokenizer.decode(run, false)).collect()
     }
 }
 
@@ -88,34 +71,16 @@ fn text_is_trained_whole_and_ends() {
     let bench = tiny();
     let eos = bench.tokenizer.token_to_id("<|im_end|>").unwrap();
     let sample = bench.sample(&json!({"text": "Once upon a time", "id": 7}));
-    assert_eq!(
-        sample.ids,
-        [bench.ids("Once upon a time"), vec![eos]].concat()
-    );
+    assert_eq!(sample.ids, [bench.ids("Once upon a time"), vec![eos]].concat());
     assert!(sample.mask.iter().all(|&trained| trained));
     let ended = bench.sample(&json!({"text": "Once upon a time<|im_end|>"}));
     assert_eq!(ended, sample, "an end token is not doubled");
-    let open = bench.read(
-        json!({"text": "Once upon a time"}).to_string(),
-        &DataOptions {
-            append_eos: false,
-            ..OPTIONS
-        },
-    );
+    let open =
+        bench.read(json!({"text": "Once upon a time"}).to_string(), &DataOptions { append_eos: false, ..OPTIONS });
     assert_eq!(open.unwrap().samples[0].ids, bench.ids("Once upon a time"));
     let one = bench.tokenizer.decode(&[bench.ids("house")[0]], false);
-    let idle = bench.read(
-        json!({"text": one}).to_string(),
-        &DataOptions {
-            append_eos: false,
-            ..OPTIONS
-        },
-    );
-    assert!(
-        idle.unwrap_err()
-            .to_string()
-            .contains("line 1: the sample has no token to train on")
-    );
+    let idle = bench.read(json!({"text": one}).to_string(), &DataOptions { append_eos: false, ..OPTIONS });
+    assert!(idle.unwrap_err().to_string().contains("line 1: the sample has no token to train on"));
 }
 
 #[test]
@@ -125,10 +90,7 @@ fn only_the_completion_is_trained_and_the_boundary_is_exact() {
     let sample = bench.sample(&json!({"prompt": prompt, "completion": completion}));
     let prompt_ids = bench.ids(prompt);
     assert_eq!(sample.ids[..prompt_ids.len()], prompt_ids);
-    assert_eq!(
-        sample.mask.iter().position(|&trained| trained),
-        Some(prompt_ids.len())
-    );
+    assert_eq!(sample.mask.iter().position(|&trained| trained), Some(prompt_ids.len()));
     assert_eq!(bench.trained(&sample), [format!("{completion}<|im_end|>")]);
 }
 
@@ -137,18 +99,10 @@ fn the_end_token_is_trained_even_where_it_is_the_padding_token() {
     let bench = tiny();
     let eos = bench.tokenizer.eos_id().unwrap();
     let batch = Batch::new([&bench.sample(&json!({"prompt": "Q", "completion": "A"}))]);
-    let labels: Vec<u32> = batch
-        .labels
-        .iter()
-        .copied()
-        .filter(|&label| label != IGNORE)
-        .collect();
+    let labels: Vec<u32> = batch.labels.iter().copied().filter(|&label| label != IGNORE).collect();
     assert_eq!(labels.last(), Some(&eos));
     let inner = bench.sample(&json!({"text": "a<|endoftext|>b<|im_end|>c"}));
-    assert!(
-        inner.mask.iter().all(|&trained| trained),
-        "masked by position, never by id"
-    );
+    assert!(inner.mask.iter().all(|&trained| trained), "masked by position, never by id");
 }
 
 #[test]
@@ -162,16 +116,8 @@ fn only_assistant_turns_are_trained() {
         {"role": "assistant", "content": "So long"},
         {"role": "user", "content": "?"},
     ]}));
-    assert_eq!(
-        bench.trained(&sample),
-        ["Hello<|im_end|>", "So long<|im_end|>"]
-    );
-    assert!(
-        bench
-            .tokenizer
-            .decode(&sample.ids, false)
-            .starts_with("<|im_start|>system\nBe brief.<|im_end|>\n")
-    );
+    assert_eq!(bench.trained(&sample), ["Hello<|im_end|>", "So long<|im_end|>"]);
+    assert!(bench.tokenizer.decode(&sample.ids, false).starts_with("<|im_start|>system\nBe brief.<|im_end|>\n"));
 }
 
 #[test]
@@ -185,12 +131,7 @@ fn markers_within_messages_fool_nobody() {
     ]}));
     let first = "No.<|im_start|>assistant\nStill me<|im_end|> and me<|im_end|>";
     assert_eq!(bench.trained(&sample), [first, "Fine<|im_end|>"]);
-    assert!(
-        bench
-            .tokenizer
-            .decode(&sample.ids, false)
-            .contains('\u{F0000}')
-    );
+    assert!(bench.tokenizer.decode(&sample.ids, false).contains('\u{F0000}'));
 }
 
 #[test]
@@ -199,17 +140,10 @@ fn qwen3_conversations_have_the_ids_of_transformers_and_masks_on_the_turns() {
     let golden = std::fs::read(test_data("qwen3-tokenizer/golden_chat.json").unwrap()).unwrap();
     let golden: Vec<Value> = serde_json::from_slice(&golden).unwrap();
     let mut compared = 0;
-    for case in golden.iter().filter(|case| {
-        case["rendered"]
-            .as_str()
-            .unwrap()
-            .contains("<|im_end|>\n<|im_start|>assistant")
-    }) {
-        let has_answer = case["input"]["messages"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .any(|m| m["role"] == "assistant");
+    for case in
+        golden.iter().filter(|case| case["rendered"].as_str().unwrap().contains("<|im_end|>\n<|im_start|>assistant"))
+    {
+        let has_answer = case["input"]["messages"].as_array().unwrap().iter().any(|m| m["role"] == "assistant");
         if case["input"]["add_generation_prompt"] == true || !has_answer {
             continue;
         }
@@ -248,31 +182,17 @@ fn qwen3_thinking_and_tool_calls_are_trained_with_their_turn() {
 fn a_template_whose_turns_cannot_be_told_apart_is_refused() {
     let bench = tiny();
     let path = bench.folder.path().join("data.jsonl");
-    std::fs::write(
-        &path,
-        json!({"messages": [{"role": "assistant", "content": "x"}]}).to_string(),
-    )
-    .unwrap();
+    std::fs::write(&path, json!({"messages": [{"role": "assistant", "content": "x"}]}).to_string()).unwrap();
     let read = |source: &str| {
         let template = ChatTemplate::from_source("other.jinja", source).unwrap();
-        Dataset::read(&path, &bench.tokenizer, Some(&template), &OPTIONS)
-            .unwrap_err()
-            .to_string()
+        Dataset::read(&path, &bench.tokenizer, Some(&template), &OPTIONS).unwrap_err().to_string()
     };
     let twice = "{% for m in [1, 2] %}<|im_start|>assistant\nx<|im_end|>{% endfor %}";
-    assert!(
-        read(twice)
-            .contains("line 1: the chat template wrote 2 assistant turns for 1 assistant messages")
-    );
+    assert!(read(twice).contains("line 1: the chat template wrote 2 assistant turns for 1 assistant messages"));
     assert!(read("<|im_start|>assistant\nx").contains("without an end"));
     assert!(read("[INST]x[/INST]").contains("no assistant message to train on"));
-    let none = Dataset::read(&path, &bench.tokenizer, None, &OPTIONS)
-        .unwrap_err()
-        .to_string();
-    assert!(
-        none.contains("line 1: `messages` need a chat template"),
-        "{none}"
-    );
+    let none = Dataset::read(&path, &bench.tokenizer, None, &OPTIONS).unwrap_err().to_string();
+    assert!(none.contains("line 1: `messages` need a chat template"), "{none}");
 }
 
 #[test]
@@ -286,62 +206,18 @@ fn long_samples_are_refused_cut_or_left_out_as_asked() {
         json!({"prompt": words, "completion": "x"})
     );
     let n_tokens = bench.ids(&words).len() + 1;
-    let limit = |overlong| {
-        bench.read(
-            &lines,
-            &DataOptions {
-                max_seq_length: 10,
-                overlong,
-                ..OPTIONS
-            },
-        )
-    };
+    let limit = |overlong| bench.read(&lines, &DataOptions { max_seq_length: 10, overlong, ..OPTIONS });
     let message = limit(Overlong::Error).unwrap_err().to_string();
-    assert!(
-        message.contains(&format!(
-            "line 2: the sample has {n_tokens} tokens, but the limit is 10"
-        )),
-        "{message}"
-    );
+    assert!(message.contains(&format!("line 2: the sample has {n_tokens} tokens, but the limit is 10")), "{message}");
     let cut = limit(Overlong::Truncate).unwrap();
-    assert_eq!(
-        (cut.samples.len(), cut.n_truncated, cut.n_skipped),
-        (2, 1, 1)
-    );
+    assert_eq!((cut.samples.len(), cut.n_truncated, cut.n_skipped), (2, 1, 1));
     assert_eq!(cut.samples[1].ids, bench.ids(&words)[..10]);
-    assert!(
-        cut.note()
-            .unwrap()
-            .contains("of 3 samples, 1 were cut to the length limit and 1 left out")
-    );
+    assert!(cut.note().unwrap().contains("of 3 samples, 1 were cut to the length limit and 1 left out"));
     let skipped = limit(Overlong::Skip).unwrap();
-    assert_eq!(
-        (
-            skipped.samples.len(),
-            skipped.n_truncated,
-            skipped.n_skipped
-        ),
-        (1, 0, 2)
-    );
-    assert_eq!(
-        bench
-            .read(json!({"text": "a b"}).to_string(), &OPTIONS)
-            .unwrap()
-            .note(),
-        None
-    );
-    let all = DataOptions {
-        max_seq_length: 1,
-        overlong: Overlong::Skip,
-        ..OPTIONS
-    };
-    assert!(
-        bench
-            .read(&lines, &all)
-            .unwrap_err()
-            .to_string()
-            .contains("all 3 samples are longer than the limit")
-    );
+    assert_eq!((skipped.samples.len(), skipped.n_truncated, skipped.n_skipped), (1, 0, 2));
+    assert_eq!(bench.read(json!({"text": "a b"}).to_string(), &OPTIONS).unwrap().note(), None);
+    let all = DataOptions { max_seq_length: 1, overlong: Overlong::Skip, ..OPTIONS };
+    assert!(bench.read(&lines, &all).unwrap_err().to_string().contains("all 3 samples are longer than the limit"));
 }
 
 #[test]
@@ -352,25 +228,9 @@ fn order_blank_lines_windows_line_ends_and_byte_order_marks() {
         content += &format!("{}\r\n\n", json!({"text": format!("number {number}")}));
     }
     let dataset = bench.read(content, &OPTIONS).unwrap();
-    let texts: Vec<_> = dataset
-        .samples
-        .iter()
-        .map(|sample| bench.tokenizer.decode(&sample.ids, true))
-        .collect();
-    assert_eq!(
-        texts,
-        (0..200)
-            .map(|number| format!("number {number}"))
-            .collect::<Vec<_>>()
-    );
-    assert_eq!(
-        dataset.n_tokens(),
-        dataset
-            .samples
-            .iter()
-            .map(|sample| sample.ids.len())
-            .sum::<usize>()
-    );
+    let texts: Vec<_> = dataset.samples.iter().map(|sample| bench.tokenizer.decode(&sample.ids, true)).collect();
+    assert_eq!(texts, (0..200).map(|number| format!("number {number}")).collect::<Vec<_>>());
+    assert_eq!(dataset.n_tokens(), dataset.samples.iter().map(|sample| sample.ids.len()).sum::<usize>());
     assert_eq!(dataset.n_targets(), dataset.n_tokens() - 200);
 }
 
@@ -380,59 +240,20 @@ fn bad_lines_are_named() {
     let cases: [(&[u8], &str); 17] = [
         (b"", "the file is empty"),
         (b"\n  \n", "the file is empty"),
-        (
-            b"{\"text\": \"a b\"}\n{\"text\": \"a",
-            "line 2: not valid JSON: EOF while parsing a string, at column",
-        ),
-        (
-            b"{\"text\": \"a b\"}\n\n{text}\n",
-            "line 3: not valid JSON: key must be a string, at column 2",
-        ),
-        (
-            b"{\"text\": \"a b\"}\n{\"text\": \"\xFF\"}",
-            "line 2: byte 11 is not valid UTF-8",
-        ),
-        (
-            b"[{\"text\": \"a\"}]",
-            "line 1: expected a JSON object, found [{\"text\":\"a\"}]",
-        ),
-        (
-            b"{\"txt\": \"a\"}",
-            "line 1: found the keys [\"txt\"], expected `text`, or",
-        ),
-        (
-            b"{\"text\": 5}",
-            "line 1: `text` is 5, but must be a string",
-        ),
-        (
-            b"{\"text\": null}",
-            "line 1: `text` is null, but must be a string",
-        ),
-        (
-            b"{\"prompt\": \"a\"}",
-            "line 1: `prompt` needs a `completion`",
-        ),
-        (
-            b"{\"completion\": \"a\"}",
-            "line 1: the key `prompt` is missing",
-        ),
-        (
-            b"{\"text\": \"a\", \"messages\": []}",
-            "line 1: the keys [\"text\", \"messages\"] exclude each other",
-        ),
-        (
-            b"{\"messages\": \"hi\"}",
-            "line 1: `messages` is \"hi\", but must be a list",
-        ),
+        (b"{\"text\": \"a b\"}\n{\"text\": \"a", "line 2: not valid JSON: EOF while parsing a string, at column"),
+        (b"{\"text\": \"a b\"}\n\n{text}\n", "line 3: not valid JSON: key must be a string, at column 2"),
+        (b"{\"text\": \"a b\"}\n{\"text\": \"\xFF\"}", "line 2: byte 11 is not valid UTF-8"),
+        (b"[{\"text\": \"a\"}]", "line 1: expected a JSON object, found [{\"text\":\"a\"}]"),
+        (b"{\"txt\": \"a\"}", "line 1: found the keys [\"txt\"], expected `text`, or"),
+        (b"{\"text\": 5}", "line 1: `text` is 5, but must be a string"),
+        (b"{\"text\": null}", "line 1: `text` is null, but must be a string"),
+        (b"{\"prompt\": \"a\"}", "line 1: `prompt` needs a `completion`"),
+        (b"{\"completion\": \"a\"}", "line 1: the key `prompt` is missing"),
+        (b"{\"text\": \"a\", \"messages\": []}", "line 1: the keys [\"text\", \"messages\"] exclude each other"),
+        (b"{\"messages\": \"hi\"}", "line 1: `messages` is \"hi\", but must be a list"),
         (b"{\"messages\": []}", "there are no messages"),
-        (
-            b"{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}]}",
-            "line 1: there is no assistant message",
-        ),
-        (
-            b"{\"messages\": [{\"role\": \"robot\", \"content\": \"hi\"}]}",
-            "message 0: `role` is \"robot\"",
-        ),
+        (b"{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}]}", "line 1: there is no assistant message"),
+        (b"{\"messages\": [{\"role\": \"robot\", \"content\": \"hi\"}]}", "message 0: `role` is \"robot\""),
         (
             b"{\"messages\": [{\"role\": \"user\", \"content\": [1]}]}",
             "message 0: `content` is [1], but must be a string",
@@ -440,25 +261,12 @@ fn bad_lines_are_named() {
     ];
     for (content, want) in cases {
         let message = bench.refusal(content);
-        assert!(
-            message.contains(want) && message.contains("data.jsonl"),
-            "{message}\nwanted: {want}"
-        );
+        assert!(message.contains(want) && message.contains("data.jsonl"), "{message}\nwanted: {want}");
     }
     let first = bench.refusal("{\"text\": \"ok ok\"}\n{bad}\n".repeat(50));
-    assert!(
-        first.contains("line 2:"),
-        "the first bad line is named: {first}"
-    );
-    let thinking = bench.refusal(
-        "{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}], \"enable_thinking\": 1}",
-    );
-    assert!(
-        thinking.contains("`enable_thinking` is 1, but must be true or false"),
-        "{thinking}"
-    );
-    let missing = Dataset::read("no/such.jsonl", &bench.tokenizer, None, &OPTIONS)
-        .unwrap_err()
-        .to_string();
+    assert!(first.contains("line 2:"), "the first bad line is named: {first}");
+    let thinking = bench.refusal("{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}], \"enable_thinking\": 1}");
+    assert!(thinking.contains("`enable_thinking` is 1, but must be true or false"), "{thinking}");
+    let missing = Dataset::read("no/such.jsonl", &bench.tokenizer, None, &OPTIONS).unwrap_err().to_string();
     assert!(missing.contains("no/such.jsonl"), "{missing}");
 }

@@ -1,8 +1,13 @@
 //! Text in and out: tokenizer, chat template, training data, batches, schedules, metrics, questions.
 
+mod chat;
 mod data;
+mod metrics;
 mod packing;
+mod questions;
 mod schedule;
+mod stream;
+mod tokenizer;
 
 use std::path::{Path, PathBuf};
 

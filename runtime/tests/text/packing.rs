@@ -14,10 +14,7 @@ fn random_samples(count: usize, seed: u64) -> Vec<Sample> {
         let len = 2 + philox([index, 0, 0, 0], seed)[0] as usize % (MAX_LEN - 1);
         let ids: Vec<u32> = (next_id..next_id + len as u32).collect();
         next_id += len as u32;
-        let mut mask: Vec<bool> = ids
-            .iter()
-            .map(|&id| philox([id, 1, 0, 0], seed)[0] < u32::MAX / 3 * 2)
-            .collect();
+        let mut mask: Vec<bool> = ids.iter().map(|&id| philox([id, 1, 0, 0], seed)[0] < u32::MAX / 3 * 2).collect();
         mask[len - 1] = true;
         samples.push(Sample { ids, mask });
     }
@@ -41,44 +38,27 @@ fn all_steps(samples: &[Sample], options: BatchOptions) -> Vec<Step> {
 }
 
 fn targets(steps: &[Step]) -> Vec<u32> {
-    let labels = steps
-        .iter()
-        .flat_map(|step| &step.micro_batches)
-        .flat_map(|batch| &batch.labels);
+    let labels = steps.iter().flat_map(|step| &step.micro_batches).flat_map(|batch| &batch.labels);
     let mut targets: Vec<u32> = labels.copied().filter(|&label| label != IGNORE).collect();
     targets.sort_unstable();
     targets
 }
 
 fn wanted_targets(samples: &[Sample]) -> Vec<u32> {
-    let pairs = samples
-        .iter()
-        .flat_map(|sample| sample.ids.iter().zip(&sample.mask).skip(1));
-    pairs
-        .filter(|&(_, &trained)| trained)
-        .map(|(&id, _)| id)
-        .collect()
+    let pairs = samples.iter().flat_map(|sample| sample.ids.iter().zip(&sample.mask).skip(1));
+    pairs.filter(|&(_, &trained)| trained).map(|(&id, _)| id).collect()
 }
 
 #[test]
 fn a_batch_by_hand() {
-    let first = Sample {
-        ids: vec![5, 6, 7],
-        mask: vec![true, false, true],
-    };
-    let second = Sample {
-        ids: vec![8, 9],
-        mask: vec![false, true],
-    };
+    let first = Sample { ids: vec![5, 6, 7], mask: vec![true, false, true] };
+    let second = Sample { ids: vec![8, 9], mask: vec![false, true] };
     let batch = Batch::new([&first, &second]);
     assert_eq!(batch.ids, [5, 6, 7, 8, 9]);
     assert_eq!(batch.positions, [0, 1, 2, 0, 1]);
     assert_eq!(batch.labels, [IGNORE, 7, IGNORE, 9, IGNORE]);
     assert_eq!(batch.cu_seqlens, [0, 3, 5]);
-    assert_eq!(
-        (batch.max_len, batch.n_tokens(), batch.n_targets()),
-        (3, 5, 2)
-    );
+    assert_eq!((batch.max_len, batch.n_tokens(), batch.n_targets()), (3, 5, 2));
 }
 
 #[test]
@@ -87,16 +67,8 @@ fn every_target_comes_once_in_each_epoch() {
         let samples = random_samples(1 + seed as usize * 7, seed);
         let steps = all_steps(&samples, options(seed));
         for epoch in 0..2 {
-            let of_epoch: Vec<_> = steps
-                .iter()
-                .filter(|step| step.epoch == epoch)
-                .cloned()
-                .collect();
-            assert_eq!(
-                targets(&of_epoch),
-                wanted_targets(&samples),
-                "seed {seed}, epoch {epoch}"
-            );
+            let of_epoch: Vec<_> = steps.iter().filter(|step| step.epoch == epoch).cloned().collect();
+            assert_eq!(targets(&of_epoch), wanted_targets(&samples), "seed {seed}, epoch {epoch}");
         }
     }
 }
@@ -105,33 +77,23 @@ fn every_target_comes_once_in_each_epoch() {
 fn labels_are_the_next_trained_token_of_the_same_sequence() {
     for seed in 0..20 {
         let samples = random_samples(50, seed);
-        let trained: HashMap<u32, bool> = samples
-            .iter()
-            .flat_map(|s| s.ids.iter().copied().zip(s.mask.iter().copied()))
-            .collect();
-        for batch in all_steps(&samples, options(seed))
-            .iter()
-            .flat_map(|step| &step.micro_batches)
-        {
+        let trained: HashMap<u32, bool> =
+            samples.iter().flat_map(|s| s.ids.iter().copied().zip(s.mask.iter().copied())).collect();
+        for batch in all_steps(&samples, options(seed)).iter().flat_map(|step| &step.micro_batches) {
             check_batch(batch, &trained);
         }
     }
 }
 
 fn check_batch(batch: &Batch, trained: &HashMap<u32, bool>) {
-    assert_eq!(
-        batch.cu_seqlens.last().copied(),
-        Some(batch.ids.len() as u32)
-    );
+    assert_eq!(batch.cu_seqlens.last().copied(), Some(batch.ids.len() as u32));
     let mut longest = 0;
     for bounds in batch.cu_seqlens.windows(2) {
         let (start, end) = (bounds[0] as usize, bounds[1] as usize);
         longest = longest.max(end - start);
         for at in start..end {
             assert_eq!(batch.positions[at] as usize, at - start);
-            let next = (at + 1 < end)
-                .then(|| batch.ids[at + 1])
-                .filter(|id| trained[id]);
+            let next = (at + 1 < end).then(|| batch.ids[at + 1]).filter(|id| trained[id]);
             assert_eq!(batch.labels[at], next.unwrap_or(IGNORE));
         }
     }
@@ -150,15 +112,8 @@ fn micro_batches_keep_to_their_budget_and_packing_fills_it() {
             continue;
         }
         // First fit leaves at most one bin of an epoch half empty or emptier.
-        let half_empty = batches
-            .iter()
-            .filter(|batch| batch.n_tokens() * 2 <= 3 * MAX_LEN)
-            .count();
-        assert!(
-            half_empty <= 2,
-            "{half_empty} of {} micro-batches over 2 epochs",
-            batches.len()
-        );
+        let half_empty = batches.iter().filter(|batch| batch.n_tokens() * 2 <= 3 * MAX_LEN).count();
+        assert!(half_empty <= 2, "{half_empty} of {} micro-batches over 2 epochs", batches.len());
     }
 }
 
@@ -167,16 +122,8 @@ fn a_step_counts_the_targets_of_all_its_micro_batches() {
     for seed in 0..6 {
         let samples = random_samples(40, seed);
         for step in all_steps(&samples, options(seed)) {
-            assert!(
-                (1..=options(seed).gradient_accumulation_steps).contains(&step.micro_batches.len())
-            );
-            assert_eq!(
-                step.n_targets,
-                step.micro_batches
-                    .iter()
-                    .map(Batch::n_targets)
-                    .sum::<usize>()
-            );
+            assert!((1..=options(seed).gradient_accumulation_steps).contains(&step.micro_batches.len()));
+            assert_eq!(step.n_targets, step.micro_batches.iter().map(Batch::n_targets).sum::<usize>());
             assert!(step.n_targets > 0);
         }
     }
@@ -185,36 +132,13 @@ fn a_step_counts_the_targets_of_all_its_micro_batches() {
 #[test]
 fn accumulating_four_of_one_sees_the_targets_of_one_of_four() {
     let samples = random_samples(37, 1);
-    let unpacked = BatchOptions {
-        packing: false,
-        ..options(1)
-    };
-    let accumulated = all_steps(
-        &samples,
-        BatchOptions {
-            batch_size: 1,
-            gradient_accumulation_steps: 4,
-            ..unpacked
-        },
-    );
-    let at_once = all_steps(
-        &samples,
-        BatchOptions {
-            batch_size: 4,
-            gradient_accumulation_steps: 1,
-            ..unpacked
-        },
-    );
+    let unpacked = BatchOptions { packing: false, ..options(1) };
+    let accumulated = all_steps(&samples, BatchOptions { batch_size: 1, gradient_accumulation_steps: 4, ..unpacked });
+    let at_once = all_steps(&samples, BatchOptions { batch_size: 4, gradient_accumulation_steps: 1, ..unpacked });
     assert_eq!(accumulated.len(), at_once.len());
     for (a, b) in accumulated.iter().zip(&at_once) {
-        assert_eq!(
-            (a.n_targets, a.epoch, a.index),
-            (b.n_targets, b.epoch, b.index)
-        );
-        assert_eq!(
-            targets(std::slice::from_ref(a)),
-            targets(std::slice::from_ref(b))
-        );
+        assert_eq!((a.n_targets, a.epoch, a.index), (b.n_targets, b.epoch, b.index));
+        assert_eq!(targets(std::slice::from_ref(a)), targets(std::slice::from_ref(b)));
     }
 }
 
@@ -224,49 +148,20 @@ fn the_seed_decides_the_order() {
     for seed in [0, 1] {
         let steps = all_steps(&samples, options(seed));
         assert_eq!(steps, all_steps(&samples, options(seed)));
-        assert_ne!(
-            steps,
-            all_steps(
-                &samples,
-                BatchOptions {
-                    seed: seed + 2,
-                    ..options(seed)
-                }
-            )
-        );
-        let of = |epoch| {
-            steps
-                .iter()
-                .find(|step| step.epoch == epoch)
-                .unwrap()
-                .micro_batches
-                .clone()
-        };
+        assert_ne!(steps, all_steps(&samples, BatchOptions { seed: seed + 2, ..options(seed) }));
+        let of = |epoch| steps.iter().find(|step| step.epoch == epoch).unwrap().micro_batches.clone();
         assert_ne!(of(0), of(1), "epochs have orders of their own");
     }
-    let in_order = BatchOptions {
-        shuffle: false,
-        packing: false,
-        length: TrainLength::Epochs(1.0),
-        ..options(1)
-    };
-    let ids: Vec<u32> = all_steps(&samples, in_order)
-        .iter()
-        .flat_map(|s| &s.micro_batches)
-        .flat_map(|b| b.ids.clone())
-        .collect();
+    let in_order = BatchOptions { shuffle: false, packing: false, length: TrainLength::Epochs(1.0), ..options(1) };
+    let ids: Vec<u32> =
+        all_steps(&samples, in_order).iter().flat_map(|s| &s.micro_batches).flat_map(|b| b.ids.clone()).collect();
     assert!(ids.is_sorted() && ids.len() == samples.iter().map(|s| s.ids.len()).sum::<usize>());
 }
 
 #[test]
 fn each_place_is_reached_from_each_place_equally_often() {
     // 4 samples over 4000 epochs: each lands in each place 1000 times, with a standard deviation of 27.4.
-    let samples: Vec<_> = (0..4)
-        .map(|id| Sample {
-            ids: vec![id, id],
-            mask: vec![false, true],
-        })
-        .collect();
+    let samples: Vec<_> = (0..4).map(|id| Sample { ids: vec![id, id], mask: vec![false, true] }).collect();
     let one = BatchOptions {
         batch_size: 1,
         packing: false,
@@ -280,24 +175,15 @@ fn each_place_is_reached_from_each_place_equally_often() {
             counts[place][batch.ids[0] as usize] += 1;
         }
     }
-    assert!(
-        counts.iter().flatten().all(|&n| (850..=1150).contains(&n)),
-        "{counts:?}"
-    );
+    assert!(counts.iter().flatten().all(|&n| (850..=1150).contains(&n)), "{counts:?}");
 }
 
 #[test]
 fn a_run_resumes_at_any_step() {
     for seed in 0..4 {
         let samples = random_samples(30, seed);
-        let batcher = Batcher::new(
-            &samples,
-            BatchOptions {
-                length: TrainLength::Epochs(3.0),
-                ..options(seed)
-            },
-        )
-        .unwrap();
+        let batcher =
+            Batcher::new(&samples, BatchOptions { length: TrainLength::Epochs(3.0), ..options(seed) }).unwrap();
         let steps: Vec<_> = batcher.steps(0).collect();
         assert_eq!(batcher.total_steps(), steps.len() as u64);
         for start in 0..=steps.len() + 1 {
@@ -311,15 +197,7 @@ fn a_run_resumes_at_any_step() {
 fn lengths_in_steps_and_fractions_of_epochs() {
     let samples = random_samples(10, 5);
     let run = |length| {
-        all_steps(
-            &samples,
-            BatchOptions {
-                batch_size: 2,
-                length,
-                gradient_accumulation_steps: 1,
-                ..options(1)
-            },
-        )
+        all_steps(&samples, BatchOptions { batch_size: 2, length, gradient_accumulation_steps: 1, ..options(1) })
     };
     assert_eq!(run(TrainLength::Epochs(1.0)).len(), 5);
     assert_eq!(run(TrainLength::Epochs(0.5)).len(), 3);
@@ -332,63 +210,21 @@ fn lengths_in_steps_and_fractions_of_epochs() {
 #[test]
 fn refuses_what_makes_no_sense() {
     let samples = random_samples(3, 7);
-    let refusal =
-        |samples: &[Sample], options| Batcher::new(samples, options).unwrap_err().to_string();
+    let refusal = |samples: &[Sample], options| Batcher::new(samples, options).unwrap_err().to_string();
     let ok = options(1);
     assert!(refusal(&[], ok).contains("samples is 0"));
+    assert!(refusal(&samples, BatchOptions { batch_size: 0, ..ok }).contains("batch size is 0"));
     assert!(
-        refusal(
-            &samples,
-            BatchOptions {
-                batch_size: 0,
-                ..ok
-            }
-        )
-        .contains("batch size is 0")
+        refusal(&samples, BatchOptions { gradient_accumulation_steps: 0, ..ok }).contains("accumulation steps is 0")
     );
-    assert!(
-        refusal(
-            &samples,
-            BatchOptions {
-                gradient_accumulation_steps: 0,
-                ..ok
-            }
-        )
-        .contains("accumulation steps is 0")
-    );
-    assert!(
-        refusal(
-            &samples,
-            BatchOptions {
-                max_seq_length: usize::MAX,
-                ..ok
-            }
-        )
-        .contains("at most 2147483647 tokens")
-    );
+    assert!(refusal(&samples, BatchOptions { max_seq_length: usize::MAX, ..ok }).contains("at most 2147483647 tokens"));
     for epochs in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-        assert!(
-            refusal(
-                &samples,
-                BatchOptions {
-                    length: TrainLength::Epochs(epochs),
-                    ..ok
-                }
-            )
-            .contains("epochs is")
-        );
+        assert!(refusal(&samples, BatchOptions { length: TrainLength::Epochs(epochs), ..ok }).contains("epochs is"));
     }
-    let long = Sample {
-        ids: vec![0; MAX_LEN + 1],
-        mask: vec![true; MAX_LEN + 1],
-    };
+    let long = Sample { ids: vec![0; MAX_LEN + 1], mask: vec![true; MAX_LEN + 1] };
     assert!(
-        refusal(&[samples[0].clone(), long], ok)
-            .contains("33 (sample 1), but the longest allowed sequence has 32")
+        refusal(&[samples[0].clone(), long], ok).contains("33 (sample 1), but the longest allowed sequence has 32")
     );
-    let idle = Sample {
-        ids: vec![1, 2],
-        mask: vec![true, false],
-    };
+    let idle = Sample { ids: vec![1, 2], mask: vec![true, false] };
     assert!(refusal(&[idle], ok).contains("targets of a sample is 0 (sample 0)"));
 }

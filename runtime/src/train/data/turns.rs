@@ -12,9 +12,7 @@ pub(super) fn assistant_turns(text: &str, n_assistant: usize) -> Result<Vec<(&st
     let mut rest = text;
     while let Some(at) = rest.find(&header) {
         let (before, turn) = rest.split_at(at + header.len());
-        let end = turn
-            .find(TURN_END)
-            .ok_or("the chat template leaves an assistant's turn without an end")?;
+        let end = turn.find(TURN_END).ok_or("the chat template leaves an assistant's turn without an end")?;
         let (turn, after) = turn.split_at(end + TURN_END.len());
         pieces.extend([(before, false), (turn, true)]);
         rest = after;
@@ -37,9 +35,7 @@ impl HeldMarkers {
     /// Takes two private-use characters that the line does not contain.
     pub(super) fn choose(line: &Map<String, Value>) -> Result<Self, String> {
         let text = Value::from(line.clone()).to_string();
-        let mut free = ('\u{F0000}'..='\u{FFFFD}')
-            .filter(|&c| !text.contains(c))
-            .map(String::from);
+        let mut free = ('\u{F0000}'..='\u{FFFFD}').filter(|&c| !text.contains(c)).map(String::from);
         match (free.next(), free.next()) {
             (Some(start), Some(end)) => Ok(Self([(TURN_START, start), (TURN_END, end)])),
             _ => Err("the messages use all private characters of Unicode".into()),
@@ -49,25 +45,16 @@ impl HeldMarkers {
     /// The value with the markers in all its strings replaced.
     pub(super) fn hide(&self, value: &Value) -> Value {
         match value {
-            Value::String(text) => self
-                .0
-                .iter()
-                .fold(text.clone(), |text, (marker, held)| {
-                    text.replace(marker, held)
-                })
-                .into(),
+            Value::String(text) => {
+                self.0.iter().fold(text.clone(), |text, (marker, held)| text.replace(marker, held)).into()
+            }
             Value::Array(items) => items.iter().map(|item| self.hide(item)).collect(),
-            Value::Object(entries) => entries
-                .iter()
-                .map(|(key, value)| (key.clone(), self.hide(value)))
-                .collect(),
+            Value::Object(entries) => entries.iter().map(|(key, value)| (key.clone(), self.hide(value))).collect(),
             other => other.clone(),
         }
     }
 
     pub(super) fn restore(&self, text: &str) -> String {
-        self.0.iter().fold(text.to_owned(), |text, (marker, held)| {
-            text.replace(held, marker)
-        })
+        self.0.iter().fold(text.to_owned(), |text, (marker, held)| text.replace(held, marker))
     }
 }

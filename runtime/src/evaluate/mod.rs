@@ -1,0 +1,2 @@
+//! Measuring what a model knows.
+pub mod questions;

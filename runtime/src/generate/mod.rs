@@ -1,0 +1,2 @@
+//! Generating text.
+pub mod stream;

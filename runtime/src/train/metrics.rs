@@ -1,0 +1,212 @@
+//! What a run reports: metrics as JSON lines, and a progress bar.
+
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+
+/// One line of metrics; what is `None` is left out of the line.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Record {
+    /// The number of finished optimiser steps.
+    pub step: u64,
+    /// The number of finished epochs, with its fraction.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<f64>,
+    /// The step's mean loss for each target token, in nats.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss: Option<f64>,
+    /// The step's learning rate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lr: Option<f64>,
+    /// The gradient's norm before clipping.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grad_norm: Option<f64>,
+    /// The loss scale of f16 training.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f64>,
+    /// Tokens that the run has trained on so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
+    /// Tokens per second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens_per_s: Option<f64>,
+    /// Seconds since the run began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub elapsed_s: Option<f64>,
+    /// The mean loss for each target token of the held-out data, in nats.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_loss: Option<f64>,
+    /// The accuracy on the held-out questions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_accuracy: Option<f64>,
+}
+
+/// A file of metrics: one JSON object per line, each on the disk before the next step.
+///
+/// JSON has no NaN and no infinity: they are written as `null`.
+#[derive(Debug)]
+pub struct MetricsLog {
+    file: File,
+    path: PathBuf,
+}
+
+impl MetricsLog {
+    /// Starts a new file, in place of an old one.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn create(path: impl Into<PathBuf>) -> Result<Self> {
+        Self::open(path.into(), File::options().write(true).create(true).truncate(true))
+    }
+
+    /// Goes on writing at the end of a file, or starts it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn append(path: impl Into<PathBuf>) -> Result<Self> {
+        Self::open(path.into(), File::options().append(true).create(true))
+    }
+
+    fn open(path: PathBuf, options: &std::fs::OpenOptions) -> Result<Self> {
+        let file = options.open(&path).map_err(Error::io("write", &path))?;
+        Ok(Self { file, path })
+    }
+
+    /// Writes a line.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&mut self, record: &Record) -> Result<()> {
+        let mut line = serde_json::to_vec(record).map_err(Error::json(&self.path))?;
+        line.push(b'\n');
+        // One call without a buffer: a reader never sees half a line.
+        self.file.write_all(&line).map_err(Error::io("write", &self.path))
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Shows how far a run is: a bar on a terminal, else a line every so many steps.
+#[derive(Debug)]
+pub struct Progress {
+    view: View,
+    total_steps: u64,
+    first_step: u64,
+    began: Instant,
+}
+
+enum View {
+    Bar(ProgressBar),
+    Lines { every: u64, out: Box<dyn Write + Send> },
+}
+
+impl std::fmt::Debug for View {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Bar(_) => "Bar",
+            Self::Lines { .. } => "Lines",
+        })
+    }
+}
+
+impl Progress {
+    /// On stderr, for the steps from `first_step` to `total_steps`; `every` is at least 1 and for lines only.
+    pub fn new(first_step: u64, total_steps: u64, every: u64) -> Self {
+        if !io::stderr().is_terminal() {
+            return Self::lines(first_step, total_steps, every, Box::new(io::stderr()));
+        }
+        let bar = ProgressBar::new(total_steps).with_position(first_step);
+        let template = "{bar:30} {pos}/{len}  {msg}";
+        bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+        Self { view: View::Bar(bar), total_steps, first_step, began: Instant::now() }
+    }
+
+    /// As lines, into `out`.
+    pub fn lines(first_step: u64, total_steps: u64, every: u64, out: Box<dyn Write + Send>) -> Self {
+        let view = View::Lines { every: every.max(1), out };
+        Self { view, total_steps, first_step, began: Instant::now() }
+    }
+
+    /// Shows a finished step.
+    pub fn step(&mut self, record: &Record) {
+        let message = summary(record, self.time_left(record.step));
+        match &mut self.view {
+            View::Bar(bar) => {
+                bar.set_message(message);
+                bar.set_position(record.step);
+            }
+            View::Lines { every, out } => {
+                if record.step.is_multiple_of(*every) || record.step == self.total_steps {
+                    // Progress that nobody can read any more is no reason to stop training.
+                    let _ = writeln!(out, "step {}/{}  {message}", record.step, self.total_steps);
+                }
+            }
+        }
+    }
+
+    /// Prints a line of its own.
+    pub fn note(&mut self, text: &str) {
+        match &mut self.view {
+            View::Bar(bar) => bar.suspend(|| eprintln!("{text}")),
+            View::Lines { out, .. } => {
+                let _ = writeln!(out, "{text}");
+            }
+        }
+    }
+
+    /// Leaves the last state on the screen.
+    pub fn finish(self) {
+        if let View::Bar(bar) = self.view {
+            bar.abandon();
+        }
+    }
+
+    /// The time left at the mean pace so far.
+    fn time_left(&self, step: u64) -> Duration {
+        let done = step.saturating_sub(self.first_step).max(1);
+        let left = self.total_steps.saturating_sub(step);
+        self.began.elapsed().mul_f64(left as f64 / done as f64)
+    }
+}
+
+/// `loss 1.2345  lr 2.00e-4  norm 0.51  8358 tokens/s  5 minutes left`, as far as the values are there.
+fn summary(record: &Record, left: Duration) -> String {
+    let parts = [
+        record.loss.map(|loss| format!("loss {loss:.4}")),
+        record.eval_loss.map(|loss| format!("held-out loss {loss:.4}")),
+        record.lr.map(|lr| format!("lr {lr:.2e}")),
+        record.grad_norm.map(|norm| format!("norm {norm:.3}")),
+        record.tokens_per_s.map(|rate| format!("{rate:.0} tokens/s")),
+        (left >= Duration::from_secs(1)).then(|| format!("{} left", HumanDuration(left))),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("  ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_has_what_is_known() {
+        let record = Record {
+            step: 3,
+            loss: Some(1.234_56),
+            lr: Some(2e-4),
+            grad_norm: Some(0.5),
+            tokens_per_s: Some(8358.4),
+            ..Record::default()
+        };
+        let want = "loss 1.2346  lr 2.00e-4  norm 0.500  8358 tokens/s  5 minutes left";
+        assert_eq!(summary(&record, Duration::from_secs(300)), want);
+        assert_eq!(summary(&Record { loss: Some(f64::NAN), ..Record::default() }, Duration::ZERO), "loss NaN");
+    }
+}
