@@ -16,20 +16,13 @@ pub struct Weight4Params {
 const _: () = {
     ["Size of Weight4Params"][::core::mem::size_of::<Weight4Params>() - 48usize];
     ["Alignment of Weight4Params"][::core::mem::align_of::<Weight4Params>() - 8usize];
-    ["Offset of field: Weight4Params::codes"]
-        [::core::mem::offset_of!(Weight4Params, codes) - 0usize];
-    ["Offset of field: Weight4Params::absmax"]
-        [::core::mem::offset_of!(Weight4Params, absmax) - 8usize];
-    ["Offset of field: Weight4Params::absmax_codes"]
-        [::core::mem::offset_of!(Weight4Params, absmax_codes) - 16usize];
-    ["Offset of field: Weight4Params::groups"]
-        [::core::mem::offset_of!(Weight4Params, groups) - 24usize];
-    ["Offset of field: Weight4Params::rows"]
-        [::core::mem::offset_of!(Weight4Params, rows) - 32usize];
-    ["Offset of field: Weight4Params::cols"]
-        [::core::mem::offset_of!(Weight4Params, cols) - 36usize];
-    ["Offset of field: Weight4Params::block_shift"]
-        [::core::mem::offset_of!(Weight4Params, block_shift) - 40usize];
+    ["Offset of field: Weight4Params::codes"][::core::mem::offset_of!(Weight4Params, codes) - 0usize];
+    ["Offset of field: Weight4Params::absmax"][::core::mem::offset_of!(Weight4Params, absmax) - 8usize];
+    ["Offset of field: Weight4Params::absmax_codes"][::core::mem::offset_of!(Weight4Params, absmax_codes) - 16usize];
+    ["Offset of field: Weight4Params::groups"][::core::mem::offset_of!(Weight4Params, groups) - 24usize];
+    ["Offset of field: Weight4Params::rows"][::core::mem::offset_of!(Weight4Params, rows) - 32usize];
+    ["Offset of field: Weight4Params::cols"][::core::mem::offset_of!(Weight4Params, cols) - 36usize];
+    ["Offset of field: Weight4Params::block_shift"][::core::mem::offset_of!(Weight4Params, block_shift) - 40usize];
     ["Offset of field: Weight4Params::fp4"][::core::mem::offset_of!(Weight4Params, fp4) - 44usize];
 };
 #[repr(C)]
@@ -47,16 +40,11 @@ const _: () = {
     ["Size of QuantizeParams"][::core::mem::size_of::<QuantizeParams>() - 40usize];
     ["Alignment of QuantizeParams"][::core::mem::align_of::<QuantizeParams>() - 8usize];
     ["Offset of field: QuantizeParams::x"][::core::mem::offset_of!(QuantizeParams, x) - 0usize];
-    ["Offset of field: QuantizeParams::codes"]
-        [::core::mem::offset_of!(QuantizeParams, codes) - 8usize];
-    ["Offset of field: QuantizeParams::absmax"]
-        [::core::mem::offset_of!(QuantizeParams, absmax) - 16usize];
-    ["Offset of field: QuantizeParams::len"]
-        [::core::mem::offset_of!(QuantizeParams, len) - 24usize];
-    ["Offset of field: QuantizeParams::block_shift"]
-        [::core::mem::offset_of!(QuantizeParams, block_shift) - 32usize];
-    ["Offset of field: QuantizeParams::fp4"]
-        [::core::mem::offset_of!(QuantizeParams, fp4) - 36usize];
+    ["Offset of field: QuantizeParams::codes"][::core::mem::offset_of!(QuantizeParams, codes) - 8usize];
+    ["Offset of field: QuantizeParams::absmax"][::core::mem::offset_of!(QuantizeParams, absmax) - 16usize];
+    ["Offset of field: QuantizeParams::len"][::core::mem::offset_of!(QuantizeParams, len) - 24usize];
+    ["Offset of field: QuantizeParams::block_shift"][::core::mem::offset_of!(QuantizeParams, block_shift) - 32usize];
+    ["Offset of field: QuantizeParams::fp4"][::core::mem::offset_of!(QuantizeParams, fp4) - 36usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -65,22 +53,23 @@ pub struct NestAbsmaxParams {
     pub codes: *mut ::core::ffi::c_uchar,
     pub groups: *mut f32,
     pub offset: *mut f32,
+    pub sums: *mut f32,
     pub n: ::core::ffi::c_uint,
+    pub run_shift: ::core::ffi::c_uint,
+    pub n_runs: ::core::ffi::c_uint,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of NestAbsmaxParams"][::core::mem::size_of::<NestAbsmaxParams>() - 40usize];
+    ["Size of NestAbsmaxParams"][::core::mem::size_of::<NestAbsmaxParams>() - 56usize];
     ["Alignment of NestAbsmaxParams"][::core::mem::align_of::<NestAbsmaxParams>() - 8usize];
-    ["Offset of field: NestAbsmaxParams::absmax"]
-        [::core::mem::offset_of!(NestAbsmaxParams, absmax) - 0usize];
-    ["Offset of field: NestAbsmaxParams::codes"]
-        [::core::mem::offset_of!(NestAbsmaxParams, codes) - 8usize];
-    ["Offset of field: NestAbsmaxParams::groups"]
-        [::core::mem::offset_of!(NestAbsmaxParams, groups) - 16usize];
-    ["Offset of field: NestAbsmaxParams::offset"]
-        [::core::mem::offset_of!(NestAbsmaxParams, offset) - 24usize];
-    ["Offset of field: NestAbsmaxParams::n"]
-        [::core::mem::offset_of!(NestAbsmaxParams, n) - 32usize];
+    ["Offset of field: NestAbsmaxParams::absmax"][::core::mem::offset_of!(NestAbsmaxParams, absmax) - 0usize];
+    ["Offset of field: NestAbsmaxParams::codes"][::core::mem::offset_of!(NestAbsmaxParams, codes) - 8usize];
+    ["Offset of field: NestAbsmaxParams::groups"][::core::mem::offset_of!(NestAbsmaxParams, groups) - 16usize];
+    ["Offset of field: NestAbsmaxParams::offset"][::core::mem::offset_of!(NestAbsmaxParams, offset) - 24usize];
+    ["Offset of field: NestAbsmaxParams::sums"][::core::mem::offset_of!(NestAbsmaxParams, sums) - 32usize];
+    ["Offset of field: NestAbsmaxParams::n"][::core::mem::offset_of!(NestAbsmaxParams, n) - 40usize];
+    ["Offset of field: NestAbsmaxParams::run_shift"][::core::mem::offset_of!(NestAbsmaxParams, run_shift) - 44usize];
+    ["Offset of field: NestAbsmaxParams::n_runs"][::core::mem::offset_of!(NestAbsmaxParams, n_runs) - 48usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -92,10 +81,8 @@ pub struct DequantizeParams {
 const _: () = {
     ["Size of DequantizeParams"][::core::mem::size_of::<DequantizeParams>() - 56usize];
     ["Alignment of DequantizeParams"][::core::mem::align_of::<DequantizeParams>() - 8usize];
-    ["Offset of field: DequantizeParams::weight"]
-        [::core::mem::offset_of!(DequantizeParams, weight) - 0usize];
-    ["Offset of field: DequantizeParams::out"]
-        [::core::mem::offset_of!(DequantizeParams, out) - 48usize];
+    ["Offset of field: DequantizeParams::weight"][::core::mem::offset_of!(DequantizeParams, weight) - 0usize];
+    ["Offset of field: DequantizeParams::out"][::core::mem::offset_of!(DequantizeParams, out) - 48usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -115,20 +102,14 @@ const _: () = {
     ["Size of Linear4Params"][::core::mem::size_of::<Linear4Params>() - 96usize];
     ["Alignment of Linear4Params"][::core::mem::align_of::<Linear4Params>() - 8usize];
     ["Offset of field: Linear4Params::x"][::core::mem::offset_of!(Linear4Params, x) - 0usize];
-    ["Offset of field: Linear4Params::weight"]
-        [::core::mem::offset_of!(Linear4Params, weight) - 8usize];
+    ["Offset of field: Linear4Params::weight"][::core::mem::offset_of!(Linear4Params, weight) - 8usize];
     ["Offset of field: Linear4Params::out"][::core::mem::offset_of!(Linear4Params, out) - 56usize];
-    ["Offset of field: Linear4Params::partial"]
-        [::core::mem::offset_of!(Linear4Params, partial) - 64usize];
+    ["Offset of field: Linear4Params::partial"][::core::mem::offset_of!(Linear4Params, partial) - 64usize];
     ["Offset of field: Linear4Params::n"][::core::mem::offset_of!(Linear4Params, n) - 72usize];
-    ["Offset of field: Linear4Params::x_stride"]
-        [::core::mem::offset_of!(Linear4Params, x_stride) - 76usize];
-    ["Offset of field: Linear4Params::out_stride"]
-        [::core::mem::offset_of!(Linear4Params, out_stride) - 80usize];
-    ["Offset of field: Linear4Params::accumulate"]
-        [::core::mem::offset_of!(Linear4Params, accumulate) - 84usize];
-    ["Offset of field: Linear4Params::splits"]
-        [::core::mem::offset_of!(Linear4Params, splits) - 88usize];
+    ["Offset of field: Linear4Params::x_stride"][::core::mem::offset_of!(Linear4Params, x_stride) - 76usize];
+    ["Offset of field: Linear4Params::out_stride"][::core::mem::offset_of!(Linear4Params, out_stride) - 80usize];
+    ["Offset of field: Linear4Params::accumulate"][::core::mem::offset_of!(Linear4Params, accumulate) - 84usize];
+    ["Offset of field: Linear4Params::splits"][::core::mem::offset_of!(Linear4Params, splits) - 88usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -150,22 +131,16 @@ const _: () = {
     ["Size of LinearParams"][::core::mem::size_of::<LinearParams>() - 64usize];
     ["Alignment of LinearParams"][::core::mem::align_of::<LinearParams>() - 8usize];
     ["Offset of field: LinearParams::x"][::core::mem::offset_of!(LinearParams, x) - 0usize];
-    ["Offset of field: LinearParams::weight"]
-        [::core::mem::offset_of!(LinearParams, weight) - 8usize];
+    ["Offset of field: LinearParams::weight"][::core::mem::offset_of!(LinearParams, weight) - 8usize];
     ["Offset of field: LinearParams::out"][::core::mem::offset_of!(LinearParams, out) - 16usize];
-    ["Offset of field: LinearParams::partial"]
-        [::core::mem::offset_of!(LinearParams, partial) - 24usize];
+    ["Offset of field: LinearParams::partial"][::core::mem::offset_of!(LinearParams, partial) - 24usize];
     ["Offset of field: LinearParams::n"][::core::mem::offset_of!(LinearParams, n) - 32usize];
     ["Offset of field: LinearParams::rows"][::core::mem::offset_of!(LinearParams, rows) - 36usize];
     ["Offset of field: LinearParams::cols"][::core::mem::offset_of!(LinearParams, cols) - 40usize];
-    ["Offset of field: LinearParams::x_stride"]
-        [::core::mem::offset_of!(LinearParams, x_stride) - 44usize];
-    ["Offset of field: LinearParams::out_stride"]
-        [::core::mem::offset_of!(LinearParams, out_stride) - 48usize];
-    ["Offset of field: LinearParams::accumulate"]
-        [::core::mem::offset_of!(LinearParams, accumulate) - 52usize];
-    ["Offset of field: LinearParams::splits"]
-        [::core::mem::offset_of!(LinearParams, splits) - 56usize];
+    ["Offset of field: LinearParams::x_stride"][::core::mem::offset_of!(LinearParams, x_stride) - 44usize];
+    ["Offset of field: LinearParams::out_stride"][::core::mem::offset_of!(LinearParams, out_stride) - 48usize];
+    ["Offset of field: LinearParams::accumulate"][::core::mem::offset_of!(LinearParams, accumulate) - 52usize];
+    ["Offset of field: LinearParams::splits"][::core::mem::offset_of!(LinearParams, splits) - 56usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -173,52 +148,63 @@ pub struct WeightGradParams {
     pub x: *const ::core::ffi::c_void,
     pub d_out: *const ::core::ffi::c_void,
     pub d_weight: *mut f32,
-    pub partial: *mut f32,
     pub n: ::core::ffi::c_uint,
     pub rows: ::core::ffi::c_uint,
     pub cols: ::core::ffi::c_uint,
     pub x_stride: ::core::ffi::c_uint,
     pub d_out_stride: ::core::ffi::c_uint,
-    pub splits: ::core::ffi::c_uint,
-    pub scale: f32,
-    pub seed: ::core::ffi::c_ulonglong,
-    pub stream: ::core::ffi::c_ulonglong,
-    pub threshold: ::core::ffi::c_uint,
-    pub keep_scale: f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of WeightGradParams"][::core::mem::size_of::<WeightGradParams>() - 88usize];
+    ["Size of WeightGradParams"][::core::mem::size_of::<WeightGradParams>() - 48usize];
     ["Alignment of WeightGradParams"][::core::mem::align_of::<WeightGradParams>() - 8usize];
     ["Offset of field: WeightGradParams::x"][::core::mem::offset_of!(WeightGradParams, x) - 0usize];
-    ["Offset of field: WeightGradParams::d_out"]
-        [::core::mem::offset_of!(WeightGradParams, d_out) - 8usize];
-    ["Offset of field: WeightGradParams::d_weight"]
-        [::core::mem::offset_of!(WeightGradParams, d_weight) - 16usize];
-    ["Offset of field: WeightGradParams::partial"]
-        [::core::mem::offset_of!(WeightGradParams, partial) - 24usize];
-    ["Offset of field: WeightGradParams::n"]
-        [::core::mem::offset_of!(WeightGradParams, n) - 32usize];
-    ["Offset of field: WeightGradParams::rows"]
-        [::core::mem::offset_of!(WeightGradParams, rows) - 36usize];
-    ["Offset of field: WeightGradParams::cols"]
-        [::core::mem::offset_of!(WeightGradParams, cols) - 40usize];
-    ["Offset of field: WeightGradParams::x_stride"]
-        [::core::mem::offset_of!(WeightGradParams, x_stride) - 44usize];
+    ["Offset of field: WeightGradParams::d_out"][::core::mem::offset_of!(WeightGradParams, d_out) - 8usize];
+    ["Offset of field: WeightGradParams::d_weight"][::core::mem::offset_of!(WeightGradParams, d_weight) - 16usize];
+    ["Offset of field: WeightGradParams::n"][::core::mem::offset_of!(WeightGradParams, n) - 24usize];
+    ["Offset of field: WeightGradParams::rows"][::core::mem::offset_of!(WeightGradParams, rows) - 28usize];
+    ["Offset of field: WeightGradParams::cols"][::core::mem::offset_of!(WeightGradParams, cols) - 32usize];
+    ["Offset of field: WeightGradParams::x_stride"][::core::mem::offset_of!(WeightGradParams, x_stride) - 36usize];
     ["Offset of field: WeightGradParams::d_out_stride"]
-        [::core::mem::offset_of!(WeightGradParams, d_out_stride) - 48usize];
-    ["Offset of field: WeightGradParams::splits"]
-        [::core::mem::offset_of!(WeightGradParams, splits) - 52usize];
-    ["Offset of field: WeightGradParams::scale"]
-        [::core::mem::offset_of!(WeightGradParams, scale) - 56usize];
-    ["Offset of field: WeightGradParams::seed"]
-        [::core::mem::offset_of!(WeightGradParams, seed) - 64usize];
-    ["Offset of field: WeightGradParams::stream"]
-        [::core::mem::offset_of!(WeightGradParams, stream) - 72usize];
-    ["Offset of field: WeightGradParams::threshold"]
-        [::core::mem::offset_of!(WeightGradParams, threshold) - 80usize];
-    ["Offset of field: WeightGradParams::keep_scale"]
-        [::core::mem::offset_of!(WeightGradParams, keep_scale) - 84usize];
+        [::core::mem::offset_of!(WeightGradParams, d_out_stride) - 40usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct DropoutParams {
+    pub seed: ::core::ffi::c_ulonglong,
+    pub stream: ::core::ffi::c_ulonglong,
+    pub threshold: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DropoutParams"][::core::mem::size_of::<DropoutParams>() - 24usize];
+    ["Alignment of DropoutParams"][::core::mem::align_of::<DropoutParams>() - 8usize];
+    ["Offset of field: DropoutParams::seed"][::core::mem::offset_of!(DropoutParams, seed) - 0usize];
+    ["Offset of field: DropoutParams::stream"][::core::mem::offset_of!(DropoutParams, stream) - 8usize];
+    ["Offset of field: DropoutParams::threshold"][::core::mem::offset_of!(DropoutParams, threshold) - 16usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct LoraTransposeParams {
+    pub x: *const ::core::ffi::c_void,
+    pub out: *mut ::core::ffi::c_void,
+    pub rows: ::core::ffi::c_uint,
+    pub cols: ::core::ffi::c_uint,
+    pub x_stride: ::core::ffi::c_uint,
+    pub out_stride: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LoraTransposeParams"][::core::mem::size_of::<LoraTransposeParams>() - 32usize];
+    ["Alignment of LoraTransposeParams"][::core::mem::align_of::<LoraTransposeParams>() - 8usize];
+    ["Offset of field: LoraTransposeParams::x"][::core::mem::offset_of!(LoraTransposeParams, x) - 0usize];
+    ["Offset of field: LoraTransposeParams::out"][::core::mem::offset_of!(LoraTransposeParams, out) - 8usize];
+    ["Offset of field: LoraTransposeParams::rows"][::core::mem::offset_of!(LoraTransposeParams, rows) - 16usize];
+    ["Offset of field: LoraTransposeParams::cols"][::core::mem::offset_of!(LoraTransposeParams, cols) - 20usize];
+    ["Offset of field: LoraTransposeParams::x_stride"]
+        [::core::mem::offset_of!(LoraTransposeParams, x_stride) - 24usize];
+    ["Offset of field: LoraTransposeParams::out_stride"]
+        [::core::mem::offset_of!(LoraTransposeParams, out_stride) - 28usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -226,19 +212,15 @@ pub struct LoraDownParams {
     pub x: *const ::core::ffi::c_void,
     pub a: *const ::core::ffi::c_void,
     pub out: *mut ::core::ffi::c_void,
-    pub partial: *mut f32,
+    pub out_t: *mut ::core::ffi::c_void,
     pub n: ::core::ffi::c_uint,
     pub cols: ::core::ffi::c_uint,
     pub r: ::core::ffi::c_uint,
     pub x_stride: ::core::ffi::c_uint,
     pub out_stride: ::core::ffi::c_uint,
-    pub transposed: ::core::ffi::c_uint,
-    pub splits: ::core::ffi::c_uint,
+    pub out_t_stride: ::core::ffi::c_uint,
     pub scale: f32,
-    pub seed: ::core::ffi::c_ulonglong,
-    pub stream: ::core::ffi::c_ulonglong,
-    pub threshold: ::core::ffi::c_uint,
-    pub keep_scale: f32,
+    pub dropout: DropoutParams,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -246,32 +228,16 @@ const _: () = {
     ["Alignment of LoraDownParams"][::core::mem::align_of::<LoraDownParams>() - 8usize];
     ["Offset of field: LoraDownParams::x"][::core::mem::offset_of!(LoraDownParams, x) - 0usize];
     ["Offset of field: LoraDownParams::a"][::core::mem::offset_of!(LoraDownParams, a) - 8usize];
-    ["Offset of field: LoraDownParams::out"]
-        [::core::mem::offset_of!(LoraDownParams, out) - 16usize];
-    ["Offset of field: LoraDownParams::partial"]
-        [::core::mem::offset_of!(LoraDownParams, partial) - 24usize];
+    ["Offset of field: LoraDownParams::out"][::core::mem::offset_of!(LoraDownParams, out) - 16usize];
+    ["Offset of field: LoraDownParams::out_t"][::core::mem::offset_of!(LoraDownParams, out_t) - 24usize];
     ["Offset of field: LoraDownParams::n"][::core::mem::offset_of!(LoraDownParams, n) - 32usize];
-    ["Offset of field: LoraDownParams::cols"]
-        [::core::mem::offset_of!(LoraDownParams, cols) - 36usize];
+    ["Offset of field: LoraDownParams::cols"][::core::mem::offset_of!(LoraDownParams, cols) - 36usize];
     ["Offset of field: LoraDownParams::r"][::core::mem::offset_of!(LoraDownParams, r) - 40usize];
-    ["Offset of field: LoraDownParams::x_stride"]
-        [::core::mem::offset_of!(LoraDownParams, x_stride) - 44usize];
-    ["Offset of field: LoraDownParams::out_stride"]
-        [::core::mem::offset_of!(LoraDownParams, out_stride) - 48usize];
-    ["Offset of field: LoraDownParams::transposed"]
-        [::core::mem::offset_of!(LoraDownParams, transposed) - 52usize];
-    ["Offset of field: LoraDownParams::splits"]
-        [::core::mem::offset_of!(LoraDownParams, splits) - 56usize];
-    ["Offset of field: LoraDownParams::scale"]
-        [::core::mem::offset_of!(LoraDownParams, scale) - 60usize];
-    ["Offset of field: LoraDownParams::seed"]
-        [::core::mem::offset_of!(LoraDownParams, seed) - 64usize];
-    ["Offset of field: LoraDownParams::stream"]
-        [::core::mem::offset_of!(LoraDownParams, stream) - 72usize];
-    ["Offset of field: LoraDownParams::threshold"]
-        [::core::mem::offset_of!(LoraDownParams, threshold) - 80usize];
-    ["Offset of field: LoraDownParams::keep_scale"]
-        [::core::mem::offset_of!(LoraDownParams, keep_scale) - 84usize];
+    ["Offset of field: LoraDownParams::x_stride"][::core::mem::offset_of!(LoraDownParams, x_stride) - 44usize];
+    ["Offset of field: LoraDownParams::out_stride"][::core::mem::offset_of!(LoraDownParams, out_stride) - 48usize];
+    ["Offset of field: LoraDownParams::out_t_stride"][::core::mem::offset_of!(LoraDownParams, out_t_stride) - 52usize];
+    ["Offset of field: LoraDownParams::scale"][::core::mem::offset_of!(LoraDownParams, scale) - 56usize];
+    ["Offset of field: LoraDownParams::dropout"][::core::mem::offset_of!(LoraDownParams, dropout) - 64usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -284,16 +250,12 @@ pub struct LoraUpParams {
     pub r: ::core::ffi::c_uint,
     pub xa_stride: ::core::ffi::c_uint,
     pub out_stride: ::core::ffi::c_uint,
-    pub transposed: ::core::ffi::c_uint,
     pub scale: f32,
-    pub seed: ::core::ffi::c_ulonglong,
-    pub stream: ::core::ffi::c_ulonglong,
-    pub threshold: ::core::ffi::c_uint,
-    pub keep_scale: f32,
+    pub dropout: DropoutParams,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of LoraUpParams"][::core::mem::size_of::<LoraUpParams>() - 80usize];
+    ["Size of LoraUpParams"][::core::mem::size_of::<LoraUpParams>() - 72usize];
     ["Alignment of LoraUpParams"][::core::mem::align_of::<LoraUpParams>() - 8usize];
     ["Offset of field: LoraUpParams::xa"][::core::mem::offset_of!(LoraUpParams, xa) - 0usize];
     ["Offset of field: LoraUpParams::b"][::core::mem::offset_of!(LoraUpParams, b) - 8usize];
@@ -301,21 +263,58 @@ const _: () = {
     ["Offset of field: LoraUpParams::n"][::core::mem::offset_of!(LoraUpParams, n) - 24usize];
     ["Offset of field: LoraUpParams::cols"][::core::mem::offset_of!(LoraUpParams, cols) - 28usize];
     ["Offset of field: LoraUpParams::r"][::core::mem::offset_of!(LoraUpParams, r) - 32usize];
-    ["Offset of field: LoraUpParams::xa_stride"]
-        [::core::mem::offset_of!(LoraUpParams, xa_stride) - 36usize];
-    ["Offset of field: LoraUpParams::out_stride"]
-        [::core::mem::offset_of!(LoraUpParams, out_stride) - 40usize];
-    ["Offset of field: LoraUpParams::transposed"]
-        [::core::mem::offset_of!(LoraUpParams, transposed) - 44usize];
-    ["Offset of field: LoraUpParams::scale"]
-        [::core::mem::offset_of!(LoraUpParams, scale) - 48usize];
-    ["Offset of field: LoraUpParams::seed"][::core::mem::offset_of!(LoraUpParams, seed) - 56usize];
-    ["Offset of field: LoraUpParams::stream"]
-        [::core::mem::offset_of!(LoraUpParams, stream) - 64usize];
-    ["Offset of field: LoraUpParams::threshold"]
-        [::core::mem::offset_of!(LoraUpParams, threshold) - 72usize];
-    ["Offset of field: LoraUpParams::keep_scale"]
-        [::core::mem::offset_of!(LoraUpParams, keep_scale) - 76usize];
+    ["Offset of field: LoraUpParams::xa_stride"][::core::mem::offset_of!(LoraUpParams, xa_stride) - 36usize];
+    ["Offset of field: LoraUpParams::out_stride"][::core::mem::offset_of!(LoraUpParams, out_stride) - 40usize];
+    ["Offset of field: LoraUpParams::scale"][::core::mem::offset_of!(LoraUpParams, scale) - 44usize];
+    ["Offset of field: LoraUpParams::dropout"][::core::mem::offset_of!(LoraUpParams, dropout) - 48usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct LoraWeightGradParams {
+    pub x: *const ::core::ffi::c_void,
+    pub xa: *const ::core::ffi::c_void,
+    pub xa_t: *const ::core::ffi::c_void,
+    pub partial: *mut f32,
+    pub out: *mut f32,
+    pub n: ::core::ffi::c_uint,
+    pub cols: ::core::ffi::c_uint,
+    pub r: ::core::ffi::c_uint,
+    pub x_stride: ::core::ffi::c_uint,
+    pub xa_stride: ::core::ffi::c_uint,
+    pub xa_t_stride: ::core::ffi::c_uint,
+    pub splits: ::core::ffi::c_uint,
+    pub split_len: ::core::ffi::c_uint,
+    pub transposed: ::core::ffi::c_uint,
+    pub scale: f32,
+    pub dropout: DropoutParams,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LoraWeightGradParams"][::core::mem::size_of::<LoraWeightGradParams>() - 104usize];
+    ["Alignment of LoraWeightGradParams"][::core::mem::align_of::<LoraWeightGradParams>() - 8usize];
+    ["Offset of field: LoraWeightGradParams::x"][::core::mem::offset_of!(LoraWeightGradParams, x) - 0usize];
+    ["Offset of field: LoraWeightGradParams::xa"][::core::mem::offset_of!(LoraWeightGradParams, xa) - 8usize];
+    ["Offset of field: LoraWeightGradParams::xa_t"][::core::mem::offset_of!(LoraWeightGradParams, xa_t) - 16usize];
+    ["Offset of field: LoraWeightGradParams::partial"]
+        [::core::mem::offset_of!(LoraWeightGradParams, partial) - 24usize];
+    ["Offset of field: LoraWeightGradParams::out"][::core::mem::offset_of!(LoraWeightGradParams, out) - 32usize];
+    ["Offset of field: LoraWeightGradParams::n"][::core::mem::offset_of!(LoraWeightGradParams, n) - 40usize];
+    ["Offset of field: LoraWeightGradParams::cols"][::core::mem::offset_of!(LoraWeightGradParams, cols) - 44usize];
+    ["Offset of field: LoraWeightGradParams::r"][::core::mem::offset_of!(LoraWeightGradParams, r) - 48usize];
+    ["Offset of field: LoraWeightGradParams::x_stride"]
+        [::core::mem::offset_of!(LoraWeightGradParams, x_stride) - 52usize];
+    ["Offset of field: LoraWeightGradParams::xa_stride"]
+        [::core::mem::offset_of!(LoraWeightGradParams, xa_stride) - 56usize];
+    ["Offset of field: LoraWeightGradParams::xa_t_stride"]
+        [::core::mem::offset_of!(LoraWeightGradParams, xa_t_stride) - 60usize];
+    ["Offset of field: LoraWeightGradParams::splits"][::core::mem::offset_of!(LoraWeightGradParams, splits) - 64usize];
+    ["Offset of field: LoraWeightGradParams::split_len"]
+        [::core::mem::offset_of!(LoraWeightGradParams, split_len) - 68usize];
+    ["Offset of field: LoraWeightGradParams::transposed"]
+        [::core::mem::offset_of!(LoraWeightGradParams, transposed) - 72usize];
+    ["Offset of field: LoraWeightGradParams::scale"][::core::mem::offset_of!(LoraWeightGradParams, scale) - 76usize];
+    ["Offset of field: LoraWeightGradParams::dropout"]
+        [::core::mem::offset_of!(LoraWeightGradParams, dropout) - 80usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -340,19 +339,14 @@ const _: () = {
     ["Offset of field: RmsNormParams::x"][::core::mem::offset_of!(RmsNormParams, x) - 0usize];
     ["Offset of field: RmsNormParams::add"][::core::mem::offset_of!(RmsNormParams, add) - 8usize];
     ["Offset of field: RmsNormParams::sum"][::core::mem::offset_of!(RmsNormParams, sum) - 16usize];
-    ["Offset of field: RmsNormParams::weight"]
-        [::core::mem::offset_of!(RmsNormParams, weight) - 24usize];
+    ["Offset of field: RmsNormParams::weight"][::core::mem::offset_of!(RmsNormParams, weight) - 24usize];
     ["Offset of field: RmsNormParams::out"][::core::mem::offset_of!(RmsNormParams, out) - 32usize];
     ["Offset of field: RmsNormParams::n"][::core::mem::offset_of!(RmsNormParams, n) - 40usize];
     ["Offset of field: RmsNormParams::d"][::core::mem::offset_of!(RmsNormParams, d) - 44usize];
-    ["Offset of field: RmsNormParams::x_stride"]
-        [::core::mem::offset_of!(RmsNormParams, x_stride) - 48usize];
-    ["Offset of field: RmsNormParams::add_stride"]
-        [::core::mem::offset_of!(RmsNormParams, add_stride) - 52usize];
-    ["Offset of field: RmsNormParams::sum_stride"]
-        [::core::mem::offset_of!(RmsNormParams, sum_stride) - 56usize];
-    ["Offset of field: RmsNormParams::out_stride"]
-        [::core::mem::offset_of!(RmsNormParams, out_stride) - 60usize];
+    ["Offset of field: RmsNormParams::x_stride"][::core::mem::offset_of!(RmsNormParams, x_stride) - 48usize];
+    ["Offset of field: RmsNormParams::add_stride"][::core::mem::offset_of!(RmsNormParams, add_stride) - 52usize];
+    ["Offset of field: RmsNormParams::sum_stride"][::core::mem::offset_of!(RmsNormParams, sum_stride) - 56usize];
+    ["Offset of field: RmsNormParams::out_stride"][::core::mem::offset_of!(RmsNormParams, out_stride) - 60usize];
     ["Offset of field: RmsNormParams::eps"][::core::mem::offset_of!(RmsNormParams, eps) - 64usize];
 };
 #[repr(C)]
@@ -374,28 +368,20 @@ pub struct RmsNormGradParams {
 const _: () = {
     ["Size of RmsNormGradParams"][::core::mem::size_of::<RmsNormGradParams>() - 64usize];
     ["Alignment of RmsNormGradParams"][::core::mem::align_of::<RmsNormGradParams>() - 8usize];
-    ["Offset of field: RmsNormGradParams::x"]
-        [::core::mem::offset_of!(RmsNormGradParams, x) - 0usize];
-    ["Offset of field: RmsNormGradParams::weight"]
-        [::core::mem::offset_of!(RmsNormGradParams, weight) - 8usize];
-    ["Offset of field: RmsNormGradParams::d_out"]
-        [::core::mem::offset_of!(RmsNormGradParams, d_out) - 16usize];
-    ["Offset of field: RmsNormGradParams::d_x"]
-        [::core::mem::offset_of!(RmsNormGradParams, d_x) - 24usize];
-    ["Offset of field: RmsNormGradParams::n"]
-        [::core::mem::offset_of!(RmsNormGradParams, n) - 32usize];
-    ["Offset of field: RmsNormGradParams::d"]
-        [::core::mem::offset_of!(RmsNormGradParams, d) - 36usize];
-    ["Offset of field: RmsNormGradParams::x_stride"]
-        [::core::mem::offset_of!(RmsNormGradParams, x_stride) - 40usize];
+    ["Offset of field: RmsNormGradParams::x"][::core::mem::offset_of!(RmsNormGradParams, x) - 0usize];
+    ["Offset of field: RmsNormGradParams::weight"][::core::mem::offset_of!(RmsNormGradParams, weight) - 8usize];
+    ["Offset of field: RmsNormGradParams::d_out"][::core::mem::offset_of!(RmsNormGradParams, d_out) - 16usize];
+    ["Offset of field: RmsNormGradParams::d_x"][::core::mem::offset_of!(RmsNormGradParams, d_x) - 24usize];
+    ["Offset of field: RmsNormGradParams::n"][::core::mem::offset_of!(RmsNormGradParams, n) - 32usize];
+    ["Offset of field: RmsNormGradParams::d"][::core::mem::offset_of!(RmsNormGradParams, d) - 36usize];
+    ["Offset of field: RmsNormGradParams::x_stride"][::core::mem::offset_of!(RmsNormGradParams, x_stride) - 40usize];
     ["Offset of field: RmsNormGradParams::d_out_stride"]
         [::core::mem::offset_of!(RmsNormGradParams, d_out_stride) - 44usize];
     ["Offset of field: RmsNormGradParams::d_x_stride"]
         [::core::mem::offset_of!(RmsNormGradParams, d_x_stride) - 48usize];
     ["Offset of field: RmsNormGradParams::accumulate"]
         [::core::mem::offset_of!(RmsNormGradParams, accumulate) - 52usize];
-    ["Offset of field: RmsNormGradParams::eps"]
-        [::core::mem::offset_of!(RmsNormGradParams, eps) - 56usize];
+    ["Offset of field: RmsNormGradParams::eps"][::core::mem::offset_of!(RmsNormGradParams, eps) - 56usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -422,40 +408,24 @@ pub struct QkNormRopeParams {
 const _: () = {
     ["Size of QkNormRopeParams"][::core::mem::size_of::<QkNormRopeParams>() - 104usize];
     ["Alignment of QkNormRopeParams"][::core::mem::align_of::<QkNormRopeParams>() - 8usize];
-    ["Offset of field: QkNormRopeParams::qkv"]
-        [::core::mem::offset_of!(QkNormRopeParams, qkv) - 0usize];
-    ["Offset of field: QkNormRopeParams::q_weight"]
-        [::core::mem::offset_of!(QkNormRopeParams, q_weight) - 8usize];
-    ["Offset of field: QkNormRopeParams::k_weight"]
-        [::core::mem::offset_of!(QkNormRopeParams, k_weight) - 16usize];
-    ["Offset of field: QkNormRopeParams::positions"]
-        [::core::mem::offset_of!(QkNormRopeParams, positions) - 24usize];
-    ["Offset of field: QkNormRopeParams::cos"]
-        [::core::mem::offset_of!(QkNormRopeParams, cos) - 32usize];
-    ["Offset of field: QkNormRopeParams::sin"]
-        [::core::mem::offset_of!(QkNormRopeParams, sin) - 40usize];
-    ["Offset of field: QkNormRopeParams::q"]
-        [::core::mem::offset_of!(QkNormRopeParams, q) - 48usize];
-    ["Offset of field: QkNormRopeParams::k"]
-        [::core::mem::offset_of!(QkNormRopeParams, k) - 56usize];
-    ["Offset of field: QkNormRopeParams::n"]
-        [::core::mem::offset_of!(QkNormRopeParams, n) - 64usize];
-    ["Offset of field: QkNormRopeParams::q_heads"]
-        [::core::mem::offset_of!(QkNormRopeParams, q_heads) - 68usize];
-    ["Offset of field: QkNormRopeParams::kv_heads"]
-        [::core::mem::offset_of!(QkNormRopeParams, kv_heads) - 72usize];
-    ["Offset of field: QkNormRopeParams::dim"]
-        [::core::mem::offset_of!(QkNormRopeParams, dim) - 76usize];
+    ["Offset of field: QkNormRopeParams::qkv"][::core::mem::offset_of!(QkNormRopeParams, qkv) - 0usize];
+    ["Offset of field: QkNormRopeParams::q_weight"][::core::mem::offset_of!(QkNormRopeParams, q_weight) - 8usize];
+    ["Offset of field: QkNormRopeParams::k_weight"][::core::mem::offset_of!(QkNormRopeParams, k_weight) - 16usize];
+    ["Offset of field: QkNormRopeParams::positions"][::core::mem::offset_of!(QkNormRopeParams, positions) - 24usize];
+    ["Offset of field: QkNormRopeParams::cos"][::core::mem::offset_of!(QkNormRopeParams, cos) - 32usize];
+    ["Offset of field: QkNormRopeParams::sin"][::core::mem::offset_of!(QkNormRopeParams, sin) - 40usize];
+    ["Offset of field: QkNormRopeParams::q"][::core::mem::offset_of!(QkNormRopeParams, q) - 48usize];
+    ["Offset of field: QkNormRopeParams::k"][::core::mem::offset_of!(QkNormRopeParams, k) - 56usize];
+    ["Offset of field: QkNormRopeParams::n"][::core::mem::offset_of!(QkNormRopeParams, n) - 64usize];
+    ["Offset of field: QkNormRopeParams::q_heads"][::core::mem::offset_of!(QkNormRopeParams, q_heads) - 68usize];
+    ["Offset of field: QkNormRopeParams::kv_heads"][::core::mem::offset_of!(QkNormRopeParams, kv_heads) - 72usize];
+    ["Offset of field: QkNormRopeParams::dim"][::core::mem::offset_of!(QkNormRopeParams, dim) - 76usize];
     ["Offset of field: QkNormRopeParams::max_positions"]
         [::core::mem::offset_of!(QkNormRopeParams, max_positions) - 80usize];
-    ["Offset of field: QkNormRopeParams::qkv_stride"]
-        [::core::mem::offset_of!(QkNormRopeParams, qkv_stride) - 84usize];
-    ["Offset of field: QkNormRopeParams::q_stride"]
-        [::core::mem::offset_of!(QkNormRopeParams, q_stride) - 88usize];
-    ["Offset of field: QkNormRopeParams::k_stride"]
-        [::core::mem::offset_of!(QkNormRopeParams, k_stride) - 92usize];
-    ["Offset of field: QkNormRopeParams::eps"]
-        [::core::mem::offset_of!(QkNormRopeParams, eps) - 96usize];
+    ["Offset of field: QkNormRopeParams::qkv_stride"][::core::mem::offset_of!(QkNormRopeParams, qkv_stride) - 84usize];
+    ["Offset of field: QkNormRopeParams::q_stride"][::core::mem::offset_of!(QkNormRopeParams, q_stride) - 88usize];
+    ["Offset of field: QkNormRopeParams::k_stride"][::core::mem::offset_of!(QkNormRopeParams, k_stride) - 92usize];
+    ["Offset of field: QkNormRopeParams::eps"][::core::mem::offset_of!(QkNormRopeParams, eps) - 96usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -484,32 +454,24 @@ pub struct QkNormRopeGradParams {
 const _: () = {
     ["Size of QkNormRopeGradParams"][::core::mem::size_of::<QkNormRopeGradParams>() - 112usize];
     ["Alignment of QkNormRopeGradParams"][::core::mem::align_of::<QkNormRopeGradParams>() - 8usize];
-    ["Offset of field: QkNormRopeGradParams::qkv"]
-        [::core::mem::offset_of!(QkNormRopeGradParams, qkv) - 0usize];
+    ["Offset of field: QkNormRopeGradParams::qkv"][::core::mem::offset_of!(QkNormRopeGradParams, qkv) - 0usize];
     ["Offset of field: QkNormRopeGradParams::q_weight"]
         [::core::mem::offset_of!(QkNormRopeGradParams, q_weight) - 8usize];
     ["Offset of field: QkNormRopeGradParams::k_weight"]
         [::core::mem::offset_of!(QkNormRopeGradParams, k_weight) - 16usize];
     ["Offset of field: QkNormRopeGradParams::positions"]
         [::core::mem::offset_of!(QkNormRopeGradParams, positions) - 24usize];
-    ["Offset of field: QkNormRopeGradParams::cos"]
-        [::core::mem::offset_of!(QkNormRopeGradParams, cos) - 32usize];
-    ["Offset of field: QkNormRopeGradParams::sin"]
-        [::core::mem::offset_of!(QkNormRopeGradParams, sin) - 40usize];
-    ["Offset of field: QkNormRopeGradParams::d_q"]
-        [::core::mem::offset_of!(QkNormRopeGradParams, d_q) - 48usize];
-    ["Offset of field: QkNormRopeGradParams::d_k"]
-        [::core::mem::offset_of!(QkNormRopeGradParams, d_k) - 56usize];
-    ["Offset of field: QkNormRopeGradParams::d_qk"]
-        [::core::mem::offset_of!(QkNormRopeGradParams, d_qk) - 64usize];
-    ["Offset of field: QkNormRopeGradParams::n"]
-        [::core::mem::offset_of!(QkNormRopeGradParams, n) - 72usize];
+    ["Offset of field: QkNormRopeGradParams::cos"][::core::mem::offset_of!(QkNormRopeGradParams, cos) - 32usize];
+    ["Offset of field: QkNormRopeGradParams::sin"][::core::mem::offset_of!(QkNormRopeGradParams, sin) - 40usize];
+    ["Offset of field: QkNormRopeGradParams::d_q"][::core::mem::offset_of!(QkNormRopeGradParams, d_q) - 48usize];
+    ["Offset of field: QkNormRopeGradParams::d_k"][::core::mem::offset_of!(QkNormRopeGradParams, d_k) - 56usize];
+    ["Offset of field: QkNormRopeGradParams::d_qk"][::core::mem::offset_of!(QkNormRopeGradParams, d_qk) - 64usize];
+    ["Offset of field: QkNormRopeGradParams::n"][::core::mem::offset_of!(QkNormRopeGradParams, n) - 72usize];
     ["Offset of field: QkNormRopeGradParams::q_heads"]
         [::core::mem::offset_of!(QkNormRopeGradParams, q_heads) - 76usize];
     ["Offset of field: QkNormRopeGradParams::kv_heads"]
         [::core::mem::offset_of!(QkNormRopeGradParams, kv_heads) - 80usize];
-    ["Offset of field: QkNormRopeGradParams::dim"]
-        [::core::mem::offset_of!(QkNormRopeGradParams, dim) - 84usize];
+    ["Offset of field: QkNormRopeGradParams::dim"][::core::mem::offset_of!(QkNormRopeGradParams, dim) - 84usize];
     ["Offset of field: QkNormRopeGradParams::max_positions"]
         [::core::mem::offset_of!(QkNormRopeGradParams, max_positions) - 88usize];
     ["Offset of field: QkNormRopeGradParams::qkv_stride"]
@@ -520,8 +482,7 @@ const _: () = {
         [::core::mem::offset_of!(QkNormRopeGradParams, d_k_stride) - 100usize];
     ["Offset of field: QkNormRopeGradParams::d_qk_stride"]
         [::core::mem::offset_of!(QkNormRopeGradParams, d_qk_stride) - 104usize];
-    ["Offset of field: QkNormRopeGradParams::eps"]
-        [::core::mem::offset_of!(QkNormRopeGradParams, eps) - 108usize];
+    ["Offset of field: QkNormRopeGradParams::eps"][::core::mem::offset_of!(QkNormRopeGradParams, eps) - 108usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -551,33 +512,20 @@ const _: () = {
     ["Offset of field: AttentionParams::q"][::core::mem::offset_of!(AttentionParams, q) - 0usize];
     ["Offset of field: AttentionParams::k"][::core::mem::offset_of!(AttentionParams, k) - 8usize];
     ["Offset of field: AttentionParams::v"][::core::mem::offset_of!(AttentionParams, v) - 16usize];
-    ["Offset of field: AttentionParams::cu_seqlens"]
-        [::core::mem::offset_of!(AttentionParams, cu_seqlens) - 24usize];
-    ["Offset of field: AttentionParams::out"]
-        [::core::mem::offset_of!(AttentionParams, out) - 32usize];
-    ["Offset of field: AttentionParams::lse"]
-        [::core::mem::offset_of!(AttentionParams, lse) - 40usize];
+    ["Offset of field: AttentionParams::cu_seqlens"][::core::mem::offset_of!(AttentionParams, cu_seqlens) - 24usize];
+    ["Offset of field: AttentionParams::out"][::core::mem::offset_of!(AttentionParams, out) - 32usize];
+    ["Offset of field: AttentionParams::lse"][::core::mem::offset_of!(AttentionParams, lse) - 40usize];
     ["Offset of field: AttentionParams::n"][::core::mem::offset_of!(AttentionParams, n) - 48usize];
-    ["Offset of field: AttentionParams::n_seqs"]
-        [::core::mem::offset_of!(AttentionParams, n_seqs) - 52usize];
-    ["Offset of field: AttentionParams::max_len"]
-        [::core::mem::offset_of!(AttentionParams, max_len) - 56usize];
-    ["Offset of field: AttentionParams::q_heads"]
-        [::core::mem::offset_of!(AttentionParams, q_heads) - 60usize];
-    ["Offset of field: AttentionParams::kv_heads"]
-        [::core::mem::offset_of!(AttentionParams, kv_heads) - 64usize];
-    ["Offset of field: AttentionParams::dim"]
-        [::core::mem::offset_of!(AttentionParams, dim) - 68usize];
-    ["Offset of field: AttentionParams::q_stride"]
-        [::core::mem::offset_of!(AttentionParams, q_stride) - 72usize];
-    ["Offset of field: AttentionParams::k_stride"]
-        [::core::mem::offset_of!(AttentionParams, k_stride) - 76usize];
-    ["Offset of field: AttentionParams::v_stride"]
-        [::core::mem::offset_of!(AttentionParams, v_stride) - 80usize];
-    ["Offset of field: AttentionParams::out_stride"]
-        [::core::mem::offset_of!(AttentionParams, out_stride) - 84usize];
-    ["Offset of field: AttentionParams::scale"]
-        [::core::mem::offset_of!(AttentionParams, scale) - 88usize];
+    ["Offset of field: AttentionParams::n_seqs"][::core::mem::offset_of!(AttentionParams, n_seqs) - 52usize];
+    ["Offset of field: AttentionParams::max_len"][::core::mem::offset_of!(AttentionParams, max_len) - 56usize];
+    ["Offset of field: AttentionParams::q_heads"][::core::mem::offset_of!(AttentionParams, q_heads) - 60usize];
+    ["Offset of field: AttentionParams::kv_heads"][::core::mem::offset_of!(AttentionParams, kv_heads) - 64usize];
+    ["Offset of field: AttentionParams::dim"][::core::mem::offset_of!(AttentionParams, dim) - 68usize];
+    ["Offset of field: AttentionParams::q_stride"][::core::mem::offset_of!(AttentionParams, q_stride) - 72usize];
+    ["Offset of field: AttentionParams::k_stride"][::core::mem::offset_of!(AttentionParams, k_stride) - 76usize];
+    ["Offset of field: AttentionParams::v_stride"][::core::mem::offset_of!(AttentionParams, v_stride) - 80usize];
+    ["Offset of field: AttentionParams::out_stride"][::core::mem::offset_of!(AttentionParams, out_stride) - 84usize];
+    ["Offset of field: AttentionParams::scale"][::core::mem::offset_of!(AttentionParams, scale) - 88usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -613,40 +561,25 @@ pub struct AttentionGradParams {
 const _: () = {
     ["Size of AttentionGradParams"][::core::mem::size_of::<AttentionGradParams>() - 152usize];
     ["Alignment of AttentionGradParams"][::core::mem::align_of::<AttentionGradParams>() - 8usize];
-    ["Offset of field: AttentionGradParams::q"]
-        [::core::mem::offset_of!(AttentionGradParams, q) - 0usize];
-    ["Offset of field: AttentionGradParams::k"]
-        [::core::mem::offset_of!(AttentionGradParams, k) - 8usize];
-    ["Offset of field: AttentionGradParams::v"]
-        [::core::mem::offset_of!(AttentionGradParams, v) - 16usize];
-    ["Offset of field: AttentionGradParams::out"]
-        [::core::mem::offset_of!(AttentionGradParams, out) - 24usize];
-    ["Offset of field: AttentionGradParams::d_out"]
-        [::core::mem::offset_of!(AttentionGradParams, d_out) - 32usize];
+    ["Offset of field: AttentionGradParams::q"][::core::mem::offset_of!(AttentionGradParams, q) - 0usize];
+    ["Offset of field: AttentionGradParams::k"][::core::mem::offset_of!(AttentionGradParams, k) - 8usize];
+    ["Offset of field: AttentionGradParams::v"][::core::mem::offset_of!(AttentionGradParams, v) - 16usize];
+    ["Offset of field: AttentionGradParams::out"][::core::mem::offset_of!(AttentionGradParams, out) - 24usize];
+    ["Offset of field: AttentionGradParams::d_out"][::core::mem::offset_of!(AttentionGradParams, d_out) - 32usize];
     ["Offset of field: AttentionGradParams::cu_seqlens"]
         [::core::mem::offset_of!(AttentionGradParams, cu_seqlens) - 40usize];
-    ["Offset of field: AttentionGradParams::lse"]
-        [::core::mem::offset_of!(AttentionGradParams, lse) - 48usize];
-    ["Offset of field: AttentionGradParams::delta"]
-        [::core::mem::offset_of!(AttentionGradParams, delta) - 56usize];
-    ["Offset of field: AttentionGradParams::d_q"]
-        [::core::mem::offset_of!(AttentionGradParams, d_q) - 64usize];
-    ["Offset of field: AttentionGradParams::d_k"]
-        [::core::mem::offset_of!(AttentionGradParams, d_k) - 72usize];
-    ["Offset of field: AttentionGradParams::d_v"]
-        [::core::mem::offset_of!(AttentionGradParams, d_v) - 80usize];
-    ["Offset of field: AttentionGradParams::n"]
-        [::core::mem::offset_of!(AttentionGradParams, n) - 88usize];
-    ["Offset of field: AttentionGradParams::n_seqs"]
-        [::core::mem::offset_of!(AttentionGradParams, n_seqs) - 92usize];
-    ["Offset of field: AttentionGradParams::max_len"]
-        [::core::mem::offset_of!(AttentionGradParams, max_len) - 96usize];
-    ["Offset of field: AttentionGradParams::q_heads"]
-        [::core::mem::offset_of!(AttentionGradParams, q_heads) - 100usize];
+    ["Offset of field: AttentionGradParams::lse"][::core::mem::offset_of!(AttentionGradParams, lse) - 48usize];
+    ["Offset of field: AttentionGradParams::delta"][::core::mem::offset_of!(AttentionGradParams, delta) - 56usize];
+    ["Offset of field: AttentionGradParams::d_q"][::core::mem::offset_of!(AttentionGradParams, d_q) - 64usize];
+    ["Offset of field: AttentionGradParams::d_k"][::core::mem::offset_of!(AttentionGradParams, d_k) - 72usize];
+    ["Offset of field: AttentionGradParams::d_v"][::core::mem::offset_of!(AttentionGradParams, d_v) - 80usize];
+    ["Offset of field: AttentionGradParams::n"][::core::mem::offset_of!(AttentionGradParams, n) - 88usize];
+    ["Offset of field: AttentionGradParams::n_seqs"][::core::mem::offset_of!(AttentionGradParams, n_seqs) - 92usize];
+    ["Offset of field: AttentionGradParams::max_len"][::core::mem::offset_of!(AttentionGradParams, max_len) - 96usize];
+    ["Offset of field: AttentionGradParams::q_heads"][::core::mem::offset_of!(AttentionGradParams, q_heads) - 100usize];
     ["Offset of field: AttentionGradParams::kv_heads"]
         [::core::mem::offset_of!(AttentionGradParams, kv_heads) - 104usize];
-    ["Offset of field: AttentionGradParams::dim"]
-        [::core::mem::offset_of!(AttentionGradParams, dim) - 108usize];
+    ["Offset of field: AttentionGradParams::dim"][::core::mem::offset_of!(AttentionGradParams, dim) - 108usize];
     ["Offset of field: AttentionGradParams::q_stride"]
         [::core::mem::offset_of!(AttentionGradParams, q_stride) - 112usize];
     ["Offset of field: AttentionGradParams::k_stride"]
@@ -663,8 +596,7 @@ const _: () = {
         [::core::mem::offset_of!(AttentionGradParams, d_k_stride) - 136usize];
     ["Offset of field: AttentionGradParams::d_v_stride"]
         [::core::mem::offset_of!(AttentionGradParams, d_v_stride) - 140usize];
-    ["Offset of field: AttentionGradParams::scale"]
-        [::core::mem::offset_of!(AttentionGradParams, scale) - 144usize];
+    ["Offset of field: AttentionGradParams::scale"][::core::mem::offset_of!(AttentionGradParams, scale) - 144usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -686,30 +618,18 @@ pub struct CacheAppendParams {
 const _: () = {
     ["Size of CacheAppendParams"][::core::mem::size_of::<CacheAppendParams>() - 72usize];
     ["Alignment of CacheAppendParams"][::core::mem::align_of::<CacheAppendParams>() - 8usize];
-    ["Offset of field: CacheAppendParams::k"]
-        [::core::mem::offset_of!(CacheAppendParams, k) - 0usize];
-    ["Offset of field: CacheAppendParams::v"]
-        [::core::mem::offset_of!(CacheAppendParams, v) - 8usize];
-    ["Offset of field: CacheAppendParams::seqs"]
-        [::core::mem::offset_of!(CacheAppendParams, seqs) - 16usize];
-    ["Offset of field: CacheAppendParams::positions"]
-        [::core::mem::offset_of!(CacheAppendParams, positions) - 24usize];
-    ["Offset of field: CacheAppendParams::k_cache"]
-        [::core::mem::offset_of!(CacheAppendParams, k_cache) - 32usize];
-    ["Offset of field: CacheAppendParams::v_cache"]
-        [::core::mem::offset_of!(CacheAppendParams, v_cache) - 40usize];
-    ["Offset of field: CacheAppendParams::n"]
-        [::core::mem::offset_of!(CacheAppendParams, n) - 48usize];
-    ["Offset of field: CacheAppendParams::width"]
-        [::core::mem::offset_of!(CacheAppendParams, width) - 52usize];
-    ["Offset of field: CacheAppendParams::n_seqs"]
-        [::core::mem::offset_of!(CacheAppendParams, n_seqs) - 56usize];
-    ["Offset of field: CacheAppendParams::capacity"]
-        [::core::mem::offset_of!(CacheAppendParams, capacity) - 60usize];
-    ["Offset of field: CacheAppendParams::k_stride"]
-        [::core::mem::offset_of!(CacheAppendParams, k_stride) - 64usize];
-    ["Offset of field: CacheAppendParams::v_stride"]
-        [::core::mem::offset_of!(CacheAppendParams, v_stride) - 68usize];
+    ["Offset of field: CacheAppendParams::k"][::core::mem::offset_of!(CacheAppendParams, k) - 0usize];
+    ["Offset of field: CacheAppendParams::v"][::core::mem::offset_of!(CacheAppendParams, v) - 8usize];
+    ["Offset of field: CacheAppendParams::seqs"][::core::mem::offset_of!(CacheAppendParams, seqs) - 16usize];
+    ["Offset of field: CacheAppendParams::positions"][::core::mem::offset_of!(CacheAppendParams, positions) - 24usize];
+    ["Offset of field: CacheAppendParams::k_cache"][::core::mem::offset_of!(CacheAppendParams, k_cache) - 32usize];
+    ["Offset of field: CacheAppendParams::v_cache"][::core::mem::offset_of!(CacheAppendParams, v_cache) - 40usize];
+    ["Offset of field: CacheAppendParams::n"][::core::mem::offset_of!(CacheAppendParams, n) - 48usize];
+    ["Offset of field: CacheAppendParams::width"][::core::mem::offset_of!(CacheAppendParams, width) - 52usize];
+    ["Offset of field: CacheAppendParams::n_seqs"][::core::mem::offset_of!(CacheAppendParams, n_seqs) - 56usize];
+    ["Offset of field: CacheAppendParams::capacity"][::core::mem::offset_of!(CacheAppendParams, capacity) - 60usize];
+    ["Offset of field: CacheAppendParams::k_stride"][::core::mem::offset_of!(CacheAppendParams, k_stride) - 64usize];
+    ["Offset of field: CacheAppendParams::v_stride"][::core::mem::offset_of!(CacheAppendParams, v_stride) - 68usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -733,18 +653,15 @@ pub struct DecodeAttentionParams {
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of DecodeAttentionParams"][::core::mem::size_of::<DecodeAttentionParams>() - 88usize];
-    ["Alignment of DecodeAttentionParams"]
-        [::core::mem::align_of::<DecodeAttentionParams>() - 8usize];
-    ["Offset of field: DecodeAttentionParams::q"]
-        [::core::mem::offset_of!(DecodeAttentionParams, q) - 0usize];
+    ["Alignment of DecodeAttentionParams"][::core::mem::align_of::<DecodeAttentionParams>() - 8usize];
+    ["Offset of field: DecodeAttentionParams::q"][::core::mem::offset_of!(DecodeAttentionParams, q) - 0usize];
     ["Offset of field: DecodeAttentionParams::k_cache"]
         [::core::mem::offset_of!(DecodeAttentionParams, k_cache) - 8usize];
     ["Offset of field: DecodeAttentionParams::v_cache"]
         [::core::mem::offset_of!(DecodeAttentionParams, v_cache) - 16usize];
     ["Offset of field: DecodeAttentionParams::positions"]
         [::core::mem::offset_of!(DecodeAttentionParams, positions) - 24usize];
-    ["Offset of field: DecodeAttentionParams::out"]
-        [::core::mem::offset_of!(DecodeAttentionParams, out) - 32usize];
+    ["Offset of field: DecodeAttentionParams::out"][::core::mem::offset_of!(DecodeAttentionParams, out) - 32usize];
     ["Offset of field: DecodeAttentionParams::partial"]
         [::core::mem::offset_of!(DecodeAttentionParams, partial) - 40usize];
     ["Offset of field: DecodeAttentionParams::n_seqs"]
@@ -755,16 +672,14 @@ const _: () = {
         [::core::mem::offset_of!(DecodeAttentionParams, q_heads) - 56usize];
     ["Offset of field: DecodeAttentionParams::kv_heads"]
         [::core::mem::offset_of!(DecodeAttentionParams, kv_heads) - 60usize];
-    ["Offset of field: DecodeAttentionParams::dim"]
-        [::core::mem::offset_of!(DecodeAttentionParams, dim) - 64usize];
+    ["Offset of field: DecodeAttentionParams::dim"][::core::mem::offset_of!(DecodeAttentionParams, dim) - 64usize];
     ["Offset of field: DecodeAttentionParams::splits"]
         [::core::mem::offset_of!(DecodeAttentionParams, splits) - 68usize];
     ["Offset of field: DecodeAttentionParams::q_stride"]
         [::core::mem::offset_of!(DecodeAttentionParams, q_stride) - 72usize];
     ["Offset of field: DecodeAttentionParams::out_stride"]
         [::core::mem::offset_of!(DecodeAttentionParams, out_stride) - 76usize];
-    ["Offset of field: DecodeAttentionParams::scale"]
-        [::core::mem::offset_of!(DecodeAttentionParams, scale) - 80usize];
+    ["Offset of field: DecodeAttentionParams::scale"][::core::mem::offset_of!(DecodeAttentionParams, scale) - 80usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -780,15 +695,12 @@ pub struct SwigluParams {
 const _: () = {
     ["Size of SwigluParams"][::core::mem::size_of::<SwigluParams>() - 32usize];
     ["Alignment of SwigluParams"][::core::mem::align_of::<SwigluParams>() - 8usize];
-    ["Offset of field: SwigluParams::gate_up"]
-        [::core::mem::offset_of!(SwigluParams, gate_up) - 0usize];
+    ["Offset of field: SwigluParams::gate_up"][::core::mem::offset_of!(SwigluParams, gate_up) - 0usize];
     ["Offset of field: SwigluParams::out"][::core::mem::offset_of!(SwigluParams, out) - 8usize];
     ["Offset of field: SwigluParams::n"][::core::mem::offset_of!(SwigluParams, n) - 16usize];
     ["Offset of field: SwigluParams::f"][::core::mem::offset_of!(SwigluParams, f) - 20usize];
-    ["Offset of field: SwigluParams::gate_up_stride"]
-        [::core::mem::offset_of!(SwigluParams, gate_up_stride) - 24usize];
-    ["Offset of field: SwigluParams::out_stride"]
-        [::core::mem::offset_of!(SwigluParams, out_stride) - 28usize];
+    ["Offset of field: SwigluParams::gate_up_stride"][::core::mem::offset_of!(SwigluParams, gate_up_stride) - 24usize];
+    ["Offset of field: SwigluParams::out_stride"][::core::mem::offset_of!(SwigluParams, out_stride) - 28usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -806,16 +718,11 @@ pub struct SwigluGradParams {
 const _: () = {
     ["Size of SwigluGradParams"][::core::mem::size_of::<SwigluGradParams>() - 48usize];
     ["Alignment of SwigluGradParams"][::core::mem::align_of::<SwigluGradParams>() - 8usize];
-    ["Offset of field: SwigluGradParams::gate_up"]
-        [::core::mem::offset_of!(SwigluGradParams, gate_up) - 0usize];
-    ["Offset of field: SwigluGradParams::d_out"]
-        [::core::mem::offset_of!(SwigluGradParams, d_out) - 8usize];
-    ["Offset of field: SwigluGradParams::d_gate_up"]
-        [::core::mem::offset_of!(SwigluGradParams, d_gate_up) - 16usize];
-    ["Offset of field: SwigluGradParams::n"]
-        [::core::mem::offset_of!(SwigluGradParams, n) - 24usize];
-    ["Offset of field: SwigluGradParams::f"]
-        [::core::mem::offset_of!(SwigluGradParams, f) - 28usize];
+    ["Offset of field: SwigluGradParams::gate_up"][::core::mem::offset_of!(SwigluGradParams, gate_up) - 0usize];
+    ["Offset of field: SwigluGradParams::d_out"][::core::mem::offset_of!(SwigluGradParams, d_out) - 8usize];
+    ["Offset of field: SwigluGradParams::d_gate_up"][::core::mem::offset_of!(SwigluGradParams, d_gate_up) - 16usize];
+    ["Offset of field: SwigluGradParams::n"][::core::mem::offset_of!(SwigluGradParams, n) - 24usize];
+    ["Offset of field: SwigluGradParams::f"][::core::mem::offset_of!(SwigluGradParams, f) - 28usize];
     ["Offset of field: SwigluGradParams::gate_up_stride"]
         [::core::mem::offset_of!(SwigluGradParams, gate_up_stride) - 32usize];
     ["Offset of field: SwigluGradParams::d_out_stride"]
@@ -843,13 +750,10 @@ const _: () = {
     ["Offset of field: RowsParams::rows"][::core::mem::offset_of!(RowsParams, rows) - 8usize];
     ["Offset of field: RowsParams::out"][::core::mem::offset_of!(RowsParams, out) - 16usize];
     ["Offset of field: RowsParams::n"][::core::mem::offset_of!(RowsParams, n) - 24usize];
-    ["Offset of field: RowsParams::n_table"]
-        [::core::mem::offset_of!(RowsParams, n_table) - 28usize];
+    ["Offset of field: RowsParams::n_table"][::core::mem::offset_of!(RowsParams, n_table) - 28usize];
     ["Offset of field: RowsParams::d"][::core::mem::offset_of!(RowsParams, d) - 32usize];
-    ["Offset of field: RowsParams::x_stride"]
-        [::core::mem::offset_of!(RowsParams, x_stride) - 36usize];
-    ["Offset of field: RowsParams::out_stride"]
-        [::core::mem::offset_of!(RowsParams, out_stride) - 40usize];
+    ["Offset of field: RowsParams::x_stride"][::core::mem::offset_of!(RowsParams, x_stride) - 36usize];
+    ["Offset of field: RowsParams::out_stride"][::core::mem::offset_of!(RowsParams, out_stride) - 40usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -861,28 +765,24 @@ pub struct CrossEntropyParams {
     pub vocab: ::core::ffi::c_uint,
     pub stride: ::core::ffi::c_uint,
     pub with_grad: ::core::ffi::c_uint,
+    pub cached: ::core::ffi::c_uint,
     pub grad_scale: f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of CrossEntropyParams"][::core::mem::size_of::<CrossEntropyParams>() - 48usize];
     ["Alignment of CrossEntropyParams"][::core::mem::align_of::<CrossEntropyParams>() - 8usize];
-    ["Offset of field: CrossEntropyParams::logits"]
-        [::core::mem::offset_of!(CrossEntropyParams, logits) - 0usize];
-    ["Offset of field: CrossEntropyParams::labels"]
-        [::core::mem::offset_of!(CrossEntropyParams, labels) - 8usize];
-    ["Offset of field: CrossEntropyParams::losses"]
-        [::core::mem::offset_of!(CrossEntropyParams, losses) - 16usize];
-    ["Offset of field: CrossEntropyParams::n"]
-        [::core::mem::offset_of!(CrossEntropyParams, n) - 24usize];
-    ["Offset of field: CrossEntropyParams::vocab"]
-        [::core::mem::offset_of!(CrossEntropyParams, vocab) - 28usize];
-    ["Offset of field: CrossEntropyParams::stride"]
-        [::core::mem::offset_of!(CrossEntropyParams, stride) - 32usize];
+    ["Offset of field: CrossEntropyParams::logits"][::core::mem::offset_of!(CrossEntropyParams, logits) - 0usize];
+    ["Offset of field: CrossEntropyParams::labels"][::core::mem::offset_of!(CrossEntropyParams, labels) - 8usize];
+    ["Offset of field: CrossEntropyParams::losses"][::core::mem::offset_of!(CrossEntropyParams, losses) - 16usize];
+    ["Offset of field: CrossEntropyParams::n"][::core::mem::offset_of!(CrossEntropyParams, n) - 24usize];
+    ["Offset of field: CrossEntropyParams::vocab"][::core::mem::offset_of!(CrossEntropyParams, vocab) - 28usize];
+    ["Offset of field: CrossEntropyParams::stride"][::core::mem::offset_of!(CrossEntropyParams, stride) - 32usize];
     ["Offset of field: CrossEntropyParams::with_grad"]
         [::core::mem::offset_of!(CrossEntropyParams, with_grad) - 36usize];
+    ["Offset of field: CrossEntropyParams::cached"][::core::mem::offset_of!(CrossEntropyParams, cached) - 40usize];
     ["Offset of field: CrossEntropyParams::grad_scale"]
-        [::core::mem::offset_of!(CrossEntropyParams, grad_scale) - 40usize];
+        [::core::mem::offset_of!(CrossEntropyParams, grad_scale) - 44usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -891,6 +791,7 @@ pub struct SampleParams {
     pub history: *mut ::core::ffi::c_uint,
     pub positions: *mut ::core::ffi::c_uint,
     pub tokens: *mut ::core::ffi::c_uint,
+    pub seen: *mut ::core::ffi::c_uint,
     pub n_seqs: ::core::ffi::c_uint,
     pub vocab: ::core::ffi::c_uint,
     pub stride: ::core::ffi::c_uint,
@@ -904,35 +805,24 @@ pub struct SampleParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of SampleParams"][::core::mem::size_of::<SampleParams>() - 80usize];
+    ["Size of SampleParams"][::core::mem::size_of::<SampleParams>() - 88usize];
     ["Alignment of SampleParams"][::core::mem::align_of::<SampleParams>() - 8usize];
-    ["Offset of field: SampleParams::logits"]
-        [::core::mem::offset_of!(SampleParams, logits) - 0usize];
-    ["Offset of field: SampleParams::history"]
-        [::core::mem::offset_of!(SampleParams, history) - 8usize];
-    ["Offset of field: SampleParams::positions"]
-        [::core::mem::offset_of!(SampleParams, positions) - 16usize];
-    ["Offset of field: SampleParams::tokens"]
-        [::core::mem::offset_of!(SampleParams, tokens) - 24usize];
-    ["Offset of field: SampleParams::n_seqs"]
-        [::core::mem::offset_of!(SampleParams, n_seqs) - 32usize];
-    ["Offset of field: SampleParams::vocab"]
-        [::core::mem::offset_of!(SampleParams, vocab) - 36usize];
-    ["Offset of field: SampleParams::stride"]
-        [::core::mem::offset_of!(SampleParams, stride) - 40usize];
-    ["Offset of field: SampleParams::capacity"]
-        [::core::mem::offset_of!(SampleParams, capacity) - 44usize];
-    ["Offset of field: SampleParams::top_k"]
-        [::core::mem::offset_of!(SampleParams, top_k) - 48usize];
-    ["Offset of field: SampleParams::temperature"]
-        [::core::mem::offset_of!(SampleParams, temperature) - 52usize];
-    ["Offset of field: SampleParams::top_p"]
-        [::core::mem::offset_of!(SampleParams, top_p) - 56usize];
-    ["Offset of field: SampleParams::min_p"]
-        [::core::mem::offset_of!(SampleParams, min_p) - 60usize];
+    ["Offset of field: SampleParams::logits"][::core::mem::offset_of!(SampleParams, logits) - 0usize];
+    ["Offset of field: SampleParams::history"][::core::mem::offset_of!(SampleParams, history) - 8usize];
+    ["Offset of field: SampleParams::positions"][::core::mem::offset_of!(SampleParams, positions) - 16usize];
+    ["Offset of field: SampleParams::tokens"][::core::mem::offset_of!(SampleParams, tokens) - 24usize];
+    ["Offset of field: SampleParams::seen"][::core::mem::offset_of!(SampleParams, seen) - 32usize];
+    ["Offset of field: SampleParams::n_seqs"][::core::mem::offset_of!(SampleParams, n_seqs) - 40usize];
+    ["Offset of field: SampleParams::vocab"][::core::mem::offset_of!(SampleParams, vocab) - 44usize];
+    ["Offset of field: SampleParams::stride"][::core::mem::offset_of!(SampleParams, stride) - 48usize];
+    ["Offset of field: SampleParams::capacity"][::core::mem::offset_of!(SampleParams, capacity) - 52usize];
+    ["Offset of field: SampleParams::top_k"][::core::mem::offset_of!(SampleParams, top_k) - 56usize];
+    ["Offset of field: SampleParams::temperature"][::core::mem::offset_of!(SampleParams, temperature) - 60usize];
+    ["Offset of field: SampleParams::top_p"][::core::mem::offset_of!(SampleParams, top_p) - 64usize];
+    ["Offset of field: SampleParams::min_p"][::core::mem::offset_of!(SampleParams, min_p) - 68usize];
     ["Offset of field: SampleParams::repetition_penalty"]
-        [::core::mem::offset_of!(SampleParams, repetition_penalty) - 64usize];
-    ["Offset of field: SampleParams::seed"][::core::mem::offset_of!(SampleParams, seed) - 72usize];
+        [::core::mem::offset_of!(SampleParams, repetition_penalty) - 72usize];
+    ["Offset of field: SampleParams::seed"][::core::mem::offset_of!(SampleParams, seed) - 80usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -953,7 +843,7 @@ const _: () = {
 #[derive(Debug, Copy, Clone)]
 pub struct ReduceParams {
     pub x: *const f32,
-    pub partial: *mut f32,
+    pub partial: *mut f64,
     pub out: *mut f32,
     pub len: ::core::ffi::c_ulonglong,
     pub blocks: ::core::ffi::c_uint,
@@ -964,14 +854,11 @@ const _: () = {
     ["Size of ReduceParams"][::core::mem::size_of::<ReduceParams>() - 40usize];
     ["Alignment of ReduceParams"][::core::mem::align_of::<ReduceParams>() - 8usize];
     ["Offset of field: ReduceParams::x"][::core::mem::offset_of!(ReduceParams, x) - 0usize];
-    ["Offset of field: ReduceParams::partial"]
-        [::core::mem::offset_of!(ReduceParams, partial) - 8usize];
+    ["Offset of field: ReduceParams::partial"][::core::mem::offset_of!(ReduceParams, partial) - 8usize];
     ["Offset of field: ReduceParams::out"][::core::mem::offset_of!(ReduceParams, out) - 16usize];
     ["Offset of field: ReduceParams::len"][::core::mem::offset_of!(ReduceParams, len) - 24usize];
-    ["Offset of field: ReduceParams::blocks"]
-        [::core::mem::offset_of!(ReduceParams, blocks) - 32usize];
-    ["Offset of field: ReduceParams::accumulate"]
-        [::core::mem::offset_of!(ReduceParams, accumulate) - 36usize];
+    ["Offset of field: ReduceParams::blocks"][::core::mem::offset_of!(ReduceParams, blocks) - 32usize];
+    ["Offset of field: ReduceParams::accumulate"][::core::mem::offset_of!(ReduceParams, accumulate) - 36usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -982,36 +869,31 @@ pub struct AdamWParams {
     pub v: *mut f32,
     pub compute: *mut ::core::ffi::c_void,
     pub len: ::core::ffi::c_ulonglong,
-    pub lr: f32,
-    pub beta1: f32,
+    pub decay: f32,
+    pub one_minus_beta1: f32,
     pub beta2: f32,
-    pub eps: f32,
-    pub weight_decay: f32,
-    pub bias1: f32,
+    pub one_minus_beta2: f32,
+    pub step_size: f32,
     pub bias2_sqrt: f32,
+    pub eps: f32,
     pub grad_scale: f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of AdamWParams"][::core::mem::size_of::<AdamWParams>() - 80usize];
     ["Alignment of AdamWParams"][::core::mem::align_of::<AdamWParams>() - 8usize];
-    ["Offset of field: AdamWParams::weights"]
-        [::core::mem::offset_of!(AdamWParams, weights) - 0usize];
+    ["Offset of field: AdamWParams::weights"][::core::mem::offset_of!(AdamWParams, weights) - 0usize];
     ["Offset of field: AdamWParams::grads"][::core::mem::offset_of!(AdamWParams, grads) - 8usize];
     ["Offset of field: AdamWParams::m"][::core::mem::offset_of!(AdamWParams, m) - 16usize];
     ["Offset of field: AdamWParams::v"][::core::mem::offset_of!(AdamWParams, v) - 24usize];
-    ["Offset of field: AdamWParams::compute"]
-        [::core::mem::offset_of!(AdamWParams, compute) - 32usize];
+    ["Offset of field: AdamWParams::compute"][::core::mem::offset_of!(AdamWParams, compute) - 32usize];
     ["Offset of field: AdamWParams::len"][::core::mem::offset_of!(AdamWParams, len) - 40usize];
-    ["Offset of field: AdamWParams::lr"][::core::mem::offset_of!(AdamWParams, lr) - 48usize];
-    ["Offset of field: AdamWParams::beta1"][::core::mem::offset_of!(AdamWParams, beta1) - 52usize];
+    ["Offset of field: AdamWParams::decay"][::core::mem::offset_of!(AdamWParams, decay) - 48usize];
+    ["Offset of field: AdamWParams::one_minus_beta1"][::core::mem::offset_of!(AdamWParams, one_minus_beta1) - 52usize];
     ["Offset of field: AdamWParams::beta2"][::core::mem::offset_of!(AdamWParams, beta2) - 56usize];
-    ["Offset of field: AdamWParams::eps"][::core::mem::offset_of!(AdamWParams, eps) - 60usize];
-    ["Offset of field: AdamWParams::weight_decay"]
-        [::core::mem::offset_of!(AdamWParams, weight_decay) - 64usize];
-    ["Offset of field: AdamWParams::bias1"][::core::mem::offset_of!(AdamWParams, bias1) - 68usize];
-    ["Offset of field: AdamWParams::bias2_sqrt"]
-        [::core::mem::offset_of!(AdamWParams, bias2_sqrt) - 72usize];
-    ["Offset of field: AdamWParams::grad_scale"]
-        [::core::mem::offset_of!(AdamWParams, grad_scale) - 76usize];
+    ["Offset of field: AdamWParams::one_minus_beta2"][::core::mem::offset_of!(AdamWParams, one_minus_beta2) - 60usize];
+    ["Offset of field: AdamWParams::step_size"][::core::mem::offset_of!(AdamWParams, step_size) - 64usize];
+    ["Offset of field: AdamWParams::bias2_sqrt"][::core::mem::offset_of!(AdamWParams, bias2_sqrt) - 68usize];
+    ["Offset of field: AdamWParams::eps"][::core::mem::offset_of!(AdamWParams, eps) - 72usize];
+    ["Offset of field: AdamWParams::grad_scale"][::core::mem::offset_of!(AdamWParams, grad_scale) - 76usize];
 };
