@@ -25,13 +25,16 @@ typedef struct {
     unsigned fp4;
 } QuantizeParams;
 
-// nest_absmax: offset = mean(absmax) (kernel 1), then codes and groups (kernel 2).
+// nest_absmax: offset = mean(absmax) (kernels 1 and 2), then codes and groups (kernel 3).
 typedef struct {
     const float *absmax;  // [n]
     unsigned char *codes; // [n]
     float *groups;        // [n / 256, 2], rounded up
     float *offset;        // [1], scratch
+    float *sums;          // [2 n_runs + 32, 32], scratch: sums of the runs of each level
     unsigned n;
+    unsigned run_shift; // log2 of the rows of a run
+    unsigned n_runs;    // runs of the first level
 } NestAbsmaxParams;
 
 // dequantize: out[i] = code[codes[i]] * absmax[i / block].
@@ -64,50 +67,67 @@ typedef struct {
     unsigned splits;
 } LinearParams;
 
-// weight_grad: d_weight[o, i] += scale * sum_t d_out[t, o] * drop(x)[t, i].
+// weight_grad: d_weight += d_out^T x, dense.
 typedef struct {
     const void *x;     // T [n, cols]
     const void *d_out; // T [n, rows]
     float *d_weight;   // [rows, cols]
-    float *partial;    // scratch for split sums
     unsigned n, rows, cols;
     unsigned x_stride, d_out_stride;
-    unsigned splits;
-    float scale;
-    unsigned long long seed, stream; // of the dropout of x
-    unsigned threshold;              // 0: no dropout
-    float keep_scale;
 } WeightGradParams;
 
-// lora_down: out = scale * drop(x) a^T; x [n, cols], a [r, cols]. lora_grad uses it for d_xa too, with b transposed.
+// The dropout of ops::Dropout. Kernels only zero elements; whoever calls folds keep_scale into the scale.
 typedef struct {
-    const void *x; // T [n, cols]
-    const void *a; // T [r, cols], or T [cols, r] when transposed
-    void *out;     // T [n, r]
-    float *partial;
-    unsigned n, cols, r;
-    unsigned x_stride, out_stride;
-    unsigned transposed;
-    unsigned splits;
-    float scale;
     unsigned long long seed, stream;
-    unsigned threshold;
-    float keep_scale;
+    unsigned threshold; // 0: no dropout
+} DropoutParams;
+
+// lora_transpose: out = x^T, zeros where x has no row.
+typedef struct {
+    const void *x; // T [rows, cols]
+    void *out;     // T [cols, out_stride]
+    unsigned rows, cols;
+    unsigned x_stride, out_stride;
+} LoraTransposeParams;
+
+// lora_down: out = scale * drop(x) a^T.
+typedef struct {
+    const void *x;  // T [n, cols]
+    const void *a;  // T [r, cols]
+    void *out;      // T [n, r]
+    void *out_t;    // T [r, out_t_stride]: the same transposed, zeros from n on; or null
+    unsigned n, cols, r;
+    unsigned x_stride, out_stride, out_t_stride;
+    float scale;
+    DropoutParams dropout;
 } LoraDownParams;
 
-// lora_up: out += scale * drop(xa b^T); xa [n, r], b [cols, r], or [r, cols] when transposed; out [n, cols].
+// lora_up: out += drop(scale * xa b^T).
 typedef struct {
     const void *xa; // T [n, r]
-    const void *b;  // T [cols, r], or T [r, cols] when transposed
+    const void *b;  // T [cols, r]
     void *out;      // T [n, cols]
     unsigned n, cols, r;
     unsigned xa_stride, out_stride;
+    float scale;
+    DropoutParams dropout; // backward only
+} LoraUpParams;
+
+// lora_weight_grad: sum over tokens of xa[t, :]^T drop(x)[t, :], in `splits` parts (kernel 1); then
+// out += scale * the sum of the parts (kernel 2).
+typedef struct {
+    const void *x;    // T [n, cols]
+    const void *xa;   // T [n, r]
+    const void *xa_t; // T [r, xa_t_stride]: the same transposed, zeros from n on; for the tensor cores
+    float *partial;   // [splits, r, cols]
+    float *out;       // [r, cols], or [cols, r] when transposed
+    unsigned n, cols, r;
+    unsigned x_stride, xa_stride, xa_t_stride;
+    unsigned splits, split_len; // tokens of a part: a multiple of 16
     unsigned transposed;
     float scale;
-    unsigned long long seed, stream; // of the dropout of the result (backward only)
-    unsigned threshold;
-    float keep_scale;
-} LoraUpParams;
+    DropoutParams dropout;
+} LoraWeightGradParams;
 
 // rms_norm: h = x (+ add); sum = h; out = h / sqrt(mean(h^2) + eps) * weight.
 typedef struct {
@@ -254,6 +274,7 @@ typedef struct {
     unsigned n, vocab;
     unsigned stride;
     unsigned with_grad;
+    unsigned cached; // 16-byte packs of a row that fit in shared memory
     float grad_scale;
 } CrossEntropyParams;
 
@@ -263,6 +284,7 @@ typedef struct {
     unsigned *history;   // [n_seqs, capacity]
     unsigned *positions; // [n_seqs]
     unsigned *tokens;    // [n_seqs]
+    unsigned *seen;      // [n_seqs, vocab / 32], rounded up, scratch; null without repetition penalty
     unsigned n_seqs, vocab, stride, capacity;
     unsigned top_k;
     float temperature, top_p, min_p, repetition_penalty;
@@ -279,7 +301,7 @@ typedef struct {
 // sum, norm: fixed-order two-stage reductions.
 typedef struct {
     const float *x; // [len]
-    float *partial; // [blocks], scratch
+    double *partial; // [blocks], scratch
     float *out;     // [1]
     unsigned long long len;
     unsigned blocks;
@@ -294,7 +316,10 @@ typedef struct {
     float *v;           // [len]
     void *compute;      // T [len]
     unsigned long long len;
-    float lr, beta1, beta2, eps, weight_decay;
-    float bias1, bias2_sqrt; // 1 - beta1^t, sqrt(1 - beta2^t)
+    float decay;           // 1 - lr * weight_decay
+    float one_minus_beta1;
+    float beta2, one_minus_beta2;
+    float step_size, bias2_sqrt; // lr / (1 - beta1^t), sqrt(1 - beta2^t)
+    float eps;
     float grad_scale;
 } AdamWParams;

@@ -85,7 +85,7 @@ impl Backend for Cuda {
     }
 
     fn weight_grad<T: Float>(&self, op: Checked<WeightGrad<'_, Self, T>>) -> Result<()> {
-        launch::linear::weight_grad(self, op.into_inner())
+        launch::weight_grad::weight_grad(self, op.into_inner())
     }
 
     fn lora<T: Float>(&self, op: Checked<Lora<'_, Self, T>>) -> Result<()> {

@@ -1,5 +1,5 @@
 use super::{Check, Checked, Op};
-use crate::{Backend, Float, Mat, MatMut, Result, View, ViewMut};
+use crate::{Backend, Float, Mat, MatMut, Result, View};
 
 /// `out (+)= x · weightᵀ` with a dense weight: `x` is `[n, in]`, `weight` `[out, in]`, `out` `[n, out]`.
 ///
@@ -65,31 +65,5 @@ impl<B: Backend, T: Float> Op<B> for LinearGrad<'_, B, T> {
 
     fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
         backend.linear_grad(op)
-    }
-}
-
-/// The weight gradient of [`Linear`], for a dense layer that is trained: `d_weight += d_outᵀ · x`, in f32.
-pub struct WeightGrad<'a, B: Backend, T: Float> {
-    /// `[n, in]`.
-    pub x: Mat<'a, B, T>,
-    /// `[n, out]`.
-    pub d_out: Mat<'a, B, T>,
-    /// `[out, in]`.
-    pub d_weight: ViewMut<'a, B, f32>,
-}
-
-impl<B: Backend, T: Float> Op<B> for WeightGrad<'_, B, T> {
-    const NAME: &'static str = "weight_grad";
-
-    fn verify(&self) -> Result<()> {
-        let check = Check(Self::NAME);
-        let ([n, k], [n_out, out]) = (self.x.shape(), self.d_out.shape());
-        check.mat("x", &self.x, [n_out, k])?;
-        check.mat("d_out", &self.d_out, [n, out])?;
-        check.len_mut("d_weight", &self.d_weight, out * k)
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.weight_grad(op)
     }
 }

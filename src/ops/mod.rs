@@ -19,6 +19,7 @@ mod rms_norm;
 mod rows;
 mod sample;
 mod swiglu;
+mod weight_grad;
 
 pub use adamw::AdamW;
 pub use attention::{Attention, AttentionGrad, Heads};
@@ -26,7 +27,7 @@ pub use cast::Cast;
 pub use cross_entropy::{CrossEntropy, IGNORE};
 pub use decode_attention::{CacheAppend, DecodeAttention};
 pub use dequantize::Dequantize;
-pub use linear::{Linear, LinearGrad, WeightGrad};
+pub use linear::{Linear, LinearGrad};
 pub use linear4::{Linear4, Linear4Grad};
 pub use lora::{Dropout, Lora, LoraGrad};
 pub use qk_norm_rope::{QkNormRope, QkNormRopeGrad};
@@ -36,6 +37,7 @@ pub use rms_norm::{RmsNorm, RmsNormGrad};
 pub use rows::{GatherRows, ScatterRows};
 pub use sample::Sample;
 pub use swiglu::{Swiglu, SwigluGrad};
+pub use weight_grad::WeightGrad;
 
 use crate::{Backend, Element, Error, Mat, MatMut, Result, View, ViewMut};
 

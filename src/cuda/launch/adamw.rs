@@ -1,6 +1,29 @@
-use super::Cuda;
-use crate::{Float, Result, ops::{AdamW}};
+use super::{Cuda, Kernel, Shape, flat_blocks};
+use crate::{Float, Result, cuda::params::AdamWParams, ops::AdamW};
 
-pub(in crate::cuda) fn adamw<T: Float>(_cuda: &Cuda, _op: AdamW<'_, Cuda, T>) -> Result<()> {
-    todo!()
+const ADAMW: Kernel<AdamWParams> = Kernel::new("adamw", "adamw");
+
+pub(in crate::cuda) fn adamw<T: Float>(cuda: &Cuda, mut op: AdamW<'_, Cuda, T>) -> Result<()> {
+    let len = op.weights.len();
+    // The scalars as PyTorch makes them: in f64, rounded once.
+    let [lr, decay, beta1, beta2] = [op.lr, op.weight_decay, op.betas[0], op.betas[1]].map(f64::from);
+    let bias = |beta: f64| 1.0 - beta.powf(f64::from(op.step));
+    let params = AdamWParams {
+        weights: op.weights.0.ptr() as _,
+        grads: op.grads.0.ptr() as _,
+        m: op.m.0.ptr() as _,
+        v: op.v.0.ptr() as _,
+        compute: op.compute.0.ptr() as _,
+        len: len as u64,
+        decay: (1.0 - lr * decay) as f32,
+        one_minus_beta1: (1.0 - beta1) as f32,
+        beta2: op.betas[1],
+        one_minus_beta2: (1.0 - beta2) as f32,
+        step_size: (lr / bias(beta1)) as f32,
+        bias2_sqrt: bias(beta2).sqrt() as f32,
+        eps: op.eps,
+        grad_scale: op.grad_scale,
+    };
+    // SAFETY: `AdamW::verify` checked that every vector is as long as the weights.
+    unsafe { cuda.launch(&ADAMW, T::DTYPE.suffix(), params, Shape::new(flat_blocks("adamw", len)?, 256)) }
 }

@@ -1,6 +1,6 @@
 //! Opening a GPU and finding kernels.
 
-use super::{memory::Meter, refused};
+use super::{memory::Meter, refused, scratch::Scratch};
 use crate::{Error, Result};
 use cudarc::{
     driver::{CudaContext, CudaFunction, CudaModule, CudaStream, sys},
@@ -51,12 +51,15 @@ pub struct Cuda {
     pub(super) context: Arc<CudaContext>,
     pub(super) meter: Arc<Meter>,
     pub(super) n_sms: u32,
+    /// Bytes of shared memory that one CTA can have.
+    pub(super) max_shared: usize,
+    pub(super) scratch: Scratch,
     modules: Mutex<HashMap<&'static str, Arc<CudaModule>>>,
     functions: Mutex<Functions>,
 }
 
 /// The lock, also after a panic elsewhere: the maps are only ever added to.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -80,11 +83,15 @@ impl Cuda {
         let stream = context.new_stream().map_err(refused("making a stream"))?;
         let sms = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
         let n_sms = context.attribute(sms).map_err(refused("asking for the number of multiprocessors"))?;
+        let shared = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+        let max_shared = context.attribute(shared).map_err(refused("asking for the size of shared memory"))?;
         Ok(Cuda {
             stream,
             context,
             meter: Arc::default(),
             n_sms: n_sms.unsigned_abs(),
+            max_shared: max_shared.unsigned_abs() as usize,
+            scratch: Scratch::default(),
             modules: Mutex::default(),
             functions: Mutex::default(),
         })

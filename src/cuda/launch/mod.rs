@@ -21,10 +21,12 @@ pub(super) mod rms_norm;
 pub(super) mod rows;
 pub(super) mod sample;
 pub(super) mod swiglu;
+pub(super) mod weight_grad;
 
 mod device;
 mod graph;
 mod memory;
+mod scratch;
 
 pub use device::{Cuda, architectures, device_count, kernels, nvcc_version};
 pub use graph::Graph;
@@ -120,6 +122,15 @@ impl<T: crate::Element> Mat<'_, Cuda, T> {
 impl<T: crate::Element> MatMut<'_, Cuda, T> {
     fn ptr(&mut self) -> *mut core::ffi::c_void {
         self.view.ptr() as _
+    }
+}
+
+/// CTAs of 256 threads of 8 elements each.
+fn flat_blocks(op: &'static str, len: usize) -> Result<u32> {
+    let blocks = len.div_ceil(8 * 256);
+    match i32::try_from(blocks) {
+        Ok(blocks) => Ok(blocks.unsigned_abs()),
+        Err(_) => Err(Error::Value { op, arg: "the length", got: len.to_string(), want: "it must be below 2^42" }),
     }
 }
 

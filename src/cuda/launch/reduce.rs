@@ -1,10 +1,47 @@
-use super::Cuda;
-use crate::{Result, ops::{Norm, Sum}};
+use super::{Cuda, Kernel, Shape, scratch::SUMS};
+use crate::{
+    Result, View, ViewMut,
+    cuda::params::ReduceParams,
+    ops::{Norm, Sum},
+};
 
-pub(in crate::cuda) fn sum(_cuda: &Cuda, _op: Sum<'_, Cuda>) -> Result<()> {
-    todo!()
+const SUM_PARTS: Kernel<ReduceParams> = Kernel::new("reduce", "sum_parts");
+const SUM_TOTAL: Kernel<ReduceParams> = Kernel::new("reduce", "sum_total");
+const NORM_PARTS: Kernel<ReduceParams> = Kernel::new("reduce", "norm_parts");
+const NORM_TOTAL: Kernel<ReduceParams> = Kernel::new("reduce", "norm_total");
+const THREADS: u32 = 256;
+/// Elements for each thread before there is a second CTA, and the most CTAs. The split, and with it the order of the
+/// sum, depends on the length alone.
+const PER_THREAD: usize = 32;
+const MAX_BLOCKS: usize = 1024;
+
+fn reduce(
+    cuda: &Cuda,
+    [parts, total]: [&Kernel<ReduceParams>; 2],
+    x: View<'_, Cuda, f32>,
+    mut out: ViewMut<'_, Cuda, f32>,
+    accumulate: bool,
+) -> Result<()> {
+    let blocks = x.len().div_ceil(PER_THREAD * THREADS as usize).clamp(1, MAX_BLOCKS);
+    let params = ReduceParams {
+        x: x.0.ptr() as _,
+        partial: cuda.scratch(&SUMS, blocks)?,
+        out: out.0.ptr() as _,
+        len: x.len() as u64,
+        blocks: blocks as u32,
+        accumulate: accumulate.into(),
+    };
+    // SAFETY: `x` is `params.len` long, `out` holds one number (verified), `partial` one for each CTA.
+    unsafe {
+        cuda.launch(parts, "", params, Shape::new(params.blocks, THREADS))?;
+        cuda.launch(total, "", params, Shape::new(1, THREADS))
+    }
 }
 
-pub(in crate::cuda) fn norm(_cuda: &Cuda, _op: Norm<'_, Cuda>) -> Result<()> {
-    todo!()
+pub(in crate::cuda) fn sum(cuda: &Cuda, op: Sum<'_, Cuda>) -> Result<()> {
+    reduce(cuda, [&SUM_PARTS, &SUM_TOTAL], op.x, op.out, op.accumulate)
+}
+
+pub(in crate::cuda) fn norm(cuda: &Cuda, op: Norm<'_, Cuda>) -> Result<()> {
+    reduce(cuda, [&NORM_PARTS, &NORM_TOTAL], op.x, op.out, false)
 }

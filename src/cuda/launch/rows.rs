@@ -1,10 +1,43 @@
-use super::Cuda;
-use crate::{Float, Result, ops::{GatherRows, ScatterRows}};
+use super::{Cuda, Kernel, Shape, dim};
+use crate::{
+    Float, Result,
+    cuda::params::RowsParams,
+    ops::{GatherRows, ScatterRows},
+};
 
-pub(in crate::cuda) fn gather_rows<T: Float>(_cuda: &Cuda, _op: GatherRows<'_, Cuda, T>) -> Result<()> {
-    todo!()
+const GATHER_ROWS: Kernel<RowsParams> = Kernel::new("rows", "gather_rows");
+const SCATTER_ROWS: Kernel<RowsParams> = Kernel::new("rows", "scatter_rows");
+const THREADS: u32 = 256;
+
+pub(in crate::cuda) fn gather_rows<T: Float>(cuda: &Cuda, mut op: GatherRows<'_, Cuda, T>) -> Result<()> {
+    let [n_table, d] = op.table.shape();
+    let n = dim(op.rows.len());
+    let params = RowsParams {
+        x: op.table.ptr(),
+        rows: op.rows.0.ptr() as _,
+        out: op.out.ptr(),
+        n,
+        n_table: dim(n_table),
+        d: dim(d),
+        x_stride: dim(op.table.stride),
+        out_stride: dim(op.out.stride),
+    };
+    // SAFETY: `GatherRows::verify` checked the shapes; the kernel takes the last row for numbers outside the table.
+    unsafe { cuda.launch(&GATHER_ROWS, T::DTYPE.suffix(), params, Shape::new(n, THREADS)) }
 }
 
-pub(in crate::cuda) fn scatter_rows<T: Float>(_cuda: &Cuda, _op: ScatterRows<'_, Cuda, T>) -> Result<()> {
-    todo!()
+pub(in crate::cuda) fn scatter_rows<T: Float>(cuda: &Cuda, mut op: ScatterRows<'_, Cuda, T>) -> Result<()> {
+    let [n, d] = op.x.shape();
+    let params = RowsParams {
+        x: op.x.ptr(),
+        rows: op.rows.0.ptr() as _,
+        out: op.out.ptr(),
+        n: dim(n),
+        n_table: dim(op.out.shape()[0]),
+        d: dim(d),
+        x_stride: dim(op.x.stride),
+        out_stride: dim(op.out.stride),
+    };
+    // SAFETY: `ScatterRows::verify` checked the shapes; the kernel drops row numbers outside the output.
+    unsafe { cuda.launch(&SCATTER_ROWS, T::DTYPE.suffix(), params, Shape::new(dim(n), THREADS)) }
 }

@@ -1,6 +1,36 @@
-use super::Cuda;
-use crate::{Result, ops::{Sample}};
+use super::{Cuda, Kernel, Shape, dim, scratch::BITMAP};
+use crate::{Result, cuda::params::SampleParams, ops::Sample};
+use std::ptr::null_mut;
 
-pub(in crate::cuda) fn sample(_cuda: &Cuda, _op: Sample<'_, Cuda>) -> Result<()> {
-    todo!()
+const SAMPLE: Kernel<SampleParams> = Kernel::new("sample", "sample");
+const THREADS: u32 = 1024;
+
+pub(in crate::cuda) fn sample(cuda: &Cuda, mut op: Sample<'_, Cuda>) -> Result<()> {
+    let n_seqs = op.logits.shape()[0];
+    let seen = if op.repetition_penalty == 1.0 {
+        null_mut()
+    } else {
+        cuda.scratch(&BITMAP, n_seqs * op.n_vocab.div_ceil(32))?
+    };
+    let params = SampleParams {
+        logits: op.logits.ptr() as _,
+        history: op.history.0.ptr() as _,
+        positions: op.positions.0.ptr() as _,
+        tokens: op.tokens.0.ptr() as _,
+        seen,
+        n_seqs: dim(n_seqs),
+        vocab: dim(op.n_vocab),
+        stride: dim(op.logits.stride),
+        capacity: dim(op.history.len() / n_seqs),
+        // More than all is all.
+        top_k: dim(op.top_k.min(op.n_vocab)),
+        temperature: op.temperature,
+        top_p: op.top_p,
+        min_p: op.min_p,
+        repetition_penalty: op.repetition_penalty,
+        seed: op.seed,
+    };
+    // SAFETY: `Sample::verify` checked every length; the kernel looks at no token from `vocab` on and at no position
+    // from `capacity` on.
+    unsafe { cuda.launch(&SAMPLE, "", params, Shape::new(dim(n_seqs), THREADS)) }
 }
