@@ -1,5 +1,17 @@
-use crate::{Cpu, Float, ops::{Cast}};
+use super::{convert, simd};
+use crate::{Cpu, Float, ops::Cast};
+use rayon::prelude::*;
 
-pub(super) fn cast<S: Float, T: Float>(_op: Cast<'_, Cpu, S, T>) {
-    todo!()
+/// Elements converted at once.
+const CHUNK: usize = 4096;
+
+pub(super) fn cast<S: Float, T: Float>(op: Cast<'_, Cpu, S, T>) {
+    op.out.into_slice().par_chunks_mut(CHUNK).zip(op.x.slice().par_chunks(CHUNK)).with_min_len(4).for_each(|(out, x)| {
+        let mut wide = [0.0; CHUNK];
+        let wide = &mut wide[..x.len()];
+        simd::vectorize(|| {
+            convert::widen(x, wide);
+            convert::narrow(wide, out);
+        });
+    });
 }

@@ -1,5 +1,16 @@
-use crate::{Cpu, Float, ops::{Dequantize}};
+use super::{convert, decode, simd};
+use crate::{Cpu, Float, ops::Dequantize};
+use rayon::prelude::*;
 
-pub(super) fn dequantize<T: Float>(_op: Dequantize<'_, Cpu, T>) {
-    todo!()
+/// Elements decoded at once.
+const CHUNK: usize = 4096;
+
+pub(super) fn dequantize<T: Float>(op: Dequantize<'_, Cpu, T>) {
+    let Dequantize { weight, out } = op;
+    out.into_slice().par_chunks_mut(CHUNK).enumerate().for_each(|(i, out)| {
+        let mut wide = [0.0; CHUNK];
+        let wide = &mut wide[..out.len()];
+        decode::decode::<T>(&weight, i * CHUNK, wide);
+        simd::vectorize(|| convert::narrow(wide, out));
+    });
 }

@@ -1,13 +1,39 @@
-use crate::{Cpu, Float, ops::{Linear, LinearGrad, WeightGrad}};
+use super::{
+    gemm::{self, ByColumn, ByRow},
+    source::{Dense, Source},
+};
+use crate::{
+    Cpu, Float, MatMut,
+    ops::{Linear, LinearGrad, WeightGrad},
+};
 
-pub(super) fn linear<T: Float, O: Float>(_op: Linear<'_, Cpu, T, O>) {
-    todo!()
+pub(super) fn linear<T: Float, O: Float>(op: Linear<'_, Cpu, T, O>) {
+    let Linear { x, weight, out, accumulate } = op;
+    let weight = Dense::of(weight, out.cols, x.cols);
+    forward(Dense::new(x), weight, out, accumulate);
 }
 
-pub(super) fn linear_grad<T: Float>(_op: LinearGrad<'_, Cpu, T>) {
-    todo!()
+pub(super) fn linear_grad<T: Float>(op: LinearGrad<'_, Cpu, T>) {
+    let LinearGrad { d_out, weight, d_x, accumulate } = op;
+    let weight = Dense::of(weight, d_out.cols, d_x.cols);
+    backward(Dense::new(d_out), weight, d_x, accumulate);
 }
 
-pub(super) fn weight_grad<T: Float>(_op: WeightGrad<'_, Cpu, T>) {
-    todo!()
+pub(super) fn weight_grad<T: Float>(op: WeightGrad<'_, Cpu, T>) {
+    let WeightGrad { x, d_out, d_weight } = op;
+    let d_weight = MatMut::new(d_weight, d_out.cols, x.cols);
+    let (d_out, x) = (ByColumn(Dense::new(d_out)), ByColumn(Dense::new(x)));
+    gemm::multiply(&d_out, &x, d_weight, |_, _, sums, out| gemm::store(true, 1.0, sums, out));
+}
+
+/// `out (+)= x · weightᵀ`.
+pub(super) fn forward<O: Float>(x: impl Source, weight: impl Source, out: MatMut<'_, Cpu, O>, accumulate: bool) {
+    let finish = |_, _, sums: &mut [f32], out: &mut [O]| gemm::store(accumulate, 1.0, sums, out);
+    gemm::multiply(&ByRow(x), &ByRow(weight), out, finish);
+}
+
+/// `d_x (+)= d_out · weight`.
+pub(super) fn backward<T: Float>(d_out: impl Source, weight: impl Source, d_x: MatMut<'_, Cpu, T>, accumulate: bool) {
+    let finish = |_, _, sums: &mut [f32], out: &mut [T]| gemm::store(accumulate, 1.0, sums, out);
+    gemm::multiply(&ByRow(d_out), &ByColumn(weight), d_x, finish);
 }

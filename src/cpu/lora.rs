@@ -1,9 +1,49 @@
-use crate::{Cpu, Float, ops::{Lora, LoraGrad}};
+use super::{
+    convert,
+    gemm::{self, ByColumn, ByRow},
+    source::{Dense, drop_elements},
+};
+use crate::{
+    Cpu, Float, MatMut,
+    ops::{Lora, LoraGrad},
+};
 
-pub(super) fn lora<T: Float>(_op: Lora<'_, Cpu, T>) {
-    todo!()
+pub(super) fn lora<T: Float>(op: Lora<'_, Cpu, T>) {
+    let Lora { x, a, b, scale, dropout, mut xa, out } = op;
+    let rank = xa.cols;
+    let a = ByRow(Dense::of(a, rank, x.cols));
+    let x = ByRow(Dense { mat: x, dropout });
+    gemm::multiply_transposed(&a, &x, xa.reborrow(), |_, sums, out| convert::narrow(sums, out));
+    let b = ByRow(Dense::of(b, out.cols, rank));
+    let xa = ByRow(Dense::new(xa.mat()));
+    gemm::multiply(&xa, &b, out, |_, _, sums, out| gemm::store(true, scale, sums, out));
 }
 
-pub(super) fn lora_grad<T: Float>(_op: LoraGrad<'_, Cpu, T>) {
-    todo!()
+pub(super) fn lora_grad<T: Float>(op: LoraGrad<'_, Cpu, T>) {
+    let LoraGrad { x, a, b, scale, dropout, xa, d_out, mut d_xa, d_a, d_b, d_x } = op;
+    let ([_, inputs], [_, outputs], rank) = (x.shape(), d_out.shape(), xa.cols);
+    let (a, b) = (Dense::of(a, rank, inputs), Dense::of(b, outputs, rank));
+
+    let by_row = ByRow(Dense::new(d_out));
+    gemm::multiply_transposed(&ByColumn(b), &by_row, d_xa.reborrow(), |_, sums, out| {
+        gemm::store(false, scale, sums, out);
+    });
+    let d_xa = d_xa.mat();
+
+    let (xa, d_out) = (ByColumn(Dense::new(xa)), ByColumn(Dense::new(d_out)));
+    let d_b = MatMut::new(d_b, outputs, rank);
+    gemm::multiply_transposed(&xa, &d_out, d_b, |_, sums, out| gemm::store(true, scale, sums, out));
+
+    let (rows, x) = (ByColumn(Dense::new(d_xa)), ByColumn(Dense { mat: x, dropout }));
+    let d_a = MatMut::new(d_a, rank, inputs);
+    gemm::multiply(&rows, &x, d_a, |_, _, sums, out| gemm::store(true, 1.0, sums, out));
+
+    if let Some(d_x) = d_x {
+        gemm::multiply(&ByRow(Dense::new(d_xa)), &ByColumn(a), d_x, |row, first, sums, out| {
+            if let Some(dropout) = &dropout {
+                drop_elements(dropout, row, first, sums);
+            }
+            gemm::store(true, 1.0, sums, out);
+        });
+    }
 }

@@ -2,20 +2,30 @@
 mod adamw;
 mod attention;
 mod cast;
+mod convert;
 mod cross_entropy;
+mod decode;
 mod decode_attention;
 mod dequantize;
+mod gemm;
 mod linear;
 mod linear4;
 mod lora;
+mod math;
 mod memory;
+mod par;
 mod qk_norm_rope;
 mod quantize;
 mod reduce;
 mod rms_norm;
 mod rows;
 mod sample;
+mod simd;
+mod simd_tile;
+mod source;
 mod swiglu;
+
+pub use simd::features;
 
 use crate::{
     Backend, Buf, Element, Error, Float, Result, View, ViewMut,
@@ -46,7 +56,7 @@ impl Backend for Cpu {
     type Graph = ();
 
     fn name(&self) -> String {
-        format!("cpu ({} threads)", rayon::current_num_threads())
+        format!("cpu ({}, {} threads)", simd::level(), rayon::current_num_threads())
     }
 
     fn zeros<T: Element>(&self, len: usize) -> Result<Buf<Self, T>> {

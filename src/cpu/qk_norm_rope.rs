@@ -1,9 +1,74 @@
-use crate::{Cpu, Float, ops::{QkNormRope, QkNormRopeGrad}};
+use super::{
+    convert, par,
+    rms_norm::{inverse_rms, norm_grad},
+    simd,
+};
+use crate::{
+    Cpu, Float, View,
+    ops::{QkNormRope, QkNormRopeGrad},
+};
+use rayon::prelude::*;
 
-pub(super) fn qk_norm_rope<T: Float>(_op: QkNormRope<'_, Cpu, T>) {
-    todo!()
+/// The rows of cosines and sines at a position; the last ones beyond the table.
+#[inline(always)]
+fn angles<'a>(cos: View<'a, Cpu, f32>, sin: View<'a, Cpu, f32>, position: u32, half: usize) -> (&'a [f32], &'a [f32]) {
+    let row = (position as usize).min(cos.len() / half - 1);
+    (&cos.slice()[row * half..][..half], &sin.slice()[row * half..][..half])
 }
 
-pub(super) fn qk_norm_rope_grad<T: Float>(_op: QkNormRopeGrad<'_, Cpu, T>) {
-    todo!()
+/// Rotates pairs `(u[i], u[i + d/2])` by the angle, or back when `sign` is -1.
+#[inline(always)]
+fn rotate(u: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
+    let (low, high) = u.split_at_mut(cos.len());
+    for (((a, b), c), s) in low.iter_mut().zip(high).zip(cos).zip(sin) {
+        let s = s * sign;
+        (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
+    }
+}
+
+pub(super) fn qk_norm_rope<T: Float>(op: QkNormRope<'_, Cpu, T>) {
+    let QkNormRope { qkv, heads, q_weight, k_weight, eps, positions, cos, sin, q, k } = op;
+    let d = heads.dim;
+    let rows = par::rows_mut(q).zip(par::rows_mut(k)).enumerate().with_min_len(par::grain(qkv.cols));
+    rows.for_each_init(
+        || vec![0.0; d],
+        |u, (i, (q, k))| {
+            let (cos, sin) = angles(cos, sin, positions.slice()[i], d / 2);
+            let outs = q.chunks_mut(d).chain(k.chunks_mut(d)).enumerate();
+            simd::vectorize(|| {
+                for ((h, out), x) in outs.zip(qkv.row(i).chunks(d)) {
+                    let weight = if h < heads.q { q_weight } else { k_weight };
+                    convert::widen(x, u);
+                    let r = inverse_rms(u, eps);
+                    u.iter_mut().zip(weight.slice()).for_each(|(u, w)| *u = *u * r * w);
+                    rotate(u, cos, sin, 1.0);
+                    convert::narrow(u, out);
+                }
+            });
+        },
+    );
+}
+
+pub(super) fn qk_norm_rope_grad<T: Float>(op: QkNormRopeGrad<'_, Cpu, T>) {
+    let QkNormRopeGrad { qkv, heads, q_weight, k_weight, eps, positions, cos, sin, d_q, d_k, d_qk } = op;
+    let d = heads.dim;
+    let rows = par::rows_mut(d_qk).enumerate().with_min_len(par::grain(qkv.cols));
+    rows.for_each_init(
+        || (vec![0.0; d], vec![0.0; d]),
+        |(x, g), (i, d_qk)| {
+            let (cos, sin) = angles(cos, sin, positions.slice()[i], d / 2);
+            let d_outs = d_q.row(i).chunks(d).chain(d_k.row(i).chunks(d));
+            simd::vectorize(|| {
+                for (((h, out), head), d_out) in d_qk.chunks_mut(d).enumerate().zip(qkv.row(i).chunks(d)).zip(d_outs) {
+                    let weight = if h < heads.q { q_weight } else { k_weight };
+                    convert::widen(head, x);
+                    convert::widen(d_out, g);
+                    rotate(g, cos, sin, -1.0);
+                    g.iter_mut().zip(weight.slice()).for_each(|(g, w)| *g *= w);
+                    norm_grad(x, eps, g);
+                    convert::narrow(g, out);
+                }
+            });
+        },
+    );
 }

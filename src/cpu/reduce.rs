@@ -1,9 +1,35 @@
-use crate::{Cpu, ops::{Norm, Sum}};
+use super::simd;
+use crate::{
+    Cpu,
+    ops::{Norm, Sum},
+};
+use rayon::prelude::*;
 
-pub(super) fn sum(_op: Sum<'_, Cpu>) {
-    todo!()
+/// Elements that one task adds up; fixed, so that the order depends only on the length.
+const CHUNK: usize = 1 << 16;
+
+/// The sum of `f(x)` in f64, in an order that depends only on the length.
+fn total(x: &[f32], f: impl Fn(f64) -> f64 + Sync) -> f64 {
+    let part = |x: &[f32]| {
+        simd::vectorize(|| {
+            let mut lanes = [0.0; 16];
+            let (chunks, tail) = x.as_chunks::<16>();
+            for chunk in chunks {
+                lanes.iter_mut().zip(chunk).for_each(|(lane, &v)| *lane += f(f64::from(v)));
+            }
+            lanes.iter_mut().zip(tail).for_each(|(lane, &v)| *lane += f(f64::from(v)));
+            lanes.iter().sum::<f64>()
+        })
+    };
+    x.par_chunks(CHUNK).map(part).collect::<Vec<f64>>().iter().sum()
 }
 
-pub(super) fn norm(_op: Norm<'_, Cpu>) {
-    todo!()
+pub(super) fn sum(op: Sum<'_, Cpu>) {
+    let out = op.out.into_slice();
+    let before = if op.accumulate { out[0] } else { 0.0 };
+    out[0] = before + total(op.x.slice(), |v| v) as f32;
+}
+
+pub(super) fn norm(op: Norm<'_, Cpu>) {
+    op.out.into_slice()[0] = total(op.x.slice(), |v| v * v).sqrt() as f32;
 }

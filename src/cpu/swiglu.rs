@@ -1,9 +1,52 @@
-use crate::{Cpu, Float, ops::{Swiglu, SwigluGrad}};
+use super::{convert, math, par, simd};
+use crate::{
+    Cpu, Float,
+    ops::{Swiglu, SwigluGrad},
+};
+use rayon::prelude::*;
 
-pub(super) fn swiglu<T: Float>(_op: Swiglu<'_, Cpu, T>) {
-    todo!()
+pub(super) fn swiglu<T: Float>(op: Swiglu<'_, Cpu, T>) {
+    let Swiglu { gate_up, out } = op;
+    let f = out.cols;
+    let rows = par::rows_mut(out).enumerate().with_min_len(par::grain(f));
+    rows.for_each_init(
+        || (vec![0.0; f], vec![0.0; f]),
+        |(gate, up), (i, out)| {
+            let row = gate_up.row(i);
+            simd::vectorize(|| {
+                convert::widen(&row[..f], gate);
+                convert::widen(&row[f..], up);
+                for (g, u) in gate.iter_mut().zip(up.iter()) {
+                    *g = *g * math::sigmoid(*g) * u;
+                }
+                convert::narrow(gate, out);
+            });
+        },
+    );
 }
 
-pub(super) fn swiglu_grad<T: Float>(_op: SwigluGrad<'_, Cpu, T>) {
-    todo!()
+pub(super) fn swiglu_grad<T: Float>(op: SwigluGrad<'_, Cpu, T>) {
+    let SwigluGrad { gate_up, d_out, d_gate_up } = op;
+    let f = d_out.cols;
+    let rows = par::rows_mut(d_gate_up).enumerate().with_min_len(par::grain(2 * f));
+    rows.for_each_init(
+        || [vec![0.0; f], vec![0.0; f], vec![0.0; f]],
+        |[gate, up, d_out_row], (i, d_gate_up)| {
+            let row = gate_up.row(i);
+            let (d_gate, d_up) = d_gate_up.split_at_mut(f);
+            simd::vectorize(|| {
+                convert::widen(&row[..f], gate);
+                convert::widen(&row[f..], up);
+                convert::widen(d_out.row(i), d_out_row);
+                for ((g, u), d) in gate.iter_mut().zip(up.iter_mut()).zip(d_out_row.iter()) {
+                    let s = math::sigmoid(*g);
+                    let d_gate = d * *u * s * (1.0 + *g * (1.0 - s));
+                    *u = d * *g * s;
+                    *g = d_gate;
+                }
+                convert::narrow(gate, d_gate);
+                convert::narrow(up, d_up);
+            });
+        },
+    );
 }

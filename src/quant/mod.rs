@@ -5,6 +5,14 @@
 //! `element / absmax`. Element `2j` is in the high half of byte `j`. With double quantisation the `absmax`
 //! themselves are stored in 8 bits, in groups of [`GROUP`] (Dettmers et al., "QLoRA", 2023, section 3).
 
+mod block;
+mod code;
+mod nested;
+
+pub(crate) use block::{max_or_nan, pack_codes, quantize_block};
+pub use code::{DYNAMIC_MAP, FP4_CODES, NF4_CODES, nearest8};
+pub use nested::{mean, nest, unnest};
+
 use crate::{Backend, Error, Result, View};
 
 /// Blocks that share one nested absmax.

@@ -42,15 +42,14 @@ enum Kind {
 
 /// A weight on its way.
 struct Source<'a> {
-    name: String,
     rows: usize,
     weight: checkpoint::Weight<'a>,
     kind: Kind,
 }
 
 impl<'a> Source<'a> {
-    fn new(files: &'a Checkpoint, base: Base, name: String, shape: [usize; 2]) -> Result<Self> {
-        let weight = files.weight(&name, shape)?;
+    fn new(files: &'a Checkpoint, base: Base, name: &str, shape: [usize; 2]) -> Result<Self> {
+        let weight = files.weight(name, shape)?;
         let kind = match (&weight, base) {
             (checkpoint::Weight::FourBit(w), _) => Kind::FourBit {
                 format: w.format,
@@ -63,9 +62,9 @@ impl<'a> Source<'a> {
             }
         };
         if let checkpoint::Weight::FourBit(w) = &weight {
-            check_codes(w, &name)?;
+            check_codes(w, name)?;
         }
-        Ok(Source { name, rows: shape[0], weight, kind })
+        Ok(Source { rows: shape[0], weight, kind })
     }
 }
 
@@ -158,7 +157,7 @@ impl<'a, B: Backend> Loader<'a, B> {
     /// The output head: in 4 bits only where the checkpoint has it so.
     fn head<T: Float>(&self, config: &Qwen3Config) -> Result<Weight<B, T>> {
         let shape = config.shape(Module::LmHead);
-        let source = Source::new(self.files, Base::Unquantized, "lm_head.weight".into(), shape)?;
+        let source = Source::new(self.files, Base::Unquantized, "lm_head.weight", shape)?;
         self.weight(&[source], shape[1])
     }
 
@@ -171,7 +170,7 @@ impl<'a, B: Backend> Loader<'a, B> {
             let module = Module::Layer(layer, projection);
             let [rows, k] = config.shape(module);
             cols = k;
-            let source = Source::new(self.files, self.base, format!("{module}.weight"), [rows, k])?;
+            let source = Source::new(self.files, self.base, &format!("{module}.weight"), [rows, k])?;
             if pending.last().is_some_and(|last| !joins(last, &source, k)) {
                 self.push(&mut stack, std::mem::take(&mut pending), k)?;
             }

@@ -1,0 +1,80 @@
+//! What matrix products read: anything that can give f32 pieces of its rows.
+
+use super::{convert, decode, simd};
+use crate::{Cpu, Float, Mat, View, ops::Dropout, quant::Weight4};
+use std::{marker::PhantomData, ops::Range};
+
+/// A matrix that is read in pieces of rows.
+pub(super) trait Source: Sync {
+    /// Rows and columns.
+    fn shape(&self) -> [usize; 2];
+    /// Some columns of one row; `out` is as long as `cols`.
+    fn read(&self, row: usize, cols: Range<usize>, out: &mut [f32]);
+}
+
+/// A dense matrix, perhaps with dropout.
+pub(super) struct Dense<'a, T: Float> {
+    pub(super) mat: Mat<'a, Cpu, T>,
+    pub(super) dropout: Option<Dropout>,
+}
+
+impl<'a, T: Float> Dense<'a, T> {
+    /// A matrix as it is.
+    pub(super) fn new(mat: Mat<'a, Cpu, T>) -> Self {
+        Dense { mat, dropout: None }
+    }
+
+    /// A vector as a matrix of `rows` rows without gaps.
+    pub(super) fn of(view: View<'a, Cpu, T>, rows: usize, cols: usize) -> Self {
+        Dense::new(Mat::new(view, rows, cols))
+    }
+}
+
+impl<T: Float> Source for Dense<'_, T> {
+    fn shape(&self) -> [usize; 2] {
+        self.mat.shape()
+    }
+
+    fn read(&self, row: usize, cols: Range<usize>, out: &mut [f32]) {
+        let first = cols.start;
+        simd::vectorize(|| convert::widen(&self.mat.row(row)[cols], out));
+        if let Some(dropout) = &self.dropout {
+            drop_elements(dropout, row, first, out);
+        }
+    }
+}
+
+/// Zeroes the dropped ones of `x`, which is row `row` from column `first` on, and scales the others.
+pub(super) fn drop_elements(dropout: &Dropout, row: usize, first: usize, x: &mut [f32]) {
+    let scale = dropout.scale();
+    let mut keep = [true; 4];
+    for (i, x) in x.iter_mut().enumerate() {
+        let col = first + i;
+        if i == 0 || col % 4 == 0 {
+            keep = dropout.keep(row as u32, (col / 4) as u32);
+        }
+        *x = if keep[col % 4] { *x * scale } else { 0.0 };
+    }
+}
+
+/// A 4-bit weight, decoded to `T`.
+pub(super) struct Coded<'a, T> {
+    weight: Weight4<'a, Cpu>,
+    compute: PhantomData<fn() -> T>,
+}
+
+impl<'a, T: Float> Coded<'a, T> {
+    pub(super) fn new(weight: Weight4<'a, Cpu>) -> Self {
+        Coded { weight, compute: PhantomData }
+    }
+}
+
+impl<T: Float> Source for Coded<'_, T> {
+    fn shape(&self) -> [usize; 2] {
+        [self.weight.rows, self.weight.cols]
+    }
+
+    fn read(&self, row: usize, cols: Range<usize>, out: &mut [f32]) {
+        decode::decode::<T>(&self.weight, row * self.weight.cols + cols.start, out);
+    }
+}

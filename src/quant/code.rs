@@ -1,0 +1,179 @@
+//! The values that 4-bit and 8-bit codes stand for, and the way from a value to its code.
+
+use super::Format;
+use std::sync::LazyLock;
+
+/// What the 16 NF4 codes stand for (Dettmers et al., "QLoRA", 2023, appendix E; bitsandbytes' `get_4bit_type`).
+pub const NF4_CODES: [f32; 16] = [
+    -1.0,
+    -0.696_192_8,
+    -0.525_073_05,
+    -0.394_917_5,
+    -0.284_441_38,
+    -0.184_773_43,
+    -0.091_050_036,
+    0.0,
+    0.079_580_3,
+    0.160_930_2,
+    0.246_112_3,
+    0.337_915_24,
+    0.440_709_83,
+    0.562_617,
+    0.722_956_84,
+    1.0,
+];
+
+/// What the 16 FP4 codes stand for: `[0, 1/16, 8, 12, 4, 6, 2, 3] / 12`, then the same, negative.
+pub const FP4_CODES: [f32; 16] = [
+    0.0,
+    0.062_5 / 12.0,
+    8.0 / 12.0,
+    1.0,
+    4.0 / 12.0,
+    6.0 / 12.0,
+    2.0 / 12.0,
+    3.0 / 12.0,
+    -0.0,
+    -0.062_5 / 12.0,
+    -8.0 / 12.0,
+    -1.0,
+    -4.0 / 12.0,
+    -6.0 / 12.0,
+    -2.0 / 12.0,
+    -3.0 / 12.0,
+];
+
+/// A value above `i` of these has NF4 code `i` (bitsandbytes' `dQuantizeNF4`).
+const NF4_THRESHOLDS: [f32; 15] = [
+    -0.848_096_4,
+    -0.610_632_9,
+    -0.459_995_27,
+    -0.339_679_43,
+    -0.234_607_41,
+    -0.137_911_73,
+    -0.045_525_018,
+    0.039_790_15,
+    0.120_255_25,
+    0.203_521_25,
+    0.292_013_77,
+    0.389_312_54,
+    0.501_663_4,
+    0.642_786_9,
+    0.861_478_4,
+];
+
+/// A magnitude above `i` of these has FP4 code `FP4_ORDER[i]` (bitsandbytes' `dQuantizeFP4`).
+const FP4_THRESHOLDS: [f32; 7] =
+    [0.002_604_17, 0.085_937_5, 0.208_333_33, 0.291_666_67, 0.416_666_7, 0.583_333, 0.833_333_3];
+
+/// The FP4 codes of positive values by magnitude.
+const FP4_ORDER: [u8; 8] = [0, 1, 6, 7, 4, 5, 2, 3];
+
+impl Format {
+    /// The values of the 16 codes.
+    pub const fn codes(self) -> &'static [f32; 16] {
+        match self {
+            Format::Nf4 => &NF4_CODES,
+            Format::Fp4 => &FP4_CODES,
+        }
+    }
+
+    /// The code of 0.0, which pads an odd tail.
+    pub const fn zero(self) -> u8 {
+        match self {
+            Format::Nf4 => 7,
+            Format::Fp4 => 0,
+        }
+    }
+
+    /// The code of `x`, a share of its block's absmax. A tie goes to the lower NF4 code and the smaller FP4 magnitude.
+    #[inline(always)]
+    pub fn nearest(self, x: f32) -> u8 {
+        match self {
+            Format::Nf4 => NF4_THRESHOLDS.iter().map(|&t| u8::from(x > t)).sum(),
+            Format::Fp4 => {
+                let above: u8 = FP4_THRESHOLDS.iter().map(|&t| u8::from(x.abs() > t)).sum();
+                FP4_ORDER[usize::from(above)] | (u8::from(x < 0.0) << 3)
+            }
+        }
+    }
+}
+
+/// The signed 8-bit dynamic map of bitsandbytes (`create_dynamic_map`), ascending: what the codes of nested absmax stand for.
+///
+/// Dettmers et al., "8-bit optimizers via block-wise quantization" (2022), section 1.3.
+pub static DYNAMIC_MAP: LazyLock<[f32; 256]> = LazyLock::new(|| {
+    let mut map = vec![0.0, 1.0];
+    for exponent in 0..7 {
+        let means = 1 << exponent;
+        let step = 0.9 / means as f32;
+        let bound = |i: usize| if i <= means / 2 { 0.1 + step * i as f32 } else { 1.0 - step * (means - i) as f32 };
+        let scale = 10f64.powi(exponent - 6) as f32;
+        for i in 0..means {
+            let mean = scale * ((bound(i) + bound(i + 1)) / 2.0);
+            map.extend([mean, -mean]);
+        }
+    }
+    map.sort_by(f32::total_cmp);
+    std::array::from_fn(|i| map[i])
+});
+
+/// Steps of the grid of [`nearest8`].
+const GRID: f64 = 65535.0;
+
+/// `first[i]` is the first point of the grid that is nearer to entry `i + 1` of the map than to entry `i`.
+static FIRST: LazyLock<[u32; 255]> = LazyLock::new(|| {
+    std::array::from_fn(|i| {
+        let middle = (f64::from(DYNAMIC_MAP[i]) + f64::from(DYNAMIC_MAP[i + 1])) / 2.0;
+        ((middle + 1.0) / 2.0 * GRID).floor() as u32 + 1
+    })
+});
+
+/// The code of `x` in `[-1, 1]`, as bitsandbytes' CPU `quantize_blockwise` finds it: `x` is rounded to a grid of
+/// 65536 points over `[-1, 1]`, then to the nearest entry of the map. NaN has code 0.
+pub fn nearest8(x: f32) -> u8 {
+    if x.is_nan() {
+        return 0;
+    }
+    let point = ((x + 1.0) * 32767.5 + 0.5) as u32;
+    FIRST.partition_point(|&first| first <= point) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thresholds_lie_between_codes() {
+        for (i, t) in NF4_THRESHOLDS.iter().enumerate() {
+            let middle = (NF4_CODES[i] + NF4_CODES[i + 1]) / 2.0;
+            assert_eq!(*t, middle, "threshold {i}");
+        }
+        for (i, t) in FP4_THRESHOLDS.iter().enumerate() {
+            let [low, high] = [FP4_ORDER[i], FP4_ORDER[i + 1]].map(|c| FP4_CODES[usize::from(c)]);
+            assert!(low < *t && *t < high, "threshold {i}");
+        }
+    }
+
+    #[test]
+    fn every_code_is_nearest_to_its_value() {
+        for format in [Format::Nf4, Format::Fp4] {
+            for (code, &value) in format.codes().iter().enumerate() {
+                let nearest = format.nearest(value);
+                assert_eq!(format.codes()[usize::from(nearest)], value, "{format} code {code}");
+            }
+            assert_eq!(format.nearest(0.0), format.zero());
+        }
+    }
+
+    #[test]
+    fn dynamic_map_ascends_and_finds_its_entries() {
+        let map = &*DYNAMIC_MAP;
+        assert!(map.windows(2).all(|w| w[0] < w[1]));
+        assert_eq!((map[0], map[127], map[128], map[255]), (-0.992_968_74, 0.0, 5.5e-7, 1.0));
+        for (i, &x) in map.iter().enumerate().filter(|(_, x)| x.abs() > 1e-4) {
+            assert_eq!(usize::from(nearest8(x)), i, "{x}");
+        }
+        assert_eq!(nearest8(f32::NAN), 0);
+    }
+}
