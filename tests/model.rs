@@ -1,0 +1,195 @@
+//! The whole model against transformers, peft and bitsandbytes: `tests/data/golden/qwen3-tiny`.
+mod common;
+
+use common::{close::relative_norm, golden::Golden};
+use half::bf16;
+use halfbyte::{Backend, Float};
+use halfbyte_runtime::{
+    checkpoint::Checkpoint,
+    config::Qwen3Config,
+    lora::{Adapter, DeviceAdapter, Layout},
+    model::{Activations, Base, Decoder, Pass, Qwen3, SampleOptions},
+    train::{
+        data::Sample,
+        packing::{Batch, Step},
+        schedule::{Schedule, ScheduleKind, Warmup},
+        trainer::{OptimizerOptions, Trainer},
+    },
+};
+
+/// Largest difference of f32 logits: sums in another order on the CPU, further ones on the GPU.
+fn logits_tolerance<B: Backend>(backend: &B) -> f32 {
+    if backend.name().starts_with("cpu") { 2e-4 } else { 1e-3 }
+}
+
+fn load<B: Backend, T: Float>(backend: &B, golden: &Golden, name: &str) -> Qwen3<B, T> {
+    let dir = golden.dir(name);
+    let config = Qwen3Config::open(&dir).unwrap();
+    Qwen3::load(backend, &Checkpoint::open(&dir).unwrap(), &config, Base::Unquantized).unwrap()
+}
+
+fn open_adapter(golden: &Golden, name: &str, config: &Qwen3Config) -> Adapter {
+    Adapter::open(&golden.dir(&format!("adapter-{name}")), config).unwrap().0
+}
+
+/// The golden batch: two sequences of 24 and 18 tokens; the first 6 tokens of each are not trained.
+fn samples(golden: &Golden) -> Vec<Sample> {
+    let (ids, mask, labels) = (golden.ints("ids"), golden.ints("mask_right"), golden.ints("labels"));
+    let row = |r: usize| {
+        let len = mask[r * 24..(r + 1) * 24].iter().sum::<i64>() as usize;
+        Sample {
+            ids: ids[r * 24..r * 24 + len].iter().map(|&id| id as u32).collect(),
+            mask: labels[r * 24..r * 24 + len].iter().map(|&label| label >= 0).collect(),
+        }
+    };
+    vec![row(0), row(1)]
+}
+
+fn check_logits<B: Backend>(backend: &B, golden: &Golden, tag: &str, model: &Qwen3<B, f32>, adapter: Option<&Adapter>) {
+    let adapter = adapter.map(|adapter| {
+        let (layout, flat) = Layout::of(adapter).unwrap();
+        DeviceAdapter::new(backend, layout, &flat).unwrap()
+    });
+    let pass = Pass { backend, adapter: adapter.as_ref(), dropout: None };
+    let batch = Batch::new(&samples(golden));
+    let xa_columns = adapter.as_ref().map_or(0, |a| a.layout.xa_columns);
+    let mut acts = Activations::new(backend, model, batch.n_tokens(), xa_columns, true).unwrap();
+    let got = model.logits(pass, &mut acts, &batch).unwrap();
+    let want = golden.floats(&format!("{tag}.logits"));
+    let vocab = model.config.vocab_size;
+    // The golden has 24 rows for each sequence, padding included.
+    let rows = (0..24).chain(24..42);
+    let tolerance = logits_tolerance(backend);
+    for (row, got) in rows.zip(got.chunks_exact(vocab)) {
+        for (column, (got, want)) in got.iter().zip(&want[row * vocab..]).enumerate() {
+            let error = (got - want).abs();
+            assert!(error <= tolerance, "{tag}: logit [{row}, {column}] is {got}, expected {want}");
+        }
+    }
+    let losses = model.target_losses(pass, &mut acts, &batch).unwrap();
+    let loss = losses.iter().sum::<f32>() / losses.len() as f32;
+    let want = golden.floats(&format!("{tag}.loss"))[0];
+    let bound = if tolerance < 5e-4 { 1e-5 } else { 5e-5 };
+    assert!((loss / want - 1.0).abs() <= bound, "{tag}: loss {loss}, expected {want}");
+}
+
+fn check_greedy<B: Backend>(backend: &B, golden: &Golden, tag: &str, model: &Qwen3<B, f32>, adapter: Option<&Adapter>) {
+    let adapter = adapter.map(|adapter| {
+        let (layout, flat) = Layout::of(adapter).unwrap();
+        DeviceAdapter::new(backend, layout, &flat).unwrap()
+    });
+    let pass = Pass { backend, adapter: adapter.as_ref(), dropout: None };
+    let prompts: Vec<Vec<u32>> = samples(golden).into_iter().map(|sample| sample.ids).collect();
+    let mut decoder = Decoder::new(model, pass, 2, 40, 256, SampleOptions::GREEDY).unwrap();
+    let mut got = vec![Vec::new(); 2];
+    let mut tokens = decoder.prefill(&prompts).unwrap();
+    for step in 0..12 {
+        if step > 0 {
+            tokens = decoder.step().unwrap();
+        }
+        got.iter_mut().zip(&tokens).for_each(|(row, &token)| row.push(i64::from(token)));
+    }
+    assert_eq!(got.concat(), golden.ints(&format!("{tag}.greedy_left")), "{tag}: greedy tokens");
+}
+
+fn every_base_gives_the_logits_of_transformers<B: Backend>(backend: &B) {
+    let golden = Golden::open();
+    for tied in ["tied", "untied"] {
+        for kind in ["", "-nf4-dq", "-nf4", "-fp4-dq"] {
+            let tag = format!("{tied}{kind}");
+            let model = load::<B, f32>(backend, &golden, &tag);
+            check_logits(backend, &golden, &tag, &model, None);
+            check_greedy(backend, &golden, &tag, &model, None);
+        }
+    }
+    let model = load::<B, f32>(backend, &golden, "yarn");
+    check_logits(backend, &golden, "yarn", &model, None);
+}
+
+fn every_adapter_gives_the_logits_of_peft<B: Backend>(backend: &B) {
+    let golden = Golden::open();
+    let model = load::<B, f32>(backend, &golden, "untied");
+    for name in ["plain", "rslora", "regex", "patterns", "save_head"] {
+        let adapter = open_adapter(&golden, name, &model.config);
+        check_logits(backend, &golden, &format!("untied+{name}"), &model, Some(&adapter));
+    }
+    let plain = open_adapter(&golden, "plain", &model.config);
+    check_greedy(backend, &golden, "untied+plain", &model, Some(&plain));
+}
+
+/// The adapter that the golden run begins with or ends with, or its gradient.
+fn golden_adapter(golden: &Golden, tag: &str, part: &str, like: &Adapter) -> Adapter {
+    let mut adapter = like.clone();
+    for layer in &mut adapter.layers {
+        let name = |ab: &str| format!("{tag}.{part}.base_model.model.{}.lora_{ab}.default.weight", layer.target.module);
+        (layer.a, layer.b) = (golden.floats(&name("A")), golden.floats(&name("B")));
+    }
+    adapter
+}
+
+fn assert_same_tensors(got: &Adapter, want: &Adapter, tolerance: f64, what: &str) {
+    for (got, want) in got.layers.iter().zip(&want.layers) {
+        for (part, got, want_part) in [("A", &got.a, &want.a), ("B", &got.b, &want.b)] {
+            let error = relative_norm(got, want_part);
+            assert!(error <= tolerance, "{what}: {} of {}: relative error {error:e}", part, want.target.module);
+        }
+    }
+}
+
+fn training_equals_peft<B: Backend>(backend: &B) {
+    for checkpointing in [false, true] {
+        for base in ["untied-nf4-dq", "untied-fp4-dq"] {
+            train_like_golden(backend, base, checkpointing);
+        }
+    }
+}
+
+fn train_like_golden<B: Backend>(backend: &B, base: &str, checkpointing: bool) {
+    let golden = Golden::open();
+    let tag = format!("train.{base}.plain");
+    let model = load::<B, f32>(backend, &golden, base);
+    let adapter = golden_adapter(&golden, &tag, "init", &open_adapter(&golden, "plain", &model.config));
+    let batch = Batch::new(&samples(&golden));
+    let options = OptimizerOptions { weight_decay: 0.01, max_grad_norm: 0.3, ..OptimizerOptions::default() };
+    let schedule = Schedule::new(ScheduleKind::Constant, 1e-3, Warmup::Steps(0), 5).unwrap();
+    let capacity = batch.n_tokens();
+    let mut trainer =
+        Trainer::new(backend, &model, &adapter, capacity, checkpointing, schedule, options, 0).unwrap();
+    let n_targets = batch.n_targets();
+    let mut step = Step { index: 0, epoch: 0, micro_batches: vec![batch], n_targets };
+    for (i, want) in golden.floats(&format!("{tag}.losses5")).into_iter().enumerate() {
+        step.index = i as u64;
+        let report = trainer.step(&step).unwrap();
+        let error = (report.loss / f64::from(want) - 1.0).abs();
+        assert!(error <= 1e-5, "{tag}: loss of step {i} is {}, expected {want}", report.loss);
+        if i == 0 {
+            let want = golden_adapter(&golden, &tag, "grad", &adapter);
+            assert_same_tensors(&trainer.gradients().unwrap(), &want, 1e-4, "gradient");
+            let want = f64::from(golden.floats(&format!("{tag}.gradnorm"))[0]);
+            assert!((report.grad_norm / want - 1.0).abs() <= 1e-4, "{tag}: gradient norm {}", report.grad_norm);
+        }
+    }
+    let want = golden_adapter(&golden, &tag, "after5", &adapter);
+    assert_same_tensors(&trainer.adapter().unwrap(), &want, 1e-4, "adapter after five steps");
+}
+
+fn bf16_loss_is_within_a_percent<B: Backend>(backend: &B) {
+    let golden = Golden::open();
+    for tag in ["untied", "untied-nf4-dq", "tied-fp4-dq"] {
+        let model = load::<B, bf16>(backend, &golden, tag);
+        let batch = Batch::new(&samples(&golden));
+        let mut acts = Activations::new(backend, &model, batch.n_tokens(), 0, true).unwrap();
+        let pass = Pass { backend, adapter: None, dropout: None };
+        let losses = model.target_losses(pass, &mut acts, &batch).unwrap();
+        let loss = losses.iter().sum::<f32>() / losses.len() as f32;
+        let want = golden.floats(&format!("{tag}.loss"))[0];
+        assert!((loss / want - 1.0).abs() <= 0.01, "{tag}: bf16 loss {loss}, expected {want}");
+    }
+}
+
+backends!(
+    every_base_gives_the_logits_of_transformers,
+    every_adapter_gives_the_logits_of_peft,
+    training_equals_peft,
+    bf16_loss_is_within_a_percent,
+);
