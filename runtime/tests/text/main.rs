@@ -11,9 +11,11 @@ mod tokenizer;
 
 use std::path::{Path, PathBuf};
 
-/// The checked-in tiny model, whose tokenizer has the chat markers but no template.
+/// The checked-in tiny model, whose tokenizer has the chat markers but no template. `HALFBYTE_ROOT` is the checkout
+/// where it is not where it was compiled.
 fn tiny_model() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/assets/tiny-qwen3")
+    let compiled = || Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    std::env::var_os("HALFBYTE_ROOT").map_or_else(compiled, PathBuf::from).join("examples/assets/tiny-qwen3")
 }
 
 /// A file or folder of the big test data, or `None`, said aloud, where there is none.
