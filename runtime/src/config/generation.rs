@@ -37,7 +37,8 @@ const HARMLESS: [&str; 6] = [
     "transformers_version",
     "use_cache",
 ];
-const READ: [&str; 7] = ["eos_token_id", "pad_token_id", "do_sample", "temperature", "top_k", "top_p", "min_p"];
+const READ: [&str; 8] =
+    ["eos_token_id", "pad_token_id", "do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty"];
 
 impl GenerationConfig {
     /// Reads `generation_config.json` of a checkpoint's folder; all defaults where there is none.
