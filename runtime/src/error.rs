@@ -173,15 +173,7 @@ impl Error {
     }
 
     /// An [`Error::Setting`].
-    pub(crate) fn setting(
-        name: &'static str,
-        got: impl ToString,
-        want: impl Into<String>,
-    ) -> Error {
-        Error::Setting {
-            name,
-            got: got.to_string(),
-            want: want.into(),
-        }
+    pub(crate) fn setting(name: &'static str, got: impl ToString, want: impl Into<String>) -> Error {
+        Error::Setting { name, got: got.to_string(), want: want.into() }
     }
 }

@@ -91,7 +91,7 @@ impl Qwen3Config {
             quantization: QuantizationConfig::parse(keys)?,
         };
         config.check_layers(keys)?;
-        keys.check("num_attention_heads", config.n_heads % config.n_kv_heads == 0, || {
+        keys.check("num_attention_heads", config.n_heads.is_multiple_of(config.n_kv_heads), || {
             format!("it must be a multiple of `num_key_value_heads` ({})", config.n_kv_heads)
         })?;
         Ok(config)
@@ -141,7 +141,7 @@ fn head_dim(keys: Keys) -> Result<usize> {
         return Ok(128);
     }
     let head_dim = keys.size("head_dim", 1 << 12)?;
-    keys.check("head_dim", head_dim % 2 == 0, || "it must be even, as RoPE turns pairs".to_owned())?;
+    keys.check("head_dim", head_dim.is_multiple_of(2), || "it must be even, as RoPE turns pairs".to_owned())?;
     Ok(head_dim)
 }
 

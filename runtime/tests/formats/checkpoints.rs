@@ -31,7 +31,7 @@ fn dequantize(weight: &FourBit) -> Vec<f32> {
     let map = weight.quant_map();
     let element = |i: usize| {
         let byte = weight.codes[i / 2];
-        let code = if i % 2 == 0 { byte >> 4 } else { byte & 15 };
+        let code = if i.is_multiple_of(2) { byte >> 4 } else { byte & 15 };
         let value = map[code as usize] * absmax[i / weight.block_size];
         match weight.dtype {
             DType::F32 => value,

@@ -176,10 +176,10 @@ fn random_damage_to_configurations_never_panics() {
                 let table = config.rope.table(config.head_dim);
                 prop_assert!(table.inv_freq.iter().all(|f| f.is_finite()), "{:?}", config.rope);
             }
-        } else if let Ok((config, _)) = LoraConfig::parse(Path::new("adapter_config.json"), &damaged) {
-            if let Ok(targets) = config.resolve(&model) {
-                prop_assert!(targets.iter().all(|t| t.scaling.is_finite() && t.r > 0));
-            }
+        } else if let Ok((config, _)) = LoraConfig::parse(Path::new("adapter_config.json"), &damaged)
+            && let Ok(targets) = config.resolve(&model)
+        {
+            prop_assert!(targets.iter().all(|t| t.scaling.is_finite() && t.r > 0));
         }
         Ok(())
     });
