@@ -164,32 +164,16 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// Makes an [`Error::Io`] of what the operating system says.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
-        move |source| Error::Io {
-            path: path.to_owned(),
-            action,
-            source,
-        }
+        move |source| Error::Io { path: path.to_owned(), action, source }
     }
 
     /// An [`Error::Corrupt`] JSON file.
     pub(crate) fn json(path: &Path) -> impl FnOnce(serde_json::Error) -> Error {
-        move |e| Error::Corrupt {
-            path: path.to_owned(),
-            format: "JSON",
-            reason: e.to_string(),
-        }
+        move |e| Error::Corrupt { path: path.to_owned(), format: "JSON", reason: e.to_string() }
     }
 
     /// An [`Error::Setting`].
-    pub(crate) fn setting(
-        name: &'static str,
-        got: impl ToString,
-        want: impl Into<String>,
-    ) -> Error {
-        Error::Setting {
-            name,
-            got: got.to_string(),
-            want: want.into(),
-        }
+    pub(crate) fn setting(name: &'static str, got: impl ToString, want: impl Into<String>) -> Error {
+        Error::Setting { name, got: got.to_string(), want: want.into() }
     }
 }

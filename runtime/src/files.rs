@@ -30,9 +30,7 @@ pub(crate) fn stage(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()
 
 /// [`write_atomic`] of bytes that are at hand.
 pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
-    write_atomic(path, |w| {
-        w.write_all(bytes).map_err(Error::io("write", path))
-    })
+    write_atomic(path, |w| w.write_all(bytes).map_err(Error::io("write", path)))
 }
 
 /// Reads a whole text file.
@@ -64,18 +62,9 @@ impl Staged {
     /// An empty file for reading and writing that will become `path`.
     pub fn create(path: &Path) -> Result<Self> {
         let temporary = temporary_name(path);
-        let open = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&temporary);
+        let open = OpenOptions::new().read(true).write(true).create_new(true).open(&temporary);
         let file = open.map_err(Error::io("write", path))?;
-        Ok(Self {
-            file,
-            temporary,
-            path: path.to_owned(),
-            committed: false,
-        })
+        Ok(Self { file, temporary, path: path.to_owned(), committed: false })
     }
 
     pub fn file(&self) -> &File {
@@ -126,13 +115,8 @@ fn temporary_name(path: &Path) -> PathBuf {
 /// A rename is durable once its folder is.
 #[cfg(unix)]
 fn sync_folder(path: &Path) -> Result<()> {
-    let dir = path
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    File::open(dir)
-        .and_then(|d| d.sync_all())
-        .map_err(Error::io("write into the folder", dir))
+    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(dir).and_then(|d| d.sync_all()).map_err(Error::io("write into the folder", dir))
 }
 
 #[cfg(not(unix))]
@@ -145,10 +129,7 @@ mod tests {
     use super::*;
 
     fn names(dir: &Path) -> Vec<String> {
-        fs::read_dir(dir)
-            .unwrap()
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .collect()
+        fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
     }
 
     #[test]

@@ -26,7 +26,14 @@ pub fn pretty(value: &Value) -> String {
 /// `repr` of a float: the shortest digits that give the same number, with an exponent below 1e-4 and from 1e16 on.
 pub fn float(v: f64) -> String {
     if !v.is_finite() {
-        return if v.is_nan() { "NaN" } else if v > 0.0 { "Infinity" } else { "-Infinity" }.to_owned();
+        return if v.is_nan() {
+            "NaN"
+        } else if v > 0.0 {
+            "Infinity"
+        } else {
+            "-Infinity"
+        }
+        .to_owned();
     }
     let scientific = format!("{v:e}");
     let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));

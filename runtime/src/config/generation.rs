@@ -22,6 +22,8 @@ pub struct GenerationConfig {
     pub top_p: Option<f32>,
     /// Sample among tokens with at least this share of the highest probability; from 0 to 1.
     pub min_p: Option<f32>,
+    /// Divides the logits of tokens that came before, if they are positive, and multiplies them otherwise; above 0.
+    pub repetition_penalty: Option<f32>,
     /// Keys that are set but of no meaning here, for a note to the user.
     pub ignored: Vec<String>,
 }
@@ -35,25 +37,14 @@ const HARMLESS: [&str; 6] = [
     "transformers_version",
     "use_cache",
 ];
-const READ: [&str; 7] = [
-    "eos_token_id",
-    "pad_token_id",
-    "do_sample",
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-];
+const READ: [&str; 8] =
+    ["eos_token_id", "pad_token_id", "do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty"];
 
 impl GenerationConfig {
     /// Reads `generation_config.json` of a checkpoint's folder; all defaults where there is none.
     pub fn open(dir: &Path) -> Result<Self> {
         let path = dir.join("generation_config.json");
-        if path.exists() {
-            Self::parse(&path, &files::read_to_string(&path)?)
-        } else {
-            Ok(Self::default())
-        }
+        if path.exists() { Self::parse(&path, &files::read_to_string(&path)?) } else { Ok(Self::default()) }
     }
 
     /// Parses the text of a `generation_config.json`; `path` is for the errors.
@@ -69,6 +60,7 @@ impl GenerationConfig {
             top_k: keys.get("top_k", "a whole number")?,
             top_p: float("top_p")?,
             min_p: float("min_p")?,
+            repetition_penalty: float("repetition_penalty")?,
             ignored: keys.others(&[&HARMLESS[..], &READ[..]].concat()),
         };
         config.check(keys)?;
@@ -77,16 +69,10 @@ impl GenerationConfig {
 
     fn check(&self, keys: Keys) -> Result<()> {
         let ok = |value: Option<f32>, test: fn(f32) -> bool| value.is_none_or(test);
-        keys.check("temperature", ok(self.temperature, |t| t >= 0.0), || {
-            "it must be 0 or more".into()
-        })?;
-        keys.check("top_p", ok(self.top_p, |p| p > 0.0 && p <= 1.0), || {
-            "it must be above 0 and at most 1".into()
-        })?;
-        keys.check(
-            "min_p",
-            ok(self.min_p, |p| (0.0..=1.0).contains(&p)),
-            || "it must be from 0 to 1".into(),
-        )
+        keys.check("temperature", ok(self.temperature, |t| t >= 0.0), || "it must be 0 or more".into())?;
+        keys.check("top_p", ok(self.top_p, |p| p > 0.0 && p <= 1.0), || "it must be above 0 and at most 1".into())?;
+        let penalty = ok(self.repetition_penalty, |p| p > 0.0);
+        keys.check("repetition_penalty", penalty, || "it must be above 0".into())?;
+        keys.check("min_p", ok(self.min_p, |p| (0.0..=1.0).contains(&p)), || "it must be from 0 to 1".into())
     }
 }

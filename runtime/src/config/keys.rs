@@ -21,22 +21,14 @@ impl<'a> Keys<'a> {
             format: "JSON configuration",
             reason: format!("its top level is {}, not an object", brief(value)),
         })?;
-        Ok(Self {
-            path,
-            prefix: "",
-            map,
-        })
+        Ok(Self { path, prefix: "", map })
     }
 
     /// The object under `key`; `None` where it is absent or null. `prefix` is `key` with its dots, for errors.
     pub fn object(&self, key: &'a str) -> Result<Option<Keys<'a>>> {
         match self.raw(key) {
             None => Ok(None),
-            Some(Value::Object(map)) => Ok(Some(Keys {
-                path: self.path,
-                prefix: key,
-                map,
-            })),
+            Some(Value::Object(map)) => Ok(Some(Keys { path: self.path, prefix: key, map })),
             Some(_) => Err(self.wrong(key, "it must be an object")),
         }
     }
@@ -55,9 +47,7 @@ impl<'a> Keys<'a> {
     pub fn get<T: DeserializeOwned>(&self, key: &str, want: &str) -> Result<Option<T>> {
         match self.raw(key) {
             None => Ok(None),
-            Some(v) => T::deserialize(v)
-                .map(Some)
-                .map_err(|_| self.wrong(key, &format!("it must be {want}"))),
+            Some(v) => T::deserialize(v).map(Some).map_err(|_| self.wrong(key, &format!("it must be {want}"))),
         }
     }
 
@@ -78,22 +68,14 @@ impl<'a> Keys<'a> {
 
     /// A size that must be there, from 1 to `max`.
     pub fn size(&self, key: &str, max: usize) -> Result<usize> {
-        let size = self
-            .get(key, "a whole number")?
-            .ok_or_else(|| self.wrong(key, "it must be given"))?;
-        self.check(key, (1..=max).contains(&size), || {
-            format!("it must be from 1 to {max}")
-        })?;
+        let size = self.get(key, "a whole number")?.ok_or_else(|| self.wrong(key, "it must be given"))?;
+        self.check(key, (1..=max).contains(&size), || format!("it must be from 1 to {max}"))?;
         Ok(size)
     }
 
     /// Fails with what the key must be, unless `ok`.
     pub fn check(&self, key: &str, ok: bool, want: impl FnOnce() -> String) -> Result<()> {
-        if ok {
-            Ok(())
-        } else {
-            Err(self.wrong(key, &want()))
-        }
+        if ok { Ok(()) } else { Err(self.wrong(key, &want())) }
     }
 
     /// Fails with what is supported, unless `ok`.
@@ -101,45 +83,25 @@ impl<'a> Keys<'a> {
         if ok {
             return Ok(());
         }
-        Err(Error::Unsupported {
-            path: self.path.to_owned(),
-            key: self.full(key),
-            got: self.shown(key),
-            supported,
-        })
+        Err(Error::Unsupported { path: self.path.to_owned(), key: self.full(key), got: self.shown(key), supported })
     }
 
     /// The keys that are set (not null) and not in `known`.
     pub fn others(&self, known: &[&str]) -> Vec<String> {
-        self.map
-            .iter()
-            .filter(|(k, v)| !v.is_null() && !known.contains(&k.as_str()))
-            .map(|(k, _)| k.clone())
-            .collect()
+        self.map.iter().filter(|(k, v)| !v.is_null() && !known.contains(&k.as_str())).map(|(k, _)| k.clone()).collect()
     }
 
     /// The error of a key with a senseless value.
     pub fn wrong(&self, key: &str, want: &str) -> Error {
-        Error::Config {
-            path: self.path.to_owned(),
-            key: self.full(key),
-            got: self.shown(key),
-            want: want.to_owned(),
-        }
+        Error::Config { path: self.path.to_owned(), key: self.full(key), got: self.shown(key), want: want.to_owned() }
     }
 
     fn full(&self, key: &str) -> String {
-        if self.prefix.is_empty() {
-            key.to_owned()
-        } else {
-            format!("{}.{key}", self.prefix)
-        }
+        if self.prefix.is_empty() { key.to_owned() } else { format!("{}.{key}", self.prefix) }
     }
 
     fn shown(&self, key: &str) -> String {
-        self.map
-            .get(key)
-            .map_or_else(|| "missing".to_owned(), brief)
+        self.map.get(key).map_or_else(|| "missing".to_owned(), brief)
     }
 }
 

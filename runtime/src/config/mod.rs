@@ -63,11 +63,7 @@ impl Qwen3Config {
         let path = dir.join("config.json");
         if !path.exists() {
             let hint = "give the folder of a Hugging Face Qwen3 checkpoint";
-            return Err(Error::MissingFile {
-                dir: dir.to_owned(),
-                wanted: "config.json".into(),
-                hint,
-            });
+            return Err(Error::MissingFile { dir: dir.to_owned(), wanted: "config.json".into(), hint });
         }
         Self::parse(&path, &files::read_to_string(&path)?)
     }
@@ -95,16 +91,9 @@ impl Qwen3Config {
             quantization: QuantizationConfig::parse(keys)?,
         };
         config.check_layers(keys)?;
-        keys.check(
-            "num_attention_heads",
-            config.n_heads % config.n_kv_heads == 0,
-            || {
-                format!(
-                    "it must be a multiple of `num_key_value_heads` ({})",
-                    config.n_kv_heads
-                )
-            },
-        )?;
+        keys.check("num_attention_heads", config.n_heads.is_multiple_of(config.n_kv_heads), || {
+            format!("it must be a multiple of `num_key_value_heads` ({})", config.n_kv_heads)
+        })?;
         Ok(config)
     }
 
@@ -122,23 +111,12 @@ impl Qwen3Config {
     fn check_layers(&self, keys: Keys) -> Result<()> {
         if let Some(types) = keys.get::<Vec<String>>("layer_types", "a list of texts")? {
             keys.check("layer_types", types.len() == self.n_layers, || {
-                format!(
-                    "it must have one entry for each of the {} layers",
-                    self.n_layers
-                )
+                format!("it must have one entry for each of the {} layers", self.n_layers)
             })?;
-            return keys.support(
-                "layer_types",
-                types.iter().all(|t| t == "full_attention"),
-                "\"full_attention\"",
-            );
+            return keys.support("layer_types", types.iter().all(|t| t == "full_attention"), "\"full_attention\"");
         }
-        let first = keys
-            .get("max_window_layers", "a whole number")?
-            .unwrap_or(28_usize);
-        let slides = keys.flag("use_sliding_window")?
-            && keys.raw("sliding_window").is_some()
-            && first < self.n_layers;
+        let first = keys.get("max_window_layers", "a whole number")?.unwrap_or(28_usize);
+        let slides = keys.flag("use_sliding_window")? && keys.raw("sliding_window").is_some() && first < self.n_layers;
         keys.support("use_sliding_window", !slides, "false")
     }
 }
@@ -152,17 +130,9 @@ fn refuse_other_models(keys: Keys) -> Result<()> {
     };
     keys.support("architectures", ours, "[\"Qwen3ForCausalLM\"]")?;
     let act = keys.text("hidden_act")?;
-    keys.support(
-        "hidden_act",
-        act.is_none_or(|a| a == "silu" || a == "swish"),
-        "\"silu\"",
-    )?;
+    keys.support("hidden_act", act.is_none_or(|a| a == "silu" || a == "swish"), "\"silu\"")?;
     keys.support("attention_bias", !keys.flag("attention_bias")?, "false")?;
-    keys.support(
-        "attention_dropout",
-        keys.number("attention_dropout")?.unwrap_or(0.0) == 0.0,
-        "0.0",
-    )
+    keys.support("attention_dropout", keys.number("attention_dropout")?.unwrap_or(0.0) == 0.0, "0.0")
 }
 
 /// transformers takes 128 where the file gives none; it does not derive it from the hidden size.
@@ -171,35 +141,23 @@ fn head_dim(keys: Keys) -> Result<usize> {
         return Ok(128);
     }
     let head_dim = keys.size("head_dim", 1 << 12)?;
-    keys.check("head_dim", head_dim % 2 == 0, || {
-        "it must be even, as RoPE turns pairs".to_owned()
-    })?;
+    keys.check("head_dim", head_dim.is_multiple_of(2), || "it must be even, as RoPE turns pairs".to_owned())?;
     Ok(head_dim)
 }
 
 fn rms_norm_eps(keys: Keys) -> Result<f32> {
     let eps = keys.number("rms_norm_eps")?.unwrap_or(1e-6) as f32;
-    keys.check("rms_norm_eps", eps > 0.0 && eps < 1.0, || {
-        "it must be above 0 and below 1".to_owned()
-    })?;
+    keys.check("rms_norm_eps", eps > 0.0 && eps < 1.0, || "it must be above 0 and below 1".to_owned())?;
     Ok(eps)
 }
 
 fn dtype(keys: Keys) -> Result<Option<DType>> {
-    let key = if keys.raw("dtype").is_some() {
-        "dtype"
-    } else {
-        "torch_dtype"
-    };
+    let key = if keys.raw("dtype").is_some() { "dtype" } else { "torch_dtype" };
     let Some(name) = keys.text(key)? else {
         return Ok(None);
     };
     let dtype = dtype_by_name(&name);
-    keys.support(
-        key,
-        dtype.is_some(),
-        "\"bfloat16\", \"float16\" or \"float32\"",
-    )?;
+    keys.support(key, dtype.is_some(), "\"bfloat16\", \"float16\" or \"float32\"")?;
     Ok(dtype)
 }
 
@@ -226,13 +184,8 @@ pub(crate) fn dtype_name(dtype: DType) -> &'static str {
 fn token_ids(keys: Keys, key: &str) -> Result<Vec<u32>> {
     match keys.raw(key) {
         None => Ok(Vec::new()),
-        Some(Value::Array(_)) => Ok(keys
-            .get(key, "a token id or a list of them")?
-            .unwrap_or_default()),
-        Some(_) => Ok(keys
-            .get(key, "a token id or a list of them")?
-            .into_iter()
-            .collect()),
+        Some(Value::Array(_)) => Ok(keys.get(key, "a token id or a list of them")?.unwrap_or_default()),
+        Some(_) => Ok(keys.get(key, "a token id or a list of them")?.into_iter().collect()),
     }
 }
 

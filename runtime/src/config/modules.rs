@@ -23,15 +23,7 @@ pub enum Projection {
 
 impl Projection {
     /// All of them, in the order in which the model defines them.
-    pub const ALL: [Projection; 7] = [
-        Self::Q,
-        Self::K,
-        Self::V,
-        Self::O,
-        Self::Gate,
-        Self::Up,
-        Self::Down,
-    ];
+    pub const ALL: [Projection; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
 
     /// Its last name, such as `q_proj`.
     pub fn name(self) -> &'static str {

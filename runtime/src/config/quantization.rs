@@ -24,31 +24,15 @@ impl QuantizationConfig {
             return Ok(None);
         };
         let method = keys.text("quant_method")?;
-        keys.support(
-            "quant_method",
-            method.is_none_or(|m| m == "bitsandbytes"),
-            "\"bitsandbytes\"",
-        )?;
-        keys.support(
-            "load_in_8bit",
-            !keys.flag("load_in_8bit")?,
-            "false (4-bit or unquantised weights)",
-        )?;
-        let quant_type = keys
-            .text("bnb_4bit_quant_type")?
-            .unwrap_or_else(|| "fp4".to_owned());
-        keys.support(
-            "bnb_4bit_quant_type",
-            ["nf4", "fp4"].contains(&quant_type.as_str()),
-            "\"nf4\" or \"fp4\"",
-        )?;
+        keys.support("quant_method", method.is_none_or(|m| m == "bitsandbytes"), "\"bitsandbytes\"")?;
+        keys.support("load_in_8bit", !keys.flag("load_in_8bit")?, "false (4-bit or unquantised weights)")?;
+        let quant_type = keys.text("bnb_4bit_quant_type")?.unwrap_or_else(|| "fp4".to_owned());
+        keys.support("bnb_4bit_quant_type", ["nf4", "fp4"].contains(&quant_type.as_str()), "\"nf4\" or \"fp4\"")?;
         Ok(Some(Self {
             quant_type,
             double_quant: keys.flag("bnb_4bit_use_double_quant")?,
             compute_dtype: keys.text("bnb_4bit_compute_dtype")?,
-            storage: keys
-                .text("bnb_4bit_quant_storage")?
-                .unwrap_or_else(|| "uint8".to_owned()),
+            storage: keys.text("bnb_4bit_quant_storage")?.unwrap_or_else(|| "uint8".to_owned()),
             skip_modules: keys.get("llm_int8_skip_modules", "a list of texts")?,
         }))
     }

@@ -65,9 +65,7 @@ impl Rope {
         let outer = config.number("rope_theta")?;
         let inner = keys.map(|k| k.number("rope_theta")).transpose()?.flatten();
         let theta = inner.or(outer).unwrap_or(10_000.0);
-        config.check("rope_theta", theta > 1.0 && theta.is_finite(), || {
-            format!("θ ({theta}) must be above 1")
-        })?;
+        config.check("rope_theta", theta > 1.0 && theta.is_finite(), || format!("θ ({theta}) must be above 1"))?;
         config.support("partial_rotary_factor", whole(config)?, "1.0")?;
         let yarn = keys.map(|k| Yarn::parse(k, config)).transpose()?.flatten();
         Ok(Self { theta, yarn })
@@ -81,10 +79,7 @@ impl Rope {
             (self.theta as f32 as f64).powf(exponent as f64) as f32
         });
         match &self.yarn {
-            None => RopeTable {
-                inv_freq: pos_freqs.map(|f| 1.0 / f).collect(),
-                attention_factor: 1.0,
-            },
+            None => RopeTable { inv_freq: pos_freqs.map(|f| 1.0 / f).collect(), attention_factor: 1.0 },
             Some(yarn) => {
                 let (low, high) = yarn.ramp(self.theta, head_dim);
                 let blend = |(i, freq): (usize, f32)| {
@@ -92,10 +87,7 @@ impl Rope {
                     (1.0 / (yarn.factor as f32 * freq)) * (1.0 - kept) + (1.0 / freq) * kept
                 };
                 let inv_freq = pos_freqs.enumerate().map(blend).collect();
-                RopeTable {
-                    inv_freq,
-                    attention_factor: yarn.attention_factor as f32,
-                }
+                RopeTable { inv_freq, attention_factor: yarn.attention_factor as f32 }
             }
         }
     }
@@ -103,17 +95,9 @@ impl Rope {
 
 impl Yarn {
     fn parse(keys: Keys, config: Keys) -> Result<Option<Self>> {
-        let key = if keys.raw("rope_type").is_some() {
-            "rope_type"
-        } else {
-            "type"
-        };
+        let key = if keys.raw("rope_type").is_some() { "rope_type" } else { "type" };
         let kind = keys.text(key)?.unwrap_or_else(|| "default".to_owned());
-        keys.support(
-            key,
-            ["default", "yarn"].contains(&kind.as_str()),
-            "\"default\" or \"yarn\"",
-        )?;
+        keys.support(key, ["default", "yarn"].contains(&kind.as_str()), "\"default\" or \"yarn\"")?;
         keys.support("partial_rotary_factor", whole(keys)?, "1.0")?;
         if let Some(key) = keys.others(&KNOWN).first() {
             keys.support(key, false, "RoPE without it")?;
@@ -125,14 +109,8 @@ impl Yarn {
             Some(original) => original,
             None => config.size("max_position_embeddings", 1 << 32)? as f64,
         };
-        let factor = keys
-            .number("factor")?
-            .ok_or_else(|| keys.wrong("factor", "YaRN needs it"))?;
-        let at_least_1 = |key, v: f64| {
-            keys.check(key, (1.0..1e9).contains(&v), || {
-                "it must be at least 1".into()
-            })
-        };
+        let factor = keys.number("factor")?.ok_or_else(|| keys.wrong("factor", "YaRN needs it"))?;
+        let at_least_1 = |key, v: f64| keys.check(key, (1.0..1e9).contains(&v), || "it must be at least 1".into());
         at_least_1("factor", factor)?;
         at_least_1("original_max_position_embeddings", original)?;
         let beta = |key, default: f64| -> Result<f64> {
@@ -162,45 +140,26 @@ impl Yarn {
         }
         let (low, high) = (low.max(0.0), high.min(head_dim as f64 - 1.0));
         // A ramp of no width would divide by 0.
-        (
-            low as f32,
-            if low == high {
-                (high + 0.001) as f32
-            } else {
-                high as f32
-            },
-        )
+        (low as f32, if low == high { (high + 0.001) as f32 } else { high as f32 })
     }
 }
 
 /// Given, or `0.1 · ln(factor) + 1`, with DeepSeek's `mscale` weights where a file has both.
 fn attention_factor(keys: Keys, factor: f64) -> Result<f64> {
     let scale = |mscale: f64| {
-        if factor <= 1.0 {
-            1.0
-        } else {
-            0.1 * mscale * factor.ln() + 1.0
-        }
+        if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 }
     };
     let nonzero = |key| -> Result<Option<f64>> { Ok(keys.number(key)?.filter(|&v| v != 0.0)) };
-    let value = match (
-        keys.number("attention_factor")?,
-        nonzero("mscale")?,
-        nonzero("mscale_all_dim")?,
-    ) {
+    let value = match (keys.number("attention_factor")?, nonzero("mscale")?, nonzero("mscale_all_dim")?) {
         (Some(given), _, _) => given,
         (None, Some(mscale), Some(all)) => scale(mscale) / scale(all),
         _ => scale(1.0),
     };
-    keys.check("attention_factor", value > 0.0 && value.is_finite(), || {
-        format!("{value} must be above 0")
-    })?;
+    keys.check("attention_factor", value > 0.0 && value.is_finite(), || format!("{value} must be above 0"))?;
     Ok(value)
 }
 
 /// Whether RoPE turns whole heads.
 fn whole(keys: Keys) -> Result<bool> {
-    Ok(keys
-        .number("partial_rotary_factor")?
-        .is_none_or(|f| f == 1.0))
+    Ok(keys.number("partial_rotary_factor")?.is_none_or(|f| f == 1.0))
 }

@@ -22,27 +22,12 @@ fn refusal(key: &str, value: Value) -> String {
 #[test]
 fn reads_a_released_config() {
     let config = parse(|_| ()).unwrap();
-    assert_eq!(
-        (config.q_size(), config.kv_size(), config.n_layers),
-        (2048, 1024, 28)
-    );
-    assert_eq!(
-        config.rope,
-        Rope {
-            theta: 1e6,
-            yarn: None
-        }
-    );
-    assert_eq!(
-        (config.dtype, config.eos_token_ids.as_slice()),
-        (Some(DType::Bf16), &[151645][..])
-    );
+    assert_eq!((config.q_size(), config.kv_size(), config.n_layers), (2048, 1024, 28));
+    assert_eq!(config.rope, Rope { theta: 1e6, yarn: None });
+    assert_eq!((config.dtype, config.eos_token_ids.as_slice()), (Some(DType::Bf16), &[151645][..]));
     assert_eq!(config.shape(Module::Layer(0, Projection::O)), [1024, 2048]);
     assert_eq!(config.modules().count(), 28 * 7 + 1);
-    assert_eq!(
-        config.modules().nth(10).unwrap().to_string(),
-        "model.layers.1.self_attn.o_proj"
-    );
+    assert_eq!(config.modules().nth(10).unwrap().to_string(), "model.layers.1.self_attn.o_proj");
 }
 
 #[test]
@@ -54,135 +39,50 @@ fn refuses_by_key_value_and_what_is_supported() {
             json!(["LlamaForCausalLM"]),
             "`architectures` is [\"LlamaForCausalLM\"], but only [\"Qwen3ForCausalLM\"]",
         ),
-        (
-            "hidden_act",
-            json!("gelu"),
-            "`hidden_act` is \"gelu\", but only \"silu\"",
-        ),
+        ("hidden_act", json!("gelu"), "`hidden_act` is \"gelu\", but only \"silu\""),
         ("attention_bias", json!(true), "`attention_bias` is true"),
-        (
-            "attention_dropout",
-            json!(0.1),
-            "`attention_dropout` is 0.1",
-        ),
-        (
-            "layer_types",
-            json!(["full_attention"]),
-            "one entry for each of the 28 layers",
-        ),
-        (
-            "layer_types",
-            vec!["sliding_attention"; 28].into(),
-            "only \"full_attention\"",
-        ),
-        (
-            "rope_scaling",
-            json!({"rope_type": "llama3"}),
-            "`rope_scaling.rope_type` is \"llama3\"",
-        ),
-        (
-            "rope_scaling",
-            json!({"type": "linear", "factor": 2}),
-            "`rope_scaling.type` is \"linear\"",
-        ),
-        (
-            "rope_scaling",
-            json!({"rope_type": "yarn"}),
-            "`rope_scaling.factor` is missing",
-        ),
-        (
-            "rope_scaling",
-            json!({"rope_type": "yarn", "factor": 0.5}),
-            "`rope_scaling.factor` is 0.5",
-        ),
-        (
-            "rope_scaling",
-            json!({"rope_type": "default", "short_factor": [1]}),
-            "`rope_scaling.short_factor`",
-        ),
-        (
-            "rope_scaling",
-            json!(3),
-            "`rope_scaling` is 3, but it must be an object",
-        ),
+        ("attention_dropout", json!(0.1), "`attention_dropout` is 0.1"),
+        ("layer_types", json!(["full_attention"]), "one entry for each of the 28 layers"),
+        ("layer_types", vec!["sliding_attention"; 28].into(), "only \"full_attention\""),
+        ("rope_scaling", json!({"rope_type": "llama3"}), "`rope_scaling.rope_type` is \"llama3\""),
+        ("rope_scaling", json!({"type": "linear", "factor": 2}), "`rope_scaling.type` is \"linear\""),
+        ("rope_scaling", json!({"rope_type": "yarn"}), "`rope_scaling.factor` is missing"),
+        ("rope_scaling", json!({"rope_type": "yarn", "factor": 0.5}), "`rope_scaling.factor` is 0.5"),
+        ("rope_scaling", json!({"rope_type": "default", "short_factor": [1]}), "`rope_scaling.short_factor`"),
+        ("rope_scaling", json!(3), "`rope_scaling` is 3, but it must be an object"),
         ("rope_theta", json!(0), "`rope_theta` is 0"),
-        (
-            "partial_rotary_factor",
-            json!(0.5),
-            "`partial_rotary_factor` is 0.5",
-        ),
-        (
-            "num_attention_heads",
-            json!(12),
-            "multiple of `num_key_value_heads` (8)",
-        ),
-        (
-            "num_key_value_heads",
-            json!(0),
-            "`num_key_value_heads` is 0",
-        ),
+        ("partial_rotary_factor", json!(0.5), "`partial_rotary_factor` is 0.5"),
+        ("num_attention_heads", json!(12), "multiple of `num_key_value_heads` (8)"),
+        ("num_key_value_heads", json!(0), "`num_key_value_heads` is 0"),
         ("hidden_size", json!(1_u64 << 40), "from 1 to"),
         ("hidden_size", json!(-1), "`hidden_size` is -1"),
         ("head_dim", json!(63), "even"),
         ("vocab_size", Value::Null, "`vocab_size` is null"),
         ("torch_dtype", json!("int8"), "`torch_dtype` is \"int8\""),
         ("rms_norm_eps", json!(0), "above 0"),
-        (
-            "quantization_config",
-            json!({"quant_method": "gptq"}),
-            "`quantization_config.quant_method` is \"gptq\"",
-        ),
-        (
-            "quantization_config",
-            json!({"load_in_8bit": true}),
-            "`quantization_config.load_in_8bit` is true",
-        ),
+        ("quantization_config", json!({"quant_method": "gptq"}), "`quantization_config.quant_method` is \"gptq\""),
+        ("quantization_config", json!({"load_in_8bit": true}), "`quantization_config.load_in_8bit` is true"),
     ];
     for (key, value, want) in cases {
         let got = refusal(key, value);
-        assert!(
-            got.contains(want) && got.contains("dir/config.json"),
-            "{key}: {got}"
-        );
+        assert!(got.contains(want) && got.contains("dir/config.json"), "{key}: {got}");
     }
     let sliding = parse(|c| {
-        c.extend([
-            ("use_sliding_window".into(), true.into()),
-            ("sliding_window".into(), 4096.into()),
-        ]);
+        c.extend([("use_sliding_window".into(), true.into()), ("sliding_window".into(), 4096.into())]);
         c.insert("max_window_layers".into(), 20.into());
     });
-    assert!(
-        sliding
-            .unwrap_err()
-            .to_string()
-            .contains("`use_sliding_window` is true, but only false")
-    );
+    assert!(sliding.unwrap_err().to_string().contains("`use_sliding_window` is true, but only false"));
 }
 
 #[test]
 fn takes_what_transformers_takes_for_absent_keys() {
     let config = parse(|c| {
-        for key in [
-            "head_dim",
-            "rope_theta",
-            "eos_token_id",
-            "torch_dtype",
-            "tie_word_embeddings",
-            "hidden_act",
-        ] {
+        for key in ["head_dim", "rope_theta", "eos_token_id", "torch_dtype", "tie_word_embeddings", "hidden_act"] {
             c.remove(key);
         }
     })
     .unwrap();
-    assert_eq!(
-        (
-            config.head_dim,
-            config.rope.theta,
-            config.tie_word_embeddings
-        ),
-        (128, 1e4, false)
-    );
+    assert_eq!((config.head_dim, config.rope.theta, config.tie_word_embeddings), (128, 1e4, false));
     assert!(config.eos_token_ids.is_empty() && config.dtype.is_none());
 }
 
@@ -206,10 +106,7 @@ fn version_4_and_5_spellings_mean_the_same() {
     .unwrap();
     assert_eq!(old, new);
     let yarn = old.rope.yarn.unwrap();
-    assert_eq!(
-        (yarn.factor, yarn.beta_fast, yarn.beta_slow, yarn.truncate),
-        (4.0, 32.0, 1.0, true)
-    );
+    assert_eq!((yarn.factor, yarn.beta_fast, yarn.beta_slow, yarn.truncate), (4.0, 32.0, 1.0, true));
     assert!((yarn.attention_factor - (0.1 * 4f64.ln() + 1.0)).abs() < 1e-15);
 }
 
@@ -217,17 +114,13 @@ fn version_4_and_5_spellings_mean_the_same() {
 fn generation_defaults() {
     let path = Path::new("generation_config.json");
     let json = r#"{"bos_token_id":151643,"do_sample":true,"eos_token_id":[151645,151643],"pad_token_id":151643,
-        "temperature":0.6,"top_k":20,"top_p":0.95,"transformers_version":"4.51.0","repetition_penalty":1.1}"#;
+        "temperature":0.6,"top_k":20,"top_p":0.95,"transformers_version":"4.51.0","repetition_penalty":1.1,"num_beams":4}"#;
     let config = GenerationConfig::parse(path, json).unwrap();
-    assert_eq!(
-        (config.eos_token_ids.as_slice(), config.top_k),
-        (&[151645, 151643][..], Some(20))
-    );
+    assert_eq!((config.eos_token_ids.as_slice(), config.top_k), (&[151645, 151643][..], Some(20)));
     assert_eq!((config.temperature, config.top_p), (Some(0.6), Some(0.95)));
-    assert_eq!(config.ignored, ["repetition_penalty"]);
-    let error = GenerationConfig::parse(path, r#"{"top_p": 1.5}"#)
-        .unwrap_err()
-        .to_string();
+    assert_eq!(config.repetition_penalty, Some(1.1));
+    assert_eq!(config.ignored, ["num_beams"]);
+    let error = GenerationConfig::parse(path, r#"{"top_p": 1.5}"#).unwrap_err().to_string();
     assert!(error.contains("`top_p` is 1.5"), "{error}");
     assert!(GenerationConfig::parse(path, "{").is_err());
 }

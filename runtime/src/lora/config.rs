@@ -166,16 +166,16 @@ impl LoraConfig {
         };
         keys.check("lora_dropout", (0.0..1.0).contains(&config.dropout), || "it must be from 0 to below 1".to_owned())?;
         let others = keys.others(&[&REFUSED[..], &FIELDS[..], &CARRIED[..]].concat());
-        let note = (!others.is_empty()).then(|| {
-            format!("`{}`: keys that are not known and are ignored: {}", path.display(), others.join(", "))
-        });
+        let note = (!others.is_empty())
+            .then(|| format!("`{}`: keys that are not known and are ignored: {}", path.display(), others.join(", ")));
         Ok((config, note))
     }
 
     /// The text of `adapter_config.json` as PEFT writes it: all of its keys, sorted. "all-linear" becomes the names of
     /// the seven projections, which means the same.
     pub fn to_json(&self) -> String {
-        let mut keys: Map<String, Value> = FIELDS.iter().chain(&CARRIED).map(|&k| (k.to_owned(), Value::Null)).collect();
+        let mut keys: Map<String, Value> =
+            FIELDS.iter().chain(&CARRIED).map(|&k| (k.to_owned(), Value::Null)).collect();
         keys.extend(REFUSED.iter().map(|&k| (k.to_owned(), Value::Null)));
         for flag in ["use_dora", "use_qalora", "fan_in_fan_out", "lora_bias", "ensure_weight_tying"] {
             keys.insert(flag.to_owned(), false.into());

@@ -124,7 +124,8 @@ impl Tensors {
     }
 
     fn take(&mut self, name: &str, shape: [usize; 2]) -> Result<Vec<f32>> {
-        let hint = "adapter_config.json calls for it; the two files do not belong together, or the model is another one";
+        let hint =
+            "adapter_config.json calls for it; the two files do not belong together, or the model is another one";
         let tensor: TensorRef = self.file.get(name).ok_or_else(|| Error::MissingTensor {
             path: self.path.clone(),
             name: name.to_owned(),

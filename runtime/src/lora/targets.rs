@@ -205,8 +205,9 @@ fn compile(key: &str, pattern: &str, wrap: impl Fn(&str) -> String) -> Result<Re
         return Err(refuse(&format!("`{construct}` means something else in Python; write it in another way")));
     }
     // On its own first, so that the error is about what was written.
-    let unsupported =
-        |e: regex::Error| refuse(&format!("not a regular expression that is supported (no look-around, no references): {e}"));
+    let unsupported = |e: regex::Error| {
+        refuse(&format!("not a regular expression that is supported (no look-around, no references): {e}"))
+    };
     Regex::new(pattern).map_err(unsupported)?;
     Regex::new(&format!(r"\A(?:{})\z", wrap(pattern))).map_err(unsupported)
 }
