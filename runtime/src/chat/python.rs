@@ -6,6 +6,8 @@ use minijinja::value::{Kwargs, Value as Jinja, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, escape_formatter};
 use serde_json::{Map, Value};
 
+use crate::checkpoint::python_json;
+
 /// An environment without templates.
 pub(super) fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
@@ -32,7 +34,7 @@ fn format_value(out: &mut Output<'_>, state: &State<'_, '_>, value: &Jinja) -> R
         ValueKind::Bool => "False".into(),
         ValueKind::None => "None".into(),
         ValueKind::Number if !value.is_integer() => match f64::try_from(value.clone()) {
-            Ok(number) => python_float(number),
+            Ok(number) => python_json::float(number),
             Err(_) => return escape_formatter(out, state, value),
         },
         _ => return escape_formatter(out, state, value),
@@ -74,7 +76,7 @@ impl PythonJson {
             Value::Array(items) if !items.is_empty() => self.array(items, depth),
             Value::Object(entries) if !entries.is_empty() => self.object(entries, depth),
             Value::Number(number) if number.is_f64() => {
-                self.out += &number.as_f64().map_or_else(|| number.to_string(), python_float);
+                self.out += &number.as_f64().map_or_else(|| number.to_string(), python_json::float);
             }
             other => self.out += &other.to_string(),
         }
@@ -118,22 +120,6 @@ impl PythonJson {
             self.out.push('\n');
             self.out.extend(std::iter::repeat_n(' ', indent * depth));
         }
-    }
-}
-
-/// Python's `repr` of a float: the shortest digits that give it back, with an exponent below 1e-4 and from 1e16.
-fn python_float(number: f64) -> String {
-    let scientific = format!("{number:e}");
-    let Some((digits, exponent)) = scientific.split_once('e') else {
-        return scientific.to_lowercase();
-    };
-    match exponent.parse::<i32>() {
-        Ok(exponent @ -4..=15) => {
-            let plain = format!("{number}");
-            if exponent >= 0 && !plain.contains('.') { plain + ".0" } else { plain }
-        }
-        Ok(exponent) => format!("{digits}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs()),
-        Err(_) => scientific,
     }
 }
 
@@ -217,25 +203,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn floats_as_python_writes_them() {
-        let cases = [
-            (1.0, "1.0"),
-            (0.1, "0.1"),
-            (-2.5, "-2.5"),
-            (1e15, "1000000000000000.0"),
-            (1e16, "1e+16"),
-            (1.5e-7, "1.5e-07"),
-            (0.0001, "0.0001"),
-            (0.00001, "1e-05"),
-            (1e100, "1e+100"),
-            (0.0, "0.0"),
-        ];
-        for (number, want) in cases {
-            assert_eq!(python_float(number), want);
-        }
-    }
-
-    #[test]
     fn dates_as_python_writes_them() {
         // datetime.fromtimestamp(1709210096, UTC), a leap day
         let now = 1_709_210_096;
@@ -252,15 +219,18 @@ mod tests {
 
     #[test]
     fn json_as_python_writes_it() {
-        let mut environment = environment();
-        let value: Value = serde_json::from_str(r#"{"b": [1, 2.0, {}], "a": "é\u0001\"<&'", "c": null}"#).unwrap();
+        let environment = environment();
+        let value: Value =
+            serde_json::from_str(r#"{"b": [1, 2.0, {}, 1e-7], "a": "é\u0001\"<&'", "c": null}"#).unwrap();
         let render = |source: &str| environment.render_str(source, minijinja::context! { value }).unwrap();
-        assert_eq!(render("{{ value | tojson }}"), "{\"b\": [1, 2.0, {}], \"a\": \"é\\u0001\\\"<&'\", \"c\": null}");
-        assert_eq!(render("{{ value.b | tojson(indent=2) }}"), "[\n  1,\n  2.0,\n  {}\n]");
+        assert_eq!(
+            render("{{ value | tojson }}"),
+            "{\"b\": [1, 2.0, {}, 1e-07], \"a\": \"é\\u0001\\\"<&'\", \"c\": null}"
+        );
+        assert_eq!(render("{{ value.b | tojson(indent=2) }}"), "[\n  1,\n  2.0,\n  {},\n  1e-07\n]");
         assert_eq!(
             render("{{ value | tojson(sort_keys=true, separators=(',', ':')) }}"),
-            "{\"a\":\"é\\u0001\\\"<&'\",\"b\":[1,2.0,{}],\"c\":null}"
+            "{\"a\":\"é\\u0001\\\"<&'\",\"b\":[1,2.0,{},1e-07],\"c\":null}"
         );
-        environment.set_debug(true);
     }
 }

@@ -9,6 +9,7 @@ mod schedule;
 mod stream;
 mod tokenizer;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// The checked-in tiny model, whose tokenizer has the chat markers but no template. `HALFBYTE_ROOT` is the checkout
@@ -23,7 +24,8 @@ fn test_data(name: &str) -> Option<PathBuf> {
     match std::env::var_os("HALFBYTE_TEST_DATA") {
         Some(root) => Some(Path::new(&root).join(name)),
         None => {
-            eprintln!("SKIPPED: set HALFBYTE_TEST_DATA to a folder that holds {name}");
+            // Not `eprintln`, whose output the test harness keeps to itself.
+            let _ = writeln!(std::io::stderr(), "SKIPPED: set HALFBYTE_TEST_DATA to a folder that holds {name}");
             None
         }
     }
