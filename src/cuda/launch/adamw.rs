@@ -9,11 +9,11 @@ pub(in crate::cuda) fn adamw<T: Float>(cuda: &Cuda, mut op: AdamW<'_, Cuda, T>) 
     let [lr, decay, beta1, beta2] = [op.lr, op.weight_decay, op.betas[0], op.betas[1]].map(f64::from);
     let bias = |beta: f64| 1.0 - beta.powf(f64::from(op.step));
     let params = AdamWParams {
-        weights: op.weights.0.ptr() as _,
-        grads: op.grads.0.ptr() as _,
-        m: op.m.0.ptr() as _,
-        v: op.v.0.ptr() as _,
-        compute: op.compute.0.ptr() as _,
+        weights: op.weights.ptr() as _,
+        grads: op.grads.ptr() as _,
+        m: op.m.ptr() as _,
+        v: op.v.ptr() as _,
+        compute: op.compute.ptr() as _,
         len: len as u64,
         decay: (1.0 - lr * decay) as f32,
         one_minus_beta1: (1.0 - beta1) as f32,

@@ -21,7 +21,7 @@ pub(in crate::cuda) fn cast<S: Float, T: Float>(cuda: &Cuda, mut op: Cast<'_, Cu
         (F32, F16) => "f32_f16",
         (F32, F32) => "f32_f32",
     };
-    let params = CastParams { x: op.x.0.ptr() as _, out: op.out.0.ptr() as _, len: len as u64 };
+    let params = CastParams { x: op.x.ptr() as _, out: op.out.ptr() as _, len: len as u64 };
     // SAFETY: `Cast::verify` checked that both vectors are `params.len` long.
     unsafe { cuda.launch(&CAST, suffix, params, Shape::new(flat_blocks("cast", len)?, 256)) }
 }

@@ -14,8 +14,8 @@ pub(in crate::cuda) fn cross_entropy<T: Float>(cuda: &Cuda, mut op: CrossEntropy
     let cached = if op.grad_scale.is_some() { room.min(vocab * size_of::<T>() / PACK) } else { 0 };
     let params = CrossEntropyParams {
         logits: op.logits.ptr(),
-        labels: op.labels.0.ptr() as _,
-        losses: op.losses.0.ptr() as _,
+        labels: op.labels.ptr() as _,
+        losses: op.losses.ptr() as _,
         n: dim(n),
         vocab: dim(vocab),
         stride: dim(op.logits.stride),

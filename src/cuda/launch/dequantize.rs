@@ -9,7 +9,7 @@ const PER_THREAD: usize = 32;
 const BLOCKS_PER_SM: usize = 8;
 
 pub(in crate::cuda) fn dequantize<T: Float>(cuda: &Cuda, mut op: Dequantize<'_, Cuda, T>) -> Result<()> {
-    let params = DequantizeParams { weight: weight4(&op.weight), out: op.out.0.ptr() as _ };
+    let params = DequantizeParams { weight: weight4(&op.weight), out: op.out.ptr() as _ };
     let blocks = op.out.len().div_ceil(PER_THREAD * THREADS as usize);
     let blocks = blocks.min(cuda.n_sms as usize * BLOCKS_PER_SM);
     // SAFETY: `Dequantize::verify` checked the weight and the output against its shape.

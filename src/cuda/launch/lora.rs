@@ -184,7 +184,7 @@ pub(in crate::cuda) fn lora<T: Float>(cuda: &Cuda, mut op: Lora<'_, Cuda, T>) ->
     let (dropout, keep_scale) = dropout_params(op.dropout);
     let down = LoraDownParams {
         x: op.x.ptr(),
-        a: op.a.0.ptr() as _,
+        a: op.a.ptr() as _,
         out: op.xa.ptr(),
         out_t: null_mut(),
         n: dim(n),
@@ -198,7 +198,7 @@ pub(in crate::cuda) fn lora<T: Float>(cuda: &Cuda, mut op: Lora<'_, Cuda, T>) ->
     };
     let up = LoraUpParams {
         xa: op.xa.ptr(),
-        b: op.b.0.ptr() as _,
+        b: op.b.ptr() as _,
         out: op.out.ptr(),
         n: dim(n),
         cols: dim(out),
@@ -338,19 +338,19 @@ pub(in crate::cuda) fn lora_grad<T: Float>(cuda: &Cuda, mut op: LoraGrad<'_, Cud
     }
     let scratch = Transposed::new::<T>(cuda, n, k, r, out)?;
     let a = match op.d_x {
-        Some(_) => transpose(op.a.0.ptr() as _, k, [r, k], scratch.a, r),
+        Some(_) => transpose(op.a.ptr() as _, k, [r, k], scratch.a, r),
         None => transpose(null(), 0, [0, 0], null_mut(), 0),
     };
-    let b = transpose(op.b.0.ptr() as _, r, [out, r], scratch.b, out);
+    let b = transpose(op.b.ptr() as _, r, [out, r], scratch.b, out);
     let xa = transpose(op.xa.ptr(), op.xa.stride, [n, r], scratch.xa, scratch.n_padded);
     let down = d_xa_params(&mut op, &scratch);
-    let d_b = [scratch.xa, op.d_b.0.ptr() as _];
+    let d_b = [scratch.xa, op.d_b.ptr() as _];
     let d_b = LoraWeightGradParams {
         transposed: 1,
         scale: op.scale,
         ..factor_params(&op.d_out, &op.xa, d_b, scratch.n_padded, None)
     };
-    let d_a = [scratch.d_xa, op.d_a.0.ptr() as _];
+    let d_a = [scratch.d_xa, op.d_a.ptr() as _];
     let d_a = factor_params(&op.x, &op.d_xa.mat(), d_a, scratch.n_padded, op.dropout);
     // SAFETY: `LoraGrad::verify` checked every shape, and `Transposed` has room for what is written to it.
     unsafe {

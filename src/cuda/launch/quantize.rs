@@ -22,9 +22,9 @@ pub(in crate::cuda) fn quantize<T: Float>(cuda: &Cuda, mut op: Quantize<'_, Cuda
         want: "it must be below 2^43",
     })?;
     let params = QuantizeParams {
-        x: op.x.0.ptr() as _,
-        codes: op.codes.0.ptr() as _,
-        absmax: op.absmax.0.ptr() as _,
+        x: op.x.ptr() as _,
+        codes: op.codes.ptr() as _,
+        absmax: op.absmax.ptr() as _,
         len: len as u64,
         block_shift: op.block_size.trailing_zeros(),
         fp4: u32::from(op.format == Format::Fp4),
@@ -53,9 +53,9 @@ pub(in crate::cuda) fn nest_absmax(cuda: &Cuda, mut op: NestAbsmax<'_, Cuda>) ->
     // The mean, then the sums of the runs of three levels.
     let scratch = cuda.scratch(&PARTIAL, COLUMNS * (2 * n_runs + 2))?;
     let params = NestAbsmaxParams {
-        absmax: op.absmax.0.ptr() as _,
-        codes: op.codes.0.ptr() as _,
-        groups: op.groups.0.ptr() as _,
+        absmax: op.absmax.ptr() as _,
+        codes: op.codes.ptr() as _,
+        groups: op.groups.ptr() as _,
         offset: scratch,
         sums: scratch.wrapping_add(COLUMNS),
         n: dim(n),

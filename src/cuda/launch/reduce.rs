@@ -24,9 +24,9 @@ fn reduce(
 ) -> Result<()> {
     let blocks = x.len().div_ceil(PER_THREAD * THREADS as usize).clamp(1, MAX_BLOCKS);
     let params = ReduceParams {
-        x: x.0.ptr() as _,
+        x: x.ptr() as _,
         partial: cuda.scratch(&SUMS, blocks)?,
-        out: out.0.ptr() as _,
+        out: out.ptr() as _,
         len: x.len() as u64,
         blocks: blocks as u32,
         accumulate: accumulate.into(),

@@ -14,7 +14,7 @@ pub(in crate::cuda) fn gather_rows<T: Float>(cuda: &Cuda, mut op: GatherRows<'_,
     let n = dim(op.rows.len());
     let params = RowsParams {
         x: op.table.ptr(),
-        rows: op.rows.0.ptr() as _,
+        rows: op.rows.ptr() as _,
         out: op.out.ptr(),
         n,
         n_table: dim(n_table),
@@ -30,7 +30,7 @@ pub(in crate::cuda) fn scatter_rows<T: Float>(cuda: &Cuda, mut op: ScatterRows<'
     let [n, d] = op.x.shape();
     let params = RowsParams {
         x: op.x.ptr(),
-        rows: op.rows.0.ptr() as _,
+        rows: op.rows.ptr() as _,
         out: op.out.ptr(),
         n: dim(n),
         n_table: dim(op.out.shape()[0]),

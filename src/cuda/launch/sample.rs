@@ -14,9 +14,9 @@ pub(in crate::cuda) fn sample(cuda: &Cuda, mut op: Sample<'_, Cuda>) -> Result<(
     };
     let params = SampleParams {
         logits: op.logits.ptr() as _,
-        history: op.history.0.ptr() as _,
-        positions: op.positions.0.ptr() as _,
-        tokens: op.tokens.0.ptr() as _,
+        history: op.history.ptr() as _,
+        positions: op.positions.ptr() as _,
+        tokens: op.tokens.ptr() as _,
         seen,
         n_seqs: dim(n_seqs),
         vocab: dim(op.n_vocab),

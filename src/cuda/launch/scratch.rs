@@ -1,13 +1,13 @@
 //! Memory that kernels of one op hand to each other.
 
-use super::{Cuda, device::lock, memory::Memory};
-use crate::{Result, Storage};
+use super::{Cuda, device::lock};
+use crate::{Buf, Result};
 use std::{marker::PhantomData, sync::Mutex};
 
 /// A buffer that grows to the largest size ever asked for, shared by all ops: work is done in the order in which it
 /// is queued, so an op is done with it before the next one writes to it.
 #[derive(Default)]
-struct Slot(Mutex<Vec<Memory<u8>>>);
+struct Slot(Mutex<Vec<Buf<Cuda, u8>>>);
 
 /// What ops keep between their kernels, by name: an op may hold one of each.
 #[derive(Default)]
@@ -41,11 +41,11 @@ impl Cuda {
     pub(super) fn scratch<T>(&self, buffer: &Buffer<T>, len: usize) -> Result<*mut T> {
         let bytes = len * size_of::<T>();
         let mut kept = lock(&self.scratch.slots[buffer.slot].0);
-        let have = kept.last().map_or(0, Cuda::memory_len);
+        let have = kept.last().map_or(0, Buf::len);
         if have < bytes || kept.is_empty() {
             let size = bytes.max(2 * have).next_multiple_of(256);
             kept.push(self.alloc_zeros(size)?);
         }
-        Ok(kept.last_mut().map_or(0, |memory| Cuda::slice_mut(memory).ptr()) as *mut T)
+        Ok(kept.last_mut().map_or(0, |buf| buf.view_mut().ptr()) as *mut T)
     }
 }

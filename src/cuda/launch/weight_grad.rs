@@ -12,7 +12,7 @@ pub(in crate::cuda) fn weight_grad<T: Float>(cuda: &Cuda, mut op: WeightGrad<'_,
     let params = WeightGradParams {
         x: op.x.ptr(),
         d_out: op.d_out.ptr(),
-        d_weight: op.d_weight.0.ptr() as _,
+        d_weight: op.d_weight.ptr() as _,
         n: dim(n),
         rows: dim(rows),
         cols: dim(cols),
