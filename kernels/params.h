@@ -82,12 +82,15 @@ typedef struct {
     unsigned threshold; // 0: no dropout
 } DropoutParams;
 
-// lora_transpose: out = x^T, zeros where x has no row.
+// lora_transpose: out = x^T, with zeros where x has no row.
 typedef struct {
     const void *x; // T [rows, cols]
     void *out;     // T [cols, out_stride]
     unsigned rows, cols;
     unsigned x_stride, out_stride;
+} TransposeParams;
+typedef struct {
+    TransposeParams matrices[3];
 } LoraTransposeParams;
 
 // lora_down: out = scale * drop(x) a^T.

@@ -185,7 +185,7 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
-pub struct LoraTransposeParams {
+pub struct TransposeParams {
     pub x: *const ::core::ffi::c_void,
     pub out: *mut ::core::ffi::c_void,
     pub rows: ::core::ffi::c_uint,
@@ -195,16 +195,25 @@ pub struct LoraTransposeParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of LoraTransposeParams"][::core::mem::size_of::<LoraTransposeParams>() - 32usize];
+    ["Size of TransposeParams"][::core::mem::size_of::<TransposeParams>() - 32usize];
+    ["Alignment of TransposeParams"][::core::mem::align_of::<TransposeParams>() - 8usize];
+    ["Offset of field: TransposeParams::x"][::core::mem::offset_of!(TransposeParams, x) - 0usize];
+    ["Offset of field: TransposeParams::out"][::core::mem::offset_of!(TransposeParams, out) - 8usize];
+    ["Offset of field: TransposeParams::rows"][::core::mem::offset_of!(TransposeParams, rows) - 16usize];
+    ["Offset of field: TransposeParams::cols"][::core::mem::offset_of!(TransposeParams, cols) - 20usize];
+    ["Offset of field: TransposeParams::x_stride"][::core::mem::offset_of!(TransposeParams, x_stride) - 24usize];
+    ["Offset of field: TransposeParams::out_stride"][::core::mem::offset_of!(TransposeParams, out_stride) - 28usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct LoraTransposeParams {
+    pub matrices: [TransposeParams; 3usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LoraTransposeParams"][::core::mem::size_of::<LoraTransposeParams>() - 96usize];
     ["Alignment of LoraTransposeParams"][::core::mem::align_of::<LoraTransposeParams>() - 8usize];
-    ["Offset of field: LoraTransposeParams::x"][::core::mem::offset_of!(LoraTransposeParams, x) - 0usize];
-    ["Offset of field: LoraTransposeParams::out"][::core::mem::offset_of!(LoraTransposeParams, out) - 8usize];
-    ["Offset of field: LoraTransposeParams::rows"][::core::mem::offset_of!(LoraTransposeParams, rows) - 16usize];
-    ["Offset of field: LoraTransposeParams::cols"][::core::mem::offset_of!(LoraTransposeParams, cols) - 20usize];
-    ["Offset of field: LoraTransposeParams::x_stride"]
-        [::core::mem::offset_of!(LoraTransposeParams, x_stride) - 24usize];
-    ["Offset of field: LoraTransposeParams::out_stride"]
-        [::core::mem::offset_of!(LoraTransposeParams, out_stride) - 28usize];
+    ["Offset of field: LoraTransposeParams::matrices"][::core::mem::offset_of!(LoraTransposeParams, matrices) - 0usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

@@ -12,7 +12,7 @@ struct Slot(Mutex<Vec<Buf<Cuda, u8>>>);
 /// What ops keep between their kernels, by name: an op may hold one of each.
 #[derive(Default)]
 pub(super) struct Scratch {
-    slots: [Slot; 4],
+    slots: [Slot; 5],
 }
 
 /// The name of a buffer whose elements are `T`.
@@ -25,6 +25,8 @@ pub(super) struct Buffer<T> {
 pub(super) const PARTIAL: Buffer<f32> = Buffer { slot: 0, element: PhantomData };
 /// Sums of parts of a long vector.
 pub(super) const SUMS: Buffer<f64> = Buffer { slot: 3, element: PhantomData };
+/// Small matrices of an adapter, transposed.
+pub(super) const ADAPTER: Buffer<u8> = Buffer { slot: 4, element: PhantomData };
 /// One bit for each token of a vocabulary.
 pub(super) const BITMAP: Buffer<u32> = Buffer { slot: 1, element: PhantomData };
 /// A weight, decoded.
@@ -44,6 +46,6 @@ impl Cuda {
             let size = bytes.max(2 * have).next_multiple_of(256);
             kept.push(self.alloc_zeros(size)?);
         }
-        Ok(kept.last_mut().map_or(0, |memory| memory.view_mut().ptr()) as *mut T)
+        Ok(kept.last_mut().map_or(0, |buf| buf.view_mut().ptr()) as *mut T)
     }
 }
