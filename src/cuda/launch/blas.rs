@@ -3,7 +3,12 @@
 //! cuBLASLt counts by columns: a row-major `[n, m]` is its `[m, n]`. So `out = x B` is asked for as
 //! `outᵀ = Bᵀ xᵀ`: its A is the weight, its B is `x`.
 
-use super::{Cuda, device::lock, memory::Memory, product::{Product, is_aligned}};
+use super::{
+    Cuda,
+    device::lock,
+    memory::Memory,
+    product::{Product, is_aligned},
+};
 use crate::{DType, Error, Result, Storage};
 use core::ffi::c_void;
 use cudarc::cublaslt::{

@@ -1,6 +1,6 @@
 //! | tokens | weight and alignment | kernel |
 //! |---|---|---|
-//! | up to 16, forward | inputs % 64 = 0, blocks of 64 and more | `few`: reads the codes once, as operand A of the tensor cores |
+//! | up to 16, forward | inputs % 256 = 0, 16 outputs and more, blocks of 64 and more | `few`: reads the codes once, as operand A of the tensor cores |
 //! | up to [`FUSED`] | inputs % 32 = 0 | `tensor`: decodes tiles into shared memory |
 //! | more | inputs % 8 = 0 | decoded to scratch, then as a dense weight |
 //! | up to 8, forward | any, and f32 | `any_rows`: one warp for each output |
@@ -55,12 +55,19 @@ struct Few {
     shared: usize,
 }
 
+/// kernels/few4.cuh: the contraction's step.
+const UNIT_K: usize = 256;
 const TABLE: usize = 64 << 10;
 const STAGE: usize = 2 << 10;
 /// Static shared memory of these kernels: the dynamic map.
 const STATIC: usize = 1 << 10;
 const FEW_KERNELS: [Few; 2] = [
-    Few { up_to_8: kernel("linear4_few8"), up_to_16: kernel("linear4_few16"), warps: 16, shared: TABLE + 16 * 3 * STAGE },
+    Few {
+        up_to_8: kernel("linear4_few8"),
+        up_to_16: kernel("linear4_few16"),
+        warps: 16,
+        shared: TABLE + 16 * 3 * STAGE,
+    },
     Few {
         up_to_8: kernel("linear4_few8_small"),
         up_to_16: kernel("linear4_few16_small"),
@@ -102,7 +109,9 @@ unsafe fn coded(cuda: &Cuda, product: &Product, weight: &Weight4<'_, Cuda>) -> R
 }
 
 fn takes_few(product: &Product, weight: &Weight4<'_, Cuda>) -> bool {
-    !product.grad && product.n <= FEW && weight.cols.is_multiple_of(64) && weight.block_size >= 64
+    let shape = weight.rows >= 16 && weight.cols.is_multiple_of(UNIT_K) && weight.block_size >= 64;
+    // The kernel counts blocks of 64 in 32 bits.
+    !product.grad && product.n <= FEW && shape && u32::try_from(weight.rows * weight.cols / 64).is_ok()
 }
 
 fn params(product: &Product, weight: Weight4Params) -> Linear4Params {
@@ -121,12 +130,7 @@ fn params(product: &Product, weight: Weight4Params) -> Linear4Params {
 
 /// # Safety
 /// As for [`coded`].
-unsafe fn planned(
-    cuda: &Cuda,
-    product: &Product,
-    weight: Weight4Params,
-    plan: Plan<'_, Linear4Params>,
-) -> Result<()> {
+unsafe fn planned(cuda: &Cuda, product: &Product, weight: Weight4Params, plan: Plan<'_, Linear4Params>) -> Result<()> {
     let partial = product.partial(cuda, plan.splits)?;
     let params = Linear4Params { partial, splits: dim(plan.splits), ..params(product, weight) };
     // SAFETY: the caller's word; `partial` is `[splits, n, m]`.
@@ -140,7 +144,7 @@ unsafe fn planned(
 /// As for [`coded`].
 unsafe fn few_tokens(cuda: &Cuda, product: &Product, weight: Weight4Params, few: &Few) -> Result<()> {
     let (tiles, sms) = (product.m.div_ceil(16), cuda.n_sms as usize);
-    let (sharing, groups) = share_tiles(tiles, product.k.div_ceil(256), few.warps, sms);
+    let (sharing, groups) = share_tiles(tiles, product.k / UNIT_K, few.warps, sms);
     let params = Linear4Params { splits: dim(sharing), ..params(product, weight) };
     let blocks = if product.n == 0 { 0 } else { groups.min(sms) };
     let shape = Shape { grid: [dim(blocks), 1, 1], threads: dim(few.warps * 32), shared: dim(few.shared) };
