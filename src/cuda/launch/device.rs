@@ -1,6 +1,6 @@
 //! Opening a GPU and finding kernels.
 
-use super::{memory::Meter, refused, scratch::Scratch};
+use super::{blas::Blas, memory::Meter, refused, scratch::Scratch};
 use crate::{Error, Result};
 use cudarc::{
     driver::{CudaContext, CudaFunction, CudaModule, CudaStream, sys},
@@ -54,6 +54,7 @@ pub struct Cuda {
     /// Bytes of shared memory that one CTA can have.
     pub(super) max_shared: usize,
     pub(super) scratch: Scratch,
+    pub(super) blas: Blas,
     modules: Mutex<HashMap<&'static str, Arc<CudaModule>>>,
     functions: Mutex<Functions>,
 }
@@ -92,6 +93,7 @@ impl Cuda {
             n_sms: n_sms.unsigned_abs(),
             max_shared: max_shared.unsigned_abs() as usize,
             scratch: Scratch::default(),
+            blas: Blas::default(),
             modules: Mutex::default(),
             functions: Mutex::default(),
         })

@@ -23,9 +23,11 @@ pub(super) mod sample;
 pub(super) mod swiglu;
 pub(super) mod weight_grad;
 
+mod blas;
 mod device;
 mod graph;
 mod memory;
+mod product;
 mod scratch;
 
 pub use device::{Cuda, architectures, device_count, kernels, nvcc_version};

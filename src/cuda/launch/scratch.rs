@@ -30,7 +30,6 @@ pub(super) const ADAPTER: Buffer<u8> = Buffer { slot: 4, element: PhantomData };
 /// One bit for each token of a vocabulary.
 pub(super) const BITMAP: Buffer<u32> = Buffer { slot: 1, element: PhantomData };
 /// A weight, decoded.
-#[expect(dead_code, reason = "for the matrix products")]
 pub(super) const WEIGHT: Buffer<u8> = Buffer { slot: 2, element: PhantomData };
 
 impl Cuda {

@@ -1,0 +1,138 @@
+// out (+)= x W^T and d_x (+)= d_out W with a dense W. Which kernel takes which shape: src/cuda/launch/linear.rs.
+#include "params.h"
+#include "simt.cuh"
+#include "tensor.cuh"
+
+template <class T, class O> __device__ Product<T, O> product_of(const LinearParams &p, bool grad) {
+    unsigned m = grad ? p.cols : p.rows, k = grad ? p.rows : p.cols;
+    return {static_cast<const T *>(p.x), static_cast<O *>(p.out), p.partial,    p.n,     m, k,
+            p.x_stride,                  p.out_stride,            p.accumulate, p.splits};
+}
+
+template <class T> __device__ Dense<T> dense_of(const LinearParams &p) {
+    return {static_cast<const T *>(p.weight), p.rows, p.cols};
+}
+
+// ------------------------------------------------------------------------------------------------- any shape: FMA
+
+template <class T, class O, bool GRAD> __device__ void any(const LinearParams &p) {
+    simt_product<GRAD>(product_of<T, O>(p, GRAD), dense_of<T>(p));
+}
+ENTRIES(linear_any, LinearParams, SIMT_THREADS, 2, any, false)
+ENTRIES_F32_OUT(linear_any, LinearParams, SIMT_THREADS, 2, any, false)
+ENTRY_F32(linear_any, LinearParams, SIMT_THREADS, 2, any, false)
+ENTRIES(linear_grad_any, LinearParams, SIMT_THREADS, 2, any, true)
+ENTRY_F32(linear_grad_any, LinearParams, SIMT_THREADS, 2, any, true)
+
+template <class T, class O, bool> __device__ void rows(const LinearParams &p) {
+    simt_rows(product_of<T, O>(p, false), dense_of<T>(p));
+}
+ENTRIES(linear_any_rows, LinearParams, SIMT_THREADS, 2, rows, false)
+ENTRIES_F32_OUT(linear_any_rows, LinearParams, SIMT_THREADS, 2, rows, false)
+ENTRY_F32(linear_any_rows, LinearParams, SIMT_THREADS, 2, rows, false)
+
+// ------------------------------------------------------------------------------ 17 tokens and more: tensor cores
+
+template <class T, class O, bool GRAD, int TOKENS> __device__ void tensor(const LinearParams &p) {
+    DenseStager<T, GRAD> stager{dense_of<T>(p)};
+    tensor_product<GRAD, TOKENS>(product_of<T, O>(p, GRAD), stager);
+}
+ENTRIES(linear_tensor32, LinearParams, TENSOR_THREADS, 2, tensor, false, 32)
+ENTRIES(linear_tensor64, LinearParams, TENSOR_THREADS, 2, tensor, false, 64)
+ENTRIES(linear_tensor128, LinearParams, TENSOR_THREADS, 2, tensor, false, 128)
+ENTRIES_F32_OUT(linear_tensor32, LinearParams, TENSOR_THREADS, 2, tensor, false, 32)
+ENTRIES_F32_OUT(linear_tensor64, LinearParams, TENSOR_THREADS, 2, tensor, false, 64)
+ENTRIES_F32_OUT(linear_tensor128, LinearParams, TENSOR_THREADS, 2, tensor, false, 128)
+ENTRIES(linear_grad_tensor32, LinearParams, TENSOR_THREADS, 2, tensor, true, 32)
+ENTRIES(linear_grad_tensor64, LinearParams, TENSOR_THREADS, 2, tensor, true, 64)
+ENTRIES(linear_grad_tensor128, LinearParams, TENSOR_THREADS, 2, tensor, true, 128)
+
+// -------------------------------------------------------------------------- up to 16 tokens: one pass over the weight
+// The weight is operand A of the tensor cores, straight from memory: 16 of its rows, with up to 16 tokens as B. Lane
+// (g, t) holds k = 16 t .. 16 t + 15 of each 64, of rows g and g + 8, and x of token g at the same k; which of them
+// the tensor cores call which column does not matter to a sum. Wants x, its rows and the weight aligned to 16 bytes and
+// cols a multiple of 8.
+
+constexpr int FEW_WARPS = 8;
+constexpr int FEW_K = 128; // what a warp loads at a time of 16 rows
+
+template <class T> struct FewRow {
+    const T *row; // null: zeros
+    unsigned cols;
+
+    // 8 elements from `k`.
+    __device__ __forceinline__ uint4 load(unsigned k) const {
+        return row && k < cols ? __ldg(reinterpret_cast<const uint4 *>(row + k)) : uint4{};
+    }
+};
+
+template <class T, class O, int TOKENS8> __device__ void few(const LinearParams &p) {
+    constexpr unsigned TOKENS = TOKENS8 * 8;
+    __shared__ float sums[2][FEW_WARPS][TOKENS][16];
+    unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    Dense<T> weight = dense_of<T>(p);
+    auto weight_row = [&](unsigned row) {
+        return FewRow<T>{row < p.rows ? weight.w + size_t(row) * p.cols : nullptr, p.cols};
+    };
+    FewRow<T> x[TOKENS8];
+#pragma unroll
+    for (int i = 0; i < TOKENS8; i++) {
+        unsigned token = g + i * 8;
+        x[i] = {token < p.n ? static_cast<const T *>(p.x) + size_t(token) * p.x_stride : nullptr, p.cols};
+    }
+    unsigned tiles = (p.rows + 15) / 16, odd = 0;
+    for (unsigned tile = blockIdx.x; tile < tiles; tile += gridDim.x, odd ^= 1) {
+        FewRow<T> low = weight_row(tile * 16 + g), high = weight_row(tile * 16 + g + 8);
+        float acc[TOKENS8][4] = {};
+        for (unsigned k0 = warp * FEW_K; k0 < p.cols; k0 += FEW_WARPS * FEW_K) {
+            uint4 l[4], h[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                unsigned k = k0 + i / 2 * 64 + t * 16 + i % 2 * 8;
+                l[i] = low.load(k), h[i] = high.load(k);
+            }
+#pragma unroll
+            for (int i = 0; i < 4; i++) { // 8 k of each lane: two matrix products
+                uint32_t a0[4] = {l[i].x, h[i].x, l[i].y, h[i].y}, a1[4] = {l[i].z, h[i].z, l[i].w, h[i].w};
+#pragma unroll
+                for (int j = 0; j < TOKENS8; j++) {
+                    uint4 b = x[j].load(k0 + i / 2 * 64 + t * 16 + i % 2 * 8);
+                    mma_m16n8k16<T>(acc[j], a0, b.x, b.y);
+                    mma_m16n8k16<T>(acc[j], a1, b.z, b.w);
+                }
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < TOKENS8 * 4; i++)
+            sums[odd][warp][i / 4 * 8 + t * 2 + i % 2][g + i % 4 / 2 * 8] = acc[i / 4][i % 4];
+        __syncthreads(); // one is enough: the next tile writes the other half of `sums`
+        for (unsigned i = threadIdx.x; i < TOKENS * 16; i += FEW_WARPS * 32) {
+            unsigned token = i / 16, row = tile * 16 + i % 16;
+            if (token >= p.n || row >= p.rows) continue;
+            float sum = 0.f;
+#pragma unroll
+            for (int w = 0; w < FEW_WARPS; w++) sum += sums[odd][w][token][i % 16];
+            O *o = static_cast<O *>(p.out) + size_t(token) * p.out_stride + row;
+            *o = from_f32<O>(p.accumulate ? to_f32(*o) + sum : sum);
+        }
+    }
+}
+ENTRIES(linear_few8, LinearParams, FEW_WARPS * 32, 3, few, 1)
+ENTRIES(linear_few16, LinearParams, FEW_WARPS * 32, 2, few, 2)
+ENTRIES_F32_OUT(linear_few8, LinearParams, FEW_WARPS * 32, 3, few, 1)
+ENTRIES_F32_OUT(linear_few16, LinearParams, FEW_WARPS * 32, 2, few, 2)
+
+// ------------------------------------------------------------------------------------------------------ split sums
+// out [n, rows] (+)= sum over s of partial [splits, n, rows], in order. linear4 uses it too, with rows = its outputs.
+template <class T, class O, bool> __device__ void sum(const LinearParams &p) {
+    size_t len = size_t(p.n) * p.rows, step = size_t(gridDim.x) * blockDim.x;
+    for (size_t i = size_t(blockIdx.x) * blockDim.x + threadIdx.x; i < len; i += step) {
+        float total = 0.f;
+        for (unsigned s = 0; s < p.splits; s++) total += p.partial[s * len + i];
+        O *o = static_cast<O *>(p.out) + i / p.rows * p.out_stride + i % p.rows;
+        *o = from_f32<O>(p.accumulate ? to_f32(*o) + total : total);
+    }
+}
+ENTRIES(linear_sum, LinearParams, 256, 4, sum, false)
+ENTRIES_F32_OUT(linear_sum, LinearParams, 256, 4, sum, false)
+ENTRY_F32(linear_sum, LinearParams, 256, 4, sum, false)

@@ -1,0 +1,133 @@
+// out (+)= x W^T and d_x (+)= d_out W with a 4-bit W. Which kernel takes which shape: src/cuda/launch/linear4.rs.
+#include "few4.cuh"
+#include "simt.cuh"
+#include "tensor.cuh"
+
+template <class T, class O> __device__ Product<T, O> product_of(const Linear4Params &p, bool grad) {
+    unsigned m = grad ? p.weight.cols : p.weight.rows, k = grad ? p.weight.rows : p.weight.cols;
+    return {static_cast<const T *>(p.x), static_cast<O *>(p.out), p.partial, p.n, m, k,
+            p.x_stride,                  p.out_stride,            p.accumulate, p.splits};
+}
+
+// ------------------------------------------------------------------------------------------------- any shape: FMA
+
+// The weight for simt.cuh.
+template <class T> struct Coded {
+    const Weight4Params &p;
+    const CodeTable &codes;
+    const float *map;
+    unsigned rows, cols;
+
+    __device__ __forceinline__ static float round(float v) { return to_f32(from_f32<T>(v)); }
+    __device__ __forceinline__ float at(size_t i) const { return round(weight4_at(p, i, map)); }
+    __device__ __forceinline__ float4 at4(size_t i) const {
+        uint32_t two = p.codes[i / 2] | p.codes[i / 2 + 1] << 8;
+        float absmax = block_absmax(p, i >> p.block_shift, map);
+        auto value = [&](int e) { return round(__fmul_rn(codes.at(two, e), absmax)); };
+        return make_float4(value(0), value(1), value(2), value(3));
+    }
+};
+
+template <class T, class O, bool GRAD, bool ROWS> __device__ void any(const Linear4Params &p) {
+    __shared__ CodeTable codes;
+    __shared__ float map[256];
+    codes.fill(p.weight.fp4);
+    fill_dynamic_map(map);
+    __syncthreads();
+    Coded<T> weight{p.weight, codes, map, p.weight.rows, p.weight.cols};
+    if constexpr (ROWS) {
+        simt_rows(product_of<T, O>(p, false), weight);
+    } else {
+        simt_product<GRAD>(product_of<T, O>(p, GRAD), weight);
+    }
+}
+
+ENTRIES(linear4_any, Linear4Params, SIMT_THREADS, 2, any, false, false)
+ENTRIES_F32_OUT(linear4_any, Linear4Params, SIMT_THREADS, 2, any, false, false)
+ENTRY_F32(linear4_any, Linear4Params, SIMT_THREADS, 2, any, false, false)
+ENTRIES(linear4_any_rows, Linear4Params, SIMT_THREADS, 2, any, false, true)
+ENTRIES_F32_OUT(linear4_any_rows, Linear4Params, SIMT_THREADS, 2, any, false, true)
+ENTRY_F32(linear4_any_rows, Linear4Params, SIMT_THREADS, 2, any, false, true)
+ENTRIES(linear4_grad_any, Linear4Params, SIMT_THREADS, 2, any, true, false)
+ENTRY_F32(linear4_grad_any, Linear4Params, SIMT_THREADS, 2, any, true, false)
+
+// ------------------------------------------------------------------------------- 9 tokens and more: tensor cores
+
+// Decodes a tile: each thread 32 weights of one row, so of one block. Wants the codes aligned to 16 bytes and cols a
+// multiple of 32.
+template <class T, bool GRAD> struct CodedStager {
+    static constexpr int BUFFERS = 2;
+    static constexpr bool DECODES = true;
+    static constexpr int THREADS_A_ROW = (GRAD ? TILE_OUT : TILE_K) / 32;
+    const Weight4Params &p;
+    const CodeTable &table;
+    const float *map;
+    uint4 codes;
+    uint32_t scale; // bits of absmax; when nested, its code
+    float2 group;
+
+    __device__ __forceinline__ void queue(uint32_t, unsigned, unsigned) {}
+    __device__ __forceinline__ void fetch(unsigned j0, unsigned k0) {
+        unsigned row = (GRAD ? k0 : j0) + threadIdx.x / THREADS_A_ROW;
+        unsigned col = (GRAD ? j0 : k0) + threadIdx.x % THREADS_A_ROW * 32;
+        codes = {};
+        scale = 0;
+        group = {};
+        if (row >= p.rows || col >= p.cols) return; // scale 0: zeros
+        size_t i = size_t(row) * p.cols + col, block = i >> p.block_shift;
+        codes = __ldg(reinterpret_cast<const uint4 *>(p.codes + i / 2));
+        if (p.absmax) {
+            scale = __float_as_uint(p.absmax[block]);
+        } else {
+            scale = p.absmax_codes[block];
+            group = group_of(p, block);
+        }
+    }
+    __device__ __forceinline__ void decode(char *tile) {
+        float absmax = p.absmax ? __uint_as_float(scale) : nested_absmax(map[scale], group);
+        uint32_t words[4] = {codes.x, codes.y, codes.z, codes.w};
+        unsigned row = threadIdx.x / THREADS_A_ROW, piece = threadIdx.x % THREADS_A_ROW * 4;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            Pack<T> pack;
+            table.decode8<T>(words[i], absmax, pack.v);
+            *reinterpret_cast<Pack<T> *>(tile + weight_tile<GRAD>(row, piece + i)) = pack;
+        }
+    }
+};
+
+template <class T, class O, bool GRAD, int TOKENS> __device__ void tensor(const Linear4Params &p) {
+    __shared__ CodeTable table;
+    __shared__ float map[256];
+    table.fill(p.weight.fp4);
+    fill_dynamic_map(map);
+    __syncthreads();
+    CodedStager<T, GRAD> stager{p.weight, table, map};
+    tensor_product<GRAD, TOKENS>(product_of<T, O>(p, GRAD), stager);
+}
+ENTRIES(linear4_tensor32, Linear4Params, TENSOR_THREADS, 2, tensor, false, 32)
+ENTRIES(linear4_tensor64, Linear4Params, TENSOR_THREADS, 2, tensor, false, 64)
+ENTRIES(linear4_tensor128, Linear4Params, TENSOR_THREADS, 2, tensor, false, 128)
+ENTRIES_F32_OUT(linear4_tensor32, Linear4Params, TENSOR_THREADS, 2, tensor, false, 32)
+ENTRIES_F32_OUT(linear4_tensor64, Linear4Params, TENSOR_THREADS, 2, tensor, false, 64)
+ENTRIES_F32_OUT(linear4_tensor128, Linear4Params, TENSOR_THREADS, 2, tensor, false, 128)
+ENTRIES(linear4_grad_tensor32, Linear4Params, TENSOR_THREADS, 2, tensor, true, 32)
+ENTRIES(linear4_grad_tensor64, Linear4Params, TENSOR_THREADS, 2, tensor, true, 64)
+ENTRIES(linear4_grad_tensor128, Linear4Params, TENSOR_THREADS, 2, tensor, true, 128)
+
+// ------------------------------------------------------------------------------------------------- up to 16 tokens
+
+template <class T, class O, int TOKENS8, int STAGES> __device__ void few(const Linear4Params &p) {
+    __shared__ float map[256];
+    fill_dynamic_map(map);
+    Few<T, O, TOKENS8, STAGES>(p, map).run();
+}
+ENTRIES(linear4_few8, Linear4Params, 512, 1, few, 1, 3)
+ENTRIES(linear4_few16, Linear4Params, 512, 1, few, 2, 3)
+ENTRIES_F32_OUT(linear4_few8, Linear4Params, 512, 1, few, 1, 3)
+ENTRIES_F32_OUT(linear4_few16, Linear4Params, 512, 1, few, 2, 3)
+// For GPUs with 99 KiB of shared memory: 8 warps.
+ENTRIES(linear4_few8_small, Linear4Params, 256, 1, few, 1, 2)
+ENTRIES(linear4_few16_small, Linear4Params, 256, 1, few, 2, 2)
+ENTRIES_F32_OUT(linear4_few8_small, Linear4Params, 256, 1, few, 1, 2)
+ENTRIES_F32_OUT(linear4_few16_small, Linear4Params, 256, 1, few, 2, 2)

@@ -1,0 +1,92 @@
+#pragma once
+// Products with FMA in f32, for f32 and for what the tensor-core kernels do not take: any shape, any stride.
+// A weight source `W` gives at(i) and at4(i): elements of the flattened weight, as rounded to the compute type.
+#include "product.cuh"
+#include "reduce.cuh"
+
+constexpr int SIMT_THREADS = 256;
+constexpr int SIMT_TILE = 64; // tokens and outputs of a CTA
+constexpr int SIMT_K = 16;
+
+struct SimtTiles {
+    float x[SIMT_K][SIMT_TILE + 4];
+    float w[SIMT_K][SIMT_TILE + 4];
+};
+
+// Four consecutive elements of row `row`, from `col`; zeros outside [rows, cols).
+template <class W> __device__ __forceinline__ float4 weight_row4(const W &w, unsigned row, unsigned col) {
+    float4 v = {};
+    if (row >= w.rows) return v;
+    size_t i = size_t(row) * w.cols + col;
+    if (w.cols % 4 == 0) return col < w.cols ? w.at4(i) : v;
+    if (col < w.cols) v.x = w.at(i);
+    if (col + 1 < w.cols) v.y = w.at(i + 1);
+    if (col + 2 < w.cols) v.z = w.at(i + 2);
+    if (col + 3 < w.cols) v.w = w.at(i + 3);
+    return v;
+}
+
+// Tile [tokens 64, outputs 64] of a CTA: blockIdx.x counts tiles, tokens fastest; blockIdx.y is the part of k.
+template <bool GRAD, class T, class O, class W> __device__ void simt_product(const Product<T, O> &p, const W &w) {
+    __shared__ SimtTiles tiles;
+    unsigned token_tiles = (p.n + SIMT_TILE - 1) / SIMT_TILE;
+    unsigned token0 = blockIdx.x % token_tiles * SIMT_TILE, j0 = blockIdx.x / token_tiles * SIMT_TILE;
+    unsigned tx = threadIdx.x % 16, ty = threadIdx.x / 16;
+    uint2 part = p.part(SIMT_K);
+    float sums[4][4] = {};
+    for (unsigned k0 = part.x; k0 < part.y; k0 += SIMT_K) {
+        __syncthreads();
+#pragma unroll
+        for (int i = 0; i < SIMT_TILE / 16; i++) { // x: 16 threads read one row
+            unsigned token = token0 + ty + 16 * i, k = k0 + tx;
+            tiles.x[tx][ty + 16 * i] = token < p.n && k < p.k ? to_f32(p.x[size_t(token) * p.x_stride + k]) : 0.f;
+        }
+        if constexpr (GRAD) { // 16 rows of k, 64 outputs
+            float4 v = weight_row4(w, k0 + ty, j0 + tx * 4);
+            *reinterpret_cast<float4 *>(&tiles.w[ty][tx * 4]) = v;
+        } else { // 64 rows of outputs, 16 of k
+            unsigned j = threadIdx.x / 4, k = threadIdx.x % 4 * 4;
+            float4 v = weight_row4(w, j0 + j, k0 + k);
+            tiles.w[k][j] = v.x, tiles.w[k + 1][j] = v.y, tiles.w[k + 2][j] = v.z, tiles.w[k + 3][j] = v.w;
+        }
+        __syncthreads();
+#pragma unroll
+        for (int k = 0; k < SIMT_K; k++) {
+            float4 a = *reinterpret_cast<const float4 *>(&tiles.x[k][ty * 4]);
+            float4 b = *reinterpret_cast<const float4 *>(&tiles.w[k][tx * 4]);
+            float as[4] = {a.x, a.y, a.z, a.w}, bs[4] = {b.x, b.y, b.z, b.w};
+#pragma unroll
+            for (int i = 0; i < 16; i++) sums[i / 4][i % 4] = fmaf(as[i / 4], bs[i % 4], sums[i / 4][i % 4]);
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < 16; i++) p.store(token0 + ty * 4 + i / 4, j0 + tx * 4 + i % 4, sums[i / 4][i % 4]);
+}
+
+// Forward for up to 8 tokens: one warp for each weight row.
+template <class T, class O, class W> __device__ void simt_rows(const Product<T, O> &p, const W &w) {
+    constexpr int TOKENS = 8;
+    unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    unsigned row = blockIdx.x * (SIMT_THREADS / 32) + warp;
+    if (row >= p.m) return;
+    float sums[TOKENS] = {};
+#pragma unroll 2
+    for (unsigned k = lane * 4; k < p.k; k += 128) {
+        float4 v = weight_row4(w, row, k);
+        float ws[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+        for (int token = 0; token < TOKENS; token++) {
+            if (token >= p.n) break;
+            const T *x = p.x + size_t(token) * p.x_stride + k;
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                if (k + i < p.k) sums[token] = fmaf(ws[i], to_f32(x[i]), sums[token]);
+        }
+    }
+#pragma unroll
+    for (int token = 0; token < TOKENS; token++) {
+        if (token >= p.n) break;
+        float sum = warp_sum(sums[token]);
+        if (lane == 0) p.store(token, row, sum);
+    }
+}
