@@ -238,6 +238,7 @@ typedef struct {
     const unsigned *positions; // [n_seqs]
     void *out;                 // T [n_seqs, q_heads dim]
     float *partial;            // [n_seqs, q_heads, splits, dim + 2]: sums, maximum, sum of exponentials
+    unsigned *tickets;         // [n_seqs, kv_heads * chunks], zeros before and after; chunks of a group's heads
     unsigned n_seqs, capacity, q_heads, kv_heads, dim, splits;
     unsigned q_stride, out_stride;
     float scale;

@@ -1,0 +1,172 @@
+// Causal attention of packed sequences (FlashAttention-2): one block for 128 query rows of one head.
+#include "attention.cuh"
+#include "params.h"
+#include "reduce.cuh"
+
+constexpr int THREADS = 128, QUERIES = 128, KEYS = 64;
+// Rows of a warp: two fragments of 16.
+constexpr int M = 2, WARP_QUERIES = 16 * M;
+
+// The running softmax of a warp's rows; a lane holds the rows l / 4 + 8 h + 16 m and its share of their sums.
+struct Softmax {
+    float max[M][2], sum[M][2];
+
+    // Scores to exponentials (base 2, of `scale` times the score); rescales what `o` holds so far.
+    template <int D>
+    __device__ __forceinline__ void update(float (&s)[M][KEYS / 8][4], float (&o)[M][D / 8][4], float scale) {
+#pragma unroll
+        for (int m = 0; m < M; m++)
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                float top = max[m][h];
+#pragma unroll
+                for (int n = 0; n < KEYS / 8; n++) top = fmaxf(top, fmaxf(s[m][n][2 * h], s[m][n][2 * h + 1]));
+                top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
+                top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
+                // Of a row without a finite score every exponential is 0.
+                float base = top == -INFINITY ? 0.f : top * scale;
+                float shrink = exp2_fast(max[m][h] * scale - base);
+                max[m][h] = top;
+                float total = 0;
+#pragma unroll
+                for (int n = 0; n < KEYS / 8; n++)
+#pragma unroll
+                    for (int i = 2 * h; i < 2 * h + 2; i++) {
+                        s[m][n][i] = exp2_fast(s[m][n][i] * scale - base);
+                        total += s[m][n][i];
+                    }
+                sum[m][h] = sum[m][h] * shrink + total;
+#pragma unroll
+                for (int n = 0; n < D / 8; n++) {
+                    o[m][n][2 * h] *= shrink;
+                    o[m][n][2 * h + 1] *= shrink;
+                }
+            }
+    }
+};
+
+// Hides the keys after each query; `query` and `key` are those of element [0][0] of the warp.
+__device__ __forceinline__ void mask(float (&s)[M][KEYS / 8][4], unsigned query, unsigned key) {
+    unsigned lane = threadIdx.x % 32;
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int n = 0; n < KEYS / 8; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                if (key + n * 8 + lane % 4 * 2 + i % 2 > query + m * 16 + i / 2 * 8 + lane / 4) s[m][n][i] = -INFINITY;
+}
+
+template <class T, int D> __device__ __forceinline__ void attention(const AttentionParams &p) {
+    extern __shared__ __align__(1024) unsigned char shared[];
+    BlockJob job(p.q_heads, p.n_seqs);
+    Sequence seq(p.cu_seqlens, job.sequence, p.n);
+    unsigned q0 = ((p.max_len + QUERIES - 1) / QUERIES - 1 - job.tile) * QUERIES; // the longest rows first
+    if (q0 >= seq.len) return;
+    unsigned kv_head = job.head / (p.q_heads / p.kv_heads);
+    const T *q = static_cast<const T *>(p.q) + size_t(seq.start + q0) * p.q_stride + job.head * D;
+    const T *k = static_cast<const T *>(p.k) + size_t(seq.start) * p.k_stride + kv_head * D;
+    const T *v = static_cast<const T *>(p.v) + size_t(seq.start) * p.v_stride + kv_head * D;
+    unsigned q_tile = shared_address(shared), kv_tiles = q_tile + QUERIES * Tile<D>::PITCH;
+    constexpr unsigned KV_TILE = KEYS * Tile<D>::PITCH;
+    auto load_kv = [&](unsigned block) {
+        unsigned key = block * KEYS, to = kv_tiles + block % 2 * (2 * KV_TILE), valid = seq.len - key;
+        load_tile<T, D, KEYS, THREADS>(to, k + size_t(key) * p.k_stride, p.k_stride, valid);
+        load_tile<T, D, KEYS, THREADS>(to + KV_TILE, v + size_t(key) * p.v_stride, p.v_stride, valid);
+        cp_async_commit();
+    };
+    load_tile<T, D, QUERIES, THREADS>(q_tile, q, p.q_stride, seq.len - q0);
+    load_kv(0);
+
+    unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    unsigned own = q_tile + warp * WARP_QUERIES * Tile<D>::PITCH, query = q0 + warp * WARP_QUERIES;
+    float o[M][D / 8][4] = {};
+    Softmax softmax{{{-INFINITY, -INFINITY}, {-INFINITY, -INFINITY}}, {}};
+    unsigned blocks = (min(q0 + QUERIES, seq.len) + KEYS - 1) / KEYS;
+    for (unsigned block = 0; block < blocks; block++) {
+        cp_async_wait<0>();
+        __syncthreads();
+        if (block + 1 < blocks) load_kv(block + 1);
+        unsigned key = block * KEYS, k_tile = kv_tiles + block % 2 * (2 * KV_TILE);
+        if (key > query + WARP_QUERIES - 1) continue;
+        float s[M][KEYS / 8][4];
+        unsigned weights[M][KEYS / 16][4];
+        multiply_tiles<T, D, M, KEYS>(s, own, k_tile);
+        if (key + KEYS - 1 > query) mask(s, query, key);
+        softmax.update<D>(s, o, p.scale * LOG2_E);
+        to_fragments<T, M, KEYS>(weights, s);
+        add_product<T, D, M, KEYS>(o, weights, k_tile + KV_TILE);
+    }
+
+    float inverse[M][2];
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            float sum = softmax.sum[m][h];
+            sum += __shfl_xor_sync(~0u, sum, 1);
+            sum += __shfl_xor_sync(~0u, sum, 2);
+            inverse[m][h] = 1.f / sum;
+            unsigned row = query + m * 16 + h * 8 + lane / 4;
+            if (lane % 4 == 0 && row < seq.len)
+                p.lse[size_t(job.head) * p.n + seq.start + row] = softmax.max[m][h] * p.scale + logf(sum);
+        }
+    if (query >= seq.len) return;
+    T *out = static_cast<T *>(p.out) + size_t(seq.start + query) * p.out_stride + job.head * D;
+    store_rows<T, D, M>(out, p.out_stride, seq.len - query, o, inverse, shared + (own - q_tile));
+}
+ATTENTION_DIMS(attention, AttentionParams, bf16, THREADS, 2)
+ATTENTION_DIMS(attention, AttentionParams, f16, THREADS, 2)
+
+// Any type and alignment, sums in f32: one warp for each query row, a lane for each of 32 keys.
+template <class T, int D> __device__ __forceinline__ void attention_plain(const AttentionParams &p) {
+    constexpr int WARPS = THREADS / 32, TILE = 32, PART = D / 32;
+    __shared__ float ks[TILE][D + 1], vs[TILE][D + 1], qs[WARPS][D];
+    BlockJob job(p.q_heads, p.n_seqs);
+    Sequence seq(p.cu_seqlens, job.sequence, p.n);
+    unsigned q0 = ((p.max_len + WARPS - 1) / WARPS - 1 - job.tile) * WARPS;
+    if (q0 >= seq.len) return;
+    unsigned kv_head = job.head / (p.q_heads / p.kv_heads);
+    const T *q = static_cast<const T *>(p.q) + size_t(seq.start) * p.q_stride + job.head * D;
+    const T *k = static_cast<const T *>(p.k) + size_t(seq.start) * p.k_stride + kv_head * D;
+    const T *v = static_cast<const T *>(p.v) + size_t(seq.start) * p.v_stride + kv_head * D;
+    unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    unsigned row = q0 + warp, last = min(q0 + WARPS, seq.len);
+    for (int c = 0; c < PART; c++)
+        qs[warp][lane + c * 32] = row < seq.len ? to_f32(q[size_t(row) * p.q_stride + lane + c * 32]) : 0.f;
+    float top = -INFINITY, sum = 0, o[PART] = {};
+    for (unsigned key0 = 0; key0 < last; key0 += TILE) {
+        __syncthreads();
+        for (unsigned i = threadIdx.x; i < TILE * D; i += THREADS) {
+            unsigned key = key0 + i / D;
+            ks[i / D][i % D] = key < last ? to_f32(k[size_t(key) * p.k_stride + i % D]) : 0.f;
+            vs[i / D][i % D] = key < last ? to_f32(v[size_t(key) * p.v_stride + i % D]) : 0.f;
+        }
+        __syncthreads();
+        float dot = 0;
+#pragma unroll 8
+        for (int d = 0; d < D; d++) dot += qs[warp][d] * ks[lane][d];
+        float s = key0 + lane <= row ? dot * p.scale : -INFINITY;
+        float new_top = fmaxf(top, warp_max(s));
+        float base = new_top == -INFINITY ? 0.f : new_top;
+        float shrink = expf(top - base), e = expf(s - base);
+        top = new_top;
+        sum = sum * shrink + warp_sum(e);
+#pragma unroll
+        for (int c = 0; c < PART; c++) o[c] *= shrink;
+        unsigned visible = min(TILE, int(row + 1 - min(key0, row + 1)));
+        for (unsigned j = 0; j < visible; j++) {
+            float w = __shfl_sync(~0u, e, j);
+#pragma unroll
+            for (int c = 0; c < PART; c++) o[c] += w * vs[j][lane + c * 32];
+        }
+    }
+    if (row >= seq.len) return;
+    T *out = static_cast<T *>(p.out) + size_t(seq.start + row) * p.out_stride + job.head * D;
+#pragma unroll
+    for (int c = 0; c < PART; c++) out[lane + c * 32] = from_f32<T>(o[c] / sum);
+    if (lane == 0) p.lse[size_t(job.head) * p.n + seq.start + row] = top + logf(sum);
+}
+ATTENTION_DIMS(attention_plain, AttentionParams, bf16, THREADS, 1)
+ATTENTION_DIMS(attention_plain, AttentionParams, f16, THREADS, 1)
+ATTENTION_DIMS(attention_plain, AttentionParams, f32, THREADS, 1)

@@ -1,0 +1,301 @@
+// The gradients of causal attention, deterministic: every sum belongs to one warp and runs in a fixed order.
+// Kernel 1: delta. Kernel 2: d_k and d_v, one block for 64 keys of one key head. Kernel 3: d_q, one block for
+// 128 query rows of one head. Kernels 2 and 3 both compute the scores again.
+#include "attention.cuh"
+#include "params.h"
+#include "reduce.cuh"
+
+constexpr int THREADS = 128, WARPS = THREADS / 32;
+
+// One warp for each row and head.
+template <class T, int D> __device__ __forceinline__ void attention_delta(const AttentionGradParams &p) {
+    size_t job = size_t(blockIdx.x) * WARPS + threadIdx.x / 32;
+    if (job >= size_t(p.n) * p.q_heads) return;
+    size_t row = job / p.q_heads;
+    unsigned head = job % p.q_heads, lane = threadIdx.x % 32;
+    const T *out = static_cast<const T *>(p.out) + row * p.out_stride + head * D;
+    const T *d_out = static_cast<const T *>(p.d_out) + row * p.d_out_stride + head * D;
+    float sum = 0;
+#pragma unroll
+    for (int c = 0; c < D / 32; c++) sum += to_f32(out[lane + c * 32]) * to_f32(d_out[lane + c * 32]);
+    sum = warp_sum(sum);
+    if (lane == 0) p.delta[size_t(head) * p.n + row] = sum;
+}
+ATTENTION_DIMS(attention_delta, AttentionGradParams, bf16, THREADS, 1)
+ATTENTION_DIMS(attention_delta, AttentionGradParams, f16, THREADS, 1)
+ATTENTION_DIMS(attention_delta, AttentionGradParams, f32, THREADS, 1)
+
+// The matrices of kernels 2 and 3 at one sequence, query head and key head.
+template <class T, int D> struct Heads {
+    const T *q, *d_out, *k, *v;
+    const float *lse, *delta;
+
+    __device__ __forceinline__ Heads(const AttentionGradParams &p, unsigned start, unsigned head, unsigned kv_head) {
+        q = static_cast<const T *>(p.q) + size_t(start) * p.q_stride + head * D;
+        d_out = static_cast<const T *>(p.d_out) + size_t(start) * p.d_out_stride + head * D;
+        k = static_cast<const T *>(p.k) + size_t(start) * p.k_stride + kv_head * D;
+        v = static_cast<const T *>(p.v) + size_t(start) * p.v_stride + kv_head * D;
+        lse = p.lse + size_t(head) * p.n + start;
+        delta = p.delta + size_t(head) * p.n + start;
+    }
+};
+
+// ---- kernel 2: a warp owns 16 keys, and computes scores with keys as rows: [keys, queries]
+constexpr int TILE = 64;
+
+// From scores s and dp = d_out v^T to p and ds, both [16 keys, 64 queries]; keys after their query get 0.
+// `lse` and `delta` belong to the queries, in shared memory.
+__device__ __forceinline__ void weigh_keys(float (&s)[1][TILE / 8][4], float (&dp)[1][TILE / 8][4], const float *lse,
+                                           const float *delta, float scale, bool diagonal, unsigned key) {
+    unsigned lane = threadIdx.x % 32;
+#pragma unroll
+    for (int n = 0; n < TILE / 8; n++) {
+        unsigned query = n * 8 + lane % 4 * 2;
+        float2 l = *reinterpret_cast<const float2 *>(lse + query), d = *reinterpret_cast<const float2 *>(delta + query);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            float weight = exp2_fast(s[0][n][i] * scale - (i % 2 ? l.y : l.x) * LOG2_E);
+            float gradient = weight * (dp[0][n][i] - (i % 2 ? d.y : d.x));
+            bool hidden = diagonal && key + i / 2 * 8 + lane / 4 > query + i % 2;
+            s[0][n][i] = hidden ? 0.f : weight;
+            dp[0][n][i] = hidden ? 0.f : gradient;
+        }
+    }
+}
+
+template <class T, int D> __device__ __forceinline__ void attention_grad_kv(const AttentionGradParams &p) {
+    extern __shared__ __align__(1024) unsigned char shared[];
+    constexpr unsigned BYTES = TILE * Tile<D>::PITCH, STAGE = 2 * BYTES;
+    BlockJob job(p.kv_heads, p.n_seqs);
+    Sequence seq(p.cu_seqlens, job.sequence, p.n);
+    unsigned key0 = job.tile * TILE; // the keys with most queries first
+    if (key0 >= seq.len) return;
+    unsigned group = p.q_heads / p.kv_heads, kv_head = job.head;
+    unsigned k_tile = shared_address(shared), v_tile = k_tile + BYTES, stages = v_tile + BYTES;
+    float *rows = reinterpret_cast<float *>(shared + 2 * BYTES + 2 * STAGE); // [2 stages][lse, delta][TILE]
+    unsigned rounds = (seq.len - key0 + TILE - 1) / TILE, steps = rounds * group;
+    auto load_queries = [&](unsigned step) {
+        Heads<T, D> at(p, seq.start, kv_head * group + step / rounds, kv_head);
+        unsigned query = key0 + step % rounds * TILE, to = stages + step % 2 * STAGE, valid = seq.len - query;
+        load_tile<T, D, TILE, THREADS>(to, at.q + size_t(query) * p.q_stride, p.q_stride, valid);
+        load_tile<T, D, TILE, THREADS>(to + BYTES, at.d_out + size_t(query) * p.d_out_stride, p.d_out_stride, valid);
+        unsigned row = threadIdx.x % TILE;
+        const float *from = threadIdx.x < TILE ? at.lse : at.delta;
+        cp_async4(shared_address(rows + step % 2 * THREADS + threadIdx.x), from + (row < valid ? query + row : 0),
+                  row < valid ? 4 : 0);
+        cp_async_commit();
+    };
+    {
+        Heads<T, D> at(p, seq.start, kv_head * group, kv_head);
+        load_tile<T, D, TILE, THREADS>(k_tile, at.k + size_t(key0) * p.k_stride, p.k_stride, seq.len - key0);
+        load_tile<T, D, TILE, THREADS>(v_tile, at.v + size_t(key0) * p.v_stride, p.v_stride, seq.len - key0);
+    }
+    load_queries(0);
+
+    unsigned key = threadIdx.x / 32 * 16; // first key of this warp in the tile
+    unsigned own = key * Tile<D>::PITCH;
+    float d_k[1][D / 8][4] = {}, d_v[1][D / 8][4] = {};
+    for (unsigned step = 0; step < steps; step++) {
+        cp_async_wait<0>();
+        __syncthreads();
+        if (step + 1 < steps) load_queries(step + 1);
+        unsigned q_tile = stages + step % 2 * STAGE;
+        const float *lse = rows + step % 2 * THREADS;
+        float s[1][TILE / 8][4], dp[1][TILE / 8][4];
+        unsigned fragments[1][TILE / 16][4];
+        multiply_tiles<T, D, 1, TILE>(s, k_tile + own, q_tile);
+        multiply_tiles<T, D, 1, TILE>(dp, v_tile + own, q_tile + BYTES);
+        weigh_keys(s, dp, lse, lse + TILE, p.scale * LOG2_E, step % rounds == 0, key);
+        to_fragments<T, 1, TILE>(fragments, s);
+        add_product<T, D, 1, TILE>(d_v, fragments, q_tile + BYTES);
+        to_fragments<T, 1, TILE>(fragments, dp);
+        add_product<T, D, 1, TILE>(d_k, fragments, q_tile);
+    }
+
+    if (key0 + key >= seq.len) return;
+    size_t row = seq.start + key0 + key;
+    unsigned valid = seq.len - key0 - key;
+    T *to_k = static_cast<T *>(p.d_k) + row * p.d_k_stride + kv_head * D;
+    T *to_v = static_cast<T *>(p.d_v) + row * p.d_v_stride + kv_head * D;
+    store_rows<T, D, 1>(to_k, p.d_k_stride, valid, d_k, {{p.scale, p.scale}}, shared + own);
+    store_rows<T, D, 1>(to_v, p.d_v_stride, valid, d_v, {{1.f, 1.f}}, shared + BYTES + own);
+}
+ATTENTION_DIMS(attention_grad_kv, AttentionGradParams, bf16, THREADS, 2)
+ATTENTION_DIMS(attention_grad_kv, AttentionGradParams, f16, THREADS, 2)
+
+// ---- kernel 3: a warp owns 32 queries
+constexpr int QUERIES = 128, KEYS = 32, M = 2, WARP_QUERIES = 16 * M;
+
+// From scores s and dp = d_out v^T to ds (in s), [32 queries, 32 keys]; keys after their query get 0.
+__device__ __forceinline__ void weigh_queries(float (&s)[M][KEYS / 8][4], const float (&dp)[M][KEYS / 8][4],
+                                              const float (&lse)[M][2], const float (&delta)[M][2], float scale,
+                                              bool diagonal, unsigned query, unsigned key) {
+    unsigned lane = threadIdx.x % 32;
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int n = 0; n < KEYS / 8; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                float weight = exp2_fast(s[m][n][i] * scale - lse[m][i / 2]);
+                float gradient = weight * (dp[m][n][i] - delta[m][i / 2]);
+                bool hidden =
+                    diagonal && key + n * 8 + lane % 4 * 2 + i % 2 > query + m * 16 + i / 2 * 8 + lane / 4;
+                s[m][n][i] = hidden ? 0.f : gradient;
+            }
+}
+
+template <class T, int D> __device__ __forceinline__ void attention_grad_q(const AttentionGradParams &p) {
+    extern __shared__ __align__(1024) unsigned char shared[];
+    constexpr unsigned BYTES = QUERIES * Tile<D>::PITCH, KV_BYTES = KEYS * Tile<D>::PITCH;
+    BlockJob job(p.q_heads, p.n_seqs);
+    Sequence seq(p.cu_seqlens, job.sequence, p.n);
+    unsigned q0 = ((p.max_len + QUERIES - 1) / QUERIES - 1 - job.tile) * QUERIES; // the longest rows first
+    if (q0 >= seq.len) return;
+    Heads<T, D> at(p, seq.start, job.head, job.head / (p.q_heads / p.kv_heads));
+    unsigned q_tile = shared_address(shared), d_tile = q_tile + BYTES, kv_tiles = d_tile + BYTES;
+    auto load_kv = [&](unsigned block) {
+        unsigned key = block * KEYS, to = kv_tiles + block % 2 * (2 * KV_BYTES), valid = seq.len - key;
+        load_tile<T, D, KEYS, THREADS>(to, at.k + size_t(key) * p.k_stride, p.k_stride, valid);
+        load_tile<T, D, KEYS, THREADS>(to + KV_BYTES, at.v + size_t(key) * p.v_stride, p.v_stride, valid);
+        cp_async_commit();
+    };
+    load_tile<T, D, QUERIES, THREADS>(q_tile, at.q + size_t(q0) * p.q_stride, p.q_stride, seq.len - q0);
+    load_tile<T, D, QUERIES, THREADS>(d_tile, at.d_out + size_t(q0) * p.d_out_stride, p.d_out_stride, seq.len - q0);
+    load_kv(0);
+
+    unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    unsigned own = warp * WARP_QUERIES * Tile<D>::PITCH, query = q0 + warp * WARP_QUERIES;
+    float lse[M][2], delta[M][2], d_q[M][D / 8][4] = {};
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            unsigned row = query + m * 16 + h * 8 + lane / 4;
+            lse[m][h] = row < seq.len ? at.lse[row] * LOG2_E : 0.f;
+            delta[m][h] = row < seq.len ? at.delta[row] : 0.f;
+        }
+    unsigned blocks = (min(q0 + QUERIES, seq.len) + KEYS - 1) / KEYS;
+    for (unsigned block = 0; block < blocks; block++) {
+        cp_async_wait<0>();
+        __syncthreads();
+        if (block + 1 < blocks) load_kv(block + 1);
+        unsigned key = block * KEYS, k_tile = kv_tiles + block % 2 * (2 * KV_BYTES);
+        if (key > query + WARP_QUERIES - 1) continue;
+        float s[M][KEYS / 8][4], dp[M][KEYS / 8][4];
+        unsigned fragments[M][KEYS / 16][4];
+        multiply_tiles<T, D, M, KEYS>(s, q_tile + own, k_tile);
+        multiply_tiles<T, D, M, KEYS>(dp, d_tile + own, k_tile + KV_BYTES);
+        weigh_queries(s, dp, lse, delta, p.scale * LOG2_E, key + KEYS - 1 > query, query, key);
+        to_fragments<T, M, KEYS>(fragments, s);
+        add_product<T, D, M, KEYS>(d_q, fragments, k_tile);
+    }
+
+    if (query >= seq.len) return;
+    T *to = static_cast<T *>(p.d_q) + size_t(seq.start + query) * p.d_q_stride + job.head * D;
+    store_rows<T, D, M>(to, p.d_q_stride, seq.len - query, d_q, {{p.scale, p.scale}, {p.scale, p.scale}}, shared + own);
+}
+ATTENTION_DIMS(attention_grad_q, AttentionGradParams, bf16, THREADS, 2)
+ATTENTION_DIMS(attention_grad_q, AttentionGradParams, f16, THREADS, 2)
+
+// ---- any type and alignment, sums in f32
+// A warp owns one row; its lanes compute the weights of 32 rows of the other side, then own columns of the sums.
+template <class T, int D> struct PlainTile {
+    static constexpr int ROWS = 32;
+    float x[ROWS][D + 1];
+
+    __device__ void load(const T *from, unsigned stride, unsigned valid) {
+        for (unsigned i = threadIdx.x; i < ROWS * D; i += THREADS)
+            x[i / D][i % D] = i / D < valid ? to_f32(from[size_t(i / D) * stride + i % D]) : 0.f;
+    }
+    __device__ float dot(const float *own) const {
+        float sum = 0;
+#pragma unroll 8
+        for (int d = 0; d < D; d++) sum += own[d] * x[threadIdx.x % 32][d];
+        return sum;
+    }
+    __device__ void add(float (&sums)[D / 32], float weight, unsigned row) const {
+#pragma unroll
+        for (int c = 0; c < D / 32; c++) sums[c] += weight * x[row][threadIdx.x % 32 + c * 32];
+    }
+};
+
+template <class T, int D> __device__ __forceinline__ void attention_grad_kv_plain(const AttentionGradParams &p) {
+    constexpr int ROWS = PlainTile<T, D>::ROWS;
+    __shared__ PlainTile<T, D> qs, ds;
+    __shared__ float own_k[WARPS][D], own_v[WARPS][D];
+    BlockJob job(p.kv_heads, p.n_seqs);
+    Sequence seq(p.cu_seqlens, job.sequence, p.n);
+    unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32, key0 = job.tile * WARPS, key = key0 + warp;
+    if (key0 >= seq.len) return;
+    unsigned group = p.q_heads / p.kv_heads;
+    const Heads<T, D> first(p, seq.start, job.head * group, job.head);
+    for (int c = lane; c < D; c += 32) {
+        own_k[warp][c] = key < seq.len ? to_f32(first.k[size_t(key) * p.k_stride + c]) : 0.f;
+        own_v[warp][c] = key < seq.len ? to_f32(first.v[size_t(key) * p.v_stride + c]) : 0.f;
+    }
+    float d_k[D / 32] = {}, d_v[D / 32] = {};
+    for (unsigned head = job.head * group; head < (job.head + 1) * group; head++) {
+        Heads<T, D> at(p, seq.start, head, job.head);
+        for (unsigned query0 = key0; query0 < seq.len; query0 += ROWS) {
+            __syncthreads();
+            qs.load(at.q + size_t(query0) * p.q_stride, p.q_stride, seq.len - query0);
+            ds.load(at.d_out + size_t(query0) * p.d_out_stride, p.d_out_stride, seq.len - query0);
+            __syncthreads();
+            unsigned query = query0 + lane;
+            bool visible = key <= query && query < seq.len;
+            float weight = visible ? expf(qs.dot(own_k[warp]) * p.scale - at.lse[query]) : 0.f;
+            float gradient = visible ? weight * (ds.dot(own_v[warp]) - at.delta[query]) : 0.f;
+            for (unsigned j = key - min(key, query0); j < min(ROWS, int(seq.len - query0)); j++) {
+                ds.add(d_v, __shfl_sync(~0u, weight, j), j);
+                qs.add(d_k, __shfl_sync(~0u, gradient, j), j);
+            }
+        }
+    }
+    if (key >= seq.len) return;
+    T *to_k = static_cast<T *>(p.d_k) + size_t(seq.start + key) * p.d_k_stride + job.head * D;
+    T *to_v = static_cast<T *>(p.d_v) + size_t(seq.start + key) * p.d_v_stride + job.head * D;
+    for (int c = 0; c < D / 32; c++) {
+        to_k[lane + c * 32] = from_f32<T>(d_k[c] * p.scale);
+        to_v[lane + c * 32] = from_f32<T>(d_v[c]);
+    }
+}
+ATTENTION_DIMS(attention_grad_kv_plain, AttentionGradParams, bf16, THREADS, 1)
+ATTENTION_DIMS(attention_grad_kv_plain, AttentionGradParams, f16, THREADS, 1)
+ATTENTION_DIMS(attention_grad_kv_plain, AttentionGradParams, f32, THREADS, 1)
+
+template <class T, int D> __device__ __forceinline__ void attention_grad_q_plain(const AttentionGradParams &p) {
+    constexpr int ROWS = PlainTile<T, D>::ROWS;
+    __shared__ PlainTile<T, D> ks, vs;
+    __shared__ float own_q[WARPS][D], own_d[WARPS][D];
+    BlockJob job(p.q_heads, p.n_seqs);
+    Sequence seq(p.cu_seqlens, job.sequence, p.n);
+    unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    unsigned query0 = ((p.max_len + WARPS - 1) / WARPS - 1 - job.tile) * WARPS, query = query0 + warp;
+    if (query0 >= seq.len) return;
+    Heads<T, D> at(p, seq.start, job.head, job.head / (p.q_heads / p.kv_heads));
+    bool exists = query < seq.len;
+    for (int c = lane; c < D; c += 32) {
+        own_q[warp][c] = exists ? to_f32(at.q[size_t(query) * p.q_stride + c]) : 0.f;
+        own_d[warp][c] = exists ? to_f32(at.d_out[size_t(query) * p.d_out_stride + c]) : 0.f;
+    }
+    float lse = exists ? at.lse[query] : 0.f, delta = exists ? at.delta[query] : 0.f, d_q[D / 32] = {};
+    unsigned last = min(query0 + WARPS, seq.len);
+    for (unsigned key0 = 0; key0 < last; key0 += ROWS) {
+        __syncthreads();
+        ks.load(at.k + size_t(key0) * p.k_stride, p.k_stride, last - key0);
+        vs.load(at.v + size_t(key0) * p.v_stride, p.v_stride, last - key0);
+        __syncthreads();
+        bool visible = key0 + lane <= query && exists;
+        float weight = visible ? expf(ks.dot(own_q[warp]) * p.scale - lse) : 0.f;
+        float gradient = visible ? weight * (vs.dot(own_d[warp]) - delta) : 0.f;
+        unsigned count = min(ROWS, int(min(query + 1, last) - min(key0, min(query + 1, last))));
+        for (unsigned j = 0; j < count; j++) ks.add(d_q, __shfl_sync(~0u, gradient, j), j);
+    }
+    if (!exists) return;
+    T *to = static_cast<T *>(p.d_q) + size_t(seq.start + query) * p.d_q_stride + job.head * D;
+    for (int c = 0; c < D / 32; c++) to[lane + c * 32] = from_f32<T>(d_q[c] * p.scale);
+}
+ATTENTION_DIMS(attention_grad_q_plain, AttentionGradParams, bf16, THREADS, 1)
+ATTENTION_DIMS(attention_grad_q_plain, AttentionGradParams, f16, THREADS, 1)
+ATTENTION_DIMS(attention_grad_q_plain, AttentionGradParams, f32, THREADS, 1)

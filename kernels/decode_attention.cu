@@ -1,0 +1,254 @@
+// One new token for each sequence against its cache. A sequence's keys are dealt to `splits` blocks; a block takes up
+// to G query heads of one key head, so that keys and values are read once. The last block of a key head to finish
+// adds the parts up, in the order of the splits: which block that is does not change the result.
+#include "attention_ptx.cuh"
+#include "params.h"
+
+constexpr int THREADS = 256, WARPS = THREADS / 32;
+// Most splits of one sequence.
+constexpr int MAX_SPLITS = 64;
+constexpr float LOG2_E = 1.4426950408889634f;
+
+// 16 bytes of T as words: elements apart would take a register each.
+template <class T> __device__ __forceinline__ uint4 load(const T *p, bool packed) {
+    if (packed) return *reinterpret_cast<const uint4 *>(p);
+    unsigned words[4];
+    if constexpr (sizeof(T) == 2) {
+        const unsigned short *from = reinterpret_cast<const unsigned short *>(p);
+#pragma unroll
+        for (int i = 0; i < 4; i++) words[i] = from[2 * i] | unsigned(from[2 * i + 1]) << 16;
+    } else {
+#pragma unroll
+        for (int i = 0; i < 4; i++) words[i] = __float_as_uint(p[i]);
+    }
+    return make_uint4(words[0], words[1], words[2], words[3]);
+}
+template <class T> __device__ __forceinline__ void unpack(float (&out)[VEC<T>], const uint4 &words) {
+    const Pack<T> pack = reinterpret_cast<const Pack<T> &>(words);
+#pragma unroll
+    for (int i = 0; i < VEC<T>; i++) out[i] = to_f32(pack.v[i]);
+}
+
+// 2^((a - top) scale); 0 when nothing was seen.
+__device__ __forceinline__ float weight(float a, float top, float scale) {
+    return exp2_fast((a - (top == -INFINITY ? 0.f : top)) * scale);
+}
+
+// Maximum, sum of exponentials and weighted sum of values for each of G heads; a lane has VEC columns of the values.
+template <class T, int G> struct State {
+    float top[G], sum[G], o[G][VEC<T>];
+
+    __device__ __forceinline__ void clear() {
+#pragma unroll
+        for (int g = 0; g < G; g++) {
+            top[g] = -INFINITY, sum[g] = 0;
+#pragma unroll
+            for (int i = 0; i < VEC<T>; i++) o[g][i] = 0;
+        }
+    }
+    // Adds keys with scores s[g][u] and values v[u]; a score of -infinity is no key.
+    template <int U>
+    __device__ __forceinline__ void add(float (&s)[G][U], const uint4 (&v)[U], float scale) {
+#pragma unroll
+        for (int g = 0; g < G; g++) {
+            float old = top[g];
+#pragma unroll
+            for (int u = 0; u < U; u++) top[g] = fmaxf(top[g], s[g][u]);
+            float shrink = weight(old, top[g], scale);
+            sum[g] *= shrink;
+#pragma unroll
+            for (int i = 0; i < VEC<T>; i++) o[g][i] *= shrink;
+#pragma unroll
+            for (int u = 0; u < U; u++) sum[g] += s[g][u] = weight(s[g][u], top[g], scale);
+        }
+#pragma unroll
+        for (int u = 0; u < U; u++) {
+            float values[VEC<T>];
+            unpack<T>(values, v[u]);
+#pragma unroll
+            for (int g = 0; g < G; g++)
+#pragma unroll
+                for (int i = 0; i < VEC<T>; i++) o[g][i] += s[g][u] * values[i];
+        }
+    }
+    // Merges with the lane `distance` away.
+    __device__ __forceinline__ void merge(int distance, float scale) {
+#pragma unroll
+        for (int g = 0; g < G; g++) {
+            float other = __shfl_xor_sync(~0u, top[g], distance), all = fmaxf(top[g], other);
+            float mine = weight(top[g], all, scale), theirs = weight(other, all, scale);
+            top[g] = all;
+            sum[g] = sum[g] * mine + __shfl_xor_sync(~0u, sum[g], distance) * theirs;
+#pragma unroll
+            for (int i = 0; i < VEC<T>; i++)
+                o[g][i] = o[g][i] * mine + __shfl_xor_sync(~0u, o[g][i], distance) * theirs;
+        }
+    }
+};
+
+// The parts of one block's heads: part i of head g, from warps or from splits.
+template <int D, int G> struct Parts {
+    float top[MAX_SPLITS][G], sum[MAX_SPLITS][G];
+
+    // Turns maxima into weights, sums into the weighted sums of all parts (in sum[0]) and gives back the maximum.
+    // One thread for each head.
+    __device__ __forceinline__ float weigh(unsigned g, unsigned count, float scale) {
+        float all = -INFINITY, total = 0;
+        for (unsigned i = 0; i < count; i++) all = fmaxf(all, top[i][g]);
+        for (unsigned i = 0; i < count; i++) {
+            top[i][g] = weight(top[i][g], all, scale);
+            total += top[i][g] * sum[i][g];
+        }
+        sum[0][g] = total;
+        return all;
+    }
+};
+
+template <class T, int D, int G>
+__device__ __forceinline__ void decode_attention(const DecodeAttentionParams &p) {
+    constexpr unsigned LANES = D / VEC<T>, GROUPS = THREADS / LANES, U = G > 2 ? 2 : 4, BATCH = GROUPS * U;
+    __shared__ float sums[WARPS][G][D];
+    __shared__ Parts<D, G> parts;
+    __shared__ float tops[G];
+    __shared__ bool last;
+    unsigned group = p.q_heads / p.kv_heads, chunks = (group + G - 1) / G;
+    unsigned split = blockIdx.x % p.splits, job = blockIdx.x / p.splits % (p.kv_heads * chunks);
+    unsigned b = blockIdx.x / p.splits / (p.kv_heads * chunks), kv_head = job / chunks;
+    unsigned head0 = kv_head * group + job % chunks * G, heads = min(group - job % chunks * G, G + 0u);
+    unsigned len = min(p.positions[b], p.capacity - 1) + 1;
+    unsigned share = ((len + p.splits - 1) / p.splits + BATCH - 1) / BATCH * BATCH;
+    unsigned begin = split * share, end = min(begin + share, len), active = (len + share - 1) / share;
+    if (begin >= len) return;
+
+    unsigned column = threadIdx.x % LANES * VEC<T>, lane_group = threadIdx.x / LANES, width = p.kv_heads * D;
+    const T *q = static_cast<const T *>(p.q) + size_t(b) * p.q_stride + head0 * D + column;
+    const T *k = static_cast<const T *>(p.k_cache) + size_t(b) * p.capacity * width + kv_head * D + column;
+    const T *v = static_cast<const T *>(p.v_cache) + size_t(b) * p.capacity * width + kv_head * D + column;
+    bool packed = aligned16(q, 0) && aligned16(k, 0) && aligned16(v, 0);
+    float qs[G][VEC<T>], scale = p.scale * LOG2_E;
+#pragma unroll
+    for (int g = 0; g < G; g++) unpack<T>(qs[g], load(q + min(g + 0u, heads - 1) * D, packed));
+    State<T, G> state;
+    state.clear();
+    for (unsigned key0 = begin + lane_group; key0 < end + lane_group; key0 += BATCH) {
+        uint4 ks[U], vs[U];
+        float s[G][U];
+#pragma unroll
+        for (int u = 0; u < U; u++) {
+            size_t row = min(key0 + u * GROUPS, end - 1);
+            ks[u] = load(k + row * width, packed);
+            vs[u] = load(v + row * width, packed);
+        }
+#pragma unroll
+        for (int u = 0; u < U; u++) {
+            float keys[VEC<T>];
+            unpack<T>(keys, ks[u]);
+#pragma unroll
+            for (int g = 0; g < G; g++) {
+                float dot = 0;
+#pragma unroll
+                for (int i = 0; i < VEC<T>; i++) dot += qs[g][i] * keys[i];
+#pragma unroll
+                for (int o = LANES / 2; o > 0; o >>= 1) dot += __shfl_xor_sync(~0u, dot, o);
+                s[g][u] = key0 + u * GROUPS < end ? dot : -INFINITY;
+            }
+        }
+        state.add(s, vs, scale);
+    }
+
+    // The groups of a warp, then the warps of the block.
+#pragma unroll
+    for (int o = LANES; o < 32; o <<= 1) state.merge(o, scale);
+    unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (lane < LANES) {
+#pragma unroll
+        for (int g = 0; g < G; g++) {
+#pragma unroll
+            for (int i = 0; i < VEC<T>; i++) sums[warp][g][column + i] = state.o[g][i];
+            if (lane == 0) parts.top[warp][g] = state.top[g], parts.sum[warp][g] = state.sum[g];
+        }
+    }
+    __syncthreads();
+    if (threadIdx.x < G) tops[threadIdx.x] = parts.weigh(threadIdx.x, WARPS, scale);
+    __syncthreads();
+    T *out = static_cast<T *>(p.out) + size_t(b) * p.out_stride + head0 * D;
+    // [head][split][D + 2]: the weighted sum, then the maximum and the sum of exponentials.
+    float *partial = p.partial + (size_t(b) * p.q_heads + head0) * p.splits * (D + 2);
+    for (unsigned i = threadIdx.x; i < heads * D; i += THREADS) {
+        unsigned g = i / D, d = i % D;
+        float o = 0;
+#pragma unroll
+        for (int w = 0; w < WARPS; w++) o += parts.top[w][g] * sums[w][g][d];
+        if (active == 1)
+            out[i] = from_f32<T>(o / parts.sum[0][g]);
+        else
+            partial[(g * p.splits + split) * (D + 2) + d] = o;
+    }
+    if (active == 1) return;
+    if (threadIdx.x < heads) {
+        float *end_of_part = partial + (threadIdx.x * p.splits + split) * (D + 2) + D;
+        end_of_part[0] = tops[threadIdx.x];
+        end_of_part[1] = parts.sum[0][threadIdx.x];
+    }
+
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        unsigned *ticket = p.tickets + b * (p.kv_heads * chunks) + job;
+        last = atomicAdd(ticket, 1) == active - 1;
+        if (last) *ticket = 0; // for the next launch
+    }
+    __syncthreads();
+    if (!last) return;
+    __threadfence();
+    for (unsigned i = threadIdx.x; i < active * heads; i += THREADS) {
+        const float *end_of_part = partial + (i % heads * p.splits + i / heads) * (D + 2) + D;
+        parts.top[i / heads][i % heads] = __ldcg(end_of_part);
+        parts.sum[i / heads][i % heads] = __ldcg(end_of_part + 1);
+    }
+    __syncthreads();
+    if (threadIdx.x < heads) parts.weigh(threadIdx.x, active, scale);
+    __syncthreads();
+    for (unsigned i = threadIdx.x; i < heads * D; i += THREADS) {
+        unsigned g = i / D, d = i % D;
+        float o = 0;
+#pragma unroll 16
+        for (unsigned part = 0; part < active; part++)
+            o += parts.top[part][g] * __ldcg(partial + (g * p.splits + part) * (D + 2) + d);
+        out[i] = from_f32<T>(o / parts.sum[0][g]);
+    }
+}
+
+#define ENTRY(G, D, T)                                                                                                 \
+    extern "C" __global__ void __launch_bounds__(THREADS, G > 4 ? 1 : 2)                                               \
+        decode_attention_g##G##_d##D##_##T(const __grid_constant__ DecodeAttentionParams p) {                          \
+        decode_attention<T, D, G>(p);                                                                                  \
+    }
+#define ENTRIES(G, T) ENTRY(G, 32, T) ENTRY(G, 64, T) ENTRY(G, 128, T)
+ENTRIES(2, bf16)
+ENTRIES(4, bf16)
+ENTRIES(8, bf16)
+ENTRIES(2, f16)
+ENTRIES(4, f16)
+ENTRIES(8, f16)
+ENTRIES(2, f32)
+ENTRIES(4, f32)
+ENTRIES(8, f32)
+
+// One block for each row.
+template <class T> __device__ void cache_append(const CacheAppendParams &p) {
+    size_t row = blockIdx.x;
+    unsigned seq = p.seqs[row], position = p.positions[row];
+    if (seq >= p.n_seqs || position >= p.capacity) return;
+    const T *k = static_cast<const T *>(p.k) + row * p.k_stride, *v = static_cast<const T *>(p.v) + row * p.v_stride;
+    size_t at = (size_t(seq) * p.capacity + position) * p.width;
+    T *k_to = static_cast<T *>(p.k_cache) + at, *v_to = static_cast<T *>(p.v_cache) + at;
+    bool packed = aligned16(k, 0) && aligned16(v, 0) && aligned16(k_to, 0) && aligned16(v_to, 0);
+    unsigned packs = packed ? p.width / VEC<T> : 0;
+    for (unsigned i = threadIdx.x; i < packs; i += blockDim.x) {
+        store_pack(k_to + i * VEC<T>, load_pack(k + i * VEC<T>));
+        store_pack(v_to + i * VEC<T>, load_pack(v + i * VEC<T>));
+    }
+    for (unsigned i = packs * VEC<T> + threadIdx.x; i < p.width; i += blockDim.x) k_to[i] = k[i], v_to[i] = v[i];
+}
+INSTANTIATE(cache_append, CacheAppendParams)
