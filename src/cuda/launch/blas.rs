@@ -6,10 +6,9 @@
 use super::{
     Cuda,
     device::lock,
-    memory::Memory,
     product::{Product, is_aligned},
 };
-use crate::{DType, Error, Result, Storage};
+use crate::{Buf, DType, Error, Result};
 use core::ffi::c_void;
 use cudarc::cublaslt::{
     result::{self, CublasError},
@@ -36,7 +35,7 @@ enum State {
 
 struct Library {
     handle: sys::cublasLtHandle_t,
-    workspace: Memory<u8>,
+    workspace: Buf<Cuda, u8>,
     /// None: cuBLASLt has no algorithm for this shape.
     plans: HashMap<Key, Option<Plan>>,
 }
@@ -164,7 +163,7 @@ impl Library {
                 product.out,
                 plan.out,
                 &plan.algorithm,
-                Cuda::slice_mut(&mut self.workspace).ptr() as _,
+                self.workspace.view_mut().ptr() as _,
                 WORKSPACE,
                 cuda.stream.cu_stream().cast(),
             )

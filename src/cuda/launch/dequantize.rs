@@ -1,5 +1,5 @@
 use super::{Cuda, Kernel, Shape, dim, weight4};
-use crate::{Float, Result, cuda::params::DequantizeParams, ops::Dequantize};
+use crate::{DType, Float, Result, cuda::params::DequantizeParams, ops::Dequantize};
 
 const DEQUANTIZE: Kernel<DequantizeParams> = Kernel::new("dequantize", "dequantize");
 const THREADS: u32 = 256;
@@ -10,8 +10,17 @@ const BLOCKS_PER_SM: usize = 8;
 
 pub(in crate::cuda) fn dequantize<T: Float>(cuda: &Cuda, mut op: Dequantize<'_, Cuda, T>) -> Result<()> {
     let params = DequantizeParams { weight: weight4(&op.weight), out: op.out.ptr() as _ };
-    let blocks = op.out.len().div_ceil(PER_THREAD * THREADS as usize);
-    let blocks = blocks.min(cuda.n_sms as usize * BLOCKS_PER_SM);
     // SAFETY: `Dequantize::verify` checked the weight and the output against its shape.
-    unsafe { cuda.launch(&DEQUANTIZE, T::DTYPE.suffix(), params, Shape::new(dim(blocks), THREADS)) }
+    unsafe { decode(cuda, T::DTYPE, params) }
+}
+
+/// Queues the kernel, for an output of `dtype`.
+///
+/// # Safety
+/// The pointers in `params` are live and as long as the weight's dimensions say.
+pub(super) unsafe fn decode(cuda: &Cuda, dtype: DType, params: DequantizeParams) -> Result<()> {
+    let len = params.weight.rows as usize * params.weight.cols as usize;
+    let blocks = len.div_ceil(PER_THREAD * THREADS as usize).min(cuda.n_sms as usize * BLOCKS_PER_SM);
+    // SAFETY: the caller's word.
+    unsafe { cuda.launch(&DEQUANTIZE, dtype.suffix(), params, Shape::new(dim(blocks), THREADS)) }
 }

@@ -38,13 +38,13 @@ const GRAD: Kernels<LinearParams> = Kernels {
 pub(in crate::cuda) fn linear<T: Float, O: Float>(cuda: &Cuda, mut op: Linear<'_, Cuda, T, O>) -> Result<()> {
     let product = Product::new(false, &op.x, &mut op.out, op.accumulate);
     // SAFETY: `Linear::verify` checked the shapes of `x`, `out` and the weight against each other.
-    unsafe { dense(cuda, &product, op.weight.0.ptr() as _) }
+    unsafe { dense(cuda, &product, op.weight.ptr() as _) }
 }
 
 pub(in crate::cuda) fn linear_grad<T: Float>(cuda: &Cuda, mut op: LinearGrad<'_, Cuda, T>) -> Result<()> {
     let product = Product::new(true, &op.d_out, &mut op.d_x, op.accumulate);
     // SAFETY: `LinearGrad::verify` checked the shapes of `d_out`, `d_x` and the weight against each other.
-    unsafe { dense(cuda, &product, op.weight.0.ptr() as _) }
+    unsafe { dense(cuda, &product, op.weight.ptr() as _) }
 }
 
 /// Queues a product with a dense weight of the input type.

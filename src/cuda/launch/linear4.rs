@@ -9,7 +9,9 @@
 //! The first three are for bf16 and f16, with `x`, its rows and the codes aligned to 16 bytes.
 
 use super::{
-    Cuda, Kernel, Shape, dim, linear,
+    Cuda, Kernel, Shape,
+    dequantize::decode,
+    dim, linear,
     product::{FEW, Kernels, Plan, Product},
     scratch::WEIGHT,
     weight4,
@@ -44,7 +46,6 @@ const GRAD: Kernels<Linear4Params> = Kernels {
     tensor: [kernel("linear4_grad_tensor32"), kernel("linear4_grad_tensor64"), kernel("linear4_grad_tensor128")],
     weight_stages: 2,
 };
-const DEQUANTIZE: Kernel<DequantizeParams> = Kernel::new("dequantize", "dequantize");
 
 /// The kernels for few tokens on one kind of GPU.
 struct Few {
@@ -185,7 +186,7 @@ unsafe fn decoded(cuda: &Cuda, product: &Product, weight: &Weight4<'_, Cuda>) ->
         }
         // SAFETY: the scratch holds these rows; the product's columns `rows` are in the caller's matrix.
         unsafe {
-            dequantize(cuda, &part, scratch, product.input)?;
+            decode(cuda, product.input, DequantizeParams { weight: weight4(&part), out: scratch.cast() })?;
             linear::dense(cuda, &product, scratch.cast())?;
         }
     }
@@ -214,17 +215,4 @@ fn rows_of<'a>(weight: &Weight4<'a, Cuda>, rows: Range<usize>) -> Weight4<'a, Cu
     };
     let codes = weight.codes.at(elements.start / 2..elements.end.div_ceil(2));
     Weight4 { rows: rows.len(), codes, scales, ..*weight }
-}
-
-/// # Safety
-/// `out` has room for the weight.
-unsafe fn dequantize(cuda: &Cuda, weight: &Weight4<'_, Cuda>, out: *mut u8, dtype: DType) -> Result<()> {
-    const THREADS: u32 = 256;
-    const WEIGHTS_A_THREAD: usize = 32;
-    const BLOCKS_A_SM: usize = 8;
-    let params = DequantizeParams { weight: weight4(weight), out: out.cast() };
-    let blocks = (weight.rows * weight.cols).div_ceil(WEIGHTS_A_THREAD * THREADS as usize);
-    let blocks = blocks.min(cuda.n_sms as usize * BLOCKS_A_SM);
-    // SAFETY: the caller's word.
-    unsafe { cuda.launch(&DEQUANTIZE, dtype.suffix(), params, Shape::new(dim(blocks), THREADS)) }
 }
