@@ -649,6 +649,7 @@ pub struct DecodeAttentionParams {
     pub positions: *const ::core::ffi::c_uint,
     pub out: *mut ::core::ffi::c_void,
     pub partial: *mut f32,
+    pub tickets: *mut ::core::ffi::c_uint,
     pub n_seqs: ::core::ffi::c_uint,
     pub capacity: ::core::ffi::c_uint,
     pub q_heads: ::core::ffi::c_uint,
@@ -661,7 +662,7 @@ pub struct DecodeAttentionParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DecodeAttentionParams"][::core::mem::size_of::<DecodeAttentionParams>() - 88usize];
+    ["Size of DecodeAttentionParams"][::core::mem::size_of::<DecodeAttentionParams>() - 96usize];
     ["Alignment of DecodeAttentionParams"][::core::mem::align_of::<DecodeAttentionParams>() - 8usize];
     ["Offset of field: DecodeAttentionParams::q"][::core::mem::offset_of!(DecodeAttentionParams, q) - 0usize];
     ["Offset of field: DecodeAttentionParams::k_cache"]
@@ -673,22 +674,24 @@ const _: () = {
     ["Offset of field: DecodeAttentionParams::out"][::core::mem::offset_of!(DecodeAttentionParams, out) - 32usize];
     ["Offset of field: DecodeAttentionParams::partial"]
         [::core::mem::offset_of!(DecodeAttentionParams, partial) - 40usize];
+    ["Offset of field: DecodeAttentionParams::tickets"]
+        [::core::mem::offset_of!(DecodeAttentionParams, tickets) - 48usize];
     ["Offset of field: DecodeAttentionParams::n_seqs"]
-        [::core::mem::offset_of!(DecodeAttentionParams, n_seqs) - 48usize];
+        [::core::mem::offset_of!(DecodeAttentionParams, n_seqs) - 56usize];
     ["Offset of field: DecodeAttentionParams::capacity"]
-        [::core::mem::offset_of!(DecodeAttentionParams, capacity) - 52usize];
+        [::core::mem::offset_of!(DecodeAttentionParams, capacity) - 60usize];
     ["Offset of field: DecodeAttentionParams::q_heads"]
-        [::core::mem::offset_of!(DecodeAttentionParams, q_heads) - 56usize];
+        [::core::mem::offset_of!(DecodeAttentionParams, q_heads) - 64usize];
     ["Offset of field: DecodeAttentionParams::kv_heads"]
-        [::core::mem::offset_of!(DecodeAttentionParams, kv_heads) - 60usize];
-    ["Offset of field: DecodeAttentionParams::dim"][::core::mem::offset_of!(DecodeAttentionParams, dim) - 64usize];
+        [::core::mem::offset_of!(DecodeAttentionParams, kv_heads) - 68usize];
+    ["Offset of field: DecodeAttentionParams::dim"][::core::mem::offset_of!(DecodeAttentionParams, dim) - 72usize];
     ["Offset of field: DecodeAttentionParams::splits"]
-        [::core::mem::offset_of!(DecodeAttentionParams, splits) - 68usize];
+        [::core::mem::offset_of!(DecodeAttentionParams, splits) - 76usize];
     ["Offset of field: DecodeAttentionParams::q_stride"]
-        [::core::mem::offset_of!(DecodeAttentionParams, q_stride) - 72usize];
+        [::core::mem::offset_of!(DecodeAttentionParams, q_stride) - 80usize];
     ["Offset of field: DecodeAttentionParams::out_stride"]
-        [::core::mem::offset_of!(DecodeAttentionParams, out_stride) - 76usize];
-    ["Offset of field: DecodeAttentionParams::scale"][::core::mem::offset_of!(DecodeAttentionParams, scale) - 80usize];
+        [::core::mem::offset_of!(DecodeAttentionParams, out_stride) - 84usize];
+    ["Offset of field: DecodeAttentionParams::scale"][::core::mem::offset_of!(DecodeAttentionParams, scale) - 88usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

@@ -22,11 +22,11 @@ pub(in crate::cuda) fn qk_norm_rope<T: Float>(cuda: &Cuda, mut op: QkNormRope<'_
     let n = op.qkv.shape()[0];
     let params = QkNormRopeParams {
         qkv: op.qkv.ptr(),
-        q_weight: op.q_weight.0.ptr() as _,
-        k_weight: op.k_weight.0.ptr() as _,
-        positions: op.positions.0.ptr() as _,
-        cos: op.cos.0.ptr() as _,
-        sin: op.sin.0.ptr() as _,
+        q_weight: op.q_weight.ptr() as _,
+        k_weight: op.k_weight.ptr() as _,
+        positions: op.positions.ptr() as _,
+        cos: op.cos.ptr() as _,
+        sin: op.sin.ptr() as _,
         q: op.q.ptr(),
         k: op.k.ptr(),
         n: dim(n),
@@ -47,11 +47,11 @@ pub(in crate::cuda) fn qk_norm_rope_grad<T: Float>(cuda: &Cuda, mut op: QkNormRo
     let n = op.qkv.shape()[0];
     let params = QkNormRopeGradParams {
         qkv: op.qkv.ptr(),
-        q_weight: op.q_weight.0.ptr() as _,
-        k_weight: op.k_weight.0.ptr() as _,
-        positions: op.positions.0.ptr() as _,
-        cos: op.cos.0.ptr() as _,
-        sin: op.sin.0.ptr() as _,
+        q_weight: op.q_weight.ptr() as _,
+        k_weight: op.k_weight.ptr() as _,
+        positions: op.positions.ptr() as _,
+        cos: op.cos.ptr() as _,
+        sin: op.sin.ptr() as _,
         d_q: op.d_q.ptr(),
         d_k: op.d_k.ptr(),
         d_qk: op.d_qk.ptr(),
