@@ -216,3 +216,19 @@ fn rows_of<'a>(weight: &Weight4<'a, Cuda>, rows: Range<usize>) -> Weight4<'a, Cu
     let codes = weight.codes.at(elements.start / 2..elements.end.div_ceil(2));
     Weight4 { rows: rows.len(), codes, scales, ..*weight }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::share_tiles;
+
+    #[test]
+    fn warps_share_a_tile_as_far_as_that_saves_steps() {
+        // o of Qwen3-8B: 256 tiles of 16 units; 128 pairs of tiles keep 132 multiprocessors as busy as 256 tiles do.
+        assert_eq!(share_tiles(256, 16, 16, 132), (8, 128));
+        // qkv: 384 tiles in 3 rounds, rather than 192 pairs in 2 rounds of 2 steps.
+        assert_eq!(share_tiles(384, 16, 16, 132), (16, 384));
+        // One short tile.
+        assert_eq!(share_tiles(1, 1, 16, 132), (1, 1));
+        assert_eq!(share_tiles(1, 48, 8, 132), (8, 1));
+    }
+}

@@ -101,7 +101,7 @@ impl Product {
             _ => (2, 128),
         };
         let tiles = self.n.div_ceil(tokens) * self.m.div_ceil(TILE_OUT);
-        let splits = splits(cuda, tiles, self.k.div_ceil(TILE_K), TILE_K);
+        let splits = parts(cuda.n_sms as usize, tiles, self.k.div_ceil(TILE_K), TILE_K);
         let bytes = 2 * TILE_K * (X_STAGES * tokens + kernels.weight_stages * TILE_OUT);
         let shape = Shape { grid: [dim(tiles), dim(splits), 1], threads: TENSOR_THREADS, shared: dim(bytes) };
         Plan { kernel: &kernels.tensor[which], shape, splits }
@@ -115,7 +115,7 @@ impl Product {
             return Plan { kernel: &kernels.any_rows, shape: Shape::new(dim(blocks), SIMT_THREADS), splits: 1 };
         }
         let tiles = self.n.div_ceil(SIMT_TILE) * self.m.div_ceil(SIMT_TILE);
-        let splits = splits(cuda, tiles, self.k.div_ceil(SIMT_K), SIMT_K);
+        let splits = parts(cuda.n_sms as usize, tiles, self.k.div_ceil(SIMT_K), SIMT_K);
         let shape = Shape { grid: [dim(tiles), dim(splits), 1], threads: SIMT_THREADS, shared: 0 };
         Plan { kernel: &kernels.any, shape, splits }
     }
@@ -162,8 +162,7 @@ pub(super) fn is_aligned(ptr: *const c_void, stride: usize, dtype: DType) -> boo
 
 /// Parts of a contraction of `steps` steps of `step` elements, so that `tiles` output tiles keep all multiprocessors
 /// busy. No part is empty.
-fn splits(cuda: &Cuda, tiles: usize, steps: usize, step: usize) -> usize {
-    let sms = cuda.n_sms as usize;
+fn parts(sms: usize, tiles: usize, steps: usize, step: usize) -> usize {
     if tiles == 0 || tiles >= sms {
         return 1;
     }
@@ -171,4 +170,22 @@ fn splits(cuda: &Cuda, tiles: usize, steps: usize, step: usize) -> usize {
     let splits = (CTAS_PER_SM * sms / tiles).clamp(1, most);
     let each = steps.div_ceil(splits).max(1);
     steps.div_ceil(each).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parts;
+
+    #[test]
+    fn no_part_of_a_contraction_is_empty_or_short() {
+        for (tiles, k) in [(1, 64), (1, 65_536), (32, 4096), (32, 12_288), (96, 4096), (131, 12_352), (132, 4096)] {
+            let steps = usize::div_ceil(k, 64);
+            let parts = parts(132, tiles, steps, 64);
+            let each = steps.div_ceil(parts);
+            assert!((parts - 1) * each < steps, "{tiles} tiles, k = {k}: {parts} parts of {each} steps");
+            assert!(parts == 1 || each * 64 >= 256 && tiles * parts <= 264);
+        }
+        assert_eq!(parts(132, 32, 192, 64), 8);
+        assert_eq!(parts(132, 132, 192, 64), 1);
+    }
 }
