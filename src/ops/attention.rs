@@ -20,6 +20,11 @@ impl Heads {
     }
 }
 
+/// Kernels find the largest score before it is scaled.
+pub(super) fn verify_scale(check: &Check, scale: f32) -> Result<()> {
+    check.value(scale > 0.0 && scale.is_finite(), "scale", scale, "it must be positive and finite")
+}
+
 /// Causal grouped-query attention over packed sequences, without the matrix of scores in memory.
 ///
 /// Sequence `s` is rows `cu_seqlens[s] .. cu_seqlens[s + 1]`. For row `i` and head `h`, over the rows `j <= i` of the
@@ -38,7 +43,7 @@ pub struct Attention<'a, B: Backend, T: Float> {
     pub cu_seqlens: View<'a, B, u32>,
     /// At least the longest sequence.
     pub max_len: usize,
-    /// `dim^-0.5`.
+    /// `dim^-0.5`, or another positive number.
     pub scale: f32,
     /// `[n, heads.q dim]`.
     pub out: MatMut<'a, B, T>,
@@ -58,6 +63,7 @@ impl<B: Backend, T: Float> Op<B> for Attention<'_, B, T> {
         check.mat("k", &self.k, [n, kv * dim])?;
         check.mat("v", &self.v, [n, kv * dim])?;
         check.dims(&[self.max_len, self.cu_seqlens.len()])?;
+        verify_scale(&check, self.scale)?;
         check.value(self.cu_seqlens.len() >= 2, "cu_seqlens", self.cu_seqlens.len(), "it needs two entries or more")?;
         check.mat_mut("out", &self.out, [n, q * dim])?;
         check.len_mut("lse", &self.lse, q * n)
@@ -115,6 +121,7 @@ impl<B: Backend, T: Float> Op<B> for AttentionGrad<'_, B, T> {
         check.mat("k", &self.k, [n, kv * dim])?;
         check.mat("v", &self.v, [n, kv * dim])?;
         check.dims(&[self.max_len, self.cu_seqlens.len()])?;
+        verify_scale(&check, self.scale)?;
         check.value(self.cu_seqlens.len() >= 2, "cu_seqlens", self.cu_seqlens.len(), "it needs two entries or more")?;
         check.mat("out", &self.out, [n, q * dim])?;
         check.len("lse", &self.lse, q * n)?;

@@ -1,4 +1,4 @@
-use super::{Check, Checked, Heads, Op};
+use super::{Check, Checked, Heads, Op, attention::verify_scale};
 use crate::{Backend, Float, Mat, MatMut, Result, View, ViewMut};
 
 /// Stores keys and values of new tokens in a cache: row `i` goes to `cache[seqs[i], positions[i], :]`.
@@ -57,7 +57,7 @@ pub struct DecodeAttention<'a, B: Backend, T: Float> {
     pub positions: View<'a, B, u32>,
     /// Positions of one sequence in the cache.
     pub capacity: usize,
-    /// `dim^-0.5`.
+    /// `dim^-0.5`, or another positive number.
     pub scale: f32,
     /// `[n_seqs, heads.q dim]`.
     pub out: MatMut<'a, B, T>,
@@ -74,6 +74,7 @@ impl<B: Backend, T: Float> Op<B> for DecodeAttention<'_, B, T> {
         check.mat("q", &self.q, [n, q * dim])?;
         check.value(self.capacity > 0, "capacity", 0, "the cache must hold at least one position")?;
         check.dims(&[self.capacity])?;
+        verify_scale(&check, self.scale)?;
         check.len("k_cache", &self.k_cache, n * self.capacity * kv * dim)?;
         check.len("v_cache", &self.v_cache, n * self.capacity * kv * dim)?;
         check.len("positions", &self.positions, n)?;

@@ -66,7 +66,10 @@ fn index(heads: &Heads) -> usize {
 
 /// May every matrix be moved 16 bytes at a time, and multiplied by tensor cores?
 fn tiled<T: Float>(mats: &[(*const c_void, usize)]) -> bool {
-    T::DTYPE != DType::F32 && mats.iter().all(|(ptr, stride)| ptr.addr() % 16 == 0 && stride % (16 / size_of::<T>()) == 0)
+    let aligned = |(ptr, stride): &(*const c_void, usize)| {
+        ptr.addr().is_multiple_of(16) && (stride * size_of::<T>()).is_multiple_of(16)
+    };
+    T::DTYPE != DType::F32 && mats.iter().all(aligned)
 }
 
 /// What `rows` of tiles of every head and sequence need; `bytes` of shared memory.

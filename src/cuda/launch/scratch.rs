@@ -31,6 +31,8 @@ pub(super) const ADAPTER: Buffer<u8> = Buffer { slot: 4, element: PhantomData };
 pub(super) const BITMAP: Buffer<u32> = Buffer { slot: 1, element: PhantomData };
 /// A weight, decoded.
 pub(super) const WEIGHT: Buffer<u8> = Buffer { slot: 2, element: PhantomData };
+/// Counters of finished blocks: zero between ops, so the kernels that count put them back.
+pub(super) const TICKETS: Buffer<u32> = Buffer { slot: 4, element: PhantomData };
 
 impl Cuda {
     /// The address of `len` elements of a scratch buffer, with whatever the last op left in it.
