@@ -1,9 +1,93 @@
-use crate::{Cpu, Float, ops::{CacheAppend, DecodeAttention}};
+use super::{convert, math, par, simd};
+use crate::{
+    Cpu, Float,
+    ops::{CacheAppend, DecodeAttention},
+};
+use rayon::prelude::*;
 
-pub(super) fn cache_append<T: Float>(_op: CacheAppend<'_, Cpu, T>) {
-    todo!()
+pub(super) fn cache_append<T: Float>(op: CacheAppend<'_, Cpu, T>) {
+    let CacheAppend { k, v, seqs, positions, capacity, k_cache, v_cache } = op;
+    let width = k.cols;
+    for (i, (&seq, &position)) in seqs.0.iter().zip(positions.0).enumerate() {
+        let at = (seq as usize * capacity + position as usize) * width;
+        if (position as usize) < capacity && at + width <= k_cache.0.len() {
+            k_cache.0[at..at + width].copy_from_slice(k.row(i));
+            v_cache.0[at..at + width].copy_from_slice(v.row(i));
+        }
+    }
 }
 
-pub(super) fn decode_attention<T: Float>(_op: DecodeAttention<'_, Cpu, T>) {
-    todo!()
+pub(super) fn decode_attention<T: Float>(op: DecodeAttention<'_, Cpu, T>) {
+    let DecodeAttention { q, k_cache, v_cache, heads, positions, capacity, scale, out } = op;
+    let (dim, group, width) = (heads.dim, heads.q / heads.kv, heads.kv * heads.dim);
+    par::rows_mut(out).enumerate().for_each(|(b, out)| {
+        let len = (positions.0[b] as usize).min(capacity - 1) + 1;
+        let start = b * capacity * width;
+        let sequence = start..start + len * width;
+        let (keys, values) = (&k_cache.0[sequence.clone()], &v_cache.0[sequence]);
+        out.par_chunks_mut(group * dim).zip(q.row(b).par_chunks(group * dim)).enumerate().for_each(|(head, (out, q))| {
+            simd::vectorize(|| {
+                let rows = |cache| Rows { cache, width, dim, head };
+                attend(q, rows(keys), rows(values), scale, out);
+            });
+        });
+    });
+}
+
+/// The rows of one head in the cache of one sequence.
+#[derive(Clone, Copy)]
+struct Rows<'a, T> {
+    cache: &'a [T],
+    width: usize,
+    dim: usize,
+    head: usize,
+}
+
+impl<'a, T: Float> Rows<'a, T> {
+    /// Calls `f` with the number and the elements of each row.
+    #[inline(always)]
+    fn each(self, mut f: impl FnMut(usize, &[f32])) {
+        let mut row = [0.0; 128];
+        let row = &mut row[..self.dim];
+        for (i, all) in self.cache.chunks_exact(self.width).enumerate() {
+            convert::widen(&all[self.head * self.dim..][..self.dim], row);
+            f(i, row);
+        }
+    }
+}
+
+/// Attention of the queries `q` of one group over the keys and values of their head.
+#[inline(always)]
+fn attend<T: Float>(q: &[T], keys: Rows<'_, T>, values: Rows<'_, T>, scale: f32, out: &mut [T]) {
+    let dim = keys.dim;
+    let group = q.len() / dim;
+    let mut queries = vec![0.0; q.len()];
+    convert::widen(q, &mut queries);
+    let len = keys.cache.len() / keys.width;
+    let mut scores = vec![0.0; group * len];
+    keys.each(|j, key| {
+        for (query, scores) in queries.chunks_exact(dim).zip(scores.chunks_exact_mut(len)) {
+            scores[j] = scale * math::sum2(query, key, |q, k| q * k);
+        }
+    });
+    for scores in scores.chunks_exact_mut(len) {
+        softmax(scores);
+    }
+    let mut sums = vec![0.0; q.len()];
+    values.each(|j, value| {
+        for (sums, scores) in sums.chunks_exact_mut(dim).zip(scores.chunks_exact(len)) {
+            let p = scores[j];
+            sums.iter_mut().zip(value).for_each(|(sum, v)| *sum += p * v);
+        }
+    });
+    convert::narrow(&sums, out);
+}
+
+/// `x[i] = exp(x[i]) / sum_j exp(x[j])`.
+#[inline(always)]
+fn softmax(x: &mut [f32]) {
+    let max = math::max(x);
+    x.iter_mut().for_each(|x| *x = math::exp(*x - max));
+    let share = 1.0 / math::sum(x, |x| x);
+    x.iter_mut().for_each(|x| *x *= share);
 }

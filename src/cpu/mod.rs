@@ -1,12 +1,14 @@
 //! The CPU backend: vectorised (run-time dispatch) and threaded. The default where there is no GPU.
 mod adamw;
 mod attention;
+mod attention_grad;
 mod cast;
 mod convert;
 mod cross_entropy;
 mod decode;
 mod decode_attention;
 mod dequantize;
+mod flash;
 mod gemm;
 mod linear;
 mod linear4;
@@ -52,6 +54,11 @@ fn same_len(op: &'static str, got: usize, want: usize) -> Result<()> {
     if got == want { Ok(()) } else { Err(Error::Len { op, arg: "out", got, want }) }
 }
 
+/// The bytes in `  1234 kB`.
+fn kibibytes(text: &str) -> Option<usize> {
+    text.trim().strip_suffix("kB")?.trim().parse::<usize>().ok().map(|n| n * 1024)
+}
+
 impl Backend for Cpu {
     type Graph = ();
 
@@ -92,8 +99,11 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    /// The process's resident bytes and their peak, from `/proc/self/status`; zeros where there is none.
     fn memory(&self) -> (usize, usize) {
-        (0, 0)
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let field = |name| status.lines().find_map(|line| line.strip_prefix(name)).and_then(kibibytes).unwrap_or(0);
+        (field("VmRSS:"), field("VmHWM:"))
     }
 
     fn replay(&self, _graph: &mut (), mut step: impl FnMut() -> Result<()>) -> Result<()> {

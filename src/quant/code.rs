@@ -48,18 +48,18 @@ const NF4_THRESHOLDS: [f32; 15] = [
     -0.848_096_4,
     -0.610_632_9,
     -0.459_995_27,
-    -0.339_679_43,
-    -0.234_607_41,
-    -0.137_911_73,
+    -0.339_679_42,
+    -0.234_607_4,
+    -0.137_911_74,
     -0.045_525_018,
     0.039_790_15,
     0.120_255_25,
     0.203_521_25,
-    0.292_013_77,
+    0.292_013_76,
     0.389_312_54,
-    0.501_663_4,
+    0.501_663_45,
     0.642_786_9,
-    0.861_478_4,
+    0.861_478_45,
 ];
 
 /// A magnitude above `i` of these has FP4 code `FP4_ORDER[i]` (bitsandbytes' `dQuantizeFP4`).
@@ -104,11 +104,13 @@ impl Format {
 /// Dettmers et al., "8-bit optimizers via block-wise quantization" (2022), section 1.3.
 pub static DYNAMIC_MAP: LazyLock<[f32; 256]> = LazyLock::new(|| {
     let mut map = vec![0.0, 1.0];
-    for exponent in 0..7 {
+    for (exponent, scale) in [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0f32].into_iter().enumerate() {
         let means = 1 << exponent;
+        // As torch.linspace(0.1, 1, means + 1) rounds: one fused operation from the nearer end.
         let step = 0.9 / means as f32;
-        let bound = |i: usize| if i <= means / 2 { 0.1 + step * i as f32 } else { 1.0 - step * (means - i) as f32 };
-        let scale = 10f64.powi(exponent - 6) as f32;
+        let low = |i: usize| step.mul_add(i as f32, 0.1);
+        let high = |i: usize| step.mul_add(-((means - i) as f32), 1.0);
+        let bound = |i| if 2 * i < means { low(i) } else { high(i) };
         for i in 0..means {
             let mean = scale * ((bound(i) + bound(i + 1)) / 2.0);
             map.extend([mean, -mean]);

@@ -1,0 +1,174 @@
+//! The gradient of attention, in two passes over the scores: one for queries, one for keys and values. Each output
+//! row is summed by one task in a fixed order.
+
+use super::{
+    convert,
+    flash::{Blocks, Piece, block_len, panel, pieces, result_len, split_rows, write_rows},
+    math, simd,
+    simd_tile::tile,
+};
+use crate::{Cpu, Float, Mat, ViewMut, ops::AttentionGrad};
+use rayon::prelude::*;
+
+pub(super) fn attention_grad<T: Float>(op: AttentionGrad<'_, Cpu, T>) {
+    let AttentionGrad { q, k, v, heads, cu_seqlens, scale, out, lse, d_out, mut delta, mut d_q, mut d_k, mut d_v, .. } = op;
+    let (n, dim, group) = (q.rows, heads.dim, heads.q / heads.kv);
+    let panels = pieces(cu_seqlens.0, n, tile().cols);
+    let blocks = pieces(cu_seqlens.0, n, block_len());
+    let head = |h: usize| h * dim..(h + 1) * dim;
+    for kv in 0..heads.kv {
+        let (k, v) = (k.columns(head(kv)), v.columns(head(kv)));
+        let keys = Keys {
+            k_rows: Blocks::by_row(k, &blocks),
+            k_columns: Blocks::by_column(k, &blocks),
+            v_rows: Blocks::by_row(v, &blocks),
+        };
+        let queries: Vec<Queries> = (kv * group..(kv + 1) * group)
+            .map(|h| {
+                let (q, d_out) = (q.columns(head(h)), d_out.columns(head(h)));
+                let ViewMut(delta) = delta.at_mut(h * n..(h + 1) * n);
+                row_dots(out.columns(head(h)), d_out, delta);
+                let lse = &lse.0[h * n..(h + 1) * n];
+                let pass = Pass { dim, scale, lse, delta };
+                let d_q = d_q.reborrow().columns(head(h));
+                let (stride, d_q) = (d_q.stride, split_rows(d_q, &panels));
+                panels.par_iter().zip(d_q).for_each(|(piece, d_q)| {
+                    let sums = pass.query_grad(piece, &panel(q, piece), &panel(d_out, piece), &keys);
+                    simd::vectorize(|| write_rows(&sums, dim, stride, d_q, |_| scale));
+                });
+                Queries {
+                    q_rows: Blocks::by_row(q, &blocks),
+                    q_columns: Blocks::by_column(q, &blocks),
+                    d_out_rows: Blocks::by_row(d_out, &blocks),
+                    d_out_columns: Blocks::by_column(d_out, &blocks),
+                    lse,
+                    delta: delta.to_vec(),
+                }
+            })
+            .collect();
+        let (d_k, d_v) = (d_k.reborrow().columns(head(kv)), d_v.reborrow().columns(head(kv)));
+        let (k_stride, v_stride) = (d_k.stride, d_v.stride);
+        let outs = split_rows(d_k, &panels).into_par_iter().zip(split_rows(d_v, &panels));
+        panels.par_iter().zip(outs).for_each(|(piece, (d_k, d_v))| {
+            let (k_panel, v_panel) = (panel(k, piece), panel(v, piece));
+            let [k_sums, v_sums] = key_grads(piece, &k_panel, &v_panel, dim, scale, &queries);
+            simd::vectorize(|| {
+                write_rows(&k_sums, dim, k_stride, d_k, |_| scale);
+                write_rows(&v_sums, dim, v_stride, d_v, |_| 1.0);
+            });
+        });
+    }
+}
+
+/// The keys and values of one head.
+struct Keys {
+    k_rows: Blocks,
+    k_columns: Blocks,
+    v_rows: Blocks,
+}
+
+/// One query head.
+struct Queries<'a> {
+    q_rows: Blocks,
+    q_columns: Blocks,
+    d_out_rows: Blocks,
+    d_out_columns: Blocks,
+    lse: &'a [f32],
+    delta: Vec<f32>,
+}
+
+/// `out[i] = a[i] · b[i]`, row by row.
+fn row_dots<T: Float>(a: Mat<'_, Cpu, T>, b: Mat<'_, Cpu, T>, out: &mut [f32]) {
+    out.par_iter_mut().enumerate().with_min_len(64).for_each(|(i, out)| {
+        let (mut x, mut y) = ([0.0; 128], [0.0; 128]);
+        let (x, y) = (&mut x[..a.cols], &mut y[..a.cols]);
+        simd::vectorize(|| {
+            convert::widen(a.row(i), x);
+            convert::widen(b.row(i), y);
+            *out = math::sum2(x, y, |x, y| x * y);
+        });
+    });
+}
+
+/// What the query pass of one head reads.
+struct Pass<'a> {
+    dim: usize,
+    scale: f32,
+    lse: &'a [f32],
+    delta: &'a [f32],
+}
+
+/// The values of a panel's rows, zeros beyond them.
+fn lanes(x: &[f32], piece: &Piece) -> Vec<f32> {
+    let mut lanes = vec![0.0; tile().cols];
+    lanes[..piece.rows.len()].copy_from_slice(&x[piece.rows.clone()]);
+    lanes
+}
+
+impl Pass<'_> {
+    /// `sum_j ds[i, j] k[j]` for a panel of queries, transposed.
+    fn query_grad(&self, piece: &Piece, queries: &[f32], d_outs: &[f32], keys: &Keys) -> Vec<f32> {
+        let tile = tile();
+        let (lse, delta) = (lanes(self.lse, piece), lanes(self.delta, piece));
+        let mut sums = vec![0.0; result_len(tile, self.dim)];
+        let mut p = vec![0.0; block_len() * tile.cols];
+        let mut d_p = p.clone();
+        for (i, start) in (piece.sequence.start..piece.rows.end).step_by(block_len()).enumerate() {
+            let block = piece.first_block + i;
+            let count = block_len().min(piece.rows.end - start);
+            let tiles = count.div_ceil(tile.rows) * tile.len();
+            p[..tiles].fill(0.0);
+            d_p[..tiles].fill(0.0);
+            keys.k_rows.multiply(block, self.dim, queries, &mut p[..tiles]);
+            keys.v_rows.multiply(block, self.dim, d_outs, &mut d_p[..tiles]);
+            simd::vectorize(|| {
+                let rows = p.chunks_exact_mut(tile.cols).zip(d_p.chunks_exact(tile.cols)).take(count);
+                for (j, (p, d_p)) in rows.enumerate() {
+                    let hidden = (start + j).saturating_sub(piece.rows.start).min(tile.cols);
+                    for (((p, d_p), lse), delta) in p.iter_mut().zip(d_p).zip(&lse).zip(&delta) {
+                        *p = math::exp(*p * self.scale - lse) * (d_p - delta);
+                    }
+                    p[..hidden].fill(0.0);
+                }
+            });
+            keys.k_columns.multiply(block, count, &p, &mut sums);
+        }
+        sums
+    }
+}
+
+/// `sum_i ds[i, j] q[i]` and `sum_i p[i, j] d_out[i]` for a panel of keys, over the query heads of the group, transposed.
+fn key_grads(piece: &Piece, keys: &[f32], values: &[f32], dim: usize, scale: f32, heads: &[Queries]) -> [Vec<f32>; 2] {
+    let tile = tile();
+    let [mut k_sums, mut v_sums] = [(); 2].map(|_| vec![0.0; result_len(tile, dim)]);
+    let [mut p, mut ds] = [(); 2].map(|_| vec![0.0; block_len() * tile.cols]);
+    let first = (piece.rows.start - piece.sequence.start) / block_len();
+    for head in heads {
+        let starts = (piece.sequence.start + first * block_len()..piece.sequence.end).step_by(block_len());
+        for (i, start) in starts.enumerate() {
+            let block = piece.first_block + first + i;
+            let count = block_len().min(piece.sequence.end - start);
+            p.fill(0.0);
+            ds.fill(0.0);
+            head.q_rows.multiply(block, dim, keys, &mut p);
+            head.d_out_rows.multiply(block, dim, values, &mut ds);
+            simd::vectorize(|| {
+                let rows = p.chunks_exact_mut(tile.cols).zip(ds.chunks_exact_mut(tile.cols)).take(count);
+                for (i, (p, ds)) in rows.enumerate() {
+                    let (lse, delta) = (head.lse[start + i], head.delta[start + i]);
+                    // Query `start + i` sees this many of the panel's keys.
+                    let seen = (start + i + 1).saturating_sub(piece.rows.start).min(tile.cols);
+                    for (p, ds) in p.iter_mut().zip(ds.iter_mut()) {
+                        *p = math::exp(*p * scale - lse);
+                        *ds = *p * (*ds - delta);
+                    }
+                    p[seen..].fill(0.0);
+                    ds[seen..].fill(0.0);
+                }
+            });
+            head.d_out_columns.multiply(block, count, &p, &mut v_sums);
+            head.q_columns.multiply(block, count, &ds, &mut k_sums);
+        }
+    }
+    [k_sums, v_sums]
+}

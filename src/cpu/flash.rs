@@ -1,0 +1,139 @@
+//! What attention and its gradient share: sequences cut into panels and blocks, packed for the micro-kernel.
+//!
+//! Scores are computed transposed, `[keys, queries]`, a panel of queries as wide as the micro-kernel: the tiles of
+//! successive keys then are, without a copy, the packed operand of the next product, and softmax works lane by lane.
+
+use super::{
+    gemm::{ByColumn, ByRow, Operand},
+    simd_tile::{Tile, tile},
+    source::Dense,
+};
+use crate::{Cpu, Element, Float, Mat, MatMut};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Panels of tile rows in a block.
+const PANELS: usize = 16;
+
+/// Rows of a block: what is multiplied at once.
+pub(super) fn block_len() -> usize {
+    PANELS * tile().rows
+}
+
+/// A piece of a sequence.
+#[derive(Clone)]
+pub(super) struct Piece {
+    /// The rows of the whole sequence.
+    pub(super) sequence: Range<usize>,
+    /// The rows of the piece.
+    pub(super) rows: Range<usize>,
+    /// The number of the sequence's first block among all blocks.
+    pub(super) first_block: usize,
+}
+
+/// Cuts sequences into pieces of at most `len` rows.
+pub(super) fn pieces(cu_seqlens: &[u32], n: usize, len: usize) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    let mut first_block = 0;
+    for pair in cu_seqlens.windows(2) {
+        let [start, end] = [pair[0], pair[1]].map(|row| (row as usize).min(n));
+        let cut = |row| Piece { sequence: start..end, rows: row..end.min(row + len), first_block };
+        pieces.extend((start..end).step_by(len).map(cut));
+        first_block += end.saturating_sub(start).div_ceil(block_len());
+    }
+    pieces
+}
+
+/// The rows of each piece, to write. Pieces must follow each other.
+pub(super) fn split_rows<'a, T: Element>(out: MatMut<'a, Cpu, T>, pieces: &[Piece]) -> Vec<&'a mut [T]> {
+    let (mut rest, mut row) = (out.view.0, 0);
+    let mut parts = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        let skip = piece.rows.start.saturating_sub(row) * out.stride;
+        let take = (piece.rows.len() * out.stride).min(rest.len() - skip);
+        let (part, after) = rest.split_at_mut(skip).1.split_at_mut(take);
+        parts.push(part);
+        (rest, row) = (after, piece.rows.end);
+    }
+    parts
+}
+
+/// One head's columns, block by block in the order that the micro-kernel reads its left operand.
+pub(super) struct Blocks {
+    data: Vec<f32>,
+    len: usize,
+    panel: usize,
+}
+
+impl Blocks {
+    /// Panels of rows: `[block, PANELS, dim, tile.rows]`.
+    pub(super) fn by_row<T: Float>(mat: Mat<'_, Cpu, T>, blocks: &[Piece]) -> Self {
+        let (tile, dim) = (tile(), mat.cols);
+        Self::pack(blocks, PANELS, dim * tile.rows, |piece, panel, out| {
+            let rows = ByRow(Dense::new(mat.rows(0..piece.sequence.end)));
+            rows.pack(piece.rows.start + panel * tile.rows, 0..dim, tile.rows, out);
+        })
+    }
+
+    /// Panels of columns: `[block, dim / tile.rows, block_len, tile.rows]`.
+    pub(super) fn by_column<T: Float>(mat: Mat<'_, Cpu, T>, blocks: &[Piece]) -> Self {
+        let tile = tile();
+        Self::pack(blocks, mat.cols.div_ceil(tile.rows), block_len() * tile.rows, |piece, panel, out| {
+            let columns = ByColumn(Dense::new(mat));
+            columns.pack(panel * tile.rows, piece.rows.clone(), tile.rows, out);
+        })
+    }
+
+    fn pack(blocks: &[Piece], panels: usize, panel: usize, pack: impl Fn(&Piece, usize, &mut [f32]) + Sync) -> Self {
+        let len = panels * panel;
+        let mut data = vec![0.0; blocks.len() * len];
+        data.par_chunks_mut(len).zip(blocks).for_each(|(data, piece)| {
+            for (i, out) in data.chunks_mut(panel).enumerate() {
+                pack(piece, i, out);
+            }
+        });
+        Blocks { data, len, panel }
+    }
+
+    /// `out += block · right`, for `right` of `[depth, tile.cols]`; as many tiles as `out` holds.
+    pub(super) fn multiply(&self, block: usize, depth: usize, right: &[f32], out: &mut [f32]) {
+        let tile = tile();
+        let panels = self.data[block * self.len..][..self.len].chunks(self.panel);
+        for (panel, out) in panels.zip(out.chunks_mut(tile.len())) {
+            tile.run(depth, panel, right, out);
+        }
+    }
+}
+
+/// A panel of rows from `first` on, as the right operand: `[dim, tile.cols]`, zeros beyond the sequence.
+pub(super) fn panel<T: Float>(mat: Mat<'_, Cpu, T>, piece: &Piece) -> Vec<f32> {
+    let mut out = vec![0.0; mat.cols * tile().cols];
+    let rows = ByRow(Dense::new(mat.rows(0..piece.sequence.end)));
+    rows.pack(piece.rows.start, 0..mat.cols, tile().cols, &mut out);
+    out
+}
+
+/// Elements of a transposed result `[dim, tile.cols]`, padded to whole tiles.
+pub(super) fn result_len(tile: &Tile, dim: usize) -> usize {
+    dim.div_ceil(tile.rows) * tile.len()
+}
+
+/// Writes column `lane` of a transposed result to row `lane` of `out`, times `factor(lane)`.
+#[inline(always)]
+pub(super) fn write_rows<T: Float>(
+    transposed: &[f32],
+    dim: usize,
+    stride: usize,
+    out: &mut [T],
+    factor: impl Fn(usize) -> f32,
+) {
+    let mut row = [0.0; 128];
+    for (lane, out) in out.chunks_mut(stride).enumerate() {
+        let factor = factor(lane);
+        let row = &mut row[..dim];
+        for (x, column) in row.iter_mut().zip(transposed.chunks_exact(tile().cols)) {
+            *x = column[lane] * factor;
+        }
+        super::convert::narrow(row, &mut out[..dim]);
+    }
+}
