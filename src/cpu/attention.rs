@@ -3,7 +3,7 @@ use super::{
     math, simd,
     simd_tile::tile,
 };
-use crate::{Cpu, Float, MatMut, View, ViewMut, ops::Attention};
+use crate::{Cpu, Float, MatMut, ops::Attention};
 use rayon::prelude::*;
 
 pub(super) use super::attention_grad::attention_grad;
@@ -11,7 +11,7 @@ pub(super) use super::attention_grad::attention_grad;
 pub(super) fn attention<T: Float>(op: Attention<'_, Cpu, T>) {
     let Attention { q, k, v, heads, cu_seqlens, scale, mut out, mut lse, .. } = op;
     let (n, dim, group) = (q.rows, heads.dim, heads.q / heads.kv);
-    let View(cu_seqlens) = cu_seqlens;
+    let cu_seqlens = cu_seqlens.slice();
     let panels = pieces(cu_seqlens, n, tile().cols);
     let blocks = pieces(cu_seqlens, n, block_len());
     for kv in 0..heads.kv {
@@ -22,8 +22,7 @@ pub(super) fn attention<T: Float>(op: Attention<'_, Cpu, T>) {
             let q = q.columns(head(h));
             let out = out.reborrow().columns(head(h));
             let (stride, out) = (out.stride, split_rows(out, &panels));
-            let ViewMut(lse) = lse.at_mut(h * n..(h + 1) * n);
-            let lse = split_rows(MatMut::new(ViewMut(lse), n, 1), &panels);
+            let lse = split_rows(MatMut::new(lse.at_mut(h * n..(h + 1) * n), n, 1), &panels);
             panels.par_iter().zip(out).zip(lse).for_each(|((piece, out), lse)| {
                 let mut state = Online::new(dim, scale);
                 let queries = panel(q, piece);

@@ -7,14 +7,14 @@ use super::{
     math, simd,
     simd_tile::tile,
 };
-use crate::{Cpu, Float, Mat, ViewMut, ops::AttentionGrad};
+use crate::{Cpu, Float, Mat, ops::AttentionGrad};
 use rayon::prelude::*;
 
 pub(super) fn attention_grad<T: Float>(op: AttentionGrad<'_, Cpu, T>) {
     let AttentionGrad { q, k, v, heads, cu_seqlens, scale, out, lse, d_out, mut delta, mut d_q, mut d_k, mut d_v, .. } = op;
     let (n, dim, group) = (q.rows, heads.dim, heads.q / heads.kv);
-    let panels = pieces(cu_seqlens.0, n, tile().cols);
-    let blocks = pieces(cu_seqlens.0, n, block_len());
+    let panels = pieces(cu_seqlens.slice(), n, tile().cols);
+    let blocks = pieces(cu_seqlens.slice(), n, block_len());
     let head = |h: usize| h * dim..(h + 1) * dim;
     for kv in 0..heads.kv {
         let (k, v) = (k.columns(head(kv)), v.columns(head(kv)));
@@ -26,9 +26,9 @@ pub(super) fn attention_grad<T: Float>(op: AttentionGrad<'_, Cpu, T>) {
         let queries: Vec<Queries> = (kv * group..(kv + 1) * group)
             .map(|h| {
                 let (q, d_out) = (q.columns(head(h)), d_out.columns(head(h)));
-                let ViewMut(delta) = delta.at_mut(h * n..(h + 1) * n);
+                let delta = delta.at_mut(h * n..(h + 1) * n).into_slice();
                 row_dots(out.columns(head(h)), d_out, delta);
-                let lse = &lse.0[h * n..(h + 1) * n];
+                let lse = &lse.slice()[h * n..(h + 1) * n];
                 let pass = Pass { dim, scale, lse, delta };
                 let d_q = d_q.reborrow().columns(head(h));
                 let (stride, d_q) = (d_q.stride, split_rows(d_q, &panels));

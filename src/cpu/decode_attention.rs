@@ -8,11 +8,12 @@ use rayon::prelude::*;
 pub(super) fn cache_append<T: Float>(op: CacheAppend<'_, Cpu, T>) {
     let CacheAppend { k, v, seqs, positions, capacity, k_cache, v_cache } = op;
     let width = k.cols;
-    for (i, (&seq, &position)) in seqs.0.iter().zip(positions.0).enumerate() {
+    let (k_cache, v_cache) = (k_cache.into_slice(), v_cache.into_slice());
+    for (i, (&seq, &position)) in seqs.slice().iter().zip(positions.slice()).enumerate() {
         let at = (seq as usize * capacity + position as usize) * width;
-        if (position as usize) < capacity && at + width <= k_cache.0.len() {
-            k_cache.0[at..at + width].copy_from_slice(k.row(i));
-            v_cache.0[at..at + width].copy_from_slice(v.row(i));
+        if (position as usize) < capacity && at + width <= k_cache.len() {
+            k_cache[at..at + width].copy_from_slice(k.row(i));
+            v_cache[at..at + width].copy_from_slice(v.row(i));
         }
     }
 }
@@ -21,10 +22,10 @@ pub(super) fn decode_attention<T: Float>(op: DecodeAttention<'_, Cpu, T>) {
     let DecodeAttention { q, k_cache, v_cache, heads, positions, capacity, scale, out } = op;
     let (dim, group, width) = (heads.dim, heads.q / heads.kv, heads.kv * heads.dim);
     par::rows_mut(out).enumerate().for_each(|(b, out)| {
-        let len = (positions.0[b] as usize).min(capacity - 1) + 1;
+        let len = (positions.slice()[b] as usize).min(capacity - 1) + 1;
         let start = b * capacity * width;
         let sequence = start..start + len * width;
-        let (keys, values) = (&k_cache.0[sequence.clone()], &v_cache.0[sequence]);
+        let (keys, values) = (&k_cache.slice()[sequence.clone()], &v_cache.slice()[sequence]);
         out.par_chunks_mut(group * dim).zip(q.row(b).par_chunks(group * dim)).enumerate().for_each(|(head, (out, q))| {
             simd::vectorize(|| {
                 let rows = |cache| Rows { cache, width, dim, head };

@@ -46,7 +46,7 @@ pub(super) fn pieces(cu_seqlens: &[u32], n: usize, len: usize) -> Vec<Piece> {
 
 /// The rows of each piece, to write. Pieces must follow each other.
 pub(super) fn split_rows<'a, T: Element>(out: MatMut<'a, Cpu, T>, pieces: &[Piece]) -> Vec<&'a mut [T]> {
-    let (mut rest, mut row) = (out.view.0, 0);
+    let (mut rest, mut row) = (out.view.into_slice(), 0);
     let mut parts = Vec::with_capacity(pieces.len());
     for piece in pieces {
         let skip = piece.rows.start.saturating_sub(row) * out.stride;

@@ -16,9 +16,9 @@ struct Rules {
 pub(super) fn sample(op: Sample<'_, Cpu>) {
     let Sample { logits, n_vocab, temperature, top_k, top_p, min_p, repetition_penalty, seed, history, positions, tokens } = op;
     let rules = Rules { n_vocab, temperature, top_k, top_p, min_p, penalty: repetition_penalty, seed };
-    let capacity = history.0.len() / positions.0.len();
-    let sequences = par::rows_mut(logits).zip(history.0.par_chunks_mut(capacity));
-    let state = positions.0.par_iter_mut().zip(tokens.0.par_iter_mut());
+    let capacity = history.len() / positions.len().max(1);
+    let sequences = par::rows_mut(logits).zip(history.into_slice().par_chunks_mut(capacity));
+    let state = positions.into_slice().par_iter_mut().zip(tokens.into_slice().par_iter_mut());
     sequences.zip(state).enumerate().for_each(|(b, ((logits, history), (position, token)))| {
         let next = *position as usize + 1;
         let logits = &mut logits[..rules.n_vocab];
