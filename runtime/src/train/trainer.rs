@@ -160,6 +160,11 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
         Pass { backend: self.backend, adapter: Some(&self.adapter), dropout: None }
     }
 
+    /// Columns that activations of this trainer's adapter need; see [`Layout::xa_columns`].
+    pub fn xa_columns(&self) -> usize {
+        self.adapter.layout.xa_columns
+    }
+
     /// Trains on one step's micro-batches.
     ///
     /// The summed loss of all of them is divided by the number of their targets, so that accumulation equals one
