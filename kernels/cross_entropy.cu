@@ -109,7 +109,7 @@ template <class T> __device__ void cross_entropy(const CrossEntropyParams &p) {
     if (p.with_grad) write_grad(row, label, lse, p.grad_scale);
 }
 #define INSTANTIATE_CROSS_ENTROPY(T)                                                                                   \
-    extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
+    extern "C" __global__ void __launch_bounds__(THREADS, 1)                                                           \
         cross_entropy_##T(const __grid_constant__ CrossEntropyParams p) {                                              \
         cross_entropy<T>(p);                                                                                           \
     }

@@ -116,6 +116,12 @@ typedef struct {
     DropoutParams dropout; // backward only
 } LoraUpParams;
 
+// lora_few: both, for few tokens; `up.xa` is not read.
+typedef struct {
+    LoraDownParams down;
+    LoraUpParams up;
+} LoraFewParams;
+
 // lora_weight_grad: sum over tokens of xa[t, :]^T drop(x)[t, :], in `splits` parts (kernel 1); then
 // out += scale * the sum of the parts (kernel 2).
 typedef struct {

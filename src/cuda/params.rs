@@ -279,6 +279,19 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
+pub struct LoraFewParams {
+    pub down: LoraDownParams,
+    pub up: LoraUpParams,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LoraFewParams"][::core::mem::size_of::<LoraFewParams>() - 160usize];
+    ["Alignment of LoraFewParams"][::core::mem::align_of::<LoraFewParams>() - 8usize];
+    ["Offset of field: LoraFewParams::down"][::core::mem::offset_of!(LoraFewParams, down) - 0usize];
+    ["Offset of field: LoraFewParams::up"][::core::mem::offset_of!(LoraFewParams, up) - 88usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct LoraWeightGradParams {
     pub x: *const ::core::ffi::c_void,
     pub xa: *const ::core::ffi::c_void,

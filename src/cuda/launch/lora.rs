@@ -5,7 +5,8 @@ use super::{
 use crate::{
     Element, Error, Float, Mat, MatMut, Result,
     cuda::params::{
-        DropoutParams, LoraDownParams, LoraTransposeParams, LoraUpParams, LoraWeightGradParams, TransposeParams,
+        DropoutParams, LoraDownParams, LoraFewParams, LoraTransposeParams, LoraUpParams, LoraWeightGradParams,
+        TransposeParams,
     },
     ops::{Dropout, Lora, LoraGrad},
 };
@@ -16,7 +17,7 @@ const fn kernel<P>(name: &'static str) -> Kernel<P> {
     Kernel::new("lora", name)
 }
 
-const TRANSPOSE: Kernel<LoraTransposeParams> = kernel("lora_transpose");
+const TRANSPOSE: Kernel<LoraTransposeParams> = Kernel::new("lora_grad", "lora_transpose");
 const DOWN_ANY: Kernel<LoraDownParams> = kernel("lora_down_any");
 /// By columns of r (8, 16, 32); without and with dropout.
 const DOWN: [[Kernel<LoraDownParams>; 2]; 3] = [
@@ -36,13 +37,15 @@ const UP: [[Kernel<LoraUpParams>; 2]; 3] = [
     [kernel("lora_up32"), kernel("lora_up32_drop")],
     [kernel("lora_up64"), kernel("lora_up64_drop")],
 ];
-const WEIGHT_GRAD_ANY: Kernel<LoraWeightGradParams> = kernel("lora_weight_grad_any");
+/// By columns of r (16, 32, 64).
+const FEW: [Kernel<LoraFewParams>; 3] = [kernel("lora_few16"), kernel("lora_few32"), kernel("lora_few64")];
+const WEIGHT_GRAD_ANY: Kernel<LoraWeightGradParams> = Kernel::new("lora_grad", "lora_weight_grad_any");
 /// By columns of r (16, 32).
 const WEIGHT_GRAD: [[Kernel<LoraWeightGradParams>; 2]; 2] = [
-    [kernel("lora_weight_grad16"), kernel("lora_weight_grad16_drop")],
-    [kernel("lora_weight_grad32"), kernel("lora_weight_grad32_drop")],
+    [Kernel::new("lora_grad", "lora_weight_grad16"), Kernel::new("lora_grad", "lora_weight_grad16_drop")],
+    [Kernel::new("lora_grad", "lora_weight_grad32"), Kernel::new("lora_grad", "lora_weight_grad32_drop")],
 ];
-const WEIGHT_GRAD_SUM: Kernel<LoraWeightGradParams> = kernel("lora_weight_grad_sum");
+const WEIGHT_GRAD_SUM: Kernel<LoraWeightGradParams> = Kernel::new("lora_grad", "lora_weight_grad_sum");
 
 const THREADS: u32 = 256;
 
@@ -57,7 +60,7 @@ fn grid(blocks: usize) -> Result<u32> {
 }
 
 fn aligned(ptr: *const c_void, bytes: usize) -> bool {
-    ptr as usize % bytes == 0
+    (ptr as usize).is_multiple_of(bytes)
 }
 
 /// The mask, and what is left to multiply with.
@@ -68,18 +71,34 @@ fn dropout_params(dropout: Option<Dropout>) -> (DropoutParams, f32) {
     }
 }
 
+/// May the tensor cores' form of `lora_down` be used?
+fn packed_down<T>(p: &LoraDownParams) -> bool {
+    size_of::<T>() == 2
+        && p.cols.is_multiple_of(8)
+        && p.x_stride.is_multiple_of(8)
+        && aligned(p.x, 16)
+        && aligned(p.a, 16)
+        && u32::try_from(p.r as usize * p.cols as usize).is_ok()
+}
+
+/// May the tensor cores' form of `lora_up` be used?
+fn packed_up<T>(p: &LoraUpParams) -> bool {
+    size_of::<T>() == 2
+        && p.cols.is_multiple_of(8)
+        && p.r.is_multiple_of(4)
+        && p.xa_stride.is_multiple_of(4)
+        && p.out_stride.is_multiple_of(8)
+        && aligned(p.xa, 8)
+        && aligned(p.b, 8)
+        && aligned(p.out, 16)
+}
+
 impl Cuda {
     /// # Safety
     /// As for [`Cuda::launch`].
     unsafe fn lora_down<T: Float>(&self, p: LoraDownParams) -> Result<()> {
         let rows = p.n.max(p.out_t_stride) as usize;
-        let tensor = size_of::<T>() == 2
-            && p.cols % 8 == 0
-            && p.x_stride % 8 == 0
-            && aligned(p.x, 16)
-            && aligned(p.a, 16)
-            && u32::try_from(p.r as usize * p.cols as usize).is_ok();
-        if !tensor {
+        if !packed_down::<T>(&p) {
             let shape = Shape { grid: [grid(rows.div_ceil(8))?, p.r.div_ceil(8), 1], threads: THREADS, shared: 0 };
             // SAFETY: the caller's word.
             return unsafe { self.launch(&DOWN_ANY, T::DTYPE.suffix(), p, shape) };
@@ -103,15 +122,7 @@ impl Cuda {
         /// Tokens of a CTA, as in the kernel.
         const TOKENS: usize = 64;
         let across = (p.cols as usize).div_ceil(256);
-        let tensor = size_of::<T>() == 2
-            && p.cols % 8 == 0
-            && p.r % 4 == 0
-            && p.xa_stride % 4 == 0
-            && p.out_stride % 8 == 0
-            && aligned(p.xa, 8)
-            && aligned(p.b, 8)
-            && aligned(p.out, 16);
-        if !tensor {
+        if !packed_up::<T>(&p) {
             let shape = Shape::new(grid(p.n as usize * across)?, THREADS);
             // SAFETY: the caller's word.
             return unsafe { self.launch(&UP_ANY, T::DTYPE.suffix(), p, shape) };
@@ -121,6 +132,35 @@ impl Cuda {
         let shape = Shape::new(grid((p.n as usize).div_ceil(TOKENS) * across)?, THREADS);
         // SAFETY: the caller's word; the kernel's conditions on alignment were checked above.
         unsafe { self.launch(kernel, T::DTYPE.suffix(), p, shape) }
+    }
+
+    /// Both in one launch, where there are few tokens and CTAs can see each other's memory; false: nothing was launched.
+    ///
+    /// # Safety
+    /// As for [`Cuda::launch`].
+    unsafe fn lora_few<T: Float>(&self, p: LoraFewParams) -> Result<bool> {
+        /// CTAs and warps of a cluster, which takes 16 tokens.
+        const CLUSTER: usize = 8;
+        const WARPS: u32 = 8;
+        const TOKENS: usize = 16;
+        let n = p.down.n as usize;
+        let fits = n <= TOKENS * self.n_sms as usize / CLUSTER
+            && p.down.r <= 64
+            && p.down.dropout.threshold == 0
+            && packed_down::<T>(&p.down)
+            && packed_up::<T>(&p.up)
+            && self.compute_capability()? >= 90;
+        if !fits {
+            return Ok(false);
+        }
+        let size = [16, 32].iter().position(|&width| p.down.r <= width).unwrap_or(2);
+        // f32 for each warp and the CTA, and xa rounded.
+        let shared = (16 << size) * TOKENS as u32 * ((WARPS + 1) * 4 + size_of::<T>() as u32);
+        let blocks = grid(n.div_ceil(TOKENS) * CLUSTER)?;
+        let shape = Shape { grid: [blocks, 1, 1], threads: 32 * WARPS, shared };
+        // SAFETY: the caller's word; the kernel's conditions were checked above.
+        unsafe { self.launch(&FEW[size], T::DTYPE.suffix(), p, shape) }?;
+        Ok(true)
     }
 
     /// How many parts to cut the tokens into, so that `tiles` CTAs for each part fill the multiprocessors evenly.
@@ -140,9 +180,9 @@ impl Cuda {
     unsafe fn lora_weight_grad<T: Float>(&self, mut p: LoraWeightGradParams) -> Result<()> {
         let (n, cols, r) = (p.n as usize, p.cols as usize, p.r as usize);
         let tensor = size_of::<T>() == 2
-            && cols % 8 == 0
-            && p.x_stride % 8 == 0
-            && p.xa_t_stride % 4 == 0
+            && cols.is_multiple_of(8)
+            && p.x_stride.is_multiple_of(8)
+            && p.xa_t_stride.is_multiple_of(4)
             && aligned(p.x, 16)
             && aligned(p.xa_t, 8)
             && r <= 256;
@@ -210,6 +250,9 @@ pub(in crate::cuda) fn lora<T: Float>(cuda: &Cuda, mut op: Lora<'_, Cuda, T>) ->
     };
     // SAFETY: `Lora::verify` checked every shape.
     unsafe {
+        if cuda.lora_few::<T>(LoraFewParams { down, up })? {
+            return Ok(());
+        }
         cuda.lora_down::<T>(down)?;
         cuda.lora_up::<T>(up)
     }
@@ -240,15 +283,14 @@ impl Transposed {
 }
 
 /// `x` `[rows, cols]` to `out` `[cols, out_stride]`.
-fn transpose(x: *const c_void, stride: usize, [rows, cols]: [usize; 2], out: *mut c_void, out_stride: usize) -> TransposeParams {
-    TransposeParams {
-        x,
-        out,
-        rows: dim(rows),
-        cols: dim(cols),
-        x_stride: dim(stride),
-        out_stride: dim(out_stride),
-    }
+fn transpose(
+    x: *const c_void,
+    stride: usize,
+    [rows, cols]: [usize; 2],
+    out: *mut c_void,
+    out_stride: usize,
+) -> TransposeParams {
+    TransposeParams { x, out, rows: dim(rows), cols: dim(cols), x_stride: dim(stride), out_stride: dim(out_stride) }
 }
 
 /// # Safety

@@ -19,13 +19,14 @@ pub(in crate::cuda) fn weight_grad<T: Float>(cuda: &Cuda, mut op: WeightGrad<'_,
         x_stride: dim(op.x.stride),
         d_out_stride: dim(op.d_out.stride),
     };
-    let packed = |stride: usize, ptr: *const core::ffi::c_void| stride % 8 == 0 && ptr as usize % 16 == 0;
+    let packed =
+        |stride: usize, ptr: *const core::ffi::c_void| stride.is_multiple_of(8) && (ptr as usize).is_multiple_of(16);
     let tensor = size_of::<T>() == 2
-        && rows % 8 == 0
-        && cols % 8 == 0
+        && rows.is_multiple_of(8)
+        && cols.is_multiple_of(8)
         && packed(op.x.stride, params.x)
         && packed(op.d_out.stride, params.d_out)
-        && params.d_weight as usize % 8 == 0;
+        && (params.d_weight as usize).is_multiple_of(8);
     let (kernel, side, shared) = if tensor { (&TENSOR, 128, SHARED) } else { (&ANY, 64, 0) };
     let blocks = i32::try_from(rows.div_ceil(side) * cols.div_ceil(side)).map_err(|_| Error::Value {
         op: "weight_grad",

@@ -1,0 +1,156 @@
+// The gradients of the low-rank adapter: lora_weight_grad (a sum over tokens, r x cols) for both factors, and the
+// transposes that it and the kernels of lora.cu want.
+#include "lora.cuh"
+#include "vec8.cuh"
+
+// ------------------------------------------------------------------------------------------------ transposes
+
+// Up to three small matrices (blockIdx.y), in tiles of 32 x 32.
+template <class T> __device__ void lora_transpose(const LoraTransposeParams &params) {
+    __shared__ T tile[32][33];
+    const TransposeParams &p = params.matrices[blockIdx.y];
+    unsigned across = (p.cols + 31) / 32, down = (p.out_stride + 31) / 32;
+    unsigned tx = threadIdx.x % 32, ty = threadIdx.x / 32;
+    for (unsigned i = blockIdx.x; i < across * down; i += gridDim.x) {
+        unsigned col = i % across * 32, row = i / across * 32;
+        for (unsigned y = ty; y < 32; y += 8) {
+            bool inside = row + y < p.rows && col + tx < p.cols;
+            tile[y][tx] = inside ? static_cast<const T *>(p.x)[size_t(row + y) * p.x_stride + col + tx] : from_f32<T>(0);
+        }
+        __syncthreads();
+        for (unsigned y = ty; y < 32; y += 8)
+            if (col + y < p.cols && row + tx < p.out_stride)
+                static_cast<T *>(p.out)[size_t(col + y) * p.out_stride + row + tx] = tile[tx][y];
+        __syncthreads();
+    }
+}
+INSTANTIATE(lora_transpose, LoraTransposeParams)
+
+// ------------------------------------------------------------------------------------------------ weight gradients
+
+// Eight consecutive columns of 16 tokens as operands of eight products: `rows` are tokens 4t .. 4t + 3, and product j
+// gets element j of each.
+struct Columns {
+    uint4 rows[4];
+
+    __device__ __forceinline__ uint32_t pair(int j, int first) const {
+        const uint32_t *a = &rows[first].x, *b = &rows[first + 1].x;
+        return __byte_perm(a[j / 2], b[j / 2], j % 2 ? 0x7632 : 0x5410);
+    }
+};
+
+// A CTA takes 64 columns of x and the tokens of one part; a warp 16 TILES columns of r, every `groups`-th run of 16
+// tokens. The sums of the warps are added in order. Column 16t + 8e + j is column 2t + e of product j.
+template <class T, bool DROP, int TILES> __device__ void weight_grad(const LoraWeightGradParams &p) {
+    constexpr unsigned WARPS = 8;
+    extern __shared__ float sums[]; // [r chunks][TILES * 32][32]
+    unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    unsigned chunks = 1;
+    while (chunks * 16 * TILES < p.r) chunks *= 2;
+    unsigned chunk = warp % chunks, group = warp / chunks, groups = WARPS / chunks;
+    unsigned col0 = blockIdx.x * 64, r0 = chunk * 16 * TILES;
+    unsigned begin = blockIdx.y * p.split_len, end = min(begin + p.split_len, p.n);
+    Dropout dropout = dropout_of(p.dropout);
+    // Columns and rows that do not exist repeat the last ones; tokens that do not are zeros in xa_t.
+    unsigned col = min(col0 + 8 * g, p.cols - 8);
+    const T *x = static_cast<const T *>(p.x) + col;
+    const T *a[2 * TILES];
+#pragma unroll
+    for (int i = 0; i < 2 * TILES; i++)
+        a[i] = static_cast<const T *>(p.xa_t) + size_t(min(r0 + 8 * i + g, p.r - 1)) * p.xa_t_stride + 4 * t;
+    float acc[TILES][8][4] = {};
+    auto load = [&](Columns &columns, unsigned token) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) columns.rows[i] = load16(x + size_t(min(token + 4 * t + i, p.n - 1)) * p.x_stride);
+    };
+    auto multiply = [&](Columns &columns, unsigned token) {
+        uint2 as[2 * TILES];
+#pragma unroll
+        for (int i = 0; i < 2 * TILES; i++) as[i] = load8bytes(a[i] + token);
+        if (DROP)
+#pragma unroll
+            for (int i = 0; i < 4; i++) drop8(columns.rows[i], dropout, token + 4 * t + i, col / 4);
+#pragma unroll
+        for (int m = 0; m < TILES; m++) {
+            uint32_t operand[4] = {as[2 * m].x, as[2 * m + 1].x, as[2 * m].y, as[2 * m + 1].y};
+#pragma unroll
+            for (int j = 0; j < 8; j++) mma_m16n8k16<T>(acc[m][j], operand, columns.pair(j, 0), columns.pair(j, 2));
+        }
+    };
+    Columns columns, next;
+    unsigned token = begin + group * 16, step = groups * 16;
+    if (token < end) load(columns, token);
+    for (; token < end; token += step) {
+        if (token + step < end) load(next, token + step);
+        multiply(columns, token);
+        columns = next;
+    }
+    float *mine = sums + chunk * TILES * 32 * 32 + lane;
+    for (unsigned from = 1; from < groups; from++) {
+        __syncthreads();
+        if (group == from)
+#pragma unroll
+            for (int i = 0; i < TILES * 32; i++) mine[i * 32] = acc[i / 32][i / 4 % 8][i % 4];
+        __syncthreads();
+        if (group == 0)
+#pragma unroll
+            for (int i = 0; i < TILES * 32; i++) acc[i / 32][i / 4 % 8][i % 4] += mine[i * 32];
+    }
+    if (group != 0) return;
+    float *out = p.partial + size_t(blockIdx.y) * p.r * p.cols;
+#pragma unroll
+    for (int m = 0; m < TILES; m++)
+#pragma unroll
+        for (int q = 0; q < 4; q++) {
+            unsigned row = r0 + 16 * m + g + q / 2 * 8, at = col0 + 16 * t + q % 2 * 8;
+            if (row >= p.r || at >= p.cols) continue;
+            Vec8 v;
+#pragma unroll
+            for (int j = 0; j < 8; j++) v.v[j] = acc[m][j][q];
+            store8(out + size_t(row) * p.cols + at, v);
+        }
+}
+
+#define INSTANTIATE_WEIGHT_GRAD(T, width)                                                                              \
+    extern "C" __global__ void __launch_bounds__(256, 2)                                                               \
+        lora_weight_grad##width##_##T(const __grid_constant__ LoraWeightGradParams p) {                                \
+        weight_grad<T, false, width / 16>(p);                                                                          \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(256, width == 16 ? 2 : 1)                                             \
+        lora_weight_grad##width##_drop_##T(const __grid_constant__ LoraWeightGradParams p) {                           \
+        weight_grad<T, true, width / 16>(p);                                                                           \
+    }
+INSTANTIATE_WEIGHT_GRAD(bf16, 16)
+INSTANTIATE_WEIGHT_GRAD(f16, 16)
+INSTANTIATE_WEIGHT_GRAD(bf16, 32)
+INSTANTIATE_WEIGHT_GRAD(f16, 32)
+
+// A thread for each column of x and eight of r (blockIdx.z), over the tokens of one part.
+template <class T> __device__ void lora_weight_grad_any(const LoraWeightGradParams &p) {
+    unsigned col = blockIdx.x * 256 + threadIdx.x, r0 = blockIdx.z * 8;
+    unsigned begin = blockIdx.y * p.split_len, end = min(begin + p.split_len, p.n);
+    if (col >= p.cols) return;
+    Dropout dropout = dropout_of(p.dropout);
+    float sum[8] = {};
+    for (unsigned token = begin; token < end; token++) {
+        if (!kept(dropout, token, col)) continue;
+        float x = to_f32(static_cast<const T *>(p.x)[size_t(token) * p.x_stride + col]);
+        const T *xa = static_cast<const T *>(p.xa) + size_t(token) * p.xa_stride;
+#pragma unroll
+        for (unsigned j = 0; j < 8; j++) sum[j] += x * to_f32(xa[min(r0 + j, p.r - 1)]);
+    }
+#pragma unroll
+    for (unsigned j = 0; j < 8; j++)
+        if (r0 + j < p.r) p.partial[(size_t(blockIdx.y) * p.r + r0 + j) * p.cols + col] = sum[j];
+}
+INSTANTIATE(lora_weight_grad_any, LoraWeightGradParams)
+
+// Adds the parts, in order, to the gradient.
+extern "C" __global__ void lora_weight_grad_sum(const __grid_constant__ LoraWeightGradParams p) {
+    size_t len = size_t(p.r) * p.cols, i = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (i >= len) return;
+    float sum = 0;
+    for (unsigned s = 0; s < p.splits; s++) sum += p.partial[s * len + i];
+    float *out = p.out + (p.transposed ? i % p.cols * p.r + i / p.cols : i);
+    *out += p.scale * sum;
+}
