@@ -3,24 +3,30 @@
 #include "params.h"
 #include "reduce.cuh"
 
-constexpr int THREADS = 128, QUERIES = 128, KEYS = 64;
-// Rows of a warp: two fragments of 16.
-constexpr int M = 2, WARP_QUERIES = 16 * M;
+// One block: by warps of 32 rows, or by two warpgroups.
+struct Warps {
+    using Engine = Mma;
+    static constexpr int THREADS = 128, M = 2, QUERIES = 128, KEYS = 64;
+};
+struct Groups {
+    using Engine = Wgmma;
+    static constexpr int THREADS = 256, M = 1, QUERIES = 128, KEYS = 128;
+};
 
 // The running softmax of a warp's rows; a lane holds the rows l / 4 + 8 h + 16 m and its share of their sums.
-struct Softmax {
+template <int M> struct Softmax {
     float max[M][2], sum[M][2];
 
     // Scores to exponentials (base 2, of `scale` times the score); rescales what `o` holds so far.
-    template <int D>
-    __device__ __forceinline__ void update(float (&s)[M][KEYS / 8][4], float (&o)[M][D / 8][4], float scale) {
+    template <int KEYS, int D>
+    __device__ __forceinline__ void update(float (&s)[M][KEYS][4], float (&o)[M][D][4], float scale) {
 #pragma unroll
         for (int m = 0; m < M; m++)
 #pragma unroll
             for (int h = 0; h < 2; h++) {
                 float top = max[m][h];
 #pragma unroll
-                for (int n = 0; n < KEYS / 8; n++) top = fmaxf(top, fmaxf(s[m][n][2 * h], s[m][n][2 * h + 1]));
+                for (int n = 0; n < KEYS; n++) top = fmaxf(top, fmaxf(s[m][n][2 * h], s[m][n][2 * h + 1]));
                 top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
                 top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
                 // Of a row without a finite score every exponential is 0.
@@ -29,7 +35,7 @@ struct Softmax {
                 max[m][h] = top;
                 float total = 0;
 #pragma unroll
-                for (int n = 0; n < KEYS / 8; n++)
+                for (int n = 0; n < KEYS; n++)
 #pragma unroll
                     for (int i = 2 * h; i < 2 * h + 2; i++) {
                         s[m][n][i] = exp2_fast(s[m][n][i] * scale - base);
@@ -37,7 +43,7 @@ struct Softmax {
                     }
                 sum[m][h] = sum[m][h] * shrink + total;
 #pragma unroll
-                for (int n = 0; n < D / 8; n++) {
+                for (int n = 0; n < D; n++) {
                     o[m][n][2 * h] *= shrink;
                     o[m][n][2 * h + 1] *= shrink;
                 }
@@ -46,56 +52,69 @@ struct Softmax {
 };
 
 // Hides the keys after each query; `query` and `key` are those of element [0][0] of the warp.
-__device__ __forceinline__ void mask(float (&s)[M][KEYS / 8][4], unsigned query, unsigned key) {
+template <int M, int KEYS>
+__device__ __forceinline__ void mask(float (&s)[M][KEYS][4], unsigned query, unsigned key) {
     unsigned lane = threadIdx.x % 32;
 #pragma unroll
     for (int m = 0; m < M; m++)
 #pragma unroll
-        for (int n = 0; n < KEYS / 8; n++)
+        for (int n = 0; n < KEYS; n++)
 #pragma unroll
             for (int i = 0; i < 4; i++)
                 if (key + n * 8 + lane % 4 * 2 + i % 2 > query + m * 16 + i / 2 * 8 + lane / 4) s[m][n][i] = -INFINITY;
 }
 
-template <class T, int D> __device__ __forceinline__ void attention(const AttentionParams &p) {
+template <class T, int D, class C> __device__ __forceinline__ void attention(const AttentionParams &p) {
     extern __shared__ __align__(1024) unsigned char shared[];
+    using E = typename C::Engine;
+    using Queries = Tile<D, C::QUERIES>;
+    using Keys = Tile<D, C::KEYS>;
+    constexpr int M = C::M, THREADS = C::THREADS, KEYS = C::KEYS;
     BlockJob job(p.q_heads, p.n_seqs);
     Sequence seq(p.cu_seqlens, job.sequence, p.n);
-    unsigned q0 = ((p.max_len + QUERIES - 1) / QUERIES - 1 - job.tile) * QUERIES; // the longest rows first
+    unsigned q0 = ((p.max_len + C::QUERIES - 1) / C::QUERIES - 1 - job.tile) * C::QUERIES; // the longest rows first
     if (q0 >= seq.len) return;
     unsigned kv_head = job.head / (p.q_heads / p.kv_heads);
     const T *q = static_cast<const T *>(p.q) + size_t(seq.start + q0) * p.q_stride + job.head * D;
     const T *k = static_cast<const T *>(p.k) + size_t(seq.start) * p.k_stride + kv_head * D;
     const T *v = static_cast<const T *>(p.v) + size_t(seq.start) * p.v_stride + kv_head * D;
-    unsigned q_tile = shared_address(shared), kv_tiles = q_tile + QUERIES * Tile<D>::PITCH;
-    constexpr unsigned KV_TILE = KEYS * Tile<D>::PITCH;
+    unsigned q_tile = shared_address(shared), kv_tiles = q_tile + Queries::BYTES;
     auto load_kv = [&](unsigned block) {
-        unsigned key = block * KEYS, to = kv_tiles + block % 2 * (2 * KV_TILE), valid = seq.len - key;
+        unsigned key = block * KEYS, to = kv_tiles + block % 2 * (2 * Keys::BYTES), valid = seq.len - key;
         load_tile<T, D, KEYS, THREADS>(to, k + size_t(key) * p.k_stride, p.k_stride, valid);
-        load_tile<T, D, KEYS, THREADS>(to + KV_TILE, v + size_t(key) * p.v_stride, p.v_stride, valid);
+        load_tile<T, D, KEYS, THREADS>(to + Keys::BYTES, v + size_t(key) * p.v_stride, p.v_stride, valid);
         cp_async_commit();
     };
-    load_tile<T, D, QUERIES, THREADS>(q_tile, q, p.q_stride, seq.len - q0);
+    load_tile<T, D, C::QUERIES, THREADS>(q_tile, q, p.q_stride, seq.len - q0);
     load_kv(0);
 
-    unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    unsigned own = q_tile + warp * WARP_QUERIES * Tile<D>::PITCH, query = q0 + warp * WARP_QUERIES;
+    unsigned warp_row = threadIdx.x / 32 * (16 * M), lane = threadIdx.x % 32, query = q0 + warp_row;
+    unsigned last_query = q0 + (threadIdx.x / E::TOGETHER + 1) * E::template GROUP<M> - 1;
     float o[M][D / 8][4] = {};
-    Softmax softmax{{{-INFINITY, -INFINITY}, {-INFINITY, -INFINITY}}, {}};
-    unsigned blocks = (min(q0 + QUERIES, seq.len) + KEYS - 1) / KEYS;
+    Softmax<M> softmax;
+#pragma unroll
+    for (int m = 0; m < M; m++) softmax.max[m][0] = softmax.max[m][1] = -INFINITY, softmax.sum[m][0] = softmax.sum[m][1] = 0;
+    unsigned blocks = (min(q0 + C::QUERIES, seq.len) + KEYS - 1) / KEYS;
     for (unsigned block = 0; block < blocks; block++) {
         cp_async_wait<0>();
+        E::publish();
         __syncthreads();
         if (block + 1 < blocks) load_kv(block + 1);
-        unsigned key = block * KEYS, k_tile = kv_tiles + block % 2 * (2 * KV_TILE);
-        if (key > query + WARP_QUERIES - 1) continue;
+        unsigned key = block * KEYS, k_tile = kv_tiles + block % 2 * (2 * Keys::BYTES);
+        if (key > last_query) continue;
         float s[M][KEYS / 8][4];
         unsigned weights[M][KEYS / 16][4];
-        multiply_tiles<T, D, M, KEYS>(s, own, k_tile);
+        E::begin();
+        E::template multiply<T, D, Queries, Keys>(s, q_tile, k_tile);
+        E::commit();
+        E::template wait<0>(s);
         if (key + KEYS - 1 > query) mask(s, query, key);
-        softmax.update<D>(s, o, p.scale * LOG2_E);
-        to_fragments<T, M, KEYS>(weights, s);
-        add_product<T, D, M, KEYS>(o, weights, k_tile + KV_TILE);
+        softmax.update(s, o, p.scale * LOG2_E);
+        to_fragments<T>(weights, s);
+        E::begin();
+        E::template add<T, Keys>(o, weights, k_tile + Keys::BYTES);
+        E::commit();
+        E::template wait<0>(o);
     }
 
     float inverse[M][2];
@@ -111,16 +130,16 @@ template <class T, int D> __device__ __forceinline__ void attention(const Attent
             if (lane % 4 == 0 && row < seq.len)
                 p.lse[size_t(job.head) * p.n + seq.start + row] = softmax.max[m][h] * p.scale + logf(sum);
         }
+    __syncthreads(); // the other warps have read the queries
     if (query >= seq.len) return;
     T *out = static_cast<T *>(p.out) + size_t(seq.start + query) * p.out_stride + job.head * D;
-    store_rows<T, D, M>(out, p.out_stride, seq.len - query, o, inverse, shared + (own - q_tile));
+    store_rows<T, D, Queries>(out, p.out_stride, seq.len - query, o, inverse, shared, warp_row);
 }
-ATTENTION_DIMS(attention, AttentionParams, bf16, THREADS, 2)
-ATTENTION_DIMS(attention, AttentionParams, f16, THREADS, 2)
+ATTENTION_TILED(attention, AttentionParams, Warps, Groups)
 
 // Any type and alignment, sums in f32: one warp for each query row, a lane for each of 32 keys.
 template <class T, int D> __device__ __forceinline__ void attention_plain(const AttentionParams &p) {
-    constexpr int WARPS = THREADS / 32, TILE = 32, PART = D / 32;
+    constexpr int THREADS = 128, WARPS = THREADS / 32, TILE = 32, PART = D / 32;
     __shared__ float ks[TILE][D + 1], vs[TILE][D + 1], qs[WARPS][D];
     BlockJob job(p.q_heads, p.n_seqs);
     Sequence seq(p.cu_seqlens, job.sequence, p.n);
@@ -167,6 +186,4 @@ template <class T, int D> __device__ __forceinline__ void attention_plain(const 
     for (int c = 0; c < PART; c++) out[lane + c * 32] = from_f32<T>(o[c] / sum);
     if (lane == 0) p.lse[size_t(job.head) * p.n + seq.start + row] = top + logf(sum);
 }
-ATTENTION_DIMS(attention_plain, AttentionParams, bf16, THREADS, 1)
-ATTENTION_DIMS(attention_plain, AttentionParams, f16, THREADS, 1)
-ATTENTION_DIMS(attention_plain, AttentionParams, f32, THREADS, 1)
+ATTENTION_PLAIN(attention_plain, AttentionParams)

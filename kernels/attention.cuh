@@ -1,8 +1,9 @@
 #pragma once
 // Tiles of attention: rows of one head in shared memory, and their products.
 #include "attention_ptx.cuh"
+#include "wgmma.cuh"
 
-constexpr float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
+constexpr float LOG2_E = 1.4426950408889634f;
 
 // The rows of one sequence in the packed matrices.
 struct Sequence {
@@ -25,94 +26,146 @@ struct BlockJob {
     }
 };
 
-// Rows of D 16-bit elements in shared memory (1024-byte aligned). The 16-byte chunks of a row are permuted, so that
-// the same chunk of 8 neighbouring rows lies in 8 different groups of banks.
-template <int D> struct Tile {
-    static constexpr unsigned CHUNKS = D / 8, PITCH = D * 2;
+// ROWS rows of D 16-bit elements in shared memory (1024-byte aligned), in panels of up to 64 columns. The 16-byte
+// chunks of a row are permuted, so that the same chunk of 8 neighbouring rows lies in different banks; it is the
+// permutation that wgmma knows as its swizzle of 128 or 64 bytes.
+template <int D, int ROWS> struct Tile {
+    static constexpr int COLUMNS = D < 64 ? D : 64, ROW_COUNT = ROWS;
+    static constexpr unsigned PITCH = COLUMNS * 2, PANEL = ROWS * PITCH, BYTES = ROWS * D * 2, CHUNKS = COLUMNS / 8;
 
     __device__ __forceinline__ static unsigned at(unsigned row, unsigned chunk) {
-        unsigned turn = CHUNKS >= 8 ? row % 8 : row / 2 % CHUNKS;
-        return row * PITCH + ((chunk ^ turn) * 16);
+        unsigned turn = CHUNKS == 8 ? row % 8 : row / 2 % CHUNKS;
+        return chunk / CHUNKS * PANEL + row * PITCH + ((chunk % CHUNKS ^ turn) * 16);
+    }
+    // The address of the same lane's chunk `k` 16 columns further on; the compiler knows `k`.
+    __device__ __forceinline__ static unsigned step(unsigned address, int k) {
+        return (address ^ (k % (COLUMNS / 16) * 32)) + k / (COLUMNS / 16) * PANEL;
     }
 };
 
 // Rows 0 .. ROWS of `from` to the tile at `to`; rows from `valid` on become zeros.
 template <class T, int D, int ROWS, int THREADS>
 __device__ __forceinline__ void load_tile(unsigned to, const T *from, unsigned stride, unsigned valid) {
-    constexpr unsigned CHUNKS = Tile<D>::CHUNKS;
+    constexpr unsigned CHUNKS = D / 8;
     static_assert(ROWS * CHUNKS % THREADS == 0 && THREADS % CHUNKS == 0, "whole rounds");
     unsigned row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
 #pragma unroll
     for (int i = 0; i < int(ROWS * CHUNKS / THREADS); i++, row += THREADS / CHUNKS) {
         bool ok = row < valid;
-        cp_async16(to + Tile<D>::at(row, chunk), from + (ok ? size_t(row) * stride + chunk * 8 : 0), ok ? 16 : 0);
+        cp_async16(to + Tile<D, ROWS>::at(row, chunk), from + (ok ? size_t(row) * stride + chunk * 8 : 0), ok ? 16 : 0);
     }
 }
 
-// c[16 M, N] = a[16 M, D] b[N, D]^T, both tiles.
-template <class T, int D, int M, int N>
-__device__ __forceinline__ void multiply_tiles(float (&c)[M][N / 8][4], unsigned a, unsigned b) {
-    unsigned lane = threadIdx.x % 32;
-    a += Tile<D>::at(lane % 16, lane / 16);
-    b += Tile<D>::at(lane / 16 * 8 + lane % 8, lane / 8 % 2);
+// Products by single warps (mma.sync), each with rows of its own: 16 M of them.
+struct Mma {
+    // Threads that work together, on GROUP<M> rows.
+    static constexpr int TOGETHER = 32;
+    template <int M> static constexpr int GROUP = 16 * M;
+
+    __device__ __forceinline__ static void begin() {}
+    __device__ __forceinline__ static void commit() {}
+    __device__ __forceinline__ static void publish() {}
+    template <int PENDING, int M, int N> __device__ __forceinline__ static void wait(float (&)[M][N][4]) {}
+
+    // c[own rows, N] = a[own rows, D] b[N, D]^T, both tiles.
+    template <class T, int D, class A, class B, int M, int N>
+    __device__ __forceinline__ static void multiply(float (&c)[M][N][4], unsigned a, unsigned b) {
+        unsigned lane = threadIdx.x % 32;
+        a += A::at(threadIdx.x / 32 * (16 * M) + lane % 16, lane / 16);
+        b += B::at(lane / 16 * 8 + lane % 8, lane / 8 % 2);
 #pragma unroll
-    for (int m = 0; m < M; m++)
+        for (int m = 0; m < M; m++)
 #pragma unroll
-        for (int n = 0; n < N / 8; n++)
+            for (int n = 0; n < N; n++)
 #pragma unroll
-            for (int i = 0; i < 4; i++) c[m][n][i] = 0;
+                for (int i = 0; i < 4; i++) c[m][n][i] = 0;
 #pragma unroll
-    for (int k = 0; k < D / 16; k++) {
-        unsigned fa[M][4], fb[4];
+        for (int k = 0; k < D / 16; k++) {
+            unsigned fa[M][4], fb[4];
 #pragma unroll
-        for (int m = 0; m < M; m++) ldmatrix_x4(fa[m], (a ^ (k * 32)) + m * 16 * Tile<D>::PITCH);
+            for (int m = 0; m < M; m++) ldmatrix_x4(fa[m], A::step(a, k) + m * 16 * A::PITCH);
 #pragma unroll
-        for (int n = 0; n < N / 16; n++) {
-            ldmatrix_x4(fb, (b ^ (k * 32)) + n * 16 * Tile<D>::PITCH);
+            for (int n = 0; n < N / 2; n++) {
+                ldmatrix_x4(fb, B::step(b, k) + n * 16 * B::PITCH);
 #pragma unroll
-            for (int m = 0; m < M; m++) {
-                mma_m16n8k16<T>(c[m][2 * n], fa[m], fb[0], fb[1]);
-                mma_m16n8k16<T>(c[m][2 * n + 1], fa[m], fb[2], fb[3]);
+                for (int m = 0; m < M; m++) {
+                    mma_m16n8k16<T>(c[m][2 * n], fa[m], fb[0], fb[1]);
+                    mma_m16n8k16<T>(c[m][2 * n + 1], fa[m], fb[2], fb[3]);
+                }
             }
         }
     }
-}
-
-// c[16 M, D] += a[16 M, N] b[N, D]: a from registers, as `to_fragments` makes them, b a tile.
-template <class T, int D, int M, int N>
-__device__ __forceinline__ void add_product(float (&c)[M][D / 8][4], const unsigned (&a)[M][N / 16][4], unsigned b) {
-    unsigned lane = threadIdx.x % 32, fb[4];
-    b += Tile<D>::at(lane % 16, lane / 16);
+    // c[own rows, D] += a[own rows, 16 K] b[16 K, D]: a from registers, as `to_fragments` makes them, b a tile.
+    template <class T, class B, int M, int N, int K>
+    __device__ __forceinline__ static void add(float (&c)[M][N][4], const unsigned (&a)[M][K][4], unsigned b) {
+        unsigned lane = threadIdx.x % 32, fb[4];
+        b += B::at(lane % 16, lane / 16);
 #pragma unroll
-    for (int k = 0; k < N / 16; k++)
+        for (int k = 0; k < K; k++)
 #pragma unroll
-        for (int d = 0; d < D / 16; d++) {
-            ldmatrix_x4_trans(fb, (b ^ (d * 32)) + k * 16 * Tile<D>::PITCH);
+            for (int n = 0; n < N / 2; n++) {
+                ldmatrix_x4_trans(fb, B::step(b, n) + k * 16 * B::PITCH);
 #pragma unroll
-            for (int m = 0; m < M; m++) {
-                mma_m16n8k16<T>(c[m][2 * d], a[m][k], fb[0], fb[1]);
-                mma_m16n8k16<T>(c[m][2 * d + 1], a[m][k], fb[2], fb[3]);
+                for (int m = 0; m < M; m++) {
+                    mma_m16n8k16<T>(c[m][2 * n], a[m][k], fb[0], fb[1]);
+                    mma_m16n8k16<T>(c[m][2 * n + 1], a[m][k], fb[2], fb[3]);
+                }
             }
+    }
+};
+
+// The same by warpgroups, asynchronous: 64 rows for four warps, 16 of them in the registers of each.
+struct Wgmma {
+    static constexpr int TOGETHER = 128;
+    template <int M> static constexpr int GROUP = 64;
+
+    __device__ __forceinline__ static void begin() { wgmma_fence(); }
+    __device__ __forceinline__ static void commit() { wgmma_commit(); }
+    __device__ __forceinline__ static void publish() { wgmma_publish(); }
+    template <int PENDING, int N> __device__ __forceinline__ static void wait(float (&c)[1][N][4]) {
+        wgmma_wait<PENDING>(c[0]);
+    }
+    template <class T, int D, class A, class B, int N>
+    __device__ __forceinline__ static void multiply(float (&c)[1][N][4], unsigned a, unsigned b) {
+        // From one lane, so that the compiler sees that the warp agrees.
+        a += __shfl_sync(~0u, threadIdx.x / 128, 0) * 64 * A::PITCH;
+#pragma unroll
+        for (int k = 0; k < D / 16; k++) {
+            uint64_t fa = wgmma_tile<A::COLUMNS>(a + step<A>(k), 16), fb = wgmma_tile<B::COLUMNS>(b + step<B>(k), 16);
+            wgmma_tiles<T, N * 8>(c[0], fa, fb, k > 0);
         }
-}
+    }
+    template <class T, class B, int N, int K>
+    __device__ __forceinline__ static void add(float (&c)[1][N][4], const unsigned (&a)[1][K][4], unsigned b) {
+#pragma unroll
+        for (int k = 0; k < K; k++)
+            wgmma_rows<T, N * 8>(c[0], a[0][k], wgmma_tile<B::COLUMNS>(b + k * 16 * B::PITCH, B::PANEL));
+    }
+
+  private:
+    // Bytes from a row's start to its columns 16 k, before the swizzle.
+    template <class B> __device__ __forceinline__ static constexpr unsigned step(int k) {
+        return k / (B::COLUMNS / 16) * B::PANEL + k % (B::COLUMNS / 16) * 32;
+    }
+};
 
 // A product as the left factor of the next: a lane's elements are already where they have to be.
-template <class T, int M, int N>
-__device__ __forceinline__ void to_fragments(unsigned (&a)[M][N / 16][4], const float (&c)[M][N / 8][4]) {
+template <class T, int M, int K>
+__device__ __forceinline__ void to_fragments(unsigned (&a)[M][K][4], const float (&c)[M][2 * K][4]) {
 #pragma unroll
     for (int m = 0; m < M; m++)
 #pragma unroll
-        for (int k = 0; k < N / 16; k++)
+        for (int k = 0; k < K; k++)
 #pragma unroll
             for (int i = 0; i < 4; i++)
                 a[m][k][i] = pack2<T>(c[m][2 * k + i / 2][i % 2 * 2], c[m][2 * k + i / 2][i % 2 * 2 + 1]);
 }
 
 // Stores a warp's c[16 M, D], rows times `scale`, to the rows of `to` below `valid`, through the warp's own rows
-// of a tile that nobody reads any more.
-template <class T, int D, int M>
+// of a tile that nobody reads any more; `row0` is the first of them.
+template <class T, int D, class Tile, int M>
 __device__ __forceinline__ void store_rows(T *to, unsigned stride, unsigned valid, const float (&c)[M][D / 8][4],
-                                           const float (&scale)[M][2], unsigned char *tile) {
+                                           const float (&scale)[M][2], unsigned char *tile, unsigned row0) {
     unsigned lane = threadIdx.x % 32;
 #pragma unroll
     for (int m = 0; m < M; m++)
@@ -120,29 +173,46 @@ __device__ __forceinline__ void store_rows(T *to, unsigned stride, unsigned vali
         for (int n = 0; n < D / 8; n++)
 #pragma unroll
             for (int h = 0; h < 2; h++) {
-                unsigned at = Tile<D>::at(m * 16 + h * 8 + lane / 4, n) + lane % 4 * 4;
+                unsigned at = Tile::at(row0 + m * 16 + h * 8 + lane / 4, n) + lane % 4 * 4;
                 *reinterpret_cast<unsigned *>(tile + at) =
                     pack2<T>(c[m][n][2 * h] * scale[m][h], c[m][n][2 * h + 1] * scale[m][h]);
             }
     __syncwarp();
-    constexpr unsigned CHUNKS = Tile<D>::CHUNKS;
 #pragma unroll
-    for (unsigned i = lane; i < M * 16 * CHUNKS; i += 32) {
-        unsigned row = i / CHUNKS, chunk = i % CHUNKS;
+    for (unsigned i = lane; i < M * 16 * (D / 8); i += 32) {
+        unsigned row = i / (D / 8), chunk = i % (D / 8);
         if (row < valid)
             store_pack(to + size_t(row) * stride + chunk * 8,
-                       *reinterpret_cast<const Pack<T> *>(tile + Tile<D>::at(row, chunk)));
+                       *reinterpret_cast<const Pack<T> *>(tile + Tile::at(row0 + row, chunk)));
     }
 }
 
-// extern "C" entries `name_d<D>_<T>` of kernels whose blocks have `THREADS` threads, at least `BLOCKS` to a
-// multiprocessor.
-#define ATTENTION_KERNEL(name, Params, D, T, THREADS, BLOCKS)                                                          \
+// extern "C" entries `name_d<D>_<T>` of the template `kernel`, whose blocks have `THREADS` threads, at least `BLOCKS`
+// to a multiprocessor. The last argument is the template's third, if it has one.
+#define ATTENTION_KERNEL(name, kernel, Params, D, T, THREADS, BLOCKS, ...)                                             \
     extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)                                                      \
         name##_d##D##_##T(const __grid_constant__ Params p) {                                                          \
-        name<T, D>(p);                                                                                                 \
+        kernel<T, D __VA_OPT__(,) __VA_ARGS__>(p);                                                                     \
     }
-#define ATTENTION_DIMS(name, Params, T, THREADS, BLOCKS)                                                               \
-    ATTENTION_KERNEL(name, Params, 32, T, THREADS, BLOCKS)                                                             \
-    ATTENTION_KERNEL(name, Params, 64, T, THREADS, BLOCKS)                                                             \
-    ATTENTION_KERNEL(name, Params, 128, T, THREADS, BLOCKS)
+#define ATTENTION_DIMS(name, kernel, Params, T, THREADS, BLOCKS, ...)                                                  \
+    ATTENTION_KERNEL(name, kernel, Params, 32, T, THREADS, BLOCKS, __VA_ARGS__)                                        \
+    ATTENTION_KERNEL(name, kernel, Params, 64, T, THREADS, BLOCKS, __VA_ARGS__)                                        \
+    ATTENTION_KERNEL(name, kernel, Params, 128, T, THREADS, BLOCKS, __VA_ARGS__)
+#define ATTENTION_PLAIN(name, Params)                                                                                  \
+    ATTENTION_DIMS(name, name, Params, bf16, 128, 1)                                                                   \
+    ATTENTION_DIMS(name, name, Params, f16, 128, 1)                                                                    \
+    ATTENTION_DIMS(name, name, Params, f32, 128, 1)
+// The tiled kernels: `name_d<D>_<T>` with `Warps`, and `name_wide_d<D>_<T>` with `Groups`, for sm_90a only.
+#define ATTENTION_WARPS(name, Params, Warps)                                                                           \
+    ATTENTION_DIMS(name, name, Params, bf16, Warps::THREADS, 2, Warps)                                                 \
+    ATTENTION_DIMS(name, name, Params, f16, Warps::THREADS, 2, Warps)
+#if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define ATTENTION_GROUPS(name, Params, Groups)                                                                         \
+    ATTENTION_DIMS(name##_wide, name, Params, bf16, Groups::THREADS, 1, Groups)                                        \
+    ATTENTION_DIMS(name##_wide, name, Params, f16, Groups::THREADS, 1, Groups)
+#else
+#define ATTENTION_GROUPS(name, Params, Groups)
+#endif
+#define ATTENTION_TILED(name, Params, Warps, Groups)                                                                   \
+    ATTENTION_WARPS(name, Params, Warps)                                                                               \
+    ATTENTION_GROUPS(name, Params, Groups)

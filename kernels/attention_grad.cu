@@ -21,9 +21,7 @@ template <class T, int D> __device__ __forceinline__ void attention_delta(const 
     sum = warp_sum(sum);
     if (lane == 0) p.delta[size_t(head) * p.n + row] = sum;
 }
-ATTENTION_DIMS(attention_delta, AttentionGradParams, bf16, THREADS, 1)
-ATTENTION_DIMS(attention_delta, AttentionGradParams, f16, THREADS, 1)
-ATTENTION_DIMS(attention_delta, AttentionGradParams, f32, THREADS, 1)
+ATTENTION_PLAIN(attention_delta, AttentionGradParams)
 
 // The matrices of kernels 2 and 3 at one sequence, query head and key head.
 template <class T, int D> struct Heads {
@@ -41,132 +39,194 @@ template <class T, int D> struct Heads {
 };
 
 // ---- kernel 2: a warp owns 16 keys, and computes scores with keys as rows: [keys, queries]
-constexpr int TILE = 64;
+struct KeyWarps {
+    using Engine = Mma;
+    static constexpr int THREADS = 128, KEYS = 64, QUERIES = 64;
+};
+struct KeyGroups {
+    using Engine = Wgmma;
+    static constexpr int THREADS = 256, KEYS = 128, QUERIES = 64;
+};
 
-// From scores s and dp = d_out v^T to p and ds, both [16 keys, 64 queries]; keys after their query get 0.
-// `lse` and `delta` belong to the queries, in shared memory.
-__device__ __forceinline__ void weigh_keys(float (&s)[1][TILE / 8][4], float (&dp)[1][TILE / 8][4], const float *lse,
-                                           const float *delta, float scale, bool diagonal, unsigned key) {
-    unsigned lane = threadIdx.x % 32;
+// Scores to weights; keys after their query get 0. `lse` belongs to the queries, in shared memory; `key` is the first
+// row's distance from the first query.
+template <int N>
+__device__ __forceinline__ void weigh_keys(float (&s)[1][N][4], const float *lse, float scale, bool diagonal, int key) {
+    int lane = threadIdx.x % 32;
 #pragma unroll
-    for (int n = 0; n < TILE / 8; n++) {
-        unsigned query = n * 8 + lane % 4 * 2;
-        float2 l = *reinterpret_cast<const float2 *>(lse + query), d = *reinterpret_cast<const float2 *>(delta + query);
+    for (int n = 0; n < N; n++) {
+        int query = n * 8 + lane % 4 * 2;
+        float2 l = *reinterpret_cast<const float2 *>(lse + query);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             float weight = exp2_fast(s[0][n][i] * scale - (i % 2 ? l.y : l.x) * LOG2_E);
-            float gradient = weight * (dp[0][n][i] - (i % 2 ? d.y : d.x));
-            bool hidden = diagonal && key + i / 2 * 8 + lane / 4 > query + i % 2;
-            s[0][n][i] = hidden ? 0.f : weight;
-            dp[0][n][i] = hidden ? 0.f : gradient;
+            s[0][n][i] = diagonal && key + i / 2 * 8 + lane / 4 > query + i % 2 ? 0.f : weight;
         }
     }
 }
 
-template <class T, int D> __device__ __forceinline__ void attention_grad_kv(const AttentionGradParams &p) {
+// ds = p (dp - delta), in place of dp; 0 where the key is after its query.
+template <int N>
+__device__ __forceinline__ void slope_keys(float (&dp)[1][N][4], const float (&p)[1][N][4], const float *delta,
+                                           bool diagonal, int key) {
+    int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+        int query = n * 8 + lane % 4 * 2;
+        float2 d = *reinterpret_cast<const float2 *>(delta + query);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            float slope = p[0][n][i] * (dp[0][n][i] - (i % 2 ? d.y : d.x));
+            dp[0][n][i] = diagonal && key + i / 2 * 8 + lane / 4 > query + i % 2 ? 0.f : slope;
+        }
+    }
+}
+
+template <class T, int D, class C> __device__ __forceinline__ void attention_grad_kv(const AttentionGradParams &p) {
     extern __shared__ __align__(1024) unsigned char shared[];
-    constexpr unsigned BYTES = TILE * Tile<D>::PITCH, STAGE = 2 * BYTES;
+    using E = typename C::Engine;
+    using Keys = Tile<D, C::KEYS>;
+    using Queries = Tile<D, C::QUERIES>;
+    constexpr int QUERIES = C::QUERIES, THREADS = C::THREADS;
+    constexpr unsigned STAGE = 2 * Queries::BYTES;
     BlockJob job(p.kv_heads, p.n_seqs);
     Sequence seq(p.cu_seqlens, job.sequence, p.n);
-    unsigned key0 = job.tile * TILE; // the keys with most queries first
+    unsigned key0 = job.tile * C::KEYS; // the keys with most queries first
     if (key0 >= seq.len) return;
     unsigned group = p.q_heads / p.kv_heads, kv_head = job.head;
-    unsigned k_tile = shared_address(shared), v_tile = k_tile + BYTES, stages = v_tile + BYTES;
-    float *rows = reinterpret_cast<float *>(shared + 2 * BYTES + 2 * STAGE); // [2 stages][lse, delta][TILE]
-    unsigned rounds = (seq.len - key0 + TILE - 1) / TILE, steps = rounds * group;
+    unsigned k_tile = shared_address(shared), v_tile = k_tile + Keys::BYTES, stages = v_tile + Keys::BYTES;
+    float *rows = reinterpret_cast<float *>(shared + 2 * Keys::BYTES + 2 * STAGE); // [2 stages][lse, delta][QUERIES]
+    unsigned rounds = (seq.len - key0 + QUERIES - 1) / QUERIES, steps = rounds * group;
     auto load_queries = [&](unsigned step) {
         Heads<T, D> at(p, seq.start, kv_head * group + step / rounds, kv_head);
-        unsigned query = key0 + step % rounds * TILE, to = stages + step % 2 * STAGE, valid = seq.len - query;
-        load_tile<T, D, TILE, THREADS>(to, at.q + size_t(query) * p.q_stride, p.q_stride, valid);
-        load_tile<T, D, TILE, THREADS>(to + BYTES, at.d_out + size_t(query) * p.d_out_stride, p.d_out_stride, valid);
-        unsigned row = threadIdx.x % TILE;
-        const float *from = threadIdx.x < TILE ? at.lse : at.delta;
-        cp_async4(shared_address(rows + step % 2 * THREADS + threadIdx.x), from + (row < valid ? query + row : 0),
-                  row < valid ? 4 : 0);
+        unsigned query = key0 + step % rounds * QUERIES, to = stages + step % 2 * STAGE, valid = seq.len - query;
+        load_tile<T, D, QUERIES, THREADS>(to, at.q + size_t(query) * p.q_stride, p.q_stride, valid);
+        load_tile<T, D, QUERIES, THREADS>(to + Queries::BYTES, at.d_out + size_t(query) * p.d_out_stride,
+                                          p.d_out_stride, valid);
+        unsigned row = threadIdx.x % QUERIES;
+        const float *from = threadIdx.x < QUERIES ? at.lse : at.delta;
+        if (threadIdx.x < 2 * QUERIES)
+            cp_async4(shared_address(rows + step % 2 * (2 * QUERIES) + threadIdx.x),
+                      from + (row < valid ? query + row : 0), row < valid ? 4 : 0);
         cp_async_commit();
     };
     {
         Heads<T, D> at(p, seq.start, kv_head * group, kv_head);
-        load_tile<T, D, TILE, THREADS>(k_tile, at.k + size_t(key0) * p.k_stride, p.k_stride, seq.len - key0);
-        load_tile<T, D, TILE, THREADS>(v_tile, at.v + size_t(key0) * p.v_stride, p.v_stride, seq.len - key0);
+        load_tile<T, D, C::KEYS, THREADS>(k_tile, at.k + size_t(key0) * p.k_stride, p.k_stride, seq.len - key0);
+        load_tile<T, D, C::KEYS, THREADS>(v_tile, at.v + size_t(key0) * p.v_stride, p.v_stride, seq.len - key0);
     }
     load_queries(0);
 
-    unsigned key = threadIdx.x / 32 * 16; // first key of this warp in the tile
-    unsigned own = key * Tile<D>::PITCH;
+    // First key of this warp, and of those it works with.
+    unsigned key = threadIdx.x / 32 * 16, first = threadIdx.x / E::TOGETHER * E::template GROUP<1>;
     float d_k[1][D / 8][4] = {}, d_v[1][D / 8][4] = {};
     for (unsigned step = 0; step < steps; step++) {
         cp_async_wait<0>();
+        E::publish();
         __syncthreads();
         if (step + 1 < steps) load_queries(step + 1);
-        unsigned q_tile = stages + step % 2 * STAGE;
-        const float *lse = rows + step % 2 * THREADS;
-        float s[1][TILE / 8][4], dp[1][TILE / 8][4];
-        unsigned fragments[1][TILE / 16][4];
-        multiply_tiles<T, D, 1, TILE>(s, k_tile + own, q_tile);
-        multiply_tiles<T, D, 1, TILE>(dp, v_tile + own, q_tile + BYTES);
-        weigh_keys(s, dp, lse, lse + TILE, p.scale * LOG2_E, step % rounds == 0, key);
-        to_fragments<T, 1, TILE>(fragments, s);
-        add_product<T, D, 1, TILE>(d_v, fragments, q_tile + BYTES);
-        to_fragments<T, 1, TILE>(fragments, dp);
-        add_product<T, D, 1, TILE>(d_k, fragments, q_tile);
+        unsigned q_tile = stages + step % 2 * STAGE, d_tile = q_tile + Queries::BYTES;
+        unsigned query = step % rounds * QUERIES; // from key0
+        if (first >= query + QUERIES) continue;
+        bool diagonal = key + 15 > query;
+        const float *lse = rows + step % 2 * (2 * QUERIES);
+        float s[1][QUERIES / 8][4], dp[1][QUERIES / 8][4];
+        unsigned weights[1][QUERIES / 16][4], slopes[1][QUERIES / 16][4];
+        E::begin();
+        E::template multiply<T, D, Keys, Queries>(s, k_tile, q_tile);
+        E::commit();
+        E::template multiply<T, D, Keys, Queries>(dp, v_tile, d_tile);
+        E::commit();
+        E::template wait<1>(s);
+        weigh_keys(s, lse, p.scale * LOG2_E, diagonal, int(key - query));
+        to_fragments<T>(weights, s);
+        E::begin();
+        E::template add<T, Queries>(d_v, weights, d_tile);
+        E::commit();
+        E::template wait<1>(dp);
+        slope_keys(dp, s, lse + QUERIES, diagonal, int(key - query));
+        to_fragments<T>(slopes, dp);
+        E::begin();
+        E::template add<T, Queries>(d_k, slopes, q_tile);
+        E::commit();
+        E::template wait<0>(d_v);
+        E::template wait<0>(d_k);
     }
 
+    __syncthreads(); // the other warps have read keys and values
     if (key0 + key >= seq.len) return;
     size_t row = seq.start + key0 + key;
     unsigned valid = seq.len - key0 - key;
     T *to_k = static_cast<T *>(p.d_k) + row * p.d_k_stride + kv_head * D;
     T *to_v = static_cast<T *>(p.d_v) + row * p.d_v_stride + kv_head * D;
-    store_rows<T, D, 1>(to_k, p.d_k_stride, valid, d_k, {{p.scale, p.scale}}, shared + own);
-    store_rows<T, D, 1>(to_v, p.d_v_stride, valid, d_v, {{1.f, 1.f}}, shared + BYTES + own);
+    store_rows<T, D, Keys, 1>(to_k, p.d_k_stride, valid, d_k, {{p.scale, p.scale}}, shared, key);
+    store_rows<T, D, Keys, 1>(to_v, p.d_v_stride, valid, d_v, {{1.f, 1.f}}, shared + Keys::BYTES, key);
 }
-ATTENTION_DIMS(attention_grad_kv, AttentionGradParams, bf16, THREADS, 2)
-ATTENTION_DIMS(attention_grad_kv, AttentionGradParams, f16, THREADS, 2)
+ATTENTION_TILED(attention_grad_kv, AttentionGradParams, KeyWarps, KeyGroups)
 
-// ---- kernel 3: a warp owns 32 queries
-constexpr int QUERIES = 128, KEYS = 32, M = 2, WARP_QUERIES = 16 * M;
+// ---- kernel 3: a warp owns 32 queries, or 16
+struct QueryWarps {
+    using Engine = Mma;
+    static constexpr int THREADS = 128, M = 2, QUERIES = 128, KEYS = 32;
+};
+struct QueryGroups {
+    using Engine = Wgmma;
+    static constexpr int THREADS = 256, M = 1, QUERIES = 128, KEYS = 64;
+};
 
-// From scores s and dp = d_out v^T to ds (in s), [32 queries, 32 keys]; keys after their query get 0.
-__device__ __forceinline__ void weigh_queries(float (&s)[M][KEYS / 8][4], const float (&dp)[M][KEYS / 8][4],
-                                              const float (&lse)[M][2], const float (&delta)[M][2], float scale,
-                                              bool diagonal, unsigned query, unsigned key) {
+// Scores to weights; `lse` in base 2.
+template <int M, int N>
+__device__ __forceinline__ void weigh_queries(float (&s)[M][N][4], const float (&lse)[M][2], float scale) {
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int n = 0; n < N; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) s[m][n][i] = exp2_fast(s[m][n][i] * scale - lse[m][i / 2]);
+}
+
+// ds = p (dp - delta), in place of p; 0 where the key is after its query.
+template <int M, int N>
+__device__ __forceinline__ void slope_queries(float (&p)[M][N][4], const float (&dp)[M][N][4],
+                                              const float (&delta)[M][2], bool diagonal, unsigned query, unsigned key) {
     unsigned lane = threadIdx.x % 32;
 #pragma unroll
     for (int m = 0; m < M; m++)
 #pragma unroll
-        for (int n = 0; n < KEYS / 8; n++)
+        for (int n = 0; n < N; n++)
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                float weight = exp2_fast(s[m][n][i] * scale - lse[m][i / 2]);
-                float gradient = weight * (dp[m][n][i] - delta[m][i / 2]);
-                bool hidden =
-                    diagonal && key + n * 8 + lane % 4 * 2 + i % 2 > query + m * 16 + i / 2 * 8 + lane / 4;
-                s[m][n][i] = hidden ? 0.f : gradient;
+                float slope = p[m][n][i] * (dp[m][n][i] - delta[m][i / 2]);
+                bool hidden = diagonal && key + n * 8 + lane % 4 * 2 + i % 2 > query + m * 16 + i / 2 * 8 + lane / 4;
+                p[m][n][i] = hidden ? 0.f : slope;
             }
 }
 
-template <class T, int D> __device__ __forceinline__ void attention_grad_q(const AttentionGradParams &p) {
+template <class T, int D, class C> __device__ __forceinline__ void attention_grad_q(const AttentionGradParams &p) {
     extern __shared__ __align__(1024) unsigned char shared[];
-    constexpr unsigned BYTES = QUERIES * Tile<D>::PITCH, KV_BYTES = KEYS * Tile<D>::PITCH;
+    using E = typename C::Engine;
+    using Queries = Tile<D, C::QUERIES>;
+    using Keys = Tile<D, C::KEYS>;
+    constexpr int M = C::M, THREADS = C::THREADS, QUERIES = C::QUERIES, KEYS = C::KEYS;
     BlockJob job(p.q_heads, p.n_seqs);
     Sequence seq(p.cu_seqlens, job.sequence, p.n);
     unsigned q0 = ((p.max_len + QUERIES - 1) / QUERIES - 1 - job.tile) * QUERIES; // the longest rows first
     if (q0 >= seq.len) return;
     Heads<T, D> at(p, seq.start, job.head, job.head / (p.q_heads / p.kv_heads));
-    unsigned q_tile = shared_address(shared), d_tile = q_tile + BYTES, kv_tiles = d_tile + BYTES;
+    unsigned q_tile = shared_address(shared), d_tile = q_tile + Queries::BYTES, kv_tiles = d_tile + Queries::BYTES;
     auto load_kv = [&](unsigned block) {
-        unsigned key = block * KEYS, to = kv_tiles + block % 2 * (2 * KV_BYTES), valid = seq.len - key;
+        unsigned key = block * KEYS, to = kv_tiles + block % 2 * (2 * Keys::BYTES), valid = seq.len - key;
         load_tile<T, D, KEYS, THREADS>(to, at.k + size_t(key) * p.k_stride, p.k_stride, valid);
-        load_tile<T, D, KEYS, THREADS>(to + KV_BYTES, at.v + size_t(key) * p.v_stride, p.v_stride, valid);
+        load_tile<T, D, KEYS, THREADS>(to + Keys::BYTES, at.v + size_t(key) * p.v_stride, p.v_stride, valid);
         cp_async_commit();
     };
     load_tile<T, D, QUERIES, THREADS>(q_tile, at.q + size_t(q0) * p.q_stride, p.q_stride, seq.len - q0);
     load_tile<T, D, QUERIES, THREADS>(d_tile, at.d_out + size_t(q0) * p.d_out_stride, p.d_out_stride, seq.len - q0);
     load_kv(0);
 
-    unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    unsigned own = warp * WARP_QUERIES * Tile<D>::PITCH, query = q0 + warp * WARP_QUERIES;
-    float lse[M][2], delta[M][2], d_q[M][D / 8][4] = {};
+    unsigned warp_row = threadIdx.x / 32 * (16 * M), lane = threadIdx.x % 32, query = q0 + warp_row;
+    unsigned last_query = q0 + (threadIdx.x / E::TOGETHER + 1) * E::template GROUP<M> - 1;
+    float lse[M][2], delta[M][2], scale[M][2], d_q[M][D / 8][4] = {};
 #pragma unroll
     for (int m = 0; m < M; m++)
 #pragma unroll
@@ -174,29 +234,40 @@ template <class T, int D> __device__ __forceinline__ void attention_grad_q(const
             unsigned row = query + m * 16 + h * 8 + lane / 4;
             lse[m][h] = row < seq.len ? at.lse[row] * LOG2_E : 0.f;
             delta[m][h] = row < seq.len ? at.delta[row] : 0.f;
+            scale[m][h] = p.scale;
         }
     unsigned blocks = (min(q0 + QUERIES, seq.len) + KEYS - 1) / KEYS;
     for (unsigned block = 0; block < blocks; block++) {
         cp_async_wait<0>();
+        E::publish();
         __syncthreads();
         if (block + 1 < blocks) load_kv(block + 1);
-        unsigned key = block * KEYS, k_tile = kv_tiles + block % 2 * (2 * KV_BYTES);
-        if (key > query + WARP_QUERIES - 1) continue;
+        unsigned key = block * KEYS, k_tile = kv_tiles + block % 2 * (2 * Keys::BYTES);
+        if (key > last_query) continue;
         float s[M][KEYS / 8][4], dp[M][KEYS / 8][4];
-        unsigned fragments[M][KEYS / 16][4];
-        multiply_tiles<T, D, M, KEYS>(s, q_tile + own, k_tile);
-        multiply_tiles<T, D, M, KEYS>(dp, d_tile + own, k_tile + KV_BYTES);
-        weigh_queries(s, dp, lse, delta, p.scale * LOG2_E, key + KEYS - 1 > query, query, key);
-        to_fragments<T, M, KEYS>(fragments, s);
-        add_product<T, D, M, KEYS>(d_q, fragments, k_tile);
+        unsigned slopes[M][KEYS / 16][4];
+        E::begin();
+        E::template multiply<T, D, Queries, Keys>(s, q_tile, k_tile);
+        E::commit();
+        E::template multiply<T, D, Queries, Keys>(dp, d_tile, k_tile + Keys::BYTES);
+        E::commit();
+        E::template wait<1>(s);
+        weigh_queries(s, lse, p.scale * LOG2_E);
+        E::template wait<0>(dp);
+        slope_queries(s, dp, delta, key + KEYS - 1 > query, query, key);
+        to_fragments<T>(slopes, s);
+        E::begin();
+        E::template add<T, Keys>(d_q, slopes, k_tile);
+        E::commit();
+        E::template wait<0>(d_q);
     }
 
+    __syncthreads(); // the other warps have read the queries
     if (query >= seq.len) return;
     T *to = static_cast<T *>(p.d_q) + size_t(seq.start + query) * p.d_q_stride + job.head * D;
-    store_rows<T, D, M>(to, p.d_q_stride, seq.len - query, d_q, {{p.scale, p.scale}, {p.scale, p.scale}}, shared + own);
+    store_rows<T, D, Queries>(to, p.d_q_stride, seq.len - query, d_q, scale, shared, warp_row);
 }
-ATTENTION_DIMS(attention_grad_q, AttentionGradParams, bf16, THREADS, 2)
-ATTENTION_DIMS(attention_grad_q, AttentionGradParams, f16, THREADS, 2)
+ATTENTION_TILED(attention_grad_q, AttentionGradParams, QueryWarps, QueryGroups)
 
 // ---- any type and alignment, sums in f32
 // A warp owns one row; its lanes compute the weights of 32 rows of the other side, then own columns of the sums.
@@ -260,9 +331,7 @@ template <class T, int D> __device__ __forceinline__ void attention_grad_kv_plai
         to_v[lane + c * 32] = from_f32<T>(d_v[c]);
     }
 }
-ATTENTION_DIMS(attention_grad_kv_plain, AttentionGradParams, bf16, THREADS, 1)
-ATTENTION_DIMS(attention_grad_kv_plain, AttentionGradParams, f16, THREADS, 1)
-ATTENTION_DIMS(attention_grad_kv_plain, AttentionGradParams, f32, THREADS, 1)
+ATTENTION_PLAIN(attention_grad_kv_plain, AttentionGradParams)
 
 template <class T, int D> __device__ __forceinline__ void attention_grad_q_plain(const AttentionGradParams &p) {
     constexpr int ROWS = PlainTile<T, D>::ROWS;
@@ -296,6 +365,4 @@ template <class T, int D> __device__ __forceinline__ void attention_grad_q_plain
     T *to = static_cast<T *>(p.d_q) + size_t(seq.start + query) * p.d_q_stride + job.head * D;
     for (int c = 0; c < D / 32; c++) to[lane + c * 32] = from_f32<T>(d_q[c] * p.scale);
 }
-ATTENTION_DIMS(attention_grad_q_plain, AttentionGradParams, bf16, THREADS, 1)
-ATTENTION_DIMS(attention_grad_q_plain, AttentionGradParams, f16, THREADS, 1)
-ATTENTION_DIMS(attention_grad_q_plain, AttentionGradParams, f32, THREADS, 1)
+ATTENTION_PLAIN(attention_grad_q_plain, AttentionGradParams)

@@ -1,4 +1,4 @@
-use super::{Cuda, Kernel, Shape, dim};
+use super::{Cuda, Kernel, Shape, architectures, dim};
 use crate::{
     DType, Float, Result,
     cuda::params::{AttentionGradParams, AttentionParams},
@@ -10,50 +10,40 @@ type Forward = Kernel<AttentionParams>;
 type Grad = Kernel<AttentionGradParams>;
 
 /// The same kernel for heads of 32, 64 and 128 elements.
-const TILED: [Forward; 3] = [
-    Kernel::new("attention", "attention_d32"),
-    Kernel::new("attention", "attention_d64"),
-    Kernel::new("attention", "attention_d128"),
-];
-const PLAIN: [Forward; 3] = [
-    Kernel::new("attention", "attention_plain_d32"),
-    Kernel::new("attention", "attention_plain_d64"),
-    Kernel::new("attention", "attention_plain_d128"),
-];
-const DELTA: [Grad; 3] = [
-    Kernel::new("attention_grad", "attention_delta_d32"),
-    Kernel::new("attention_grad", "attention_delta_d64"),
-    Kernel::new("attention_grad", "attention_delta_d128"),
-];
-const GRAD_KV: [Grad; 3] = [
-    Kernel::new("attention_grad", "attention_grad_kv_d32"),
-    Kernel::new("attention_grad", "attention_grad_kv_d64"),
-    Kernel::new("attention_grad", "attention_grad_kv_d128"),
-];
-const GRAD_Q: [Grad; 3] = [
-    Kernel::new("attention_grad", "attention_grad_q_d32"),
-    Kernel::new("attention_grad", "attention_grad_q_d64"),
-    Kernel::new("attention_grad", "attention_grad_q_d128"),
-];
-const GRAD_KV_PLAIN: [Grad; 3] = [
-    Kernel::new("attention_grad", "attention_grad_kv_plain_d32"),
-    Kernel::new("attention_grad", "attention_grad_kv_plain_d64"),
-    Kernel::new("attention_grad", "attention_grad_kv_plain_d128"),
-];
-const GRAD_Q_PLAIN: [Grad; 3] = [
-    Kernel::new("attention_grad", "attention_grad_q_plain_d32"),
-    Kernel::new("attention_grad", "attention_grad_q_plain_d64"),
-    Kernel::new("attention_grad", "attention_grad_q_plain_d128"),
-];
+macro_rules! by_dim {
+    ($file:literal, $name:literal) => {
+        [
+            Kernel::new($file, concat!($name, "_d32")),
+            Kernel::new($file, concat!($name, "_d64")),
+            Kernel::new($file, concat!($name, "_d128")),
+        ]
+    };
+}
+const PLAIN: [Forward; 3] = by_dim!("attention", "attention_plain");
+const WARPS: [Forward; 3] = by_dim!("attention", "attention");
+const GROUPS: [Forward; 3] = by_dim!("attention", "attention_wide");
+const DELTA: [Grad; 3] = by_dim!("attention_grad", "attention_delta");
+const KV_PLAIN: [Grad; 3] = by_dim!("attention_grad", "attention_grad_kv_plain");
+const KV_WARPS: [Grad; 3] = by_dim!("attention_grad", "attention_grad_kv");
+const KV_GROUPS: [Grad; 3] = by_dim!("attention_grad", "attention_grad_kv_wide");
+const Q_PLAIN: [Grad; 3] = by_dim!("attention_grad", "attention_grad_q_plain");
+const Q_WARPS: [Grad; 3] = by_dim!("attention_grad", "attention_grad_q");
+const Q_GROUPS: [Grad; 3] = by_dim!("attention_grad", "attention_grad_q_wide");
 
-const THREADS: u32 = 128;
+/// The kernels that can run an op.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Engine {
+    /// Any type, any alignment.
+    Plain,
+    /// `mma.sync`.
+    Warps,
+    /// `wgmma`.
+    Groups,
+}
+
 /// Rows of one block in the plain kernels: one for each warp.
-const PLAIN_ROWS: usize = THREADS as usize / 32;
-/// Tiles of the forward kernel and of the gradients, as in the kernels.
-const QUERIES: usize = 128;
-const KEYS: usize = 64;
-const GRAD_TILE: usize = 64;
-const GRAD_Q_KEYS: usize = 32;
+const PLAIN_ROWS: usize = 4;
+const PLAIN_THREADS: u32 = 128;
 
 /// Where the kernels for this head dimension stand in the tables above.
 fn index(heads: &Heads) -> usize {
@@ -64,20 +54,22 @@ fn index(heads: &Heads) -> usize {
     }
 }
 
-/// May every matrix be moved 16 bytes at a time, and multiplied by tensor cores?
-fn tiled<T: Float>(mats: &[(*const c_void, usize)]) -> bool {
+fn engine<T: Float>(cuda: &Cuda, mats: &[(*const c_void, usize)]) -> Result<Engine> {
     let aligned = |(ptr, stride): &(*const c_void, usize)| {
         ptr.addr().is_multiple_of(16) && (stride * size_of::<T>()).is_multiple_of(16)
     };
-    T::DTYPE != DType::F32 && mats.iter().all(aligned)
+    if T::DTYPE == DType::F32 || !mats.iter().all(aligned) {
+        return Ok(Engine::Plain);
+    }
+    let compiled = architectures().split(',').any(|arch| arch.trim() == "90a");
+    Ok(if compiled && cuda.compute_capability()? == 90 { Engine::Groups } else { Engine::Warps })
 }
 
-/// What `rows` of tiles of every head and sequence need; `bytes` of shared memory.
-fn blocks(max_len: usize, rows: usize, sequences: usize, heads: usize, bytes: usize) -> Shape {
-    let count = max_len.div_ceil(rows).saturating_mul(sequences).saturating_mul(heads);
+/// Blocks of `rows` rows for every head and sequence; `bytes` of shared memory.
+fn blocks(max_len: usize, rows: usize, jobs: usize, threads: u32, bytes: usize) -> Shape {
     // The driver refuses a grid that is too large.
-    let grid = u32::try_from(count).unwrap_or(u32::MAX);
-    Shape { grid: [grid, 1, 1], threads: THREADS, shared: dim(bytes) }
+    let grid = u32::try_from(max_len.div_ceil(rows).saturating_mul(jobs)).unwrap_or(u32::MAX);
+    Shape { grid: [grid, 1, 1], threads, shared: dim(bytes) }
 }
 
 pub(in crate::cuda) fn attention<T: Float>(cuda: &Cuda, mut op: Attention<'_, Cuda, T>) -> Result<()> {
@@ -110,11 +102,14 @@ pub(in crate::cuda) fn attention<T: Float>(cuda: &Cuda, mut op: Attention<'_, Cu
         (params.v, op.v.stride),
         (params.out.cast_const(), op.out.stride),
     ];
-    let (kernel, shape) = if tiled::<T>(&mats) {
-        let bytes = (QUERIES + 4 * KEYS) * d * size_of::<T>();
-        (&TILED[index(&op.heads)], blocks(max_len, QUERIES, n_seqs, q_heads, bytes))
-    } else {
-        (&PLAIN[index(&op.heads)], blocks(max_len, PLAIN_ROWS, n_seqs, q_heads, 0))
+    let i = index(&op.heads);
+    let jobs = n_seqs * q_heads;
+    // Tiles in shared memory, as in the kernels: queries, and two stages of keys and values.
+    let bytes = |queries: usize, keys: usize| (queries + 4 * keys) * d * size_of::<T>();
+    let (kernel, shape) = match engine::<T>(cuda, &mats)? {
+        Engine::Plain => (&PLAIN[i], blocks(max_len, PLAIN_ROWS, jobs, PLAIN_THREADS, 0)),
+        Engine::Warps => (&WARPS[i], blocks(max_len, 128, jobs, 128, bytes(128, 64))),
+        Engine::Groups => (&GROUPS[i], blocks(max_len, 128, jobs, 256, bytes(128, 128))),
     };
     // SAFETY: `Attention::verify` checked every shape; the kernels clamp `cu_seqlens` to `n`.
     unsafe { cuda.launch(kernel, T::DTYPE.suffix(), params, shape) }
@@ -125,20 +120,25 @@ pub(in crate::cuda) fn attention_grad<T: Float>(cuda: &Cuda, mut op: AttentionGr
     let n_seqs = op.cu_seqlens.len() - 1;
     let max_len = op.max_len.min(op.q.shape()[0]);
     let i = index(&op.heads);
-    let (params, tiled) = grad_params(&mut op, max_len);
-    let delta = Shape::new(dim((op.q.shape()[0] * q_heads).div_ceil(PLAIN_ROWS)), THREADS);
-    let (kv, q) = if tiled {
-        let kv_bytes = 6 * GRAD_TILE * d * size_of::<T>() + 4 * GRAD_TILE * size_of::<f32>();
-        let q_bytes = (2 * QUERIES + 4 * GRAD_Q_KEYS) * d * size_of::<T>();
-        (
-            (&GRAD_KV[i], blocks(max_len, GRAD_TILE, n_seqs, kv_heads, kv_bytes)),
-            (&GRAD_Q[i], blocks(max_len, QUERIES, n_seqs, q_heads, q_bytes)),
-        )
-    } else {
-        (
-            (&GRAD_KV_PLAIN[i], blocks(max_len, PLAIN_ROWS, n_seqs, kv_heads, 0)),
-            (&GRAD_Q_PLAIN[i], blocks(max_len, PLAIN_ROWS, n_seqs, q_heads, 0)),
-        )
+    let (params, mats) = grad_params(&mut op, max_len);
+    let delta = Shape::new(dim((op.q.shape()[0] * q_heads).div_ceil(PLAIN_ROWS)), PLAIN_THREADS);
+    let (kv_jobs, q_jobs) = (n_seqs * kv_heads, n_seqs * q_heads);
+    // Tiles in shared memory, as in the kernels: one pair, two stages of the other, and its lse and delta.
+    let bytes = |own: usize, other: usize| (2 * own + 4 * other) * d * size_of::<T>();
+    let rows = 4 * 64 * size_of::<f32>();
+    let (kv, q) = match engine::<T>(cuda, &mats)? {
+        Engine::Plain => (
+            (&KV_PLAIN[i], blocks(max_len, PLAIN_ROWS, kv_jobs, PLAIN_THREADS, 0)),
+            (&Q_PLAIN[i], blocks(max_len, PLAIN_ROWS, q_jobs, PLAIN_THREADS, 0)),
+        ),
+        Engine::Warps => (
+            (&KV_WARPS[i], blocks(max_len, 64, kv_jobs, 128, bytes(64, 64) + rows)),
+            (&Q_WARPS[i], blocks(max_len, 128, q_jobs, 128, bytes(128, 32))),
+        ),
+        Engine::Groups => (
+            (&KV_GROUPS[i], blocks(max_len, 128, kv_jobs, 256, bytes(128, 64) + rows)),
+            (&Q_GROUPS[i], blocks(max_len, 128, q_jobs, 256, bytes(128, 64))),
+        ),
     };
     for (kernel, shape) in [(&DELTA[i], delta), kv, q] {
         // SAFETY: `AttentionGrad::verify` checked every shape; the kernels clamp `cu_seqlens` to `n`.
@@ -147,8 +147,11 @@ pub(in crate::cuda) fn attention_grad<T: Float>(cuda: &Cuda, mut op: AttentionGr
     Ok(())
 }
 
-/// The parameters, and whether the tiled kernels can take them.
-fn grad_params<T: Float>(op: &mut AttentionGrad<'_, Cuda, T>, max_len: usize) -> (AttentionGradParams, bool) {
+/// The parameters, and every matrix that the tiled kernels move.
+fn grad_params<T: Float>(
+    op: &mut AttentionGrad<'_, Cuda, T>,
+    max_len: usize,
+) -> (AttentionGradParams, [(*const c_void, usize); 7]) {
     let params = AttentionGradParams {
         q: op.q.ptr(),
         k: op.k.ptr(),
@@ -186,5 +189,5 @@ fn grad_params<T: Float>(op: &mut AttentionGrad<'_, Cuda, T>, max_len: usize) ->
         (params.d_k.cast_const(), op.d_k.stride),
         (params.d_v.cast_const(), op.d_v.stride),
     ];
-    (params, tiled::<T>(&mats))
+    (params, mats)
 }

@@ -1,0 +1,67 @@
+#pragma once
+// Products of a warpgroup (4 warps, 64 rows) on Hopper: asynchronous, with the right factor, and the left one if
+// wanted, read from shared memory. Shapes and layouts: "wgmma" in the PTX manual. Only for sm_90a.
+#include "ptx.cuh"
+
+// A tile in shared memory as the instructions take it: rows of 64 (128-byte swizzle) or of 32 elements (64-byte).
+// `stride` is the distance of groups of 8 rows, `leading` that of panels of columns when they are the outputs.
+template <int COLUMNS> __device__ __forceinline__ uint64_t wgmma_tile(uint32_t address, uint32_t leading) {
+    static_assert(COLUMNS == 64 || COLUMNS == 32, "a swizzle of 128 or 64 bytes");
+    constexpr uint64_t SWIZZLE = COLUMNS == 64 ? 1 : 2, STRIDE = 8 * COLUMNS * 2;
+    return (address & 0x3FFFF) >> 4 | uint64_t(leading >> 4) << 16 | (STRIDE >> 4) << 32 | SWIZZLE << 62;
+}
+
+// Before the first product that reads registers which other instructions wrote.
+__device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+// Closes a group of products; groups end in the order they were closed.
+__device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+// Waits until at most PENDING groups are under way; `c` belongs to those that have ended.
+template <int PENDING, int N> __device__ __forceinline__ void wgmma_wait(float (&c)[N][4]) {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
+#pragma unroll
+    for (int n = 0; n < N; n++) asm volatile("" : "+f"(c[n][0]), "+f"(c[n][1]), "+f"(c[n][2]), "+f"(c[n][3])::"memory");
+}
+// Makes what this thread wrote to shared memory visible to the products; a barrier comes after it.
+__device__ __forceinline__ void wgmma_publish() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// c[64, N] (+)= a b for 16 of the contraction, c as mma_m16n8k16 has it, 16 rows in each warp.
+// wgmma_tiles: a [64, 16], b [N, 16]^T, both tiles. wgmma_rows: a as mma_m16n8k16 has it, b [16, N] a tile.
+template <class T, int N>
+__device__ __forceinline__ void wgmma_tiles(float (&c)[N / 8][4], uint64_t a, uint64_t b, bool add);
+template <class T, int N>
+__device__ __forceinline__ void wgmma_rows(float (&c)[N / 8][4], const uint32_t (&a)[4], uint64_t b);
+
+// clang-format off
+#define WGMMA_4(c, i) "+f"(c[i][0]), "+f"(c[i][1]), "+f"(c[i][2]), "+f"(c[i][3])
+#define WGMMA_16(c, i) WGMMA_4(c, i), WGMMA_4(c, i + 1), WGMMA_4(c, i + 2), WGMMA_4(c, i + 3)
+#define WGMMA_OUT_32(c) WGMMA_16(c, 0)
+#define WGMMA_OUT_64(c) WGMMA_16(c, 0), WGMMA_16(c, 4)
+#define WGMMA_OUT_128(c) WGMMA_OUT_64(c), WGMMA_16(c, 8), WGMMA_16(c, 12)
+#define WGMMA(T, NAME, N, LIST, A, B, ADD, A0, A1, A2, A3, B0)                                                         \
+    template <>                                                                                                        \
+    __device__ __forceinline__ void wgmma_tiles<T, N>(float (&c)[N / 8][4], uint64_t a, uint64_t b, bool add) {        \
+        asm volatile("{ .reg .pred p; setp.ne.b32 p, " ADD ", 0;"                                                      \
+                     "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." NAME "." NAME " {" LIST "}, " A ", " B          \
+                     ", p, 1, 1, 0, 0; }"                                                                              \
+                     : WGMMA_OUT_##N(c) : "l"(a), "l"(b), "r"(int(add)));                                              \
+    }                                                                                                                  \
+    template <>                                                                                                        \
+    __device__ __forceinline__ void wgmma_rows<T, N>(float (&c)[N / 8][4], const uint32_t (&a)[4], uint64_t b) {       \
+        asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." NAME "." NAME " {" LIST "}, {" A0 "," A1 "," A2 \
+                     "," A3 "}, " B0 ", 1, 1, 1, 1;"                                                                   \
+                     : WGMMA_OUT_##N(c) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                         \
+    }
+#define WGMMA_LIST_32 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
+WGMMA(bf16, "bf16", 32, WGMMA_LIST_32, "%16", "%17", "%18", "%16", "%17", "%18", "%19", "%20")
+WGMMA(f16, "f16", 32, WGMMA_LIST_32, "%16", "%17", "%18", "%16", "%17", "%18", "%19", "%20")
+#define WGMMA_LIST_64 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19," \
+    "%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
+WGMMA(bf16, "bf16", 64, WGMMA_LIST_64, "%32", "%33", "%34", "%32", "%33", "%34", "%35", "%36")
+WGMMA(f16, "f16", 64, WGMMA_LIST_64, "%32", "%33", "%34", "%32", "%33", "%34", "%35", "%36")
+#define WGMMA_LIST_128 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19," \
+    "%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39," \
+    "%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59," \
+    "%60,%61,%62,%63"
+WGMMA(bf16, "bf16", 128, WGMMA_LIST_128, "%64", "%65", "%66", "%64", "%65", "%66", "%67", "%68")
+WGMMA(f16, "f16", 128, WGMMA_LIST_128, "%64", "%65", "%66", "%64", "%65", "%66", "%67", "%68")
+// clang-format on
