@@ -1,3 +1,6 @@
+use super::num::Num;
+use halfbyte::Float;
+
 /// `|got - want| / |want|`, in f64; NaN where any element is.
 pub fn relative_norm(got: &[f32], want: &[f32]) -> f64 {
     assert_eq!(got.len(), want.len());
@@ -5,4 +8,32 @@ pub fn relative_norm(got: &[f32], want: &[f32]) -> f64 {
     let difference = norm(&mut got.iter().zip(want).map(|(g, w)| f64::from(*g) - f64::from(*w)));
     let size = norm(&mut want.iter().map(|&w| f64::from(w)));
     if size == 0.0 { difference } else { difference / size }
+}
+
+/// Elements that [`compare`] looks at, at most.
+const MAX_COMPARED: usize = 20_000;
+
+/// Every element of the matrix `got` (or a sample of many, spread evenly) against the oracle's `want(row, column)`.
+/// NaN fails, in the sample or not.
+pub fn compare<T: Float>(name: &str, got: &[T], cols: usize, want: impl Fn(usize, usize) -> Num) {
+    compare_some(name, got, cols, MAX_COMPARED, want);
+}
+
+/// [`compare`] with at most `most` elements, for oracles that take long.
+pub fn compare_some<T: Float>(name: &str, got: &[T], cols: usize, most: usize, want: impl Fn(usize, usize) -> Num) {
+    let nan = got.iter().position(|v| v.to_f32().is_nan());
+    assert!(nan.is_none(), "{name}: element {:?} is NaN", nan.map(|i| [i / cols, i % cols]));
+    // A step that has no factor in common with any usual length visits distinct elements.
+    let (n, step) = if got.len() <= most { (got.len(), 1) } else { (most, 1_000_003) };
+    for i in (0..n).map(|i| i * step % got.len()) {
+        let (want, got) = (want(i / cols, i % cols), f64::from(got[i].to_f32()));
+        let (error, tolerance) = ((got - want.v).abs(), want.tolerance::<T>());
+        assert!(
+            error <= tolerance,
+            "{name}: [{}, {}] is {got:e}, expected {:e}: off by {error:e}, tolerance {tolerance:e}",
+            i / cols,
+            i % cols,
+            want.v
+        );
+    }
 }

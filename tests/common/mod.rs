@@ -1,8 +1,14 @@
 //! What the tests share.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod cases;
 pub mod close;
 pub mod golden;
+pub mod num;
+pub mod oracle;
+pub mod quantized;
+pub mod random;
+pub mod tensor;
 
 use halfbyte::Cuda;
 use std::path::PathBuf;
@@ -45,4 +51,14 @@ macro_rules! backends {
             })*
         }
     };
+}
+
+/// `check::<B, T>(…)` for each compute type `T`.
+#[macro_export]
+macro_rules! each_float {
+    ($check:ident::<$backend:ident>($($argument:expr),*)) => {{
+        $check::<$backend, half::bf16>($($argument),*);
+        $check::<$backend, half::f16>($($argument),*);
+        $check::<$backend, f32>($($argument),*);
+    }};
 }
