@@ -1,15 +1,16 @@
 //! From 4-bit codes to f32.
 
-use super::{convert, simd};
+use super::{convert, simd, simd_decode};
 use crate::{
     Cpu, Float,
     quant::{GROUP, Scales, Weight4},
 };
+use std::ops::Range;
 
 impl Scales<'_, Cpu> {
     /// The absmax of block `i`.
     #[inline(always)]
-    pub(super) fn absmax(&self, i: usize) -> f32 {
+    fn absmax(&self, i: usize) -> f32 {
         match self {
             Scales::Plain(absmax) => absmax.slice()[i],
             Scales::Nested { codes, groups } => groups.slice()[i / GROUP].absmax_of(codes.slice()[i]),
@@ -17,36 +18,33 @@ impl Scales<'_, Cpu> {
     }
 }
 
-/// Elements `first ..` of the flattened weight, each rounded to `T`.
-pub(super) fn decode<T: Float>(weight: &Weight4<'_, Cpu>, first: usize, out: &mut [f32]) {
-    let table = weight.format.codes();
-    let mut at = first;
-    let mut rest = &mut *out;
-    while !rest.is_empty() {
+/// Cuts elements `first .. first + len` of the flattened weight into runs of one block each, and calls
+/// `f(run, first element, values)` with the run's place among the elements and what its 16 codes stand for in `T`.
+#[inline(always)]
+pub(super) fn each_run<T: Float>(
+    weight: &Weight4<'_, Cpu>,
+    first: usize,
+    len: usize,
+    mut f: impl FnMut(Range<usize>, usize, &[f32; 16]),
+) {
+    let mut done = 0;
+    while done < len {
+        let at = first + done;
         let block = at / weight.block_size;
-        let here = ((block + 1) * weight.block_size - at).min(rest.len());
-        let (run, after) = rest.split_at_mut(here);
-        decode_run(table, weight.scales.absmax(block), weight.codes.slice(), at, run);
-        (rest, at) = (after, at + here);
+        let end = ((block + 1) * weight.block_size - first).min(len);
+        let absmax = weight.scales.absmax(block);
+        let mut values = weight.format.codes().map(|code| code * absmax);
+        convert::round::<T>(&mut values);
+        f(done..end, at, &values);
+        done = end;
     }
-    simd::vectorize(|| convert::round::<T>(out));
 }
 
-/// Elements `first ..`, all of one block.
-#[inline(always)]
-fn decode_run(table: &[f32; 16], absmax: f32, codes: &[u8], first: usize, out: &mut [f32]) {
-    let odd = first % 2;
-    let mut bytes = &codes[first / 2..];
-    let mut out = out;
-    if odd == 1 {
-        out[0] = table[usize::from(bytes[0] & 15)] * absmax;
-        (bytes, out) = (&bytes[1..], &mut out[1..]);
-    }
-    let (pairs, tail) = out.as_chunks_mut::<2>();
-    for (pair, byte) in pairs.iter_mut().zip(bytes) {
-        *pair = [table[usize::from(byte >> 4)] * absmax, table[usize::from(byte & 15)] * absmax];
-    }
-    if let [last] = tail {
-        *last = table[usize::from(bytes[pairs.len()] >> 4)] * absmax;
-    }
+/// Elements `first ..` of the flattened weight, each rounded to `T`.
+pub(super) fn decode<T: Float>(weight: &Weight4<'_, Cpu>, first: usize, out: &mut [f32]) {
+    simd::vectorize(|| {
+        each_run::<T>(weight, first, out.len(), |run, at, values| {
+            simd_decode::look_up(values, weight.codes.slice(), at, &mut out[run]);
+        });
+    });
 }

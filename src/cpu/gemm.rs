@@ -6,7 +6,7 @@
 //! the pieces are added in order, so that no bit depends on the number of threads or on `m` and `n`.
 
 use super::{
-    par, simd,
+    par, simd, simd_pack,
     simd_tile::{Tile, tile},
     source::Source,
 };
@@ -40,21 +40,21 @@ impl<S: Source> Operand for ByRow<S> {
     }
 
     fn pack(&self, first: usize, ks: Range<usize>, width: usize, out: &mut [f32]) {
-        let mut piece = [0.0; DEPTH];
+        let mut pieces = [0.0; simd_pack::ROWS * DEPTH];
         let last = self.0.shape()[0];
         for start in ks.clone().step_by(DEPTH) {
-            let end = ks.end.min(start + DEPTH);
-            let out = &mut out[(start - ks.start) * width..(end - ks.start) * width];
-            for r in 0..width {
-                let piece = &mut piece[..end - start];
-                if first + r < last {
-                    self.0.read(first + r, start..end, piece);
-                } else {
-                    piece.fill(0.0);
+            let depth = DEPTH.min(ks.end - start);
+            let out = &mut out[(start - ks.start) * width..][..depth * width];
+            for group in (0..width).step_by(simd_pack::ROWS) {
+                for (r, piece) in pieces.chunks_exact_mut(DEPTH).enumerate() {
+                    let (row, piece) = (first + group + r, &mut piece[..depth]);
+                    if row < last {
+                        self.0.read(row, start..start + depth, piece);
+                    } else {
+                        piece.fill(0.0);
+                    }
                 }
-                for (out, x) in out[r..].iter_mut().step_by(width).zip(piece) {
-                    *out = *x;
-                }
+                simd_pack::interleave(&pieces, depth, group, width, out);
             }
         }
     }

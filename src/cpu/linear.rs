@@ -1,5 +1,6 @@
 use super::{
     gemm::{self, ByColumn, ByRow},
+    gemv,
     source::{Dense, Source},
 };
 use crate::{
@@ -28,8 +29,12 @@ pub(super) fn weight_grad<T: Float>(op: WeightGrad<'_, Cpu, T>) {
 
 /// `out (+)= x · weightᵀ`.
 pub(super) fn forward<O: Float>(x: impl Source, weight: impl Source, out: MatMut<'_, Cpu, O>, accumulate: bool) {
-    let finish = |_, _, sums: &mut [f32], out: &mut [O]| gemm::store(accumulate, 1.0, sums, out);
-    gemm::multiply(&ByRow(x), &ByRow(weight), out, finish);
+    let finish = |sums: &mut [f32], out: &mut [O]| gemm::store(accumulate, 1.0, sums, out);
+    if (1..=gemv::MAX_ROWS).contains(&out.rows) {
+        gemv::multiply(&x, &weight, out, finish);
+    } else {
+        gemm::multiply(&ByRow(x), &ByRow(weight), out, |_, _, sums, out| finish(sums, out));
+    }
 }
 
 /// `d_x (+)= d_out · weight`.

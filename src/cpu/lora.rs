@@ -1,6 +1,7 @@
 use super::{
     convert,
     gemm::{self, ByColumn, ByRow},
+    gemv,
     source::{Dense, drop_elements},
 };
 use crate::{
@@ -11,12 +12,16 @@ use crate::{
 pub(super) fn lora<T: Float>(op: Lora<'_, Cpu, T>) {
     let Lora { x, a, b, scale, dropout, mut xa, out } = op;
     let rank = xa.cols;
-    let a = ByRow(Dense::of(a, rank, x.cols));
-    let x = ByRow(Dense { mat: x, dropout });
-    gemm::multiply_transposed(&a, &x, xa.reborrow(), |_, sums, out| convert::narrow(sums, out));
-    let b = ByRow(Dense::of(b, out.cols, rank));
-    let xa = ByRow(Dense::new(xa.mat()));
-    gemm::multiply(&xa, &b, out, |_, _, sums, out| gemm::store(true, scale, sums, out));
+    let (a, b) = (Dense::of(a, rank, x.cols), Dense::of(b, out.cols, rank));
+    let x = Dense { mat: x, dropout };
+    if (1..=gemv::MAX_ROWS).contains(&out.rows) {
+        gemv::multiply(&x, &a, xa.reborrow(), |sums, out| convert::narrow(sums, out));
+        gemv::multiply(&Dense::new(xa.mat()), &b, out, |sums, out| gemm::store(true, scale, sums, out));
+    } else {
+        gemm::multiply_transposed(&ByRow(a), &ByRow(x), xa.reborrow(), |_, sums, out| convert::narrow(sums, out));
+        let xa = ByRow(Dense::new(xa.mat()));
+        gemm::multiply(&xa, &ByRow(b), out, |_, _, sums, out| gemm::store(true, scale, sums, out));
+    }
 }
 
 pub(super) fn lora_grad<T: Float>(op: LoraGrad<'_, Cpu, T>) {

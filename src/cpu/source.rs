@@ -1,6 +1,10 @@
 //! What matrix products read: anything that can give f32 pieces of its rows.
 
-use super::{convert, decode, simd};
+use super::{
+    convert, decode,
+    gemv::{self, Inputs},
+    simd, simd_gemv,
+};
 use crate::{Cpu, Float, Mat, View, ops::Dropout, quant::Weight4};
 use std::{marker::PhantomData, ops::Range};
 
@@ -10,6 +14,10 @@ pub(super) trait Source: Sync {
     fn shape(&self) -> [usize; 2];
     /// Some columns of one row; `out` is as long as `cols`.
     fn read(&self, row: usize, cols: Range<usize>, out: &mut [f32]);
+    /// `out[i] = x[i] · self[row]`.
+    fn dots(&self, row: usize, x: &Inputs, out: &mut [f32]) {
+        gemv::dots(self, row, x, out);
+    }
 }
 
 /// A dense matrix, perhaps with dropout.
@@ -76,5 +84,11 @@ impl<T: Float> Source for Coded<'_, T> {
 
     fn read(&self, row: usize, cols: Range<usize>, out: &mut [f32]) {
         decode::decode::<T>(&self.weight, row * self.weight.cols + cols.start, out);
+    }
+
+    fn dots(&self, row: usize, x: &Inputs, out: &mut [f32]) {
+        if !simd_gemv::dots::<T>(&self.weight, row, x, out) {
+            gemv::dots(self, row, x, out);
+        }
     }
 }

@@ -172,7 +172,7 @@ mod tests {
     fn dynamic_map_ascends_and_finds_its_entries() {
         let map = &*DYNAMIC_MAP;
         assert!(map.windows(2).all(|w| w[0] < w[1]));
-        assert_eq!((map[0], map[127], map[128], map[255]), (-0.992_968_74, 0.0, 5.5e-7, 1.0));
+        assert_eq!((map[0], map[127], map[128], map[255]), (-0.992_968_74, 0.0, 5.500_000_4e-7, 1.0));
         for (i, &x) in map.iter().enumerate().filter(|(_, x)| x.abs() > 1e-4) {
             assert_eq!(usize::from(nearest8(x)), i, "{x}");
         }

@@ -1,0 +1,152 @@
+//! Products of rows of a 4-bit weight with one to four vectors: codes are decoded in registers, where they are used.
+#![allow(unsafe_code)]
+
+use super::{
+    gemv::{Inputs, MAX_ROWS},
+    simd::{Level, level},
+};
+use crate::{Cpu, DType, Float, quant::Weight4};
+
+/// Elements that the kernels decode at once: rows must be multiples of it, then all runs of a block are.
+const STEP: usize = 32;
+
+/// `out[i] = x[i] · weight[row]` with the weight rounded to `T`. False, and nothing done, where this machine or this
+/// shape has no kernel.
+#[inline]
+pub(super) fn dots<T: Float>(weight: &Weight4<'_, Cpu>, row: usize, x: &Inputs, out: &mut [f32]) -> bool {
+    if !weight.cols.is_multiple_of(STEP) || x.cols != weight.cols || !(1..=MAX_ROWS).contains(&out.len()) {
+        return false;
+    }
+    #[cfg(target_arch = "x86_64")]
+    match level() {
+        // SAFETY: the level tells that the machine has the instructions; rows are whole steps.
+        Level::Avx512Bf16 if T::DTYPE == DType::Bf16 && x.exact => unsafe { x86::bf16_any::<T>(weight, row, x, out) },
+        // SAFETY: as above.
+        Level::Avx512 | Level::Avx512Bf16 => unsafe { x86::avx512_any::<T>(weight, row, x, out) },
+        // SAFETY: as above.
+        Level::Avx2 => unsafe { x86::avx2_any::<T>(weight, row, x, out) },
+        Level::Portable => return false,
+    }
+    cfg!(target_arch = "x86_64")
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{super::decode::each_run, *};
+    use std::arch::x86_64::*;
+
+    /// A kernel for each number of vectors.
+    macro_rules! any {
+        ($any:ident, $kernel:ident, $features:literal) => {
+            #[target_feature(enable = $features)]
+            pub(super) fn $any<T: Float>(weight: &Weight4<'_, Cpu>, row: usize, x: &Inputs, out: &mut [f32]) {
+                match out.len() {
+                    1 => out.copy_from_slice(&$kernel::<T, 1>(weight, row, x)),
+                    2 => out.copy_from_slice(&$kernel::<T, 2>(weight, row, x)),
+                    3 => out.copy_from_slice(&$kernel::<T, 3>(weight, row, x)),
+                    _ => out.copy_from_slice(&$kernel::<T, 4>(weight, row, x)),
+                }
+            }
+        };
+    }
+
+    any!(bf16_any, bf16, "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16");
+    any!(avx512_any, avx512, "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl");
+    any!(avx2_any, avx2, "avx2,fma,f16c");
+
+    /// Thirty-two codes of 16 bytes, the index of each in a 16-bit word; bits above the fourth are not cleared.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn words(bytes: &[u8; 16]) -> __m512i {
+        // SAFETY: `bytes` is one vector.
+        let byte = _mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) });
+        _mm512_or_si512(_mm512_srli_epi32::<4>(byte), _mm512_slli_epi32::<16>(byte))
+    }
+
+    /// Weights and inputs as bf16, products in pairs, sums in f32. Exact inputs: `values` and `x` are bf16 already.
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    #[inline]
+    fn bf16<T: Float, const N: usize>(weight: &Weight4<'_, Cpu>, row: usize, x: &Inputs) -> [f32; N] {
+        let mut acc = [[_mm512_setzero_ps(); 2]; N];
+        let inputs: [&[u16]; N] = std::array::from_fn(|i| &x.halves[i * x.cols..][..x.cols]);
+        each_run::<T>(weight, row * weight.cols, weight.cols, |run, at, values| {
+            // SAFETY: `values` is one vector.
+            let values = unsafe { _mm512_loadu_si512(values.as_ptr().cast()) };
+            // Both halves of the table, because the look-up takes five bits and the fifth is the next code's.
+            let table = _mm512_broadcast_i64x4(_mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(values)));
+            let bytes = weight.codes.slice()[at / 2..][..run.len() / 2].as_chunks::<16>().0;
+            for (j, bytes) in bytes.iter().enumerate() {
+                let w = _mm512_permutexvar_epi16(words(bytes), table);
+                for (acc, x) in acc.iter_mut().zip(inputs) {
+                    // SAFETY: a run is whole steps of the row, which `x` is as long as. The types are both 512 bits.
+                    unsafe {
+                        let x = _mm512_loadu_si512(x.as_ptr().add(run.start + j * 32).cast());
+                        let (w, x) = (std::mem::transmute::<__m512i, __m512bh>(w), std::mem::transmute::<__m512i, __m512bh>(x));
+                        let acc = &mut acc[j & 1];
+                        *acc = _mm512_dpbf16_ps(*acc, w, x);
+                    }
+                }
+            }
+        });
+        acc.map(|[a, b]| _mm512_reduce_add_ps(_mm512_add_ps(a, b)))
+    }
+
+    /// Weights as f32.
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+    #[inline]
+    fn avx512<T: Float, const N: usize>(weight: &Weight4<'_, Cpu>, row: usize, x: &Inputs) -> [f32; N] {
+        let mut acc = [[_mm512_setzero_ps(); 2]; N];
+        let inputs: [&[f32]; N] = std::array::from_fn(|i| &x.wide[i * x.cols..][..x.cols]);
+        each_run::<T>(weight, row * weight.cols, weight.cols, |run, at, values| {
+            // SAFETY: `values` is one vector.
+            let table = unsafe { _mm512_loadu_ps(values.as_ptr()) };
+            let bytes = weight.codes.slice()[at / 2..][..run.len() / 2].as_chunks::<16>().0;
+            for (j, bytes) in bytes.iter().enumerate() {
+                for half in 0..2 {
+                    let eight = i64::from_le_bytes(std::array::from_fn(|i| bytes[half * 8 + i]));
+                    // As in `simd_decode`.
+                    let byte = _mm512_cvtepu8_epi64(_mm_cvtsi64_si128(eight));
+                    let code = _mm512_or_si512(_mm512_srli_epi64::<4>(byte), _mm512_slli_epi64::<32>(byte));
+                    let w = _mm512_permutexvar_ps(code, table);
+                    for (acc, x) in acc.iter_mut().zip(inputs) {
+                        // SAFETY: a run is whole steps of the row, which `x` is as long as.
+                        let x = unsafe { _mm512_loadu_ps(x.as_ptr().add(run.start + j * 32 + half * 16)) };
+                        acc[half] = _mm512_fmadd_ps(w, x, acc[half]);
+                    }
+                }
+            }
+        });
+        acc.map(|[a, b]| _mm512_reduce_add_ps(_mm512_add_ps(a, b)))
+    }
+
+    /// Weights as f32, the table in two halves.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    fn avx2<T: Float, const N: usize>(weight: &Weight4<'_, Cpu>, row: usize, x: &Inputs) -> [f32; N] {
+        let mut acc = [[_mm256_setzero_ps(); 2]; N];
+        let inputs: [&[f32]; N] = std::array::from_fn(|i| &x.wide[i * x.cols..][..x.cols]);
+        each_run::<T>(weight, row * weight.cols, weight.cols, |run, at, values| {
+            // SAFETY: `values` is two vectors.
+            let (low, high) = unsafe { (_mm256_loadu_ps(values.as_ptr()), _mm256_loadu_ps(values.as_ptr().add(8))) };
+            let bytes = weight.codes.slice()[at / 2..][..run.len() / 2].as_chunks::<4>().0;
+            for (j, bytes) in bytes.iter().enumerate() {
+                let byte = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(i32::from_le_bytes(*bytes)));
+                let code = _mm256_or_si256(_mm256_srli_epi64::<4>(byte), _mm256_slli_epi64::<32>(byte));
+                let upper = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(code));
+                let found = [low, high].map(|half| _mm256_permutevar8x32_ps(half, code));
+                let w = _mm256_blendv_ps(found[0], found[1], upper);
+                for (acc, x) in acc.iter_mut().zip(inputs) {
+                    // SAFETY: a run is whole steps of the row, which `x` is as long as.
+                    let x = unsafe { _mm256_loadu_ps(x.as_ptr().add(run.start + j * 8)) };
+                    acc[j & 1] = _mm256_fmadd_ps(w, x, acc[j & 1]);
+                }
+            }
+        });
+        acc.map(|[a, b]| {
+            let mut lanes = [0.0; 8];
+            // SAFETY: `lanes` is one vector.
+            unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), _mm256_add_ps(a, b)) };
+            lanes.iter().sum()
+        })
+    }
+}
