@@ -15,9 +15,19 @@ template <class T, int D> __device__ __forceinline__ void attention_delta(const 
     unsigned head = job % p.q_heads, lane = threadIdx.x % 32;
     const T *out = static_cast<const T *>(p.out) + row * p.out_stride + head * D;
     const T *d_out = static_cast<const T *>(p.d_out) + row * p.d_out_stride + head * D;
+    struct alignas(D / 32 * sizeof(T)) Part {
+        T v[D / 32];
+    };
+    const Part *a = reinterpret_cast<const Part *>(out) + lane, *b = reinterpret_cast<const Part *>(d_out) + lane;
+    bool aligned = (reinterpret_cast<uintptr_t>(out) | reinterpret_cast<uintptr_t>(d_out)) % sizeof(Part) == 0;
     float sum = 0;
+    if (aligned) {
+        Part x = *a, y = *b;
 #pragma unroll
-    for (int c = 0; c < D / 32; c++) sum += to_f32(out[lane + c * 32]) * to_f32(d_out[lane + c * 32]);
+        for (int c = 0; c < D / 32; c++) sum += to_f32(x.v[c]) * to_f32(y.v[c]);
+    } else {
+        for (int c = 0; c < D / 32; c++) sum += to_f32(a->v[c]) * to_f32(b->v[c]);
+    }
     sum = warp_sum(sum);
     if (lane == 0) p.delta[size_t(head) * p.n + row] = sum;
 }
