@@ -7,6 +7,8 @@
 #include <cfloat>
 
 constexpr unsigned THREADS = 1024;
+// Packs that a thread has under way.
+constexpr int AHEAD = 4;
 
 template <class T> __device__ __forceinline__ float exponential(float v) {
     // f16 and bf16 hide the error of the fast one.
@@ -49,7 +51,6 @@ template <class T> struct Row {
 };
 
 template <class T> __device__ float log_sum_exp(const Row<T> &row, float *shared) {
-    constexpr int AHEAD = 4;
     Softmax<T> s;
     unsigned i = threadIdx.x;
     for (; i + (AHEAD - 1) * THREADS < row.packs; i += AHEAD * THREADS) {
@@ -75,12 +76,20 @@ template <class T> __device__ float log_sum_exp(const Row<T> &row, float *shared
 
 template <class T> __device__ void write_grad(const Row<T> &row, unsigned label, float lse, float scale) {
     auto grad = [&](float x, unsigned i) { return scale * (exponential<T>(x - lse) - (i == label ? 1.f : 0.f)); };
-    for (unsigned i = threadIdx.x; i < row.packs; i += THREADS) {
-        Pack<T> x = row.load(i);
+    auto store = [&](Pack<T> x, unsigned i) {
 #pragma unroll
         for (int j = 0; j < VEC<T>; j++) x.v[j] = from_f32<T>(grad(to_f32(x.v[j]), i * VEC<T> + j));
         store_pack(row.logits + size_t(i) * VEC<T>, x);
+    };
+    unsigned i = threadIdx.x;
+    for (; i + (AHEAD - 1) * THREADS < row.packs; i += AHEAD * THREADS) {
+        Pack<T> x[AHEAD];
+#pragma unroll
+        for (int a = 0; a < AHEAD; a++) x[a] = row.load(i + a * THREADS);
+#pragma unroll
+        for (int a = 0; a < AHEAD; a++) store(x[a], i + a * THREADS);
     }
+    for (; i < row.packs; i += THREADS) store(row.load(i), i);
     for (unsigned j = row.packs * VEC<T> + threadIdx.x; j < row.vocab; j += THREADS)
         row.logits[j] = from_f32<T>(grad(to_f32(row.logits[j]), j));
 }
