@@ -27,7 +27,7 @@ pub(super) fn attention<T: Float>(op: Attention<'_, Cpu, T>) {
                 let mut state = Online::new(dim, scale);
                 let queries = panel(q, piece);
                 state.run(piece, &queries, &keys, &values);
-                simd::vectorize(|| {
+                simd::vectorize(#[inline(always)] || {
                     write_rows(&state.sums, dim, stride, out, |lane| 1.0 / state.total[lane]);
                 });
                 for (lse, (max, total)) in lse.iter_mut().zip(state.max.iter().zip(&state.total)) {
@@ -73,7 +73,7 @@ impl Online {
             let tiles = count.div_ceil(tile.rows) * tile.len();
             self.scores[..tiles].fill(0.0);
             keys.multiply(block, self.dim, queries, &mut self.scores[..tiles]);
-            simd::vectorize(|| self.weigh(count, start, piece.rows.start));
+            simd::vectorize(#[inline(always)] || self.weigh(count, start, piece.rows.start));
             values.multiply(block, count, &self.scores, &mut self.sums);
         }
     }

@@ -17,7 +17,7 @@ pub(super) fn cross_entropy<T: Float>(op: CrossEntropy<'_, Cpu, T>) {
                 }
                 return;
             }
-            simd::vectorize(|| {
+            simd::vectorize(#[inline(always)] || {
                 convert::widen(logits, x);
                 let (max, target) = (math::max(x), x[label]);
                 x.iter_mut().for_each(|x| *x = math::exp(*x - max));

@@ -19,32 +19,41 @@ impl Scales<'_, Cpu> {
 }
 
 /// Cuts elements `first .. first + len` of the flattened weight into runs of one block each, and calls
-/// `f(run, first element, values)` with the run's place among the elements and what its 16 codes stand for in `T`.
+/// `f(run, first element, absmax)` with the run's place among the elements.
 #[inline(always)]
-pub(super) fn each_run<T: Float>(
+pub(super) fn each_run(
     weight: &Weight4<'_, Cpu>,
     first: usize,
     len: usize,
-    mut f: impl FnMut(Range<usize>, usize, &[f32; 16]),
+    mut f: impl FnMut(Range<usize>, usize, f32),
 ) {
+    // Block sizes are powers of two.
+    let shift = weight.block_size.trailing_zeros();
     let mut done = 0;
     while done < len {
         let at = first + done;
-        let block = at / weight.block_size;
-        let end = ((block + 1) * weight.block_size - first).min(len);
-        let absmax = weight.scales.absmax(block);
-        let mut values = weight.format.codes().map(|code| code * absmax);
-        convert::round::<T>(&mut values);
-        f(done..end, at, &values);
+        let block = at >> shift;
+        let end = (((block + 1) << shift) - first).min(len);
+        f(done..end, at, weight.scales.absmax(block));
         done = end;
     }
 }
 
+/// What the 16 codes stand for in a block, rounded to `T`.
+#[inline(always)]
+pub(super) fn values<T: Float>(codes: &[f32; 16], absmax: f32) -> [f32; 16] {
+    let mut values = *codes;
+    values.iter_mut().for_each(|value| *value *= absmax);
+    convert::round::<T>(&mut values);
+    values
+}
+
 /// Elements `first ..` of the flattened weight, each rounded to `T`.
 pub(super) fn decode<T: Float>(weight: &Weight4<'_, Cpu>, first: usize, out: &mut [f32]) {
-    simd::vectorize(|| {
-        each_run::<T>(weight, first, out.len(), |run, at, values| {
-            simd_decode::look_up(values, weight.codes.slice(), at, &mut out[run]);
+    simd::vectorize(#[inline(always)] || {
+        let codes = weight.format.codes();
+        each_run(weight, first, out.len(), #[inline(always)] |run, at, absmax| {
+            simd_decode::look_up(&values::<T>(codes, absmax), weight.codes.slice(), at, &mut out[run]);
         });
     });
 }

@@ -196,7 +196,7 @@ pub(super) fn multiply<O: Float>(
                 || vec![0.0; cols.len()],
                 |sums, (row, out)| {
                     block.row(row, sums);
-                    simd::vectorize(|| finish(i + row, j, sums, out));
+                    simd::vectorize(#[inline(always)] || finish(i + row, j, sums, out));
                 },
             );
         }
@@ -225,7 +225,7 @@ pub(super) fn multiply_transposed<O: Float>(
             || vec![0.0; m],
             |sums, (col, out)| {
                 block.column(col, sums);
-                simd::vectorize(|| finish(j + col, sums, out));
+                simd::vectorize(#[inline(always)] || finish(j + col, sums, out));
             },
         );
     }
@@ -238,8 +238,11 @@ pub(super) fn store<O: Float>(accumulate: bool, scale: f32, sums: &mut [f32], ou
         *sum *= scale;
     }
     if accumulate {
-        for (sum, out) in sums.iter_mut().zip(out.iter()) {
-            *sum += out.to_f32();
+        let mut before = [0.0; 64];
+        for (sums, out) in sums.chunks_mut(64).zip(out.chunks(64)) {
+            let before = &mut before[..out.len()];
+            super::convert::widen(out, before);
+            sums.iter_mut().zip(before).for_each(|(sum, before)| *sum += *before);
         }
     }
     super::convert::narrow(sums, out);

@@ -43,7 +43,7 @@ pub(super) fn dots<S: Source + ?Sized>(weight: &S, row: usize, x: &Inputs, out: 
         let cols = start..x.cols.min(start + PIECE);
         let piece = &mut piece[..cols.len()];
         weight.read(row, cols.clone(), piece);
-        simd::vectorize(|| {
+        simd::vectorize(#[inline(always)] || {
             for (out, x) in out.iter_mut().zip(x.wide.chunks_exact(x.cols)) {
                 *out += math::sum2(&x[cols.clone()], piece, |x, w| x * w);
             }
@@ -66,6 +66,6 @@ pub(super) fn multiply<O: Float>(
     rows.for_each(|(row, sums)| weight.dots(row, &inputs, sums));
     par::rows_mut(out).enumerate().for_each(|(i, out)| {
         let mut row: Vec<f32> = sums.iter().skip(i).step_by(n).copied().collect();
-        simd::vectorize(|| finish(&mut row, out));
+        simd::vectorize(#[inline(always)] || finish(&mut row, out));
     });
 }

@@ -35,7 +35,7 @@ pub(super) fn qk_norm_rope<T: Float>(op: QkNormRope<'_, Cpu, T>) {
         |u, (i, (q, k))| {
             let (cos, sin) = angles(cos, sin, positions.slice()[i], d / 2);
             let outs = q.chunks_mut(d).chain(k.chunks_mut(d)).enumerate();
-            simd::vectorize(|| {
+            simd::vectorize(#[inline(always)] || {
                 for ((h, out), x) in outs.zip(qkv.row(i).chunks(d)) {
                     let weight = if h < heads.q { q_weight } else { k_weight };
                     convert::widen(x, u);
@@ -58,7 +58,7 @@ pub(super) fn qk_norm_rope_grad<T: Float>(op: QkNormRopeGrad<'_, Cpu, T>) {
         |(x, g), (i, d_qk)| {
             let (cos, sin) = angles(cos, sin, positions.slice()[i], d / 2);
             let d_outs = d_q.row(i).chunks(d).chain(d_k.row(i).chunks(d));
-            simd::vectorize(|| {
+            simd::vectorize(#[inline(always)] || {
                 for (((h, out), head), d_out) in d_qk.chunks_mut(d).enumerate().zip(qkv.row(i).chunks(d)).zip(d_outs) {
                     let weight = if h < heads.q { q_weight } else { k_weight };
                     convert::widen(head, x);

@@ -8,33 +8,37 @@ use rayon::prelude::*;
 pub(super) fn rms_norm<T: Float>(op: RmsNorm<'_, Cpu, T>) {
     let RmsNorm { x, add, weight, eps, out } = op;
     let d = x.cols;
-    let normalise = |h: &[f32], out: &mut [f32]| {
-        let r = inverse_rms(h, eps);
-        for ((out, h), w) in out.iter_mut().zip(h).zip(weight.slice()) {
-            *out = h * r * w;
-        }
-    };
+    let weight = weight.slice();
     let rows = par::rows_mut(out).enumerate().with_min_len(par::grain(d));
     let scratch = || (vec![0.0; d], vec![0.0; d]);
     match add {
         None => rows.for_each_init(scratch, |(h, y), (i, out)| {
-            simd::vectorize(|| {
+            simd::vectorize(#[inline(always)] || {
                 convert::widen(x.row(i), h);
-                normalise(h, y);
+                normalise(h, weight, eps, y);
                 convert::narrow(y, out);
             });
         }),
         Some((add, sum)) => rows.zip(par::rows_mut(sum)).for_each_init(scratch, |(h, y), ((i, out), sum)| {
-            simd::vectorize(|| {
+            simd::vectorize(#[inline(always)] || {
                 convert::widen(x.row(i), h);
                 convert::widen(add.row(i), y);
                 h.iter_mut().zip(y.iter()).for_each(|(h, y)| *h += y);
                 convert::narrow(h, sum);
                 convert::round::<T>(h);
-                normalise(h, y);
+                normalise(h, weight, eps, y);
                 convert::narrow(y, out);
             });
         }),
+    }
+}
+
+/// `out = h / sqrt(mean(h²) + eps) · weight`.
+#[inline(always)]
+fn normalise(h: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let r = inverse_rms(h, eps);
+    for ((out, h), w) in out.iter_mut().zip(h).zip(weight) {
+        *out = h * r * w;
     }
 }
 
@@ -60,7 +64,7 @@ pub(super) fn rms_norm_grad<T: Float>(op: RmsNormGrad<'_, Cpu, T>) {
     let scratch = || (vec![0.0; d], vec![0.0; d]);
     let rows = par::rows_mut(d_x).enumerate().with_min_len(par::grain(d));
     rows.for_each_init(scratch, |(h, g), (i, d_x)| {
-        simd::vectorize(|| {
+        simd::vectorize(#[inline(always)] || {
             convert::widen(x.row(i), h);
             convert::widen(d_out.row(i), g);
             g.iter_mut().zip(weight.slice()).for_each(|(g, w)| *g *= w);

@@ -77,7 +77,8 @@ pub fn features() -> Vec<&'static str> {
     found.into_iter().filter(|(_, have)| *have).map(|(name, _)| name).collect()
 }
 
-/// Runs `f`, compiled for the best instructions of this machine. What `f` calls must be inlined to gain from it.
+/// Runs `f`, compiled for the best instructions of this machine. Only what is inlined is: `f` must be a closure with
+/// `#[inline(always)]`, and call such functions.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(super) fn vectorize<R>(f: impl FnOnce() -> R) -> R {

@@ -32,7 +32,7 @@ pub(super) fn dots<T: Float>(weight: &Weight4<'_, Cpu>, row: usize, x: &Inputs, 
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{super::decode::each_run, *};
+    use super::{super::decode::{each_run, values}, *};
     use std::arch::x86_64::*;
 
     /// A kernel for each number of vectors.
@@ -63,17 +63,20 @@ mod x86 {
         _mm512_or_si512(_mm512_srli_epi32::<4>(byte), _mm512_slli_epi32::<16>(byte))
     }
 
-    /// Weights and inputs as bf16, products in pairs, sums in f32. Exact inputs: `values` and `x` are bf16 already.
+    /// Weights and inputs as bf16, products in pairs, sums in f32. `x` must be exact in bf16.
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     #[inline]
     fn bf16<T: Float, const N: usize>(weight: &Weight4<'_, Cpu>, row: usize, x: &Inputs) -> [f32; N] {
         let mut acc = [[_mm512_setzero_ps(); 2]; N];
         let inputs: [&[u16]; N] = std::array::from_fn(|i| &x.halves[i * x.cols..][..x.cols]);
-        each_run::<T>(weight, row * weight.cols, weight.cols, |run, at, values| {
-            // SAFETY: `values` is one vector.
-            let values = unsafe { _mm512_loadu_si512(values.as_ptr().cast()) };
+        // SAFETY: the array is one vector.
+        let codes = unsafe { _mm512_loadu_ps(weight.format.codes().as_ptr()) };
+        each_run(weight, row * weight.cols, weight.cols, #[inline(always)] |run, at, absmax| {
+            let values = _mm512_cvtneps_pbh(_mm512_mul_ps(codes, _mm512_set1_ps(absmax)));
+            // SAFETY: both types are 256 bits.
+            let values = unsafe { std::mem::transmute::<__m256bh, __m256i>(values) };
             // Both halves of the table, because the look-up takes five bits and the fifth is the next code's.
-            let table = _mm512_broadcast_i64x4(_mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(values)));
+            let table = _mm512_broadcast_i64x4(values);
             let bytes = weight.codes.slice()[at / 2..][..run.len() / 2].as_chunks::<16>().0;
             for (j, bytes) in bytes.iter().enumerate() {
                 let w = _mm512_permutexvar_epi16(words(bytes), table);
@@ -97,9 +100,14 @@ mod x86 {
     fn avx512<T: Float, const N: usize>(weight: &Weight4<'_, Cpu>, row: usize, x: &Inputs) -> [f32; N] {
         let mut acc = [[_mm512_setzero_ps(); 2]; N];
         let inputs: [&[f32]; N] = std::array::from_fn(|i| &x.wide[i * x.cols..][..x.cols]);
-        each_run::<T>(weight, row * weight.cols, weight.cols, |run, at, values| {
-            // SAFETY: `values` is one vector.
-            let table = unsafe { _mm512_loadu_ps(values.as_ptr()) };
+        // SAFETY: the array is one vector.
+        let codes = unsafe { _mm512_loadu_ps(weight.format.codes().as_ptr()) };
+        each_run(weight, row * weight.cols, weight.cols, #[inline(always)] |run, at, absmax| {
+            let table = match T::DTYPE {
+                DType::F32 => _mm512_mul_ps(codes, _mm512_set1_ps(absmax)),
+                // SAFETY: the array is one vector.
+                _ => unsafe { _mm512_loadu_ps(values::<T>(weight.format.codes(), absmax).as_ptr()) },
+            };
             let bytes = weight.codes.slice()[at / 2..][..run.len() / 2].as_chunks::<16>().0;
             for (j, bytes) in bytes.iter().enumerate() {
                 for half in 0..2 {
@@ -125,7 +133,8 @@ mod x86 {
     fn avx2<T: Float, const N: usize>(weight: &Weight4<'_, Cpu>, row: usize, x: &Inputs) -> [f32; N] {
         let mut acc = [[_mm256_setzero_ps(); 2]; N];
         let inputs: [&[f32]; N] = std::array::from_fn(|i| &x.wide[i * x.cols..][..x.cols]);
-        each_run::<T>(weight, row * weight.cols, weight.cols, |run, at, values| {
+        each_run(weight, row * weight.cols, weight.cols, #[inline(always)] |run, at, absmax| {
+            let values = values::<T>(weight.format.codes(), absmax);
             // SAFETY: `values` is two vectors.
             let (low, high) = unsafe { (_mm256_loadu_ps(values.as_ptr()), _mm256_loadu_ps(values.as_ptr().add(8))) };
             let bytes = weight.codes.slice()[at / 2..][..run.len() / 2].as_chunks::<4>().0;

@@ -13,7 +13,7 @@ pub(super) fn swiglu<T: Float>(op: Swiglu<'_, Cpu, T>) {
         || (vec![0.0; f], vec![0.0; f]),
         |(gate, up), (i, out)| {
             let row = gate_up.row(i);
-            simd::vectorize(|| {
+            simd::vectorize(#[inline(always)] || {
                 convert::widen(&row[..f], gate);
                 convert::widen(&row[f..], up);
                 for (g, u) in gate.iter_mut().zip(up.iter()) {
@@ -34,7 +34,7 @@ pub(super) fn swiglu_grad<T: Float>(op: SwigluGrad<'_, Cpu, T>) {
         |[gate, up, d_out_row], (i, d_gate_up)| {
             let row = gate_up.row(i);
             let (d_gate, d_up) = d_gate_up.split_at_mut(f);
-            simd::vectorize(|| {
+            simd::vectorize(#[inline(always)] || {
                 convert::widen(&row[..f], gate);
                 convert::widen(&row[f..], up);
                 convert::widen(d_out.row(i), d_out_row);
