@@ -3,7 +3,7 @@ mod launch;
 #[allow(missing_docs, non_camel_case_types, clippy::all)]
 mod params;
 
-pub use launch::{Cuda, Graph, Memory, architectures, device_count, kernels, nvcc_version};
+pub use launch::{Cuda, Graph, Memory, architectures, device_count, has_cublaslt, kernels, nvcc_version};
 
 use crate::{
     Backend, Buf, Element, Float, Result, View, ViewMut,

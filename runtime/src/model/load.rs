@@ -41,14 +41,14 @@ enum Kind {
 }
 
 /// A weight on its way.
-struct Source<'a> {
+pub(super) struct Source<'a> {
     rows: usize,
-    weight: checkpoint::Weight<'a>,
+    pub(super) weight: checkpoint::Weight<'a>,
     kind: Kind,
 }
 
 impl<'a> Source<'a> {
-    fn new(files: &'a Checkpoint, base: Base, name: &str, shape: [usize; 2]) -> Result<Self> {
+    pub(super) fn new(files: &'a Checkpoint, base: Base, name: &str, shape: [usize; 2]) -> Result<Self> {
         let weight = files.weight(name, shape)?;
         let kind = match (&weight, base) {
             (checkpoint::Weight::FourBit(w), _) => Kind::FourBit {
@@ -98,10 +98,10 @@ fn elements<S: Element>(bytes: &[u8]) -> Cow<'_, [S]> {
 }
 
 /// Puts weights into a backend's memory.
-struct Loader<'a, B: Backend> {
-    backend: &'a B,
-    files: &'a Checkpoint,
-    base: Base,
+pub(super) struct Loader<'a, B: Backend> {
+    pub(super) backend: &'a B,
+    pub(super) files: &'a Checkpoint,
+    pub(super) base: Base,
 }
 
 /// `$body` with `$S` the element type of `$tensor`.
@@ -191,7 +191,7 @@ impl<'a, B: Backend> Loader<'a, B> {
     }
 
     /// Weights that are held alike as one.
-    fn weight<T: Float>(&self, sources: &[Source], cols: usize) -> Result<Weight<B, T>> {
+    pub(super) fn weight<T: Float>(&self, sources: &[Source], cols: usize) -> Result<Weight<B, T>> {
         let rows: usize = sources.iter().map(|s| s.rows).sum();
         match sources[0].kind {
             Kind::Dense => {

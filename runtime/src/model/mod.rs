@@ -7,6 +7,7 @@ mod forward;
 mod load;
 mod loss;
 mod rope;
+mod save;
 mod weights;
 
 pub use activations::{Activations, Gradients};
@@ -16,6 +17,7 @@ pub use forward::{DropoutSeed, Pass};
 pub use load::Base;
 pub use loss::LossBuffers;
 pub use rope::RopeTables;
+pub use save::{QuantizeReport, quantize_checkpoint};
 pub use weights::{FourBit, Stack, Weight};
 
 use crate::config::Qwen3Config;

@@ -80,6 +80,12 @@ impl Drop for Library {
     }
 }
 
+/// Whether cuBLASLt is installed, which large products are given to.
+pub fn has_cublaslt() -> bool {
+    // SAFETY: does nothing but try to open the library, which cudarc would panic about.
+    unsafe { sys::is_culib_present() }
+}
+
 fn refused(what: &'static str) -> impl Fn(CublasError) -> Error {
     move |error| Error::Cuda { what, reason: format!("cuBLASLt answers {error}") }
 }
@@ -120,8 +126,7 @@ impl Cuda {
 
 impl Library {
     fn open(cuda: &Cuda) -> Result<State> {
-        // SAFETY: does nothing but try to open the library, which cudarc would panic about.
-        if !unsafe { sys::is_culib_present() } {
+        if !has_cublaslt() {
             return Ok(State::Absent);
         }
         let workspace = cuda.alloc_zeros(WORKSPACE)?;

@@ -30,6 +30,7 @@ mod memory;
 mod product;
 mod scratch;
 
+pub use blas::has_cublaslt;
 pub use device::{Cuda, architectures, device_count, kernels, nvcc_version};
 pub use graph::Graph;
 pub use memory::Memory;

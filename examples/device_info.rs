@@ -1,0 +1,130 @@
+//! Says what halfbyte sees on this machine, and what to do about what is missing.
+mod common;
+
+use clap::Parser;
+use cudarc::driver::{CudaContext, DriverError};
+use halfbyte::{Backend, Cpu, Cuda, cpu, cuda};
+
+/// Say what halfbyte sees on this machine, and what to do about what is missing.
+#[derive(Parser)]
+struct Args {}
+
+fn main() {
+    let Args {} = Args::parse();
+    println!("halfbyte {}", env!("CARGO_PKG_VERSION"));
+    let kernels = print_kernels();
+    let gpus = print_gpus();
+    print_blas(gpus);
+    print_cpu();
+    let device = match (kernels, gpus) {
+        (true, true) => "auto runs on cuda:0",
+        _ => "auto runs on the CPU",
+    };
+    line("device", device);
+}
+
+fn line(what: &str, found: impl std::fmt::Display) {
+    println!("{what:<10} {found}");
+}
+
+fn advice(text: &str) {
+    line("", format!("-> {text}"));
+}
+
+/// Prints the kernels of this build; true if there are any.
+fn print_kernels() -> bool {
+    let kernels = cuda::kernels();
+    if kernels.is_empty() {
+        line("kernels", "none: this build is for the CPU only");
+        advice("for a GPU: run scripts/install-cuda-toolchain.sh, or set NVCC or CUDA_HOME; then build again");
+        return false;
+    }
+    let archs = cuda::architectures().split(',').map(|arch| format!("sm_{}", arch.trim()));
+    let archs = archs.collect::<Vec<_>>().join(" ");
+    line("kernels", format!("{} files for {archs}, by nvcc {}", kernels.len(), cuda::nvcc_version()));
+    line("", kernels.join(" "));
+    true
+}
+
+/// Prints the driver and its GPUs; true if there are any.
+fn print_gpus() -> bool {
+    let count = match cuda::device_count() {
+        Err(halfbyte::Error::NoDriver) => {
+            line("driver", "none: libcuda was not found");
+            advice("for a GPU: install NVIDIA's driver (in a container: run it with --gpus all)");
+            return false;
+        }
+        Err(e) => {
+            line("driver", format!("found, but {e}"));
+            advice("see what nvidia-smi says; the driver may need an update or a restart of the machine");
+            return false;
+        }
+        Ok(count) => count,
+    };
+    line("driver", "found");
+    if count == 0 {
+        line("GPU", "none");
+        advice("the driver is there, but it shows no GPU: see what nvidia-smi and CUDA_VISIBLE_DEVICES say");
+    }
+    for ordinal in 0..count {
+        let name = format!("cuda:{ordinal}");
+        match describe(ordinal) {
+            Ok(gpu) => line(&name, gpu),
+            Err(e) => line(&name, format!("cannot be opened: {e}")),
+        }
+        print_use(ordinal);
+    }
+    count > 0
+}
+
+/// What a GPU is.
+fn describe(ordinal: usize) -> Result<String, DriverError> {
+    let gpu = CudaContext::new(ordinal)?;
+    let (major, minor) = gpu.compute_capability()?;
+    let (free, total) = gpu.mem_get_info()?;
+    let gib = |bytes: usize| bytes as f64 / f64::from(1 << 30);
+    let name = gpu.name()?;
+    Ok(format!("{name}, compute capability {major}.{minor}, {:.1} of {:.1} GiB free", gib(free), gib(total)))
+}
+
+/// Tries a kernel on a GPU.
+fn print_use(ordinal: usize) {
+    if cuda::kernels().is_empty() {
+        return;
+    }
+    match try_kernel(ordinal) {
+        Ok(()) => line("", "runs halfbyte's kernels"),
+        Err(e) => {
+            line("", format!("does not run halfbyte's kernels: {e}"));
+            advice("build for its compute capability with HALFBYTE_CUDA_ARCHS, such as 90a for 9.0; or update the driver");
+        }
+    }
+}
+
+fn try_kernel(ordinal: usize) -> halfbyte::Result<()> {
+    use halfbyte::ops::{Cast, Op};
+    let gpu = Cuda::new(ordinal)?;
+    let (x, mut out) = (gpu.upload(&[1f32; 4])?, gpu.zeros::<half::bf16>(4)?);
+    Cast { x: x.view(), out: out.view_mut() }.run(&gpu)?;
+    gpu.synchronize()
+}
+
+fn print_blas(gpus: bool) {
+    if cuda::has_cublaslt() {
+        line("cuBLASLt", "found");
+    } else {
+        line("cuBLASLt", "not found");
+        if gpus {
+            advice("large products are faster with it: pip install nvidia-cublas and put its lib folder into LD_LIBRARY_PATH");
+        }
+    }
+}
+
+fn print_cpu() {
+    line("CPU", Cpu::new().name());
+    line("", cpu::features().join(" "));
+    if cfg!(target_arch = "x86_64") && !cpu::features().contains(&"avx2") {
+        advice("without AVX2 it is slow: a virtual machine may need its CPU set to pass it through");
+    }
+    line("threads", format!("{} (RAYON_NUM_THREADS sets another number)", rayon::current_num_threads()));
+}

@@ -1,0 +1,122 @@
+//! Writes a model's logits into a safetensors file, to compare halfbyte with other programs.
+//!
+//! The file has `ids` (i64, `[n_tokens]`) and `logits` (f32, `[n_tokens, vocab]`); the texts follow one another.
+mod common;
+
+use clap::Parser;
+use common::{Assets, exit};
+use halfbyte::{Backend, Float};
+use halfbyte_runtime::{
+    Error, Result,
+    checkpoint::{Checkpoint, Dtype, Tensor, write_file},
+    config::Qwen3Config,
+    device::{self, Device, Job, compute_dtype},
+    lora::{Adapter, DeviceAdapter, Layout},
+    model::{Activations, Base, Pass, Qwen3},
+    tokenizer::Tokenizer,
+    train::packing::Batch,
+};
+use std::{num::ParseIntError, path::PathBuf, process::ExitCode};
+
+/// Write a model's logits into a safetensors file.
+#[derive(Parser)]
+#[command(group(clap::ArgGroup::new("texts").required(true).multiple(true).args(["prompt", "ids"])))]
+struct Args {
+    /// Folder of a Hugging Face Qwen3 checkpoint, in 4 bits or not [default: the embedded model]
+    #[arg(long)]
+    model: Option<PathBuf>,
+    /// Folder of a PEFT adapter
+    #[arg(long)]
+    lora_path: Option<PathBuf>,
+    /// A text; may be given several times
+    #[arg(long)]
+    prompt: Vec<String>,
+    /// A text as token ids separated by commas; may be given several times
+    #[arg(long, value_parser = parse_ids)]
+    ids: Vec<Ids>,
+    /// The file to write
+    #[arg(long)]
+    output: PathBuf,
+    /// Type of activations: bfloat16, float16 or float32
+    #[arg(long, default_value = "float32")]
+    compute_dtype: String,
+    /// auto, cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    device: Device,
+}
+
+#[derive(Clone)]
+struct Ids(Vec<u32>);
+
+fn parse_ids(text: &str) -> Result<Ids, ParseIntError> {
+    text.split(',').map(|id| id.trim().parse()).collect::<Result<_, _>>().map(Ids)
+}
+
+struct Logits {
+    model: PathBuf,
+    lora_path: Option<PathBuf>,
+    texts: Vec<Vec<u32>>,
+}
+
+impl Job for Logits {
+    /// Of every token.
+    type Output = Vec<f32>;
+
+    fn run<B: Backend, T: Float>(self, backend: B) -> Result<Vec<f32>> {
+        let config = Qwen3Config::open(&self.model)?;
+        self.texts.iter().try_for_each(|ids| check(ids, &config))?;
+        let adapter = self.lora_path.map(|dir| Adapter::open(&dir, &config)).transpose()?;
+        if let Some(note) = adapter.as_ref().and_then(|(_, note)| note.as_ref()) {
+            eprintln!("{note}");
+        }
+        let model = Qwen3::<B, T>::load(&backend, &Checkpoint::open(&self.model)?, &config, Base::Unquantized)?;
+        let adapter = match adapter {
+            Some((adapter, _)) => {
+                let (layout, flat) = Layout::of(&adapter)?;
+                Some(DeviceAdapter::new(&backend, layout, &flat)?)
+            }
+            None => None,
+        };
+        let batch = Batch::of_prompts(&self.texts);
+        let xa_columns = adapter.as_ref().map_or(0, |adapter| adapter.layout.xa_columns);
+        let mut acts = Activations::new(&backend, &model, batch.n_tokens(), xa_columns, true)?;
+        model.logits(Pass { backend: &backend, adapter: adapter.as_ref(), dropout: None }, &mut acts, &batch)
+    }
+}
+
+/// Refuses what the model has no embedding or no position for.
+fn check(ids: &[u32], config: &Qwen3Config) -> Result<()> {
+    let wrong = |name, got: usize, want| Err(Error::Setting { name, got: got.to_string(), want });
+    if let Some(&id) = ids.iter().find(|&&id| id as usize >= config.vocab_size) {
+        return wrong("a token id", id as usize, format!("the model has {} ids", config.vocab_size));
+    }
+    let most = config.max_position_embeddings;
+    if ids.is_empty() || ids.len() > most {
+        return wrong("the number of a text's tokens", ids.len(), format!("it must be from 1 to {most}"));
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    exit(|| {
+        let model = args.model.unwrap_or_else(|| Assets::find().model());
+        let mut texts: Vec<Vec<u32>> = args.ids.into_iter().map(|Ids(ids)| ids).collect();
+        if !args.prompt.is_empty() {
+            let tokenizer = Tokenizer::open(&model)?;
+            for prompt in &args.prompt {
+                texts.push(tokenizer.encode(prompt)?);
+            }
+        }
+        let ids: Vec<i64> = texts.iter().flatten().map(|&id| i64::from(id)).collect();
+        let job = Logits { model, lora_path: args.lora_path, texts };
+        let logits = device::run(args.device, compute_dtype(&args.compute_dtype)?, job)?;
+        let shape = [ids.len(), logits.len() / ids.len().max(1)];
+        let (ids, logits) = (bytemuck::cast_slice(&ids), bytemuck::cast_slice(&logits));
+        let ids = Tensor { name: "ids", dtype: Dtype::I64, shape: &shape[..1], data: ids };
+        let logits = Tensor { name: "logits", dtype: Dtype::F32, shape: &shape, data: logits };
+        write_file(&args.output, &[ids, logits])?;
+        println!("logits of {} tokens over {} ids written to {}", shape[0], shape[1], args.output.display());
+        Ok(ExitCode::SUCCESS)
+    })
+}

@@ -1,0 +1,103 @@
+//! Writes a Qwen3 checkpoint in bitsandbytes' 4 bits: for transformers, for others that read such files, or to load
+//! faster here.
+mod common;
+
+use clap::Parser;
+use common::{Assets, exit, parse_bool};
+use halfbyte::{Backend, DType, Float, quant::Format};
+use halfbyte_runtime::{
+    Result,
+    checkpoint::FourBitNote,
+    device::{self, Device, Job, compute_dtype},
+    model::{QuantizeReport, quantize_checkpoint},
+};
+use std::{
+    io::{IsTerminal, Write},
+    path::PathBuf,
+    process::ExitCode,
+    time::Instant,
+};
+
+/// Write a Qwen3 checkpoint in bitsandbytes' 4 bits.
+#[derive(Parser)]
+struct Args {
+    /// Folder of a Hugging Face Qwen3 checkpoint [default: the embedded model]
+    #[arg(long)]
+    model: Option<PathBuf>,
+    /// Folder for the 4-bit checkpoint; it must have none yet
+    #[arg(long)]
+    output: PathBuf,
+    /// nf4 or fp4
+    #[arg(long, default_value = "nf4")]
+    bnb_4bit_quant_type: Format,
+    /// Quantise the scales too: true or false
+    #[arg(long, default_value = "true", value_parser = parse_bool, action = clap::ArgAction::Set)]
+    bnb_4bit_use_double_quant: bool,
+    /// What config.json tells transformers to compute in: bfloat16, float16 or float32
+    #[arg(long, default_value = "bfloat16")]
+    bnb_4bit_compute_dtype: String,
+    /// Weights that share a scale: 32, 64, 128 … 4096
+    #[arg(long, default_value_t = 64)]
+    block_size: usize,
+    /// auto, cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    device: Device,
+}
+
+struct Quantize {
+    model: PathBuf,
+    output: PathBuf,
+    note: FourBitNote,
+    block_size: usize,
+}
+
+impl Job for Quantize {
+    type Output = QuantizeReport;
+
+    fn run<B: Backend, T: Float>(self, backend: B) -> Result<QuantizeReport> {
+        let Quantize { model, output, note, block_size } = self;
+        println!("quantizing {} on {}", model.display(), backend.name());
+        let shown = std::io::stderr().is_terminal();
+        let progress = |done, total| {
+            if shown {
+                eprint!("\r{done} of {total} weights{}", if done == total { "\n" } else { "" });
+                // A terminal that takes no text is no reason to stop.
+                let _ = std::io::stderr().flush();
+            }
+        };
+        quantize_checkpoint(&backend, &model, &output, note, block_size, progress)
+    }
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    exit(|| {
+        let start = Instant::now();
+        let note = FourBitNote {
+            format: args.bnb_4bit_quant_type,
+            double_quant: args.bnb_4bit_use_double_quant,
+            compute: compute_dtype(&args.bnb_4bit_compute_dtype)?,
+        };
+        let model = args.model.unwrap_or_else(|| Assets::find().model());
+        let job = Quantize { model, output: args.output.clone(), note, block_size: args.block_size };
+        // Scales are f32 whatever a model computes in.
+        let report = device::run(args.device, DType::F32, job)?;
+        summary(&args.output, &report, start.elapsed().as_secs_f64());
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn summary(output: &std::path::Path, report: &QuantizeReport, seconds: f64) {
+    let QuantizeReport { n_quantized, n_four_bit, bytes_before, bytes_after } = *report;
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    if n_four_bit > 0 {
+        println!("{n_four_bit} weights were in 4 bits already and stay as they are");
+    }
+    println!(
+        "{n_quantized} weights in {seconds:.1} s: {:.1} MiB before, {:.1} MiB after ({:.0} %)\nwritten to {}",
+        mib(bytes_before),
+        mib(bytes_after),
+        100.0 * bytes_after as f64 / bytes_before.max(1) as f64,
+        output.display(),
+    );
+}

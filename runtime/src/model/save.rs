@@ -1,0 +1,211 @@
+//! From a checkpoint's files to those of a 4-bit one, weight by weight.
+
+use super::{
+    Base,
+    load::{Loader, Source},
+    weights::{Absmax, FourBit, Weight},
+};
+use crate::{
+    Error, Result,
+    checkpoint::{self, Checkpoint, CheckpointWriter, DEFAULT_SHARD_BYTES, FourBitNote, Tensor, TensorRef},
+    config::{Module, Qwen3Config},
+    files,
+};
+use halfbyte::{
+    Backend, DType,
+    quant::{BLOCK_SIZES, DYNAMIC_MAP, Group},
+};
+use std::{collections::BTreeMap, path::Path};
+
+/// What [`quantize_checkpoint`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QuantizeReport {
+    /// Weights that were quantised.
+    pub n_quantized: usize,
+    /// Weights that had been in 4 bits before and were copied as they are.
+    pub n_four_bit: usize,
+    /// Bytes of all tensors before.
+    pub bytes_before: u64,
+    /// Bytes of all tensors after.
+    pub bytes_after: u64,
+}
+
+/// Writes the Qwen3 checkpoint in `from` into the folder `to` in bitsandbytes' 4 bits, so that transformers loads it.
+///
+/// Every linear layer but the output head is quantised on `backend`, as transformers does; the rest is copied as it
+/// is. The tensors equal to the bit those that transformers and bitsandbytes write when they load the checkpoint in
+/// its own type (`dtype="auto"`). One weight at a time is in memory. `progress` hears of each weight: how many are
+/// done, and of how many.
+///
+/// # Errors
+/// The checkpoint is damaged, incomplete, no Qwen3 or already in 4 bits; the block size is not one of
+/// [`BLOCK_SIZES`]; `to` has a checkpoint or cannot be written. Nothing is left in `to` then.
+pub fn quantize_checkpoint<B: Backend>(
+    backend: &B,
+    from: &Path,
+    to: &Path,
+    note: FourBitNote,
+    block_size: usize,
+    mut progress: impl FnMut(usize, usize),
+) -> Result<QuantizeReport> {
+    let config = Qwen3Config::open(from)?;
+    let text = files::read_to_string(&from.join("config.json"))?;
+    let files = Checkpoint::open(from)?;
+    let FourBitNote { format, double_quant, .. } = note;
+    let base = Base::FourBit { format, block_size, double_quant };
+    let linears = linears(&files, &config, base)?;
+    check_others(&files, &config)?;
+
+    let mut out = CheckpointWriter::create(to, DEFAULT_SHARD_BYTES)?;
+    let loader = Loader { backend, files: &files, base };
+    let (mut n_quantized, total) = (0, linears.values().filter(|linear| linear.dense().is_some()).count());
+    progress(0, total);
+    for name in files.names() {
+        match linears.get(name).and_then(|linear| Some((linear, linear.dense()?))) {
+            Some((linear, dtype)) => {
+                put_quantized(&loader, linear, dtype, name, &mut out)?;
+                n_quantized += 1;
+                progress(n_quantized, total);
+            }
+            None => out.put(as_it_is(files.tensor(name)?))?,
+        }
+    }
+    out.put_config(&text, Some(note))?;
+    out.put_companions(from)?;
+    let bytes_after = out.finish()?;
+    let n_four_bit = linears.len() - n_quantized;
+    Ok(QuantizeReport { n_quantized, n_four_bit, bytes_before: files.bytes() as u64, bytes_after })
+}
+
+/// A linear layer's weight in the file.
+struct Linear<'a> {
+    source: Source<'a>,
+    shape: [usize; 2],
+}
+
+impl Linear<'_> {
+    /// Its type, if it is not quantised.
+    fn dense(&self) -> Option<DType> {
+        match &self.source.weight {
+            checkpoint::Weight::Dense(tensor) => tensor.float(),
+            checkpoint::Weight::FourBit(_) => None,
+        }
+    }
+}
+
+/// The linear layers of the decoder by the names of their weights, if there is something to quantise.
+fn linears<'a>(files: &'a Checkpoint, config: &Qwen3Config, base: Base) -> Result<BTreeMap<String, Linear<'a>>> {
+    if let Base::FourBit { block_size, .. } = base
+        && !BLOCK_SIZES.contains(&block_size)
+    {
+        return Err(Error::setting("the block size", block_size, format!("it must be one of {BLOCK_SIZES:?}")));
+    }
+    if files.has("lm_head.weight")
+        && let checkpoint::Weight::FourBit(_) = files.weight("lm_head.weight", config.shape(Module::LmHead))?
+    {
+        let reason = "transformers reads no output head in 4 bits; begin with the unquantised checkpoint";
+        return Err(four_bit_already(files, "lm_head.weight", reason));
+    }
+    let mut found = BTreeMap::new();
+    for module in config.modules().filter(|module| *module != Module::LmHead) {
+        let (name, shape) = (format!("{module}.weight"), config.shape(module));
+        let source = Source::new(files, base, &name, shape)?;
+        found.insert(name, Linear { source, shape });
+    }
+    if found.values().all(|linear| linear.dense().is_none()) {
+        let first = found.keys().next().map_or("", String::as_str);
+        return Err(four_bit_already(files, first, "it and all others are in 4 bits already; nothing to quantise"));
+    }
+    Ok(found)
+}
+
+/// Whatever else the model is made of is there.
+fn check_others(files: &Checkpoint, config: &Qwen3Config) -> Result<()> {
+    const NORMS: [&str; 4] = ["input_layernorm", "self_attn.q_norm", "self_attn.k_norm", "post_attention_layernorm"];
+    for name in ["model.embed_tokens.weight", "model.norm.weight"] {
+        files.tensor(name)?;
+    }
+    for layer in 0..config.n_layers {
+        for norm in NORMS {
+            files.tensor(&format!("model.layers.{layer}.{norm}.weight"))?;
+        }
+    }
+    if !config.tie_word_embeddings {
+        files.tensor("lm_head.weight")?;
+    }
+    Ok(())
+}
+
+fn four_bit_already(files: &Checkpoint, name: &str, reason: &str) -> Error {
+    Error::Quantized { path: files.dir().to_owned(), name: name.to_owned(), reason: reason.to_owned() }
+}
+
+fn as_it_is(tensor: TensorRef<'_>) -> Tensor<'_> {
+    let TensorRef { name, dtype, shape, data, .. } = tensor;
+    Tensor { name, dtype, shape, data }
+}
+
+/// Quantises one weight and writes its tensors.
+fn put_quantized<B: Backend>(
+    loader: &Loader<'_, B>,
+    linear: &Linear,
+    dtype: DType,
+    name: &str,
+    out: &mut CheckpointWriter,
+) -> Result<()> {
+    // `Source::new` found that it will be in 4 bits.
+    let Weight::FourBit(weight) = loader.weight::<f32>(std::slice::from_ref(&linear.source), linear.shape[1])? else {
+        return Ok(());
+    };
+    let FourBit { format, block_size, codes, absmax, .. } = &weight;
+    let codes = codes.to_vec(loader.backend)?;
+    let scales = HostScales::of(loader.backend, absmax)?;
+    let quant_map = format.codes();
+    out.put_four_bit(
+        name,
+        &checkpoint::FourBit {
+            format: *format,
+            block_size: *block_size,
+            shape: linear.shape,
+            dtype,
+            codes: &codes,
+            absmax: scales.absmax(),
+            quant_map: bytemuck::cast_slice(quant_map.as_slice()),
+        },
+    )
+}
+
+/// The scales of a weight, on the host.
+enum HostScales {
+    Plain(Vec<f32>),
+    Nested { codes: Vec<u8>, groups: Vec<f32>, offset: f32 },
+}
+
+impl HostScales {
+    fn of<B: Backend>(backend: &B, absmax: &Absmax<B>) -> Result<Self> {
+        Ok(match absmax {
+            Absmax::Plain(absmax) => HostScales::Plain(absmax.to_vec(backend)?),
+            Absmax::Nested(codes, groups) => {
+                let groups: Vec<Group> = groups.to_vec(backend)?;
+                HostScales::Nested {
+                    codes: codes.to_vec(backend)?,
+                    // One weight has one offset, which each of its groups repeats.
+                    offset: groups.first().map_or(0.0, |group| group.offset),
+                    groups: groups.iter().map(|group| group.absmax).collect(),
+                }
+            }
+        })
+    }
+
+    fn absmax(&self) -> checkpoint::Absmax<'_> {
+        match self {
+            HostScales::Plain(absmax) => checkpoint::Absmax::Plain(bytemuck::cast_slice(absmax)),
+            HostScales::Nested { codes, groups, offset } => checkpoint::Absmax::Nested {
+                codes,
+                groups: bytemuck::cast_slice(groups),
+                offset: *offset,
+                map: bytemuck::cast_slice(DYNAMIC_MAP.as_slice()),
+            },
+        }
+    }
+}

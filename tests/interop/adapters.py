@@ -1,0 +1,76 @@
+"""Adapters that halfbyte trained, in peft; and adapters of peft in halfbyte."""
+
+from pathlib import Path
+
+import torch
+from checkpoints import quantize
+from common import LOGITS_TOLERANCE, Halfbyte, Table, load, logits, texts_for
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+
+TENSORS = "adapter_model.safetensors"
+# A few steps at a rate that leaves nothing near its start.
+BRIEF = ["--max-steps", 8, "--batch-size", 4, "--learning-rate", 5e-3, "--bnb-4bit-compute-dtype", "float32"]
+RUNS = {
+    "nf4 double-quantised base": ("nf4", True, ["--use-4bit"]),
+    "fp4 base, q and v, rsLoRA": (
+        "fp4",
+        False,
+        ["--use-4bit", "--bnb-4bit-quant-type", "fp4", "--bnb-4bit-use-double-quant", "false"]
+        + ["--target-modules", "q_proj,v_proj", "--use-rslora", "--lora-r", 4],
+    ),
+    "unquantised base, regex": (None, False, ["--target-modules", r".*layers\.[1-3]\.mlp\.(up|down)_proj"]),
+}
+
+
+def compare_all(halfbyte: Halfbyte, table: Table, source: Path, tmp: Path) -> None:
+    """Trains, loads in peft, saves again; then the other way round."""
+    for name, (quant_type, nested, options) in RUNS.items():
+        base, adapter = source, tmp / f"adapter-{len(list(tmp.iterdir()))}"
+        if quant_type is not None:
+            base = quantize(halfbyte, source, tmp / f"{adapter.name}-base", quant_type, nested)
+        halfbyte.run("train_qwen3_lora", "--model", source, "--output", adapter, *training_data(source), *BRIEF, *options)
+        from_halfbyte(halfbyte, table, f"trained by halfbyte: {name}", base, adapter, tmp)
+        from_peft(halfbyte, table, f"made by peft: {name}", base, adapter, tmp)
+
+
+def training_data(source: Path) -> list:
+    return ["--data", source.parent / "town" / "train.jsonl"]
+
+
+def from_halfbyte(halfbyte: Halfbyte, table: Table, what: str, base: Path, adapter: Path, tmp: Path) -> None:
+    model = load(base)
+    texts = texts_for(model.config.vocab_size)
+    plain = logits(model, texts)
+    model = PeftModel.from_pretrained(model, adapter).eval()
+    theirs = logits(model, texts)
+    ours = halfbyte.logits(base, texts, tmp / "logits.safetensors", adapter)
+    table.same_logits(what, "logits of peft", ours, theirs)
+    effect = (theirs - plain).abs().max().item()
+    table.add(what, "with and without the adapter", f"max difference {effect:.1f}", effect > 100 * LOGITS_TOLERANCE)
+    again = tmp / f"{adapter.name}-again"
+    model.save_pretrained(again)
+    same_tensors(table, what, load_file(adapter / TENSORS), load_file(again / TENSORS))
+
+
+def same_tensors(table: Table, what: str, ours: dict, theirs: dict) -> None:
+    names = ours.keys() | theirs.keys()
+    same = [n for n in names if n in ours and n in theirs and torch.equal(ours[n], theirs[n].to(ours[n].dtype))]
+    table.add(what, "tensors that peft saves again", f"{len(same)} of {len(names)} equal", len(same) == len(names) > 0)
+
+
+def from_peft(halfbyte: Halfbyte, table: Table, what: str, base: Path, like: Path, tmp: Path) -> None:
+    """An adapter with the configuration of `like` and weights of its own, nowhere 0."""
+    config = LoraConfig.from_pretrained(like)
+    config.inference_mode = False
+    torch.manual_seed(5)
+    model = get_peft_model(load(base), config).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_" in name:
+                weight.copy_(0.05 * torch.randn_like(weight))
+    adapter = tmp / f"{like.name}-peft"
+    model.save_pretrained(adapter)
+    texts = texts_for(model.config.vocab_size)
+    ours = halfbyte.logits(base, texts, tmp / "logits.safetensors", adapter)
+    table.same_logits(what, "logits of peft", ours, logits(model, texts))
