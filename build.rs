@@ -9,6 +9,7 @@
 //! A kernel whose sources, flags and compiler are those of the last build is not compiled again. What ptxas said of
 //! registers and spills stands in `$OUT_DIR/<op>.ptxas.log`.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -161,6 +162,8 @@ fn compile_all(nvcc: &Nvcc, flags: &[String], kernels: &[String], out: &Path) ->
             todo.push((name, key));
         }
     }
+    // Long sources first, so that none is left to one core at the end.
+    todo.sort_by_key(|(_, key)| Reverse(key.len()));
     let jobs: usize = env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
     // Few files for many cores (one kernel was edited): let nvcc take the architectures in parallel.
     let threads = format!("--threads={}", (jobs / todo.len().max(1)).max(1));

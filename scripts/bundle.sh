@@ -8,6 +8,8 @@
 #   .bundle/run example train_qwen3_lora --use-4bit
 #   .bundle/run list
 #
+# Build with HALFBYTE_CUDA_ARCHS set to the architecture of that host: each binary embeds its kernels.
+#
 # Usage: scripts/bundle.sh [--only NAME,NAME…] [--with-data] [--archive]
 #   --only       these tests, benches and examples; `lib` and `runtime-lib` are the unit tests. Default: all.
 #   --with-data  also what lies in $HALFBYTE_TEST_DATA, files of up to 16 MiB
@@ -94,9 +96,9 @@ while read -r kind name path; do
   strip -o "$bundle/$folder/$name" "$path"
 done <<<"$built"
 
-mkdir -p "$bundle/root/tests" "$bundle/root/examples"
-[[ ! -d tests/data ]] || cp -r tests/data "$bundle/root/tests/"
-[[ ! -d examples/assets ]] || cp -r examples/assets "$bundle/root/examples/"
+mkdir -p "$bundle/checkout/tests" "$bundle/checkout/examples"
+[[ ! -d tests/data ]] || cp -r tests/data "$bundle/checkout/tests/"
+[[ ! -d examples/assets ]] || cp -r examples/assets "$bundle/checkout/examples/"
 if $with_data; then
   [[ -d ${HALFBYTE_TEST_DATA:-} ]] || fail "--with-data: HALFBYTE_TEST_DATA is not a folder"
   mkdir -p "$bundle/data"
@@ -109,7 +111,7 @@ cat >"$bundle/run" <<'RUN'
 # Runs what scripts/bundle.sh gathered: run {tests|benches} [NAME [ARGUMENTS]], run example NAME [ARGUMENTS], run list
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-export HALFBYTE_ROOT=$here/root
+export HALFBYTE_ROOT=$here/checkout
 [[ -d $here/data ]] && export HALFBYTE_TEST_DATA=${HALFBYTE_TEST_DATA:-$here/data}
 
 binary() {
@@ -141,7 +143,7 @@ exit
 RUN
 chmod +x "$bundle/run"
 
-(cd "$bundle" && du -h --apparent-size tests/* benches/* examples/* root data 2>/dev/null || true)
+(cd "$bundle" && du -h --apparent-size tests/* benches/* examples/* checkout data 2>/dev/null || true)
 du -sh --apparent-size "$bundle"
 if $archive; then
   tar czf "$bundle.tar.gz" "$bundle"
