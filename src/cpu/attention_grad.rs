@@ -85,7 +85,7 @@ fn row_dots<T: Float>(a: Mat<'_, Cpu, T>, b: Mat<'_, Cpu, T>, out: &mut [f32]) {
         simd::vectorize(#[inline(always)] || {
             convert::widen(a.row(i), x);
             convert::widen(b.row(i), y);
-            *out = math::sum2(x, y, |x, y| x * y);
+            *out = math::dot(x, y);
         });
     });
 }

@@ -21,7 +21,7 @@ pub(super) fn cross_entropy<T: Float>(op: CrossEntropy<'_, Cpu, T>) {
                 convert::widen(logits, x);
                 let (max, target) = (math::max(x), x[label]);
                 x.iter_mut().for_each(|x| *x = math::exp(*x - max));
-                let sum = math::sum(x, |x| x);
+                let sum = math::sum(x);
                 *loss = sum.ln() + (max - target);
                 if let Some(scale) = grad_scale {
                     let share = 1.0 / sum;

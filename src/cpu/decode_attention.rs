@@ -68,7 +68,7 @@ fn attend<T: Float>(q: &[T], keys: Rows<'_, T>, values: Rows<'_, T>, scale: f32,
     let mut scores = vec![0.0; group * len];
     keys.each(|j, key| {
         for (query, scores) in queries.chunks_exact(dim).zip(scores.chunks_exact_mut(len)) {
-            scores[j] = scale * math::sum2(query, key, |q, k| q * k);
+            scores[j] = scale * math::dot(query, key);
         }
     });
     for scores in scores.chunks_exact_mut(len) {
@@ -89,6 +89,6 @@ fn attend<T: Float>(q: &[T], keys: Rows<'_, T>, values: Rows<'_, T>, scale: f32,
 fn softmax(x: &mut [f32]) {
     let max = math::max(x);
     x.iter_mut().for_each(|x| *x = math::exp(*x - max));
-    let share = 1.0 / math::sum(x, |x| x);
+    let share = 1.0 / math::sum(x);
     x.iter_mut().for_each(|x| *x *= share);
 }

@@ -43,11 +43,9 @@ pub(super) fn dots<S: Source + ?Sized>(weight: &S, row: usize, x: &Inputs, out: 
         let cols = start..x.cols.min(start + PIECE);
         let piece = &mut piece[..cols.len()];
         weight.read(row, cols.clone(), piece);
-        simd::vectorize(#[inline(always)] || {
-            for (out, x) in out.iter_mut().zip(x.wide.chunks_exact(x.cols)) {
-                *out += math::sum2(&x[cols.clone()], piece, |x, w| x * w);
-            }
-        });
+        for (out, x) in out.iter_mut().zip(x.wide.chunks_exact(x.cols)) {
+            *out += math::dot(&x[cols.clone()], piece);
+        }
     }
 }
 

@@ -1,7 +1,6 @@
-//! Arithmetic that the compiler can vectorise: no branches, fixed orders of summation.
+//! Arithmetic that the compiler can vectorise: no branches.
 
-/// Partial sums that a reduction keeps.
-const LANES: usize = 32;
+pub(super) use super::simd_sum::{dot, max, sum};
 
 /// `e^x` to about one unit in the last place; NaN, infinities and subnormal results included.
 ///
@@ -37,55 +36,6 @@ pub(super) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
-/// The sum of `f(x)`, in an order that depends only on the length.
-#[inline(always)]
-pub(super) fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
-    sum2(x, x, |x, _| f(x))
-}
-
-/// The sum of `f(x, y)`, in an order that depends only on the length.
-#[inline(always)]
-pub(super) fn sum2(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
-    let (x, x_tail) = x.as_chunks::<LANES>();
-    let (y, y_tail) = y.as_chunks::<LANES>();
-    let mut lanes = [0.0; LANES];
-    for (x, y) in x.iter().zip(y) {
-        for i in 0..LANES {
-            lanes[i] += f(x[i], y[i]);
-        }
-    }
-    for (lane, (&x, &y)) in lanes.iter_mut().zip(x_tail.iter().zip(y_tail)) {
-        *lane += f(x, y);
-    }
-    fold(lanes)
-}
-
-/// Adds lanes pairwise.
-#[inline(always)]
-fn fold(mut lanes: [f32; LANES]) -> f32 {
-    let mut half = LANES / 2;
-    while half > 0 {
-        for i in 0..half {
-            lanes[i] += lanes[i + half];
-        }
-        half /= 2;
-    }
-    lanes[0]
-}
-
-/// The largest element, or `-inf` when there is none. NaNs are passed over: sums of exponentials find them.
-#[inline(always)]
-pub(super) fn max(x: &[f32]) -> f32 {
-    let (chunks, tail) = x.as_chunks::<LANES>();
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    for chunk in chunks {
-        for i in 0..LANES {
-            lanes[i] = if chunk[i] > lanes[i] { chunk[i] } else { lanes[i] };
-        }
-    }
-    lanes.iter().chain(tail).fold(f32::NEG_INFINITY, |m, &v| m.max(v))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,13 +53,5 @@ mod tests {
         assert_eq!(exp(f32::INFINITY), f32::INFINITY);
         assert_eq!(exp(0.0), 1.0);
         assert!(exp(f32::NAN).is_nan());
-    }
-
-    #[test]
-    fn sums_and_maxima() {
-        let x: Vec<f32> = (0..77).map(|i| i as f32).collect();
-        assert_eq!(sum(&x, |v| v), 77.0 * 38.0);
-        assert_eq!(max(&x), 76.0);
-        assert!(sum(&[1.0, f32::NAN], |v| v).is_nan());
     }
 }

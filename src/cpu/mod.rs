@@ -27,6 +27,7 @@ mod simd;
 mod simd_decode;
 mod simd_gemv;
 mod simd_pack;
+mod simd_sum;
 mod simd_tile;
 mod source;
 mod swiglu;

@@ -45,14 +45,14 @@ fn normalise(h: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
 /// `1 / sqrt(mean(h²) + eps)`.
 #[inline(always)]
 pub(super) fn inverse_rms(h: &[f32], eps: f32) -> f32 {
-    1.0 / (math::sum(h, |v| v * v) / h.len() as f32 + eps).sqrt()
+    1.0 / (math::dot(h, h) / h.len() as f32 + eps).sqrt()
 }
 
 /// Turns `g`, the gradient of the scaled row, into that of its input `x`: `r · (g - x · r² · mean(g · x))`.
 #[inline(always)]
 pub(super) fn norm_grad(x: &[f32], eps: f32, g: &mut [f32]) {
     let r = inverse_rms(x, eps);
-    let share = r * r * (math::sum2(g, x, |g, x| g * x) / x.len() as f32);
+    let share = r * r * (math::dot(g, x) / x.len() as f32);
     for (g, x) in g.iter_mut().zip(x) {
         *g = r * (*g - x * share);
     }

@@ -54,13 +54,24 @@ mod x86 {
     any!(avx512_any, avx512, "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl");
     any!(avx2_any, avx2, "avx2,fma,f16c");
 
-    /// Thirty-two codes of 16 bytes, the index of each in a 16-bit word; bits above the fourth are not cleared.
+    /// Multiplies 32 elements of each vector, from `at` on, with the codes of 16 bytes.
     #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn words(bytes: &[u8; 16]) -> __m512i {
-        // SAFETY: `bytes` is one vector.
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    fn step<const N: usize>(table: __m512i, bytes: &[u8], x: &[&[u16]; N], at: usize, acc: &mut [[__m512; 2]; N], half: usize) {
+        debug_assert!(bytes.len() >= 16 && x.iter().all(|x| x.len() >= at + 32));
+        // The index of each code in a 16-bit word; the look-up ignores what is above five bits.
+        // SAFETY: the callers give 16 bytes.
         let byte = _mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) });
-        _mm512_or_si512(_mm512_srli_epi32::<4>(byte), _mm512_slli_epi32::<16>(byte))
+        let words = _mm512_or_si512(_mm512_srli_epi32::<4>(byte), _mm512_slli_epi32::<16>(byte));
+        let w = _mm512_permutexvar_epi16(words, table);
+        for (acc, x) in acc.iter_mut().zip(x) {
+            // SAFETY: a run is whole steps of the row, which `x` is as long as. All types are 512 bits.
+            unsafe {
+                let x = _mm512_loadu_si512(x.as_ptr().add(at).cast());
+                let (w, x) = (std::mem::transmute::<__m512i, __m512bh>(w), std::mem::transmute::<__m512i, __m512bh>(x));
+                acc[half] = _mm512_dpbf16_ps(acc[half], w, x);
+            }
+        }
     }
 
     /// Weights and inputs as bf16, products in pairs, sums in f32. `x` must be exact in bf16.
@@ -77,18 +88,14 @@ mod x86 {
             let values = unsafe { std::mem::transmute::<__m256bh, __m256i>(values) };
             // Both halves of the table, because the look-up takes five bits and the fifth is the next code's.
             let table = _mm512_broadcast_i64x4(values);
-            let bytes = weight.codes.slice()[at / 2..][..run.len() / 2].as_chunks::<16>().0;
-            for (j, bytes) in bytes.iter().enumerate() {
-                let w = _mm512_permutexvar_epi16(words(bytes), table);
-                for (acc, x) in acc.iter_mut().zip(inputs) {
-                    // SAFETY: a run is whole steps of the row, which `x` is as long as. The types are both 512 bits.
-                    unsafe {
-                        let x = _mm512_loadu_si512(x.as_ptr().add(run.start + j * 32).cast());
-                        let (w, x) = (std::mem::transmute::<__m512i, __m512bh>(w), std::mem::transmute::<__m512i, __m512bh>(x));
-                        let acc = &mut acc[j & 1];
-                        *acc = _mm512_dpbf16_ps(*acc, w, x);
-                    }
+            let (pairs, rest) = weight.codes.slice()[at / 2..][..run.len() / 2].as_chunks::<32>();
+            for (j, bytes) in pairs.iter().enumerate() {
+                for half in 0..2 {
+                    step(table, &bytes[half * 16..], &inputs, run.start + j * 64 + half * 32, &mut acc, half);
                 }
+            }
+            if !rest.is_empty() {
+                step(table, rest, &inputs, run.start + pairs.len() * 64, &mut acc, 0);
             }
         });
         acc.map(|[a, b]| _mm512_reduce_add_ps(_mm512_add_ps(a, b)))
@@ -137,17 +144,20 @@ mod x86 {
             let values = values::<T>(weight.format.codes(), absmax);
             // SAFETY: `values` is two vectors.
             let (low, high) = unsafe { (_mm256_loadu_ps(values.as_ptr()), _mm256_loadu_ps(values.as_ptr().add(8))) };
-            let bytes = weight.codes.slice()[at / 2..][..run.len() / 2].as_chunks::<4>().0;
+            let bytes = weight.codes.slice()[at / 2..][..run.len() / 2].as_chunks::<8>().0;
             for (j, bytes) in bytes.iter().enumerate() {
-                let byte = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(i32::from_le_bytes(*bytes)));
-                let code = _mm256_or_si256(_mm256_srli_epi64::<4>(byte), _mm256_slli_epi64::<32>(byte));
-                let upper = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(code));
-                let found = [low, high].map(|half| _mm256_permutevar8x32_ps(half, code));
-                let w = _mm256_blendv_ps(found[0], found[1], upper);
-                for (acc, x) in acc.iter_mut().zip(inputs) {
-                    // SAFETY: a run is whole steps of the row, which `x` is as long as.
-                    let x = unsafe { _mm256_loadu_ps(x.as_ptr().add(run.start + j * 8)) };
-                    acc[j & 1] = _mm256_fmadd_ps(w, x, acc[j & 1]);
+                for half in 0..2 {
+                    let four = i32::from_le_bytes(std::array::from_fn(|i| bytes[half * 4 + i]));
+                    let byte = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(four));
+                    let code = _mm256_or_si256(_mm256_srli_epi64::<4>(byte), _mm256_slli_epi64::<32>(byte));
+                    let upper = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(code));
+                    let found = [low, high].map(|half| _mm256_permutevar8x32_ps(half, code));
+                    let w = _mm256_blendv_ps(found[0], found[1], upper);
+                    for (acc, x) in acc.iter_mut().zip(inputs) {
+                        // SAFETY: a run is whole steps of the row, which `x` is as long as.
+                        let x = unsafe { _mm256_loadu_ps(x.as_ptr().add(run.start + j * 16 + half * 8)) };
+                        acc[half] = _mm256_fmadd_ps(w, x, acc[half]);
+                    }
                 }
             }
         });
