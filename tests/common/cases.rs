@@ -74,9 +74,9 @@ impl Quantization {
     /// Every format with every block size, plain and nested.
     pub fn all() -> Vec<Quantization> {
         let each = |block_size| {
-            FORMATS.into_iter().flat_map(move |format| {
-                [false, true].map(|nested| Quantization { format, block_size, nested })
-            })
+            FORMATS
+                .into_iter()
+                .flat_map(move |format| [false, true].map(|nested| Quantization { format, block_size, nested }))
         };
         BLOCK_SIZES.into_iter().flat_map(each).collect()
     }
@@ -194,17 +194,8 @@ impl Pack {
 }
 
 pub fn packs() -> Vec<Pack> {
-    let lengths: [&[usize]; 9] = [
-        &[1],
-        &[0, 1, 0],
-        &[33],
-        &[127, 1],
-        &[128],
-        &[129, 0, 5],
-        &[64, 65, 63],
-        &[1, 1, 2, 3, 5, 8, 13, 21],
-        &[260],
-    ];
+    let lengths: [&[usize]; 9] =
+        [&[1], &[0, 1, 0], &[33], &[127, 1], &[128], &[129, 0, 5], &[64, 65, 63], &[1, 1, 2, 3, 5, 8, 13, 21], &[260]];
     let mut cases = Vec::new();
     for (i, dim) in [32, 64, 128].into_iter().enumerate() {
         for (j, lengths) in lengths.into_iter().enumerate() {
@@ -218,8 +209,11 @@ pub fn packs() -> Vec<Pack> {
 
 pub fn any_pack() -> impl Strategy<Value = Pack> {
     let heads = prop::sample::select(vec![heads(2, 1, 32), heads(1, 1, 64), heads(4, 1, 128), heads(2, 2, 32)]);
-    (heads, prop::collection::vec(0usize..90, 1..5), layout())
-        .prop_map(|(heads, lengths, layout)| Pack { heads, lengths, layout })
+    (heads, prop::collection::vec(0usize..90, 1..5), layout()).prop_map(|(heads, lengths, layout)| Pack {
+        heads,
+        lengths,
+        layout,
+    })
 }
 
 /// Lengths of flat vectors.

@@ -17,7 +17,8 @@ impl Random {
     /// From anything that prints differently for each case.
     pub fn new(case: &str) -> Self {
         // FNV-1a.
-        let seed = case.bytes().fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+        let seed =
+            case.bytes().fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
         Random { seed, draw: Cell::new(0) }
     }
 

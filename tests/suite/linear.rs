@@ -63,7 +63,8 @@ fn gradient<B: Backend, T: Float>(backend: &B, case: &Product, most: usize) {
     let old = random.normal(n * inputs, 1.0);
     let got = twice(&name, || {
         let mut d_x = output::<B, T>(backend, [n, inputs], case, &old);
-        let op = LinearGrad { d_out: d_out.mat(), weight: weight.view(), d_x: d_x.mat_mut(), accumulate: case.accumulate };
+        let op =
+            LinearGrad { d_out: d_out.mat(), weight: weight.view(), d_x: d_x.mat_mut(), accumulate: case.accumulate };
         op.run(backend).unwrap();
         d_x.read(backend, &name)
     });

@@ -67,7 +67,9 @@ fn gradient<B: Backend, T: Float>(backend: &B, (case, quantization): &Case, most
     let got = twice(&name, || {
         let mut d_x = output::<B, T>(backend, [n, inputs], case, &old);
         let accumulate = case.accumulate;
-        Linear4Grad { d_out: d_out.mat(), weight: weight.weight(), d_x: d_x.mat_mut(), accumulate }.run(backend).unwrap();
+        Linear4Grad { d_out: d_out.mat(), weight: weight.weight(), d_x: d_x.mat_mut(), accumulate }
+            .run(backend)
+            .unwrap();
         d_x.read(backend, &name)
     });
     let (d_out, weight) = (d_out.to_f64(), exact(&weight.decoded::<T>()));
@@ -147,7 +149,9 @@ fn same_as_linear<B: Backend, T: Float>(backend: &B, case: &Product, quantizatio
     let decoded_host = exact(&decoded.read(backend, &name));
     let [mut a, mut b] = [(); 2].map(|()| Tensor::<B, f32>::poisoned(backend, [n, outputs], layout));
     Linear4 { x: x.mat(), weight: weight.weight(), out: a.mat_mut(), accumulate: false }.run(backend).unwrap();
-    halfbyte::ops::Linear { x: x.mat(), weight: decoded.view(), out: b.mat_mut(), accumulate: false }.run(backend).unwrap();
+    halfbyte::ops::Linear { x: x.mat(), weight: decoded.view(), out: b.mat_mut(), accumulate: false }
+        .run(backend)
+        .unwrap();
     let (a, b, x) = (a.read(backend, &name), b.read(backend, &name), x.to_f64());
     compare_some(&name, &a, outputs, a.len(), |i, j| {
         // Twice the error of one sum.

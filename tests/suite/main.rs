@@ -6,6 +6,17 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod attention;
+mod cross_entropy;
+mod decode_attention;
+mod flat;
 mod linear;
 mod linear4;
 mod lora;
+mod memory;
+mod qk_norm_rope;
+mod quantize;
+mod rms_norm;
+mod rows;
+mod sample;
+mod swiglu;
