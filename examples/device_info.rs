@@ -96,7 +96,9 @@ fn print_use(ordinal: usize) {
         Ok(()) => line("", "runs halfbyte's kernels"),
         Err(e) => {
             line("", format!("does not run halfbyte's kernels: {e}"));
-            advice("build for its compute capability with HALFBYTE_CUDA_ARCHS, such as 90a for 9.0; or update the driver");
+            advice(
+                "build for its compute capability with HALFBYTE_CUDA_ARCHS, such as 90a for 9.0; or update the driver",
+            );
         }
     }
 }
@@ -115,7 +117,9 @@ fn print_blas(gpus: bool) {
     } else {
         line("cuBLASLt", "not found");
         if gpus {
-            advice("large products are faster with it: pip install nvidia-cublas and put its lib folder into LD_LIBRARY_PATH");
+            advice(
+                "large products are faster with it: pip install nvidia-cublas and put its lib folder into LD_LIBRARY_PATH",
+            );
         }
     }
 }

@@ -176,7 +176,11 @@ impl Job for Inference {
         let made = generate(&model, pass, &tokenizer, &prompt, &options, |piece| {
             let written = out.write_all(piece.as_bytes()).and_then(|()| out.flush());
             // A reader that is gone, as `head` is, wants no more.
-            if written.is_err() || self.interrupt.happened() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if written.is_err() || self.interrupt.happened() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         })?;
         let _ = writeln!(out);
         let decoded = made.ids.len().saturating_sub(1);

@@ -64,7 +64,9 @@ pub enum Error {
         reason: String,
     },
     /// The device has too little memory.
-    #[error("the GPU is out of memory: {bytes} more bytes were asked for; try a smaller batch, a shorter sequence or activation checkpointing")]
+    #[error(
+        "the GPU is out of memory: {bytes} more bytes were asked for; try a smaller batch, a shorter sequence or activation checkpointing"
+    )]
     OutOfMemory {
         /// The allocation that failed.
         bytes: usize,

@@ -153,8 +153,7 @@ fn train_like_golden<B: Backend>(backend: &B, base: &str, checkpointing: bool) {
     let options = OptimizerOptions { weight_decay: 0.01, max_grad_norm: 0.3, ..OptimizerOptions::default() };
     let schedule = Schedule::new(ScheduleKind::Constant, 1e-3, Warmup::Steps(0), 5).unwrap();
     let capacity = batch.n_tokens();
-    let mut trainer =
-        Trainer::new(backend, &model, &adapter, capacity, checkpointing, schedule, options, 0).unwrap();
+    let mut trainer = Trainer::new(backend, &model, &adapter, capacity, checkpointing, schedule, options, 0).unwrap();
     let n_targets = batch.n_targets();
     let mut step = Step { index: 0, epoch: 0, micro_batches: vec![batch], n_targets };
     for (i, want) in golden.floats(&format!("{tag}.losses5")).into_iter().enumerate() {

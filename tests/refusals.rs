@@ -64,7 +64,8 @@ fn linear<B: Backend>(backend: &B) {
     let op = Linear::<B, f32, half::f16> { x: z.mat(1, 1), weight: z.view(1), out: z.mat_mut(1, 1), accumulate: false };
     z.refuses(op, "linear: the output type is f16, but it must be the input type or f32");
 
-    let good = || LinearGrad::<B, f32> { d_out: z.mat(4, 6), weight: z.view(48), d_x: z.mat_mut(4, 8), accumulate: false };
+    let good =
+        || LinearGrad::<B, f32> { d_out: z.mat(4, 6), weight: z.view(48), d_x: z.mat_mut(4, 8), accumulate: false };
     fits(&good());
     z.refuses(LinearGrad { d_out: z.mat(5, 6), ..good() }, "linear_grad: `d_out` is [5, 6], expected [4, 6]");
     z.refuses(LinearGrad { weight: z.view(0), ..good() }, "linear_grad: `weight` has 0 elements, expected 48");
@@ -307,10 +308,16 @@ fn attention_grad<B: Backend>(backend: &B) {
     fits(&good());
     z.refuses(AttentionGrad { out: z.mat(5, 64), ..good() }, "attention_grad: `out` is [5, 64], expected [5, 128]");
     z.refuses(AttentionGrad { lse: z.view(5), ..good() }, "attention_grad: `lse` has 5 elements, expected 20");
-    z.refuses(AttentionGrad { d_out: z.mat(4, 128), ..good() }, "attention_grad: `d_out` is [4, 128], expected [5, 128]");
+    z.refuses(
+        AttentionGrad { d_out: z.mat(4, 128), ..good() },
+        "attention_grad: `d_out` is [4, 128], expected [5, 128]",
+    );
     z.refuses(AttentionGrad { delta: z.out(5), ..good() }, "attention_grad: `delta` has 5 elements, expected 20");
     z.refuses(AttentionGrad { d_q: z.mat_mut(5, 64), ..good() }, "attention_grad: `d_q` is [5, 64], expected [5, 128]");
-    z.refuses(AttentionGrad { d_k: z.mat_mut(5, 128), ..good() }, "attention_grad: `d_k` is [5, 128], expected [5, 64]");
+    z.refuses(
+        AttentionGrad { d_k: z.mat_mut(5, 128), ..good() },
+        "attention_grad: `d_k` is [5, 128], expected [5, 64]",
+    );
     z.refuses(AttentionGrad { d_v: z.mat_mut(4, 64), ..good() }, "attention_grad: `d_v` is [4, 64], expected [5, 64]");
     let message = "attention_grad: cu_seqlens is 0, but it needs two entries or more";
     z.refuses(AttentionGrad { cu_seqlens: z.view(0), ..good() }, message);

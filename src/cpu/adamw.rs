@@ -11,17 +11,24 @@ pub(super) fn adamw<T: Float>(op: AdamW<'_, Cpu, T>) {
     let rate = (f64::from(lr) / correction(beta1)) as f32;
     let root = correction(beta2).sqrt() as f32;
     let keep = 1.0 - lr * weight_decay;
-    let state = weights.into_slice().par_chunks_mut(CHUNK).zip(m.into_slice().par_chunks_mut(CHUNK)).zip(v.into_slice().par_chunks_mut(CHUNK));
+    let state = weights
+        .into_slice()
+        .par_chunks_mut(CHUNK)
+        .zip(m.into_slice().par_chunks_mut(CHUNK))
+        .zip(v.into_slice().par_chunks_mut(CHUNK));
     let all = state.zip(grads.slice().par_chunks(CHUNK)).zip(compute.into_slice().par_chunks_mut(CHUNK));
     all.with_min_len(2).for_each(|((((w, m), v), g), compute)| {
-        simd::vectorize(#[inline(always)] || {
-            for (((w, m), v), g) in w.iter_mut().zip(m).zip(v).zip(g) {
-                let g = grad_scale * g;
-                *m = beta1 * *m + (1.0 - beta1) * g;
-                *v = beta2 * *v + (1.0 - beta2) * g * g;
-                *w = *w * keep - rate * *m / (v.sqrt() / root + eps);
-            }
-            convert::narrow(w, compute);
-        });
+        simd::vectorize(
+            #[inline(always)]
+            || {
+                for (((w, m), v), g) in w.iter_mut().zip(m).zip(v).zip(g) {
+                    let g = grad_scale * g;
+                    *m = beta1 * *m + (1.0 - beta1) * g;
+                    *v = beta2 * *v + (1.0 - beta2) * g * g;
+                    *w = *w * keep - rate * *m / (v.sqrt() / root + eps);
+                }
+                convert::narrow(w, compute);
+            },
+        );
     });
 }

@@ -27,9 +27,12 @@ pub(super) fn attention<T: Float>(op: Attention<'_, Cpu, T>) {
                 let mut state = Online::new(dim, scale);
                 let queries = panel(q, piece);
                 state.run(piece, &queries, &keys, &values);
-                simd::vectorize(#[inline(always)] || {
-                    write_rows(&state.sums, dim, stride, out, |lane| 1.0 / state.total[lane]);
-                });
+                simd::vectorize(
+                    #[inline(always)]
+                    || {
+                        write_rows(&state.sums, dim, stride, out, |lane| 1.0 / state.total[lane]);
+                    },
+                );
                 for (lse, (max, total)) in lse.iter_mut().zip(state.max.iter().zip(&state.total)) {
                     *lse = max + total.ln();
                 }
@@ -73,7 +76,10 @@ impl Online {
             let tiles = count.div_ceil(tile.rows) * tile.len();
             self.scores[..tiles].fill(0.0);
             keys.multiply(block, self.dim, queries, &mut self.scores[..tiles]);
-            simd::vectorize(#[inline(always)] || self.weigh(count, start, piece.rows.start));
+            simd::vectorize(
+                #[inline(always)]
+                || self.weigh(count, start, piece.rows.start),
+            );
             values.multiply(block, count, &self.scores, &mut self.sums);
         }
     }

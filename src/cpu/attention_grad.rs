@@ -11,7 +11,9 @@ use crate::{Cpu, Float, Mat, ops::AttentionGrad};
 use rayon::prelude::*;
 
 pub(super) fn attention_grad<T: Float>(op: AttentionGrad<'_, Cpu, T>) {
-    let AttentionGrad { q, k, v, heads, cu_seqlens, scale, out, lse, d_out, mut delta, mut d_q, mut d_k, mut d_v, .. } = op;
+    let AttentionGrad {
+        q, k, v, heads, cu_seqlens, scale, out, lse, d_out, mut delta, mut d_q, mut d_k, mut d_v, ..
+    } = op;
     let (n, dim, group) = (q.rows, heads.dim, heads.q / heads.kv);
     let panels = pieces(cu_seqlens.slice(), n, tile().cols);
     let blocks = pieces(cu_seqlens.slice(), n, block_len());
@@ -34,7 +36,10 @@ pub(super) fn attention_grad<T: Float>(op: AttentionGrad<'_, Cpu, T>) {
                 let (stride, d_q) = (d_q.stride, split_rows(d_q, &panels));
                 panels.par_iter().zip(d_q).for_each(|(piece, d_q)| {
                     let sums = pass.query_grad(piece, &panel(q, piece), &panel(d_out, piece), &keys);
-                    simd::vectorize(#[inline(always)] || write_rows(&sums, dim, stride, d_q, |_| scale));
+                    simd::vectorize(
+                        #[inline(always)]
+                        || write_rows(&sums, dim, stride, d_q, |_| scale),
+                    );
                 });
                 Queries {
                     q_rows: Blocks::by_row(q, &blocks),
@@ -52,10 +57,13 @@ pub(super) fn attention_grad<T: Float>(op: AttentionGrad<'_, Cpu, T>) {
         panels.par_iter().zip(outs).for_each(|(piece, (d_k, d_v))| {
             let (k_panel, v_panel) = (panel(k, piece), panel(v, piece));
             let [k_sums, v_sums] = key_grads(piece, &k_panel, &v_panel, dim, scale, &queries);
-            simd::vectorize(#[inline(always)] || {
-                write_rows(&k_sums, dim, k_stride, d_k, |_| scale);
-                write_rows(&v_sums, dim, v_stride, d_v, |_| 1.0);
-            });
+            simd::vectorize(
+                #[inline(always)]
+                || {
+                    write_rows(&k_sums, dim, k_stride, d_k, |_| scale);
+                    write_rows(&v_sums, dim, v_stride, d_v, |_| 1.0);
+                },
+            );
         });
     }
 }
@@ -82,11 +90,14 @@ fn row_dots<T: Float>(a: Mat<'_, Cpu, T>, b: Mat<'_, Cpu, T>, out: &mut [f32]) {
     out.par_iter_mut().enumerate().with_min_len(64).for_each(|(i, out)| {
         let (mut x, mut y) = ([0.0; 128], [0.0; 128]);
         let (x, y) = (&mut x[..a.cols], &mut y[..a.cols]);
-        simd::vectorize(#[inline(always)] || {
-            convert::widen(a.row(i), x);
-            convert::widen(b.row(i), y);
-            *out = math::dot(x, y);
-        });
+        simd::vectorize(
+            #[inline(always)]
+            || {
+                convert::widen(a.row(i), x);
+                convert::widen(b.row(i), y);
+                *out = math::dot(x, y);
+            },
+        );
     });
 }
 
@@ -121,16 +132,19 @@ impl Pass<'_> {
             d_p[..tiles].fill(0.0);
             keys.k_rows.multiply(block, self.dim, queries, &mut p[..tiles]);
             keys.v_rows.multiply(block, self.dim, d_outs, &mut d_p[..tiles]);
-            simd::vectorize(#[inline(always)] || {
-                let rows = p.chunks_exact_mut(tile.cols).zip(d_p.chunks_exact(tile.cols)).take(count);
-                for (j, (p, d_p)) in rows.enumerate() {
-                    let hidden = (start + j).saturating_sub(piece.rows.start).min(tile.cols);
-                    for (((p, d_p), lse), delta) in p.iter_mut().zip(d_p).zip(&lse).zip(&delta) {
-                        *p = math::exp(*p * self.scale - lse) * (d_p - delta);
+            simd::vectorize(
+                #[inline(always)]
+                || {
+                    let rows = p.chunks_exact_mut(tile.cols).zip(d_p.chunks_exact(tile.cols)).take(count);
+                    for (j, (p, d_p)) in rows.enumerate() {
+                        let hidden = (start + j).saturating_sub(piece.rows.start).min(tile.cols);
+                        for (((p, d_p), lse), delta) in p.iter_mut().zip(d_p).zip(&lse).zip(&delta) {
+                            *p = math::exp(*p * self.scale - lse) * (d_p - delta);
+                        }
+                        p[..hidden].fill(0.0);
                     }
-                    p[..hidden].fill(0.0);
-                }
-            });
+                },
+            );
             keys.k_columns.multiply(block, count, &p, &mut sums);
         }
         sums
@@ -152,20 +166,23 @@ fn key_grads(piece: &Piece, keys: &[f32], values: &[f32], dim: usize, scale: f32
             ds.fill(0.0);
             head.q_rows.multiply(block, dim, keys, &mut p);
             head.d_out_rows.multiply(block, dim, values, &mut ds);
-            simd::vectorize(#[inline(always)] || {
-                let rows = p.chunks_exact_mut(tile.cols).zip(ds.chunks_exact_mut(tile.cols)).take(count);
-                for (i, (p, ds)) in rows.enumerate() {
-                    let (lse, delta) = (head.lse[start + i], head.delta[start + i]);
-                    // Query `start + i` sees this many of the panel's keys.
-                    let seen = (start + i + 1).saturating_sub(piece.rows.start).min(tile.cols);
-                    for (p, ds) in p.iter_mut().zip(ds.iter_mut()) {
-                        *p = math::exp(*p * scale - lse);
-                        *ds = *p * (*ds - delta);
+            simd::vectorize(
+                #[inline(always)]
+                || {
+                    let rows = p.chunks_exact_mut(tile.cols).zip(ds.chunks_exact_mut(tile.cols)).take(count);
+                    for (i, (p, ds)) in rows.enumerate() {
+                        let (lse, delta) = (head.lse[start + i], head.delta[start + i]);
+                        // Query `start + i` sees this many of the panel's keys.
+                        let seen = (start + i + 1).saturating_sub(piece.rows.start).min(tile.cols);
+                        for (p, ds) in p.iter_mut().zip(ds.iter_mut()) {
+                            *p = math::exp(*p * scale - lse);
+                            *ds = *p * (*ds - delta);
+                        }
+                        p[seen..].fill(0.0);
+                        ds[seen..].fill(0.0);
                     }
-                    p[seen..].fill(0.0);
-                    ds[seen..].fill(0.0);
-                }
-            });
+                },
+            );
             head.d_out_columns.multiply(block, count, &p, &mut v_sums);
             head.q_columns.multiply(block, count, &ds, &mut k_sums);
         }

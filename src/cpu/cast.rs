@@ -6,12 +6,17 @@ use rayon::prelude::*;
 const CHUNK: usize = 4096;
 
 pub(super) fn cast<S: Float, T: Float>(op: Cast<'_, Cpu, S, T>) {
-    op.out.into_slice().par_chunks_mut(CHUNK).zip(op.x.slice().par_chunks(CHUNK)).with_min_len(4).for_each(|(out, x)| {
-        let mut wide = [0.0; CHUNK];
-        let wide = &mut wide[..x.len()];
-        simd::vectorize(#[inline(always)] || {
-            convert::widen(x, wide);
-            convert::narrow(wide, out);
-        });
-    });
+    op.out.into_slice().par_chunks_mut(CHUNK).zip(op.x.slice().par_chunks(CHUNK)).with_min_len(4).for_each(
+        |(out, x)| {
+            let mut wide = [0.0; CHUNK];
+            let wide = &mut wide[..x.len()];
+            simd::vectorize(
+                #[inline(always)]
+                || {
+                    convert::widen(x, wide);
+                    convert::narrow(wide, out);
+                },
+            );
+        },
+    );
 }

@@ -60,11 +60,14 @@ mod tests {
     fn check<T: Float>() {
         let x: Vec<f32> = (0..1 << 17).map(|i: u32| f32::from_bits(i << 15 | (i & 1) * 0x1234 | i >> 9)).collect();
         let (mut narrowed, mut widened, mut rounded) = (vec![T::default(); x.len()], vec![0.0; x.len()], x.clone());
-        simd::vectorize(#[inline(always)] || {
-            narrow(&x, &mut narrowed);
-            widen(&narrowed, &mut widened);
-            round::<T>(&mut rounded);
-        });
+        simd::vectorize(
+            #[inline(always)]
+            || {
+                narrow(&x, &mut narrowed);
+                widen(&narrowed, &mut widened);
+                round::<T>(&mut rounded);
+            },
+        );
         for (i, &x) in x.iter().enumerate() {
             let want = T::from_f32(x).to_f32();
             let same = |got: f32| got.to_bits() == want.to_bits() || (got.is_nan() && want.is_nan());

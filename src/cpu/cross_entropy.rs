@@ -5,7 +5,10 @@ use rayon::prelude::*;
 pub(super) fn cross_entropy<T: Float>(op: CrossEntropy<'_, Cpu, T>) {
     let CrossEntropy { logits, labels, losses, grad_scale } = op;
     let vocab = logits.cols;
-    let rows = par::rows_mut(logits).zip(labels.slice()).zip(losses.into_slice().par_iter_mut()).with_min_len(par::grain(vocab));
+    let rows = par::rows_mut(logits)
+        .zip(labels.slice())
+        .zip(losses.into_slice().par_iter_mut())
+        .with_min_len(par::grain(vocab));
     rows.for_each_init(
         || vec![0.0; vocab],
         |x, ((logits, &label), loss)| {
@@ -17,20 +20,23 @@ pub(super) fn cross_entropy<T: Float>(op: CrossEntropy<'_, Cpu, T>) {
                 }
                 return;
             }
-            simd::vectorize(#[inline(always)] || {
-                convert::widen(logits, x);
-                let (max, target) = (math::max(x), x[label]);
-                x.iter_mut().for_each(|x| *x = math::exp(*x - max));
-                let sum = math::sum(x);
-                *loss = sum.ln() + (max - target);
-                if let Some(scale) = grad_scale {
-                    let share = 1.0 / sum;
-                    x.iter_mut().for_each(|x| *x *= share);
-                    x[label] -= 1.0;
-                    x.iter_mut().for_each(|x| *x *= scale);
-                    convert::narrow(x, logits);
-                }
-            });
+            simd::vectorize(
+                #[inline(always)]
+                || {
+                    convert::widen(logits, x);
+                    let (max, target) = (math::max(x), x[label]);
+                    x.iter_mut().for_each(|x| *x = math::exp(*x - max));
+                    let sum = math::sum(x);
+                    *loss = sum.ln() + (max - target);
+                    if let Some(scale) = grad_scale {
+                        let share = 1.0 / sum;
+                        x.iter_mut().for_each(|x| *x *= share);
+                        x[label] -= 1.0;
+                        x.iter_mut().for_each(|x| *x *= scale);
+                        convert::narrow(x, logits);
+                    }
+                },
+            );
         },
     );
 }

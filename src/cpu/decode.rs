@@ -50,10 +50,19 @@ pub(super) fn values<T: Float>(codes: &[f32; 16], absmax: f32) -> [f32; 16] {
 
 /// Elements `first ..` of the flattened weight, each rounded to `T`.
 pub(super) fn decode<T: Float>(weight: &Weight4<'_, Cpu>, first: usize, out: &mut [f32]) {
-    simd::vectorize(#[inline(always)] || {
-        let codes = weight.format.codes();
-        each_run(weight, first, out.len(), #[inline(always)] |run, at, absmax| {
-            simd_decode::look_up(&values::<T>(codes, absmax), weight.codes.slice(), at, &mut out[run]);
-        });
-    });
+    simd::vectorize(
+        #[inline(always)]
+        || {
+            let codes = weight.format.codes();
+            each_run(
+                weight,
+                first,
+                out.len(),
+                #[inline(always)]
+                |run, at, absmax| {
+                    simd_decode::look_up(&values::<T>(codes, absmax), weight.codes.slice(), at, &mut out[run]);
+                },
+            );
+        },
+    );
 }

@@ -26,12 +26,17 @@ pub(super) fn decode_attention<T: Float>(op: DecodeAttention<'_, Cpu, T>) {
         let start = b * capacity * width;
         let sequence = start..start + len * width;
         let (keys, values) = (&k_cache.slice()[sequence.clone()], &v_cache.slice()[sequence]);
-        out.par_chunks_mut(group * dim).zip(q.row(b).par_chunks(group * dim)).enumerate().for_each(|(head, (out, q))| {
-            simd::vectorize(#[inline(always)] || {
-                let rows = |cache| Rows { cache, width, dim, head };
-                attend(q, rows(keys), rows(values), scale, out);
-            });
-        });
+        out.par_chunks_mut(group * dim).zip(q.row(b).par_chunks(group * dim)).enumerate().for_each(
+            |(head, (out, q))| {
+                simd::vectorize(
+                    #[inline(always)]
+                    || {
+                        let rows = |cache| Rows { cache, width, dim, head };
+                        attend(q, rows(keys), rows(values), scale, out);
+                    },
+                );
+            },
+        );
     });
 }
 

@@ -11,6 +11,9 @@ pub(super) fn dequantize<T: Float>(op: Dequantize<'_, Cpu, T>) {
         let mut wide = [0.0; CHUNK];
         let wide = &mut wide[..out.len()];
         decode::decode::<T>(&weight, i * CHUNK, wide);
-        simd::vectorize(#[inline(always)] || convert::narrow(wide, out));
+        simd::vectorize(
+            #[inline(always)]
+            || convert::narrow(wide, out),
+        );
     });
 }

@@ -196,7 +196,10 @@ pub(super) fn multiply<O: Float>(
                 || vec![0.0; cols.len()],
                 |sums, (row, out)| {
                     block.row(row, sums);
-                    simd::vectorize(#[inline(always)] || finish(i + row, j, sums, out));
+                    simd::vectorize(
+                        #[inline(always)]
+                        || finish(i + row, j, sums, out),
+                    );
                 },
             );
         }
@@ -225,7 +228,10 @@ pub(super) fn multiply_transposed<O: Float>(
             || vec![0.0; m],
             |sums, (col, out)| {
                 block.column(col, sums);
-                simd::vectorize(#[inline(always)] || finish(j + col, sums, out));
+                simd::vectorize(
+                    #[inline(always)]
+                    || finish(j + col, sums, out),
+                );
             },
         );
     }

@@ -64,6 +64,9 @@ pub(super) fn multiply<O: Float>(
     rows.for_each(|(row, sums)| weight.dots(row, &inputs, sums));
     par::rows_mut(out).enumerate().for_each(|(i, out)| {
         let mut row: Vec<f32> = sums.iter().skip(i).step_by(n).copied().collect();
-        simd::vectorize(#[inline(always)] || finish(&mut row, out));
+        simd::vectorize(
+            #[inline(always)]
+            || finish(&mut row, out),
+        );
     });
 }

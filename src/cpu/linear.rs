@@ -24,21 +24,45 @@ pub(super) fn weight_grad<T: Float>(op: WeightGrad<'_, Cpu, T>) {
     let WeightGrad { x, d_out, d_weight } = op;
     let d_weight = MatMut::new(d_weight, d_out.cols, x.cols);
     let (d_out, x) = (ByColumn(Dense::new(d_out)), ByColumn(Dense::new(x)));
-    gemm::multiply(&d_out, &x, d_weight, #[inline(always)] |_, _, sums, out| gemm::store(true, 1.0, sums, out));
+    gemm::multiply(
+        &d_out,
+        &x,
+        d_weight,
+        #[inline(always)]
+        |_, _, sums, out| gemm::store(true, 1.0, sums, out),
+    );
 }
 
 /// `out (+)= x · weightᵀ`.
 pub(super) fn forward<O: Float>(x: impl Source, weight: impl Source, out: MatMut<'_, Cpu, O>, accumulate: bool) {
     if (1..=gemv::MAX_ROWS).contains(&out.rows) {
-        gemv::multiply(&x, &weight, out, #[inline(always)] |sums, out| gemm::store(accumulate, 1.0, sums, out));
+        gemv::multiply(
+            &x,
+            &weight,
+            out,
+            #[inline(always)]
+            |sums, out| gemm::store(accumulate, 1.0, sums, out),
+        );
     } else {
         let (x, weight) = (ByRow(x), ByRow(weight));
-        gemm::multiply(&x, &weight, out, #[inline(always)] |_, _, sums, out| gemm::store(accumulate, 1.0, sums, out));
+        gemm::multiply(
+            &x,
+            &weight,
+            out,
+            #[inline(always)]
+            |_, _, sums, out| gemm::store(accumulate, 1.0, sums, out),
+        );
     }
 }
 
 /// `d_x (+)= d_out · weight`.
 pub(super) fn backward<T: Float>(d_out: impl Source, weight: impl Source, d_x: MatMut<'_, Cpu, T>, accumulate: bool) {
     let (d_out, weight) = (ByRow(d_out), ByColumn(weight));
-    gemm::multiply(&d_out, &weight, d_x, #[inline(always)] |_, _, sums, out| gemm::store(accumulate, 1.0, sums, out));
+    gemm::multiply(
+        &d_out,
+        &weight,
+        d_x,
+        #[inline(always)]
+        |_, _, sums, out| gemm::store(accumulate, 1.0, sums, out),
+    );
 }

@@ -15,12 +15,36 @@ pub(super) fn lora<T: Float>(op: Lora<'_, Cpu, T>) {
     let (a, b) = (Dense::of(a, rank, x.cols), Dense::of(b, out.cols, rank));
     let x = Dense { mat: x, dropout };
     if (1..=gemv::MAX_ROWS).contains(&out.rows) {
-        gemv::multiply(&x, &a, xa.reborrow(), #[inline(always)] |sums, out| convert::narrow(sums, out));
-        gemv::multiply(&Dense::new(xa.mat()), &b, out, #[inline(always)] |sums, out| gemm::store(true, scale, sums, out));
+        gemv::multiply(
+            &x,
+            &a,
+            xa.reborrow(),
+            #[inline(always)]
+            |sums, out| convert::narrow(sums, out),
+        );
+        gemv::multiply(
+            &Dense::new(xa.mat()),
+            &b,
+            out,
+            #[inline(always)]
+            |sums, out| gemm::store(true, scale, sums, out),
+        );
     } else {
-        gemm::multiply_transposed(&ByRow(a), &ByRow(x), xa.reborrow(), #[inline(always)] |_, sums, out| convert::narrow(sums, out));
+        gemm::multiply_transposed(
+            &ByRow(a),
+            &ByRow(x),
+            xa.reborrow(),
+            #[inline(always)]
+            |_, sums, out| convert::narrow(sums, out),
+        );
         let xa = ByRow(Dense::new(xa.mat()));
-        gemm::multiply(&xa, &ByRow(b), out, #[inline(always)] |_, _, sums, out| gemm::store(true, scale, sums, out));
+        gemm::multiply(
+            &xa,
+            &ByRow(b),
+            out,
+            #[inline(always)]
+            |_, _, sums, out| gemm::store(true, scale, sums, out),
+        );
     }
 }
 
@@ -30,25 +54,49 @@ pub(super) fn lora_grad<T: Float>(op: LoraGrad<'_, Cpu, T>) {
     let (a, b) = (Dense::of(a, rank, inputs), Dense::of(b, outputs, rank));
 
     let by_row = ByRow(Dense::new(d_out));
-    gemm::multiply_transposed(&ByColumn(b), &by_row, d_xa.reborrow(), #[inline(always)] |_, sums, out| {
-        gemm::store(false, scale, sums, out);
-    });
+    gemm::multiply_transposed(
+        &ByColumn(b),
+        &by_row,
+        d_xa.reborrow(),
+        #[inline(always)]
+        |_, sums, out| {
+            gemm::store(false, scale, sums, out);
+        },
+    );
     let d_xa = d_xa.mat();
 
     let (xa, d_out) = (ByColumn(Dense::new(xa)), ByColumn(Dense::new(d_out)));
     let d_b = MatMut::new(d_b, outputs, rank);
-    gemm::multiply_transposed(&xa, &d_out, d_b, #[inline(always)] |_, sums, out| gemm::store(true, scale, sums, out));
+    gemm::multiply_transposed(
+        &xa,
+        &d_out,
+        d_b,
+        #[inline(always)]
+        |_, sums, out| gemm::store(true, scale, sums, out),
+    );
 
     let (rows, x) = (ByColumn(Dense::new(d_xa)), ByColumn(Dense { mat: x, dropout }));
     let d_a = MatMut::new(d_a, rank, inputs);
-    gemm::multiply(&rows, &x, d_a, #[inline(always)] |_, _, sums, out| gemm::store(true, 1.0, sums, out));
+    gemm::multiply(
+        &rows,
+        &x,
+        d_a,
+        #[inline(always)]
+        |_, _, sums, out| gemm::store(true, 1.0, sums, out),
+    );
 
     if let Some(d_x) = d_x {
-        gemm::multiply(&ByRow(Dense::new(d_xa)), &ByColumn(a), d_x, #[inline(always)] |row, first, sums, out| {
-            if let Some(dropout) = &dropout {
-                drop_elements(dropout, row, first, sums);
-            }
-            gemm::store(true, 1.0, sums, out);
-        });
+        gemm::multiply(
+            &ByRow(Dense::new(d_xa)),
+            &ByColumn(a),
+            d_x,
+            #[inline(always)]
+            |row, first, sums, out| {
+                if let Some(dropout) = &dropout {
+                    drop_elements(dropout, row, first, sums);
+                }
+                gemm::store(true, 1.0, sums, out);
+            },
+        );
     }
 }

@@ -47,7 +47,10 @@ mod tests {
             let (got, want) = (f64::from(exp(x)), f64::from(x).exp());
             // Two units in the last place, or one subnormal step.
             let tolerance = (want * 2.4e-7).max(2e-45);
-            assert!((got - want).abs() <= tolerance || (got.is_infinite() && want > 3.4e38), "exp({x}) = {got}, not {want}");
+            assert!(
+                (got - want).abs() <= tolerance || (got.is_infinite() && want > 3.4e38),
+                "exp({x}) = {got}, not {want}"
+            );
         }
         assert_eq!(exp(f32::NEG_INFINITY), 0.0);
         assert_eq!(exp(f32::INFINITY), f32::INFINITY);

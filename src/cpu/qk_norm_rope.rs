@@ -35,16 +35,19 @@ pub(super) fn qk_norm_rope<T: Float>(op: QkNormRope<'_, Cpu, T>) {
         |u, (i, (q, k))| {
             let (cos, sin) = angles(cos, sin, positions.slice()[i], d / 2);
             let outs = q.chunks_mut(d).chain(k.chunks_mut(d)).enumerate();
-            simd::vectorize(#[inline(always)] || {
-                for ((h, out), x) in outs.zip(qkv.row(i).chunks(d)) {
-                    let weight = if h < heads.q { q_weight } else { k_weight };
-                    convert::widen(x, u);
-                    let r = inverse_rms(u, eps);
-                    u.iter_mut().zip(weight.slice()).for_each(|(u, w)| *u = *u * r * w);
-                    rotate(u, cos, sin, 1.0);
-                    convert::narrow(u, out);
-                }
-            });
+            simd::vectorize(
+                #[inline(always)]
+                || {
+                    for ((h, out), x) in outs.zip(qkv.row(i).chunks(d)) {
+                        let weight = if h < heads.q { q_weight } else { k_weight };
+                        convert::widen(x, u);
+                        let r = inverse_rms(u, eps);
+                        u.iter_mut().zip(weight.slice()).for_each(|(u, w)| *u = *u * r * w);
+                        rotate(u, cos, sin, 1.0);
+                        convert::narrow(u, out);
+                    }
+                },
+            );
         },
     );
 }
@@ -58,17 +61,22 @@ pub(super) fn qk_norm_rope_grad<T: Float>(op: QkNormRopeGrad<'_, Cpu, T>) {
         |(x, g), (i, d_qk)| {
             let (cos, sin) = angles(cos, sin, positions.slice()[i], d / 2);
             let d_outs = d_q.row(i).chunks(d).chain(d_k.row(i).chunks(d));
-            simd::vectorize(#[inline(always)] || {
-                for (((h, out), head), d_out) in d_qk.chunks_mut(d).enumerate().zip(qkv.row(i).chunks(d)).zip(d_outs) {
-                    let weight = if h < heads.q { q_weight } else { k_weight };
-                    convert::widen(head, x);
-                    convert::widen(d_out, g);
-                    rotate(g, cos, sin, -1.0);
-                    g.iter_mut().zip(weight.slice()).for_each(|(g, w)| *g *= w);
-                    norm_grad(x, eps, g);
-                    convert::narrow(g, out);
-                }
-            });
+            simd::vectorize(
+                #[inline(always)]
+                || {
+                    for (((h, out), head), d_out) in
+                        d_qk.chunks_mut(d).enumerate().zip(qkv.row(i).chunks(d)).zip(d_outs)
+                    {
+                        let weight = if h < heads.q { q_weight } else { k_weight };
+                        convert::widen(head, x);
+                        convert::widen(d_out, g);
+                        rotate(g, cos, sin, -1.0);
+                        g.iter_mut().zip(weight.slice()).for_each(|(g, w)| *g *= w);
+                        norm_grad(x, eps, g);
+                        convert::narrow(g, out);
+                    }
+                },
+            );
         },
     );
 }

@@ -16,14 +16,17 @@ pub(super) fn quantize<T: Float>(op: Quantize<'_, Cpu, T>) {
         || (vec![0.0; CHUNK], vec![0; CHUNK]),
         |(wide, codes), (x, (bytes, absmax))| {
             let (wide, codes) = (&mut wide[..x.len()], &mut codes[..x.len()]);
-            simd::vectorize(#[inline(always)] || {
-                convert::widen(x, wide);
-                let blocks = wide.chunks(block_size).zip(codes.chunks_mut(block_size));
-                for ((x, codes), absmax) in blocks.zip(absmax) {
-                    *absmax = quant::quantize_block(format, x, codes);
-                }
-                quant::pack_codes(format, codes, bytes);
-            });
+            simd::vectorize(
+                #[inline(always)]
+                || {
+                    convert::widen(x, wide);
+                    let blocks = wide.chunks(block_size).zip(codes.chunks_mut(block_size));
+                    for ((x, codes), absmax) in blocks.zip(absmax) {
+                        *absmax = quant::quantize_block(format, x, codes);
+                    }
+                    quant::pack_codes(format, codes, bytes);
+                },
+            );
         },
     );
 }

@@ -11,15 +11,18 @@ const CHUNK: usize = 1 << 16;
 /// The sum of `f(x)` in f64, in an order that depends only on the length.
 fn total(x: &[f32], f: impl Fn(f64) -> f64 + Sync) -> f64 {
     let part = |x: &[f32]| {
-        simd::vectorize(#[inline(always)] || {
-            let mut lanes = [0.0; 16];
-            let (chunks, tail) = x.as_chunks::<16>();
-            for chunk in chunks {
-                lanes.iter_mut().zip(chunk).for_each(|(lane, &v)| *lane += f(f64::from(v)));
-            }
-            lanes.iter_mut().zip(tail).for_each(|(lane, &v)| *lane += f(f64::from(v)));
-            lanes.iter().sum::<f64>()
-        })
+        simd::vectorize(
+            #[inline(always)]
+            || {
+                let mut lanes = [0.0; 16];
+                let (chunks, tail) = x.as_chunks::<16>();
+                for chunk in chunks {
+                    lanes.iter_mut().zip(chunk).for_each(|(lane, &v)| *lane += f(f64::from(v)));
+                }
+                lanes.iter_mut().zip(tail).for_each(|(lane, &v)| *lane += f(f64::from(v)));
+                lanes.iter().sum::<f64>()
+            },
+        )
     };
     x.par_chunks(CHUNK).map(part).collect::<Vec<f64>>().iter().sum()
 }

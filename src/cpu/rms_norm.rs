@@ -13,22 +13,28 @@ pub(super) fn rms_norm<T: Float>(op: RmsNorm<'_, Cpu, T>) {
     let scratch = || (vec![0.0; d], vec![0.0; d]);
     match add {
         None => rows.for_each_init(scratch, |(h, y), (i, out)| {
-            simd::vectorize(#[inline(always)] || {
-                convert::widen(x.row(i), h);
-                normalise(h, weight, eps, y);
-                convert::narrow(y, out);
-            });
+            simd::vectorize(
+                #[inline(always)]
+                || {
+                    convert::widen(x.row(i), h);
+                    normalise(h, weight, eps, y);
+                    convert::narrow(y, out);
+                },
+            );
         }),
         Some((add, sum)) => rows.zip(par::rows_mut(sum)).for_each_init(scratch, |(h, y), ((i, out), sum)| {
-            simd::vectorize(#[inline(always)] || {
-                convert::widen(x.row(i), h);
-                convert::widen(add.row(i), y);
-                h.iter_mut().zip(y.iter()).for_each(|(h, y)| *h += y);
-                convert::narrow(h, sum);
-                convert::round::<T>(h);
-                normalise(h, weight, eps, y);
-                convert::narrow(y, out);
-            });
+            simd::vectorize(
+                #[inline(always)]
+                || {
+                    convert::widen(x.row(i), h);
+                    convert::widen(add.row(i), y);
+                    h.iter_mut().zip(y.iter()).for_each(|(h, y)| *h += y);
+                    convert::narrow(h, sum);
+                    convert::round::<T>(h);
+                    normalise(h, weight, eps, y);
+                    convert::narrow(y, out);
+                },
+            );
         }),
     }
 }
@@ -64,16 +70,19 @@ pub(super) fn rms_norm_grad<T: Float>(op: RmsNormGrad<'_, Cpu, T>) {
     let scratch = || (vec![0.0; d], vec![0.0; d]);
     let rows = par::rows_mut(d_x).enumerate().with_min_len(par::grain(d));
     rows.for_each_init(scratch, |(h, g), (i, d_x)| {
-        simd::vectorize(#[inline(always)] || {
-            convert::widen(x.row(i), h);
-            convert::widen(d_out.row(i), g);
-            g.iter_mut().zip(weight.slice()).for_each(|(g, w)| *g *= w);
-            norm_grad(h, eps, g);
-            if accumulate {
-                convert::widen(d_x, h);
-                g.iter_mut().zip(h.iter()).for_each(|(g, h)| *g += h);
-            }
-            convert::narrow(g, d_x);
-        });
+        simd::vectorize(
+            #[inline(always)]
+            || {
+                convert::widen(x.row(i), h);
+                convert::widen(d_out.row(i), g);
+                g.iter_mut().zip(weight.slice()).for_each(|(g, w)| *g *= w);
+                norm_grad(h, eps, g);
+                if accumulate {
+                    convert::widen(d_x, h);
+                    g.iter_mut().zip(h.iter()).for_each(|(g, h)| *g += h);
+                }
+                convert::narrow(g, d_x);
+            },
+        );
     });
 }

@@ -14,7 +14,19 @@ struct Rules {
 }
 
 pub(super) fn sample(op: Sample<'_, Cpu>) {
-    let Sample { logits, n_vocab, temperature, top_k, top_p, min_p, repetition_penalty, seed, history, positions, tokens } = op;
+    let Sample {
+        logits,
+        n_vocab,
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        repetition_penalty,
+        seed,
+        history,
+        positions,
+        tokens,
+    } = op;
     let rules = Rules { n_vocab, temperature, top_k, top_p, min_p, penalty: repetition_penalty, seed };
     let capacity = history.len() / positions.len().max(1);
     let sequences = par::rows_mut(logits).zip(history.into_slice().par_chunks_mut(capacity));

@@ -32,7 +32,10 @@ pub(super) fn dots<T: Float>(weight: &Weight4<'_, Cpu>, row: usize, x: &Inputs, 
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{super::decode::{each_run, values}, *};
+    use super::{
+        super::decode::{each_run, values},
+        *,
+    };
     use std::arch::x86_64::*;
 
     /// A kernel for each number of vectors.
@@ -57,7 +60,14 @@ mod x86 {
     /// Multiplies 32 elements of each vector, from `at` on, with the codes of 16 bytes.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    fn step<const N: usize>(table: __m512i, bytes: &[u8], x: &[&[u16]; N], at: usize, acc: &mut [[__m512; 2]; N], half: usize) {
+    fn step<const N: usize>(
+        table: __m512i,
+        bytes: &[u8],
+        x: &[&[u16]; N],
+        at: usize,
+        acc: &mut [[__m512; 2]; N],
+        half: usize,
+    ) {
         debug_assert!(bytes.len() >= 16 && x.iter().all(|x| x.len() >= at + 32));
         // The index of each code in a 16-bit word; the look-up ignores what is above five bits.
         // SAFETY: the callers give 16 bytes.
@@ -82,22 +92,28 @@ mod x86 {
         let inputs: [&[u16]; N] = std::array::from_fn(|i| &x.halves[i * x.cols..][..x.cols]);
         // SAFETY: the array is one vector.
         let codes = unsafe { _mm512_loadu_ps(weight.format.codes().as_ptr()) };
-        each_run(weight, row * weight.cols, weight.cols, #[inline(always)] |run, at, absmax| {
-            let values = _mm512_cvtneps_pbh(_mm512_mul_ps(codes, _mm512_set1_ps(absmax)));
-            // SAFETY: both types are 256 bits.
-            let values = unsafe { std::mem::transmute::<__m256bh, __m256i>(values) };
-            // Both halves of the table, because the look-up takes five bits and the fifth is the next code's.
-            let table = _mm512_broadcast_i64x4(values);
-            let (pairs, rest) = weight.codes.slice()[at / 2..][..run.len() / 2].as_chunks::<32>();
-            for (j, bytes) in pairs.iter().enumerate() {
-                for half in 0..2 {
-                    step(table, &bytes[half * 16..], &inputs, run.start + j * 64 + half * 32, &mut acc, half);
+        each_run(
+            weight,
+            row * weight.cols,
+            weight.cols,
+            #[inline(always)]
+            |run, at, absmax| {
+                let values = _mm512_cvtneps_pbh(_mm512_mul_ps(codes, _mm512_set1_ps(absmax)));
+                // SAFETY: both types are 256 bits.
+                let values = unsafe { std::mem::transmute::<__m256bh, __m256i>(values) };
+                // Both halves of the table, because the look-up takes five bits and the fifth is the next code's.
+                let table = _mm512_broadcast_i64x4(values);
+                let (pairs, rest) = weight.codes.slice()[at / 2..][..run.len() / 2].as_chunks::<32>();
+                for (j, bytes) in pairs.iter().enumerate() {
+                    for half in 0..2 {
+                        step(table, &bytes[half * 16..], &inputs, run.start + j * 64 + half * 32, &mut acc, half);
+                    }
                 }
-            }
-            if !rest.is_empty() {
-                step(table, rest, &inputs, run.start + pairs.len() * 64, &mut acc, 0);
-            }
-        });
+                if !rest.is_empty() {
+                    step(table, rest, &inputs, run.start + pairs.len() * 64, &mut acc, 0);
+                }
+            },
+        );
         acc.map(|[a, b]| _mm512_reduce_add_ps(_mm512_add_ps(a, b)))
     }
 
@@ -109,28 +125,34 @@ mod x86 {
         let inputs: [&[f32]; N] = std::array::from_fn(|i| &x.wide[i * x.cols..][..x.cols]);
         // SAFETY: the array is one vector.
         let codes = unsafe { _mm512_loadu_ps(weight.format.codes().as_ptr()) };
-        each_run(weight, row * weight.cols, weight.cols, #[inline(always)] |run, at, absmax| {
-            let table = match T::DTYPE {
-                DType::F32 => _mm512_mul_ps(codes, _mm512_set1_ps(absmax)),
-                // SAFETY: the array is one vector.
-                _ => unsafe { _mm512_loadu_ps(values::<T>(weight.format.codes(), absmax).as_ptr()) },
-            };
-            let bytes = weight.codes.slice()[at / 2..][..run.len() / 2].as_chunks::<16>().0;
-            for (j, bytes) in bytes.iter().enumerate() {
-                for half in 0..2 {
-                    let eight = i64::from_le_bytes(std::array::from_fn(|i| bytes[half * 8 + i]));
-                    // As in `simd_decode`.
-                    let byte = _mm512_cvtepu8_epi64(_mm_cvtsi64_si128(eight));
-                    let code = _mm512_or_si512(_mm512_srli_epi64::<4>(byte), _mm512_slli_epi64::<32>(byte));
-                    let w = _mm512_permutexvar_ps(code, table);
-                    for (acc, x) in acc.iter_mut().zip(inputs) {
-                        // SAFETY: a run is whole steps of the row, which `x` is as long as.
-                        let x = unsafe { _mm512_loadu_ps(x.as_ptr().add(run.start + j * 32 + half * 16)) };
-                        acc[half] = _mm512_fmadd_ps(w, x, acc[half]);
+        each_run(
+            weight,
+            row * weight.cols,
+            weight.cols,
+            #[inline(always)]
+            |run, at, absmax| {
+                let table = match T::DTYPE {
+                    DType::F32 => _mm512_mul_ps(codes, _mm512_set1_ps(absmax)),
+                    // SAFETY: the array is one vector.
+                    _ => unsafe { _mm512_loadu_ps(values::<T>(weight.format.codes(), absmax).as_ptr()) },
+                };
+                let bytes = weight.codes.slice()[at / 2..][..run.len() / 2].as_chunks::<16>().0;
+                for (j, bytes) in bytes.iter().enumerate() {
+                    for half in 0..2 {
+                        let eight = i64::from_le_bytes(std::array::from_fn(|i| bytes[half * 8 + i]));
+                        // As in `simd_decode`.
+                        let byte = _mm512_cvtepu8_epi64(_mm_cvtsi64_si128(eight));
+                        let code = _mm512_or_si512(_mm512_srli_epi64::<4>(byte), _mm512_slli_epi64::<32>(byte));
+                        let w = _mm512_permutexvar_ps(code, table);
+                        for (acc, x) in acc.iter_mut().zip(inputs) {
+                            // SAFETY: a run is whole steps of the row, which `x` is as long as.
+                            let x = unsafe { _mm512_loadu_ps(x.as_ptr().add(run.start + j * 32 + half * 16)) };
+                            acc[half] = _mm512_fmadd_ps(w, x, acc[half]);
+                        }
                     }
                 }
-            }
-        });
+            },
+        );
         acc.map(|[a, b]| _mm512_reduce_add_ps(_mm512_add_ps(a, b)))
     }
 
@@ -140,27 +162,34 @@ mod x86 {
     fn avx2<T: Float, const N: usize>(weight: &Weight4<'_, Cpu>, row: usize, x: &Inputs) -> [f32; N] {
         let mut acc = [[_mm256_setzero_ps(); 2]; N];
         let inputs: [&[f32]; N] = std::array::from_fn(|i| &x.wide[i * x.cols..][..x.cols]);
-        each_run(weight, row * weight.cols, weight.cols, #[inline(always)] |run, at, absmax| {
-            let values = values::<T>(weight.format.codes(), absmax);
-            // SAFETY: `values` is two vectors.
-            let (low, high) = unsafe { (_mm256_loadu_ps(values.as_ptr()), _mm256_loadu_ps(values.as_ptr().add(8))) };
-            let bytes = weight.codes.slice()[at / 2..][..run.len() / 2].as_chunks::<8>().0;
-            for (j, bytes) in bytes.iter().enumerate() {
-                for half in 0..2 {
-                    let four = i32::from_le_bytes(std::array::from_fn(|i| bytes[half * 4 + i]));
-                    let byte = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(four));
-                    let code = _mm256_or_si256(_mm256_srli_epi64::<4>(byte), _mm256_slli_epi64::<32>(byte));
-                    let upper = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(code));
-                    let found = [low, high].map(|half| _mm256_permutevar8x32_ps(half, code));
-                    let w = _mm256_blendv_ps(found[0], found[1], upper);
-                    for (acc, x) in acc.iter_mut().zip(inputs) {
-                        // SAFETY: a run is whole steps of the row, which `x` is as long as.
-                        let x = unsafe { _mm256_loadu_ps(x.as_ptr().add(run.start + j * 16 + half * 8)) };
-                        acc[half] = _mm256_fmadd_ps(w, x, acc[half]);
+        each_run(
+            weight,
+            row * weight.cols,
+            weight.cols,
+            #[inline(always)]
+            |run, at, absmax| {
+                let values = values::<T>(weight.format.codes(), absmax);
+                // SAFETY: `values` is two vectors.
+                let (low, high) =
+                    unsafe { (_mm256_loadu_ps(values.as_ptr()), _mm256_loadu_ps(values.as_ptr().add(8))) };
+                let bytes = weight.codes.slice()[at / 2..][..run.len() / 2].as_chunks::<8>().0;
+                for (j, bytes) in bytes.iter().enumerate() {
+                    for half in 0..2 {
+                        let four = i32::from_le_bytes(std::array::from_fn(|i| bytes[half * 4 + i]));
+                        let byte = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(four));
+                        let code = _mm256_or_si256(_mm256_srli_epi64::<4>(byte), _mm256_slli_epi64::<32>(byte));
+                        let upper = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(code));
+                        let found = [low, high].map(|half| _mm256_permutevar8x32_ps(half, code));
+                        let w = _mm256_blendv_ps(found[0], found[1], upper);
+                        for (acc, x) in acc.iter_mut().zip(inputs) {
+                            // SAFETY: a run is whole steps of the row, which `x` is as long as.
+                            let x = unsafe { _mm256_loadu_ps(x.as_ptr().add(run.start + j * 16 + half * 8)) };
+                            acc[half] = _mm256_fmadd_ps(w, x, acc[half]);
+                        }
                     }
                 }
-            }
-        });
+            },
+        );
         acc.map(|[a, b]| {
             let mut lanes = [0.0; 8];
             // SAFETY: `lanes` is one vector.

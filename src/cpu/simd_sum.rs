@@ -93,13 +93,25 @@ mod x86 {
 
                 #[target_feature(enable = $features)]
                 pub(in super::super) fn sum(x: &[f32]) -> f32 {
-                    reduce(x, 0.0, #[inline(always)] |a, b| $add(a, b), |a, b| a + b)
+                    reduce(
+                        x,
+                        0.0,
+                        #[inline(always)]
+                        |a, b| $add(a, b),
+                        |a, b| a + b,
+                    )
                 }
 
                 #[target_feature(enable = $features)]
                 pub(in super::super) fn max(x: &[f32]) -> f32 {
                     // The instruction returns its second operand where there is a NaN.
-                    reduce(x, f32::NEG_INFINITY, #[inline(always)] |a, b| $max(b, a), f32::max)
+                    reduce(
+                        x,
+                        f32::NEG_INFINITY,
+                        #[inline(always)]
+                        |a, b| $max(b, a),
+                        f32::max,
+                    )
                 }
 
                 #[target_feature(enable = $features)]
@@ -132,12 +144,28 @@ mod x86 {
     }
 
     reductions!(
-        avx512, "avx512f,fma", 16, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_add_ps, _mm512_max_ps,
-        _mm512_fmadd_ps, __m512
+        avx512,
+        "avx512f,fma",
+        16,
+        _mm512_set1_ps,
+        _mm512_loadu_ps,
+        _mm512_storeu_ps,
+        _mm512_add_ps,
+        _mm512_max_ps,
+        _mm512_fmadd_ps,
+        __m512
     );
     reductions!(
-        avx2, "avx2,fma", 8, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_add_ps, _mm256_max_ps,
-        _mm256_fmadd_ps, __m256
+        avx2,
+        "avx2,fma",
+        8,
+        _mm256_set1_ps,
+        _mm256_loadu_ps,
+        _mm256_storeu_ps,
+        _mm256_add_ps,
+        _mm256_max_ps,
+        _mm256_fmadd_ps,
+        __m256
     );
 }
 

@@ -45,7 +45,10 @@ impl<T: Float> Source for Dense<'_, T> {
 
     fn read(&self, row: usize, cols: Range<usize>, out: &mut [f32]) {
         let first = cols.start;
-        simd::vectorize(#[inline(always)] || convert::widen(&self.mat.row(row)[cols], out));
+        simd::vectorize(
+            #[inline(always)]
+            || convert::widen(&self.mat.row(row)[cols], out),
+        );
         if let Some(dropout) = &self.dropout {
             drop_elements(dropout, row, first, out);
         }

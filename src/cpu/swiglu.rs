@@ -13,14 +13,17 @@ pub(super) fn swiglu<T: Float>(op: Swiglu<'_, Cpu, T>) {
         || (vec![0.0; f], vec![0.0; f]),
         |(gate, up), (i, out)| {
             let row = gate_up.row(i);
-            simd::vectorize(#[inline(always)] || {
-                convert::widen(&row[..f], gate);
-                convert::widen(&row[f..], up);
-                for (g, u) in gate.iter_mut().zip(up.iter()) {
-                    *g = *g * math::sigmoid(*g) * u;
-                }
-                convert::narrow(gate, out);
-            });
+            simd::vectorize(
+                #[inline(always)]
+                || {
+                    convert::widen(&row[..f], gate);
+                    convert::widen(&row[f..], up);
+                    for (g, u) in gate.iter_mut().zip(up.iter()) {
+                        *g = *g * math::sigmoid(*g) * u;
+                    }
+                    convert::narrow(gate, out);
+                },
+            );
         },
     );
 }
@@ -34,19 +37,22 @@ pub(super) fn swiglu_grad<T: Float>(op: SwigluGrad<'_, Cpu, T>) {
         |[gate, up, d_out_row], (i, d_gate_up)| {
             let row = gate_up.row(i);
             let (d_gate, d_up) = d_gate_up.split_at_mut(f);
-            simd::vectorize(#[inline(always)] || {
-                convert::widen(&row[..f], gate);
-                convert::widen(&row[f..], up);
-                convert::widen(d_out.row(i), d_out_row);
-                for ((g, u), d) in gate.iter_mut().zip(up.iter_mut()).zip(d_out_row.iter()) {
-                    let s = math::sigmoid(*g);
-                    let d_gate = d * *u * s * (1.0 + *g * (1.0 - s));
-                    *u = d * *g * s;
-                    *g = d_gate;
-                }
-                convert::narrow(gate, d_gate);
-                convert::narrow(up, d_up);
-            });
+            simd::vectorize(
+                #[inline(always)]
+                || {
+                    convert::widen(&row[..f], gate);
+                    convert::widen(&row[f..], up);
+                    convert::widen(d_out.row(i), d_out_row);
+                    for ((g, u), d) in gate.iter_mut().zip(up.iter_mut()).zip(d_out_row.iter()) {
+                        let s = math::sigmoid(*g);
+                        let d_gate = d * *u * s * (1.0 + *g * (1.0 - s));
+                        *u = d * *g * s;
+                        *g = d_gate;
+                    }
+                    convert::narrow(gate, d_gate);
+                    convert::narrow(up, d_up);
+                },
+            );
         },
     );
 }

@@ -33,7 +33,12 @@ impl<B: Backend, T: Float> Op<B> for CacheAppend<'_, B, T> {
         check.len("positions", &self.positions, n)?;
         check.dims(&[self.capacity])?;
         let row = self.capacity * width;
-        check.value(row > 0 && self.k_cache.len() % row == 0, "k_cache", self.k_cache.len(), "it must hold whole sequences")?;
+        check.value(
+            row > 0 && self.k_cache.len() % row == 0,
+            "k_cache",
+            self.k_cache.len(),
+            "it must hold whole sequences",
+        )?;
         check.len_mut("v_cache", &self.v_cache, self.k_cache.len())
     }
 

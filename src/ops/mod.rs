@@ -85,11 +85,21 @@ impl Check {
         if ok { Ok(()) } else { Err(Error::Value { op: self.0, arg, got: got.to_string(), want }) }
     }
 
-    pub(crate) fn len<B: Backend, T: Element>(&self, arg: &'static str, view: &View<'_, B, T>, want: usize) -> Result<()> {
+    pub(crate) fn len<B: Backend, T: Element>(
+        &self,
+        arg: &'static str,
+        view: &View<'_, B, T>,
+        want: usize,
+    ) -> Result<()> {
         self.length(arg, view.len(), want)
     }
 
-    pub(crate) fn len_mut<B: Backend, T: Element>(&self, arg: &'static str, view: &ViewMut<'_, B, T>, want: usize) -> Result<()> {
+    pub(crate) fn len_mut<B: Backend, T: Element>(
+        &self,
+        arg: &'static str,
+        view: &ViewMut<'_, B, T>,
+        want: usize,
+    ) -> Result<()> {
         self.length(arg, view.len(), want)
     }
 
@@ -97,7 +107,12 @@ impl Check {
         if got == want { Ok(()) } else { Err(Error::Len { op: self.0, arg, got, want }) }
     }
 
-    pub(crate) fn mat<B: Backend, T: Element>(&self, arg: &'static str, mat: &Mat<'_, B, T>, want: [usize; 2]) -> Result<()> {
+    pub(crate) fn mat<B: Backend, T: Element>(
+        &self,
+        arg: &'static str,
+        mat: &Mat<'_, B, T>,
+        want: [usize; 2],
+    ) -> Result<()> {
         self.shape(arg, mat.shape(), mat.stride, want)
     }
 

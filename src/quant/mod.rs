@@ -133,7 +133,9 @@ impl std::str::FromStr for Format {
         match name {
             "nf4" => Ok(Format::Nf4),
             "fp4" => Ok(Format::Fp4),
-            _ => Err(Error::Value { op: "quantize", arg: "the format", got: name.into(), want: "it must be nf4 or fp4" }),
+            _ => {
+                Err(Error::Value { op: "quantize", arg: "the format", got: name.into(), want: "it must be nf4 or fp4" })
+            }
         }
     }
 }

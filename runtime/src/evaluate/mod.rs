@@ -1,3 +1,3 @@
 //! Measuring what a model knows.
-pub mod questions;
 pub mod choice;
+pub mod questions;

@@ -58,7 +58,8 @@ pub fn generate<B: Backend, T: Float>(
     let mut next = decoder.prefill(&[prompt.to_vec()])?[0];
     let (prompt_seconds, began) = (began.elapsed().as_secs_f64(), Instant::now());
     let mut text = TextStream::new(tokenizer, options.skip_special);
-    let mut out = Generated { text: String::new(), ids: Vec::new(), prompt_seconds, decode_seconds: 0.0, stopped: false };
+    let mut out =
+        Generated { text: String::new(), ids: Vec::new(), prompt_seconds, decode_seconds: 0.0, stopped: false };
     loop {
         if options.stop_tokens.contains(&next) {
             out.stopped = true;

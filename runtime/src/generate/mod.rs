@@ -1,3 +1,3 @@
 //! Generating text.
-pub mod stream;
 pub mod generator;
+pub mod stream;

@@ -127,7 +127,8 @@ impl Layout {
             a: flat[site.a.clone()].to_vec(),
             b: flat[site.b.clone()].to_vec(),
         };
-        let head = |range: Range<usize>| HeadWeights { shape: model.shape(Module::LmHead), weight: flat[range].to_vec() };
+        let head =
+            |range: Range<usize>| HeadWeights { shape: model.shape(Module::LmHead), weight: flat[range].to_vec() };
         Adapter {
             config: config.clone(),
             layers: self.sites.iter().map(weights).collect(),

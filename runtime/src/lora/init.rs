@@ -47,7 +47,8 @@ fn random_a(init: &Init, r: usize, cols: usize, site: u32, seed: u64) -> Result<
             quads.flat_map(|[a, b, c, d]| [normal(a, b), normal(c, d)].concat()).map(|v| v * deviation).collect()
         }
         Init::Other(value) => {
-            let reason = format!("init_lora_weights {value} can be loaded but not begun here; use true or \"gaussian\"");
+            let reason =
+                format!("init_lora_weights {value} can be loaded but not begun here; use true or \"gaussian\"");
             return Err(Error::Adapter { path: Default::default(), reason });
         }
     };

@@ -9,7 +9,7 @@ mod files;
 mod init;
 mod targets;
 
-pub use device::{DeviceAdapter, Layout, Site};
 pub use config::{Init, LoraConfig};
+pub use device::{DeviceAdapter, Layout, Site};
 pub use files::{Adapter, HeadWeights, LoraWeights};
 pub use targets::{Target, Targets};

@@ -95,8 +95,7 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
             return Err(Error::setting("prompt and new tokens together", capacity, want));
         }
         let backend = pass.backend;
-        let (q, kv, hidden, inter) =
-            (config.q_size(), config.kv_size(), config.hidden_size, config.intermediate_size);
+        let (q, kv, hidden, inter) = (config.q_size(), config.kv_size(), config.hidden_size, config.intermediate_size);
         let cache = |_| Ok(backend.zeros(n_seqs * capacity * kv)?);
         let rows = |columns: usize| backend.zeros(n_seqs * columns);
         let seqs: Vec<u32> = (0..n_seqs as u32).collect();

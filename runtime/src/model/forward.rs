@@ -131,7 +131,8 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         let xa_columns = a.xa.len() / acts.capacity;
 
         // Attention
-        RmsNorm { x, add: None, weight: layer.attention_norm.view(), eps, out: acts.normed.mat_mut(n, hidden) }.run(backend)?;
+        RmsNorm { x, add: None, weight: layer.attention_norm.view(), eps, out: acts.normed.mat_mut(n, hidden) }
+            .run(backend)?;
         let qkv = a.qkv.mat_mut(n, q + 2 * kv);
         pass.project(i, &layer.qkv, acts.normed.mat(n, hidden), a.xa.mat_mut(n, xa_columns), qkv, false)?;
         let qkv = a.qkv.mat(n, q + 2 * kv);
@@ -155,7 +156,8 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
 
         // MLP
         let middle = a.middle.mat(n, hidden);
-        RmsNorm { x: middle, add: None, weight: layer.mlp_norm.view(), eps, out: acts.normed.mat_mut(n, hidden) }.run(backend)?;
+        RmsNorm { x: middle, add: None, weight: layer.mlp_norm.view(), eps, out: acts.normed.mat_mut(n, hidden) }
+            .run(backend)?;
         let gate_up = a.gate_up.mat_mut(n, 2 * inter);
         pass.project(i, &layer.gate_up, acts.normed.mat(n, hidden), a.xa.mat_mut(n, xa_columns), gate_up, false)?;
         Swiglu { gate_up: a.gate_up.mat(n, 2 * inter), out: acts.gated.mat_mut(n, inter) }.run(backend)?;

@@ -51,11 +51,9 @@ impl<'a> Source<'a> {
     pub(super) fn new(files: &'a Checkpoint, base: Base, name: &str, shape: [usize; 2]) -> Result<Self> {
         let weight = files.weight(name, shape)?;
         let kind = match (&weight, base) {
-            (checkpoint::Weight::FourBit(w), _) => Kind::FourBit {
-                format: w.format,
-                block_size: w.block_size,
-                nested: has_standard_map(w),
-            },
+            (checkpoint::Weight::FourBit(w), _) => {
+                Kind::FourBit { format: w.format, block_size: w.block_size, nested: has_standard_map(w) }
+            }
             (_, Base::Unquantized) => Kind::Dense,
             (_, Base::FourBit { format, block_size, double_quant }) => {
                 Kind::FourBit { format, block_size, nested: double_quant }

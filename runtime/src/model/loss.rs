@@ -4,7 +4,9 @@ use super::{Activations, AdapterGradients, Gradients, Pass, Qwen3};
 use crate::{Result, lora::DeviceAdapter, train::packing::Batch};
 use halfbyte::{
     Backend, Buf, Float, Mat, MatMut,
-    ops::{CrossEntropy, GatherRows, IGNORE, Linear, LinearGrad, Op, RmsNorm, RmsNormGrad, ScatterRows, Sum, WeightGrad},
+    ops::{
+        CrossEntropy, GatherRows, IGNORE, Linear, LinearGrad, Op, RmsNorm, RmsNormGrad, ScatterRows, Sum, WeightGrad,
+    },
 };
 use std::ops::Range;
 

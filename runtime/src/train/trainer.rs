@@ -305,4 +305,3 @@ pub fn batches(samples: &[Sample], capacity: usize) -> Result<Vec<Batch>> {
     }
     Ok(batches)
 }
-

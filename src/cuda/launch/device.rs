@@ -110,8 +110,7 @@ impl Cuda {
     /// # Errors
     /// The driver refuses.
     pub fn compute_capability(&self) -> Result<u32> {
-        let (major, minor) =
-            self.context.compute_capability().map_err(refused("asking for the compute capability"))?;
+        let (major, minor) = self.context.compute_capability().map_err(refused("asking for the compute capability"))?;
         Ok((major * 10 + minor).unsigned_abs())
     }
 

@@ -16,11 +16,7 @@ unsafe impl Send for Graph {}
 
 impl Cuda {
     /// The first call runs `step` as it is (modules load, scratch grows); the second records it; later ones replay.
-    pub(in crate::cuda) fn replay_graph(
-        &self,
-        graph: &mut Graph,
-        mut step: impl FnMut() -> Result<()>,
-    ) -> Result<()> {
+    pub(in crate::cuda) fn replay_graph(&self, graph: &mut Graph, mut step: impl FnMut() -> Result<()>) -> Result<()> {
         if !graph.warm {
             graph.warm = true;
             return step();
@@ -38,7 +34,8 @@ impl Cuda {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         self.stream.begin_capture(mode).map_err(refused("beginning to record a CUDA graph"))?;
         let outcome = step();
-        let graph = self.stream.end_capture(sys::CUgraphInstantiate_flags(0)).map_err(refused("recording a CUDA graph"));
+        let graph =
+            self.stream.end_capture(sys::CUgraphInstantiate_flags(0)).map_err(refused("recording a CUDA graph"));
         outcome?;
         graph?.ok_or(Error::Cuda { what: "recording a CUDA graph", reason: "nothing was recorded".into() })
     }

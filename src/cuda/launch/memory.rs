@@ -140,7 +140,11 @@ impl Cuda {
         Ok(host)
     }
 
-    pub(in crate::cuda) fn copy_on_device<T: Element>(&self, x: View<'_, Self, T>, mut out: ViewMut<'_, Self, T>) -> Result<()> {
+    pub(in crate::cuda) fn copy_on_device<T: Element>(
+        &self,
+        x: View<'_, Self, T>,
+        mut out: ViewMut<'_, Self, T>,
+    ) -> Result<()> {
         same_len("copy", out.len(), x.len())?;
         if x.len() == 0 {
             return Ok(());
