@@ -11,7 +11,7 @@ pub struct Linear<'a, B: Backend, T: Float, O: Float = T> {
     pub weight: View<'a, B, T>,
     /// `[n, out]`.
     pub out: MatMut<'a, B, O>,
-    /// Adds to `out` instead of overwriting it.
+    /// Adds to `out` instead of overwriting it; the product may be rounded to `O` before it is added.
     pub accumulate: bool,
 }
 
@@ -48,7 +48,7 @@ pub struct LinearGrad<'a, B: Backend, T: Float> {
     pub weight: View<'a, B, T>,
     /// `[n, in]`.
     pub d_x: MatMut<'a, B, T>,
-    /// Adds to `d_x` instead of overwriting it.
+    /// Adds to `d_x` instead of overwriting it; the product may be rounded to `T` before it is added.
     pub accumulate: bool,
 }
 

@@ -12,7 +12,7 @@ pub struct Linear4<'a, B: Backend, T: Float, O: Float = T> {
     pub weight: Weight4<'a, B>,
     /// `[n, out]`.
     pub out: MatMut<'a, B, O>,
-    /// Adds to `out` instead of overwriting it.
+    /// Adds to `out` instead of overwriting it; the product may be rounded to `O` before it is added.
     pub accumulate: bool,
 }
 
@@ -41,7 +41,7 @@ pub struct Linear4Grad<'a, B: Backend, T: Float> {
     pub weight: Weight4<'a, B>,
     /// `[n, in]`.
     pub d_x: MatMut<'a, B, T>,
-    /// Adds to `d_x` instead of overwriting it.
+    /// Adds to `d_x` instead of overwriting it; the product may be rounded to `T` before it is added.
     pub accumulate: bool,
 }
 

@@ -157,6 +157,7 @@ impl std::ops::Mul for Num {
     }
 }
 
+#[expect(clippy::suspicious_arithmetic_impl, reason = "a reciprocal is how kernels divide")]
 impl std::ops::Div for Num {
     type Output = Num;
     fn div(self, other: Num) -> Num {

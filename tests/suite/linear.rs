@@ -22,9 +22,13 @@ pub fn output<B: Backend, O: Float>(backend: &B, shape: [usize; 2], case: &Produ
     }
 }
 
-/// What was there before, if it is added to.
-pub fn before<O: Float>(case: &Product, before: &[f32], i: usize) -> Num {
-    if case.accumulate { O::from_f32(before[i]).to_f32().into() } else { Num::ZERO }
+/// `product`, or the sum of it and what was there: by contract the product may be rounded on the way.
+pub fn stored<O: Float>(case: &Product, before: &[f32], i: usize, product: Num) -> Num {
+    if case.accumulate {
+        Num::from(f64::from(O::from_f32(before[i]).to_f32())) + product.rounded::<O>()
+    } else {
+        product
+    }
 }
 
 fn forward<B: Backend, T: Float, O: Float>(backend: &B, case: &Product, most: usize) {
@@ -42,7 +46,7 @@ fn forward<B: Backend, T: Float, O: Float>(backend: &B, case: &Product, most: us
     });
     let (x, weight) = (x.to_f64(), weight.to_f64());
     compare_some(&name, &got, outputs, most, |i, j| {
-        before::<O>(case, &old, i * outputs + j) + oracle::row_by_row(&x, &weight, inputs, i, j)
+        stored::<O>(case, &old, i * outputs + j, oracle::row_by_row(&x, &weight, inputs, i, j))
     });
 }
 
@@ -70,7 +74,7 @@ fn gradient<B: Backend, T: Float>(backend: &B, case: &Product, most: usize) {
     });
     let (d_out, weight) = (d_out.to_f64(), weight.to_f64());
     compare_some(&name, &got, inputs, most, |i, j| {
-        before::<T>(case, &old, i * inputs + j) + oracle::row_by_column(&d_out, &weight, outputs, inputs, i, j)
+        stored::<T>(case, &old, i * inputs + j, oracle::row_by_column(&d_out, &weight, outputs, inputs, i, j))
     });
 }
 

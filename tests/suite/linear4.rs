@@ -1,4 +1,4 @@
-use super::linear::{before, output};
+use super::linear::{output, stored};
 use crate::common::{
     self,
     cases::{self, Product, Quantization},
@@ -45,7 +45,7 @@ fn forward<B: Backend, T: Float, O: Float>(backend: &B, (case, quantization): &C
             let size: f64 = (0..inputs).map(|k| (x[i * inputs + k] * weight[j * inputs + k]).abs()).sum();
             product.err += 2.0 * unit::<T>() * size;
         }
-        before::<O>(case, &old, i * outputs + j) + product
+        stored::<O>(case, &old, i * outputs + j, product)
     });
 }
 
@@ -74,7 +74,7 @@ fn gradient<B: Backend, T: Float>(backend: &B, (case, quantization): &Case, most
     });
     let (d_out, weight) = (d_out.to_f64(), exact(&weight.decoded::<T>()));
     compare_some(&name, &got, inputs, most, |i, j| {
-        before::<T>(case, &old, i * inputs + j) + oracle::row_by_column(&d_out, &weight, outputs, inputs, i, j)
+        stored::<T>(case, &old, i * inputs + j, oracle::row_by_column(&d_out, &weight, outputs, inputs, i, j))
     });
 }
 

@@ -140,6 +140,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
     ///
     /// # Errors
     /// The device refuses.
+    #[expect(clippy::too_many_arguments, reason = "the buffers of a training step, each named at the call")]
     pub fn loss_backward(
         &self,
         pass: Pass<'_, B, T>,
