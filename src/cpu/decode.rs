@@ -3,7 +3,7 @@
 use super::{convert, simd, simd_decode};
 use crate::{
     Cpu, Float,
-    quant::{GROUP, Scales, Weight4},
+    quant::{DYNAMIC_MAP, GROUP, Group, Scales, Weight4},
 };
 use std::ops::Range;
 
@@ -36,6 +36,28 @@ pub(super) fn each_run(
         let end = (((block + 1) << shift) - first).min(len);
         f(done..end, at, weight.scales.absmax(block));
         done = end;
+    }
+}
+
+/// Calls `f(first column, codes, absmax)` for each block of a row. Rows must be whole blocks.
+#[inline(always)]
+pub(super) fn each_block(weight: &Weight4<'_, Cpu>, row: usize, mut f: impl FnMut(usize, &[u8], f32)) {
+    let size = weight.block_size;
+    let bytes = weight.codes.slice()[row * weight.cols / 2..][..weight.cols / 2].chunks_exact(size / 2);
+    let first = row * weight.cols / size;
+    match &weight.scales {
+        Scales::Plain(absmax) => {
+            for (i, (bytes, absmax)) in bytes.zip(&absmax.slice()[first..]).enumerate() {
+                f(i * size, bytes, *absmax);
+            }
+        }
+        Scales::Nested { codes, groups } => {
+            let map = &*DYNAMIC_MAP;
+            for (i, (bytes, code)) in bytes.zip(&codes.slice()[first..]).enumerate() {
+                let Group { absmax, offset } = groups.slice()[(first + i) / GROUP];
+                f(i * size, bytes, map[usize::from(*code)] * absmax + offset);
+            }
+        }
     }
 }
 

@@ -7,19 +7,16 @@ use super::{
 };
 use crate::{Cpu, DType, Float, quant::Weight4};
 
-/// Elements that the kernels decode at once: rows must be multiples of it, then all runs of a block are.
-const STEP: usize = 32;
-
 /// `out[i] = x[i] · weight[row]` with the weight rounded to `T`. False, and nothing done, where this machine or this
 /// shape has no kernel.
 #[inline]
 pub(super) fn dots<T: Float>(weight: &Weight4<'_, Cpu>, row: usize, x: &Inputs, out: &mut [f32]) -> bool {
-    if !weight.cols.is_multiple_of(STEP) || x.cols != weight.cols || !(1..=MAX_ROWS).contains(&out.len()) {
+    if !weight.cols.is_multiple_of(weight.block_size) || x.cols != weight.cols || !(1..=MAX_ROWS).contains(&out.len()) {
         return false;
     }
     #[cfg(target_arch = "x86_64")]
     match level() {
-        // SAFETY: the level tells that the machine has the instructions; rows are whole steps.
+        // SAFETY: the level tells that the machine has the instructions; rows are whole blocks.
         Level::Avx512Bf16 if T::DTYPE == DType::Bf16 && x.exact => unsafe { x86::bf16_any::<T>(weight, row, x, out) },
         // SAFETY: as above.
         Level::Avx512 | Level::Avx512Bf16 => unsafe { x86::avx512_any::<T>(weight, row, x, out) },
@@ -33,7 +30,7 @@ pub(super) fn dots<T: Float>(weight: &Weight4<'_, Cpu>, row: usize, x: &Inputs, 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{
-        super::decode::{each_run, values},
+        super::decode::{each_block, values},
         *,
     };
     use std::arch::x86_64::*;
@@ -75,7 +72,7 @@ mod x86 {
         let words = _mm512_or_si512(_mm512_srli_epi32::<4>(byte), _mm512_slli_epi32::<16>(byte));
         let w = _mm512_permutexvar_epi16(words, table);
         for (acc, x) in acc.iter_mut().zip(x) {
-            // SAFETY: a run is whole steps of the row, which `x` is as long as. All types are 512 bits.
+            // SAFETY: a block is in the row, which `x` is as long as. All types are 512 bits.
             unsafe {
                 let x = _mm512_loadu_si512(x.as_ptr().add(at).cast());
                 let (w, x) = (std::mem::transmute::<__m512i, __m512bh>(w), std::mem::transmute::<__m512i, __m512bh>(x));
@@ -92,25 +89,24 @@ mod x86 {
         let inputs: [&[u16]; N] = std::array::from_fn(|i| &x.halves[i * x.cols..][..x.cols]);
         // SAFETY: the array is one vector.
         let codes = unsafe { _mm512_loadu_ps(weight.format.codes().as_ptr()) };
-        each_run(
+        each_block(
             weight,
-            row * weight.cols,
-            weight.cols,
+            row,
             #[inline(always)]
-            |run, at, absmax| {
+            |at, bytes, absmax| {
                 let values = _mm512_cvtneps_pbh(_mm512_mul_ps(codes, _mm512_set1_ps(absmax)));
                 // SAFETY: both types are 256 bits.
                 let values = unsafe { std::mem::transmute::<__m256bh, __m256i>(values) };
                 // Both halves of the table, because the look-up takes five bits and the fifth is the next code's.
                 let table = _mm512_broadcast_i64x4(values);
-                let (pairs, rest) = weight.codes.slice()[at / 2..][..run.len() / 2].as_chunks::<32>();
+                let (pairs, rest) = bytes.as_chunks::<32>();
                 for (j, bytes) in pairs.iter().enumerate() {
                     for half in 0..2 {
-                        step(table, &bytes[half * 16..], &inputs, run.start + j * 64 + half * 32, &mut acc, half);
+                        step(table, &bytes[half * 16..], &inputs, at + j * 64 + half * 32, &mut acc, half);
                     }
                 }
                 if !rest.is_empty() {
-                    step(table, rest, &inputs, run.start + pairs.len() * 64, &mut acc, 0);
+                    step(table, rest, &inputs, at + pairs.len() * 64, &mut acc, 0);
                 }
             },
         );
@@ -125,18 +121,17 @@ mod x86 {
         let inputs: [&[f32]; N] = std::array::from_fn(|i| &x.wide[i * x.cols..][..x.cols]);
         // SAFETY: the array is one vector.
         let codes = unsafe { _mm512_loadu_ps(weight.format.codes().as_ptr()) };
-        each_run(
+        each_block(
             weight,
-            row * weight.cols,
-            weight.cols,
+            row,
             #[inline(always)]
-            |run, at, absmax| {
+            |at, bytes, absmax| {
                 let table = match T::DTYPE {
                     DType::F32 => _mm512_mul_ps(codes, _mm512_set1_ps(absmax)),
                     // SAFETY: the array is one vector.
                     _ => unsafe { _mm512_loadu_ps(values::<T>(weight.format.codes(), absmax).as_ptr()) },
                 };
-                let bytes = weight.codes.slice()[at / 2..][..run.len() / 2].as_chunks::<16>().0;
+                let bytes = bytes.as_chunks::<16>().0;
                 for (j, bytes) in bytes.iter().enumerate() {
                     for half in 0..2 {
                         let eight = i64::from_le_bytes(std::array::from_fn(|i| bytes[half * 8 + i]));
@@ -145,8 +140,8 @@ mod x86 {
                         let code = _mm512_or_si512(_mm512_srli_epi64::<4>(byte), _mm512_slli_epi64::<32>(byte));
                         let w = _mm512_permutexvar_ps(code, table);
                         for (acc, x) in acc.iter_mut().zip(inputs) {
-                            // SAFETY: a run is whole steps of the row, which `x` is as long as.
-                            let x = unsafe { _mm512_loadu_ps(x.as_ptr().add(run.start + j * 32 + half * 16)) };
+                            // SAFETY: a block is in the row, which `x` is as long as.
+                            let x = unsafe { _mm512_loadu_ps(x.as_ptr().add(at + j * 32 + half * 16)) };
                             acc[half] = _mm512_fmadd_ps(w, x, acc[half]);
                         }
                     }
@@ -162,17 +157,16 @@ mod x86 {
     fn avx2<T: Float, const N: usize>(weight: &Weight4<'_, Cpu>, row: usize, x: &Inputs) -> [f32; N] {
         let mut acc = [[_mm256_setzero_ps(); 2]; N];
         let inputs: [&[f32]; N] = std::array::from_fn(|i| &x.wide[i * x.cols..][..x.cols]);
-        each_run(
+        each_block(
             weight,
-            row * weight.cols,
-            weight.cols,
+            row,
             #[inline(always)]
-            |run, at, absmax| {
+            |at, bytes, absmax| {
                 let values = values::<T>(weight.format.codes(), absmax);
                 // SAFETY: `values` is two vectors.
                 let (low, high) =
                     unsafe { (_mm256_loadu_ps(values.as_ptr()), _mm256_loadu_ps(values.as_ptr().add(8))) };
-                let bytes = weight.codes.slice()[at / 2..][..run.len() / 2].as_chunks::<8>().0;
+                let bytes = bytes.as_chunks::<8>().0;
                 for (j, bytes) in bytes.iter().enumerate() {
                     for half in 0..2 {
                         let four = i32::from_le_bytes(std::array::from_fn(|i| bytes[half * 4 + i]));
@@ -182,8 +176,8 @@ mod x86 {
                         let found = [low, high].map(|half| _mm256_permutevar8x32_ps(half, code));
                         let w = _mm256_blendv_ps(found[0], found[1], upper);
                         for (acc, x) in acc.iter_mut().zip(inputs) {
-                            // SAFETY: a run is whole steps of the row, which `x` is as long as.
-                            let x = unsafe { _mm256_loadu_ps(x.as_ptr().add(run.start + j * 16 + half * 8)) };
+                            // SAFETY: a block is in the row, which `x` is as long as.
+                            let x = unsafe { _mm256_loadu_ps(x.as_ptr().add(at + j * 16 + half * 8)) };
                             acc[half] = _mm256_fmadd_ps(w, x, acc[half]);
                         }
                     }
