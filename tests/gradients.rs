@@ -148,7 +148,8 @@ fn lora_grad_with<B: Backend>(backend: &B, dropout: Option<Dropout>) {
 fn rms_norm_grad<B: Backend>(backend: &B) {
     let ([n, d], eps) = ([3, 13], 1e-5);
     let random = Random::new("rms_norm_grad");
-    let (x, d_out, weight) = (normal(backend, &random, [n, d]), normal(backend, &random, [n, d]), normal(backend, &random, [1, d]));
+    let (x, d_out, weight) =
+        (normal(backend, &random, [n, d]), normal(backend, &random, [n, d]), normal(backend, &random, [1, d]));
     let mut d_x = zeros(backend, [n, d]);
     let (xm, weight_view, d_out_mat) = (x.mat(), weight.view(), d_out.mat());
     let op = RmsNormGrad { x: xm, weight: weight_view, eps, d_out: d_out_mat, d_x: d_x.mat_mut(), accumulate: false };
@@ -189,9 +190,10 @@ fn qk_norm_rope_grad<B: Backend>(backend: &B) {
     let (cos, sin) = (cos.to_f64(), sin.to_f64());
     // The gradient's rows hold queries and keys only; so do the points at which the loss is taken.
     let qk: Vec<f64> = (0..n * 3 * dim).map(|i| qkv.at(i / (3 * dim), i % (3 * dim))).collect();
-    let d: Vec<f64> = (0..n).flat_map(|i| (0..3 * dim).map(move |j| (i, j))).map(|(i, j)| {
-        if j < 2 * dim { d_q.at(i, j) } else { d_k.at(i, j - 2 * dim) }
-    }).collect();
+    let d: Vec<f64> = (0..n)
+        .flat_map(|i| (0..3 * dim).map(move |j| (i, j)))
+        .map(|(i, j)| if j < 2 * dim { d_q.at(i, j) } else { d_k.at(i, j - 2 * dim) })
+        .collect();
     check("qk_norm_rope: qkv", &d_qk.read(backend, "d_qk"), &qk, |qk| {
         let heads = qk.chunks(dim).enumerate().flat_map(|(h, head)| {
             let row = positions.values()[h / 3] as usize * dim / 2;
