@@ -122,6 +122,19 @@ impl Cuda {
         self.context.mem_get_info().map_err(refused("asking for free memory"))
     }
 
+    /// Seconds that the GPU takes for what `work` queues, between two CUDA events; waits for it.
+    ///
+    /// # Errors
+    /// Those of `work`, and what the driver refuses or reports.
+    pub fn time(&self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
+        let timing = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
+        let start = self.stream.record_event(timing).map_err(refused("recording an event"))?;
+        work()?;
+        let end = self.stream.record_event(timing).map_err(refused("recording an event"))?;
+        let milliseconds = start.elapsed_ms(&end).map_err(refused("timing what was queued"))?;
+        Ok(f64::from(milliseconds) * 1e-3)
+    }
+
     pub(super) fn bind(&self) -> Result<()> {
         self.context.bind_to_thread().map_err(refused("making the GPU current"))
     }
