@@ -1,12 +1,14 @@
 """Adapters that halfbyte trained, in peft; and adapters of peft in halfbyte."""
 
+import json
+import shutil
 from pathlib import Path
 
 import torch
 from checkpoints import quantize
 from common import LOGITS_TOLERANCE, Halfbyte, Table, load, logits, texts_for
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 TENSORS = "adapter_model.safetensors"
 # A few steps at a rate that leaves nothing near its start.
@@ -19,23 +21,38 @@ RUNS = {
         ["--use-4bit", "--bnb-4bit-quant-type", "fp4", "--bnb-4bit-use-double-quant", "false"]
         + ["--target-modules", "q_proj,v_proj", "--use-rslora", "--lora-r", 4],
     ),
+    "nf4 base, saved head": (
+        "nf4",
+        False,
+        ["--use-4bit", "--bnb-4bit-use-double-quant", "false", "--modules-to-save", "lm_head"],
+    ),
     "unquantised base, regex": (None, False, ["--target-modules", r".*layers\.[1-3]\.mlp\.(up|down)_proj"]),
 }
 
 
 def compare_all(halfbyte: Halfbyte, table: Table, source: Path, tmp: Path) -> None:
     """Trains, loads in peft, saves again; then the other way round."""
-    for name, (quant_type, nested, options) in RUNS.items():
-        base, adapter = source, tmp / f"adapter-{len(list(tmp.iterdir()))}"
+    data = ["--data", source.parent / "town" / "train.jsonl"]
+    sources = {False: source, True: untied(source, tmp / "untied")}
+    for i, (name, (quant_type, nested, options)) in enumerate(RUNS.items()):
+        base = trained = sources["--modules-to-save" in options]
+        adapter = tmp / f"adapter-{i}"
         if quant_type is not None:
-            base = quantize(halfbyte, source, tmp / f"{adapter.name}-base", quant_type, nested)
-        halfbyte.run("train_qwen3_lora", "--model", source, "--output", adapter, *training_data(source), *BRIEF, *options)
+            base = quantize(halfbyte, trained, tmp / f"{adapter.name}-base", quant_type, nested)
+        halfbyte.run("train_qwen3_lora", "--model", trained, "--output", adapter, *data, *BRIEF, *options)
         from_halfbyte(halfbyte, table, f"trained by halfbyte: {name}", base, adapter, tmp)
         from_peft(halfbyte, table, f"made by peft: {name}", base, adapter, tmp)
 
 
-def training_data(source: Path) -> list:
-    return ["--data", source.parent / "town" / "train.jsonl"]
+def untied(source: Path, to: Path) -> Path:
+    """The checkpoint with an output head of its own, which an adapter may save."""
+    shutil.copytree(source, to)
+    tensors = load_file(source / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, to / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((source / "config.json").read_text())
+    (to / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
+    return to
 
 
 def from_halfbyte(halfbyte: Halfbyte, table: Table, what: str, base: Path, adapter: Path, tmp: Path) -> None:
@@ -69,6 +86,8 @@ def from_peft(halfbyte: Halfbyte, table: Table, what: str, base: Path, like: Pat
         for name, weight in model.named_parameters():
             if "lora_" in name:
                 weight.copy_(0.05 * torch.randn_like(weight))
+            elif "modules_to_save" in name:
+                weight.add_(0.01 * torch.randn_like(weight))
     adapter = tmp / f"{like.name}-peft"
     model.save_pretrained(adapter)
     texts = texts_for(model.config.vocab_size)

@@ -9,6 +9,7 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from common import Halfbyte, Table, load, logits, texts_for
 from safetensors.torch import load_file, save_file
+from torch.nn.functional import linear
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 TENSORS = "model.safetensors"
@@ -72,7 +73,7 @@ def compare_block_sizes(halfbyte: Halfbyte, table: Table, name: str, source: Pat
             parts = {f"{weight}.{part}": tensor for part, tensor in state.as_dict(packed=True).items()}
             want |= {weight: codes, **parts}
         compare_tensors(table, what, tensors, want, originals)
-        compare_logits(halfbyte, table, what, ours, tmp)
+        compare_logits(halfbyte, table, what, ours, tmp, by_hand=True)
 
 
 def weights(tensors: dict, quant_type: str) -> list:
@@ -86,14 +87,20 @@ def compare_tensors(table: Table, what: str, ours: dict, theirs: dict, originals
     if ours.keys() != theirs.keys():
         table.add(what, "tensors of bitsandbytes", f"other names: {sorted(ours.keys() ^ theirs.keys())[:4]}", False)
         return
-    quantized = weights(ours, "nf4") + weights(ours, "fp4")
+    quantized, fp4 = weights(ours, "nf4") + weights(ours, "fp4"), weights(ours, "fp4")
     differ = [name for name in ours if not same_bits(ours[name], theirs[name])]
-    excused = sum(excuse(name, ours, theirs, originals) for name in differ if name in weights(ours, "fp4"))
-    wrong = [name for name in differ if not excuse(name, ours, theirs, originals)]
+    wrong = [name for name in differ if name not in fp4]
+    zeros = ties = others = 0
+    for name in set(differ) & set(fp4):
+        counts = differing_codes(ours[name], theirs[name], originals[name], ours[f"{name}.absmax"].numel())
+        zeros, ties, others = zeros + counts[0], ties + counts[1], others + counts[2]
+    n_codes = sum(originals[name].numel() for name in fp4)
     outcome = f"{len(ours) - len(differ)} of {len(ours)} equal to the bit, {len(quantized)} weights in 4 bits"
-    if excused:
-        outcome += f"; {excused} fp4 weights but for codes of ±0 and ties"
-    table.add(what, "tensors of bitsandbytes", outcome + f"; WRONG {wrong[:3]}" * bool(wrong), bool(quantized) and not wrong)
+    if zeros + ties + others:
+        outcome += f"; of {n_codes} codes {zeros} are the other zero, {ties} ties, {others} wrong"
+    if wrong:
+        outcome += f"; WRONG {wrong[:3]}"
+    table.add(what, "tensors of bitsandbytes", outcome, bool(quantized) and not wrong and not others)
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -102,25 +109,24 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     return torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
 
 
-def excuse(name: str, ours: dict, theirs: dict, originals: dict) -> bool:
-    """Whether fp4 codes differ only between zeros, or where a weight lies on a threshold (within f32's rounding)."""
-    if name not in weights(ours, "fp4") or ours[name].shape != theirs[name].shape:
-        return False
-    codes = [torch.stack([t[name].flatten() >> 4, t[name].flatten() & 15], 1).flatten() for t in (ours, theirs)]
-    differ = codes[0] != codes[1]
-    table = bnb.get_4bit_type("fp4", device="cpu")
-    values = [table[c.long()][differ] for c in codes]
-    blocks = originals[name].float().flatten()
-    per_block = blocks.numel() // absmax_count(name, ours)
-    blocks = blocks.view(-1, per_block)
-    share = (blocks / blocks.abs().amax(1, keepdim=True)).flatten()[differ]
-    middle = (values[0].double() + values[1].double()) / 2
-    on_threshold = (share.double() - middle).abs() <= 4 * 2**-24
-    return bool(((values[0] == values[1]) | on_threshold).all())
+def differing_codes(ours: torch.Tensor, theirs: torch.Tensor, original: torch.Tensor, n_blocks: int) -> tuple:
+    """How many fp4 codes differ: between zeros, where a weight lies on a threshold (within f32's rounding), otherwise."""
+    if ours.shape != theirs.shape:
+        return 0, 0, original.numel()
+    a, b = unpack(ours), unpack(theirs)
+    differ = a != b
+    table = bnb.get_4bit_type("fp4", device="cpu").double()
+    a, b = table[a[differ]], table[b[differ]]
+    blocks = original.float().view(n_blocks, -1)
+    share = (blocks / blocks.abs().amax(1, keepdim=True)).flatten()[differ].double()
+    zero = a == b
+    tie = ~zero & ((share - (a + b) / 2).abs() <= 4 * 2**-24)
+    return int(zero.sum()), int(tie.sum()), int((~zero & ~tie).sum())
 
 
-def absmax_count(name: str, tensors: dict) -> int:
-    return tensors[f"{name}.absmax"].numel()
+def unpack(codes: torch.Tensor) -> torch.Tensor:
+    """Two codes a byte, the first in the high half."""
+    return torch.stack([codes.flatten() >> 4, codes.flatten() & 15], 1).flatten().long()
 
 
 def compare_configs(table: Table, what: str, ours: Path, theirs: Path) -> None:
@@ -131,12 +137,30 @@ def compare_configs(table: Table, what: str, ours: Path, theirs: Path) -> None:
     table.add(what, "config.json of transformers", f"{len(keys)} keys, differing: {differ or 'none'}", not differ)
 
 
-def compare_logits(halfbyte: Halfbyte, table: Table, what: str, folder: Path, tmp: Path) -> None:
+def compare_logits(
+    halfbyte: Halfbyte, table: Table, what: str, folder: Path, tmp: Path, by_hand: bool = False
+) -> None:
     """transformers + bitsandbytes load the folder, and compute what halfbyte computes."""
     model = load(folder)
-    in_4_bits = sum(isinstance(module, Linear4bit) for module in model.modules())
-    if in_4_bits != 7 * model.config.num_hidden_layers:
-        table.add(what, "layers in 4 bits in transformers", f"only {in_4_bits}", False)
+    in_4_bits = [module for module in model.modules() if isinstance(module, Linear4bit)]
+    if len(in_4_bits) != 7 * model.config.num_hidden_layers:
+        table.add(what, "layers in 4 bits in transformers", f"only {len(in_4_bits)}", False)
+    if by_hand:
+        for module in in_4_bits:
+            weight = dequantize_by_hand(module)
+            module.forward = lambda x, weight=weight: linear(x, weight)
     texts = texts_for(model.config.vocab_size)
     ours = halfbyte.logits(folder, texts, tmp / "logits.safetensors")
-    table.same_logits(what, "logits of transformers", ours, logits(model, texts))
+    compared = "logits of transformers" + ", dequantised by hand" * by_hand
+    table.same_logits(what, compared, ours, logits(model, texts))
+
+
+def dequantize_by_hand(module: Linear4bit) -> torch.Tensor:
+    """The weight that a loaded layer stands for, by the formula."""
+    state = module.weight.quant_state
+    absmax = state.absmax
+    if state.nested:
+        groups = state.state2.absmax.repeat_interleave(state.state2.blocksize)[: absmax.numel()]
+        absmax = state.state2.code[absmax.long()] * groups + state.offset
+    values = state.code[unpack(module.weight.data)].view(absmax.numel(), -1)
+    return (values * absmax[:, None]).view(state.shape)

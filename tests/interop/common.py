@@ -46,9 +46,14 @@ class Halfbyte:
         return load_file(out)["logits"]
 
 
-def load(folder: Path, **options):
+def load(folder: Path):
     """A model as transformers loads it, computing in f32."""
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map="cpu", **options).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map="cpu").eval()
+    # transformers leaves what a 4-bit checkpoint has unquantised in the type of the file.
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.float()
+    return model
 
 
 def logits(model, texts: list) -> torch.Tensor:
@@ -69,12 +74,12 @@ class Table:
     def __init__(self):
         self.failed = 0
         self.rows = 0
-        print(f"{'':4} {'what':<52} {'compared':<34} outcome")
+        print(f"{'':4} {'what':<52} {'compared':<44} outcome")
 
     def add(self, what: str, compared: str, outcome: str, good: bool) -> None:
         self.rows += 1
         self.failed += not good
-        print(f"{'ok' if good else 'BAD':4} {what:<52} {compared:<34} {outcome}", flush=True)
+        print(f"{'ok' if good else 'BAD':4} {what:<52} {compared:<44} {outcome}", flush=True)
 
     def same_logits(self, what: str, compared: str, got: torch.Tensor, want: torch.Tensor) -> None:
         if got.shape != want.shape:

@@ -3,10 +3,14 @@
 Usage: interop.py FOLDER_OF_BUILT_EXAMPLES
 """
 
+import logging
 import sys
 import tempfile
 import warnings
 from pathlib import Path
+
+# It regrets the lack of a kernel that is switched off here.
+logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
 
 import adapters
 import checkpoints

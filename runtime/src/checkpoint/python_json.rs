@@ -35,15 +35,27 @@ pub fn float(v: f64) -> String {
         }
         .to_owned();
     }
-    let scientific = format!("{v:e}");
+    let scientific = shortest(v);
     let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
-    match exponent.parse::<i32>() {
-        Ok(e) if v != 0.0 && !(-4..16).contains(&e) => {
-            format!("{digits}e{}{:02}", if e < 0 { '-' } else { '+' }, e.abs())
-        }
-        _ if v.fract() == 0.0 => format!("{v:.1}"),
-        _ => format!("{v}"),
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    if v != 0.0 && !(-4..16).contains(&exponent) {
+        return format!("{digits}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs());
     }
+    let decimals = (fraction(digits) as i32 - exponent).max(1);
+    format!("{v:.*}", decimals.unsigned_abs() as usize)
+}
+
+/// The shortest digits, as `1.25e-3`. Where two strings of that length are as near, Rust takes the upper and Python the
+/// even one.
+fn shortest(v: f64) -> String {
+    let text = format!("{v:e}");
+    let even = format!("{v:.*e}", fraction(text.split('e').next().unwrap_or_default()));
+    if even.parse() == Ok(v) { even } else { text }
+}
+
+/// Digits behind the point.
+fn fraction(digits: &str) -> usize {
+    digits.split_once('.').map_or(0, |(_, fraction)| fraction.len())
 }
 
 /// serde_json's indentation with Python's floats and with everything beyond ASCII escaped.
@@ -79,5 +91,40 @@ impl Formatter for Python {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::float;
+
+    #[test]
+    fn floats_are_those_of_python() {
+        // Python's repr of each.
+        let cases = [
+            (0.0, "0.0"),
+            (-0.0, "-0.0"),
+            (1.0, "1.0"),
+            (-2.5, "-2.5"),
+            (0.1, "0.1"),
+            (123456.0, "123456.0"),
+            (1e15, "1000000000000000.0"),
+            (1e16, "1e+16"),
+            (1.5e300, "1.5e+300"),
+            (1e-4, "0.0001"),
+            (1e-6, "1e-06"),
+            (9.5367431640625e-07, "9.5367431640625e-07"),
+            (f64::from(0.1f32), "0.10000000149011612"),
+            // 0.074283599853515625 and 0.203800201416015625: halfway between two strings of 16 digits.
+            (0.074283599853515625, "0.07428359985351562"),
+            (0.203800201416015625, "0.20380020141601562"),
+            (5e-324, "5e-324"),
+            (9007199254740993.0, "9007199254740992.0"),
+            (2f64.powi(-1074 + 52), "2.2250738585072014e-308"),
+            (f64::MAX, "1.7976931348623157e+308"),
+        ];
+        for (v, want) in cases {
+            assert_eq!(float(v), want);
+        }
     }
 }

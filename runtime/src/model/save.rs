@@ -160,7 +160,8 @@ fn put_quantized<B: Backend>(
     let FourBit { format, block_size, codes, absmax, .. } = &weight;
     let codes = codes.to_vec(loader.backend)?;
     let scales = HostScales::of(loader.backend, absmax)?;
-    let quant_map = format.codes();
+    // bitsandbytes' table of fp4 has no negative zero.
+    let quant_map = format.codes().map(|code| code + 0.0);
     out.put_four_bit(
         name,
         &checkpoint::FourBit {

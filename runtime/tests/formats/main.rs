@@ -6,6 +6,7 @@ mod checkpoints;
 mod configs;
 mod damage;
 mod disk_full;
+mod quantize;
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
