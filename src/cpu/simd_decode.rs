@@ -79,7 +79,7 @@ mod tests {
     fn looks_up_from_any_element_on() {
         let values = std::array::from_fn(|i| i as f32);
         let codes: Vec<u8> = (0..64).map(|i| (i * 37 % 256) as u8).collect();
-        let code = |i: usize| if i % 2 == 0 { codes[i / 2] >> 4 } else { codes[i / 2] & 15 };
+        let code = |i: usize| if i.is_multiple_of(2) { codes[i / 2] >> 4 } else { codes[i / 2] & 15 };
         for first in 0..20 {
             for len in [0, 1, 2, 15, 16, 31, 33, 64, 100] {
                 let mut out = vec![-1.0; len];

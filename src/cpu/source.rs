@@ -61,7 +61,7 @@ pub(super) fn drop_elements(dropout: &Dropout, row: usize, first: usize, x: &mut
     let mut keep = [true; 4];
     for (i, x) in x.iter_mut().enumerate() {
         let col = first + i;
-        if i == 0 || col % 4 == 0 {
+        if i == 0 || col.is_multiple_of(4) {
             keep = dropout.keep(row as u32, (col / 4) as u32);
         }
         *x = if keep[col % 4] { *x * scale } else { 0.0 };

@@ -14,7 +14,7 @@ pub struct Heads {
 
 impl Heads {
     pub(crate) fn verify(&self, check: &Check) -> Result<()> {
-        let groups = self.kv > 0 && self.q > 0 && self.q % self.kv == 0;
+        let groups = self.kv > 0 && self.q > 0 && self.q.is_multiple_of(self.kv);
         check.value(groups, "heads", format!("{} / {}", self.q, self.kv), "kv heads must divide the query heads")?;
         check.value([32, 64, 128].contains(&self.dim), "the head dimension", self.dim, "it must be 32, 64 or 128")
     }

@@ -34,7 +34,7 @@ impl<B: Backend, T: Float> Op<B> for CacheAppend<'_, B, T> {
         check.dims(&[self.capacity])?;
         let row = self.capacity * width;
         check.value(
-            row > 0 && self.k_cache.len() % row == 0,
+            row > 0 && self.k_cache.len().is_multiple_of(row),
             "k_cache",
             self.k_cache.len(),
             "it must hold whole sequences",

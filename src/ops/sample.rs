@@ -56,7 +56,7 @@ impl<B: Backend> Op<B> for Sample<'_, B> {
         check.value((0.0..=1.0).contains(&self.min_p), "min_p", self.min_p, "it must be from 0 to 1")?;
         let penalty = self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite();
         check.value(penalty, "repetition_penalty", self.repetition_penalty, "it must be a positive number")?;
-        let history = n > 0 && self.history.len() % n == 0 && self.history.len() >= n;
+        let history = n > 0 && self.history.len().is_multiple_of(n) && self.history.len() >= n;
         check.value(history, "history", self.history.len(), "it must hold the same capacity for each sequence")?;
         check.len_mut("positions", &self.positions, n)?;
         check.len_mut("tokens", &self.tokens, n)

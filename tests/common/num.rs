@@ -159,6 +159,7 @@ impl std::ops::Mul for Num {
 
 impl std::ops::Div for Num {
     type Output = Num;
+    #[allow(clippy::suspicious_arithmetic_impl)]
     fn div(self, other: Num) -> Num {
         self * other.recip()
     }

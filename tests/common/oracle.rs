@@ -16,7 +16,7 @@ pub fn row_by_column(a: &[f64], b: &[f64], k: usize, cols: usize, i: usize, j: u
 
 /// `a[:, i] · b[:, j]`.
 pub fn column_by_column(a: &[f64], b: &[f64], [a_cols, b_cols]: [usize; 2], i: usize, j: usize) -> Num {
-    let n = if a_cols == 0 { 0 } else { a.len() / a_cols };
+    let n = a.len().checked_div(a_cols).unwrap_or(0);
     Num::dot((0..n).map(|l| (a[l * a_cols + i], b[l * b_cols + j])))
 }
 

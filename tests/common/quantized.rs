@@ -72,7 +72,7 @@ impl<B: Backend> Quantized<B> {
     pub fn decoded<T: Float>(&self) -> Vec<T> {
         let value = |i: usize| {
             let byte = self.codes.values()[i / 2];
-            let code = if i % 2 == 0 { byte >> 4 } else { byte & 15 };
+            let code = if i.is_multiple_of(2) { byte >> 4 } else { byte & 15 };
             let table = match self.quantization.format {
                 Format::Nf4 => &halfbyte::quant::NF4_CODES,
                 Format::Fp4 => &halfbyte::quant::FP4_CODES,

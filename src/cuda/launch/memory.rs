@@ -107,7 +107,7 @@ impl Cuda {
     }
 
     pub(in crate::cuda) fn fill_zero<T: Element>(&self, mut out: ViewMut<'_, Self, T>) -> Result<()> {
-        if out.len() == 0 {
+        if out.is_empty() {
             return Ok(());
         }
         self.bind()?;
@@ -146,7 +146,7 @@ impl Cuda {
         mut out: ViewMut<'_, Self, T>,
     ) -> Result<()> {
         same_len("copy", out.len(), x.len())?;
-        if x.len() == 0 {
+        if x.is_empty() {
             return Ok(());
         }
         self.bind()?;
