@@ -136,7 +136,8 @@ fn quantized<B: Backend, T: Float>(backend: &B, case: &Case) -> (Tensor<B, u8>, 
 /// The codes are those of bitsandbytes; FP4 values that lie on a threshold may have the neighbour.
 fn check_codes<T: Float>(case: &Case, got: &[u8], absmax: &[f32]) {
     let (want, input): (Vec<u8>, Vec<T>) = (case.get("weight"), case.get("input"));
-    let code = |codes: &[u8], i: usize| usize::from(if i % 2 == 0 { codes[i / 2] >> 4 } else { codes[i / 2] & 15 });
+    let code =
+        |codes: &[u8], i: usize| usize::from(if i.is_multiple_of(2) { codes[i / 2] >> 4 } else { codes[i / 2] & 15 });
     let table = case.format.codes();
     assert_eq!(got.len(), want.len(), "{}", case.name);
     for (i, x) in input.iter().enumerate() {

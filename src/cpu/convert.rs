@@ -58,7 +58,8 @@ mod tests {
     use half::{bf16, f16};
 
     fn check<T: Float>() {
-        let x: Vec<f32> = (0..1 << 17).map(|i: u32| f32::from_bits((i << 15) | ((i & 1) * 0x1234) | (i >> 9))).collect();
+        let x: Vec<f32> =
+            (0..1 << 17).map(|i: u32| f32::from_bits((i << 15) | ((i & 1) * 0x1234) | (i >> 9))).collect();
         let (mut narrowed, mut widened, mut rounded) = (vec![T::default(); x.len()], vec![0.0; x.len()], x.clone());
         simd::vectorize(
             #[inline(always)]

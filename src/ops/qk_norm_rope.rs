@@ -30,7 +30,12 @@ pub struct QkNormRope<'a, B: Backend, T: Float> {
 }
 
 fn verify_table<B: Backend>(check: &Check, d: usize, cos: &View<'_, B, f32>, sin: &View<'_, B, f32>) -> Result<()> {
-    check.value(!cos.is_empty() && cos.len().is_multiple_of(d / 2), "cos", cos.len(), "it must hold whole rows of d / 2")?;
+    check.value(
+        !cos.is_empty() && cos.len().is_multiple_of(d / 2),
+        "cos",
+        cos.len(),
+        "it must hold whole rows of d / 2",
+    )?;
     check.len("sin", sin, cos.len())
 }
 

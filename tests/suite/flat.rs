@@ -21,7 +21,8 @@ fn cast_between<B: Backend, S: Float, T: Float>(backend: &B, len: usize, layout:
     let name = format!("cast {} {} {len} {layout:?}", S::DTYPE.suffix(), T::DTYPE.suffix());
     let mut values = Random::new(&name).normal(len, 100.0);
     // Ties, the largest and smallest numbers, overflow of 16 bits.
-    let special = [1.00390625, 1.01171875, 65504.0, 65520.0, 1e38, -1e38, 1e-7, -0.0, f32::INFINITY, 3e-39, 5.9e-8];
+    let special =
+        [1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, 65504.0, 65520.0, 1e38, -1e38, 1e-7, -0.0, f32::INFINITY, 3e-39, 5.9e-8];
     values.iter_mut().zip(special).for_each(|(v, s)| *v = s);
     let x = Tensor::<B, S>::of(backend, [1, len], layout, &values);
     let got = twice(&name, || {

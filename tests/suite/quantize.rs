@@ -14,7 +14,7 @@ use halfbyte::{
 const LENGTHS: [usize; 9] = [1, 2, 31, 64, 1000, 4096, 4097, 33_333, 200_000];
 
 fn code_of(codes: &[u8], i: usize) -> usize {
-    usize::from(if i % 2 == 0 { codes[i / 2] >> 4 } else { codes[i / 2] & 15 })
+    usize::from(if i.is_multiple_of(2) { codes[i / 2] >> 4 } else { codes[i / 2] & 15 })
 }
 
 /// The distance from `x` (a share of absmax) to the value of `code`, and to the nearest code's.
@@ -30,7 +30,7 @@ fn check<B: Backend, T: Float>(backend: &B, len: usize, quantization: Quantizati
     let mut values = Random::new(&name).normal(len, 0.03);
     // A block of zeros, where there is more than one.
     values.iter_mut().skip(block_size).take(block_size).for_each(|v| *v = 0.0);
-    let layout = if len % 3 == 0 { Layout::Odd } else { Layout::Packed };
+    let layout = if len.is_multiple_of(3) { Layout::Odd } else { Layout::Packed };
     let x = Tensor::<B, T>::of(backend, [1, len], layout, &values);
     let blocks = n_blocks(len, block_size);
     let (codes, absmax) = twice(&name, || {
