@@ -1,0 +1,186 @@
+//! The training example as a user meets it: refusals, interruption, a full disk, the same adapter twice.
+mod common;
+
+use common::root;
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+use tempfile::TempDir;
+
+/// The example's binary: cargo builds examples before it runs tests.
+fn example(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let folder = test.parent().unwrap().parent().unwrap().join("examples");
+    let path = folder.join(name);
+    assert!(path.exists(), "{} is missing: run `cargo build --release --examples` first", path.display());
+    path
+}
+
+fn train(arguments: &[&str]) -> Command {
+    let mut command = Command::new(example("train_qwen3_lora"));
+    command.args(["--use-4bit", "--device", "cpu"]).args(arguments);
+    command
+}
+
+/// A copy of the embedded model that can be damaged.
+fn model() -> TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for file in fs::read_dir(root().join("examples/assets/tiny-qwen3")).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
+    }
+    copy
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// Fails with `wanted` in its message, without a panic, and leaves no adapter.
+fn refused(mut command: Command, output: &Path, wanted: &[&str]) {
+    let done: Output = command.args(["--output", text(output)]).output().unwrap();
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(!done.status.success(), "it succeeded, expected an error with {wanted:?}");
+    assert!(!said.contains("panicked"), "{said}");
+    for wanted in wanted {
+        assert!(said.contains(wanted), "the message lacks {wanted:?}: {said}");
+    }
+    assert!(!output.join("adapter_model.safetensors").exists(), "an adapter was left behind");
+    assert!(!output.join("adapter_config.json").exists(), "half an adapter was left behind");
+}
+
+/// Refuses the embedded model once `damage` has been done to it.
+fn damaged(damage: impl FnOnce(&Path), wanted: &[&str]) {
+    let (model, output) = (model(), tempfile::tempdir().unwrap());
+    damage(model.path());
+    let data = root().join("examples/assets/town/train.jsonl");
+    refused(train(&["--model", text(model.path()), "--data", text(&data)]), output.path(), wanted);
+}
+
+fn edit_config(dir: &Path, from: &str, to: &str) {
+    let path = dir.join("config.json");
+    let config = fs::read_to_string(&path).unwrap();
+    assert!(config.contains(from), "{config}");
+    fs::write(&path, config.replace(from, to)).unwrap();
+}
+
+#[test]
+fn damaged_models_are_refused() {
+    damaged(
+        |dir| {
+            let file = fs::OpenOptions::new().write(true).open(dir.join("model.safetensors")).unwrap();
+            file.set_len(5_000_000).unwrap();
+        },
+        &["model.safetensors"],
+    );
+    damaged(|dir| fs::write(dir.join("model.safetensors"), [0xFF; 64]).unwrap(), &["model.safetensors"]);
+    damaged(|dir| edit_config(dir, "\"hidden_size\": 256", "\"hidden_size\": 320"), &["320"]);
+    damaged(|dir| edit_config(dir, "Qwen3ForCausalLM", "LlamaForCausalLM"), &["config.json", "LlamaForCausalLM"]);
+    damaged(|dir| fs::remove_file(dir.join("tokenizer.json")).unwrap(), &["tokenizer.json"]);
+    damaged(
+        |dir| {
+            fs::rename(dir.join("model.safetensors"), dir.join("model-00001-of-00002.safetensors")).unwrap();
+            let index = r#"{"metadata":{},"weight_map":{"model.norm.weight":"model-00002-of-00002.safetensors"}}"#;
+            fs::write(dir.join("model.safetensors.index.json"), index).unwrap();
+        },
+        &["model-00002-of-00002.safetensors"],
+    );
+}
+
+#[test]
+fn bad_data_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("adapter");
+    let data = |contents: &str| {
+        let path = folder.path().join("data.jsonl");
+        fs::write(&path, contents).unwrap();
+        train(&["--data", text(&path)])
+    };
+    refused(data(""), &output, &["data.jsonl", "empty"]);
+    refused(data("{\"text\": \"fine\"}\n{\"text\": \n"), &output, &["data.jsonl", "line 2"]);
+    refused(data("{\"txt\": \"no such key\"}\n"), &output, &["line 1", "text"]);
+    let mut long = data("{\"text\": \"The ferry bell shall be rung by the schoolmistress at noon.\"}\n");
+    long.args(["--max-seq-length", "4"]);
+    refused(long, &output, &["line 1", "4"]);
+}
+
+#[test]
+fn bad_options_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("adapter");
+    refused(train(&["--target-modules", "q_proj,gate_prj"]), &output, &["gate_prj"]);
+    refused(train(&["--lora-r", "0"]), &output, &["rank"]);
+    refused(train(&["--bnb-4bit-compute-dtype", "int8"]), &output, &["int8"]);
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    refused(train(&[]), &file.join("adapter"), &["file"]);
+}
+
+#[test]
+fn cuda_without_a_gpu_is_refused() {
+    if halfbyte::Cuda::new(0).is_ok() {
+        eprintln!("skipped: there is a GPU");
+        return;
+    }
+    let output = tempfile::tempdir().unwrap();
+    let mut command = Command::new(example("train_qwen3_lora"));
+    command.args(["--use-4bit", "--device", "cuda"]);
+    refused(command, output.path(), &["CUDA"]);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_adapter() {
+    let folder = tempfile::tempdir().unwrap();
+    let adapter = |name: &str, seed: &str| {
+        let output = folder.path().join(name);
+        let mut command = train(&["--max-steps", "4", "--lora-dropout", "0.1", "--seed", seed]);
+        let done = command.args(["--output", text(&output)]).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        fs::read(output.join("adapter_model.safetensors")).unwrap()
+    };
+    let first = adapter("first", "5");
+    assert!(first == adapter("second", "5"), "two runs with one seed differ");
+    assert!(first != adapter("third", "6"), "another seed gives the same adapter");
+}
+
+#[test]
+fn an_interrupted_run_saves_what_it_has() {
+    let output = tempfile::tempdir().unwrap();
+    let mut command = train(&["--epochs", "1000", "--logging-steps", "1", "--output", text(output.path())]);
+    let mut running = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(running.stderr.take().unwrap()).lines();
+    let began = lines.any(|line| line.unwrap().starts_with("step 2/"));
+    assert!(began, "training never began");
+    let sent = Command::new("kill").args(["-INT", &running.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+    lines.for_each(drop);
+    assert_eq!(running.wait().unwrap().code(), Some(130));
+    let config = root().join("examples/assets/tiny-qwen3");
+    let config = halfbyte_runtime::config::Qwen3Config::open(&config).unwrap();
+    let (adapter, _) = halfbyte_runtime::lora::Adapter::open(output.path(), &config).unwrap();
+    assert!(adapter.layers.iter().any(|layer| layer.b.iter().any(|&v| v != 0.0)), "nothing was learnt");
+}
+
+#[test]
+fn a_full_disk_leaves_no_half_adapter() {
+    let disk = tempfile::tempdir().unwrap();
+    // The adapter has 1.9 MB. The listing is made inside, where the small file system is seen.
+    let script = r#"mount -t tmpfs -o size=512k tmpfs "$1" || exit 99
+        "$2" --use-4bit --device cpu --max-steps 1 --output "$1"; code=$?; ls -A "$1"; exit $code"#;
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]);
+    let done = match unshare.arg(disk.path()).arg(example("train_qwen3_lora")).output() {
+        Ok(done) if done.status.code() == Some(1) => done,
+        Ok(done) if done.status.success() => panic!("1.9 MB were saved on a disk of 512 KB"),
+        other => {
+            eprintln!("skipped: this machine lets no user mount a small file system ({other:?})");
+            return;
+        }
+    };
+    let (listed, said) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    assert!(said.contains("No space left"), "{said}");
+    assert!(!listed.contains("adapter_"), "files were left behind: {listed}");
+}
