@@ -18,3 +18,8 @@ pub use cpu::Cpu;
 pub use cuda::Cuda;
 pub use element::{DType, Element, Float};
 pub use error::{Error, Result};
+
+/// The README's Rust is compiled and run with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
