@@ -56,7 +56,7 @@ impl Job for Quantize {
 
     fn run<B: Backend, T: Float>(self, backend: B) -> Result<QuantizeReport> {
         let Quantize { model, output, note, block_size } = self;
-        println!("quantizing {} on {}", model.display(), backend.name());
+        println!("quantising {} on {}", model.display(), backend.name());
         let shown = std::io::stderr().is_terminal();
         let progress = |done, total| {
             if shown {

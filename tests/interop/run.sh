@@ -8,4 +8,4 @@ python=${PYTHON:-python3}
   exit 2
 }
 cargo build --release --example quantize --example logits --example train_qwen3_lora
-exec "$python" tests/interop/interop.py "${CARGO_TARGET_DIR:-target}/release/examples"
+exec "$python" -B tests/interop/interop.py "${CARGO_TARGET_DIR:-target}/release/examples"
