@@ -5,7 +5,7 @@ use super::{
 };
 use crate::{
     Cpu, Float, MatMut,
-    ops::{Linear, LinearGrad, WeightGrad},
+    ops::{Linear, LinearGrad},
 };
 
 pub(super) fn linear<T: Float, O: Float>(op: Linear<'_, Cpu, T, O>) {
@@ -18,19 +18,6 @@ pub(super) fn linear_grad<T: Float>(op: LinearGrad<'_, Cpu, T>) {
     let LinearGrad { d_out, weight, d_x, accumulate } = op;
     let weight = Dense::of(weight, d_out.cols, d_x.cols);
     backward(Dense::new(d_out), weight, d_x, accumulate);
-}
-
-pub(super) fn weight_grad<T: Float>(op: WeightGrad<'_, Cpu, T>) {
-    let WeightGrad { x, d_out, d_weight } = op;
-    let d_weight = MatMut::new(d_weight, d_out.cols, x.cols);
-    let (d_out, x) = (ByColumn(Dense::new(d_out)), ByColumn(Dense::new(x)));
-    gemm::multiply(
-        &d_out,
-        &x,
-        d_weight,
-        #[inline(always)]
-        |_, _, sums, out| gemm::store(true, 1.0, sums, out),
-    );
 }
 
 /// `out (+)= x · weightᵀ`.

@@ -31,6 +31,7 @@ mod simd_sum;
 mod simd_tile;
 mod source;
 mod swiglu;
+mod weight_grad;
 
 pub use simd::features;
 
@@ -151,7 +152,7 @@ impl Backend for Cpu {
     }
 
     fn weight_grad<T: Float>(&self, op: Checked<WeightGrad<'_, Self, T>>) -> Result<()> {
-        linear::weight_grad(op.into_inner());
+        weight_grad::weight_grad(op.into_inner());
         Ok(())
     }
 

@@ -60,8 +60,7 @@ fn mixed(from: &Path, other: &Path, left_out: Option<&str>) -> tempfile::TempDir
     let tensors = from_files.names().filter(|name| !in_layer_1(name)).map(|name| from_files.tensor(name).unwrap());
     let tensors = tensors.chain(other.names().filter(|name| in_layer_1(name)).map(|name| other.tensor(name).unwrap()));
     let kept = tensors.filter(|t| left_out.is_none_or(|part| !t.name.contains(part)));
-    let tensors: Vec<_> =
-        kept.map(|t| Tensor { name: t.name, dtype: t.dtype, shape: t.shape, data: t.data }).collect();
+    let tensors: Vec<_> = kept.map(|t| Tensor { name: t.name, dtype: t.dtype, shape: t.shape, data: t.data }).collect();
     let dir = tempfile::tempdir().unwrap();
     write_file(&dir.path().join("model.safetensors"), &tensors).unwrap();
     fs::copy(from.join("config.json"), dir.path().join("config.json")).unwrap();
