@@ -143,7 +143,7 @@ exit
 RUN
 chmod +x "$bundle/run"
 
-(cd "$bundle" && du -h --apparent-size tests/* benches/* examples/* checkout data 2>/dev/null || true)
+(cd "$bundle" && du -sh --apparent-size tests/* benches/* examples/* checkout/* data 2>/dev/null || true)
 du -sh --apparent-size "$bundle"
 if $archive; then
   tar czf "$bundle.tar.gz" "$bundle"
