@@ -60,8 +60,8 @@ impl Model {
 /// One run of an op on memory that it owns.
 pub type Run<B> = Box<dyn FnMut(&B) -> Result<()>>;
 
-/// Makes that memory.
-pub type Prepare<B> = Box<dyn FnOnce(&B) -> Run<B>>;
+/// Makes the memory of an op.
+type Prepare<B> = Box<dyn FnOnce(&B) -> Run<B>>;
 
 /// One kernel at one shape.
 pub struct Work<B: Backend> {
