@@ -1,5 +1,5 @@
 use super::{
-    flash::{Blocks, Piece, block_len, panel, pieces, result_len, split_rows, write_rows},
+    flash::{Blocks, Cut, Piece, panel, result_len, split_rows, write_rows},
     math, simd,
     simd_tile::tile,
 };
@@ -9,22 +9,21 @@ use rayon::prelude::*;
 pub(super) use super::attention_grad::attention_grad;
 
 pub(super) fn attention<T: Float>(op: Attention<'_, Cpu, T>) {
-    let Attention { q, k, v, heads, cu_seqlens, scale, mut out, mut lse, .. } = op;
+    let Attention { q, k, v, heads, cu_seqlens, max_len, scale, mut out, mut lse, .. } = op;
     let (n, dim, group) = (q.rows, heads.dim, heads.q / heads.kv);
-    let cu_seqlens = cu_seqlens.slice();
-    let panels = pieces(cu_seqlens, n, tile().cols);
-    let blocks = pieces(cu_seqlens, n, block_len());
+    let cut = Cut::new(cu_seqlens.slice(), n, max_len);
+    let panels = &cut.panels;
     for kv in 0..heads.kv {
         let head = |h: usize| h * dim..(h + 1) * dim;
-        let keys = Blocks::by_row(k.columns(head(kv)), &blocks);
-        let values = Blocks::by_column(v.columns(head(kv)), &blocks);
+        let keys = Blocks::by_row(k.columns(head(kv)), &cut);
+        let values = Blocks::by_column(v.columns(head(kv)), &cut);
         for h in kv * group..(kv + 1) * group {
             let q = q.columns(head(h));
             let out = out.reborrow().columns(head(h));
-            let (stride, out) = (out.stride, split_rows(out, &panels));
-            let lse = split_rows(MatMut::new(lse.at_mut(h * n..(h + 1) * n), n, 1), &panels);
+            let (stride, out) = (out.stride, split_rows(out, panels));
+            let lse = split_rows(MatMut::new(lse.at_mut(h * n..(h + 1) * n), n, 1), panels);
             panels.par_iter().zip(out).zip(lse).for_each(|((piece, out), lse)| {
-                let mut state = Online::new(dim, scale);
+                let mut state = Online::new(dim, scale, cut.block_len);
                 let queries = panel(q, piece);
                 state.run(piece, &queries, &keys, &values);
                 simd::vectorize(
@@ -56,7 +55,7 @@ struct Online {
 }
 
 impl Online {
-    fn new(dim: usize, scale: f32) -> Self {
+    fn new(dim: usize, scale: f32, block_len: usize) -> Self {
         let tile = tile();
         Online {
             dim,
@@ -64,15 +63,16 @@ impl Online {
             max: vec![f32::NEG_INFINITY; tile.cols],
             total: vec![0.0; tile.cols],
             sums: vec![0.0; result_len(tile, dim)],
-            scores: vec![0.0; block_len() * tile.cols],
+            scores: vec![0.0; block_len * tile.cols],
         }
     }
 
     fn run(&mut self, piece: &Piece, queries: &[f32], keys: &Blocks, values: &Blocks) {
         let tile = tile();
-        for (i, start) in (piece.sequence.start..piece.rows.end).step_by(block_len()).enumerate() {
+        let block_len = piece.block_len;
+        for (i, start) in (piece.sequence.start..piece.rows.end).step_by(block_len).enumerate() {
             let block = piece.first_block + i;
-            let count = block_len().min(piece.rows.end - start);
+            let count = block_len.min(piece.rows.end - start);
             let tiles = count.div_ceil(tile.rows) * tile.len();
             self.scores[..tiles].fill(0.0);
             keys.multiply(block, self.dim, queries, &mut self.scores[..tiles]);

@@ -3,7 +3,7 @@
 
 use super::{
     convert,
-    flash::{Blocks, Piece, block_len, panel, pieces, result_len, split_rows, write_rows},
+    flash::{Blocks, Cut, Piece, panel, result_len, split_rows, write_rows},
     math, simd,
     simd_tile::tile,
 };
@@ -12,18 +12,32 @@ use rayon::prelude::*;
 
 pub(super) fn attention_grad<T: Float>(op: AttentionGrad<'_, Cpu, T>) {
     let AttentionGrad {
-        q, k, v, heads, cu_seqlens, scale, out, lse, d_out, mut delta, mut d_q, mut d_k, mut d_v, ..
+        q,
+        k,
+        v,
+        heads,
+        cu_seqlens,
+        max_len,
+        scale,
+        out,
+        lse,
+        d_out,
+        mut delta,
+        mut d_q,
+        mut d_k,
+        mut d_v,
+        ..
     } = op;
     let (n, dim, group) = (q.rows, heads.dim, heads.q / heads.kv);
-    let panels = pieces(cu_seqlens.slice(), n, tile().cols);
-    let blocks = pieces(cu_seqlens.slice(), n, block_len());
+    let cut = Cut::new(cu_seqlens.slice(), n, max_len);
+    let panels = &cut.panels;
     let head = |h: usize| h * dim..(h + 1) * dim;
     for kv in 0..heads.kv {
         let (k, v) = (k.columns(head(kv)), v.columns(head(kv)));
         let keys = Keys {
-            k_rows: Blocks::by_row(k, &blocks),
-            k_columns: Blocks::by_column(k, &blocks),
-            v_rows: Blocks::by_row(v, &blocks),
+            k_rows: Blocks::by_row(k, &cut),
+            k_columns: Blocks::by_column(k, &cut),
+            v_rows: Blocks::by_row(v, &cut),
         };
         let queries: Vec<Queries> = (kv * group..(kv + 1) * group)
             .map(|h| {
@@ -33,7 +47,7 @@ pub(super) fn attention_grad<T: Float>(op: AttentionGrad<'_, Cpu, T>) {
                 let lse = &lse.slice()[h * n..(h + 1) * n];
                 let pass = Pass { dim, scale, lse, delta };
                 let d_q = d_q.reborrow().columns(head(h));
-                let (stride, d_q) = (d_q.stride, split_rows(d_q, &panels));
+                let (stride, d_q) = (d_q.stride, split_rows(d_q, panels));
                 panels.par_iter().zip(d_q).for_each(|(piece, d_q)| {
                     let sums = pass.query_grad(piece, &panel(q, piece), &panel(d_out, piece), &keys);
                     simd::vectorize(
@@ -42,10 +56,10 @@ pub(super) fn attention_grad<T: Float>(op: AttentionGrad<'_, Cpu, T>) {
                     );
                 });
                 Queries {
-                    q_rows: Blocks::by_row(q, &blocks),
-                    q_columns: Blocks::by_column(q, &blocks),
-                    d_out_rows: Blocks::by_row(d_out, &blocks),
-                    d_out_columns: Blocks::by_column(d_out, &blocks),
+                    q_rows: Blocks::by_row(q, &cut),
+                    q_columns: Blocks::by_column(q, &cut),
+                    d_out_rows: Blocks::by_row(d_out, &cut),
+                    d_out_columns: Blocks::by_column(d_out, &cut),
                     lse,
                     delta: delta.to_vec(),
                 }
@@ -53,7 +67,7 @@ pub(super) fn attention_grad<T: Float>(op: AttentionGrad<'_, Cpu, T>) {
             .collect();
         let (d_k, d_v) = (d_k.reborrow().columns(head(kv)), d_v.reborrow().columns(head(kv)));
         let (k_stride, v_stride) = (d_k.stride, d_v.stride);
-        let outs = split_rows(d_k, &panels).into_par_iter().zip(split_rows(d_v, &panels));
+        let outs = split_rows(d_k, panels).into_par_iter().zip(split_rows(d_v, panels));
         panels.par_iter().zip(outs).for_each(|(piece, (d_k, d_v))| {
             let (k_panel, v_panel) = (panel(k, piece), panel(v, piece));
             let [k_sums, v_sums] = key_grads(piece, &k_panel, &v_panel, dim, scale, &queries);
@@ -122,11 +136,12 @@ impl Pass<'_> {
         let tile = tile();
         let (lse, delta) = (lanes(self.lse, piece), lanes(self.delta, piece));
         let mut sums = vec![0.0; result_len(tile, self.dim)];
-        let mut p = vec![0.0; block_len() * tile.cols];
+        let block_len = piece.block_len;
+        let mut p = vec![0.0; block_len * tile.cols];
         let mut d_p = p.clone();
-        for (i, start) in (piece.sequence.start..piece.rows.end).step_by(block_len()).enumerate() {
+        for (i, start) in (piece.sequence.start..piece.rows.end).step_by(block_len).enumerate() {
             let block = piece.first_block + i;
-            let count = block_len().min(piece.rows.end - start);
+            let count = block_len.min(piece.rows.end - start);
             let tiles = count.div_ceil(tile.rows) * tile.len();
             p[..tiles].fill(0.0);
             d_p[..tiles].fill(0.0);
@@ -155,13 +170,14 @@ impl Pass<'_> {
 fn key_grads(piece: &Piece, keys: &[f32], values: &[f32], dim: usize, scale: f32, heads: &[Queries]) -> [Vec<f32>; 2] {
     let tile = tile();
     let [mut k_sums, mut v_sums] = [(); 2].map(|_| vec![0.0; result_len(tile, dim)]);
-    let [mut p, mut ds] = [(); 2].map(|_| vec![0.0; block_len() * tile.cols]);
-    let first = (piece.rows.start - piece.sequence.start) / block_len();
+    let block_len = piece.block_len;
+    let [mut p, mut ds] = [(); 2].map(|_| vec![0.0; block_len * tile.cols]);
+    let first = (piece.rows.start - piece.sequence.start) / block_len;
     for head in heads {
-        let starts = (piece.sequence.start + first * block_len()..piece.sequence.end).step_by(block_len());
+        let starts = (piece.sequence.start + first * block_len..piece.sequence.end).step_by(block_len);
         for (i, start) in starts.enumerate() {
             let block = piece.first_block + first + i;
-            let count = block_len().min(piece.sequence.end - start);
+            let count = block_len.min(piece.sequence.end - start);
             p.fill(0.0);
             ds.fill(0.0);
             head.q_rows.multiply(block, dim, keys, &mut p);

@@ -12,13 +12,8 @@ use crate::{Cpu, Element, Float, Mat, MatMut};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Panels of tile rows in a block.
+/// Panels of tile rows in a block, at most.
 const PANELS: usize = 16;
-
-/// Rows of a block: what is multiplied at once.
-pub(super) fn block_len() -> usize {
-    PANELS * tile().rows
-}
 
 /// A piece of a sequence.
 #[derive(Clone)]
@@ -29,17 +24,39 @@ pub(super) struct Piece {
     pub(super) rows: Range<usize>,
     /// The number of the sequence's first block among all blocks.
     pub(super) first_block: usize,
+    /// Rows of a block.
+    pub(super) block_len: usize,
+}
+
+/// Sequences, cut.
+pub(super) struct Cut {
+    /// Pieces as wide as the micro-kernel: what one task computes.
+    pub(super) panels: Vec<Piece>,
+    /// Pieces of `block_len` rows: what is multiplied at once.
+    pub(super) blocks: Vec<Piece>,
+    /// A multiple of the micro-kernel's height.
+    pub(super) block_len: usize,
+}
+
+impl Cut {
+    /// Cuts the sequences of `n` rows, the longest of which has `max_len`.
+    pub(super) fn new(cu_seqlens: &[u32], n: usize, max_len: usize) -> Self {
+        let tile = tile();
+        let block_len = max_len.div_ceil(tile.rows).clamp(1, PANELS) * tile.rows;
+        let pieces = |len| pieces(cu_seqlens, n, len, block_len);
+        Cut { panels: pieces(tile.cols), blocks: pieces(block_len), block_len }
+    }
 }
 
 /// Cuts sequences into pieces of at most `len` rows.
-pub(super) fn pieces(cu_seqlens: &[u32], n: usize, len: usize) -> Vec<Piece> {
+fn pieces(cu_seqlens: &[u32], n: usize, len: usize, block_len: usize) -> Vec<Piece> {
     let mut pieces = Vec::new();
     let mut first_block = 0;
     for pair in cu_seqlens.windows(2) {
         let [start, end] = [pair[0], pair[1]].map(|row| (row as usize).min(n));
-        let cut = |row| Piece { sequence: start..end, rows: row..end.min(row + len), first_block };
+        let cut = |row| Piece { sequence: start..end, rows: row..end.min(row + len), first_block, block_len };
         pieces.extend((start..end).step_by(len).map(cut));
-        first_block += end.saturating_sub(start).div_ceil(block_len());
+        first_block += end.saturating_sub(start).div_ceil(block_len);
     }
     pieces
 }
@@ -66,19 +83,19 @@ pub(super) struct Blocks {
 }
 
 impl Blocks {
-    /// Panels of rows: `[block, PANELS, dim, tile.rows]`.
-    pub(super) fn by_row<T: Float>(mat: Mat<'_, Cpu, T>, blocks: &[Piece]) -> Self {
+    /// Panels of rows: `[block, block_len / tile.rows, dim, tile.rows]`.
+    pub(super) fn by_row<T: Float>(mat: Mat<'_, Cpu, T>, cut: &Cut) -> Self {
         let (tile, dim) = (tile(), mat.cols);
-        Self::pack(blocks, PANELS, dim * tile.rows, |piece, panel, out| {
+        Self::pack(&cut.blocks, cut.block_len / tile.rows, dim * tile.rows, |piece, panel, out| {
             let rows = ByRow(Dense::new(mat.rows(0..piece.sequence.end)));
             rows.pack(piece.rows.start + panel * tile.rows, 0..dim, tile.rows, out);
         })
     }
 
     /// Panels of columns: `[block, dim / tile.rows, block_len, tile.rows]`.
-    pub(super) fn by_column<T: Float>(mat: Mat<'_, Cpu, T>, blocks: &[Piece]) -> Self {
+    pub(super) fn by_column<T: Float>(mat: Mat<'_, Cpu, T>, cut: &Cut) -> Self {
         let tile = tile();
-        Self::pack(blocks, mat.cols.div_ceil(tile.rows), block_len() * tile.rows, |piece, panel, out| {
+        Self::pack(&cut.blocks, mat.cols.div_ceil(tile.rows), cut.block_len * tile.rows, |piece, panel, out| {
             let columns = ByColumn(Dense::new(mat));
             columns.pack(panel * tile.rows, piece.rows.clone(), tile.rows, out);
         })

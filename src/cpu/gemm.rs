@@ -79,28 +79,28 @@ impl<S: Source> Operand for ByColumn<S> {
     }
 }
 
-/// A block of the product, in tiles.
-struct Block<'a> {
-    tile: &'a Tile,
-    /// Panels of `A` in the block, in one task, and panels of `B` in one task.
+/// How a block of the product lies in memory: `[tasks, part, width, tile]`, where tasks run over the parts of the
+/// rows, then over the columns.
+struct Grid {
+    tile: &'static Tile,
+    /// Panels of `A`.
     panels: usize,
+    /// Panels of `A` in one task.
     part: usize,
+    /// Panels of `B` in one task.
     width: usize,
-    /// `[tasks, part, width, tile]`: tasks run over the parts of the rows, then over the columns.
-    sums: Vec<f32>,
+    tasks: usize,
 }
 
-impl<'a> Block<'a> {
+impl Grid {
     fn new(rows: usize, cols: usize) -> Self {
         let tile = tile();
         let panels = rows.div_ceil(tile.rows);
-        let width = BLOCK / tile.cols;
         let blocks = cols.div_ceil(BLOCK);
         // Enough tasks for every thread, also where there are few columns.
         let parts = (4 * rayon::current_num_threads()).div_ceil(blocks).min(panels);
         let part = panels.div_ceil(parts);
-        let sums = vec![0.0; blocks * panels.div_ceil(part) * part * width * tile.len()];
-        Block { tile, panels, part, width, sums }
+        Grid { tile, panels, part, width: BLOCK / tile.cols, tasks: blocks * panels.div_ceil(part) }
     }
 
     /// Elements of one task.
@@ -108,36 +108,53 @@ impl<'a> Block<'a> {
         self.part * self.width * self.tile.len()
     }
 
-    /// Multiplies packed panels of `A` with the rows `cols` of `b`.
-    fn fill(&mut self, a: &[f32], b: &dyn Operand, cols: Range<usize>) {
-        let (tile, part, width) = (self.tile, self.part, self.width);
-        let (parts, panels) = (self.panels.div_ceil(part), self.panels);
-        let depth = b.shape()[1];
-        let len = self.task_len();
-        self.sums.par_chunks_mut(len).enumerate().for_each_init(
-            || vec![0.0; DEPTH * BLOCK],
-            |packed, (task, sums)| {
-                let first = cols.start + task / parts * BLOCK;
-                let panels = (task % parts) * part..panels.min((task % parts + 1) * part);
-                let width_here = (cols.end - first).min(BLOCK).div_ceil(tile.cols);
-                for start in (0..depth).step_by(DEPTH) {
-                    let ks = start..depth.min(start + DEPTH);
-                    let b_len = ks.len() * tile.cols;
-                    for (j, packed) in packed.chunks_mut(b_len).take(width_here).enumerate() {
-                        b.pack(first + j * tile.cols, ks.clone(), tile.cols, packed);
-                    }
-                    for (i, sums) in panels.clone().zip(sums.chunks_mut(width * tile.len())) {
-                        let a = &a[(i * depth + start) * tile.rows..];
-                        for (packed, sums) in packed.chunks(b_len).zip(sums.chunks_mut(tile.len())).take(width_here) {
-                            tile.run(ks.len(), a, packed, sums);
-                        }
-                    }
-                }
-            },
-        );
+    /// Elements of the block.
+    fn len(&self) -> usize {
+        self.tasks * self.task_len()
     }
 
-    /// Where element `(row, col)` lies in `sums`.
+    /// Multiplies packed panels of `A` with the rows `cols` of `b`.
+    fn fill(&self, a: &[f32], b: &dyn Operand, cols: Range<usize>, sums: &mut [f32]) {
+        let parts = self.panels.div_ceil(self.part);
+        sums.par_chunks_mut(self.task_len()).enumerate().for_each(|(task, sums)| {
+            let first = cols.start + task / parts * BLOCK;
+            let cols = first..cols.end.min(first + BLOCK);
+            let part = task % parts * self.part;
+            par::with_scratch(DEPTH * BLOCK, |packed| {
+                sums.fill(0.0);
+                self.run(a, part..self.panels.min(part + self.part), b, cols, packed, sums);
+            });
+        });
+    }
+
+    /// Multiplies some panels of `A` with at most `BLOCK` rows of `b`.
+    fn run(
+        &self,
+        a: &[f32],
+        panels: Range<usize>,
+        b: &dyn Operand,
+        cols: Range<usize>,
+        packed: &mut [f32],
+        sums: &mut [f32],
+    ) {
+        let (tile, depth) = (self.tile, b.shape()[1]);
+        let width = cols.len().div_ceil(tile.cols);
+        for start in (0..depth).step_by(DEPTH) {
+            let ks = start..depth.min(start + DEPTH);
+            let b_len = ks.len() * tile.cols;
+            for (j, packed) in packed.chunks_mut(b_len).take(width).enumerate() {
+                b.pack(cols.start + j * tile.cols, ks.clone(), tile.cols, packed);
+            }
+            for (i, sums) in panels.clone().zip(sums.chunks_mut(self.width * tile.len())) {
+                let a = &a[(i * depth + start) * tile.rows..];
+                for (packed, sums) in packed.chunks(b_len).zip(sums.chunks_mut(tile.len())).take(width) {
+                    tile.run(ks.len(), a, packed, sums);
+                }
+            }
+        }
+    }
+
+    /// Where element `(row, col)` lies.
     #[inline(always)]
     fn index(&self, row: usize, col: usize) -> usize {
         let tile = self.tile;
@@ -148,31 +165,34 @@ impl<'a> Block<'a> {
     }
 
     /// Copies a row to `out`.
-    fn row(&self, row: usize, out: &mut [f32]) {
+    fn row(&self, sums: &[f32], row: usize, out: &mut [f32]) {
         for (i, out) in out.chunks_mut(self.tile.cols).enumerate() {
             let at = self.index(row, i * self.tile.cols);
-            out.copy_from_slice(&self.sums[at..at + out.len()]);
+            out.copy_from_slice(&sums[at..at + out.len()]);
         }
     }
 
     /// Copies a column to `out`.
-    fn column(&self, col: usize, out: &mut [f32]) {
-        for (row, out) in out.iter_mut().enumerate() {
-            *out = self.sums[self.index(row, col)];
+    fn column(&self, sums: &[f32], col: usize, out: &mut [f32]) {
+        let tile = self.tile;
+        for (panel, out) in out.chunks_mut(tile.rows).enumerate() {
+            let at = self.index(panel * tile.rows, col);
+            out.iter_mut().zip(sums[at..].iter().step_by(tile.cols)).for_each(|(out, sum)| *out = *sum);
         }
     }
 }
 
-/// Packs the rows `rows` of `a` at full depth, panel after panel.
-fn pack_rows(a: &dyn Operand, rows: Range<usize>, tile: &Tile) -> Vec<f32> {
-    let depth = a.shape()[1];
-    let mut packed = vec![0.0; rows.len().div_ceil(tile.rows) * tile.rows * depth];
-    if depth > 0 {
-        packed.par_chunks_mut(tile.rows * depth).enumerate().for_each(|(i, out)| {
-            a.pack(rows.start + i * tile.rows, 0..depth, tile.rows, out);
-        });
-    }
-    packed
+/// Packs the rows `rows` of `a` at full depth, panel after panel, for `f`.
+fn with_packed<R>(a: &dyn Operand, rows: Range<usize>, f: impl FnOnce(&[f32]) -> R) -> R {
+    let (tile, depth) = (tile(), a.shape()[1]);
+    par::with_scratch(rows.len().div_ceil(tile.rows) * tile.rows * depth, |packed| {
+        if depth > 0 {
+            packed.par_chunks_mut(tile.rows * depth).enumerate().for_each(|(i, out)| {
+                a.pack(rows.start + i * tile.rows, 0..depth, tile.rows, out);
+            });
+        }
+        f(packed)
+    })
 }
 
 /// Computes `C = a · bᵀ` and hands each row of it to `finish(row, first column, sums, out)`, piece by piece.
@@ -185,24 +205,22 @@ pub(super) fn multiply<O: Float>(
     let [m, n] = out.shape();
     for i in (0..m).step_by(ROWS) {
         let rows = i..m.min(i + ROWS);
-        let packed = pack_rows(a, rows.clone(), tile());
-        for j in (0..n).step_by(COLS) {
-            let cols = j..n.min(j + COLS);
-            let mut block = Block::new(rows.len(), cols.len());
-            block.fill(&packed, b, cols.clone());
-            let out = out.reborrow().rows(rows.clone()).columns(cols.clone());
-            let out_rows = par::rows_mut(out).enumerate().with_min_len(par::grain(cols.len()));
-            out_rows.for_each_init(
-                || vec![0.0; cols.len()],
-                |sums, (row, out)| {
-                    block.row(row, sums);
-                    simd::vectorize(
+        with_packed(a, rows.clone(), |packed| {
+            for j in (0..n).step_by(COLS) {
+                let cols = j..n.min(j + COLS);
+                let grid = Grid::new(rows.len(), cols.len());
+                let out = out.reborrow().rows(rows.clone()).columns(cols.clone());
+                par::with_scratch(grid.len(), |sums| {
+                    grid.fill(packed, b, cols.clone(), sums);
+                    finish_rows(
+                        out,
+                        |row, line| grid.row(sums, row, line),
                         #[inline(always)]
-                        || finish(i + row, j, sums, out),
+                        |row, line, out| finish(i + row, j, line, out),
                     );
-                },
-            );
-        }
+                });
+            }
+        });
     }
 }
 
@@ -215,26 +233,45 @@ pub(super) fn multiply_transposed<O: Float>(
     finish: impl Fn(usize, &mut [f32], &mut [O]) + Sync,
 ) {
     let [n, m] = out.shape();
-    let packed = pack_rows(a, 0..m, tile());
-    for j in (0..n).step_by(COLS) {
-        let cols = j..n.min(j + COLS);
-        if m == 0 {
-            break;
-        }
-        let mut block = Block::new(m, cols.len());
-        block.fill(&packed, b, cols.clone());
-        let out_rows = par::rows_mut(out.reborrow().rows(cols)).enumerate().with_min_len(par::grain(m));
-        out_rows.for_each_init(
-            || vec![0.0; m],
-            |sums, (col, out)| {
-                block.column(col, sums);
-                simd::vectorize(
-                    #[inline(always)]
-                    || finish(j + col, sums, out),
-                );
-            },
-        );
+    if m == 0 {
+        return;
     }
+    with_packed(a, 0..m, |packed| {
+        for j in (0..n).step_by(COLS) {
+            let cols = j..n.min(j + COLS);
+            let grid = Grid::new(m, cols.len());
+            let out = out.reborrow().rows(cols.clone());
+            par::with_scratch(grid.len(), |sums| {
+                grid.fill(packed, b, cols.clone(), sums);
+                finish_rows(
+                    out,
+                    |col, line| grid.column(sums, col, line),
+                    #[inline(always)]
+                    |col, line, out| finish(j + col, line, out),
+                );
+            });
+        }
+    });
+}
+
+/// Reads the sums of each row of `out` and hands them to `finish`.
+#[inline(always)]
+fn finish_rows<O: Float>(
+    out: MatMut<'_, Cpu, O>,
+    read: impl Fn(usize, &mut [f32]) + Sync,
+    finish: impl Fn(usize, &mut [f32], &mut [O]) + Sync,
+) {
+    let cols = out.cols;
+    par::rows_mut(out).enumerate().with_min_len(par::grain(cols)).for_each_init(
+        || vec![0.0; cols],
+        |line, (row, out)| {
+            read(row, line);
+            simd::vectorize(
+                #[inline(always)]
+                || finish(row, line, out),
+            );
+        },
+    );
 }
 
 /// Stores a row of sums, or adds it to what is there.

@@ -60,6 +60,12 @@ fn same_len(op: &'static str, got: usize, want: usize) -> Result<()> {
     if got == want { Ok(()) } else { Err(Error::Len { op, arg: "out", got, want }) }
 }
 
+/// Runs an op on a thread of the pool, which it enters once and not for each of its loops.
+fn run(op: impl FnOnce() + Send) -> Result<()> {
+    rayon::scope(|_| op());
+    Ok(())
+}
+
 /// The bytes in `  1234 kB`.
 fn kibibytes(text: &str) -> Option<usize> {
     text.trim().strip_suffix("kB")?.trim().parse::<usize>().ok().map(|n| n * 1024)
@@ -117,142 +123,114 @@ impl Backend for Cpu {
     }
 
     fn quantize<T: Float>(&self, op: Checked<Quantize<'_, Self, T>>) -> Result<()> {
-        quantize::quantize(op.into_inner());
-        Ok(())
+        run(|| quantize::quantize(op.into_inner()))
     }
 
     fn nest_absmax(&self, op: Checked<NestAbsmax<'_, Self>>) -> Result<()> {
-        quantize::nest_absmax(op.into_inner());
-        Ok(())
+        run(|| quantize::nest_absmax(op.into_inner()))
     }
 
     fn dequantize<T: Float>(&self, op: Checked<Dequantize<'_, Self, T>>) -> Result<()> {
-        dequantize::dequantize(op.into_inner());
-        Ok(())
+        run(|| dequantize::dequantize(op.into_inner()))
     }
 
     fn linear4<T: Float, O: Float>(&self, op: Checked<Linear4<'_, Self, T, O>>) -> Result<()> {
-        linear4::linear4(op.into_inner());
-        Ok(())
+        run(|| linear4::linear4(op.into_inner()))
     }
 
     fn linear4_grad<T: Float>(&self, op: Checked<Linear4Grad<'_, Self, T>>) -> Result<()> {
-        linear4::linear4_grad(op.into_inner());
-        Ok(())
+        run(|| linear4::linear4_grad(op.into_inner()))
     }
 
     fn linear<T: Float, O: Float>(&self, op: Checked<Linear<'_, Self, T, O>>) -> Result<()> {
-        linear::linear(op.into_inner());
-        Ok(())
+        run(|| linear::linear(op.into_inner()))
     }
 
     fn linear_grad<T: Float>(&self, op: Checked<LinearGrad<'_, Self, T>>) -> Result<()> {
-        linear::linear_grad(op.into_inner());
-        Ok(())
+        run(|| linear::linear_grad(op.into_inner()))
     }
 
     fn weight_grad<T: Float>(&self, op: Checked<WeightGrad<'_, Self, T>>) -> Result<()> {
-        weight_grad::weight_grad(op.into_inner());
-        Ok(())
+        run(|| weight_grad::weight_grad(op.into_inner()))
     }
 
     fn lora<T: Float>(&self, op: Checked<Lora<'_, Self, T>>) -> Result<()> {
-        lora::lora(op.into_inner());
-        Ok(())
+        run(|| lora::lora(op.into_inner()))
     }
 
     fn lora_grad<T: Float>(&self, op: Checked<LoraGrad<'_, Self, T>>) -> Result<()> {
-        lora::lora_grad(op.into_inner());
-        Ok(())
+        run(|| lora::lora_grad(op.into_inner()))
     }
 
     fn rms_norm<T: Float>(&self, op: Checked<RmsNorm<'_, Self, T>>) -> Result<()> {
-        rms_norm::rms_norm(op.into_inner());
-        Ok(())
+        run(|| rms_norm::rms_norm(op.into_inner()))
     }
 
     fn rms_norm_grad<T: Float>(&self, op: Checked<RmsNormGrad<'_, Self, T>>) -> Result<()> {
-        rms_norm::rms_norm_grad(op.into_inner());
-        Ok(())
+        run(|| rms_norm::rms_norm_grad(op.into_inner()))
     }
 
     fn qk_norm_rope<T: Float>(&self, op: Checked<QkNormRope<'_, Self, T>>) -> Result<()> {
-        qk_norm_rope::qk_norm_rope(op.into_inner());
-        Ok(())
+        run(|| qk_norm_rope::qk_norm_rope(op.into_inner()))
     }
 
     fn qk_norm_rope_grad<T: Float>(&self, op: Checked<QkNormRopeGrad<'_, Self, T>>) -> Result<()> {
-        qk_norm_rope::qk_norm_rope_grad(op.into_inner());
-        Ok(())
+        run(|| qk_norm_rope::qk_norm_rope_grad(op.into_inner()))
     }
 
     fn attention<T: Float>(&self, op: Checked<Attention<'_, Self, T>>) -> Result<()> {
-        attention::attention(op.into_inner());
-        Ok(())
+        run(|| attention::attention(op.into_inner()))
     }
 
     fn attention_grad<T: Float>(&self, op: Checked<AttentionGrad<'_, Self, T>>) -> Result<()> {
-        attention::attention_grad(op.into_inner());
-        Ok(())
+        run(|| attention::attention_grad(op.into_inner()))
     }
 
     fn cache_append<T: Float>(&self, op: Checked<CacheAppend<'_, Self, T>>) -> Result<()> {
-        decode_attention::cache_append(op.into_inner());
-        Ok(())
+        run(|| decode_attention::cache_append(op.into_inner()))
     }
 
     fn decode_attention<T: Float>(&self, op: Checked<DecodeAttention<'_, Self, T>>) -> Result<()> {
-        decode_attention::decode_attention(op.into_inner());
-        Ok(())
+        run(|| decode_attention::decode_attention(op.into_inner()))
     }
 
     fn swiglu<T: Float>(&self, op: Checked<Swiglu<'_, Self, T>>) -> Result<()> {
-        swiglu::swiglu(op.into_inner());
-        Ok(())
+        run(|| swiglu::swiglu(op.into_inner()))
     }
 
     fn swiglu_grad<T: Float>(&self, op: Checked<SwigluGrad<'_, Self, T>>) -> Result<()> {
-        swiglu::swiglu_grad(op.into_inner());
-        Ok(())
+        run(|| swiglu::swiglu_grad(op.into_inner()))
     }
 
     fn gather_rows<T: Float>(&self, op: Checked<GatherRows<'_, Self, T>>) -> Result<()> {
-        rows::gather_rows(op.into_inner());
-        Ok(())
+        run(|| rows::gather_rows(op.into_inner()))
     }
 
     fn scatter_rows<T: Float>(&self, op: Checked<ScatterRows<'_, Self, T>>) -> Result<()> {
-        rows::scatter_rows(op.into_inner());
-        Ok(())
+        run(|| rows::scatter_rows(op.into_inner()))
     }
 
     fn cross_entropy<T: Float>(&self, op: Checked<CrossEntropy<'_, Self, T>>) -> Result<()> {
-        cross_entropy::cross_entropy(op.into_inner());
-        Ok(())
+        run(|| cross_entropy::cross_entropy(op.into_inner()))
     }
 
     fn sample(&self, op: Checked<Sample<'_, Self>>) -> Result<()> {
-        sample::sample(op.into_inner());
-        Ok(())
+        run(|| sample::sample(op.into_inner()))
     }
 
     fn cast<S: Float, T: Float>(&self, op: Checked<Cast<'_, Self, S, T>>) -> Result<()> {
-        cast::cast(op.into_inner());
-        Ok(())
+        run(|| cast::cast(op.into_inner()))
     }
 
     fn sum(&self, op: Checked<Sum<'_, Self>>) -> Result<()> {
-        reduce::sum(op.into_inner());
-        Ok(())
+        run(|| reduce::sum(op.into_inner()))
     }
 
     fn norm(&self, op: Checked<Norm<'_, Self>>) -> Result<()> {
-        reduce::norm(op.into_inner());
-        Ok(())
+        run(|| reduce::norm(op.into_inner()))
     }
 
     fn adamw<T: Float>(&self, op: Checked<AdamW<'_, Self, T>>) -> Result<()> {
-        adamw::adamw(op.into_inner());
-        Ok(())
+        run(|| adamw::adamw(op.into_inner()))
     }
 }

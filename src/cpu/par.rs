@@ -2,6 +2,23 @@
 
 use crate::{Cpu, Element, Mat, MatMut};
 use rayon::prelude::*;
+use std::cell::RefCell;
+
+thread_local! {
+    /// Memory that ops of this thread used before.
+    static SCRATCH: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Runs `f` with `len` elements that hold anything: `f` must write what it reads.
+pub(super) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+    let mut memory = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_default();
+    if memory.len() < len {
+        memory.resize(len, 0.0);
+    }
+    let result = f(&mut memory[..len]);
+    SCRATCH.with_borrow_mut(|all| all.push(memory));
+    result
+}
 
 /// Elements that are worth a task of their own.
 const GRAIN: usize = 8192;
