@@ -95,3 +95,27 @@ impl<T: Float> Source for Coded<'_, T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dropout_depends_on_the_position_alone() {
+        let dropout = Dropout { p: 0.25, seed: 3, stream: 1 << 33 };
+        let mut row = vec![1.0; 4000];
+        drop_elements(&dropout, 5, 0, &mut row);
+        for first in [1, 2, 3, 4, 1023] {
+            let mut piece = vec![1.0; 77];
+            drop_elements(&dropout, 5, first, &mut piece);
+            assert_eq!(piece, row[first..first + 77], "from column {first}");
+        }
+        for (col, x) in row.iter().enumerate() {
+            let kept = dropout.keep(5, col as u32 / 4)[col % 4];
+            assert_eq!(*x, if kept { dropout.scale() } else { 0.0 }, "column {col}");
+        }
+        // Six standard deviations of a binomial count.
+        let kept = row.iter().filter(|x| **x > 0.0).count() as f64;
+        assert!((kept - 3000.0).abs() <= 6.0 * (4000.0 * 0.25 * 0.75f64).sqrt(), "{kept}");
+    }
+}
