@@ -9,6 +9,7 @@ mod common;
 mod attention;
 mod cross_entropy;
 mod decode_attention;
+mod fences;
 mod flat;
 mod linear;
 mod linear4;
