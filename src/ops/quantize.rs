@@ -38,7 +38,8 @@ impl<B: Backend, T: Float> Op<B> for Quantize<'_, B, T> {
 /// Double quantisation: rounds absmax values to 8 bits in groups of [`GROUP`], bit for bit as bitsandbytes does.
 ///
 /// `offset = mean(absmax)`; each group keeps the largest magnitude of `absmax - offset`, each value the index of
-/// the nearest entry of the signed dynamic map ([`crate::quant::DYNAMIC_MAP`]) of its share of that.
+/// the entry of the signed dynamic map ([`crate::quant::DYNAMIC_MAP`]) nearest to its share of that, the share rounded
+/// first to a grid of 65536 points, as bitsandbytes does.
 /// The mean is summed in the order of PyTorch's CPU kernel on one thread, on every backend.
 pub struct NestAbsmax<'a, B: Backend> {
     /// `[n]`.
