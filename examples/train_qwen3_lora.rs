@@ -230,7 +230,9 @@ impl Job for Training {
         files::check_writable(&args.output)?;
         let config = Qwen3Config::open(&plan.model)?;
         let tokenizer = Tokenizer::open(&plan.model)?;
-        let template = ChatTemplate::open(&plan.model, &tokenizer).ok();
+        // Only data with messages needs one, and is refused without; why there is none must not get lost.
+        let template = ChatTemplate::open(&plan.model, &tokenizer);
+        let template = template.inspect_err(|e| eprintln!("no chat template: {e}")).ok();
         let data_options = DataOptions {
             max_seq_length: args.max_seq_length,
             overlong: args.overlong,

@@ -5,8 +5,7 @@ use halfbyte::rng::philox;
 use crate::error::{Error, Result};
 use crate::train::data::Sample;
 
-/// The label of a position that has no target.
-pub const IGNORE: u32 = u32::MAX;
+pub use halfbyte::ops::IGNORE;
 
 /// Sets the shuffle's random numbers apart from other uses of the same seed ("shuf").
 const SHUFFLE_STREAM: u32 = 0x7368_7566;

@@ -206,7 +206,7 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
         let p = self.config.dropout;
         let seed = DropoutSeed { p, seed: self.seed, micro_batch: self.micro_batches };
         self.micro_batches += 1;
-        let dropout = (p > 0.0).then_some(seed);
+        let dropout = (p != 0.0).then_some(seed);
         let pass = Pass { backend: self.backend, adapter: Some(&self.adapter), dropout };
         self.model.forward(pass, &mut self.acts, batch)?;
         let (acts, grads) = (&mut self.acts, &mut self.act_grads);
