@@ -7,19 +7,36 @@
 use crate::{Backend, Element, Result};
 use std::{marker::PhantomData, ops::Range};
 
+/// Where memory lies, and who it belongs to.
+pub struct Parts<'a, P, O> {
+    /// The address of the first element.
+    pub ptr: P,
+    /// Number of elements.
+    pub len: usize,
+    /// What keeps the memory and knows its backend.
+    pub owner: &'a O,
+}
+
 /// How a backend owns memory.
 ///
 /// # Safety
-/// The address is that of as many elements as the length says, in the backend's address space; it stays the same
-/// and valid as long as the memory lives.
+/// The address is that of as many elements as the length says, in the address space that the owner belongs to; it
+/// stays the same and valid as long as the memory lives, or a copy that [`Storage::admit`] made of the owner. Only
+/// memory of an admitted owner is ever touched.
 pub unsafe trait Storage {
     /// Owned memory.
     type Memory<T: Element>: Send + Sync;
+    /// What keeps memory alive and knows its backend.
+    type Owner: Send + Sync + 'static;
 
-    /// Address and number of elements.
-    fn parts<T: Element>(memory: &Self::Memory<T>) -> (*const T, usize);
-    /// Address and number of elements, to write.
-    fn parts_mut<T: Element>(memory: &mut Self::Memory<T>) -> (*mut T, usize);
+    /// Where it lies.
+    fn parts<T: Element>(memory: &Self::Memory<T>) -> Parts<'_, *const T, Self::Owner>;
+    /// Where it lies, to write.
+    fn parts_mut<T: Element>(memory: &mut Self::Memory<T>) -> Parts<'_, *mut T, Self::Owner>;
+
+    /// Whether an op of this backend may use this memory. Where ops are being recorded, the memory is kept for as long
+    /// as the recording lives.
+    fn admit(&self, owner: &Self::Owner) -> bool;
 }
 
 /// Memory of a backend that holds `T`s.
@@ -28,7 +45,7 @@ pub struct Buf<B: Backend, T: Element>(pub(crate) B::Memory<T>);
 impl<B: Backend, T: Element> Buf<B, T> {
     /// Number of elements.
     pub fn len(&self) -> usize {
-        B::parts(&self.0).1
+        B::parts(&self.0).len
     }
 
     /// No elements at all?
@@ -38,8 +55,8 @@ impl<B: Backend, T: Element> Buf<B, T> {
 
     /// All of it.
     pub fn view(&self) -> View<'_, B, T> {
-        let (ptr, len) = B::parts(&self.0);
-        View { ptr, len, memory: PhantomData, backend: PhantomData }
+        let Parts { ptr, len, owner } = B::parts(&self.0);
+        View { ptr, len, owner, memory: PhantomData }
     }
 
     /// A part of it. Panics when `range` is outside.
@@ -49,8 +66,8 @@ impl<B: Backend, T: Element> Buf<B, T> {
 
     /// All of it, to write.
     pub fn view_mut(&mut self) -> ViewMut<'_, B, T> {
-        let (ptr, len) = B::parts_mut(&mut self.0);
-        ViewMut { ptr, len, memory: PhantomData, backend: PhantomData }
+        let Parts { ptr, len, owner } = B::parts_mut(&mut self.0);
+        ViewMut { ptr, len, owner, memory: PhantomData }
     }
 
     /// A part of it, to write. Panics when `range` is outside.
@@ -81,13 +98,13 @@ impl<B: Backend, T: Element> Buf<B, T> {
 pub struct View<'a, B: Backend, T: Element> {
     ptr: *const T,
     len: usize,
+    owner: &'a B::Owner,
     memory: PhantomData<&'a [T]>,
-    backend: PhantomData<fn(&B)>,
 }
 
-// SAFETY: a view is a shared borrow of memory whose elements are `Sync`.
+// SAFETY: a view is a shared borrow of memory, and `Storage` demands that memory is `Sync`.
 unsafe impl<B: Backend, T: Element> Send for View<'_, B, T> {}
-// SAFETY: as above.
+// SAFETY: a shared reference to a view gives no more than a copy of the view, which is `Send`.
 unsafe impl<B: Backend, T: Element> Sync for View<'_, B, T> {}
 
 impl<B: Backend, T: Element> Clone for View<'_, B, T> {
@@ -113,6 +130,11 @@ impl<'a, B: Backend, T: Element> View<'a, B, T> {
         self.len == 0
     }
 
+    /// Whose memory it is.
+    pub(crate) fn owner(&self) -> &'a B::Owner {
+        self.owner
+    }
+
     /// The address, for the backend.
     pub(crate) fn as_ptr(&self) -> *const T {
         self.ptr
@@ -129,13 +151,13 @@ impl<'a, B: Backend, T: Element> View<'a, B, T> {
 pub struct ViewMut<'a, B: Backend, T: Element> {
     ptr: *mut T,
     len: usize,
+    owner: &'a B::Owner,
     memory: PhantomData<&'a mut [T]>,
-    backend: PhantomData<fn(&B)>,
 }
 
-// SAFETY: a mutable view is an exclusive borrow of memory whose elements are `Send`.
+// SAFETY: a mutable view is an exclusive borrow of memory, and `Storage` demands that memory is `Send`.
 unsafe impl<B: Backend, T: Element> Send for ViewMut<'_, B, T> {}
-// SAFETY: as above; through a shared reference it can only be read.
+// SAFETY: through a shared reference to a mutable view the memory, which is `Sync`, can only be read.
 unsafe impl<B: Backend, T: Element> Sync for ViewMut<'_, B, T> {}
 
 impl<'a, B: Backend, T: Element> ViewMut<'a, B, T> {
@@ -147,6 +169,11 @@ impl<'a, B: Backend, T: Element> ViewMut<'a, B, T> {
     /// No elements at all?
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Whose memory it is.
+    pub(crate) fn owner(&self) -> &'a B::Owner {
+        self.owner
     }
 
     /// The address, for the backend.
@@ -174,12 +201,12 @@ impl<'a, B: Backend, T: Element> ViewMut<'a, B, T> {
 
     /// The same window, for a while.
     pub fn reborrow(&mut self) -> ViewMut<'_, B, T> {
-        ViewMut { ptr: self.ptr, len: self.len, memory: PhantomData, backend: PhantomData }
+        ViewMut { ptr: self.ptr, len: self.len, owner: self.owner, memory: PhantomData }
     }
 
     /// The same window, to read.
     pub fn view(&self) -> View<'_, B, T> {
-        View { ptr: self.ptr, len: self.len, memory: PhantomData, backend: PhantomData }
+        View { ptr: self.ptr, len: self.len, owner: self.owner, memory: PhantomData }
     }
 }
 

@@ -1,3 +1,4 @@
+use crate::{Error, Result};
 use half::{bf16, f16};
 
 /// What a buffer can hold: plain data with the same layout on the host and on the device.
@@ -9,6 +10,12 @@ impl Element for i32 {}
 impl Element for f32 {}
 impl Element for bf16 {}
 impl Element for f16 {}
+
+/// Bytes of `len` elements.
+pub(crate) fn bytes<T>(len: usize) -> Result<usize> {
+    let bytes = len.checked_mul(size_of::<T>()).filter(|&bytes| isize::try_from(bytes).is_ok());
+    bytes.ok_or(Error::TooLarge { len, size: size_of::<T>() })
+}
 
 /// The floating-point types that kernels are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

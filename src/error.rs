@@ -38,6 +38,14 @@ pub enum Error {
         /// What it must be, and what to do.
         want: &'static str,
     },
+    /// A view is of memory that another device, or another opening of the same one, owns.
+    #[error("{op}: `{arg}` belongs to another device; upload or copy it to the one that runs the op")]
+    Foreign {
+        /// The op.
+        op: &'static str,
+        /// The argument.
+        arg: &'static str,
+    },
     /// This build has no kernels.
     #[error(
         "halfbyte was built without CUDA kernels, because nvcc was not found at build time; \
@@ -63,13 +71,21 @@ pub enum Error {
         /// What the driver says.
         reason: String,
     },
-    /// The device has too little memory.
+    /// There is too little memory.
     #[error(
-        "the GPU is out of memory: {bytes} more bytes were asked for; try a smaller batch, a shorter sequence or activation checkpointing"
+        "out of memory: {bytes} more bytes were asked for; try a smaller batch, a shorter sequence or activation checkpointing"
     )]
     OutOfMemory {
         /// The allocation that failed.
         bytes: usize,
+    },
+    /// More elements than an address space has bytes.
+    #[error("{len} elements of {size} bytes were asked for, which is more than memory can hold; check the sizes")]
+    TooLarge {
+        /// Elements.
+        len: usize,
+        /// Bytes of one.
+        size: usize,
     },
     /// The CUDA driver or one of its libraries refused.
     #[error("{what}: {reason}")]

@@ -13,7 +13,7 @@ pub mod quant;
 pub mod rng;
 
 pub use backend::Backend;
-pub use buffer::{Buf, Mat, MatMut, Storage, View, ViewMut};
+pub use buffer::{Buf, Mat, MatMut, Parts, Storage, View, ViewMut};
 pub use cpu::Cpu;
 pub use cuda::Cuda;
 pub use element::{DType, Element, Float};

@@ -37,16 +37,16 @@ impl<B: Backend> Zeros<'_, B> {
         Weight4 { format: Format::Nf4, block_size: 64, rows: 6, cols: 128, codes: self.view(384), scales }
     }
 
+    /// The op as it is fits; that is what makes the refusals below refusals of one argument.
+    fn fits<O: Op<B>>(&self, op: O) {
+        if let Err(e) = op.check(self.0) {
+            panic!("{e}");
+        }
+    }
+
     fn refuses<O: Op<B>>(&self, op: O, message: &str) {
         let error = op.run(self.0).expect_err(message);
         assert_eq!(error.to_string(), message);
-    }
-}
-
-/// The op as it is fits; that is what makes the refusals below refusals of one argument.
-fn fits<B: Backend, O: Op<B>>(op: &O) {
-    if let Err(e) = op.verify() {
-        panic!("{e}");
     }
 }
 
@@ -57,7 +57,7 @@ const NO_DIM: &str = "the head dimension is 48, but it must be 32, 64 or 128";
 fn linear<B: Backend>(backend: &B) {
     let z = Zeros(backend);
     let good = || Linear::<B, f32> { x: z.mat(4, 8), weight: z.view(48), out: z.mat_mut(4, 6), accumulate: false };
-    fits(&good());
+    z.fits(good());
     z.refuses(Linear { x: z.mat(3, 8), ..good() }, "linear: `x` is [3, 8], expected [4, 8]");
     z.refuses(Linear { weight: z.view(47), ..good() }, "linear: `weight` has 47 elements, expected 48");
     z.refuses(Linear { out: z.mat_mut(4, 7), ..good() }, "linear: `weight` has 48 elements, expected 56");
@@ -66,12 +66,12 @@ fn linear<B: Backend>(backend: &B) {
 
     let good =
         || LinearGrad::<B, f32> { d_out: z.mat(4, 6), weight: z.view(48), d_x: z.mat_mut(4, 8), accumulate: false };
-    fits(&good());
+    z.fits(good());
     z.refuses(LinearGrad { d_out: z.mat(5, 6), ..good() }, "linear_grad: `d_out` is [5, 6], expected [4, 6]");
     z.refuses(LinearGrad { weight: z.view(0), ..good() }, "linear_grad: `weight` has 0 elements, expected 48");
 
     let good = || WeightGrad::<B, f32> { x: z.mat(4, 8), d_out: z.mat(4, 6), d_weight: z.out(48) };
-    fits(&good());
+    z.fits(good());
     z.refuses(WeightGrad { x: z.mat(5, 8), ..good() }, "weight_grad: `x` is [5, 8], expected [4, 8]");
     z.refuses(WeightGrad { d_weight: z.out(40), ..good() }, "weight_grad: `d_weight` has 40 elements, expected 48");
 }
@@ -80,7 +80,7 @@ fn linear4<B: Backend>(backend: &B) {
     let z = Zeros(backend);
     let weight = || z.weight();
     let good = || Linear4::<B, f32> { x: z.mat(4, 128), weight: weight(), out: z.mat_mut(4, 6), accumulate: false };
-    fits(&good());
+    z.fits(good());
     z.refuses(Linear4 { x: z.mat(4, 127), ..good() }, "linear4: `x` is [4, 127], expected [4, 128]");
     z.refuses(Linear4 { out: z.mat_mut(3, 6), ..good() }, "linear4: `out` is [3, 6], expected [4, 6]");
     let odd = Weight4 { block_size: 48, ..weight() };
@@ -97,7 +97,7 @@ fn linear4<B: Backend>(backend: &B) {
 
     let good =
         || Linear4Grad::<B, f32> { d_out: z.mat(4, 6), weight: weight(), d_x: z.mat_mut(4, 128), accumulate: false };
-    fits(&good());
+    z.fits(good());
     z.refuses(Linear4Grad { d_out: z.mat(4, 7), ..good() }, "linear4_grad: `d_out` is [4, 7], expected [4, 6]");
     z.refuses(Linear4Grad { d_x: z.mat_mut(4, 64), ..good() }, "linear4_grad: `d_x` is [4, 64], expected [4, 128]");
 
@@ -114,14 +114,14 @@ fn quantize<B: Backend>(backend: &B) {
         codes: z.out(33),
         absmax: z.out(2),
     };
-    fits(&good());
+    z.fits(good());
     let message = "quantize: the block size is 16, but it must be a power of two from 32 to 4096";
     z.refuses(Quantize { block_size: 16, ..good() }, message);
     z.refuses(Quantize { codes: z.out(32), ..good() }, "quantize: `codes` has 32 elements, expected 33");
     z.refuses(Quantize { absmax: z.out(1), ..good() }, "quantize: `absmax` has 1 elements, expected 2");
 
     let good = || NestAbsmax::<B> { absmax: z.view(257), codes: z.out(257), groups: z.out(2) };
-    fits(&good());
+    z.fits(good());
     z.refuses(NestAbsmax { codes: z.out(256), ..good() }, "nest_absmax: `codes` has 256 elements, expected 257");
     z.refuses(NestAbsmax { groups: z.out(1), ..good() }, "nest_absmax: `groups` has 1 elements, expected 2");
 
@@ -140,7 +140,7 @@ fn lora<B: Backend>(backend: &B) {
         xa: z.mat_mut(4, 3),
         out: z.mat_mut(4, 6),
     };
-    fits(&good());
+    z.fits(good());
     z.refuses(Lora { xa: z.mat_mut(5, 3), ..good() }, "lora: `xa` is [5, 3], expected [4, 3]");
     z.refuses(Lora { out: z.mat_mut(5, 6), ..good() }, "lora: `out` is [5, 6], expected [4, 6]");
     z.refuses(Lora { a: z.view(29), ..good() }, "lora: `a` has 29 elements, expected 30");
@@ -164,7 +164,7 @@ fn lora<B: Backend>(backend: &B) {
         d_b: z.out(18),
         d_x: Some(z.mat_mut(4, 10)),
     };
-    fits(&good());
+    z.fits(good());
     z.refuses(LoraGrad { xa: z.mat(3, 3), ..good() }, "lora_grad: `xa` is [3, 3], expected [4, 3]");
     z.refuses(LoraGrad { d_out: z.mat(3, 6), ..good() }, "lora_grad: `d_out` is [3, 6], expected [4, 6]");
     z.refuses(LoraGrad { d_xa: z.mat_mut(4, 2), ..good() }, "lora_grad: `d_xa` is [4, 2], expected [4, 3]");
@@ -182,7 +182,7 @@ fn lora<B: Backend>(backend: &B) {
 fn rms_norm<B: Backend>(backend: &B) {
     let z = Zeros(backend);
     let good = || RmsNorm::<B, f32> { x: z.mat(3, 8), add: None, weight: z.view(8), eps: 1e-6, out: z.mat_mut(3, 8) };
-    fits(&good());
+    z.fits(good());
     z.refuses(RmsNorm { weight: z.view(7), ..good() }, "rms_norm: `weight` has 7 elements, expected 8");
     z.refuses(RmsNorm { out: z.mat_mut(2, 8), ..good() }, "rms_norm: `out` is [2, 8], expected [3, 8]");
     let add = Some((z.mat(3, 9), z.mat_mut(3, 8)));
@@ -200,7 +200,7 @@ fn rms_norm<B: Backend>(backend: &B) {
         d_x: z.mat_mut(3, 8),
         accumulate: false,
     };
-    fits(&good());
+    z.fits(good());
     z.refuses(RmsNormGrad { weight: z.view(9), ..good() }, "rms_norm_grad: `weight` has 9 elements, expected 8");
     z.refuses(RmsNormGrad { d_out: z.mat(3, 7), ..good() }, "rms_norm_grad: `d_out` is [3, 7], expected [3, 8]");
     z.refuses(RmsNormGrad { d_x: z.mat_mut(2, 8), ..good() }, "rms_norm_grad: `d_x` is [2, 8], expected [3, 8]");
@@ -220,7 +220,7 @@ fn qk_norm_rope<B: Backend>(backend: &B) {
         q: z.mat_mut(3, 128),
         k: z.mat_mut(3, 64),
     };
-    fits(&good());
+    z.fits(good());
     let heads = |q, kv, dim| Heads { q, kv, dim };
     z.refuses(QkNormRope { heads: heads(4, 3, 32), ..good() }, &format!("qk_norm_rope: {NO_HEADS}"));
     z.refuses(QkNormRope { heads: heads(4, 2, 48), ..good() }, &format!("qk_norm_rope: {NO_DIM}"));
@@ -247,7 +247,7 @@ fn qk_norm_rope<B: Backend>(backend: &B) {
         d_k: z.mat(3, 64),
         d_qk: z.mat_mut(3, 192),
     };
-    fits(&good());
+    z.fits(good());
     z.refuses(QkNormRopeGrad { d_q: z.mat(3, 1), ..good() }, "qk_norm_rope_grad: `d_q` is [3, 1], expected [3, 128]");
     z.refuses(QkNormRopeGrad { d_k: z.mat(3, 1), ..good() }, "qk_norm_rope_grad: `d_k` is [3, 1], expected [3, 64]");
     let message = "qk_norm_rope_grad: `d_qk` is [3, 256], expected [3, 192]";
@@ -269,7 +269,7 @@ fn attention<B: Backend>(backend: &B) {
         out: z.mat_mut(5, 128),
         lse: z.out(20),
     };
-    fits(&good());
+    z.fits(good());
     let heads = |q, kv, dim| Heads { q, kv, dim };
     z.refuses(Attention { heads: heads(4, 3, 32), ..good() }, &format!("attention: {NO_HEADS}"));
     z.refuses(Attention { heads: heads(4, 2, 48), ..good() }, &format!("attention: {NO_DIM}"));
@@ -305,7 +305,7 @@ fn attention_grad<B: Backend>(backend: &B) {
         d_k: z.mat_mut(5, 64),
         d_v: z.mat_mut(5, 64),
     };
-    fits(&good());
+    z.fits(good());
     z.refuses(AttentionGrad { out: z.mat(5, 64), ..good() }, "attention_grad: `out` is [5, 64], expected [5, 128]");
     z.refuses(AttentionGrad { lse: z.view(5), ..good() }, "attention_grad: `lse` has 5 elements, expected 20");
     z.refuses(
@@ -334,7 +334,7 @@ fn decode_attention<B: Backend>(backend: &B) {
         k_cache: z.out(3 * 7 * 64),
         v_cache: z.out(3 * 7 * 64),
     };
-    fits(&good());
+    z.fits(good());
     z.refuses(CacheAppend { v: z.mat(2, 63), ..good() }, "cache_append: `v` is [2, 63], expected [2, 64]");
     z.refuses(CacheAppend { seqs: z.view(3), ..good() }, "cache_append: `seqs` has 3 elements, expected 2");
     z.refuses(CacheAppend { positions: z.view(1), ..good() }, "cache_append: `positions` has 1 elements, expected 2");
@@ -354,7 +354,7 @@ fn decode_attention<B: Backend>(backend: &B) {
         scale: 0.1,
         out: z.mat_mut(2, 128),
     };
-    fits(&good());
+    z.fits(good());
     z.refuses(DecodeAttention { q: z.mat(2, 64), ..good() }, "decode_attention: `q` is [2, 64], expected [2, 128]");
     let message = "decode_attention: capacity is 0, but the cache must hold at least one position";
     z.refuses(DecodeAttention { capacity: 0, ..good() }, message);
@@ -375,7 +375,7 @@ fn swiglu<B: Backend>(backend: &B) {
     let op = Swiglu::<B, f32> { gate_up: z.mat(3, 9), out: z.mat_mut(3, 5) };
     z.refuses(op, "swiglu: `gate_up` is [3, 9], expected [3, 10]");
     let good = || SwigluGrad::<B, f32> { gate_up: z.mat(3, 10), d_out: z.mat(3, 5), d_gate_up: z.mat_mut(3, 10) };
-    fits(&good());
+    z.fits(good());
     z.refuses(SwigluGrad { gate_up: z.mat(2, 10), ..good() }, "swiglu_grad: `gate_up` is [2, 10], expected [3, 10]");
     let message = "swiglu_grad: `d_gate_up` is [3, 5], expected [3, 10]";
     z.refuses(SwigluGrad { d_gate_up: z.mat_mut(3, 5), ..good() }, message);
@@ -384,11 +384,11 @@ fn swiglu<B: Backend>(backend: &B) {
 fn rows<B: Backend>(backend: &B) {
     let z = Zeros(backend);
     let good = || GatherRows::<B, f32> { table: z.mat(9, 4), rows: z.view(3), out: z.mat_mut(3, 4) };
-    fits(&good());
+    z.fits(good());
     z.refuses(GatherRows { out: z.mat_mut(2, 4), ..good() }, "gather_rows: `out` is [2, 4], expected [3, 4]");
     z.refuses(GatherRows { table: z.mat(0, 4), ..good() }, "gather_rows: the table is 0, but it must have rows");
     let good = || ScatterRows::<B, f32> { x: z.mat(3, 4), rows: z.view(3), out: z.mat_mut(9, 4) };
-    fits(&good());
+    z.fits(good());
     z.refuses(ScatterRows { rows: z.view(4), ..good() }, "scatter_rows: `x` is [3, 4], expected [4, 4]");
     z.refuses(ScatterRows { out: z.mat_mut(9, 5), ..good() }, "scatter_rows: `x` is [3, 4], expected [3, 5]");
 }
@@ -397,7 +397,7 @@ fn cross_entropy<B: Backend>(backend: &B) {
     let z = Zeros(backend);
     let good =
         || CrossEntropy::<B, f32> { logits: z.mat_mut(3, 8), labels: z.view(3), losses: z.out(3), grad_scale: None };
-    fits(&good());
+    z.fits(good());
     z.refuses(CrossEntropy { labels: z.view(2), ..good() }, "cross_entropy: `labels` has 2 elements, expected 3");
     z.refuses(CrossEntropy { losses: z.out(4), ..good() }, "cross_entropy: `losses` has 4 elements, expected 3");
     let message = "cross_entropy: the vocabulary is 0, but it must not be empty";
@@ -419,7 +419,7 @@ fn sample<B: Backend>(backend: &B) {
         positions: z.out(2),
         tokens: z.out(2),
     };
-    fits(&good());
+    z.fits(good());
     for n_vocab in [0, 9] {
         let message = format!("sample: n_vocab is {n_vocab}, but it must be from 1 to the number of logits");
         z.refuses(Sample { n_vocab, ..good() }, &message);
@@ -466,7 +466,7 @@ fn flat<B: Backend>(backend: &B) {
         step: 1,
         grad_scale: 1.0,
     };
-    fits(&good());
+    z.fits(good());
     z.refuses(AdamW { grads: z.view(4), ..good() }, "adamw: `grads` has 4 elements, expected 5");
     z.refuses(AdamW { m: z.out(4), ..good() }, "adamw: `m` has 4 elements, expected 5");
     z.refuses(AdamW { v: z.out(6), ..good() }, "adamw: `v` has 6 elements, expected 5");

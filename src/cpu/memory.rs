@@ -1,18 +1,24 @@
 //! Views of the CPU's memory as slices.
 #![allow(unsafe_code)]
 
-use crate::{Cpu, Element, Storage, View, ViewMut};
+use crate::{Cpu, Element, Parts, Storage, View, ViewMut};
 
 // SAFETY: a vector's buffer stays where it is while the vector is not changed, and no one changes the length of these.
+// All CPU memory is one address space, and nothing is recorded.
 unsafe impl Storage for Cpu {
     type Memory<T: Element> = Vec<T>;
+    type Owner = ();
 
-    fn parts<T: Element>(memory: &Vec<T>) -> (*const T, usize) {
-        (memory.as_ptr(), memory.len())
+    fn parts<T: Element>(memory: &Vec<T>) -> Parts<'_, *const T, ()> {
+        Parts { ptr: memory.as_ptr(), len: memory.len(), owner: &() }
     }
 
-    fn parts_mut<T: Element>(memory: &mut Vec<T>) -> (*mut T, usize) {
-        (memory.as_mut_ptr(), memory.len())
+    fn parts_mut<T: Element>(memory: &mut Vec<T>) -> Parts<'_, *mut T, ()> {
+        Parts { ptr: memory.as_mut_ptr(), len: memory.len(), owner: &() }
+    }
+
+    fn admit(&self, _owner: &()) -> bool {
+        true
     }
 }
 

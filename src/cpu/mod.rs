@@ -36,9 +36,9 @@ mod weight_grad;
 pub use simd::features;
 
 use crate::{
-    Backend, Buf, Element, Error, Float, Result, View, ViewMut,
+    Backend, Buf, Element, Error, Float, Result, View, ViewMut, element,
     ops::{
-        AdamW, Attention, AttentionGrad, CacheAppend, Cast, Checked, CrossEntropy, DecodeAttention, Dequantize,
+        AdamW, Attention, AttentionGrad, CacheAppend, Cast, Check, Checked, CrossEntropy, DecodeAttention, Dequantize,
         GatherRows, Linear, Linear4, Linear4Grad, LinearGrad, Lora, LoraGrad, NestAbsmax, Norm, QkNormRope,
         QkNormRopeGrad, Quantize, RmsNorm, RmsNormGrad, Sample, ScatterRows, Sum, Swiglu, SwigluGrad, WeightGrad,
     },
@@ -53,11 +53,6 @@ impl Cpu {
     pub fn new() -> Self {
         Cpu
     }
-}
-
-/// Lengths of a copy agree, or an error says how not.
-fn same_len(op: &'static str, got: usize, want: usize) -> Result<()> {
-    if got == want { Ok(()) } else { Err(Error::Len { op, arg: "out", got, want }) }
 }
 
 /// Runs an op on a thread of the pool, which it enters once and not for each of its loops.
@@ -79,7 +74,8 @@ impl Backend for Cpu {
     }
 
     fn zeros<T: Element>(&self, len: usize) -> Result<Buf<Self, T>> {
-        Ok(Buf(bytemuck::allocation::zeroed_vec(len)))
+        let bytes = element::bytes::<T>(len)?;
+        bytemuck::allocation::try_zeroed_vec(len).map(Buf).map_err(|()| Error::OutOfMemory { bytes })
     }
 
     fn upload<T: Element>(&self, host: &[T]) -> Result<Buf<Self, T>> {
@@ -91,13 +87,13 @@ impl Backend for Cpu {
     }
 
     fn write<T: Element>(&self, host: &[T], out: ViewMut<'_, Self, T>) -> Result<()> {
-        same_len("write", out.len(), host.len())?;
+        Check::new("write", self).len_mut("out", &out, host.len())?;
         out.into_slice().copy_from_slice(host);
         Ok(())
     }
 
     fn copy<T: Element>(&self, x: View<'_, Self, T>, out: ViewMut<'_, Self, T>) -> Result<()> {
-        same_len("copy", out.len(), x.len())?;
+        Check::new("copy", self).len_mut("out", &out, x.len())?;
         out.into_slice().copy_from_slice(x.slice());
         Ok(())
     }

@@ -34,8 +34,7 @@ pub struct AdamW<'a, B: Backend, T: Float> {
 impl<B: Backend, T: Float> Op<B> for AdamW<'_, B, T> {
     const NAME: &'static str = "adamw";
 
-    fn verify(&self) -> Result<()> {
-        let check = Check(Self::NAME);
+    fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let n = self.weights.len();
         check.len("grads", &self.grads, n)?;
         check.len_mut("m", &self.m, n)?;

@@ -13,7 +13,7 @@ pub struct Heads {
 }
 
 impl Heads {
-    pub(crate) fn verify(&self, check: &Check) -> Result<()> {
+    pub(crate) fn verify<B: Backend>(&self, check: &Check<'_, B>) -> Result<()> {
         let groups = self.kv > 0 && self.q > 0 && self.q.is_multiple_of(self.kv);
         check.value(groups, "heads", format!("{} / {}", self.q, self.kv), "kv heads must divide the query heads")?;
         check.value([32, 64, 128].contains(&self.dim), "the head dimension", self.dim, "it must be 32, 64 or 128")
@@ -21,7 +21,7 @@ impl Heads {
 }
 
 /// Kernels find the largest score before it is scaled.
-pub(super) fn verify_scale(check: &Check, scale: f32) -> Result<()> {
+pub(super) fn verify_scale<B: Backend>(check: &Check<'_, B>, scale: f32) -> Result<()> {
     check.value(scale > 0.0 && scale.is_finite(), "scale", scale, "it must be positive and finite")
 }
 
@@ -54,16 +54,15 @@ pub struct Attention<'a, B: Backend, T: Float> {
 impl<B: Backend, T: Float> Op<B> for Attention<'_, B, T> {
     const NAME: &'static str = "attention";
 
-    fn verify(&self) -> Result<()> {
-        let check = Check(Self::NAME);
+    fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let Heads { q, kv, dim } = self.heads;
         let n = self.q.shape()[0];
-        self.heads.verify(&check)?;
+        self.heads.verify(check)?;
         check.mat("q", &self.q, [n, q * dim])?;
         check.mat("k", &self.k, [n, kv * dim])?;
         check.mat("v", &self.v, [n, kv * dim])?;
         check.dims(&[self.max_len, self.cu_seqlens.len()])?;
-        verify_scale(&check, self.scale)?;
+        verify_scale(check, self.scale)?;
         check.value(self.cu_seqlens.len() >= 2, "cu_seqlens", self.cu_seqlens.len(), "it needs two entries or more")?;
         check.mat_mut("out", &self.out, [n, q * dim])?;
         check.len_mut("lse", &self.lse, q * n)
@@ -112,16 +111,15 @@ pub struct AttentionGrad<'a, B: Backend, T: Float> {
 impl<B: Backend, T: Float> Op<B> for AttentionGrad<'_, B, T> {
     const NAME: &'static str = "attention_grad";
 
-    fn verify(&self) -> Result<()> {
-        let check = Check(Self::NAME);
+    fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let Heads { q, kv, dim } = self.heads;
         let n = self.q.shape()[0];
-        self.heads.verify(&check)?;
+        self.heads.verify(check)?;
         check.mat("q", &self.q, [n, q * dim])?;
         check.mat("k", &self.k, [n, kv * dim])?;
         check.mat("v", &self.v, [n, kv * dim])?;
         check.dims(&[self.max_len, self.cu_seqlens.len()])?;
-        verify_scale(&check, self.scale)?;
+        verify_scale(check, self.scale)?;
         check.value(self.cu_seqlens.len() >= 2, "cu_seqlens", self.cu_seqlens.len(), "it needs two entries or more")?;
         check.mat("out", &self.out, [n, q * dim])?;
         check.len("lse", &self.lse, q * n)?;

@@ -12,8 +12,9 @@ pub struct Cast<'a, B: Backend, S: Float, T: Float> {
 impl<B: Backend, S: Float, T: Float> Op<B> for Cast<'_, B, S, T> {
     const NAME: &'static str = "cast";
 
-    fn verify(&self) -> Result<()> {
-        Check(Self::NAME).len_mut("out", &self.out, self.x.len())
+    fn verify(&self, check: &Check<'_, B>) -> Result<()> {
+        check.view("x", &self.x)?;
+        check.len_mut("out", &self.out, self.x.len())
     }
 
     fn launch(op: Checked<Self>, backend: &B) -> Result<()> {

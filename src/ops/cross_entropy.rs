@@ -22,8 +22,7 @@ pub struct CrossEntropy<'a, B: Backend, T: Float> {
 impl<B: Backend, T: Float> Op<B> for CrossEntropy<'_, B, T> {
     const NAME: &'static str = "cross_entropy";
 
-    fn verify(&self) -> Result<()> {
-        let check = Check(Self::NAME);
+    fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let [n, vocab] = self.logits.shape();
         check.mat_mut("logits", &self.logits, [n, vocab])?;
         check.value(vocab > 0, "the vocabulary", 0, "it must not be empty")?;

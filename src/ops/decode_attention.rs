@@ -24,8 +24,7 @@ pub struct CacheAppend<'a, B: Backend, T: Float> {
 impl<B: Backend, T: Float> Op<B> for CacheAppend<'_, B, T> {
     const NAME: &'static str = "cache_append";
 
-    fn verify(&self) -> Result<()> {
-        let check = Check(Self::NAME);
+    fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let [n, width] = self.k.shape();
         check.mat("k", &self.k, [n, width])?;
         check.mat("v", &self.v, [n, width])?;
@@ -71,15 +70,14 @@ pub struct DecodeAttention<'a, B: Backend, T: Float> {
 impl<B: Backend, T: Float> Op<B> for DecodeAttention<'_, B, T> {
     const NAME: &'static str = "decode_attention";
 
-    fn verify(&self) -> Result<()> {
-        let check = Check(Self::NAME);
+    fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let Heads { q, kv, dim } = self.heads;
         let n = self.q.shape()[0];
-        self.heads.verify(&check)?;
+        self.heads.verify(check)?;
         check.mat("q", &self.q, [n, q * dim])?;
         check.value(self.capacity > 0, "capacity", 0, "the cache must hold at least one position")?;
         check.dims(&[self.capacity])?;
-        verify_scale(&check, self.scale)?;
+        verify_scale(check, self.scale)?;
         check.len("k_cache", &self.k_cache, n * self.capacity * kv * dim)?;
         check.len("v_cache", &self.v_cache, n * self.capacity * kv * dim)?;
         check.len("positions", &self.positions, n)?;

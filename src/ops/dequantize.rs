@@ -12,9 +12,8 @@ pub struct Dequantize<'a, B: Backend, T: Float> {
 impl<B: Backend, T: Float> Op<B> for Dequantize<'_, B, T> {
     const NAME: &'static str = "dequantize";
 
-    fn verify(&self) -> Result<()> {
-        let check = Check(Self::NAME);
-        self.weight.verify(&check)?;
+    fn verify(&self, check: &Check<'_, B>) -> Result<()> {
+        self.weight.verify(check)?;
         check.len_mut("out", &self.out, self.weight.rows * self.weight.cols)
     }
 

@@ -18,8 +18,7 @@ pub struct Linear<'a, B: Backend, T: Float, O: Float = T> {
 impl<B: Backend, T: Float, O: Float> Op<B> for Linear<'_, B, T, O> {
     const NAME: &'static str = "linear";
 
-    fn verify(&self) -> Result<()> {
-        let check = Check(Self::NAME);
+    fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let ([n, k], [n_out, out]) = (self.x.shape(), self.out.shape());
         check.output_type::<T, O>()?;
         check.mat("x", &self.x, [n_out, k])?;
@@ -32,7 +31,7 @@ impl<B: Backend, T: Float, O: Float> Op<B> for Linear<'_, B, T, O> {
     }
 }
 
-impl Check {
+impl<B: Backend> Check<'_, B> {
     /// Kernels store their compute type or f32.
     pub(super) fn output_type<T: Float, O: Float>(&self) -> Result<()> {
         let ok = O::DTYPE == T::DTYPE || O::DTYPE == crate::DType::F32;
@@ -55,8 +54,7 @@ pub struct LinearGrad<'a, B: Backend, T: Float> {
 impl<B: Backend, T: Float> Op<B> for LinearGrad<'_, B, T> {
     const NAME: &'static str = "linear_grad";
 
-    fn verify(&self) -> Result<()> {
-        let check = Check(Self::NAME);
+    fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let ([n, out], [n_x, k]) = (self.d_out.shape(), self.d_x.shape());
         check.mat("d_out", &self.d_out, [n_x, out])?;
         check.mat_mut("d_x", &self.d_x, [n, k])?;

@@ -19,9 +19,8 @@ pub struct Linear4<'a, B: Backend, T: Float, O: Float = T> {
 impl<B: Backend, T: Float, O: Float> Op<B> for Linear4<'_, B, T, O> {
     const NAME: &'static str = "linear4";
 
-    fn verify(&self) -> Result<()> {
-        let check = Check(Self::NAME);
-        self.weight.verify(&check)?;
+    fn verify(&self, check: &Check<'_, B>) -> Result<()> {
+        self.weight.verify(check)?;
         check.output_type::<T, O>()?;
         let n = self.x.shape()[0];
         check.mat("x", &self.x, [n, self.weight.cols])?;
@@ -48,9 +47,8 @@ pub struct Linear4Grad<'a, B: Backend, T: Float> {
 impl<B: Backend, T: Float> Op<B> for Linear4Grad<'_, B, T> {
     const NAME: &'static str = "linear4_grad";
 
-    fn verify(&self) -> Result<()> {
-        let check = Check(Self::NAME);
-        self.weight.verify(&check)?;
+    fn verify(&self, check: &Check<'_, B>) -> Result<()> {
+        self.weight.verify(check)?;
         let n = self.d_out.shape()[0];
         check.mat("d_out", &self.d_out, [n, self.weight.rows])?;
         check.mat_mut("d_x", &self.d_x, [n, self.weight.cols])

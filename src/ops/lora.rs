@@ -54,7 +54,7 @@ pub struct Lora<'a, B: Backend, T: Float> {
     pub out: MatMut<'a, B, T>,
 }
 
-fn verify_dropout(check: &Check, dropout: &Option<Dropout>) -> Result<()> {
+fn verify_dropout<B: Backend>(check: &Check<'_, B>, dropout: &Option<Dropout>) -> Result<()> {
     match dropout {
         Some(d) => check.value((0.0..1.0).contains(&d.p), "dropout", d.p, "it must be at least 0 and below 1"),
         None => Ok(()),
@@ -64,15 +64,14 @@ fn verify_dropout(check: &Check, dropout: &Option<Dropout>) -> Result<()> {
 impl<B: Backend, T: Float> Op<B> for Lora<'_, B, T> {
     const NAME: &'static str = "lora";
 
-    fn verify(&self) -> Result<()> {
-        let check = Check(Self::NAME);
+    fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let ([n, k], [_, r], [_, out]) = (self.x.shape(), self.xa.shape(), self.out.shape());
         check.mat("x", &self.x, [n, k])?;
         check.mat_mut("xa", &self.xa, [n, r])?;
         check.mat_mut("out", &self.out, [n, out])?;
         check.len("a", &self.a, r * k)?;
         check.len("b", &self.b, out * r)?;
-        verify_dropout(&check, &self.dropout)
+        verify_dropout(check, &self.dropout)
     }
 
     fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
@@ -112,8 +111,7 @@ pub struct LoraGrad<'a, B: Backend, T: Float> {
 impl<B: Backend, T: Float> Op<B> for LoraGrad<'_, B, T> {
     const NAME: &'static str = "lora_grad";
 
-    fn verify(&self) -> Result<()> {
-        let check = Check(Self::NAME);
+    fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let ([n, k], [_, r], [_, out]) = (self.x.shape(), self.xa.shape(), self.d_out.shape());
         check.mat("x", &self.x, [n, k])?;
         check.mat("xa", &self.xa, [n, r])?;
@@ -126,7 +124,7 @@ impl<B: Backend, T: Float> Op<B> for LoraGrad<'_, B, T> {
         if let Some(d_x) = &self.d_x {
             check.mat_mut("d_x", d_x, [n, k])?;
         }
-        verify_dropout(&check, &self.dropout)
+        verify_dropout(check, &self.dropout)
     }
 
     fn launch(op: Checked<Self>, backend: &B) -> Result<()> {

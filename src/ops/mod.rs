@@ -56,78 +56,89 @@ pub trait Op<B: Backend>: Sized {
     /// The op's name, as in errors, files, kernels and benches.
     const NAME: &'static str;
 
-    /// Finds the first argument that does not fit the others.
-    fn verify(&self) -> Result<()>;
+    /// Finds the first argument that does not fit the others or is not the backend's. Must look at every view of the
+    /// op: what it does not show to `check` is not known to be the backend's.
+    fn verify(&self, check: &Check<'_, B>) -> Result<()>;
 
     /// Hands a verified op to its backend.
     fn launch(op: Checked<Self>, backend: &B) -> Result<()>;
 
     /// Verifies the arguments.
-    fn check(self) -> Result<Checked<Self>> {
-        self.verify()?;
+    fn check(self, backend: &B) -> Result<Checked<Self>> {
+        self.verify(&Check::new(Self::NAME, backend))?;
         Ok(Checked(self))
     }
 
     /// Verifies the arguments and runs the op.
     fn run(self, backend: &B) -> Result<()> {
-        Self::launch(self.check()?, backend)
+        Self::launch(self.check(backend)?, backend)
     }
 }
 
 /// The largest dimension, length or stride that kernels take: positions inside one row fit 32 bits.
 const MAX_DIM: usize = i32::MAX as usize;
 
-/// The argument checks of one op.
-pub(crate) struct Check(&'static str);
+/// The argument checks of one op on one backend.
+pub struct Check<'b, B: Backend> {
+    op: &'static str,
+    backend: &'b B,
+}
 
-impl Check {
+impl<'b, B: Backend> Check<'b, B> {
+    pub(crate) fn new(op: &'static str, backend: &'b B) -> Self {
+        Check { op, backend }
+    }
+
     pub(crate) fn value(&self, ok: bool, arg: &'static str, got: impl ToString, want: &'static str) -> Result<()> {
-        if ok { Ok(()) } else { Err(Error::Value { op: self.0, arg, got: got.to_string(), want }) }
+        if ok { Ok(()) } else { Err(Error::Value { op: self.op, arg, got: got.to_string(), want }) }
     }
 
-    pub(crate) fn len<B: Backend, T: Element>(
-        &self,
-        arg: &'static str,
-        view: &View<'_, B, T>,
-        want: usize,
-    ) -> Result<()> {
+    fn admit(&self, arg: &'static str, owner: &B::Owner) -> Result<()> {
+        if self.backend.admit(owner) { Ok(()) } else { Err(Error::Foreign { op: self.op, arg }) }
+    }
+
+    /// A view of any length.
+    pub(crate) fn view<T: Element>(&self, arg: &'static str, view: &View<'_, B, T>) -> Result<()> {
+        self.admit(arg, view.owner())
+    }
+
+    /// A view of any length, to write.
+    pub(crate) fn view_mut<T: Element>(&self, arg: &'static str, view: &ViewMut<'_, B, T>) -> Result<()> {
+        self.admit(arg, view.owner())
+    }
+
+    pub(crate) fn len<T: Element>(&self, arg: &'static str, view: &View<'_, B, T>, want: usize) -> Result<()> {
+        self.view(arg, view)?;
         self.length(arg, view.len(), want)
     }
 
-    pub(crate) fn len_mut<B: Backend, T: Element>(
-        &self,
-        arg: &'static str,
-        view: &ViewMut<'_, B, T>,
-        want: usize,
-    ) -> Result<()> {
+    pub(crate) fn len_mut<T: Element>(&self, arg: &'static str, view: &ViewMut<'_, B, T>, want: usize) -> Result<()> {
+        self.view_mut(arg, view)?;
         self.length(arg, view.len(), want)
     }
 
-    pub(crate) fn length(&self, arg: &'static str, got: usize, want: usize) -> Result<()> {
-        if got == want { Ok(()) } else { Err(Error::Len { op: self.0, arg, got, want }) }
+    fn length(&self, arg: &'static str, got: usize, want: usize) -> Result<()> {
+        if got == want { Ok(()) } else { Err(Error::Len { op: self.op, arg, got, want }) }
     }
 
-    pub(crate) fn mat<B: Backend, T: Element>(
-        &self,
-        arg: &'static str,
-        mat: &Mat<'_, B, T>,
-        want: [usize; 2],
-    ) -> Result<()> {
+    pub(crate) fn mat<T: Element>(&self, arg: &'static str, mat: &Mat<'_, B, T>, want: [usize; 2]) -> Result<()> {
+        self.view(arg, &mat.view)?;
         self.shape(arg, mat.shape(), mat.stride, want)
     }
 
-    pub(crate) fn mat_mut<B: Backend, T: Element>(
+    pub(crate) fn mat_mut<T: Element>(
         &self,
         arg: &'static str,
         mat: &MatMut<'_, B, T>,
         want: [usize; 2],
     ) -> Result<()> {
+        self.view_mut(arg, &mat.view)?;
         self.shape(arg, mat.shape(), mat.stride, want)
     }
 
-    pub(crate) fn shape(&self, arg: &'static str, got: [usize; 2], stride: usize, want: [usize; 2]) -> Result<()> {
+    fn shape(&self, arg: &'static str, got: [usize; 2], stride: usize, want: [usize; 2]) -> Result<()> {
         if got != want {
-            return Err(Error::Shape { op: self.0, arg, got, want });
+            return Err(Error::Shape { op: self.op, arg, got, want });
         }
         self.dims(&[got[0], got[1], stride])
     }

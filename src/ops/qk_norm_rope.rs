@@ -29,7 +29,12 @@ pub struct QkNormRope<'a, B: Backend, T: Float> {
     pub k: MatMut<'a, B, T>,
 }
 
-fn verify_table<B: Backend>(check: &Check, d: usize, cos: &View<'_, B, f32>, sin: &View<'_, B, f32>) -> Result<()> {
+fn verify_table<B: Backend>(
+    check: &Check<'_, B>,
+    d: usize,
+    cos: &View<'_, B, f32>,
+    sin: &View<'_, B, f32>,
+) -> Result<()> {
     check.value(
         !cos.is_empty() && cos.len().is_multiple_of(d / 2),
         "cos",
@@ -42,16 +47,15 @@ fn verify_table<B: Backend>(check: &Check, d: usize, cos: &View<'_, B, f32>, sin
 impl<B: Backend, T: Float> Op<B> for QkNormRope<'_, B, T> {
     const NAME: &'static str = "qk_norm_rope";
 
-    fn verify(&self) -> Result<()> {
-        let check = Check(Self::NAME);
+    fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let Heads { q, kv, dim } = self.heads;
         let n = self.qkv.shape()[0];
-        self.heads.verify(&check)?;
+        self.heads.verify(check)?;
         check.mat("qkv", &self.qkv, [n, (q + 2 * kv) * dim])?;
         check.len("q_weight", &self.q_weight, dim)?;
         check.len("k_weight", &self.k_weight, dim)?;
         check.len("positions", &self.positions, n)?;
-        verify_table(&check, dim, &self.cos, &self.sin)?;
+        verify_table(check, dim, &self.cos, &self.sin)?;
         check.mat_mut("q", &self.q, [n, q * dim])?;
         check.mat_mut("k", &self.k, [n, kv * dim])
     }
@@ -93,16 +97,15 @@ pub struct QkNormRopeGrad<'a, B: Backend, T: Float> {
 impl<B: Backend, T: Float> Op<B> for QkNormRopeGrad<'_, B, T> {
     const NAME: &'static str = "qk_norm_rope_grad";
 
-    fn verify(&self) -> Result<()> {
-        let check = Check(Self::NAME);
+    fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let Heads { q, kv, dim } = self.heads;
         let n = self.qkv.shape()[0];
-        self.heads.verify(&check)?;
+        self.heads.verify(check)?;
         check.mat("qkv", &self.qkv, [n, (q + 2 * kv) * dim])?;
         check.len("q_weight", &self.q_weight, dim)?;
         check.len("k_weight", &self.k_weight, dim)?;
         check.len("positions", &self.positions, n)?;
-        verify_table(&check, dim, &self.cos, &self.sin)?;
+        verify_table(check, dim, &self.cos, &self.sin)?;
         check.mat("d_q", &self.d_q, [n, q * dim])?;
         check.mat("d_k", &self.d_k, [n, kv * dim])?;
         check.mat_mut("d_qk", &self.d_qk, [n, (q + kv) * dim])

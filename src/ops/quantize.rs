@@ -23,8 +23,7 @@ pub struct Quantize<'a, B: Backend, T: Float> {
 impl<B: Backend, T: Float> Op<B> for Quantize<'_, B, T> {
     const NAME: &'static str = "quantize";
 
-    fn verify(&self) -> Result<()> {
-        let check = Check(Self::NAME);
+    fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         check.block_size(self.block_size)?;
         check.len_mut("codes", &self.codes, self.x.len().div_ceil(2))?;
         check.len_mut("absmax", &self.absmax, n_blocks(self.x.len(), self.block_size))
@@ -53,8 +52,7 @@ pub struct NestAbsmax<'a, B: Backend> {
 impl<B: Backend> Op<B> for NestAbsmax<'_, B> {
     const NAME: &'static str = "nest_absmax";
 
-    fn verify(&self) -> Result<()> {
-        let check = Check(Self::NAME);
+    fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         check.dims(&[self.absmax.len()])?;
         check.len_mut("codes", &self.codes, self.absmax.len())?;
         check.len_mut("groups", &self.groups, self.absmax.len().div_ceil(GROUP))

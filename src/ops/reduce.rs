@@ -14,8 +14,9 @@ pub struct Sum<'a, B: Backend> {
 impl<B: Backend> Op<B> for Sum<'_, B> {
     const NAME: &'static str = "sum";
 
-    fn verify(&self) -> Result<()> {
-        Check(Self::NAME).len_mut("out", &self.out, 1)
+    fn verify(&self, check: &Check<'_, B>) -> Result<()> {
+        check.view("x", &self.x)?;
+        check.len_mut("out", &self.out, 1)
     }
 
     fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
@@ -34,8 +35,9 @@ pub struct Norm<'a, B: Backend> {
 impl<B: Backend> Op<B> for Norm<'_, B> {
     const NAME: &'static str = "norm";
 
-    fn verify(&self) -> Result<()> {
-        Check(Self::NAME).len_mut("out", &self.out, 1)
+    fn verify(&self, check: &Check<'_, B>) -> Result<()> {
+        check.view("x", &self.x)?;
+        check.len_mut("out", &self.out, 1)
     }
 
     fn launch(op: Checked<Self>, backend: &B) -> Result<()> {

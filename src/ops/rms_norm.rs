@@ -21,8 +21,7 @@ pub struct RmsNorm<'a, B: Backend, T: Float> {
 impl<B: Backend, T: Float> Op<B> for RmsNorm<'_, B, T> {
     const NAME: &'static str = "rms_norm";
 
-    fn verify(&self) -> Result<()> {
-        let check = Check(Self::NAME);
+    fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let shape = self.x.shape();
         check.dims(&shape)?;
         check.value(shape[1] > 0, "the row length", 0, "a norm needs at least one element")?;
@@ -60,8 +59,7 @@ pub struct RmsNormGrad<'a, B: Backend, T: Float> {
 impl<B: Backend, T: Float> Op<B> for RmsNormGrad<'_, B, T> {
     const NAME: &'static str = "rms_norm_grad";
 
-    fn verify(&self) -> Result<()> {
-        let check = Check(Self::NAME);
+    fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let shape = self.x.shape();
         check.dims(&shape)?;
         check.value(shape[1] > 0, "the row length", 0, "a norm needs at least one element")?;

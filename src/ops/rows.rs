@@ -17,8 +17,7 @@ pub struct GatherRows<'a, B: Backend, T: Float> {
 impl<B: Backend, T: Float> Op<B> for GatherRows<'_, B, T> {
     const NAME: &'static str = "gather_rows";
 
-    fn verify(&self) -> Result<()> {
-        let check = Check(Self::NAME);
+    fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let [table, d] = self.table.shape();
         check.mat("table", &self.table, [table, d])?;
         check.value(table > 0, "the table", 0, "it must have rows")?;
@@ -43,8 +42,7 @@ pub struct ScatterRows<'a, B: Backend, T: Float> {
 impl<B: Backend, T: Float> Op<B> for ScatterRows<'_, B, T> {
     const NAME: &'static str = "scatter_rows";
 
-    fn verify(&self) -> Result<()> {
-        let check = Check(Self::NAME);
+    fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let [n_out, d] = self.out.shape();
         check.mat("x", &self.x, [self.rows.len(), d])?;
         check.mat_mut("out", &self.out, [n_out, d])

@@ -44,8 +44,7 @@ pub struct Sample<'a, B: Backend> {
 impl<B: Backend> Op<B> for Sample<'_, B> {
     const NAME: &'static str = "sample";
 
-    fn verify(&self) -> Result<()> {
-        let check = Check(Self::NAME);
+    fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let [n, columns] = self.logits.shape();
         check.mat_mut("logits", &self.logits, [n, columns])?;
         let vocab = (1..=columns).contains(&self.n_vocab);

@@ -13,8 +13,7 @@ pub struct Swiglu<'a, B: Backend, T: Float> {
 impl<B: Backend, T: Float> Op<B> for Swiglu<'_, B, T> {
     const NAME: &'static str = "swiglu";
 
-    fn verify(&self) -> Result<()> {
-        let check = Check(Self::NAME);
+    fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let [n, f] = self.out.shape();
         check.dims(&[n, 2 * f, self.out.stride])?;
         check.mat("gate_up", &self.gate_up, [n, 2 * f])
@@ -40,8 +39,7 @@ pub struct SwigluGrad<'a, B: Backend, T: Float> {
 impl<B: Backend, T: Float> Op<B> for SwigluGrad<'_, B, T> {
     const NAME: &'static str = "swiglu_grad";
 
-    fn verify(&self) -> Result<()> {
-        let check = Check(Self::NAME);
+    fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let [n, f] = self.d_out.shape();
         check.dims(&[n, 2 * f, self.d_out.stride])?;
         check.mat("gate_up", &self.gate_up, [n, 2 * f])?;

@@ -14,8 +14,7 @@ pub struct WeightGrad<'a, B: Backend, T: Float> {
 impl<B: Backend, T: Float> Op<B> for WeightGrad<'_, B, T> {
     const NAME: &'static str = "weight_grad";
 
-    fn verify(&self) -> Result<()> {
-        let check = Check(Self::NAME);
+    fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let ([n, k], [n_out, out]) = (self.x.shape(), self.d_out.shape());
         check.mat("x", &self.x, [n_out, k])?;
         check.mat("d_out", &self.d_out, [n, out])?;

@@ -93,7 +93,7 @@ pub const fn n_blocks(len: usize, block_size: usize) -> usize {
 }
 
 impl<B: Backend> Weight4<'_, B> {
-    pub(crate) fn verify(&self, check: &crate::ops::Check) -> Result<()> {
+    pub(crate) fn verify(&self, check: &crate::ops::Check<'_, B>) -> Result<()> {
         check.dims(&[self.rows, self.cols])?;
         check.block_size(self.block_size)?;
         let len = self.rows * self.cols;
@@ -109,7 +109,7 @@ impl<B: Backend> Weight4<'_, B> {
     }
 }
 
-impl crate::ops::Check {
+impl<B: Backend> crate::ops::Check<'_, B> {
     /// Kernels know the block sizes that bitsandbytes writes.
     pub(crate) fn block_size(&self, size: usize) -> Result<()> {
         self.value(BLOCK_SIZES.contains(&size), "the block size", size, "it must be a power of two from 32 to 4096")

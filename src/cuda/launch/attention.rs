@@ -1,4 +1,4 @@
-use super::{Cuda, Kernel, Shape, architectures, dim};
+use super::{Cuda, Kernel, LaunchConfig, dim};
 use crate::{
     DType, Float, Result,
     cuda::params::{AttentionGradParams, AttentionParams},
@@ -54,22 +54,21 @@ fn index(heads: &Heads) -> usize {
     }
 }
 
-fn engine<T: Float>(cuda: &Cuda, mats: &[(*const c_void, usize)]) -> Result<Engine> {
+fn engine<T: Float, P>(cuda: &Cuda, groups: &Kernel<P>, mats: &[(*const c_void, usize)]) -> Result<Engine> {
     let aligned = |(ptr, stride): &(*const c_void, usize)| {
         ptr.addr().is_multiple_of(16) && (stride * size_of::<T>()).is_multiple_of(16)
     };
     if T::DTYPE == DType::F32 || !mats.iter().all(aligned) {
         return Ok(Engine::Plain);
     }
-    let compiled = architectures().split(',').any(|arch| arch.trim() == "90a");
-    Ok(if compiled && cuda.compute_capability()? == 90 { Engine::Groups } else { Engine::Warps })
+    Ok(if cuda.has(groups, T::DTYPE.suffix())? { Engine::Groups } else { Engine::Warps })
 }
 
 /// Blocks of `rows` rows for every head and sequence; `bytes` of shared memory.
-fn blocks(max_len: usize, rows: usize, jobs: usize, threads: u32, bytes: usize) -> Shape {
+fn blocks(max_len: usize, rows: usize, jobs: usize, threads: u32, bytes: usize) -> LaunchConfig {
     // The driver refuses a grid that is too large.
     let grid = u32::try_from(max_len.div_ceil(rows).saturating_mul(jobs)).unwrap_or(u32::MAX);
-    Shape { grid: [grid, 1, 1], threads, shared: dim(bytes) }
+    LaunchConfig { grid: [grid, 1, 1], threads, shared: dim(bytes) }
 }
 
 pub(in crate::cuda) fn attention<T: Float>(cuda: &Cuda, mut op: Attention<'_, Cuda, T>) -> Result<()> {
@@ -106,7 +105,7 @@ pub(in crate::cuda) fn attention<T: Float>(cuda: &Cuda, mut op: Attention<'_, Cu
     let jobs = n_seqs * q_heads;
     // Tiles in shared memory, as in the kernels: queries, and two stages of keys and values.
     let bytes = |queries: usize, keys: usize| (queries + 4 * keys) * d * size_of::<T>();
-    let (kernel, shape) = match engine::<T>(cuda, &mats)? {
+    let (kernel, shape) = match engine::<T, _>(cuda, &GROUPS[i], &mats)? {
         Engine::Plain => (&PLAIN[i], blocks(max_len, PLAIN_ROWS, jobs, PLAIN_THREADS, 0)),
         Engine::Warps => (&WARPS[i], blocks(max_len, 128, jobs, 128, bytes(128, 64))),
         Engine::Groups => (&GROUPS[i], blocks(max_len, 128, jobs, 256, bytes(128, 128))),
@@ -121,12 +120,12 @@ pub(in crate::cuda) fn attention_grad<T: Float>(cuda: &Cuda, mut op: AttentionGr
     let max_len = op.max_len.min(op.q.shape()[0]);
     let i = index(&op.heads);
     let (params, mats) = grad_params(&mut op, max_len);
-    let delta = Shape::new(dim((op.q.shape()[0] * q_heads).div_ceil(PLAIN_ROWS)), PLAIN_THREADS);
+    let delta = LaunchConfig::new(dim((op.q.shape()[0] * q_heads).div_ceil(PLAIN_ROWS)), PLAIN_THREADS);
     let (kv_jobs, q_jobs) = (n_seqs * kv_heads, n_seqs * q_heads);
     // Tiles in shared memory, as in the kernels: one pair, two stages of the other, and its lse and delta.
     let bytes = |own: usize, other: usize| (2 * own + 4 * other) * d * size_of::<T>();
     let rows = 4 * 64 * size_of::<f32>();
-    let (kv, q) = match engine::<T>(cuda, &mats)? {
+    let (kv, q) = match engine::<T, _>(cuda, &KV_GROUPS[i], &mats)? {
         Engine::Plain => (
             (&KV_PLAIN[i], blocks(max_len, PLAIN_ROWS, kv_jobs, PLAIN_THREADS, 0)),
             (&Q_PLAIN[i], blocks(max_len, PLAIN_ROWS, q_jobs, PLAIN_THREADS, 0)),

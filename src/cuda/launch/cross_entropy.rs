@@ -1,4 +1,4 @@
-use super::{Cuda, Kernel, Shape, dim};
+use super::{Cuda, Kernel, LaunchConfig, dim};
 use crate::{Float, Result, cuda::params::CrossEntropyParams, ops::CrossEntropy};
 
 const CROSS_ENTROPY: Kernel<CrossEntropyParams> = Kernel::new("cross_entropy", "cross_entropy");
@@ -23,7 +23,7 @@ pub(in crate::cuda) fn cross_entropy<T: Float>(cuda: &Cuda, mut op: CrossEntropy
         cached: dim(cached),
         grad_scale: op.grad_scale.unwrap_or(0.0),
     };
-    let shape = Shape { grid: [dim(n), 1, 1], threads: THREADS, shared: dim(cached * PACK) };
+    let shape = LaunchConfig { grid: [dim(n), 1, 1], threads: THREADS, shared: dim(cached * PACK) };
     // SAFETY: `CrossEntropy::verify` checked every shape against `params.n` and `params.vocab`; there is shared memory
     // for `params.cached` packs.
     unsafe { cuda.launch(&CROSS_ENTROPY, T::DTYPE.suffix(), params, shape) }

@@ -1,10 +1,10 @@
-use super::{
-    Cuda, Kernel, Shape, dim,
-    scratch::{PARTIAL, TICKETS},
-};
+use super::{Cuda, Kernel, LaunchConfig, dim};
 use crate::{
     Float, Result,
-    cuda::params::{CacheAppendParams, DecodeAttentionParams},
+    cuda::{
+        params::{CacheAppendParams, DecodeAttentionParams},
+        scratch::Slot,
+    },
     ops::{CacheAppend, DecodeAttention, Heads},
 };
 
@@ -51,7 +51,7 @@ pub(in crate::cuda) fn cache_append<T: Float>(cuda: &Cuda, mut op: CacheAppend<'
         v_stride: dim(op.v.stride),
     };
     // SAFETY: `CacheAppend::verify` checked every shape; the kernel drops rows that fall outside the cache.
-    unsafe { cuda.launch(&CACHE_APPEND, T::DTYPE.suffix(), params, Shape::new(dim(n), APPEND_THREADS)) }
+    unsafe { cuda.launch(&CACHE_APPEND, T::DTYPE.suffix(), params, LaunchConfig::new(dim(n), APPEND_THREADS)) }
 }
 
 pub(in crate::cuda) fn decode_attention<T: Float>(cuda: &Cuda, mut op: DecodeAttention<'_, Cuda, T>) -> Result<()> {
@@ -69,8 +69,8 @@ pub(in crate::cuda) fn decode_attention<T: Float>(cuda: &Cuda, mut op: DecodeAtt
         v_cache: op.v_cache.ptr() as _,
         positions: op.positions.ptr() as _,
         out: op.out.ptr(),
-        partial: cuda.scratch(&PARTIAL, n_seqs * q_heads * splits * (d + 2))?,
-        tickets: cuda.scratch(&TICKETS, jobs)?,
+        partial: cuda.scratch(Slot::Partial, n_seqs * q_heads * splits * (d + 2))?,
+        tickets: cuda.scratch(Slot::Tickets, jobs)?,
         n_seqs: dim(n_seqs),
         capacity: dim(op.capacity),
         q_heads: dim(q_heads),
@@ -83,5 +83,5 @@ pub(in crate::cuda) fn decode_attention<T: Float>(cuda: &Cuda, mut op: DecodeAtt
     };
     let kernel = &DECODE_ATTENTION[size][d.trailing_zeros() as usize - 5];
     // SAFETY: `DecodeAttention::verify` checked every shape; the kernel clamps positions to the capacity.
-    unsafe { cuda.launch(kernel, T::DTYPE.suffix(), params, Shape::new(dim(jobs * splits), THREADS)) }
+    unsafe { cuda.launch(kernel, T::DTYPE.suffix(), params, LaunchConfig::new(dim(jobs * splits), THREADS)) }
 }

@@ -1,4 +1,4 @@
-use super::{Cuda, Kernel, Shape, dim, weight4};
+use super::{Cuda, Kernel, LaunchConfig, dim, weight4};
 use crate::{DType, Float, Result, cuda::params::DequantizeParams, ops::Dequantize};
 
 const DEQUANTIZE: Kernel<DequantizeParams> = Kernel::new("dequantize", "dequantize");
@@ -22,5 +22,5 @@ pub(super) unsafe fn decode(cuda: &Cuda, dtype: DType, params: DequantizeParams)
     let len = params.weight.rows as usize * params.weight.cols as usize;
     let blocks = len.div_ceil(PER_THREAD * THREADS as usize).min(cuda.n_sms as usize * BLOCKS_PER_SM);
     // SAFETY: the caller's word.
-    unsafe { cuda.launch(&DEQUANTIZE, dtype.suffix(), params, Shape::new(dim(blocks), THREADS)) }
+    unsafe { cuda.launch(&DEQUANTIZE, dtype.suffix(), params, LaunchConfig::new(dim(blocks), THREADS)) }
 }

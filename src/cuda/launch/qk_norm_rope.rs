@@ -1,4 +1,4 @@
-use super::{Cuda, Kernel, Shape, dim};
+use super::{Cuda, Kernel, LaunchConfig, dim};
 use crate::{
     Float, Result,
     cuda::params::{QkNormRopeGradParams, QkNormRopeParams},
@@ -12,10 +12,10 @@ const THREADS: u32 = 128;
 const HEADS: usize = 4;
 
 /// A group of lanes has 16 bytes of each half of a head in each lane.
-fn shape<T: Float>(n: usize, heads: &Heads) -> Shape {
+fn shape<T: Float>(n: usize, heads: &Heads) -> LaunchConfig {
     let jobs = n * (heads.q.div_ceil(HEADS) + heads.kv.div_ceil(HEADS));
     let lanes = heads.dim / 2 * size_of::<T>() / 16;
-    Shape::new(dim((jobs * lanes).div_ceil(THREADS as usize)), THREADS)
+    LaunchConfig::new(dim((jobs * lanes).div_ceil(THREADS as usize)), THREADS)
 }
 
 pub(in crate::cuda) fn qk_norm_rope<T: Float>(cuda: &Cuda, mut op: QkNormRope<'_, Cuda, T>) -> Result<()> {

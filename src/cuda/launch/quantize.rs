@@ -1,7 +1,10 @@
-use super::{Cuda, Kernel, Shape, dim, scratch::PARTIAL};
+use super::{Cuda, Kernel, LaunchConfig, dim};
 use crate::{
     Error, Float, Result,
-    cuda::params::{NestAbsmaxParams, QuantizeParams},
+    cuda::{
+        params::{NestAbsmaxParams, QuantizeParams},
+        scratch::Slot,
+    },
     ops::{NestAbsmax, Quantize},
     quant::{Format, GROUP},
 };
@@ -30,7 +33,7 @@ pub(in crate::cuda) fn quantize<T: Float>(cuda: &Cuda, mut op: Quantize<'_, Cuda
         fp4: u32::from(op.format == Format::Fp4),
     };
     // SAFETY: `Quantize::verify` checked both outputs against the length and the block size.
-    unsafe { cuda.launch(&QUANTIZE, T::DTYPE.suffix(), params, Shape::new(blocks.unsigned_abs(), THREADS)) }
+    unsafe { cuda.launch(&QUANTIZE, T::DTYPE.suffix(), params, LaunchConfig::new(blocks.unsigned_abs(), THREADS)) }
 }
 
 /// `ceil(log2(n))`, as PyTorch's sum kernel has it.
@@ -51,7 +54,7 @@ pub(in crate::cuda) fn nest_absmax(cuda: &Cuda, mut op: NestAbsmax<'_, Cuda>) ->
     let run_shift = (ceil_log2(rows) / 4).max(4);
     let n_runs = rows >> run_shift;
     // The mean, then the sums of the runs of three levels.
-    let scratch = cuda.scratch(&PARTIAL, COLUMNS * (2 * n_runs + 2))?;
+    let scratch = cuda.scratch::<f32>(Slot::Partial, COLUMNS * (2 * n_runs + 2))?;
     let params = NestAbsmaxParams {
         absmax: op.absmax.ptr() as _,
         codes: op.codes.ptr() as _,
@@ -62,13 +65,13 @@ pub(in crate::cuda) fn nest_absmax(cuda: &Cuda, mut op: NestAbsmax<'_, Cuda>) ->
         run_shift,
         n_runs: dim(n_runs),
     };
-    let runs = Shape::new(dim(n_runs.div_ceil(WARPS)), 32 * WARPS as u32);
-    let codes = Shape::new(dim(n.div_ceil(GROUP)), GROUP as u32);
+    let runs = LaunchConfig::new(dim(n_runs.div_ceil(WARPS)), 32 * WARPS as u32);
+    let codes = LaunchConfig::new(dim(n.div_ceil(GROUP)), GROUP as u32);
     // SAFETY: `NestAbsmax::verify` checked both outputs against `params.n`. Each level has at most a sixteenth of the
     // runs of the level below, so that all fit in twice the first.
     unsafe {
         cuda.launch(&NEST_RUNS, "", params, runs)?;
-        cuda.launch(&NEST_MEAN, "", params, Shape::new(1, 1024))?;
+        cuda.launch(&NEST_MEAN, "", params, LaunchConfig::new(1, 1024))?;
         cuda.launch(&NEST_CODES, "", params, codes)
     }
 }

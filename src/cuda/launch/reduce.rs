@@ -1,7 +1,7 @@
-use super::{Cuda, Kernel, Shape, scratch::SUMS};
+use super::{Cuda, Kernel, LaunchConfig};
 use crate::{
     Result, View, ViewMut,
-    cuda::params::ReduceParams,
+    cuda::{params::ReduceParams, scratch::Slot},
     ops::{Norm, Sum},
 };
 
@@ -25,7 +25,7 @@ fn reduce(
     let blocks = x.len().div_ceil(PER_THREAD * THREADS as usize).clamp(1, MAX_BLOCKS);
     let params = ReduceParams {
         x: x.ptr() as _,
-        partial: cuda.scratch(&SUMS, blocks)?,
+        partial: cuda.scratch(Slot::Sums, blocks)?,
         out: out.ptr() as _,
         len: x.len() as u64,
         blocks: blocks as u32,
@@ -33,8 +33,8 @@ fn reduce(
     };
     // SAFETY: `x` is `params.len` long, `out` holds one number (verified), `partial` one for each CTA.
     unsafe {
-        cuda.launch(parts, "", params, Shape::new(params.blocks, THREADS))?;
-        cuda.launch(total, "", params, Shape::new(1, THREADS))
+        cuda.launch(parts, "", params, LaunchConfig::new(params.blocks, THREADS))?;
+        cuda.launch(total, "", params, LaunchConfig::new(1, THREADS))
     }
 }
 

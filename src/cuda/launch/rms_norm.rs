@@ -1,4 +1,4 @@
-use super::{Cuda, Kernel, Shape, dim};
+use super::{Cuda, Kernel, LaunchConfig, dim};
 use crate::{
     Float, Result,
     cuda::params::{RmsNormGradParams, RmsNormParams},
@@ -31,7 +31,7 @@ pub(in crate::cuda) fn rms_norm<T: Float>(cuda: &Cuda, mut op: RmsNorm<'_, Cuda,
         eps: op.eps,
     };
     // SAFETY: `RmsNorm::verify` checked every shape against `params.n` and `params.d`.
-    unsafe { cuda.launch(&RMS_NORM, T::DTYPE.suffix(), params, Shape::new(dim(n), THREADS)) }
+    unsafe { cuda.launch(&RMS_NORM, T::DTYPE.suffix(), params, LaunchConfig::new(dim(n), THREADS)) }
 }
 
 pub(in crate::cuda) fn rms_norm_grad<T: Float>(cuda: &Cuda, mut op: RmsNormGrad<'_, Cuda, T>) -> Result<()> {
@@ -50,5 +50,5 @@ pub(in crate::cuda) fn rms_norm_grad<T: Float>(cuda: &Cuda, mut op: RmsNormGrad<
         eps: op.eps,
     };
     // SAFETY: `RmsNormGrad::verify` checked every shape against `params.n` and `params.d`.
-    unsafe { cuda.launch(&RMS_NORM_GRAD, T::DTYPE.suffix(), params, Shape::new(dim(n), THREADS)) }
+    unsafe { cuda.launch(&RMS_NORM_GRAD, T::DTYPE.suffix(), params, LaunchConfig::new(dim(n), THREADS)) }
 }

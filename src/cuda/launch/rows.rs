@@ -1,4 +1,4 @@
-use super::{Cuda, Kernel, Shape, dim};
+use super::{Cuda, Kernel, LaunchConfig, dim};
 use crate::{
     Float, Result,
     cuda::params::RowsParams,
@@ -23,7 +23,7 @@ pub(in crate::cuda) fn gather_rows<T: Float>(cuda: &Cuda, mut op: GatherRows<'_,
         out_stride: dim(op.out.stride),
     };
     // SAFETY: `GatherRows::verify` checked the shapes; the kernel takes the last row for numbers outside the table.
-    unsafe { cuda.launch(&GATHER_ROWS, T::DTYPE.suffix(), params, Shape::new(n, THREADS)) }
+    unsafe { cuda.launch(&GATHER_ROWS, T::DTYPE.suffix(), params, LaunchConfig::new(n, THREADS)) }
 }
 
 pub(in crate::cuda) fn scatter_rows<T: Float>(cuda: &Cuda, mut op: ScatterRows<'_, Cuda, T>) -> Result<()> {
@@ -39,5 +39,5 @@ pub(in crate::cuda) fn scatter_rows<T: Float>(cuda: &Cuda, mut op: ScatterRows<'
         out_stride: dim(op.out.stride),
     };
     // SAFETY: `ScatterRows::verify` checked the shapes; the kernel drops row numbers outside the output.
-    unsafe { cuda.launch(&SCATTER_ROWS, T::DTYPE.suffix(), params, Shape::new(dim(n), THREADS)) }
+    unsafe { cuda.launch(&SCATTER_ROWS, T::DTYPE.suffix(), params, LaunchConfig::new(dim(n), THREADS)) }
 }

@@ -1,5 +1,9 @@
-use super::{Cuda, Kernel, Shape, dim, scratch::BITMAP};
-use crate::{Result, cuda::params::SampleParams, ops::Sample};
+use super::{Cuda, Kernel, LaunchConfig, dim};
+use crate::{
+    Result,
+    cuda::{params::SampleParams, scratch::Slot},
+    ops::Sample,
+};
 use std::ptr::null_mut;
 
 const SAMPLE: Kernel<SampleParams> = Kernel::new("sample", "sample");
@@ -10,7 +14,7 @@ pub(in crate::cuda) fn sample(cuda: &Cuda, mut op: Sample<'_, Cuda>) -> Result<(
     let seen = if op.repetition_penalty == 1.0 {
         null_mut()
     } else {
-        cuda.scratch(&BITMAP, n_seqs * op.n_vocab.div_ceil(32))?
+        cuda.scratch(Slot::Seen, n_seqs * op.n_vocab.div_ceil(32))?
     };
     let params = SampleParams {
         logits: op.logits.ptr() as _,
@@ -32,5 +36,5 @@ pub(in crate::cuda) fn sample(cuda: &Cuda, mut op: Sample<'_, Cuda>) -> Result<(
     };
     // SAFETY: `Sample::verify` checked every length; the kernel looks at no token from `vocab` on and at no position
     // from `capacity` on.
-    unsafe { cuda.launch(&SAMPLE, "", params, Shape::new(dim(n_seqs), THREADS)) }
+    unsafe { cuda.launch(&SAMPLE, "", params, LaunchConfig::new(dim(n_seqs), THREADS)) }
 }

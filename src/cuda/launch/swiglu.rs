@@ -1,4 +1,4 @@
-use super::{Cuda, Kernel, Shape, dim};
+use super::{Cuda, Kernel, LaunchConfig, dim};
 use crate::{
     Error, Float, Result,
     cuda::params::{SwigluGradParams, SwigluParams},
@@ -10,7 +10,7 @@ const SWIGLU_GRAD: Kernel<SwigluGradParams> = Kernel::new("swiglu", "swiglu_grad
 const THREADS: u32 = 256;
 
 /// Eight columns for each thread, each row in CTAs of its own.
-fn shape(op: &'static str, n: usize, f: usize) -> Result<Shape> {
+fn shape(op: &'static str, n: usize, f: usize) -> Result<LaunchConfig> {
     let blocks = n * f.div_ceil(8 * THREADS as usize);
     let blocks = i32::try_from(blocks).map_err(|_| Error::Value {
         op,
@@ -18,7 +18,7 @@ fn shape(op: &'static str, n: usize, f: usize) -> Result<Shape> {
         got: format!("{n} x {f}"),
         want: "it must have fewer than 2^31 chunks of 2048 elements",
     })?;
-    Ok(Shape::new(blocks.unsigned_abs(), THREADS))
+    Ok(LaunchConfig::new(blocks.unsigned_abs(), THREADS))
 }
 
 pub(in crate::cuda) fn swiglu<T: Float>(cuda: &Cuda, mut op: Swiglu<'_, Cuda, T>) -> Result<()> {

@@ -1,7 +1,19 @@
 //! What `linear` and `linear4` share: the shape of a product, and the grids of the kernels that both have.
 
-use super::{Cuda, Kernel, Shape, dim, scratch::PARTIAL, suffix_out};
-use crate::{DType, Float, Mat, MatMut, Result, cuda::params::LinearParams};
+mod blas;
+pub(in crate::cuda) mod linear;
+pub(in crate::cuda) mod linear4;
+pub(in crate::cuda) mod lora;
+pub(in crate::cuda) mod weight_grad;
+
+pub(in crate::cuda) use blas::Blas;
+pub use blas::has_cublaslt;
+
+use super::{Cuda, Kernel, LaunchConfig, dim, suffix_out};
+use crate::{
+    DType, Float, Mat, MatMut, Result,
+    cuda::{params::LinearParams, scratch::Slot},
+};
 use core::ffi::c_void;
 use std::ptr::null_mut;
 
@@ -58,7 +70,7 @@ pub(super) struct Kernels<P> {
 /// How a kernel is launched, and into how many parts the contraction is cut.
 pub(super) struct Plan<'k, P> {
     pub(super) kernel: &'k Kernel<P>,
-    pub(super) shape: Shape,
+    pub(super) shape: LaunchConfig,
     pub(super) splits: usize,
 }
 
@@ -103,7 +115,7 @@ impl Product {
         let tiles = self.n.div_ceil(tokens) * self.m.div_ceil(TILE_OUT);
         let splits = parts(cuda.n_sms as usize, tiles, self.k.div_ceil(TILE_K), TILE_K);
         let bytes = 2 * TILE_K * (X_STAGES * tokens + kernels.weight_stages * TILE_OUT);
-        let shape = Shape { grid: [dim(tiles), dim(splits), 1], threads: TENSOR_THREADS, shared: dim(bytes) };
+        let shape = LaunchConfig { grid: [dim(tiles), dim(splits), 1], threads: TENSOR_THREADS, shared: dim(bytes) };
         Plan { kernel: &kernels.tensor[which], shape, splits }
     }
 
@@ -112,17 +124,17 @@ impl Product {
         if !self.grad && self.n <= FEW_ROWS {
             let blocks = self.m.div_ceil(SIMT_THREADS as usize / 32);
             let blocks = if self.n == 0 { 0 } else { blocks };
-            return Plan { kernel: &kernels.any_rows, shape: Shape::new(dim(blocks), SIMT_THREADS), splits: 1 };
+            return Plan { kernel: &kernels.any_rows, shape: LaunchConfig::new(dim(blocks), SIMT_THREADS), splits: 1 };
         }
         let tiles = self.n.div_ceil(SIMT_TILE) * self.m.div_ceil(SIMT_TILE);
         let splits = parts(cuda.n_sms as usize, tiles, self.k.div_ceil(SIMT_K), SIMT_K);
-        let shape = Shape { grid: [dim(tiles), dim(splits), 1], threads: SIMT_THREADS, shared: 0 };
+        let shape = LaunchConfig { grid: [dim(tiles), dim(splits), 1], threads: SIMT_THREADS, shared: 0 };
         Plan { kernel: &kernels.any, shape, splits }
     }
 
     /// Where the parts of a contraction go.
     pub(super) fn partial(&self, cuda: &Cuda, splits: usize) -> Result<*mut f32> {
-        if splits > 1 { cuda.scratch(&PARTIAL, splits * self.n * self.m) } else { Ok(null_mut()) }
+        if splits > 1 { cuda.scratch(Slot::Partial, splits * self.n * self.m) } else { Ok(null_mut()) }
     }
 
     /// Queues the sum of the parts.
@@ -151,7 +163,7 @@ impl Product {
         };
         let blocks = (self.n * self.m).div_ceil(SUM_THREADS as usize).min(cuda.n_sms as usize * SUM_BLOCKS);
         // SAFETY: the caller's word; the kernel reads `partial` and writes `out` within `n`, `rows` and `splits`.
-        unsafe { cuda.launch(&SUM, self.suffix(), params, Shape::new(dim(blocks), SUM_THREADS)) }
+        unsafe { cuda.launch(&SUM, self.suffix(), params, LaunchConfig::new(dim(blocks), SUM_THREADS)) }
     }
 }
 

@@ -9,16 +9,15 @@
 //! The first three are for bf16 and f16, with `x`, its rows and the codes aligned to 16 bytes.
 
 use super::{
-    Cuda, Kernel, Shape,
-    dequantize::decode,
-    dim, linear,
-    product::{FEW, Kernels, Plan, Product},
-    scratch::WEIGHT,
-    weight4,
+    super::{dequantize::decode, weight4},
+    Cuda, FEW, Kernel, Kernels, LaunchConfig, Plan, Product, dim, linear,
 };
 use crate::{
     DType, Float, Result,
-    cuda::params::{DequantizeParams, Linear4Params, Weight4Params},
+    cuda::{
+        params::{DequantizeParams, Linear4Params, Weight4Params},
+        scratch::Slot,
+    },
     ops::{Linear4, Linear4Grad},
     quant::{GROUP, Scales, Weight4, n_blocks},
 };
@@ -148,7 +147,7 @@ unsafe fn few_tokens(cuda: &Cuda, product: &Product, weight: Weight4Params, few:
     let (sharing, groups) = share_tiles(tiles, product.k / UNIT_K, few.warps, sms);
     let params = Linear4Params { splits: dim(sharing), ..params(product, weight) };
     let blocks = if product.n == 0 { 0 } else { groups.min(sms) };
-    let shape = Shape { grid: [dim(blocks), 1, 1], threads: dim(few.warps * 32), shared: dim(few.shared) };
+    let shape = LaunchConfig { grid: [dim(blocks), 1, 1], threads: dim(few.warps * 32), shared: dim(few.shared) };
     let kernel = if product.n <= 8 { &few.up_to_8 } else { &few.up_to_16 };
     // SAFETY: the caller's word.
     unsafe { cuda.launch(kernel, product.suffix(), params, shape) }
@@ -173,7 +172,7 @@ unsafe fn decoded(cuda: &Cuda, product: &Product, weight: &Weight4<'_, Cuda>) ->
         let rows = first..weight.rows.min(first + step);
         let part = rows_of(weight, rows.clone());
         let bytes = rows.len() * weight.cols * product.input.bytes();
-        let scratch = cuda.scratch(&WEIGHT, bytes)?;
+        let scratch = cuda.scratch::<u8>(Slot::Weight, bytes)?;
         let offset = first * if product.grad { product.input.bytes() } else { product.output.bytes() };
         let mut product = *product;
         if product.grad {

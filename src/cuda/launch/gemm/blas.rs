@@ -3,18 +3,17 @@
 //! cuBLASLt counts by columns: a row-major `[n, m]` is its `[m, n]`. So `out = x B` is asked for as
 //! `outᵀ = Bᵀ xᵀ`: its A is the weight, its B is `x`.
 
-use super::{
-    Cuda,
-    device::lock,
-    product::{Product, is_aligned},
-};
-use crate::{Buf, DType, Error, Result};
+use super::{Cuda, Product, is_aligned};
+use crate::{Buf, DType, Error, Result, cuda::device::lock};
 use core::ffi::c_void;
 use cudarc::cublaslt::{
     result::{self, CublasError},
     sys,
 };
-use std::{collections::HashMap, sync::Mutex};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Mutex,
+};
 
 /// What NVIDIA recommends for Hopper.
 const WORKSPACE: usize = 32 << 20;
@@ -23,7 +22,7 @@ static ALIGNMENT: u32 = 16;
 
 /// cuBLASLt, looked for at the first large product.
 #[derive(Default)]
-pub(super) struct Blas(Mutex<State>);
+pub(in crate::cuda) struct Blas(Mutex<State>);
 
 #[derive(Default)]
 enum State {
@@ -34,13 +33,22 @@ enum State {
 }
 
 struct Library {
-    handle: sys::cublasLtHandle_t,
+    plans: Plans,
     workspace: Buf<Cuda, u8>,
-    /// None: cuBLASLt has no algorithm for this shape.
-    plans: HashMap<Key, Option<Plan>>,
+    handle: Handle,
 }
 
-// SAFETY: cuBLASLt's handles and descriptors belong to no thread; the lock lets one thread at a time use them.
+/// An open library.
+struct Handle(sys::cublasLtHandle_t);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // SAFETY: `Library::open` made it. An error would say that it did not.
+        let _ = unsafe { result::destroy_handle(self.0) };
+    }
+}
+
+// SAFETY: cuBLASLt's handles and descriptors belong to no thread; `Blas`'s lock lets one thread at a time use them.
 unsafe impl Send for Library {}
 
 /// What the choice of an algorithm depends on.
@@ -52,32 +60,53 @@ struct Key {
     types: [DType; 2],
 }
 
-struct Plan {
-    product: sys::cublasLtMatmulDesc_t,
-    weight: sys::cublasLtMatrixLayout_t,
-    x: sys::cublasLtMatrixLayout_t,
-    out: sys::cublasLtMatrixLayout_t,
-    algorithm: sys::cublasLtMatmulAlgo_t,
+/// Plans by what they are for; none where cuBLASLt has no algorithm. Training on sequences of all lengths asks for more
+/// and more shapes, so the plans that were made first go first. One that is made again is the same: the choice depends
+/// on nothing but the key.
+#[derive(Default)]
+struct Plans {
+    made: HashMap<Key, Option<Plan>>,
+    order: VecDeque<Key>,
 }
 
-impl Drop for Plan {
-    fn drop(&mut self) {
-        // SAFETY: made by `Plan::new`, and used by nothing else. Errors would say that they were not.
-        unsafe {
-            let _ = result::destroy_matmul_desc(self.product);
-            for layout in [self.weight, self.x, self.out] {
-                let _ = result::destroy_matrix_layout(layout);
+impl Plans {
+    /// A few kilobytes each.
+    const MOST: usize = 1024;
+
+    fn get_or_make(&mut self, key: Key, make: impl FnOnce() -> Result<Option<Plan>>) -> Result<Option<&Plan>> {
+        if !self.made.contains_key(&key) {
+            let plan = make()?;
+            if self.order.len() == Self::MOST
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.made.remove(&oldest);
             }
+            self.made.insert(key, plan);
+            self.order.push_back(key);
         }
+        Ok(self.made[&key].as_ref())
     }
 }
 
-impl Drop for Library {
+/// A descriptor of cuBLASLt, destroyed when dropped.
+struct Descriptor<T: Copy>(T, unsafe fn(T) -> Result<(), CublasError>);
+
+impl<T: Copy> Drop for Descriptor<T> {
     fn drop(&mut self) {
-        self.plans.clear();
-        // SAFETY: made by `Library::open`; the plans are gone.
-        let _ = unsafe { result::destroy_handle(self.handle) };
+        // SAFETY: whoever made the descriptor gave the function that destroys its kind; nothing else does. An error
+        // would say that it was not one.
+        let _ = unsafe { (self.1)(self.0) };
     }
+}
+
+type Layout = Descriptor<sys::cublasLtMatrixLayout_t>;
+
+struct Plan {
+    product: Descriptor<sys::cublasLtMatmulDesc_t>,
+    weight: Layout,
+    x: Layout,
+    out: Layout,
+    algorithm: sys::cublasLtMatmulAlgo_t,
 }
 
 /// Whether cuBLASLt is installed, which large products are given to.
@@ -111,13 +140,13 @@ impl Cuda {
         if !aligned || product.n == 0 || product.m == 0 || product.k == 0 {
             return Ok(false);
         }
-        self.bind()?;
+        let _turn = self.turn()?;
         let mut state = lock(&self.blas.0);
         if let State::Unknown = *state {
             *state = Library::open(self)?;
         }
         match &mut *state {
-            // SAFETY: the caller's word.
+            // SAFETY: `product` and `weight` are as this function's contract says.
             State::Open(library) => unsafe { library.multiply(self, product, weight) },
             _ => Ok(false),
         }
@@ -130,8 +159,8 @@ impl Library {
             return Ok(State::Absent);
         }
         let workspace = cuda.alloc_zeros(WORKSPACE)?;
-        let handle = result::create_handle().map_err(refused("opening cuBLASLt"))?;
-        Ok(State::Open(Library { handle, workspace, plans: HashMap::new() }))
+        let handle = Handle(result::create_handle().map_err(refused("opening cuBLASLt"))?);
+        Ok(State::Open(Library { plans: Plans::default(), workspace, handle }))
     }
 
     /// # Safety
@@ -143,34 +172,30 @@ impl Library {
             strides: [product.x_stride, product.out_stride],
             types: [product.input, product.output],
         };
-        let plan = match self.plans.entry(key) {
-            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::hash_map::Entry::Vacant(entry) => {
-                entry.insert(Plan::new(self.handle, product).map_err(refused("planning a matrix product"))?)
-            }
-        };
-        let Some(plan) = plan else { return Ok(false) };
+        let handle = self.handle.0;
+        let make = || Plan::new(handle, product).map_err(refused("planning a matrix product"));
+        let Some(plan) = self.plans.get_or_make(key, make)? else { return Ok(false) };
         let (alpha, beta) = (1f32, f32::from(u8::from(product.accumulate)));
-        // SAFETY: the plan was made for these dimensions, and the pointers are the caller's word. The factors are
-        // read before the call returns.
+        // SAFETY: the plan was made for these dimensions, and that the pointers fit them is this function's contract.
+        // The factors are read before the call returns.
         unsafe {
             result::matmul(
-                self.handle,
-                plan.product,
+                handle,
+                plan.product.0,
                 (&raw const alpha).cast(),
                 (&raw const beta).cast(),
                 weight,
-                plan.weight,
+                plan.weight.0,
                 product.x,
-                plan.x,
+                plan.x.0,
                 product.out,
-                plan.out,
+                plan.out.0,
                 product.out,
-                plan.out,
+                plan.out.0,
                 &plan.algorithm,
                 self.workspace.view_mut().ptr() as _,
                 WORKSPACE,
-                cuda.stream.cu_stream().cast(),
+                cuda.queue.stream.cu_stream().cast(),
             )
         }
         .map_err(refused("multiplying matrices"))?;
@@ -178,56 +203,54 @@ impl Library {
     }
 }
 
+fn layout(dtype: sys::cudaDataType, rows: usize, cols: usize, stride: usize) -> Result<Layout, CublasError> {
+    let made = result::create_matrix_layout(dtype, rows as u64, cols as u64, stride as i64)?;
+    Ok(Descriptor(made, result::destroy_matrix_layout))
+}
+
+/// f32 sums and factors; the weight transposed in a forward product.
+fn description(grad: bool) -> Result<Descriptor<sys::cublasLtMatmulDesc_t>, CublasError> {
+    let (compute, scale) = (sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, sys::cudaDataType::CUDA_R_32F);
+    let product = Descriptor(result::create_matmul_desc(compute, scale)?, result::destroy_matmul_desc);
+    if !grad {
+        let transpose = cudarc::cublas::sys::cublasOperation_t::CUBLAS_OP_T;
+        let attribute = sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA;
+        let size = size_of_val(&transpose);
+        // SAFETY: the attribute is one `cublasOperation_t`, read before the call returns.
+        unsafe { result::set_matmul_desc_attribute(product.0, attribute, (&raw const transpose).cast(), size) }?;
+    }
+    Ok(product)
+}
+
 impl Plan {
+    /// None: cuBLASLt has no algorithm for this.
     fn new(handle: sys::cublasLtHandle_t, product: &Product) -> Result<Option<Self>, CublasError> {
         let (input, output) = (data_type(product.input), data_type(product.output));
-        let [n, m, k] = [product.n, product.m, product.k].map(|d| d as u64);
+        let Product { n, m, k, x_stride, out_stride, .. } = *product;
         let (rows, cols) = if product.grad { (m, k) } else { (k, m) };
         let mut plan = Plan {
-            product: result::create_matmul_desc(
-                sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
-                sys::cudaDataType::CUDA_R_32F,
-            )?,
-            weight: result::create_matrix_layout(input, rows, cols, rows as i64)?,
-            x: result::create_matrix_layout(input, k, n, product.x_stride as i64)?,
-            out: result::create_matrix_layout(output, m, n, product.out_stride as i64)?,
+            product: description(product.grad)?,
+            weight: layout(input, rows, cols, rows)?,
+            x: layout(input, k, n, x_stride)?,
+            out: layout(output, m, n, out_stride)?,
             algorithm: sys::cublasLtMatmulAlgo_t { data: [0; 8] },
         };
-        if !product.grad {
-            let transpose = cudarc::cublas::sys::cublasOperation_t::CUBLAS_OP_T;
-            let attribute = sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA;
-            let size = size_of_val(&transpose);
-            // SAFETY: the attribute is one `cublasOperation_t`.
-            unsafe { result::set_matmul_desc_attribute(plan.product, attribute, (&raw const transpose).cast(), size) }?;
-        }
-        Ok(plan.choose(handle)?.then_some(plan))
-    }
-
-    /// Asks for an algorithm. False: there is none.
-    fn choose(&mut self, handle: sys::cublasLtHandle_t) -> Result<bool, CublasError> {
-        let preference = result::create_matmul_pref()?;
-        // SAFETY: everything was made by `Plan::new` or above, and is live.
-        let found = unsafe {
-            let found = prefer(preference).and_then(|()| {
-                result::get_matmul_algo_heuristic(
-                    handle,
-                    self.product,
-                    self.weight,
-                    self.x,
-                    self.out,
-                    self.out,
-                    preference,
-                )
-            });
-            result::destroy_matmul_pref(preference)?;
-            found
-        };
-        match found {
-            Ok(found) => self.algorithm = found.algo,
-            Err(CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED)) => return Ok(false),
+        match plan.choose(handle) {
+            Ok(algorithm) => plan.algorithm = algorithm,
+            Err(CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED)) => return Ok(None),
             Err(error) => return Err(error),
         }
-        Ok(true)
+        Ok(Some(plan))
+    }
+
+    fn choose(&self, handle: sys::cublasLtHandle_t) -> Result<sys::cublasLtMatmulAlgo_t, CublasError> {
+        let Plan { product, weight, x, out, .. } = self;
+        let preference = Descriptor(result::create_matmul_pref()?, result::destroy_matmul_pref);
+        prefer(preference.0)?;
+        // SAFETY: all descriptors were made above, and live until the call returns.
+        let found =
+            unsafe { result::get_matmul_algo_heuristic(handle, product.0, weight.0, x.0, out.0, out.0, preference.0) }?;
+        Ok(found.algo)
     }
 }
 

@@ -1,4 +1,4 @@
-use super::{Cuda, Kernel, Shape, dim};
+use super::{Cuda, Kernel, LaunchConfig, dim};
 use crate::{Error, Float, Result, cuda::params::WeightGradParams, ops::WeightGrad};
 
 const TENSOR: Kernel<WeightGradParams> = Kernel::new("weight_grad", "weight_grad_tensor");
@@ -34,7 +34,7 @@ pub(in crate::cuda) fn weight_grad<T: Float>(cuda: &Cuda, mut op: WeightGrad<'_,
         got: format!("{rows} x {cols}"),
         want: "it must have fewer than 2^31 tiles",
     })?;
-    let shape = Shape { grid: [blocks.unsigned_abs(), 1, 1], threads: THREADS, shared };
+    let shape = LaunchConfig { grid: [blocks.unsigned_abs(), 1, 1], threads: THREADS, shared };
     // SAFETY: `WeightGrad::verify` checked every shape; the tensor kernel's conditions on alignment were checked above.
     unsafe { cuda.launch(kernel, T::DTYPE.suffix(), params, shape) }
 }

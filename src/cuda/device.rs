@@ -1,9 +1,15 @@
 //! Opening a GPU and finding kernels.
+#![allow(unsafe_code)]
 
-use super::{blas::Blas, memory::Meter, refused, scratch::Scratch};
+use super::{
+    launch::gemm::Blas,
+    scratch::Scratch,
+    staging::Ring,
+    stream::{Queue, Turn, full_name},
+};
 use crate::{Error, Result};
 use cudarc::{
-    driver::{CudaContext, CudaFunction, CudaModule, CudaStream, sys},
+    driver::{CudaContext, CudaEvent, CudaFunction, CudaModule, DriverError, sys},
     nvrtc::Ptx,
 };
 use std::{
@@ -43,18 +49,20 @@ pub fn device_count() -> Result<usize> {
     Ok(usize::try_from(count).unwrap_or(0))
 }
 
-type Functions = HashMap<(&'static str, &'static str), (CudaFunction, u32)>;
+/// Kernels by name and suffix, with the bytes of dynamic shared memory that they may use; none where this build has no
+/// such kernel for this GPU.
+type Functions = HashMap<(&'static str, &'static str), Option<(CudaFunction, u32)>>;
 
-/// One GPU and one stream on it.
+/// One GPU and one stream on it. Threads may share it: each op has the stream to itself until it is queued.
 pub struct Cuda {
-    pub(super) stream: Arc<CudaStream>,
-    pub(super) context: Arc<CudaContext>,
-    pub(super) meter: Arc<Meter>,
+    pub(super) queue: Arc<Queue>,
     pub(super) n_sms: u32,
     /// Bytes of shared memory that one CTA can have.
     pub(super) max_shared: usize,
     pub(super) scratch: Scratch,
     pub(super) blas: Blas,
+    /// Made at the first copy from the host.
+    pub(super) staging: Mutex<Option<Ring>>,
     modules: Mutex<HashMap<&'static str, Arc<CudaModule>>>,
     functions: Mutex<Functions>,
 }
@@ -80,29 +88,26 @@ impl Cuda {
         let context = CudaContext::new(ordinal).map_err(refused("opening the GPU"))?;
         // SAFETY: everything of this crate goes to one stream, in order; there is nothing for events to order.
         unsafe { context.disable_event_tracking() };
-        // Not the default stream: that one cannot be recorded into a graph.
-        let stream = context.new_stream().map_err(refused("making a stream"))?;
         let sms = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
         let n_sms = context.attribute(sms).map_err(refused("asking for the number of multiprocessors"))?;
         let shared = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
         let max_shared = context.attribute(shared).map_err(refused("asking for the size of shared memory"))?;
         Ok(Cuda {
-            stream,
-            context,
-            meter: Arc::default(),
+            queue: Arc::new(Queue::new(context)?),
             n_sms: n_sms.unsigned_abs(),
             max_shared: max_shared.unsigned_abs() as usize,
             scratch: Scratch::default(),
             blas: Blas::default(),
+            staging: Mutex::default(),
             modules: Mutex::default(),
             functions: Mutex::default(),
         })
     }
 
     /// Name of the GPU and its number.
-    pub(in crate::cuda) fn describe(&self) -> String {
-        let name = self.context.name().unwrap_or_else(|_| "unknown GPU".into());
-        format!("cuda:{} ({name})", self.context.ordinal())
+    pub(super) fn describe(&self) -> String {
+        let name = self.queue.context.name().unwrap_or_else(|_| "unknown GPU".into());
+        format!("cuda:{} ({name})", self.queue.context.ordinal())
     }
 
     /// Compute capability, as 90 for 9.0.
@@ -110,7 +115,8 @@ impl Cuda {
     /// # Errors
     /// The driver refuses.
     pub fn compute_capability(&self) -> Result<u32> {
-        let (major, minor) = self.context.compute_capability().map_err(refused("asking for the compute capability"))?;
+        let (major, minor) =
+            self.queue.context.compute_capability().map_err(refused("asking for the compute capability"))?;
         Ok((major * 10 + minor).unsigned_abs())
     }
 
@@ -119,7 +125,7 @@ impl Cuda {
     /// # Errors
     /// The driver refuses.
     pub fn free_and_total_memory(&self) -> Result<(usize, usize)> {
-        self.context.mem_get_info().map_err(refused("asking for free memory"))
+        self.queue.context.mem_get_info().map_err(refused("asking for free memory"))
     }
 
     /// Seconds that the GPU takes for what `work` queues, between two CUDA events; waits for it.
@@ -128,46 +134,69 @@ impl Cuda {
     /// Those of `work`, and what the driver refuses or reports.
     pub fn time(&self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
         let timing = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
-        let start = self.stream.record_event(timing).map_err(refused("recording an event"))?;
+        let start = self.event("timing", timing)?;
         work()?;
-        let end = self.stream.record_event(timing).map_err(refused("recording an event"))?;
+        let end = self.event("timing", timing)?;
         let milliseconds = start.elapsed_ms(&end).map_err(refused("timing what was queued"))?;
         Ok(f64::from(milliseconds) * 1e-3)
     }
 
-    pub(super) fn bind(&self) -> Result<()> {
-        self.context.bind_to_thread().map_err(refused("making the GPU current"))
+    /// This thread's turn, with the GPU current in it.
+    pub(super) fn turn(&self) -> Result<Turn<'_>> {
+        let turn = self.queue.turn();
+        self.queue.context.bind_to_thread().map_err(refused("making the GPU current"))?;
+        Ok(turn)
     }
 
-    pub(in crate::cuda) fn wait(&self) -> Result<()> {
-        self.stream.synchronize().map_err(refused("waiting for the GPU"))
+    /// Queues all of an op.
+    pub(super) fn in_turn(&self, op: impl FnOnce() -> Result<()>) -> Result<()> {
+        let _turn = self.turn()?;
+        op()
     }
 
-    /// The function `name_suffix` of `file`, allowed to use `shared` bytes of dynamic shared memory.
+    fn event(&self, what: &'static str, flags: Option<sys::CUevent_flags>) -> Result<CudaEvent> {
+        let _turn = self.queue.turn_outside_graphs(what)?;
+        self.queue.stream.record_event(flags).map_err(refused("recording an event"))
+    }
+
+    /// Waits for what has been queued up to now; other threads may go on queueing.
+    pub(super) fn wait(&self) -> Result<()> {
+        self.event("waiting for the GPU", None)?.synchronize().map_err(refused("waiting for the GPU"))
+    }
+
+    /// The function `name_suffix` of `file`, allowed to use `shared` bytes of dynamic shared memory; none where this
+    /// build does not have it for this GPU.
     pub(super) fn function(
         &self,
         file: &'static str,
         name: &'static str,
         suffix: &'static str,
         shared: u32,
-    ) -> Result<CudaFunction> {
+    ) -> Result<Option<CudaFunction>> {
         /// What a kernel may use without asking.
         const DEFAULT_SHARED: u32 = 48 * 1024;
         let mut functions = lock(&self.functions);
-        if let Some((function, allowed)) = functions.get(&(name, suffix))
-            && shared <= *allowed
-        {
-            return Ok(function.clone());
+        match functions.get(&(name, suffix)) {
+            None => {}
+            Some(None) => return Ok(None),
+            Some(Some((function, allowed))) if shared <= *allowed => return Ok(Some(function.clone())),
+            Some(Some(_)) => {}
         }
-        let full = if suffix.is_empty() { name.to_string() } else { format!("{name}_{suffix}") };
-        let missing = |e| Error::Launch { kernel: full.clone(), reason: super::describe(e) };
-        let function = self.module(file)?.load_function(&full).map_err(missing)?;
+        let full = full_name(name, suffix);
+        let fail = |e| Error::Launch { kernel: full.clone(), reason: describe(e) };
+        let function = match self.module(file)?.load_function(&full) {
+            Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND)) => {
+                functions.insert((name, suffix), None);
+                return Ok(None);
+            }
+            found => found.map_err(fail)?,
+        };
         if shared > DEFAULT_SHARED {
             let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            function.set_attribute(attribute, shared as i32).map_err(missing)?;
+            function.set_attribute(attribute, shared as i32).map_err(fail)?;
         }
-        functions.insert((name, suffix), (function.clone(), shared.max(DEFAULT_SHARED)));
-        Ok(function)
+        functions.insert((name, suffix), Some((function.clone(), shared.max(DEFAULT_SHARED))));
+        Ok(Some(function))
     }
 
     fn module(&self, file: &'static str) -> Result<Arc<CudaModule>> {
@@ -177,10 +206,24 @@ impl Cuda {
         }
         let (_, fatbin) = embedded::FATBINS.iter().find(|(name, _)| *name == file).ok_or(Error::NoKernels)?;
         let module = self
+            .queue
             .context
             .load_module(Ptx::from_binary(fatbin.to_vec()))
-            .map_err(|e| Error::Launch { kernel: file.into(), reason: super::describe(e) })?;
+            .map_err(|e| Error::Launch { kernel: file.into(), reason: describe(e) })?;
         modules.insert(file, module.clone());
         Ok(module)
     }
+}
+
+/// What the driver says, in words.
+pub(super) fn describe(error: DriverError) -> String {
+    match (error.error_name(), error.error_string()) {
+        (Ok(name), Ok(text)) => format!("{} ({})", text.to_string_lossy(), name.to_string_lossy()),
+        _ => format!("{error:?}"),
+    }
+}
+
+/// The driver refused `what`.
+pub(super) fn refused(what: &'static str) -> impl Fn(DriverError) -> Error {
+    move |error| Error::Cuda { what, reason: describe(error) }
 }

@@ -5,10 +5,7 @@
 //! | up to 8, forward | any, and f32 | `any_rows`: one warp for each output |
 //! | more, or a gradient | any, and f32 | `any`: FMA |
 
-use super::{
-    Cuda, Kernel, Shape, dim,
-    product::{FEW, Kernels, Plan, Product, is_aligned},
-};
+use super::{Cuda, FEW, Kernel, Kernels, LaunchConfig, Plan, Product, dim, is_aligned};
 use crate::{
     DType, Float, Result,
     cuda::params::LinearParams,
@@ -112,7 +109,7 @@ unsafe fn few(cuda: &Cuda, product: &Product, weight: *const c_void) -> Result<(
     // CTAs that fit on a multiprocessor, by registers.
     let (kernel, ctas) = if product.n <= 8 { (&FEW8, 3) } else { (&FEW16, 2) };
     let blocks = if product.n == 0 { 0 } else { product.m.div_ceil(16).min(cuda.n_sms as usize * ctas) };
-    let shape = Shape::new(dim(blocks), THREADS);
+    let shape = LaunchConfig::new(dim(blocks), THREADS);
     // SAFETY: the caller's word.
     unsafe { cuda.launch(kernel, product.suffix(), params(product, weight), shape) }
 }

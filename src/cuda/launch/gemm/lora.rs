@@ -1,12 +1,12 @@
-use super::{
-    Cuda, Kernel, Shape, dim,
-    scratch::{ADAPTER, PARTIAL},
-};
+use super::{Cuda, Kernel, LaunchConfig, dim};
 use crate::{
     Element, Error, Float, Mat, MatMut, Result,
-    cuda::params::{
-        DropoutParams, LoraDownParams, LoraFewParams, LoraTransposeParams, LoraUpParams, LoraWeightGradParams,
-        TransposeParams,
+    cuda::{
+        params::{
+            DropoutParams, LoraDownParams, LoraFewParams, LoraTransposeParams, LoraUpParams, LoraWeightGradParams,
+            TransposeParams,
+        },
+        scratch::Slot,
     },
     ops::{Dropout, Lora, LoraGrad},
 };
@@ -99,7 +99,8 @@ impl Cuda {
     unsafe fn lora_down<T: Float>(&self, p: LoraDownParams) -> Result<()> {
         let rows = p.n.max(p.out_t_stride) as usize;
         if !packed_down::<T>(&p) {
-            let shape = Shape { grid: [grid(rows.div_ceil(8))?, p.r.div_ceil(8), 1], threads: THREADS, shared: 0 };
+            let shape =
+                LaunchConfig { grid: [grid(rows.div_ceil(8))?, p.r.div_ceil(8), 1], threads: THREADS, shared: 0 };
             // SAFETY: the caller's word.
             return unsafe { self.launch(&DOWN_ANY, T::DTYPE.suffix(), p, shape) };
         }
@@ -110,7 +111,7 @@ impl Cuda {
         let (kernels, tile, warps) = if few { (&DOWN_FEW, 16, 16) } else { (&DOWN, 32, 8) };
         let blocks = rows.div_ceil(tile) * p.r.div_ceil(width) as usize;
         let shared = dim(warps * tile * size_of::<f32>()) * width;
-        let shape = Shape { grid: [grid(blocks)?, 1, 1], threads: 32 * dim(warps), shared };
+        let shape = LaunchConfig { grid: [grid(blocks)?, 1, 1], threads: 32 * dim(warps), shared };
         let kernel = &kernels[size][usize::from(p.dropout.threshold != 0)];
         // SAFETY: the caller's word; the kernel's conditions on alignment were checked above.
         unsafe { self.launch(kernel, T::DTYPE.suffix(), p, shape) }
@@ -123,13 +124,13 @@ impl Cuda {
         const TOKENS: usize = 64;
         let across = (p.cols as usize).div_ceil(256);
         if !packed_up::<T>(&p) {
-            let shape = Shape::new(grid(p.n as usize * across)?, THREADS);
+            let shape = LaunchConfig::new(grid(p.n as usize * across)?, THREADS);
             // SAFETY: the caller's word.
             return unsafe { self.launch(&UP_ANY, T::DTYPE.suffix(), p, shape) };
         }
         let size = [16, 32].iter().position(|&depth| p.r <= depth).unwrap_or(2);
         let kernel = &UP[size][usize::from(p.dropout.threshold != 0)];
-        let shape = Shape::new(grid((p.n as usize).div_ceil(TOKENS) * across)?, THREADS);
+        let shape = LaunchConfig::new(grid((p.n as usize).div_ceil(TOKENS) * across)?, THREADS);
         // SAFETY: the caller's word; the kernel's conditions on alignment were checked above.
         unsafe { self.launch(kernel, T::DTYPE.suffix(), p, shape) }
     }
@@ -148,16 +149,15 @@ impl Cuda {
             && p.down.r <= 64
             && p.down.dropout.threshold == 0
             && packed_down::<T>(&p.down)
-            && packed_up::<T>(&p.up)
-            && self.compute_capability()? >= 90;
-        if !fits {
+            && packed_up::<T>(&p.up);
+        let size = [16, 32].iter().position(|&width| p.down.r <= width).unwrap_or(2);
+        if !fits || !self.has(&FEW[size], T::DTYPE.suffix())? {
             return Ok(false);
         }
-        let size = [16, 32].iter().position(|&width| p.down.r <= width).unwrap_or(2);
         // f32 for each warp and the CTA, and xa rounded.
         let shared = (16 << size) * TOKENS as u32 * ((WARPS + 1) * 4 + size_of::<T>() as u32);
         let blocks = grid(n.div_ceil(TOKENS) * CLUSTER)?;
-        let shape = Shape { grid: [blocks, 1, 1], threads: 32 * WARPS, shared };
+        let shape = LaunchConfig { grid: [blocks, 1, 1], threads: 32 * WARPS, shared };
         // SAFETY: the caller's word; the kernel's conditions were checked above.
         unsafe { self.launch(&FEW[size], T::DTYPE.suffix(), p, shape) }?;
         Ok(true)
@@ -194,9 +194,9 @@ impl Cuda {
         // Whole runs of 16 tokens.
         let split_len = n.div_ceil(splits).next_multiple_of(16);
         (p.splits, p.split_len) = (dim(n.div_ceil(split_len)), dim(split_len));
-        p.partial = self.scratch(&PARTIAL, p.splits as usize * r * cols)?;
-        let mut shape = Shape { grid: [dim(tiles), p.splits, 1], threads: THREADS, shared: 0 };
-        let sum = Shape::new(grid((r * cols).div_ceil(THREADS as usize))?, THREADS);
+        p.partial = self.scratch(Slot::Partial, p.splits as usize * r * cols)?;
+        let mut shape = LaunchConfig { grid: [dim(tiles), p.splits, 1], threads: THREADS, shared: 0 };
+        let sum = LaunchConfig::new(grid((r * cols).div_ceil(THREADS as usize))?, THREADS);
         let kernel = if tensor {
             let size = usize::from(r > 16);
             let width = 16 << size;
@@ -276,7 +276,7 @@ impl Transposed {
     fn new<T: Element>(cuda: &Cuda, n: usize, k: usize, r: usize, out: usize) -> Result<Self> {
         let n_padded = n.next_multiple_of(32);
         let lens = [k * r, r * out, r * n_padded, r * n_padded].map(|len| (len * size_of::<T>()).next_multiple_of(256));
-        let start = cuda.scratch(&ADAPTER, lens.iter().sum())?;
+        let start = cuda.scratch::<u8>(Slot::Adapter, lens.iter().sum())?;
         let at = |i: usize| start.wrapping_add(lens[..i].iter().sum()).cast();
         Ok(Transposed { a: at(0), b: at(1), xa: at(2), d_xa: at(3), n_padded })
     }
@@ -298,7 +298,7 @@ fn transpose(
 unsafe fn launch_transposes<T: Float>(cuda: &Cuda, matrices: [TransposeParams; 3]) -> Result<()> {
     let tiles = matrices.iter().map(|m| m.cols.div_ceil(32) as usize * m.out_stride.div_ceil(32) as usize);
     let blocks = tiles.max().unwrap_or(0).min(1024);
-    let shape = Shape { grid: [dim(blocks), 3, 1], threads: THREADS, shared: 0 };
+    let shape = LaunchConfig { grid: [dim(blocks), 3, 1], threads: THREADS, shared: 0 };
     // SAFETY: the caller's word.
     unsafe { cuda.launch(&TRANSPOSE, T::DTYPE.suffix(), LoraTransposeParams { matrices }, shape) }
 }

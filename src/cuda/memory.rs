@@ -1,0 +1,203 @@
+//! Device memory: allocation, windows, copies.
+#![allow(unsafe_code)]
+
+use super::{
+    Cuda,
+    device::{describe, lock, refused},
+    staging::Ring,
+    stream::Queue,
+};
+use crate::{Buf, Element, Error, Parts, Result, Storage, View, ViewMut, element, ops::Check};
+use cudarc::driver::{CudaSlice, DevicePtr, DriverError, result, sys};
+use std::{
+    marker::PhantomData,
+    mem::ManuallyDrop,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+/// Bytes allocated now, and at most.
+#[derive(Default)]
+pub(super) struct Meter {
+    now: AtomicUsize,
+    peak: AtomicUsize,
+}
+
+impl Meter {
+    fn add(&self, bytes: usize) {
+        let now = self.now.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.peak.fetch_max(now, Ordering::Relaxed);
+    }
+
+    fn sub(&self, bytes: usize) {
+        self.now.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// A piece of device memory: of a [`Memory`], and of the recorded graphs that use it.
+pub struct Allocation {
+    bytes: ManuallyDrop<CudaSlice<u8>>,
+    queue: Arc<Queue>,
+}
+
+/// Frees in the order of the queue, or behind the graph that is being recorded.
+impl Drop for Allocation {
+    fn drop(&mut self) {
+        let turn = self.queue.turn();
+        self.queue.meter.sub(self.bytes.len());
+        // SAFETY: this is the only place that takes it, and runs once.
+        let bytes = unsafe { ManuallyDrop::take(&mut self.bytes) };
+        // A GPU that cannot be made current is lost, its memory with it.
+        let _ = self.queue.context.bind_to_thread();
+        match turn.borrow_mut().as_mut() {
+            Some(recording) => recording.dropped.push(bytes),
+            None => drop(bytes),
+        }
+    }
+}
+
+/// Owned device memory.
+pub struct Memory<T> {
+    ptr: u64,
+    len: usize,
+    allocation: Arc<Allocation>,
+    element: PhantomData<T>,
+}
+
+impl<T: Element> View<'_, Cuda, T> {
+    /// The device address.
+    pub(super) fn ptr(&self) -> u64 {
+        self.as_ptr() as u64
+    }
+}
+
+impl<T: Element> ViewMut<'_, Cuda, T> {
+    /// The device address.
+    pub(super) fn ptr(&mut self) -> u64 {
+        self.as_mut_ptr() as u64
+    }
+}
+
+// SAFETY: `alloc` fills in the address of an allocation of that many elements, which is freed when the last `Arc` of it
+// is dropped. `admit` accepts memory of this `Cuda` alone, and a recording keeps an `Arc` of what it admits.
+unsafe impl Storage for Cuda {
+    type Memory<T: Element> = Memory<T>;
+    type Owner = Arc<Allocation>;
+
+    fn parts<T: Element>(memory: &Memory<T>) -> Parts<'_, *const T, Arc<Allocation>> {
+        Parts { ptr: memory.ptr as *const T, len: memory.len, owner: &memory.allocation }
+    }
+
+    fn parts_mut<T: Element>(memory: &mut Memory<T>) -> Parts<'_, *mut T, Arc<Allocation>> {
+        Parts { ptr: memory.ptr as *mut T, len: memory.len, owner: &memory.allocation }
+    }
+
+    fn admit(&self, owner: &Arc<Allocation>) -> bool {
+        if !Arc::ptr_eq(&owner.queue, &self.queue) {
+            return false;
+        }
+        if let Some(recording) = self.queue.turn().borrow_mut().as_mut() {
+            recording.kept.push(owner.clone());
+        }
+        true
+    }
+}
+
+fn allocation(bytes: usize) -> impl Fn(DriverError) -> Error {
+    move |error| match error.0 {
+        sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::OutOfMemory { bytes },
+        _ => Error::Cuda { what: "allocating device memory", reason: describe(error) },
+    }
+}
+
+impl Cuda {
+    fn alloc<T: Element>(&self, len: usize) -> Result<Buf<Self, T>> {
+        let bytes = element::bytes::<T>(len)?;
+        let _turn = self.queue.turn_outside_graphs("allocating device memory")?;
+        let stream = &self.queue.stream;
+        // One byte at least, so that there is an address.
+        // SAFETY: the contents are set by both callers before anyone can read them.
+        let slice = unsafe { stream.alloc::<u8>(bytes.max(1)) }.map_err(allocation(bytes))?;
+        self.queue.meter.add(slice.len());
+        let ptr = slice.device_ptr(stream).0;
+        let allocation = Allocation { bytes: ManuallyDrop::new(slice), queue: self.queue.clone() };
+        Ok(Buf(Memory { ptr, len, allocation: Arc::new(allocation), element: PhantomData }))
+    }
+
+    pub(super) fn alloc_zeros<T: Element>(&self, len: usize) -> Result<Buf<Self, T>> {
+        let mut memory = self.alloc(len)?;
+        self.fill_zero(memory.view_mut())?;
+        Ok(memory)
+    }
+
+    pub(super) fn alloc_copy<T: Element>(&self, host: &[T]) -> Result<Buf<Self, T>> {
+        let mut memory = self.alloc(host.len())?;
+        self.copy_from_host(host, memory.view_mut())?;
+        Ok(memory)
+    }
+
+    pub(super) fn fill_zero<T: Element>(&self, mut out: ViewMut<'_, Self, T>) -> Result<()> {
+        Check::new("clear", self).view_mut("out", &out)?;
+        if out.is_empty() {
+            return Ok(());
+        }
+        let _turn = self.turn()?;
+        // SAFETY: `out` borrows that many elements, of this device's memory (`check` asked `admit`).
+        unsafe { result::memset_d8_async(out.ptr(), 0, out.len() * size_of::<T>(), self.queue.stream.cu_stream()) }
+            .map_err(refused("clearing device memory"))
+    }
+
+    /// Returns when `host` may be reused.
+    pub(super) fn copy_from_host<T: Element>(&self, host: &[T], mut out: ViewMut<'_, Self, T>) -> Result<()> {
+        Check::new("write", self).len_mut("out", &out, host.len())?;
+        if host.is_empty() {
+            return Ok(());
+        }
+        let _turn = self.queue.turn_outside_graphs("copying to the device")?;
+        let mut staging = lock(&self.staging);
+        let ring = match &mut *staging {
+            Some(ring) => ring,
+            none => none.insert(Ring::new(&self.queue)?),
+        };
+        // SAFETY: `out` borrows as many elements as `host` has, of this device's memory (checked above); what is freed
+        // later is freed behind the copy, in the order of the stream.
+        unsafe { ring.copy(&self.queue, bytemuck::cast_slice(host), out.ptr()) }
+    }
+
+    pub(super) fn copy_to_host<T: Element>(&self, x: View<'_, Self, T>) -> Result<Vec<T>> {
+        Check::new("download", self).view("x", &x)?;
+        let mut host: Vec<T> = bytemuck::allocation::zeroed_vec(x.len());
+        let turn = self.queue.turn_outside_graphs("copying from the device")?;
+        if !host.is_empty() {
+            // SAFETY: `x` borrows as many elements as `host` has room for, and `host` is not touched before the wait
+            // below is over, nor dropped: a wait that fails comes from a GPU that does nothing more.
+            unsafe { result::memcpy_dtoh_async(&mut host, x.ptr(), self.queue.stream.cu_stream()) }
+                .map_err(refused("copying from the device"))?;
+        }
+        drop(turn);
+        self.wait()?;
+        Ok(host)
+    }
+
+    pub(super) fn copy_on_device<T: Element>(&self, x: View<'_, Self, T>, mut out: ViewMut<'_, Self, T>) -> Result<()> {
+        let check = Check::new("copy", self);
+        check.view("x", &x)?;
+        check.len_mut("out", &out, x.len())?;
+        if x.is_empty() {
+            return Ok(());
+        }
+        let _turn = self.turn()?;
+        let bytes = x.len() * size_of::<T>();
+        // SAFETY: both borrow that many bytes of this device's memory (checked above), and cannot overlap: `out` is
+        // borrowed mutably.
+        unsafe { result::memcpy_dtod_async(out.ptr(), x.ptr(), bytes, self.queue.stream.cu_stream()) }
+            .map_err(refused("copying on the device"))
+    }
+
+    pub(super) fn memory_use(&self) -> (usize, usize) {
+        let meter = &self.queue.meter;
+        (meter.now.load(Ordering::Relaxed), meter.peak.load(Ordering::Relaxed))
+    }
+}
