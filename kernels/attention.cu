@@ -1,16 +1,17 @@
 // Causal attention of packed sequences (FlashAttention-2): one block for 128 query rows of one head.
 #include "attention.cuh"
-#include "params.h"
 #include "reduce.cuh"
 
 // One block: by warps of 32 rows, or by two warpgroups.
 struct Warps {
     using Engine = Mma;
-    static constexpr int THREADS = 128, M = 2, QUERIES = 128, KEYS = 64;
+    static constexpr int THREADS = ATTENTION_MMA_THREADS, M = 2;
+    static constexpr int QUERIES = ATTENTION_MMA_QUERIES, KEYS = ATTENTION_MMA_KEYS;
 };
 struct Groups {
     using Engine = Wgmma;
-    static constexpr int THREADS = 256, M = 1, QUERIES = 128, KEYS = 128;
+    static constexpr int THREADS = ATTENTION_WGMMA_THREADS, M = 1;
+    static constexpr int QUERIES = ATTENTION_WGMMA_QUERIES, KEYS = ATTENTION_WGMMA_KEYS;
 };
 
 // The running softmax of a warp's rows; a lane holds the rows l / 4 + 8 h + 16 m and its share of their sums.
@@ -139,7 +140,7 @@ ATTENTION_TILED(attention, AttentionParams, Warps, Groups)
 
 // Any type and alignment, sums in f32: one warp for each query row, a lane for each of 32 keys.
 template <class T, int D> __device__ __forceinline__ void attention_plain(const AttentionParams &p) {
-    constexpr int THREADS = 128, WARPS = THREADS / 32, TILE = 32, PART = D / 32;
+    constexpr int WARPS = ATTENTION_SIMT_WARPS, THREADS = 32 * WARPS, TILE = 32, PART = D / 32;
     __shared__ float ks[TILE][D + 1], vs[TILE][D + 1], qs[WARPS][D];
     BlockJob job(p.q_heads, p.n_seqs);
     Sequence seq(p.cu_seqlens, job.sequence, p.n);

@@ -1,6 +1,7 @@
 #pragma once
 // Tiles of attention: rows of one head in shared memory, and their products.
 #include "attention_ptx.cuh"
+#include "params.h"
 #include "wgmma.cuh"
 
 constexpr float LOG2_E = 1.4426950408889634f;
@@ -199,9 +200,9 @@ __device__ __forceinline__ void store_rows(T *to, unsigned stride, unsigned vali
     ATTENTION_KERNEL(name, kernel, Params, 64, T, THREADS, BLOCKS, __VA_ARGS__)                                        \
     ATTENTION_KERNEL(name, kernel, Params, 128, T, THREADS, BLOCKS, __VA_ARGS__)
 #define ATTENTION_PLAIN(name, Params)                                                                                  \
-    ATTENTION_DIMS(name, name, Params, bf16, 128, 1)                                                                   \
-    ATTENTION_DIMS(name, name, Params, f16, 128, 1)                                                                    \
-    ATTENTION_DIMS(name, name, Params, f32, 128, 1)
+    ATTENTION_DIMS(name, name, Params, bf16, 32 * ATTENTION_SIMT_WARPS, 1)                                                                   \
+    ATTENTION_DIMS(name, name, Params, f16, 32 * ATTENTION_SIMT_WARPS, 1)                                                                    \
+    ATTENTION_DIMS(name, name, Params, f32, 32 * ATTENTION_SIMT_WARPS, 1)
 // The tiled kernels: `name_d<D>_<T>` with `Warps`, and `name_wide_d<D>_<T>` with `Groups`, for sm_90a only.
 #define ATTENTION_WARPS(name, Params, Warps)                                                                           \
     ATTENTION_DIMS(name, name, Params, bf16, Warps::THREADS, 2, Warps)                                                 \

@@ -2,10 +2,9 @@
 // Kernel 1: delta. Kernel 2: d_k and d_v, one block for 64 keys of one key head. Kernel 3: d_q, one block for
 // 128 query rows of one head. Kernels 2 and 3 both compute the scores again.
 #include "attention.cuh"
-#include "params.h"
 #include "reduce.cuh"
 
-constexpr int THREADS = 128, WARPS = THREADS / 32;
+constexpr int WARPS = ATTENTION_SIMT_WARPS, THREADS = 32 * WARPS; // of the kernels without tiles
 
 // One warp for each row and head.
 template <class T, int D> __device__ __forceinline__ void attention_delta(const AttentionGradParams &p) {
@@ -51,11 +50,13 @@ template <class T, int D> struct Heads {
 // ---- kernel 2: a warp owns 16 keys, and computes scores with keys as rows: [keys, queries]
 struct KeyWarps {
     using Engine = Mma;
-    static constexpr int THREADS = 128, KEYS = 64, QUERIES = 64;
+    static constexpr int THREADS = ATTENTION_MMA_THREADS;
+    static constexpr int KEYS = ATTENTION_GRAD_KV_MMA_KEYS, QUERIES = ATTENTION_GRAD_KV_MMA_QUERIES;
 };
 struct KeyGroups {
     using Engine = Wgmma;
-    static constexpr int THREADS = 256, KEYS = 128, QUERIES = 64;
+    static constexpr int THREADS = ATTENTION_WGMMA_THREADS;
+    static constexpr int KEYS = ATTENTION_GRAD_KV_WGMMA_KEYS, QUERIES = ATTENTION_GRAD_KV_WGMMA_QUERIES;
 };
 
 // Scores to weights; keys after their query get 0. `lse` belongs to the queries, in shared memory; `key` is the first
@@ -177,11 +178,13 @@ ATTENTION_TILED(attention_grad_kv, AttentionGradParams, KeyWarps, KeyGroups)
 // ---- kernel 3: a warp owns 32 queries, or 16
 struct QueryWarps {
     using Engine = Mma;
-    static constexpr int THREADS = 128, M = 2, QUERIES = 128, KEYS = 32;
+    static constexpr int THREADS = ATTENTION_MMA_THREADS, M = 2;
+    static constexpr int QUERIES = ATTENTION_GRAD_Q_MMA_QUERIES, KEYS = ATTENTION_GRAD_Q_MMA_KEYS;
 };
 struct QueryGroups {
     using Engine = Wgmma;
-    static constexpr int THREADS = 256, M = 1, QUERIES = 128, KEYS = 64;
+    static constexpr int THREADS = ATTENTION_WGMMA_THREADS, M = 1;
+    static constexpr int QUERIES = ATTENTION_GRAD_Q_WGMMA_QUERIES, KEYS = ATTENTION_GRAD_Q_WGMMA_KEYS;
 };
 
 // Scores to weights; `lse` in base 2.

@@ -1,9 +1,9 @@
 // 4-bit weights to the compute type. Each thread decodes eight weights at a time: 4 bytes in, 16 bytes out in bf16.
 #include "quant.cuh"
 
-constexpr unsigned THREADS = 256;
+constexpr unsigned THREADS = DEQUANTIZE_THREADS;
 // Groups of eight that a thread has under way.
-constexpr unsigned AHEAD = 4;
+constexpr unsigned AHEAD = DEQUANTIZE_PER_THREAD / 8;
 
 template <class T> __device__ __forceinline__ void store(T *out, const T (&v)[8]) {
 #pragma unroll

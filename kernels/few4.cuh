@@ -8,10 +8,11 @@
 #include "quant.cuh"
 #include <type_traits>
 
-constexpr int UNIT_K = 256; // what a warp does at a time: 16 rows, 256 of k
-constexpr int UNIT_BYTES = 16 * UNIT_K / 2;
+constexpr int UNIT_K = LINEAR4_SKINNY_UNIT_K;
+constexpr int UNIT_BYTES = LINEAR4_SKINNY_UNIT_BYTES;
 constexpr int TABLE_PITCH = 256; // bytes from entry to entry: the 32 lanes' words, then room for sums
 constexpr int TABLE_BYTES = 256 * TABLE_PITCH;
+static_assert(TABLE_BYTES == LINEAR4_SKINNY_TABLE_BYTES && UNIT_BYTES == 16 * UNIT_K / 2);
 
 // The table holds codes times this, which makes their rounding to T smaller: FP4 becomes exact, and the root mean
 // square error of NF4 in bf16 falls from 5.5e-4 to 3.2e-4. The scales are divided by it.

@@ -37,15 +37,15 @@ template <class T, class O, bool GRAD, int TOKENS> __device__ void tensor(const 
     DenseStager<T, GRAD> stager{dense_of<T>(p)};
     tensor_product<GRAD, TOKENS>(product_of<T, O>(p, GRAD), stager);
 }
-ENTRIES(linear_tensor32, LinearParams, TENSOR_THREADS, 2, tensor, false, 32)
-ENTRIES(linear_tensor64, LinearParams, TENSOR_THREADS, 2, tensor, false, 64)
-ENTRIES(linear_tensor128, LinearParams, TENSOR_THREADS, 2, tensor, false, 128)
-ENTRIES_F32_OUT(linear_tensor32, LinearParams, TENSOR_THREADS, 2, tensor, false, 32)
-ENTRIES_F32_OUT(linear_tensor64, LinearParams, TENSOR_THREADS, 2, tensor, false, 64)
-ENTRIES_F32_OUT(linear_tensor128, LinearParams, TENSOR_THREADS, 2, tensor, false, 128)
-ENTRIES(linear_grad_tensor32, LinearParams, TENSOR_THREADS, 2, tensor, true, 32)
-ENTRIES(linear_grad_tensor64, LinearParams, TENSOR_THREADS, 2, tensor, true, 64)
-ENTRIES(linear_grad_tensor128, LinearParams, TENSOR_THREADS, 2, tensor, true, 128)
+ENTRIES(linear_tensor32, LinearParams, MMA_THREADS, 2, tensor, false, 32)
+ENTRIES(linear_tensor64, LinearParams, MMA_THREADS, 2, tensor, false, 64)
+ENTRIES(linear_tensor128, LinearParams, MMA_THREADS, 2, tensor, false, 128)
+ENTRIES_F32_OUT(linear_tensor32, LinearParams, MMA_THREADS, 2, tensor, false, 32)
+ENTRIES_F32_OUT(linear_tensor64, LinearParams, MMA_THREADS, 2, tensor, false, 64)
+ENTRIES_F32_OUT(linear_tensor128, LinearParams, MMA_THREADS, 2, tensor, false, 128)
+ENTRIES(linear_grad_tensor32, LinearParams, MMA_THREADS, 2, tensor, true, 32)
+ENTRIES(linear_grad_tensor64, LinearParams, MMA_THREADS, 2, tensor, true, 64)
+ENTRIES(linear_grad_tensor128, LinearParams, MMA_THREADS, 2, tensor, true, 128)
 
 // -------------------------------------------------------------------------- up to 16 tokens: one pass over the weight
 // The weight is operand A of the tensor cores, straight from memory: 16 of its rows, with up to 16 tokens as B. Lane
@@ -53,7 +53,7 @@ ENTRIES(linear_grad_tensor128, LinearParams, TENSOR_THREADS, 2, tensor, true, 12
 // the tensor cores call which column does not matter to a sum. Wants x, its rows and the weight aligned to 16 bytes and
 // cols a multiple of 8.
 
-constexpr int FEW_WARPS = 8;
+constexpr int FEW_WARPS = LINEAR_SKINNY_THREADS / 32;
 constexpr int FEW_K = 128; // what a warp loads at a time of 16 rows
 
 template <class T> struct FewRow {
@@ -117,10 +117,10 @@ template <class T, class O, int TOKENS8> __device__ void few(const LinearParams 
         }
     }
 }
-ENTRIES(linear_few8, LinearParams, FEW_WARPS * 32, 3, few, 1)
-ENTRIES(linear_few16, LinearParams, FEW_WARPS * 32, 2, few, 2)
-ENTRIES_F32_OUT(linear_few8, LinearParams, FEW_WARPS * 32, 3, few, 1)
-ENTRIES_F32_OUT(linear_few16, LinearParams, FEW_WARPS * 32, 2, few, 2)
+ENTRIES(linear_few8, LinearParams, LINEAR_SKINNY_THREADS, LINEAR_SKINNY8_CTAS, few, 1)
+ENTRIES(linear_few16, LinearParams, LINEAR_SKINNY_THREADS, LINEAR_SKINNY16_CTAS, few, 2)
+ENTRIES_F32_OUT(linear_few8, LinearParams, LINEAR_SKINNY_THREADS, LINEAR_SKINNY8_CTAS, few, 1)
+ENTRIES_F32_OUT(linear_few16, LinearParams, LINEAR_SKINNY_THREADS, LINEAR_SKINNY16_CTAS, few, 2)
 
 // ------------------------------------------------------------------------------------------------------ split sums
 // out [n, rows] (+)= sum over s of partial [splits, n, rows], in order. linear4 uses it too, with rows = its outputs.
@@ -133,6 +133,6 @@ template <class T, class O, bool> __device__ void sum(const LinearParams &p) {
         *o = from_f32<O>(p.accumulate ? to_f32(*o) + total : total);
     }
 }
-ENTRIES(linear_sum, LinearParams, 256, 4, sum, false)
-ENTRIES_F32_OUT(linear_sum, LinearParams, 256, 4, sum, false)
-ENTRY_F32(linear_sum, LinearParams, 256, 4, sum, false)
+ENTRIES(linear_sum, LinearParams, GEMM_SUM_THREADS, 4, sum, false)
+ENTRIES_F32_OUT(linear_sum, LinearParams, GEMM_SUM_THREADS, 4, sum, false)
+ENTRY_F32(linear_sum, LinearParams, GEMM_SUM_THREADS, 4, sum, false)

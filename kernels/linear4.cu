@@ -56,7 +56,7 @@ ENTRY_F32(linear4_grad_any, Linear4Params, SIMT_THREADS, 2, any, true, false)
 // Decodes a tile: each thread 32 weights of one row, so of one block. Wants the codes aligned to 16 bytes and cols a
 // multiple of 32.
 template <class T, bool GRAD> struct CodedStager {
-    static constexpr int BUFFERS = 2;
+    static constexpr int STAGES = GEMM_MMA_QUANTIZED_STAGES;
     static constexpr bool DECODES = true;
     static constexpr int THREADS_A_ROW = (GRAD ? TILE_OUT : TILE_K) / 32;
     const Weight4Params &p;
@@ -105,29 +105,30 @@ template <class T, class O, bool GRAD, int TOKENS> __device__ void tensor(const 
     CodedStager<T, GRAD> stager{p.weight, table, map};
     tensor_product<GRAD, TOKENS>(product_of<T, O>(p, GRAD), stager);
 }
-ENTRIES(linear4_tensor32, Linear4Params, TENSOR_THREADS, 2, tensor, false, 32)
-ENTRIES(linear4_tensor64, Linear4Params, TENSOR_THREADS, 2, tensor, false, 64)
-ENTRIES(linear4_tensor128, Linear4Params, TENSOR_THREADS, 2, tensor, false, 128)
-ENTRIES_F32_OUT(linear4_tensor32, Linear4Params, TENSOR_THREADS, 2, tensor, false, 32)
-ENTRIES_F32_OUT(linear4_tensor64, Linear4Params, TENSOR_THREADS, 2, tensor, false, 64)
-ENTRIES_F32_OUT(linear4_tensor128, Linear4Params, TENSOR_THREADS, 2, tensor, false, 128)
-ENTRIES(linear4_grad_tensor32, Linear4Params, TENSOR_THREADS, 2, tensor, true, 32)
-ENTRIES(linear4_grad_tensor64, Linear4Params, TENSOR_THREADS, 2, tensor, true, 64)
-ENTRIES(linear4_grad_tensor128, Linear4Params, TENSOR_THREADS, 2, tensor, true, 128)
+ENTRIES(linear4_tensor32, Linear4Params, MMA_THREADS, 2, tensor, false, 32)
+ENTRIES(linear4_tensor64, Linear4Params, MMA_THREADS, 2, tensor, false, 64)
+ENTRIES(linear4_tensor128, Linear4Params, MMA_THREADS, 2, tensor, false, 128)
+ENTRIES_F32_OUT(linear4_tensor32, Linear4Params, MMA_THREADS, 2, tensor, false, 32)
+ENTRIES_F32_OUT(linear4_tensor64, Linear4Params, MMA_THREADS, 2, tensor, false, 64)
+ENTRIES_F32_OUT(linear4_tensor128, Linear4Params, MMA_THREADS, 2, tensor, false, 128)
+ENTRIES(linear4_grad_tensor32, Linear4Params, MMA_THREADS, 2, tensor, true, 32)
+ENTRIES(linear4_grad_tensor64, Linear4Params, MMA_THREADS, 2, tensor, true, 64)
+ENTRIES(linear4_grad_tensor128, Linear4Params, MMA_THREADS, 2, tensor, true, 128)
 
 // ------------------------------------------------------------------------------------------------- up to 16 tokens
 
 template <class T, class O, int TOKENS8, int STAGES> __device__ void few(const Linear4Params &p) {
     __shared__ float map[256];
+    static_assert(sizeof(map) <= LINEAR4_SKINNY_STATIC_BYTES);
     fill_dynamic_map(map);
     Few<T, O, TOKENS8, STAGES>(p, map).run();
 }
-ENTRIES(linear4_few8, Linear4Params, 512, 1, few, 1, 3)
-ENTRIES(linear4_few16, Linear4Params, 512, 1, few, 2, 3)
-ENTRIES_F32_OUT(linear4_few8, Linear4Params, 512, 1, few, 1, 3)
-ENTRIES_F32_OUT(linear4_few16, Linear4Params, 512, 1, few, 2, 3)
+ENTRIES(linear4_few8, Linear4Params, LINEAR4_SKINNY_THREADS, 1, few, 1, LINEAR4_SKINNY_STAGES)
+ENTRIES(linear4_few16, Linear4Params, LINEAR4_SKINNY_THREADS, 1, few, 2, LINEAR4_SKINNY_STAGES)
+ENTRIES_F32_OUT(linear4_few8, Linear4Params, LINEAR4_SKINNY_THREADS, 1, few, 1, LINEAR4_SKINNY_STAGES)
+ENTRIES_F32_OUT(linear4_few16, Linear4Params, LINEAR4_SKINNY_THREADS, 1, few, 2, LINEAR4_SKINNY_STAGES)
 // For GPUs with 99 KiB of shared memory: 8 warps.
-ENTRIES(linear4_few8_small, Linear4Params, 256, 1, few, 1, 2)
-ENTRIES(linear4_few16_small, Linear4Params, 256, 1, few, 2, 2)
-ENTRIES_F32_OUT(linear4_few8_small, Linear4Params, 256, 1, few, 1, 2)
-ENTRIES_F32_OUT(linear4_few16_small, Linear4Params, 256, 1, few, 2, 2)
+ENTRIES(linear4_few8_small, Linear4Params, LINEAR4_SKINNY_SMALL_THREADS, 1, few, 1, LINEAR4_SKINNY_SMALL_STAGES)
+ENTRIES(linear4_few16_small, Linear4Params, LINEAR4_SKINNY_SMALL_THREADS, 1, few, 2, LINEAR4_SKINNY_SMALL_STAGES)
+ENTRIES_F32_OUT(linear4_few8_small, Linear4Params, LINEAR4_SKINNY_SMALL_THREADS, 1, few, 1, LINEAR4_SKINNY_SMALL_STAGES)
+ENTRIES_F32_OUT(linear4_few16_small, Linear4Params, LINEAR4_SKINNY_SMALL_THREADS, 1, few, 2, LINEAR4_SKINNY_SMALL_STAGES)

@@ -111,13 +111,13 @@ template <class T, bool DROP, int COLS, int TILES, int WARPS, int AHEAD> __devic
 
 // `lora_down<width>`: many tokens; `lora_down_few<width>`: few, so that more warps share a row. `_drop`: with dropout.
 #define INSTANTIATE_DOWN(T, name, drop, width, ahead, ahead_few)                                                       \
-    extern "C" __global__ void __launch_bounds__(256, 2)                                                               \
+    extern "C" __global__ void __launch_bounds__(32 * LORA_DOWN_WARPS, 2)                                              \
         lora_down##name##_##T(const __grid_constant__ LoraDownParams p) {                                              \
-        down<T, drop, width / 8, 2, 8, ahead>(p);                                                                      \
+        down<T, drop, width / 8, LORA_DOWN_TOKENS / 16, LORA_DOWN_WARPS, ahead>(p);                                    \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(512)                                                                  \
+    extern "C" __global__ void __launch_bounds__(32 * LORA_DOWN_SKINNY_WARPS)                                          \
         lora_down_few##name##_##T(const __grid_constant__ LoraDownParams p) {                                          \
-        down<T, drop, width / 8, 1, 16, ahead_few>(p);                                                                 \
+        down<T, drop, width / 8, LORA_DOWN_SKINNY_TOKENS / 16, LORA_DOWN_SKINNY_WARPS, ahead_few>(p);                  \
     }
 #define INSTANTIATE_DOWNS(T)                                                                                           \
     INSTANTIATE_DOWN(T, 8, false, 8, 2, 4)                                                                             \
@@ -131,19 +131,19 @@ INSTANTIATE_DOWNS(f16)
 
 // A warp for each token and eight columns of r.
 template <class T> __device__ void lora_down_any(const LoraDownParams &p) {
-    constexpr int WARPS = 8;
-    unsigned row = blockIdx.x * WARPS + threadIdx.x / 32, r0 = blockIdx.y * 8, lane = threadIdx.x % 32;
+    constexpr int WARPS = LORA_DOWN_SIMT_WARPS, WIDTH = LORA_DOWN_SIMT_COLS;
+    unsigned row = blockIdx.x * WARPS + threadIdx.x / 32, r0 = blockIdx.y * WIDTH, lane = threadIdx.x % 32;
     if (row >= (p.out_t ? p.out_t_stride : p.n)) return;
     Dropout dropout = dropout_of(p.dropout);
     const T *x = static_cast<const T *>(p.x) + size_t(row) * p.x_stride, *a = static_cast<const T *>(p.a);
-    float sum[8] = {};
+    float sum[WIDTH] = {};
     for (unsigned k = row < p.n ? lane : p.cols; k < p.cols; k += 32) {
         float v = kept(dropout, row, k) ? to_f32(x[k]) : 0.f;
 #pragma unroll
-        for (unsigned j = 0; j < 8; j++) sum[j] += v * to_f32(a[size_t(min(r0 + j, p.r - 1)) * p.cols + k]);
+        for (unsigned j = 0; j < WIDTH; j++) sum[j] += v * to_f32(a[size_t(min(r0 + j, p.r - 1)) * p.cols + k]);
     }
 #pragma unroll
-    for (unsigned j = 0; j < 8; j++) {
+    for (unsigned j = 0; j < WIDTH; j++) {
         float v = warp_sum(sum[j]);
         if (lane != 0 || r0 + j >= p.r) continue;
         store_down<T>(p, row, r0 + j, v);
@@ -233,12 +233,13 @@ template <class T, int DEPTH, int TILES> struct Up {
     }
 };
 
-// Tokens of a CTA, which walks over them 16 or 32 at a time.
-constexpr unsigned UP_TOKENS = 64;
+// A CTA walks over its tokens 16 or 32 at a time.
+constexpr unsigned UP_TOKENS = LORA_UP_TOKENS, UP_COLS = LORA_UP_COLS;
+static_assert(UP_COLS == LORA_UP_THREADS, "a warp has 32 columns; in the form for any type a thread has one");
 
 template <class T, bool DROP, int DEPTH, int TILES> __device__ void up(const LoraUpParams &p) {
-    unsigned across = (p.cols + 255) / 256;
-    unsigned col0 = blockIdx.x % across * 256 + threadIdx.x / 32 * 32, row0 = blockIdx.x / across * UP_TOKENS;
+    unsigned across = (p.cols + UP_COLS - 1) / UP_COLS;
+    unsigned col0 = blockIdx.x % across * UP_COLS + threadIdx.x / 32 * 32, row0 = blockIdx.x / across * UP_TOKENS;
     if (col0 >= p.cols) return;
     Up<T, DEPTH, TILES> tile(p, col0);
     tile.load_b(p, 0);
@@ -255,11 +256,11 @@ template <class T, bool DROP, int DEPTH, int TILES> __device__ void up(const Lor
 }
 
 #define INSTANTIATE_UP(T, depth)                                                                                       \
-    extern "C" __global__ void __launch_bounds__(256, 2)                                                               \
+    extern "C" __global__ void __launch_bounds__(LORA_UP_THREADS, 2)                                                   \
         lora_up##depth##_##T(const __grid_constant__ LoraUpParams p) {                                                 \
         up<T, false, depth / 16, depth == 64 ? 1 : 2>(p);                                                                                   \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(256, 2)                                                               \
+    extern "C" __global__ void __launch_bounds__(LORA_UP_THREADS, 2)                                                   \
         lora_up##depth##_drop_##T(const __grid_constant__ LoraUpParams p) {                                            \
         up<T, true, depth / 16, depth == 16 ? 2 : 1>(p);                                                                                    \
     }
@@ -272,8 +273,8 @@ INSTANTIATE_UPS(f16)
 
 // A thread for each element.
 template <class T> __device__ void lora_up_any(const LoraUpParams &p) {
-    unsigned across = (p.cols + 255) / 256;
-    unsigned row = blockIdx.x / across, col = blockIdx.x % across * 256 + threadIdx.x;
+    unsigned across = (p.cols + UP_COLS - 1) / UP_COLS;
+    unsigned row = blockIdx.x / across, col = blockIdx.x % across * UP_COLS + threadIdx.x;
     if (col >= p.cols || !kept(dropout_of(p.dropout), row, col)) return;
     const T *xa = static_cast<const T *>(p.xa) + size_t(row) * p.xa_stride;
     const T *b = static_cast<const T *>(p.b) + size_t(col) * p.r;
@@ -288,7 +289,7 @@ INSTANTIATE(lora_up_any, LoraUpParams)
 
 // Few tokens, 16 for each cluster of CTAs: down and up in one launch, for decoding, where an adapter is a matter of
 // latency. All warps of the cluster share out the columns of x; each CTA adds up what the others have in shared memory.
-constexpr unsigned FEW_WARPS = 8, CLUSTER = 8;
+constexpr unsigned FEW_WARPS = LORA_SKINNY_WARPS, CLUSTER = LORA_SKINNY_CLUSTER;
 
 template <class T, int WIDTH> struct FewShared {
     float warps[FEW_WARPS][16 * WIDTH];
@@ -336,7 +337,7 @@ template <class T, int WIDTH, int AHEAD> __device__ void lora_few(const LoraDown
 }
 
 #define INSTANTIATE_FEW(T, width, ahead)                                                                               \
-    extern "C" __global__ void CLUSTER_OF(8) __launch_bounds__(256)                                                    \
+    extern "C" __global__ void CLUSTER_OF(LORA_SKINNY_CLUSTER) __launch_bounds__(32 * LORA_SKINNY_WARPS)                                                    \
         lora_few##width##_##T(const __grid_constant__ LoraFewParams p) {                                               \
         lora_few<T, width, ahead>(p.down, p.up);                                                                       \
     }

@@ -1,6 +1,7 @@
 #pragma once
 // What the kernels of linear.cu and linear4.cu share. All compute out (+)= x B, x [n, k], out [n, m]. The weight W
 // is row-major [rows, cols]; forward B = W^T (m = rows, k = cols), in the gradient B = W (m = cols, k = rows).
+#include "params.h"
 #include "types.cuh"
 
 // x and out of one product. `partial`: [splits, n, m] in f32 when several CTAs share an output tile.

@@ -4,7 +4,7 @@
 #include "params.h"
 #include "types.cuh"
 
-constexpr int THREADS = 128, HEADS = 4;
+constexpr int THREADS = QK_NORM_ROPE_THREADS, HEADS = QK_NORM_ROPE_HEADS;
 
 // N elements of S as f32.
 template <class S, int N> __device__ __forceinline__ void load(float (&out)[N], const S *p, bool packed) {

@@ -3,7 +3,7 @@
 #include "reduce.cuh"
 #include "types.cuh"
 
-constexpr int THREADS = 256;
+constexpr int THREADS = RMS_NORM_THREADS;
 // Packs of a row that a thread keeps in registers between the two passes; longer rows are read again.
 constexpr int KEPT = 4;
 

@@ -2,7 +2,7 @@
 #include "params.h"
 #include "types.cuh"
 
-constexpr unsigned THREADS = 256;
+constexpr unsigned THREADS = ROWS_THREADS;
 
 template <class T> __device__ __forceinline__ void copy_row(const T *x, T *out, unsigned d) {
     unsigned done = 0;

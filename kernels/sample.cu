@@ -9,7 +9,7 @@
 #include <cfloat>
 #include <cstdint>
 
-constexpr unsigned THREADS = 1024;
+constexpr unsigned THREADS = SAMPLE_THREADS;
 constexpr unsigned WARPS = THREADS / 32;
 // Candidates of one warp, which looks at a range of ids of its own.
 constexpr unsigned CAPACITY = 128;

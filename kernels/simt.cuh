@@ -4,9 +4,9 @@
 #include "product.cuh"
 #include "reduce.cuh"
 
-constexpr int SIMT_THREADS = 256;
-constexpr int SIMT_TILE = 64; // tokens and outputs of a CTA
-constexpr int SIMT_K = 16;
+constexpr int SIMT_THREADS = GEMM_SIMT_THREADS;
+constexpr int SIMT_TILE = GEMM_SIMT_TILE;
+constexpr int SIMT_K = GEMM_SIMT_TILE_K;
 
 struct SimtTiles {
     float x[SIMT_K][SIMT_TILE + 4];
@@ -65,7 +65,7 @@ template <bool GRAD, class T, class O, class W> __device__ void simt_product(con
 
 // Forward for up to 8 tokens: one warp for each weight row.
 template <class T, class O, class W> __device__ void simt_rows(const Product<T, O> &p, const W &w) {
-    constexpr int TOKENS = 8;
+    constexpr int TOKENS = GEMM_SIMT_ROWS_TOKENS;
     unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     unsigned row = blockIdx.x * (SIMT_THREADS / 32) + warp;
     if (row >= p.m) return;

@@ -2,7 +2,7 @@
 #include "params.h"
 #include "vec8.cuh"
 
-constexpr unsigned THREADS = 256;
+constexpr unsigned THREADS = ELEMENTWISE_THREADS;
 
 template <class T> __device__ __forceinline__ float sigmoid(float v) {
     // f16 and bf16 hide the error of the fast exponential.

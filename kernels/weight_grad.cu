@@ -3,13 +3,13 @@
 #include "params.h"
 #include "ptx.cuh"
 
-constexpr unsigned THREADS = 256;
+constexpr unsigned THREADS = WEIGHT_GRAD_THREADS;
 
 // ------------------------------------------------------------------------------------------------ tensor cores
 
 // A CTA's tile is TILE x TILE, a warp's 64 x 32. Both operands lie in memory with tokens as rows, so that a step of
 // DEPTH tokens is copied as it is and transposed on the way into registers.
-constexpr unsigned TILE = 128, DEPTH = 32, STAGES = 4;
+constexpr unsigned TILE = WEIGHT_GRAD_MMA_TILE, DEPTH = WEIGHT_GRAD_MMA_TOKENS, STAGES = WEIGHT_GRAD_MMA_STAGES;
 
 template <class T> struct Stage {
     T d_out[DEPTH * TILE], x[DEPTH * TILE];
@@ -113,7 +113,7 @@ INSTANTIATE_WEIGHT_GRAD(f16)
 
 // A CTA's tile is 64 x 64, a thread's 4 x 4: rows ty + 16 i, columns tx + 16 j.
 template <class T> __device__ void weight_grad_any(const WeightGradParams &p) {
-    constexpr unsigned SIDE = 64, TOKENS = 16;
+    constexpr unsigned SIDE = WEIGHT_GRAD_SIMT_TILE, TOKENS = 16;
     __shared__ float d_out[TOKENS][SIDE], x[TOKENS][SIDE];
     unsigned across = (p.cols + SIDE - 1) / SIDE;
     unsigned row0 = blockIdx.x / across * SIDE, col0 = blockIdx.x % across * SIDE;

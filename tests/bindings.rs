@@ -50,6 +50,8 @@ fn bindings(header: &Path) -> String {
     bindgen::builder()
         .header(header.to_str().unwrap())
         .allowlist_type(".*Params")
+        .allowlist_var("[A-Z0-9_]+")
+        .translate_enum_integer_types(true)
         .use_core()
         .layout_tests(true)
         .disable_header_comment()

@@ -1,5 +1,10 @@
 // Made from kernels/params.h by `HALFBYTE_BLESS=1 cargo test --test bindings`; do not edit.
 
+pub const ELEMENTWISE_THREADS: _bindgen_ty_1 = 256;
+pub const ELEMENTWISE_PER_THREAD: _bindgen_ty_1 = 8;
+pub type _bindgen_ty_1 = u32;
+pub const QUANT_GROUP: _bindgen_ty_2 = 256;
+pub type _bindgen_ty_2 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct Weight4Params {
@@ -46,6 +51,9 @@ const _: () = {
     ["Offset of field: QuantizeParams::block_shift"][::core::mem::offset_of!(QuantizeParams, block_shift) - 32usize];
     ["Offset of field: QuantizeParams::fp4"][::core::mem::offset_of!(QuantizeParams, fp4) - 36usize];
 };
+pub const QUANTIZE_THREADS: _bindgen_ty_3 = 512;
+pub const QUANTIZE_PER_THREAD: _bindgen_ty_3 = 8;
+pub type _bindgen_ty_3 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct NestAbsmaxParams {
@@ -71,6 +79,10 @@ const _: () = {
     ["Offset of field: NestAbsmaxParams::run_shift"][::core::mem::offset_of!(NestAbsmaxParams, run_shift) - 44usize];
     ["Offset of field: NestAbsmaxParams::n_runs"][::core::mem::offset_of!(NestAbsmaxParams, n_runs) - 48usize];
 };
+pub const NEST_ABSMAX_COLUMNS: _bindgen_ty_4 = 32;
+pub const NEST_ABSMAX_RUNS_THREADS: _bindgen_ty_4 = 256;
+pub const NEST_ABSMAX_MEAN_THREADS: _bindgen_ty_4 = 1024;
+pub type _bindgen_ty_4 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct DequantizeParams {
@@ -84,6 +96,23 @@ const _: () = {
     ["Offset of field: DequantizeParams::weight"][::core::mem::offset_of!(DequantizeParams, weight) - 0usize];
     ["Offset of field: DequantizeParams::out"][::core::mem::offset_of!(DequantizeParams, out) - 48usize];
 };
+pub const DEQUANTIZE_THREADS: _bindgen_ty_5 = 256;
+pub const DEQUANTIZE_PER_THREAD: _bindgen_ty_5 = 32;
+pub type _bindgen_ty_5 = u32;
+pub const GEMM_MMA_THREADS: _bindgen_ty_6 = 256;
+pub const GEMM_MMA_TILE_OUT: _bindgen_ty_6 = 128;
+pub const GEMM_MMA_TILE_K: _bindgen_ty_6 = 64;
+pub const GEMM_MMA_X_STAGES: _bindgen_ty_6 = 3;
+pub const GEMM_MMA_DENSE_STAGES: _bindgen_ty_6 = 3;
+pub const GEMM_MMA_QUANTIZED_STAGES: _bindgen_ty_6 = 2;
+pub const GEMM_SIMT_THREADS: _bindgen_ty_6 = 256;
+pub const GEMM_SIMT_TILE: _bindgen_ty_6 = 64;
+pub const GEMM_SIMT_TILE_K: _bindgen_ty_6 = 16;
+pub const GEMM_SIMT_ROWS_TOKENS: _bindgen_ty_6 = 8;
+pub const GEMM_SKINNY_TOKENS: _bindgen_ty_6 = 16;
+pub const GEMM_SKINNY_ROWS: _bindgen_ty_6 = 16;
+pub const GEMM_SUM_THREADS: _bindgen_ty_6 = 256;
+pub type _bindgen_ty_6 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct Linear4Params {
@@ -111,6 +140,15 @@ const _: () = {
     ["Offset of field: Linear4Params::accumulate"][::core::mem::offset_of!(Linear4Params, accumulate) - 84usize];
     ["Offset of field: Linear4Params::splits"][::core::mem::offset_of!(Linear4Params, splits) - 88usize];
 };
+pub const LINEAR4_SKINNY_THREADS: _bindgen_ty_7 = 512;
+pub const LINEAR4_SKINNY_STAGES: _bindgen_ty_7 = 3;
+pub const LINEAR4_SKINNY_SMALL_THREADS: _bindgen_ty_7 = 256;
+pub const LINEAR4_SKINNY_SMALL_STAGES: _bindgen_ty_7 = 2;
+pub const LINEAR4_SKINNY_UNIT_K: _bindgen_ty_7 = 256;
+pub const LINEAR4_SKINNY_UNIT_BYTES: _bindgen_ty_7 = 2048;
+pub const LINEAR4_SKINNY_TABLE_BYTES: _bindgen_ty_7 = 65536;
+pub const LINEAR4_SKINNY_STATIC_BYTES: _bindgen_ty_7 = 1024;
+pub type _bindgen_ty_7 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct LinearParams {
@@ -142,6 +180,10 @@ const _: () = {
     ["Offset of field: LinearParams::accumulate"][::core::mem::offset_of!(LinearParams, accumulate) - 52usize];
     ["Offset of field: LinearParams::splits"][::core::mem::offset_of!(LinearParams, splits) - 56usize];
 };
+pub const LINEAR_SKINNY_THREADS: _bindgen_ty_8 = 256;
+pub const LINEAR_SKINNY8_CTAS: _bindgen_ty_8 = 3;
+pub const LINEAR_SKINNY16_CTAS: _bindgen_ty_8 = 2;
+pub type _bindgen_ty_8 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct WeightGradParams {
@@ -168,6 +210,12 @@ const _: () = {
     ["Offset of field: WeightGradParams::d_out_stride"]
         [::core::mem::offset_of!(WeightGradParams, d_out_stride) - 40usize];
 };
+pub const WEIGHT_GRAD_THREADS: _bindgen_ty_9 = 256;
+pub const WEIGHT_GRAD_MMA_TILE: _bindgen_ty_9 = 128;
+pub const WEIGHT_GRAD_MMA_TOKENS: _bindgen_ty_9 = 32;
+pub const WEIGHT_GRAD_MMA_STAGES: _bindgen_ty_9 = 4;
+pub const WEIGHT_GRAD_SIMT_TILE: _bindgen_ty_9 = 64;
+pub type _bindgen_ty_9 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct DropoutParams {
@@ -204,6 +252,10 @@ const _: () = {
     ["Offset of field: TransposeParams::x_stride"][::core::mem::offset_of!(TransposeParams, x_stride) - 24usize];
     ["Offset of field: TransposeParams::out_stride"][::core::mem::offset_of!(TransposeParams, out_stride) - 28usize];
 };
+pub const LORA_TRANSPOSE_THREADS: _bindgen_ty_10 = 256;
+pub const LORA_TRANSPOSE_TILE: _bindgen_ty_10 = 32;
+pub const LORA_TRANSPOSE_MATRICES: _bindgen_ty_10 = 3;
+pub type _bindgen_ty_10 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct LoraTransposeParams {
@@ -248,6 +300,13 @@ const _: () = {
     ["Offset of field: LoraDownParams::scale"][::core::mem::offset_of!(LoraDownParams, scale) - 56usize];
     ["Offset of field: LoraDownParams::dropout"][::core::mem::offset_of!(LoraDownParams, dropout) - 64usize];
 };
+pub const LORA_DOWN_TOKENS: _bindgen_ty_11 = 32;
+pub const LORA_DOWN_WARPS: _bindgen_ty_11 = 8;
+pub const LORA_DOWN_SKINNY_TOKENS: _bindgen_ty_11 = 16;
+pub const LORA_DOWN_SKINNY_WARPS: _bindgen_ty_11 = 16;
+pub const LORA_DOWN_SIMT_WARPS: _bindgen_ty_11 = 8;
+pub const LORA_DOWN_SIMT_COLS: _bindgen_ty_11 = 8;
+pub type _bindgen_ty_11 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct LoraUpParams {
@@ -277,6 +336,10 @@ const _: () = {
     ["Offset of field: LoraUpParams::scale"][::core::mem::offset_of!(LoraUpParams, scale) - 44usize];
     ["Offset of field: LoraUpParams::dropout"][::core::mem::offset_of!(LoraUpParams, dropout) - 48usize];
 };
+pub const LORA_UP_THREADS: _bindgen_ty_12 = 256;
+pub const LORA_UP_TOKENS: _bindgen_ty_12 = 64;
+pub const LORA_UP_COLS: _bindgen_ty_12 = 256;
+pub type _bindgen_ty_12 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct LoraFewParams {
@@ -290,6 +353,11 @@ const _: () = {
     ["Offset of field: LoraFewParams::down"][::core::mem::offset_of!(LoraFewParams, down) - 0usize];
     ["Offset of field: LoraFewParams::up"][::core::mem::offset_of!(LoraFewParams, up) - 88usize];
 };
+pub const LORA_SKINNY_CLUSTER: _bindgen_ty_13 = 8;
+pub const LORA_SKINNY_WARPS: _bindgen_ty_13 = 8;
+pub const LORA_SKINNY_TOKENS: _bindgen_ty_13 = 16;
+pub const LORA_SKINNY_MAX_R: _bindgen_ty_13 = 64;
+pub type _bindgen_ty_13 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct LoraWeightGradParams {
@@ -338,6 +406,13 @@ const _: () = {
     ["Offset of field: LoraWeightGradParams::dropout"]
         [::core::mem::offset_of!(LoraWeightGradParams, dropout) - 80usize];
 };
+pub const LORA_WEIGHT_GRAD_WARPS: _bindgen_ty_14 = 8;
+pub const LORA_WEIGHT_GRAD_THREADS: _bindgen_ty_14 = 256;
+pub const LORA_WEIGHT_GRAD_COLS: _bindgen_ty_14 = 64;
+pub const LORA_WEIGHT_GRAD_RUN: _bindgen_ty_14 = 16;
+pub const LORA_WEIGHT_GRAD_MAX_R: _bindgen_ty_14 = 256;
+pub const LORA_WEIGHT_GRAD_SIMT_COLS: _bindgen_ty_14 = 8;
+pub type _bindgen_ty_14 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct RmsNormParams {
@@ -405,6 +480,8 @@ const _: () = {
         [::core::mem::offset_of!(RmsNormGradParams, accumulate) - 52usize];
     ["Offset of field: RmsNormGradParams::eps"][::core::mem::offset_of!(RmsNormGradParams, eps) - 56usize];
 };
+pub const RMS_NORM_THREADS: _bindgen_ty_15 = 256;
+pub type _bindgen_ty_15 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct QkNormRopeParams {
@@ -506,6 +583,26 @@ const _: () = {
         [::core::mem::offset_of!(QkNormRopeGradParams, d_qk_stride) - 104usize];
     ["Offset of field: QkNormRopeGradParams::eps"][::core::mem::offset_of!(QkNormRopeGradParams, eps) - 108usize];
 };
+pub const QK_NORM_ROPE_THREADS: _bindgen_ty_16 = 128;
+pub const QK_NORM_ROPE_HEADS: _bindgen_ty_16 = 4;
+pub type _bindgen_ty_16 = u32;
+pub const ATTENTION_STAGES: _bindgen_ty_17 = 2;
+pub const ATTENTION_SIMT_WARPS: _bindgen_ty_17 = 4;
+pub const ATTENTION_MMA_THREADS: _bindgen_ty_17 = 128;
+pub const ATTENTION_WGMMA_THREADS: _bindgen_ty_17 = 256;
+pub const ATTENTION_MMA_QUERIES: _bindgen_ty_17 = 128;
+pub const ATTENTION_MMA_KEYS: _bindgen_ty_17 = 64;
+pub const ATTENTION_WGMMA_QUERIES: _bindgen_ty_17 = 128;
+pub const ATTENTION_WGMMA_KEYS: _bindgen_ty_17 = 128;
+pub const ATTENTION_GRAD_KV_MMA_KEYS: _bindgen_ty_17 = 64;
+pub const ATTENTION_GRAD_KV_MMA_QUERIES: _bindgen_ty_17 = 64;
+pub const ATTENTION_GRAD_KV_WGMMA_KEYS: _bindgen_ty_17 = 128;
+pub const ATTENTION_GRAD_KV_WGMMA_QUERIES: _bindgen_ty_17 = 64;
+pub const ATTENTION_GRAD_Q_MMA_QUERIES: _bindgen_ty_17 = 128;
+pub const ATTENTION_GRAD_Q_MMA_KEYS: _bindgen_ty_17 = 32;
+pub const ATTENTION_GRAD_Q_WGMMA_QUERIES: _bindgen_ty_17 = 128;
+pub const ATTENTION_GRAD_Q_WGMMA_KEYS: _bindgen_ty_17 = 64;
+pub type _bindgen_ty_17 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct AttentionParams {
@@ -653,6 +750,8 @@ const _: () = {
     ["Offset of field: CacheAppendParams::k_stride"][::core::mem::offset_of!(CacheAppendParams, k_stride) - 64usize];
     ["Offset of field: CacheAppendParams::v_stride"][::core::mem::offset_of!(CacheAppendParams, v_stride) - 68usize];
 };
+pub const CACHE_APPEND_THREADS: _bindgen_ty_18 = 128;
+pub type _bindgen_ty_18 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct DecodeAttentionParams {
@@ -706,6 +805,10 @@ const _: () = {
         [::core::mem::offset_of!(DecodeAttentionParams, out_stride) - 84usize];
     ["Offset of field: DecodeAttentionParams::scale"][::core::mem::offset_of!(DecodeAttentionParams, scale) - 88usize];
 };
+pub const DECODE_ATTENTION_THREADS: _bindgen_ty_19 = 256;
+pub const DECODE_ATTENTION_MAX_SPLITS: _bindgen_ty_19 = 64;
+pub const DECODE_ATTENTION_STATS: _bindgen_ty_19 = 2;
+pub type _bindgen_ty_19 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct SwigluParams {
@@ -780,6 +883,8 @@ const _: () = {
     ["Offset of field: RowsParams::x_stride"][::core::mem::offset_of!(RowsParams, x_stride) - 36usize];
     ["Offset of field: RowsParams::out_stride"][::core::mem::offset_of!(RowsParams, out_stride) - 40usize];
 };
+pub const ROWS_THREADS: _bindgen_ty_20 = 256;
+pub type _bindgen_ty_20 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct CrossEntropyParams {
@@ -809,6 +914,10 @@ const _: () = {
     ["Offset of field: CrossEntropyParams::grad_scale"]
         [::core::mem::offset_of!(CrossEntropyParams, grad_scale) - 44usize];
 };
+pub const CROSS_ENTROPY_THREADS: _bindgen_ty_21 = 1024;
+pub const CROSS_ENTROPY_PACK_BYTES: _bindgen_ty_21 = 16;
+pub const CROSS_ENTROPY_STATIC_BYTES: _bindgen_ty_21 = 1024;
+pub type _bindgen_ty_21 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct SampleParams {
@@ -849,6 +958,8 @@ const _: () = {
         [::core::mem::offset_of!(SampleParams, repetition_penalty) - 72usize];
     ["Offset of field: SampleParams::seed"][::core::mem::offset_of!(SampleParams, seed) - 80usize];
 };
+pub const SAMPLE_THREADS: _bindgen_ty_22 = 1024;
+pub type _bindgen_ty_22 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct CastParams {
@@ -885,6 +996,8 @@ const _: () = {
     ["Offset of field: ReduceParams::blocks"][::core::mem::offset_of!(ReduceParams, blocks) - 32usize];
     ["Offset of field: ReduceParams::accumulate"][::core::mem::offset_of!(ReduceParams, accumulate) - 36usize];
 };
+pub const REDUCE_THREADS: _bindgen_ty_23 = 256;
+pub type _bindgen_ty_23 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct AdamWParams {

@@ -2,7 +2,10 @@ use super::{Cuda, Kernel, LaunchConfig, dim};
 use crate::{
     Float, Result,
     cuda::{
-        params::{CacheAppendParams, DecodeAttentionParams},
+        params::{
+            CACHE_APPEND_THREADS, CacheAppendParams, DECODE_ATTENTION_MAX_SPLITS, DECODE_ATTENTION_STATS,
+            DECODE_ATTENTION_THREADS, DecodeAttentionParams,
+        },
         scratch::Slot,
     },
     ops::{CacheAppend, DecodeAttention, Heads},
@@ -27,10 +30,9 @@ const DECODE_ATTENTION: [[Kernel<DecodeAttentionParams>; 3]; 3] = [
         Kernel::new("decode_attention", "decode_attention_g8_d128"),
     ],
 ];
-const THREADS: u32 = 256;
-const APPEND_THREADS: u32 = 128;
-/// Most splits of one sequence, as in the kernel.
-const MAX_SPLITS: usize = 64;
+const MAX_SPLITS: usize = DECODE_ATTENTION_MAX_SPLITS as usize;
+/// What a split leaves for each head after its `dim` sums.
+const STATS: usize = DECODE_ATTENTION_STATS as usize;
 /// Fewer keys than this are not worth a block.
 const MIN_KEYS: usize = 32;
 
@@ -51,7 +53,7 @@ pub(in crate::cuda) fn cache_append<T: Float>(cuda: &Cuda, mut op: CacheAppend<'
         v_stride: dim(op.v.stride),
     };
     // SAFETY: `CacheAppend::verify` checked every shape; the kernel drops rows that fall outside the cache.
-    unsafe { cuda.launch(&CACHE_APPEND, T::DTYPE.suffix(), params, LaunchConfig::new(dim(n), APPEND_THREADS)) }
+    unsafe { cuda.launch(&CACHE_APPEND, T::DTYPE.suffix(), params, LaunchConfig::new(dim(n), CACHE_APPEND_THREADS)) }
 }
 
 pub(in crate::cuda) fn decode_attention<T: Float>(cuda: &Cuda, mut op: DecodeAttention<'_, Cuda, T>) -> Result<()> {
@@ -69,7 +71,7 @@ pub(in crate::cuda) fn decode_attention<T: Float>(cuda: &Cuda, mut op: DecodeAtt
         v_cache: op.v_cache.ptr() as _,
         positions: op.positions.ptr() as _,
         out: op.out.ptr(),
-        partial: cuda.scratch(Slot::Partial, n_seqs * q_heads * splits * (d + 2))?,
+        partial: cuda.scratch(Slot::Partial, n_seqs * q_heads * splits * (d + STATS))?,
         tickets: cuda.scratch(Slot::Tickets, jobs)?,
         n_seqs: dim(n_seqs),
         capacity: dim(op.capacity),
@@ -83,5 +85,7 @@ pub(in crate::cuda) fn decode_attention<T: Float>(cuda: &Cuda, mut op: DecodeAtt
     };
     let kernel = &DECODE_ATTENTION[size][d.trailing_zeros() as usize - 5];
     // SAFETY: `DecodeAttention::verify` checked every shape; the kernel clamps positions to the capacity.
-    unsafe { cuda.launch(kernel, T::DTYPE.suffix(), params, LaunchConfig::new(dim(jobs * splits), THREADS)) }
+    unsafe {
+        cuda.launch(kernel, T::DTYPE.suffix(), params, LaunchConfig::new(dim(jobs * splits), DECODE_ATTENTION_THREADS))
+    }
 }

@@ -1,10 +1,13 @@
 use super::{Cuda, Kernel, LaunchConfig, dim, weight4};
-use crate::{DType, Float, Result, cuda::params::DequantizeParams, ops::Dequantize};
+use crate::{
+    DType, Float, Result,
+    cuda::params::{DEQUANTIZE_PER_THREAD, DEQUANTIZE_THREADS, DequantizeParams},
+    ops::Dequantize,
+};
 
 const DEQUANTIZE: Kernel<DequantizeParams> = Kernel::new("dequantize", "dequantize");
-const THREADS: u32 = 256;
-/// Weights of a thread in one step.
-const PER_THREAD: usize = 32;
+/// Weights of a CTA in one step.
+const CTA: usize = (DEQUANTIZE_THREADS * DEQUANTIZE_PER_THREAD) as usize;
 /// CTAs that fit on a multiprocessor: each makes its tables once.
 const BLOCKS_PER_SM: usize = 8;
 
@@ -20,7 +23,7 @@ pub(in crate::cuda) fn dequantize<T: Float>(cuda: &Cuda, mut op: Dequantize<'_, 
 /// The pointers in `params` are live and as long as the weight's dimensions say.
 pub(super) unsafe fn decode(cuda: &Cuda, dtype: DType, params: DequantizeParams) -> Result<()> {
     let len = params.weight.rows as usize * params.weight.cols as usize;
-    let blocks = len.div_ceil(PER_THREAD * THREADS as usize).min(cuda.n_sms as usize * BLOCKS_PER_SM);
+    let blocks = len.div_ceil(CTA).min(cuda.n_sms as usize * BLOCKS_PER_SM);
     // SAFETY: the caller's word.
-    unsafe { cuda.launch(&DEQUANTIZE, dtype.suffix(), params, LaunchConfig::new(dim(blocks), THREADS)) }
+    unsafe { cuda.launch(&DEQUANTIZE, dtype.suffix(), params, LaunchConfig::new(dim(blocks), DEQUANTIZE_THREADS)) }
 }

@@ -22,7 +22,7 @@ pub(super) mod swiglu;
 
 use super::{
     Cuda,
-    params::Weight4Params,
+    params::{ELEMENTWISE_PER_THREAD, ELEMENTWISE_THREADS, Weight4Params},
     stream::{Kernel, LaunchConfig},
 };
 use crate::{DType, Error, Mat, MatMut, Result, quant};
@@ -44,13 +44,28 @@ impl<T: crate::Element> MatMut<'_, Cuda, T> {
     }
 }
 
-/// CTAs of 256 threads of 8 elements each.
-fn flat_blocks(op: &'static str, len: usize) -> Result<u32> {
-    let blocks = len.div_ceil(8 * 256);
-    match i32::try_from(blocks) {
-        Ok(blocks) => Ok(blocks.unsigned_abs()),
-        Err(_) => Err(Error::Value { op, arg: "the length", got: len.to_string(), want: "it must be below 2^42" }),
-    }
+/// `blocks` blocks in the first dimension of a grid, for an op on matrices or vectors of this `shape`.
+fn grid(op: &'static str, shape: &[usize], blocks: usize) -> Result<u32> {
+    i32::try_from(blocks).map(i32::unsigned_abs).map_err(|_| Error::Value {
+        op,
+        arg: "the shape",
+        got: format!("{shape:?}, which takes {blocks} blocks"),
+        want: "it must take fewer than 2^31; split it",
+    })
+}
+
+/// Can rows that start at `ptr`, `stride` elements apart, be moved 16 bytes at a time?
+fn is_aligned(ptr: *const core::ffi::c_void, stride: usize, dtype: DType) -> bool {
+    ptr.addr().is_multiple_of(16) && (stride * dtype.bytes()).is_multiple_of(16)
+}
+
+/// The elements of one CTA of the kernels whose threads take neighbouring elements.
+const ELEMENTWISE_CTA: usize = (ELEMENTWISE_THREADS * ELEMENTWISE_PER_THREAD) as usize;
+
+/// The launch of a kernel over `rows` vectors of `len` elements, each in CTAs of its own.
+fn elementwise(op: &'static str, [rows, len]: [usize; 2]) -> Result<LaunchConfig> {
+    let blocks = rows.saturating_mul(len.div_ceil(ELEMENTWISE_CTA));
+    Ok(LaunchConfig::new(grid(op, &[rows, len], blocks)?, ELEMENTWISE_THREADS))
 }
 
 /// A weight as kernels take it.

@@ -1,21 +1,20 @@
 use super::{Cuda, Kernel, LaunchConfig, dim};
 use crate::{
     Float, Result,
-    cuda::params::{QkNormRopeGradParams, QkNormRopeParams},
+    cuda::params::{QK_NORM_ROPE_HEADS, QK_NORM_ROPE_THREADS, QkNormRopeGradParams, QkNormRopeParams},
     ops::{Heads, QkNormRope, QkNormRopeGrad},
 };
 
 const QK_NORM_ROPE: Kernel<QkNormRopeParams> = Kernel::new("qk_norm_rope", "qk_norm_rope");
 const QK_NORM_ROPE_GRAD: Kernel<QkNormRopeGradParams> = Kernel::new("qk_norm_rope", "qk_norm_rope_grad");
-const THREADS: u32 = 128;
-/// Heads of one group of lanes, as in the kernels.
-const HEADS: usize = 4;
+/// Heads of one group of lanes.
+const HEADS: usize = QK_NORM_ROPE_HEADS as usize;
 
 /// A group of lanes has 16 bytes of each half of a head in each lane.
 fn shape<T: Float>(n: usize, heads: &Heads) -> LaunchConfig {
     let jobs = n * (heads.q.div_ceil(HEADS) + heads.kv.div_ceil(HEADS));
     let lanes = heads.dim / 2 * size_of::<T>() / 16;
-    LaunchConfig::new(dim((jobs * lanes).div_ceil(THREADS as usize)), THREADS)
+    LaunchConfig::new(dim((jobs * lanes).div_ceil(QK_NORM_ROPE_THREADS as usize)), QK_NORM_ROPE_THREADS)
 }
 
 pub(in crate::cuda) fn qk_norm_rope<T: Float>(cuda: &Cuda, mut op: QkNormRope<'_, Cuda, T>) -> Result<()> {

@@ -1,14 +1,13 @@
 use super::{Cuda, Kernel, LaunchConfig, dim};
 use crate::{
     Float, Result,
-    cuda::params::{RmsNormGradParams, RmsNormParams},
+    cuda::params::{RMS_NORM_THREADS, RmsNormGradParams, RmsNormParams},
     ops::{RmsNorm, RmsNormGrad},
 };
 use std::ptr::{null, null_mut};
 
 const RMS_NORM: Kernel<RmsNormParams> = Kernel::new("rms_norm", "rms_norm");
 const RMS_NORM_GRAD: Kernel<RmsNormGradParams> = Kernel::new("rms_norm", "rms_norm_grad");
-const THREADS: u32 = 256;
 
 pub(in crate::cuda) fn rms_norm<T: Float>(cuda: &Cuda, mut op: RmsNorm<'_, Cuda, T>) -> Result<()> {
     let [n, d] = op.x.shape();
@@ -31,7 +30,7 @@ pub(in crate::cuda) fn rms_norm<T: Float>(cuda: &Cuda, mut op: RmsNorm<'_, Cuda,
         eps: op.eps,
     };
     // SAFETY: `RmsNorm::verify` checked every shape against `params.n` and `params.d`.
-    unsafe { cuda.launch(&RMS_NORM, T::DTYPE.suffix(), params, LaunchConfig::new(dim(n), THREADS)) }
+    unsafe { cuda.launch(&RMS_NORM, T::DTYPE.suffix(), params, LaunchConfig::new(dim(n), RMS_NORM_THREADS)) }
 }
 
 pub(in crate::cuda) fn rms_norm_grad<T: Float>(cuda: &Cuda, mut op: RmsNormGrad<'_, Cuda, T>) -> Result<()> {
@@ -50,5 +49,5 @@ pub(in crate::cuda) fn rms_norm_grad<T: Float>(cuda: &Cuda, mut op: RmsNormGrad<
         eps: op.eps,
     };
     // SAFETY: `RmsNormGrad::verify` checked every shape against `params.n` and `params.d`.
-    unsafe { cuda.launch(&RMS_NORM_GRAD, T::DTYPE.suffix(), params, LaunchConfig::new(dim(n), THREADS)) }
+    unsafe { cuda.launch(&RMS_NORM_GRAD, T::DTYPE.suffix(), params, LaunchConfig::new(dim(n), RMS_NORM_THREADS)) }
 }

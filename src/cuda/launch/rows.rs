@@ -1,13 +1,12 @@
 use super::{Cuda, Kernel, LaunchConfig, dim};
 use crate::{
     Float, Result,
-    cuda::params::RowsParams,
+    cuda::params::{ROWS_THREADS, RowsParams},
     ops::{GatherRows, ScatterRows},
 };
 
 const GATHER_ROWS: Kernel<RowsParams> = Kernel::new("rows", "gather_rows");
 const SCATTER_ROWS: Kernel<RowsParams> = Kernel::new("rows", "scatter_rows");
-const THREADS: u32 = 256;
 
 pub(in crate::cuda) fn gather_rows<T: Float>(cuda: &Cuda, mut op: GatherRows<'_, Cuda, T>) -> Result<()> {
     let [n_table, d] = op.table.shape();
@@ -23,7 +22,7 @@ pub(in crate::cuda) fn gather_rows<T: Float>(cuda: &Cuda, mut op: GatherRows<'_,
         out_stride: dim(op.out.stride),
     };
     // SAFETY: `GatherRows::verify` checked the shapes; the kernel takes the last row for numbers outside the table.
-    unsafe { cuda.launch(&GATHER_ROWS, T::DTYPE.suffix(), params, LaunchConfig::new(n, THREADS)) }
+    unsafe { cuda.launch(&GATHER_ROWS, T::DTYPE.suffix(), params, LaunchConfig::new(n, ROWS_THREADS)) }
 }
 
 pub(in crate::cuda) fn scatter_rows<T: Float>(cuda: &Cuda, mut op: ScatterRows<'_, Cuda, T>) -> Result<()> {
@@ -39,5 +38,5 @@ pub(in crate::cuda) fn scatter_rows<T: Float>(cuda: &Cuda, mut op: ScatterRows<'
         out_stride: dim(op.out.stride),
     };
     // SAFETY: `ScatterRows::verify` checked the shapes; the kernel drops row numbers outside the output.
-    unsafe { cuda.launch(&SCATTER_ROWS, T::DTYPE.suffix(), params, LaunchConfig::new(dim(n), THREADS)) }
+    unsafe { cuda.launch(&SCATTER_ROWS, T::DTYPE.suffix(), params, LaunchConfig::new(dim(n), ROWS_THREADS)) }
 }

@@ -1,13 +1,15 @@
 use super::{Cuda, Kernel, LaunchConfig, dim};
 use crate::{
     Result,
-    cuda::{params::SampleParams, scratch::Slot},
+    cuda::{
+        params::{SAMPLE_THREADS, SampleParams},
+        scratch::Slot,
+    },
     ops::Sample,
 };
 use std::ptr::null_mut;
 
 const SAMPLE: Kernel<SampleParams> = Kernel::new("sample", "sample");
-const THREADS: u32 = 1024;
 
 pub(in crate::cuda) fn sample(cuda: &Cuda, mut op: Sample<'_, Cuda>) -> Result<()> {
     let n_seqs = op.logits.shape()[0];
@@ -36,5 +38,5 @@ pub(in crate::cuda) fn sample(cuda: &Cuda, mut op: Sample<'_, Cuda>) -> Result<(
     };
     // SAFETY: `Sample::verify` checked every length; the kernel looks at no token from `vocab` on and at no position
     // from `capacity` on.
-    unsafe { cuda.launch(&SAMPLE, "", params, LaunchConfig::new(dim(n_seqs), THREADS)) }
+    unsafe { cuda.launch(&SAMPLE, "", params, LaunchConfig::new(dim(n_seqs), SAMPLE_THREADS)) }
 }

@@ -1,26 +1,12 @@
-use super::{Cuda, Kernel, LaunchConfig, dim};
+use super::{Cuda, Kernel, dim, elementwise};
 use crate::{
-    Error, Float, Result,
+    Float, Result,
     cuda::params::{SwigluGradParams, SwigluParams},
     ops::{Swiglu, SwigluGrad},
 };
 
 const SWIGLU: Kernel<SwigluParams> = Kernel::new("swiglu", "swiglu");
 const SWIGLU_GRAD: Kernel<SwigluGradParams> = Kernel::new("swiglu", "swiglu_grad");
-const THREADS: u32 = 256;
-
-/// Eight columns for each thread, each row in CTAs of its own.
-fn shape(op: &'static str, n: usize, f: usize) -> Result<LaunchConfig> {
-    let blocks = n * f.div_ceil(8 * THREADS as usize);
-    let blocks = i32::try_from(blocks).map_err(|_| Error::Value {
-        op,
-        arg: "the matrix",
-        got: format!("{n} x {f}"),
-        want: "it must have fewer than 2^31 chunks of 2048 elements",
-    })?;
-    Ok(LaunchConfig::new(blocks.unsigned_abs(), THREADS))
-}
-
 pub(in crate::cuda) fn swiglu<T: Float>(cuda: &Cuda, mut op: Swiglu<'_, Cuda, T>) -> Result<()> {
     let [n, f] = op.out.shape();
     let params = SwigluParams {
@@ -32,7 +18,7 @@ pub(in crate::cuda) fn swiglu<T: Float>(cuda: &Cuda, mut op: Swiglu<'_, Cuda, T>
         out_stride: dim(op.out.stride),
     };
     // SAFETY: `Swiglu::verify` checked both shapes against `params.n` and `params.f`.
-    unsafe { cuda.launch(&SWIGLU, T::DTYPE.suffix(), params, shape("swiglu", n, f)?) }
+    unsafe { cuda.launch(&SWIGLU, T::DTYPE.suffix(), params, elementwise("swiglu", [n, f])?) }
 }
 
 pub(in crate::cuda) fn swiglu_grad<T: Float>(cuda: &Cuda, mut op: SwigluGrad<'_, Cuda, T>) -> Result<()> {
@@ -48,5 +34,5 @@ pub(in crate::cuda) fn swiglu_grad<T: Float>(cuda: &Cuda, mut op: SwigluGrad<'_,
         d_gate_up_stride: dim(op.d_gate_up.stride),
     };
     // SAFETY: `SwigluGrad::verify` checked every shape against `params.n` and `params.f`.
-    unsafe { cuda.launch(&SWIGLU_GRAD, T::DTYPE.suffix(), params, shape("swiglu_grad", n, f)?) }
+    unsafe { cuda.launch(&SWIGLU_GRAD, T::DTYPE.suffix(), params, elementwise("swiglu_grad", [n, f])?) }
 }
