@@ -3,12 +3,12 @@
 #include "reduce.cuh"
 
 // One block: by warps of 32 rows, or by two warpgroups.
-struct Warps {
+struct MmaTiles {
     using Engine = Mma;
     static constexpr int THREADS = ATTENTION_MMA_THREADS, M = 2;
     static constexpr int QUERIES = ATTENTION_MMA_QUERIES, KEYS = ATTENTION_MMA_KEYS;
 };
-struct Groups {
+struct WgmmaTiles {
     using Engine = Wgmma;
     static constexpr int THREADS = ATTENTION_WGMMA_THREADS, M = 1;
     static constexpr int QUERIES = ATTENTION_WGMMA_QUERIES, KEYS = ATTENTION_WGMMA_KEYS;
@@ -76,17 +76,17 @@ template <class T, int D, class C> __device__ __forceinline__ void attention(con
     unsigned q0 = ((p.max_len + C::QUERIES - 1) / C::QUERIES - 1 - job.tile) * C::QUERIES; // the longest rows first
     if (q0 >= seq.len) return;
     unsigned kv_head = job.head / (p.q_heads / p.kv_heads);
-    const T *q = static_cast<const T *>(p.q) + size_t(seq.start + q0) * p.q_stride + job.head * D;
-    const T *k = static_cast<const T *>(p.k) + size_t(seq.start) * p.k_stride + kv_head * D;
-    const T *v = static_cast<const T *>(p.v) + size_t(seq.start) * p.v_stride + kv_head * D;
+    const T *q = row_of<T>(p.q, seq.start + q0) + job.head * D;
+    const T *k = row_of<T>(p.k, seq.start) + kv_head * D;
+    const T *v = row_of<T>(p.v, seq.start) + kv_head * D;
     unsigned q_tile = shared_address(shared), kv_tiles = q_tile + Queries::BYTES;
     auto load_kv = [&](unsigned block) {
         unsigned key = block * KEYS, to = kv_tiles + block % 2 * (2 * Keys::BYTES), valid = seq.len - key;
-        load_tile<T, D, KEYS, THREADS>(to, k + size_t(key) * p.k_stride, p.k_stride, valid);
-        load_tile<T, D, KEYS, THREADS>(to + Keys::BYTES, v + size_t(key) * p.v_stride, p.v_stride, valid);
+        load_tile<T, D, KEYS, THREADS>(to, k + size_t(key) * p.k.stride, p.k.stride, valid);
+        load_tile<T, D, KEYS, THREADS>(to + Keys::BYTES, v + size_t(key) * p.v.stride, p.v.stride, valid);
         cp_async_commit();
     };
-    load_tile<T, D, C::QUERIES, THREADS>(q_tile, q, p.q_stride, seq.len - q0);
+    load_tile<T, D, C::QUERIES, THREADS>(q_tile, q, p.q.stride, seq.len - q0);
     load_kv(0);
 
     unsigned warp_row = threadIdx.x / 32 * (16 * M), lane = threadIdx.x % 32, query = q0 + warp_row;
@@ -133,13 +133,14 @@ template <class T, int D, class C> __device__ __forceinline__ void attention(con
         }
     __syncthreads(); // the other warps have read the queries
     if (query >= seq.len) return;
-    T *out = static_cast<T *>(p.out) + size_t(seq.start + query) * p.out_stride + job.head * D;
-    store_rows<T, D, Queries>(out, p.out_stride, seq.len - query, o, inverse, shared, warp_row);
+    T *out = row_of<T>(p.out, seq.start + query) + job.head * D;
+    store_rows<T, D, Queries>(out, p.out.stride, seq.len - query, o, inverse, shared, warp_row);
 }
-ATTENTION_TILED(attention, AttentionParams, Warps, Groups)
+ATTENTION_MMA(attention, AttentionParams, MmaTiles)
+ATTENTION_WGMMA(attention, AttentionParams, WgmmaTiles)
 
 // Any type and alignment, sums in f32: one warp for each query row, a lane for each of 32 keys.
-template <class T, int D> __device__ __forceinline__ void attention_plain(const AttentionParams &p) {
+template <class T, int D> __device__ __forceinline__ void attention_simt(const AttentionParams &p) {
     constexpr int WARPS = ATTENTION_SIMT_WARPS, THREADS = 32 * WARPS, TILE = 32, PART = D / 32;
     __shared__ float ks[TILE][D + 1], vs[TILE][D + 1], qs[WARPS][D];
     BlockJob job(p.q_heads, p.n_seqs);
@@ -147,20 +148,20 @@ template <class T, int D> __device__ __forceinline__ void attention_plain(const 
     unsigned q0 = ((p.max_len + WARPS - 1) / WARPS - 1 - job.tile) * WARPS;
     if (q0 >= seq.len) return;
     unsigned kv_head = job.head / (p.q_heads / p.kv_heads);
-    const T *q = static_cast<const T *>(p.q) + size_t(seq.start) * p.q_stride + job.head * D;
-    const T *k = static_cast<const T *>(p.k) + size_t(seq.start) * p.k_stride + kv_head * D;
-    const T *v = static_cast<const T *>(p.v) + size_t(seq.start) * p.v_stride + kv_head * D;
+    const T *q = row_of<T>(p.q, seq.start) + job.head * D;
+    const T *k = row_of<T>(p.k, seq.start) + kv_head * D;
+    const T *v = row_of<T>(p.v, seq.start) + kv_head * D;
     unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     unsigned row = q0 + warp, last = min(q0 + WARPS, seq.len);
     for (int c = 0; c < PART; c++)
-        qs[warp][lane + c * 32] = row < seq.len ? to_f32(q[size_t(row) * p.q_stride + lane + c * 32]) : 0.f;
+        qs[warp][lane + c * 32] = row < seq.len ? to_f32(q[size_t(row) * p.q.stride + lane + c * 32]) : 0.f;
     float top = -INFINITY, sum = 0, o[PART] = {};
     for (unsigned key0 = 0; key0 < last; key0 += TILE) {
         __syncthreads();
         for (unsigned i = threadIdx.x; i < TILE * D; i += THREADS) {
             unsigned key = key0 + i / D;
-            ks[i / D][i % D] = key < last ? to_f32(k[size_t(key) * p.k_stride + i % D]) : 0.f;
-            vs[i / D][i % D] = key < last ? to_f32(v[size_t(key) * p.v_stride + i % D]) : 0.f;
+            ks[i / D][i % D] = key < last ? to_f32(k[size_t(key) * p.k.stride + i % D]) : 0.f;
+            vs[i / D][i % D] = key < last ? to_f32(v[size_t(key) * p.v.stride + i % D]) : 0.f;
         }
         __syncthreads();
         float dot = 0;
@@ -182,9 +183,9 @@ template <class T, int D> __device__ __forceinline__ void attention_plain(const 
         }
     }
     if (row >= seq.len) return;
-    T *out = static_cast<T *>(p.out) + size_t(seq.start + row) * p.out_stride + job.head * D;
+    T *out = row_of<T>(p.out, seq.start + row) + job.head * D;
 #pragma unroll
     for (int c = 0; c < PART; c++) out[lane + c * 32] = from_f32<T>(o[c] / sum);
     if (lane == 0) p.lse[size_t(job.head) * p.n + seq.start + row] = top + logf(sum);
 }
-ATTENTION_PLAIN(attention_plain, AttentionParams)
+ATTENTION_SIMT(attention_simt, AttentionParams)

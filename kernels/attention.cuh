@@ -199,21 +199,18 @@ __device__ __forceinline__ void store_rows(T *to, unsigned stride, unsigned vali
     ATTENTION_KERNEL(name, kernel, Params, 32, T, THREADS, BLOCKS, __VA_ARGS__)                                        \
     ATTENTION_KERNEL(name, kernel, Params, 64, T, THREADS, BLOCKS, __VA_ARGS__)                                        \
     ATTENTION_KERNEL(name, kernel, Params, 128, T, THREADS, BLOCKS, __VA_ARGS__)
-#define ATTENTION_PLAIN(name, Params)                                                                                  \
-    ATTENTION_DIMS(name, name, Params, bf16, 32 * ATTENTION_SIMT_WARPS, 1)                                                                   \
-    ATTENTION_DIMS(name, name, Params, f16, 32 * ATTENTION_SIMT_WARPS, 1)                                                                    \
+#define ATTENTION_SIMT(name, Params)                                                                                   \
+    ATTENTION_DIMS(name, name, Params, bf16, 32 * ATTENTION_SIMT_WARPS, 1)                                             \
+    ATTENTION_DIMS(name, name, Params, f16, 32 * ATTENTION_SIMT_WARPS, 1)                                              \
     ATTENTION_DIMS(name, name, Params, f32, 32 * ATTENTION_SIMT_WARPS, 1)
-// The tiled kernels: `name_d<D>_<T>` with `Warps`, and `name_wide_d<D>_<T>` with `Groups`, for sm_90a only.
-#define ATTENTION_WARPS(name, Params, Warps)                                                                           \
-    ATTENTION_DIMS(name, name, Params, bf16, Warps::THREADS, 2, Warps)                                                 \
-    ATTENTION_DIMS(name, name, Params, f16, Warps::THREADS, 2, Warps)
-#if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
-#define ATTENTION_GROUPS(name, Params, Groups)                                                                         \
-    ATTENTION_DIMS(name##_wide, name, Params, bf16, Groups::THREADS, 1, Groups)                                        \
-    ATTENTION_DIMS(name##_wide, name, Params, f16, Groups::THREADS, 1, Groups)
+// The tiled kernels: `name_mma_d<D>_<T>` and `name_wgmma_d<D>_<T>`, the latter where there is such an instruction.
+#define ATTENTION_MMA(name, Params, Tiles)                                                                             \
+    ATTENTION_DIMS(name##_mma, name, Params, bf16, Tiles::THREADS, 2, Tiles)                                           \
+    ATTENTION_DIMS(name##_mma, name, Params, f16, Tiles::THREADS, 2, Tiles)
+#if WGMMA
+#define ATTENTION_WGMMA(name, Params, Tiles)                                                                           \
+    ATTENTION_DIMS(name##_wgmma, name, Params, bf16, Tiles::THREADS, 1, Tiles)                                         \
+    ATTENTION_DIMS(name##_wgmma, name, Params, f16, Tiles::THREADS, 1, Tiles)
 #else
-#define ATTENTION_GROUPS(name, Params, Groups)
+#define ATTENTION_WGMMA(name, Params, Tiles)
 #endif
-#define ATTENTION_TILED(name, Params, Warps, Groups)                                                                   \
-    ATTENTION_WARPS(name, Params, Warps)                                                                               \
-    ATTENTION_GROUPS(name, Params, Groups)

@@ -12,8 +12,8 @@ template <class T, int D> __device__ __forceinline__ void attention_delta(const 
     if (job >= size_t(p.n) * p.q_heads) return;
     size_t row = job / p.q_heads;
     unsigned head = job % p.q_heads, lane = threadIdx.x % 32;
-    const T *out = static_cast<const T *>(p.out) + row * p.out_stride + head * D;
-    const T *d_out = static_cast<const T *>(p.d_out) + row * p.d_out_stride + head * D;
+    const T *out = row_of<T>(p.out, row) + head * D;
+    const T *d_out = row_of<T>(p.d_out, row) + head * D;
     struct alignas(D / 32 * sizeof(T)) Part {
         T v[D / 32];
     };
@@ -30,7 +30,7 @@ template <class T, int D> __device__ __forceinline__ void attention_delta(const 
     sum = warp_sum(sum);
     if (lane == 0) p.delta[size_t(head) * p.n + row] = sum;
 }
-ATTENTION_PLAIN(attention_delta, AttentionGradParams)
+ATTENTION_SIMT(attention_delta, AttentionGradParams)
 
 // The matrices of kernels 2 and 3 at one sequence, query head and key head.
 template <class T, int D> struct Heads {
@@ -38,22 +38,22 @@ template <class T, int D> struct Heads {
     const float *lse, *delta;
 
     __device__ __forceinline__ Heads(const AttentionGradParams &p, unsigned start, unsigned head, unsigned kv_head) {
-        q = static_cast<const T *>(p.q) + size_t(start) * p.q_stride + head * D;
-        d_out = static_cast<const T *>(p.d_out) + size_t(start) * p.d_out_stride + head * D;
-        k = static_cast<const T *>(p.k) + size_t(start) * p.k_stride + kv_head * D;
-        v = static_cast<const T *>(p.v) + size_t(start) * p.v_stride + kv_head * D;
+        q = row_of<T>(p.q, start) + head * D;
+        d_out = row_of<T>(p.d_out, start) + head * D;
+        k = row_of<T>(p.k, start) + kv_head * D;
+        v = row_of<T>(p.v, start) + kv_head * D;
         lse = p.lse + size_t(head) * p.n + start;
         delta = p.delta + size_t(head) * p.n + start;
     }
 };
 
 // ---- kernel 2: a warp owns 16 keys, and computes scores with keys as rows: [keys, queries]
-struct KeyWarps {
+struct MmaKeys {
     using Engine = Mma;
     static constexpr int THREADS = ATTENTION_MMA_THREADS;
     static constexpr int KEYS = ATTENTION_GRAD_KV_MMA_KEYS, QUERIES = ATTENTION_GRAD_KV_MMA_QUERIES;
 };
-struct KeyGroups {
+struct WgmmaKeys {
     using Engine = Wgmma;
     static constexpr int THREADS = ATTENTION_WGMMA_THREADS;
     static constexpr int KEYS = ATTENTION_GRAD_KV_WGMMA_KEYS, QUERIES = ATTENTION_GRAD_KV_WGMMA_QUERIES;
@@ -111,9 +111,9 @@ template <class T, int D, class C> __device__ __forceinline__ void attention_gra
     auto load_queries = [&](unsigned step) {
         Heads<T, D> at(p, seq.start, kv_head * group + step / rounds, kv_head);
         unsigned query = key0 + step % rounds * QUERIES, to = stages + step % 2 * STAGE, valid = seq.len - query;
-        load_tile<T, D, QUERIES, THREADS>(to, at.q + size_t(query) * p.q_stride, p.q_stride, valid);
-        load_tile<T, D, QUERIES, THREADS>(to + Queries::BYTES, at.d_out + size_t(query) * p.d_out_stride,
-                                          p.d_out_stride, valid);
+        load_tile<T, D, QUERIES, THREADS>(to, at.q + size_t(query) * p.q.stride, p.q.stride, valid);
+        load_tile<T, D, QUERIES, THREADS>(to + Queries::BYTES, at.d_out + size_t(query) * p.d_out.stride,
+                                          p.d_out.stride, valid);
         unsigned row = threadIdx.x % QUERIES;
         const float *from = threadIdx.x < QUERIES ? at.lse : at.delta;
         if (threadIdx.x < 2 * QUERIES)
@@ -123,8 +123,8 @@ template <class T, int D, class C> __device__ __forceinline__ void attention_gra
     };
     {
         Heads<T, D> at(p, seq.start, kv_head * group, kv_head);
-        load_tile<T, D, C::KEYS, THREADS>(k_tile, at.k + size_t(key0) * p.k_stride, p.k_stride, seq.len - key0);
-        load_tile<T, D, C::KEYS, THREADS>(v_tile, at.v + size_t(key0) * p.v_stride, p.v_stride, seq.len - key0);
+        load_tile<T, D, C::KEYS, THREADS>(k_tile, at.k + size_t(key0) * p.k.stride, p.k.stride, seq.len - key0);
+        load_tile<T, D, C::KEYS, THREADS>(v_tile, at.v + size_t(key0) * p.v.stride, p.v.stride, seq.len - key0);
     }
     load_queries(0);
 
@@ -168,20 +168,21 @@ template <class T, int D, class C> __device__ __forceinline__ void attention_gra
     if (key0 + key >= seq.len) return;
     size_t row = seq.start + key0 + key;
     unsigned valid = seq.len - key0 - key;
-    T *to_k = static_cast<T *>(p.d_k) + row * p.d_k_stride + kv_head * D;
-    T *to_v = static_cast<T *>(p.d_v) + row * p.d_v_stride + kv_head * D;
-    store_rows<T, D, Keys, 1>(to_k, p.d_k_stride, valid, d_k, {{p.scale, p.scale}}, shared, key);
-    store_rows<T, D, Keys, 1>(to_v, p.d_v_stride, valid, d_v, {{1.f, 1.f}}, shared + Keys::BYTES, key);
+    T *to_k = row_of<T>(p.d_k, row) + kv_head * D;
+    T *to_v = row_of<T>(p.d_v, row) + kv_head * D;
+    store_rows<T, D, Keys, 1>(to_k, p.d_k.stride, valid, d_k, {{p.scale, p.scale}}, shared, key);
+    store_rows<T, D, Keys, 1>(to_v, p.d_v.stride, valid, d_v, {{1.f, 1.f}}, shared + Keys::BYTES, key);
 }
-ATTENTION_TILED(attention_grad_kv, AttentionGradParams, KeyWarps, KeyGroups)
+ATTENTION_MMA(attention_grad_kv, AttentionGradParams, MmaKeys)
+ATTENTION_WGMMA(attention_grad_kv, AttentionGradParams, WgmmaKeys)
 
 // ---- kernel 3: a warp owns 32 queries, or 16
-struct QueryWarps {
+struct MmaQueries {
     using Engine = Mma;
     static constexpr int THREADS = ATTENTION_MMA_THREADS, M = 2;
     static constexpr int QUERIES = ATTENTION_GRAD_Q_MMA_QUERIES, KEYS = ATTENTION_GRAD_Q_MMA_KEYS;
 };
-struct QueryGroups {
+struct WgmmaQueries {
     using Engine = Wgmma;
     static constexpr int THREADS = ATTENTION_WGMMA_THREADS, M = 1;
     static constexpr int QUERIES = ATTENTION_GRAD_Q_WGMMA_QUERIES, KEYS = ATTENTION_GRAD_Q_WGMMA_KEYS;
@@ -229,12 +230,12 @@ template <class T, int D, class C> __device__ __forceinline__ void attention_gra
     unsigned q_tile = shared_address(shared), d_tile = q_tile + Queries::BYTES, kv_tiles = d_tile + Queries::BYTES;
     auto load_kv = [&](unsigned block) {
         unsigned key = block * KEYS, to = kv_tiles + block % 2 * (2 * Keys::BYTES), valid = seq.len - key;
-        load_tile<T, D, KEYS, THREADS>(to, at.k + size_t(key) * p.k_stride, p.k_stride, valid);
-        load_tile<T, D, KEYS, THREADS>(to + Keys::BYTES, at.v + size_t(key) * p.v_stride, p.v_stride, valid);
+        load_tile<T, D, KEYS, THREADS>(to, at.k + size_t(key) * p.k.stride, p.k.stride, valid);
+        load_tile<T, D, KEYS, THREADS>(to + Keys::BYTES, at.v + size_t(key) * p.v.stride, p.v.stride, valid);
         cp_async_commit();
     };
-    load_tile<T, D, QUERIES, THREADS>(q_tile, at.q + size_t(q0) * p.q_stride, p.q_stride, seq.len - q0);
-    load_tile<T, D, QUERIES, THREADS>(d_tile, at.d_out + size_t(q0) * p.d_out_stride, p.d_out_stride, seq.len - q0);
+    load_tile<T, D, QUERIES, THREADS>(q_tile, at.q + size_t(q0) * p.q.stride, p.q.stride, seq.len - q0);
+    load_tile<T, D, QUERIES, THREADS>(d_tile, at.d_out + size_t(q0) * p.d_out.stride, p.d_out.stride, seq.len - q0);
     load_kv(0);
 
     unsigned warp_row = threadIdx.x / 32 * (16 * M), lane = threadIdx.x % 32, query = q0 + warp_row;
@@ -277,14 +278,15 @@ template <class T, int D, class C> __device__ __forceinline__ void attention_gra
 
     __syncthreads(); // the other warps have read the queries
     if (query >= seq.len) return;
-    T *to = static_cast<T *>(p.d_q) + size_t(seq.start + query) * p.d_q_stride + job.head * D;
-    store_rows<T, D, Queries>(to, p.d_q_stride, seq.len - query, d_q, scale, shared, warp_row);
+    T *to = row_of<T>(p.d_q, seq.start + query) + job.head * D;
+    store_rows<T, D, Queries>(to, p.d_q.stride, seq.len - query, d_q, scale, shared, warp_row);
 }
-ATTENTION_TILED(attention_grad_q, AttentionGradParams, QueryWarps, QueryGroups)
+ATTENTION_MMA(attention_grad_q, AttentionGradParams, MmaQueries)
+ATTENTION_WGMMA(attention_grad_q, AttentionGradParams, WgmmaQueries)
 
 // ---- any type and alignment, sums in f32
 // A warp owns one row; its lanes compute the weights of 32 rows of the other side, then own columns of the sums.
-template <class T, int D> struct PlainTile {
+template <class T, int D> struct SimtTile {
     static constexpr int ROWS = 32;
     float x[ROWS][D + 1];
 
@@ -304,9 +306,9 @@ template <class T, int D> struct PlainTile {
     }
 };
 
-template <class T, int D> __device__ __forceinline__ void attention_grad_kv_plain(const AttentionGradParams &p) {
-    constexpr int ROWS = PlainTile<T, D>::ROWS;
-    __shared__ PlainTile<T, D> qs, ds;
+template <class T, int D> __device__ __forceinline__ void attention_grad_kv_simt(const AttentionGradParams &p) {
+    constexpr int ROWS = SimtTile<T, D>::ROWS;
+    __shared__ SimtTile<T, D> qs, ds;
     __shared__ float own_k[WARPS][D], own_v[WARPS][D];
     BlockJob job(p.kv_heads, p.n_seqs);
     Sequence seq(p.cu_seqlens, job.sequence, p.n);
@@ -315,16 +317,16 @@ template <class T, int D> __device__ __forceinline__ void attention_grad_kv_plai
     unsigned group = p.q_heads / p.kv_heads;
     const Heads<T, D> first(p, seq.start, job.head * group, job.head);
     for (int c = lane; c < D; c += 32) {
-        own_k[warp][c] = key < seq.len ? to_f32(first.k[size_t(key) * p.k_stride + c]) : 0.f;
-        own_v[warp][c] = key < seq.len ? to_f32(first.v[size_t(key) * p.v_stride + c]) : 0.f;
+        own_k[warp][c] = key < seq.len ? to_f32(first.k[size_t(key) * p.k.stride + c]) : 0.f;
+        own_v[warp][c] = key < seq.len ? to_f32(first.v[size_t(key) * p.v.stride + c]) : 0.f;
     }
     float d_k[D / 32] = {}, d_v[D / 32] = {};
     for (unsigned head = job.head * group; head < (job.head + 1) * group; head++) {
         Heads<T, D> at(p, seq.start, head, job.head);
         for (unsigned query0 = key0; query0 < seq.len; query0 += ROWS) {
             __syncthreads();
-            qs.load(at.q + size_t(query0) * p.q_stride, p.q_stride, seq.len - query0);
-            ds.load(at.d_out + size_t(query0) * p.d_out_stride, p.d_out_stride, seq.len - query0);
+            qs.load(at.q + size_t(query0) * p.q.stride, p.q.stride, seq.len - query0);
+            ds.load(at.d_out + size_t(query0) * p.d_out.stride, p.d_out.stride, seq.len - query0);
             __syncthreads();
             unsigned query = query0 + lane;
             bool visible = key <= query && query < seq.len;
@@ -337,18 +339,18 @@ template <class T, int D> __device__ __forceinline__ void attention_grad_kv_plai
         }
     }
     if (key >= seq.len) return;
-    T *to_k = static_cast<T *>(p.d_k) + size_t(seq.start + key) * p.d_k_stride + job.head * D;
-    T *to_v = static_cast<T *>(p.d_v) + size_t(seq.start + key) * p.d_v_stride + job.head * D;
+    T *to_k = row_of<T>(p.d_k, seq.start + key) + job.head * D;
+    T *to_v = row_of<T>(p.d_v, seq.start + key) + job.head * D;
     for (int c = 0; c < D / 32; c++) {
         to_k[lane + c * 32] = from_f32<T>(d_k[c] * p.scale);
         to_v[lane + c * 32] = from_f32<T>(d_v[c]);
     }
 }
-ATTENTION_PLAIN(attention_grad_kv_plain, AttentionGradParams)
+ATTENTION_SIMT(attention_grad_kv_simt, AttentionGradParams)
 
-template <class T, int D> __device__ __forceinline__ void attention_grad_q_plain(const AttentionGradParams &p) {
-    constexpr int ROWS = PlainTile<T, D>::ROWS;
-    __shared__ PlainTile<T, D> ks, vs;
+template <class T, int D> __device__ __forceinline__ void attention_grad_q_simt(const AttentionGradParams &p) {
+    constexpr int ROWS = SimtTile<T, D>::ROWS;
+    __shared__ SimtTile<T, D> ks, vs;
     __shared__ float own_q[WARPS][D], own_d[WARPS][D];
     BlockJob job(p.q_heads, p.n_seqs);
     Sequence seq(p.cu_seqlens, job.sequence, p.n);
@@ -358,15 +360,15 @@ template <class T, int D> __device__ __forceinline__ void attention_grad_q_plain
     Heads<T, D> at(p, seq.start, job.head, job.head / (p.q_heads / p.kv_heads));
     bool exists = query < seq.len;
     for (int c = lane; c < D; c += 32) {
-        own_q[warp][c] = exists ? to_f32(at.q[size_t(query) * p.q_stride + c]) : 0.f;
-        own_d[warp][c] = exists ? to_f32(at.d_out[size_t(query) * p.d_out_stride + c]) : 0.f;
+        own_q[warp][c] = exists ? to_f32(at.q[size_t(query) * p.q.stride + c]) : 0.f;
+        own_d[warp][c] = exists ? to_f32(at.d_out[size_t(query) * p.d_out.stride + c]) : 0.f;
     }
     float lse = exists ? at.lse[query] : 0.f, delta = exists ? at.delta[query] : 0.f, d_q[D / 32] = {};
     unsigned last = min(query0 + WARPS, seq.len);
     for (unsigned key0 = 0; key0 < last; key0 += ROWS) {
         __syncthreads();
-        ks.load(at.k + size_t(key0) * p.k_stride, p.k_stride, last - key0);
-        vs.load(at.v + size_t(key0) * p.v_stride, p.v_stride, last - key0);
+        ks.load(at.k + size_t(key0) * p.k.stride, p.k.stride, last - key0);
+        vs.load(at.v + size_t(key0) * p.v.stride, p.v.stride, last - key0);
         __syncthreads();
         bool visible = key0 + lane <= query && exists;
         float weight = visible ? expf(ks.dot(own_q[warp]) * p.scale - lse) : 0.f;
@@ -375,7 +377,7 @@ template <class T, int D> __device__ __forceinline__ void attention_grad_q_plain
         for (unsigned j = 0; j < count; j++) ks.add(d_q, __shfl_sync(~0u, gradient, j), j);
     }
     if (!exists) return;
-    T *to = static_cast<T *>(p.d_q) + size_t(seq.start + query) * p.d_q_stride + job.head * D;
+    T *to = row_of<T>(p.d_q, seq.start + query) + job.head * D;
     for (int c = 0; c < D / 32; c++) to[lane + c * 32] = from_f32<T>(d_q[c] * p.scale);
 }
-ATTENTION_PLAIN(attention_grad_q_plain, AttentionGradParams)
+ATTENTION_SIMT(attention_grad_q_simt, AttentionGradParams)

@@ -104,7 +104,7 @@ template <class T> __device__ void cross_entropy(const CrossEntropyParams &p) {
     extern __shared__ uint4 kept[];
     __shared__ float shared[32];
     static_assert(sizeof(shared) <= CROSS_ENTROPY_STATIC_BYTES && sizeof(Pack<T>) == CROSS_ENTROPY_PACK_BYTES);
-    T *logits = static_cast<T *>(p.logits) + size_t(blockIdx.x) * p.stride;
+    T *logits = row_of<T>(p.logits, blockIdx.x);
     unsigned label = p.labels[blockIdx.x];
     Row<T> row{logits, p.vocab, aligned16(logits, 0) ? p.vocab / VEC<T> : 0, p.cached,
                reinterpret_cast<Pack<T> *>(kept)};

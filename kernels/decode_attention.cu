@@ -121,7 +121,7 @@ __device__ __forceinline__ void decode_attention(const DecodeAttentionParams &p)
     if (begin >= len) return;
 
     unsigned column = threadIdx.x % LANES * VEC<T>, lane_group = threadIdx.x / LANES, width = p.kv_heads * D;
-    const T *q = static_cast<const T *>(p.q) + size_t(b) * p.q_stride + head0 * D + column;
+    const T *q = row_of<T>(p.q, b) + head0 * D + column;
     const T *k = static_cast<const T *>(p.k_cache) + size_t(b) * p.capacity * width + kv_head * D + column;
     const T *v = static_cast<const T *>(p.v_cache) + size_t(b) * p.capacity * width + kv_head * D + column;
     bool packed = aligned16(q, 0) && aligned16(k, 0) && aligned16(v, 0);
@@ -171,7 +171,7 @@ __device__ __forceinline__ void decode_attention(const DecodeAttentionParams &p)
     __syncthreads();
     if (threadIdx.x < G) tops[threadIdx.x] = parts.weigh(threadIdx.x, WARPS, scale);
     __syncthreads();
-    T *out = static_cast<T *>(p.out) + size_t(b) * p.out_stride + head0 * D;
+    T *out = row_of<T>(p.out, b) + head0 * D;
     // [head][split][D + STATS]: the weighted sum, then the maximum and the sum of exponentials.
     float *partial = p.partial + (size_t(b) * p.q_heads + head0) * p.splits * (D + STATS);
     for (unsigned i = threadIdx.x; i < heads * D; i += THREADS) {
@@ -240,7 +240,7 @@ template <class T> __device__ void cache_append(const CacheAppendParams &p) {
     size_t row = blockIdx.x;
     unsigned seq = p.seqs[row], position = p.positions[row];
     if (seq >= p.n_seqs || position >= p.capacity) return;
-    const T *k = static_cast<const T *>(p.k) + row * p.k_stride, *v = static_cast<const T *>(p.v) + row * p.v_stride;
+    const T *k = row_of<T>(p.k, row), *v = row_of<T>(p.v, row);
     size_t at = (size_t(seq) * p.capacity + position) * p.width;
     T *k_to = static_cast<T *>(p.k_cache) + at, *v_to = static_cast<T *>(p.v_cache) + at;
     bool packed = aligned16(k, 0) && aligned16(v, 0) && aligned16(k_to, 0) && aligned16(v_to, 0);

@@ -40,7 +40,7 @@ __device__ __forceinline__ void decode(const Weight4Params &w, T *out, size_t gr
         for (unsigned a = 0; a < AHEAD; a++) {
             size_t i = g + a * THREADS;
             T v[8];
-            table.decode8(codes[a], absmax[a], v);
+            table.dequantize8(codes[a], absmax[a], v);
             if (i < groups) store(out + i * 8, v);
         }
     }

@@ -10,18 +10,18 @@ template <class T> __device__ void lora_transpose(const LoraTransposeParams &par
     constexpr unsigned TILE = LORA_TRANSPOSE_TILE, ROWS = LORA_TRANSPOSE_THREADS / TILE;
     __shared__ T tile[TILE][TILE + 1]; // one more, so that a column is in 32 banks
     const TransposeParams &p = params.matrices[blockIdx.y];
-    unsigned across = (p.cols + TILE - 1) / TILE, down = (p.out_stride + TILE - 1) / TILE;
+    unsigned across = (p.cols + TILE - 1) / TILE, down = (p.out.stride + TILE - 1) / TILE;
     unsigned tx = threadIdx.x % TILE, ty = threadIdx.x / TILE;
     for (unsigned i = blockIdx.x; i < across * down; i += gridDim.x) {
         unsigned col = i % across * TILE, row = i / across * TILE;
         for (unsigned y = ty; y < TILE; y += ROWS) {
             bool inside = row + y < p.rows && col + tx < p.cols;
-            tile[y][tx] = inside ? static_cast<const T *>(p.x)[size_t(row + y) * p.x_stride + col + tx] : from_f32<T>(0);
+            tile[y][tx] = inside ? row_of<T>(p.x, row + y)[col + tx] : from_f32<T>(0);
         }
         __syncthreads();
         for (unsigned y = ty; y < TILE; y += ROWS)
-            if (col + y < p.cols && row + tx < p.out_stride)
-                static_cast<T *>(p.out)[size_t(col + y) * p.out_stride + row + tx] = tile[tx][y];
+            if (col + y < p.cols && row + tx < p.out.stride)
+                row_of<T>(p.out, col + y)[row + tx] = tile[tx][y];
         __syncthreads();
     }
 }
@@ -54,15 +54,15 @@ template <class T, bool DROP, int TILES> __device__ void weight_grad(const LoraW
     Dropout dropout = dropout_of(p.dropout);
     // Columns and rows that do not exist repeat the last ones; tokens that do not are zeros in xa_t.
     unsigned col = min(col0 + 8 * g, p.cols - 8);
-    const T *x = static_cast<const T *>(p.x) + col;
+    const T *x = static_cast<const T *>(p.x.ptr) + col;
     const T *a[2 * TILES];
 #pragma unroll
     for (int i = 0; i < 2 * TILES; i++)
-        a[i] = static_cast<const T *>(p.xa_t) + size_t(min(r0 + 8 * i + g, p.r - 1)) * p.xa_t_stride + 4 * t;
+        a[i] = row_of<T>(p.xa_t, min(r0 + 8 * i + g, p.r - 1)) + 4 * t;
     float acc[TILES][8][4] = {};
     auto load = [&](Columns &columns, unsigned token) {
 #pragma unroll
-        for (int i = 0; i < 4; i++) columns.rows[i] = load16(x + size_t(min(token + 4 * t + i, p.n - 1)) * p.x_stride);
+        for (int i = 0; i < 4; i++) columns.rows[i] = load16(x + size_t(min(token + 4 * t + i, p.n - 1)) * p.x.stride);
     };
     auto multiply = [&](Columns &columns, unsigned token) {
         uint2 as[2 * TILES];
@@ -127,7 +127,7 @@ INSTANTIATE_WEIGHT_GRAD(bf16, 32)
 INSTANTIATE_WEIGHT_GRAD(f16, 32)
 
 // A thread for each column of x and eight of r (blockIdx.z), over the tokens of one part.
-template <class T> __device__ void lora_weight_grad_any(const LoraWeightGradParams &p) {
+template <class T> __device__ void lora_weight_grad_simt(const LoraWeightGradParams &p) {
     constexpr unsigned WIDTH = LORA_WEIGHT_GRAD_SIMT_COLS;
     unsigned col = blockIdx.x * LORA_WEIGHT_GRAD_THREADS + threadIdx.x, r0 = blockIdx.z * WIDTH;
     unsigned begin = blockIdx.y * p.split_len, end = min(begin + p.split_len, p.n);
@@ -136,8 +136,8 @@ template <class T> __device__ void lora_weight_grad_any(const LoraWeightGradPara
     float sum[WIDTH] = {};
     for (unsigned token = begin; token < end; token++) {
         if (!kept(dropout, token, col)) continue;
-        float x = to_f32(static_cast<const T *>(p.x)[size_t(token) * p.x_stride + col]);
-        const T *xa = static_cast<const T *>(p.xa) + size_t(token) * p.xa_stride;
+        float x = to_f32(row_of<T>(p.x, token)[col]);
+        const T *xa = row_of<T>(p.xa, token);
 #pragma unroll
         for (unsigned j = 0; j < WIDTH; j++) sum[j] += x * to_f32(xa[min(r0 + j, p.r - 1)]);
     }
@@ -145,7 +145,7 @@ template <class T> __device__ void lora_weight_grad_any(const LoraWeightGradPara
     for (unsigned j = 0; j < WIDTH; j++)
         if (r0 + j < p.r) p.partial[(size_t(blockIdx.y) * p.r + r0 + j) * p.cols + col] = sum[j];
 }
-INSTANTIATE(lora_weight_grad_any, LoraWeightGradParams)
+INSTANTIATE(lora_weight_grad_simt, LoraWeightGradParams)
 
 // Adds the parts, in order, to the gradient.
 extern "C" __global__ void lora_weight_grad_sum(const __grid_constant__ LoraWeightGradParams p) {

@@ -103,7 +103,7 @@ struct CodeTable {
     }
 
     // Eight weights of one block.
-    template <class T> __device__ __forceinline__ void decode8(uint32_t codes, float absmax, T *out) const {
+    template <class T> __device__ __forceinline__ void dequantize8(uint32_t codes, float absmax, T *out) const {
 #pragma unroll
         for (int e = 0; e < 8; e++) out[e] = from_f32<T>(__fmul_rn(at(codes, e), absmax));
     }

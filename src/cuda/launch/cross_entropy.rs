@@ -14,18 +14,17 @@ pub(in crate::cuda) fn cross_entropy<T: Float>(cuda: &Cuda, mut op: CrossEntropy
     let room = cuda.max_shared.saturating_sub(CROSS_ENTROPY_STATIC_BYTES as usize) / PACK;
     let cached = if op.grad_scale.is_some() { room.min(vocab * size_of::<T>() / PACK) } else { 0 };
     let params = CrossEntropyParams {
-        logits: op.logits.ptr(),
+        logits: op.logits.matrix(),
         labels: op.labels.ptr() as _,
         losses: op.losses.ptr() as _,
         n: dim(n),
         vocab: dim(vocab),
-        stride: dim(op.logits.stride),
         with_grad: op.grad_scale.is_some().into(),
         cached: dim(cached),
         grad_scale: op.grad_scale.unwrap_or(0.0),
     };
-    let shape = LaunchConfig { grid: [dim(n), 1, 1], threads: CROSS_ENTROPY_THREADS, shared: dim(cached * PACK) };
+    let config = LaunchConfig { grid: [dim(n), 1, 1], threads: CROSS_ENTROPY_THREADS, shared: dim(cached * PACK) };
     // SAFETY: `CrossEntropy::verify` checked every shape against `params.n` and `params.vocab`; there is shared memory
     // for `params.cached` packs.
-    unsafe { cuda.launch(&CROSS_ENTROPY, T::DTYPE.suffix(), params, shape) }
+    unsafe { cuda.launch(&CROSS_ENTROPY, T::DTYPE.suffix(), params, config) }
 }

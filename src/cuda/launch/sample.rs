@@ -19,14 +19,13 @@ pub(in crate::cuda) fn sample(cuda: &Cuda, mut op: Sample<'_, Cuda>) -> Result<(
         cuda.scratch(Slot::Seen, n_seqs * op.n_vocab.div_ceil(32))?
     };
     let params = SampleParams {
-        logits: op.logits.ptr() as _,
+        logits: op.logits.matrix(),
         history: op.history.ptr() as _,
         positions: op.positions.ptr() as _,
         tokens: op.tokens.ptr() as _,
         seen,
         n_seqs: dim(n_seqs),
         vocab: dim(op.n_vocab),
-        stride: dim(op.logits.stride),
         capacity: dim(op.history.len() / n_seqs),
         // More than all is all.
         top_k: dim(op.top_k.min(op.n_vocab)),

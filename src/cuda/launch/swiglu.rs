@@ -9,14 +9,7 @@ const SWIGLU: Kernel<SwigluParams> = Kernel::new("swiglu", "swiglu");
 const SWIGLU_GRAD: Kernel<SwigluGradParams> = Kernel::new("swiglu", "swiglu_grad");
 pub(in crate::cuda) fn swiglu<T: Float>(cuda: &Cuda, mut op: Swiglu<'_, Cuda, T>) -> Result<()> {
     let [n, f] = op.out.shape();
-    let params = SwigluParams {
-        gate_up: op.gate_up.ptr(),
-        out: op.out.ptr(),
-        n: dim(n),
-        f: dim(f),
-        gate_up_stride: dim(op.gate_up.stride),
-        out_stride: dim(op.out.stride),
-    };
+    let params = SwigluParams { gate_up: op.gate_up.matrix(), out: op.out.matrix(), n: dim(n), f: dim(f) };
     // SAFETY: `Swiglu::verify` checked both shapes against `params.n` and `params.f`.
     unsafe { cuda.launch(&SWIGLU, T::DTYPE.suffix(), params, elementwise("swiglu", [n, f])?) }
 }
@@ -24,14 +17,11 @@ pub(in crate::cuda) fn swiglu<T: Float>(cuda: &Cuda, mut op: Swiglu<'_, Cuda, T>
 pub(in crate::cuda) fn swiglu_grad<T: Float>(cuda: &Cuda, mut op: SwigluGrad<'_, Cuda, T>) -> Result<()> {
     let [n, f] = op.d_out.shape();
     let params = SwigluGradParams {
-        gate_up: op.gate_up.ptr(),
-        d_out: op.d_out.ptr(),
-        d_gate_up: op.d_gate_up.ptr(),
+        gate_up: op.gate_up.matrix(),
+        d_out: op.d_out.matrix(),
+        d_gate_up: op.d_gate_up.matrix(),
         n: dim(n),
         f: dim(f),
-        gate_up_stride: dim(op.gate_up.stride),
-        d_out_stride: dim(op.d_out.stride),
-        d_gate_up_stride: dim(op.d_gate_up.stride),
     };
     // SAFETY: `SwigluGrad::verify` checked every shape against `params.n` and `params.f`.
     unsafe { cuda.launch(&SWIGLU_GRAD, T::DTYPE.suffix(), params, elementwise("swiglu_grad", [n, f])?) }
