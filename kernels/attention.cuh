@@ -27,6 +27,21 @@ struct BlockJob {
     }
 };
 
+// The matrices of attention_grad at one sequence, query head and key head.
+template <class T, int D> struct Heads {
+    const T *q, *d_out, *k, *v;
+    const float *lse, *delta;
+
+    __device__ __forceinline__ Heads(const AttentionGradParams &p, unsigned start, unsigned head, unsigned kv_head) {
+        q = row_of<T>(p.q, start) + head * D;
+        d_out = row_of<T>(p.d_out, start) + head * D;
+        k = row_of<T>(p.k, start) + kv_head * D;
+        v = row_of<T>(p.v, start) + kv_head * D;
+        lse = p.lse + size_t(head) * p.n + start;
+        delta = p.delta + size_t(head) * p.n + start;
+    }
+};
+
 // ROWS rows of D 16-bit elements in shared memory (1024-byte aligned), in panels of up to 64 columns. The 16-byte
 // chunks of a row are permuted, so that the same chunk of 8 neighbouring rows lies in different banks; it is the
 // permutation that wgmma knows as its swizzle of 128 or 64 bytes.
@@ -149,6 +164,16 @@ struct Wgmma {
         return k / (B::COLUMNS / 16) * B::PANEL + k % (B::COLUMNS / 16) * 32;
     }
 };
+
+// Between two stages of tiles: the one that was asked for last is complete for all threads, and all have done with the
+// other, which may be filled again. One group of copies is under way at a time, so that waiting for all waits for this
+// one. What cp.async wrote is published to the tensor cores' own path to shared memory, by each thread for its copies,
+// before the barrier.
+template <class E> __device__ __forceinline__ void begin_stage() {
+    cp_async_wait<0>();
+    E::publish();
+    __syncthreads();
+}
 
 // A product as the left factor of the next: a lane's elements are already where they have to be.
 template <class T, int M, int K>
