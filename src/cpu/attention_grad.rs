@@ -2,10 +2,9 @@
 //! row is summed by one task in a fixed order.
 
 use super::{
-    convert,
     flash::{Blocks, Cut, Piece, panel, result_len, split_rows, write_rows},
-    math, simd,
-    simd_tile::tile,
+    math,
+    simd::{convert, tile::tile, vectorize},
 };
 use crate::{Cpu, Float, Mat, ops::AttentionGrad};
 use rayon::prelude::*;
@@ -50,7 +49,7 @@ pub(super) fn attention_grad<T: Float>(op: AttentionGrad<'_, Cpu, T>) {
                 let (stride, d_q) = (d_q.stride, split_rows(d_q, panels));
                 panels.par_iter().zip(d_q).for_each(|(piece, d_q)| {
                     let sums = pass.query_grad(piece, &panel(q, piece), &panel(d_out, piece), &keys);
-                    simd::vectorize(
+                    vectorize(
                         #[inline(always)]
                         || write_rows(&sums, dim, stride, d_q, |_| scale),
                     );
@@ -71,7 +70,7 @@ pub(super) fn attention_grad<T: Float>(op: AttentionGrad<'_, Cpu, T>) {
         panels.par_iter().zip(outs).for_each(|(piece, (d_k, d_v))| {
             let (k_panel, v_panel) = (panel(k, piece), panel(v, piece));
             let [k_sums, v_sums] = key_grads(piece, &k_panel, &v_panel, dim, scale, &queries);
-            simd::vectorize(
+            vectorize(
                 #[inline(always)]
                 || {
                     write_rows(&k_sums, dim, k_stride, d_k, |_| scale);
@@ -104,7 +103,7 @@ fn row_dots<T: Float>(a: Mat<'_, Cpu, T>, b: Mat<'_, Cpu, T>, out: &mut [f32]) {
     out.par_iter_mut().enumerate().with_min_len(64).for_each(|(i, out)| {
         let (mut x, mut y) = ([0.0; 128], [0.0; 128]);
         let (x, y) = (&mut x[..a.cols], &mut y[..a.cols]);
-        simd::vectorize(
+        vectorize(
             #[inline(always)]
             || {
                 convert::widen(a.row(i), x);
@@ -147,7 +146,7 @@ impl Pass<'_> {
             d_p[..tiles].fill(0.0);
             keys.k_rows.multiply(block, self.dim, queries, &mut p[..tiles]);
             keys.v_rows.multiply(block, self.dim, d_outs, &mut d_p[..tiles]);
-            simd::vectorize(
+            vectorize(
                 #[inline(always)]
                 || {
                     let rows = p.chunks_exact_mut(tile.cols).zip(d_p.chunks_exact(tile.cols)).take(count);
@@ -182,7 +181,7 @@ fn key_grads(piece: &Piece, keys: &[f32], values: &[f32], dim: usize, scale: f32
             ds.fill(0.0);
             head.q_rows.multiply(block, dim, keys, &mut p);
             head.d_out_rows.multiply(block, dim, values, &mut ds);
-            simd::vectorize(
+            vectorize(
                 #[inline(always)]
                 || {
                     let rows = p.chunks_exact_mut(tile.cols).zip(ds.chunks_exact_mut(tile.cols)).take(count);

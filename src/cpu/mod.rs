@@ -3,17 +3,11 @@ mod adamw;
 mod attention;
 mod attention_grad;
 mod cast;
-mod convert;
 mod cross_entropy;
-mod decode;
 mod decode_attention;
 mod dequantize;
 mod flash;
 mod gemm;
-mod gemv;
-mod linear;
-mod linear4;
-mod lora;
 mod math;
 mod memory;
 mod par;
@@ -24,14 +18,7 @@ mod rms_norm;
 mod rows;
 mod sample;
 mod simd;
-mod simd_decode;
-mod simd_gemv;
-mod simd_pack;
-mod simd_sum;
-mod simd_tile;
-mod source;
 mod swiglu;
-mod weight_grad;
 
 pub use simd::features;
 
@@ -131,31 +118,31 @@ impl Backend for Cpu {
     }
 
     fn linear4<T: Float, O: Float>(&self, op: Checked<Linear4<'_, Self, T, O>>) -> Result<()> {
-        run(|| linear4::linear4(op.into_inner()))
+        run(|| gemm::linear4::linear4(op.into_inner()))
     }
 
     fn linear4_grad<T: Float>(&self, op: Checked<Linear4Grad<'_, Self, T>>) -> Result<()> {
-        run(|| linear4::linear4_grad(op.into_inner()))
+        run(|| gemm::linear4::linear4_grad(op.into_inner()))
     }
 
     fn linear<T: Float, O: Float>(&self, op: Checked<Linear<'_, Self, T, O>>) -> Result<()> {
-        run(|| linear::linear(op.into_inner()))
+        run(|| gemm::linear::linear(op.into_inner()))
     }
 
     fn linear_grad<T: Float>(&self, op: Checked<LinearGrad<'_, Self, T>>) -> Result<()> {
-        run(|| linear::linear_grad(op.into_inner()))
+        run(|| gemm::linear::linear_grad(op.into_inner()))
     }
 
     fn weight_grad<T: Float>(&self, op: Checked<WeightGrad<'_, Self, T>>) -> Result<()> {
-        run(|| weight_grad::weight_grad(op.into_inner()))
+        run(|| gemm::weight_grad::weight_grad(op.into_inner()))
     }
 
     fn lora<T: Float>(&self, op: Checked<Lora<'_, Self, T>>) -> Result<()> {
-        run(|| lora::lora(op.into_inner()))
+        run(|| gemm::lora::lora(op.into_inner()))
     }
 
     fn lora_grad<T: Float>(&self, op: Checked<LoraGrad<'_, Self, T>>) -> Result<()> {
-        run(|| lora::lora_grad(op.into_inner()))
+        run(|| gemm::lora::lora_grad(op.into_inner()))
     }
 
     fn rms_norm<T: Float>(&self, op: Checked<RmsNorm<'_, Self, T>>) -> Result<()> {

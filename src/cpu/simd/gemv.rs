@@ -1,32 +1,55 @@
 //! Products of rows of a 4-bit weight with one to four vectors: codes are decoded in registers, where they are used.
 #![allow(unsafe_code)]
 
-use super::{
-    gemv::{Inputs, MAX_ROWS},
-    simd::{Level, level},
-};
+use super::{Level, level};
 use crate::{Cpu, DType, Float, quant::Weight4};
+
+/// The most vectors that there are kernels for.
+pub(in crate::cpu) const MAX_ROWS: usize = 4;
+
+/// The vectors, in f32 and in bf16.
+pub(in crate::cpu) struct Inputs {
+    /// `[n, cols]`.
+    pub(in crate::cpu) wide: Vec<f32>,
+    /// `[n, cols]`, the upper halves of `wide`.
+    halves: Vec<u16>,
+    /// Is nothing lost in `halves`?
+    exact: bool,
+    /// Elements of a vector.
+    pub(in crate::cpu) cols: usize,
+}
+
+impl Inputs {
+    /// Vectors of `cols` elements, one after the other.
+    pub(in crate::cpu) fn new(wide: Vec<f32>, cols: usize) -> Self {
+        let halves = wide.iter().map(|x| (x.to_bits() >> 16) as u16).collect();
+        let exact = wide.iter().all(|x| x.to_bits() & 0xffff == 0);
+        Inputs { wide, halves, exact, cols }
+    }
+}
 
 /// `out[i] = x[i] · weight[row]` with the weight rounded to `T`. False, and nothing done, where this machine or this
 /// shape has no kernel.
 #[inline]
-pub(super) fn dots<T: Float>(weight: &Weight4<'_, Cpu>, row: usize, x: &Inputs, out: &mut [f32]) -> bool {
+pub(in crate::cpu) fn dots<T: Float>(weight: &Weight4<'_, Cpu>, row: usize, x: &Inputs, out: &mut [f32]) -> bool {
     if !weight.cols.is_multiple_of(weight.block_size) || x.cols != weight.cols || !(1..=MAX_ROWS).contains(&out.len()) {
         return false;
     }
     #[cfg(target_arch = "x86_64")]
     match level() {
-        // SAFETY: the level tells that the machine has the instructions; rows are whole blocks.
+        // SAFETY: `level` found AVX-512 BF16 and all below it.
         Level::Avx512Bf16 if T::DTYPE == DType::Bf16 && x.exact => unsafe { x86::bf16_any::<T>(weight, row, x, out) },
-        // SAFETY: as above.
+        // SAFETY: `level` found AVX-512 F, BW, DQ and VL, besides AVX2, FMA and F16C.
         Level::Avx512 | Level::Avx512Bf16 => unsafe { x86::avx512_any::<T>(weight, row, x, out) },
-        // SAFETY: as above.
+        // SAFETY: `level` found AVX2, FMA and F16C.
         Level::Avx2 => unsafe { x86::avx2_any::<T>(weight, row, x, out) },
         Level::Portable => return false,
     }
     cfg!(target_arch = "x86_64")
 }
 
+/// What the SAFETY comments rest on: [`dots`] lets in only weights whose rows are whole blocks and as long as the
+/// vectors, and a block, whose size `Weight4::verify` has checked, has 16 bytes or a multiple of 32.
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{
@@ -67,12 +90,12 @@ mod x86 {
     ) {
         debug_assert!(bytes.len() >= 16 && x.iter().all(|x| x.len() >= at + 32));
         // The index of each code in a 16-bit word; the look-up ignores what is above five bits.
-        // SAFETY: the callers give 16 bytes.
+        // SAFETY: `bf16` cuts a block into pieces of 16 bytes.
         let byte = _mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) });
         let words = _mm512_or_si512(_mm512_srli_epi32::<4>(byte), _mm512_slli_epi32::<16>(byte));
         let w = _mm512_permutexvar_epi16(words, table);
         for (acc, x) in acc.iter_mut().zip(x) {
-            // SAFETY: a block is in the row, which `x` is as long as. All types are 512 bits.
+            // SAFETY: `each_block` stays in the row, which `dots` found as long as `x`. All types are 512 bits.
             unsafe {
                 let x = _mm512_loadu_si512(x.as_ptr().add(at).cast());
                 let (w, x) = (std::mem::transmute::<__m512i, __m512bh>(w), std::mem::transmute::<__m512i, __m512bh>(x));
@@ -87,7 +110,7 @@ mod x86 {
     fn bf16<T: Float, const N: usize>(weight: &Weight4<'_, Cpu>, row: usize, x: &Inputs) -> [f32; N] {
         let mut acc = [[_mm512_setzero_ps(); 2]; N];
         let inputs: [&[u16]; N] = std::array::from_fn(|i| &x.halves[i * x.cols..][..x.cols]);
-        // SAFETY: the array is one vector.
+        // SAFETY: the type of the array says sixteen elements: one vector.
         let codes = unsafe { _mm512_loadu_ps(weight.format.codes().as_ptr()) };
         each_block(
             weight,
@@ -119,7 +142,7 @@ mod x86 {
     fn avx512<T: Float, const N: usize>(weight: &Weight4<'_, Cpu>, row: usize, x: &Inputs) -> [f32; N] {
         let mut acc = [[_mm512_setzero_ps(); 2]; N];
         let inputs: [&[f32]; N] = std::array::from_fn(|i| &x.wide[i * x.cols..][..x.cols]);
-        // SAFETY: the array is one vector.
+        // SAFETY: the type of the array says sixteen elements: one vector.
         let codes = unsafe { _mm512_loadu_ps(weight.format.codes().as_ptr()) };
         each_block(
             weight,
@@ -128,19 +151,19 @@ mod x86 {
             |at, bytes, absmax| {
                 let table = match T::DTYPE {
                     DType::F32 => _mm512_mul_ps(codes, _mm512_set1_ps(absmax)),
-                    // SAFETY: the array is one vector.
+                    // SAFETY: the type of the array says sixteen elements: one vector.
                     _ => unsafe { _mm512_loadu_ps(values::<T>(weight.format.codes(), absmax).as_ptr()) },
                 };
                 let bytes = bytes.as_chunks::<16>().0;
                 for (j, bytes) in bytes.iter().enumerate() {
                     for half in 0..2 {
                         let eight = i64::from_le_bytes(std::array::from_fn(|i| bytes[half * 8 + i]));
-                        // As in `simd_decode`.
+                        // As in `look_up`.
                         let byte = _mm512_cvtepu8_epi64(_mm_cvtsi64_si128(eight));
                         let code = _mm512_or_si512(_mm512_srli_epi64::<4>(byte), _mm512_slli_epi64::<32>(byte));
                         let w = _mm512_permutexvar_ps(code, table);
                         for (acc, x) in acc.iter_mut().zip(inputs) {
-                            // SAFETY: a block is in the row, which `x` is as long as.
+                            // SAFETY: `each_block` stays in the row, which `dots` found as long as `x`.
                             let x = unsafe { _mm512_loadu_ps(x.as_ptr().add(at + j * 32 + half * 16)) };
                             acc[half] = _mm512_fmadd_ps(w, x, acc[half]);
                         }
@@ -163,7 +186,7 @@ mod x86 {
             #[inline(always)]
             |at, bytes, absmax| {
                 let values = values::<T>(weight.format.codes(), absmax);
-                // SAFETY: `values` is two vectors.
+                // SAFETY: the type of `values` says sixteen elements: two vectors.
                 let (low, high) =
                     unsafe { (_mm256_loadu_ps(values.as_ptr()), _mm256_loadu_ps(values.as_ptr().add(8))) };
                 let bytes = bytes.as_chunks::<8>().0;
@@ -176,7 +199,7 @@ mod x86 {
                         let found = [low, high].map(|half| _mm256_permutevar8x32_ps(half, code));
                         let w = _mm256_blendv_ps(found[0], found[1], upper);
                         for (acc, x) in acc.iter_mut().zip(inputs) {
-                            // SAFETY: a block is in the row, which `x` is as long as.
+                            // SAFETY: `each_block` stays in the row, which `dots` found as long as `x`.
                             let x = unsafe { _mm256_loadu_ps(x.as_ptr().add(at + j * 16 + half * 8)) };
                             acc[half] = _mm256_fmadd_ps(w, x, acc[half]);
                         }
@@ -186,7 +209,7 @@ mod x86 {
         );
         acc.map(|[a, b]| {
             let mut lanes = [0.0; 8];
-            // SAFETY: `lanes` is one vector.
+            // SAFETY: the type of `lanes` says eight elements: one vector.
             unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), _mm256_add_ps(a, b)) };
             lanes.iter().sum()
         })

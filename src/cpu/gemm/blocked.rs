@@ -5,12 +5,17 @@
 //! packed at a time; of `B`, pieces that fit the L2 cache. Sums run over `k` in order within pieces of `DEPTH`, and
 //! the pieces are added in order, so that no bit depends on the number of threads or on `m` and `n`.
 
-use super::{
-    par, simd, simd_pack,
-    simd_tile::{Tile, tile},
-    source::Source,
+use super::operand::Operand;
+use crate::{
+    Cpu, Float, MatMut,
+    cpu::{
+        par,
+        simd::{
+            tile::{Tile, tile},
+            vectorize,
+        },
+    },
 };
-use crate::{Cpu, Float, MatMut};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -22,62 +27,6 @@ const COLS: usize = 4096;
 const BLOCK: usize = 128;
 /// Elements of `k` that are summed in registers.
 const DEPTH: usize = 256;
-
-/// One side of a product.
-pub(super) trait Operand: Sync {
-    /// Rows and depth.
-    fn shape(&self) -> [usize; 2];
-    /// Writes element `(first + r, k)` to `out[(k - ks.start) * width + r]` for `r < width`; zeros beyond the last row.
-    fn pack(&self, first: usize, ks: Range<usize>, width: usize, out: &mut [f32]);
-}
-
-/// A matrix whose rows are the operand's rows.
-pub(super) struct ByRow<S>(pub(super) S);
-
-impl<S: Source> Operand for ByRow<S> {
-    fn shape(&self) -> [usize; 2] {
-        self.0.shape()
-    }
-
-    fn pack(&self, first: usize, ks: Range<usize>, width: usize, out: &mut [f32]) {
-        let mut pieces = [0.0; simd_pack::ROWS * DEPTH];
-        let last = self.0.shape()[0];
-        for start in ks.clone().step_by(DEPTH) {
-            let depth = DEPTH.min(ks.end - start);
-            let out = &mut out[(start - ks.start) * width..][..depth * width];
-            for group in (0..width).step_by(simd_pack::ROWS) {
-                for (r, piece) in pieces.chunks_exact_mut(DEPTH).enumerate() {
-                    let (row, piece) = (first + group + r, &mut piece[..depth]);
-                    if row < last {
-                        self.0.read(row, start..start + depth, piece);
-                    } else {
-                        piece.fill(0.0);
-                    }
-                }
-                simd_pack::interleave(&pieces, depth, group, width, out);
-            }
-        }
-    }
-}
-
-/// A matrix whose columns are the operand's rows.
-pub(super) struct ByColumn<S>(pub(super) S);
-
-impl<S: Source> Operand for ByColumn<S> {
-    fn shape(&self) -> [usize; 2] {
-        let [depth, rows] = self.0.shape();
-        [rows, depth]
-    }
-
-    fn pack(&self, first: usize, ks: Range<usize>, width: usize, out: &mut [f32]) {
-        let end = self.0.shape()[1].min(first + width);
-        for (k, out) in ks.zip(out.chunks_mut(width)) {
-            let (row, pad) = out.split_at_mut(end - first);
-            self.0.read(k, first..end, row);
-            pad.fill(0.0);
-        }
-    }
-}
 
 /// How a block of the product lies in memory: `[tasks, part, width, tile]`, where tasks run over the parts of the
 /// rows, then over the columns.
@@ -266,27 +215,10 @@ fn finish_rows<O: Float>(
         || vec![0.0; cols],
         |line, (row, out)| {
             read(row, line);
-            simd::vectorize(
+            vectorize(
                 #[inline(always)]
                 || finish(row, line, out),
             );
         },
     );
-}
-
-/// Stores a row of sums, or adds it to what is there.
-#[inline(always)]
-pub(super) fn store<O: Float>(accumulate: bool, scale: f32, sums: &mut [f32], out: &mut [O]) {
-    for sum in sums.iter_mut() {
-        *sum *= scale;
-    }
-    if accumulate {
-        let mut before = [0.0; 64];
-        for (sums, out) in sums.chunks_mut(64).zip(out.chunks(64)) {
-            let before = &mut before[..out.len()];
-            super::convert::widen(out, before);
-            sums.iter_mut().zip(before).for_each(|(sum, before)| *sum += *before);
-        }
-    }
-    super::convert::narrow(sums, out);
 }

@@ -1,20 +1,22 @@
 use super::{
-    convert,
-    gemm::{self, ByColumn, ByRow},
+    blocked,
+    epilogue::store,
     gemv,
+    operand::{ByColumn, ByRow},
     source::{Dense, drop_elements},
 };
 use crate::{
     Cpu, Float, MatMut,
+    cpu::simd::convert,
     ops::{Lora, LoraGrad},
 };
 
-pub(super) fn lora<T: Float>(op: Lora<'_, Cpu, T>) {
+pub(in crate::cpu) fn lora<T: Float>(op: Lora<'_, Cpu, T>) {
     let Lora { x, a, b, scale, dropout, mut xa, out } = op;
     let rank = xa.cols;
     let (a, b) = (Dense::of(a, rank, x.cols), Dense::of(b, out.cols, rank));
     let x = Dense { mat: x, dropout };
-    if (1..=gemv::MAX_ROWS).contains(&out.rows) {
+    if gemv::suits(out.rows) {
         gemv::multiply(
             &x,
             &a,
@@ -27,10 +29,10 @@ pub(super) fn lora<T: Float>(op: Lora<'_, Cpu, T>) {
             &b,
             out,
             #[inline(always)]
-            |sums, out| gemm::store(true, scale, sums, out),
+            |sums, out| store(true, scale, sums, out),
         );
     } else {
-        gemm::multiply_transposed(
+        blocked::multiply_transposed(
             &ByRow(a),
             &ByRow(x),
             xa.reborrow(),
@@ -38,55 +40,55 @@ pub(super) fn lora<T: Float>(op: Lora<'_, Cpu, T>) {
             |_, sums, out| convert::narrow(sums, out),
         );
         let xa = ByRow(Dense::new(xa.mat()));
-        gemm::multiply(
+        blocked::multiply(
             &xa,
             &ByRow(b),
             out,
             #[inline(always)]
-            |_, _, sums, out| gemm::store(true, scale, sums, out),
+            |_, _, sums, out| store(true, scale, sums, out),
         );
     }
 }
 
-pub(super) fn lora_grad<T: Float>(op: LoraGrad<'_, Cpu, T>) {
+pub(in crate::cpu) fn lora_grad<T: Float>(op: LoraGrad<'_, Cpu, T>) {
     let LoraGrad { x, a, b, scale, dropout, xa, d_out, mut d_xa, d_a, d_b, d_x } = op;
     let ([_, inputs], [_, outputs], rank) = (x.shape(), d_out.shape(), xa.cols);
     let (a, b) = (Dense::of(a, rank, inputs), Dense::of(b, outputs, rank));
 
     let by_row = ByRow(Dense::new(d_out));
-    gemm::multiply_transposed(
+    blocked::multiply_transposed(
         &ByColumn(b),
         &by_row,
         d_xa.reborrow(),
         #[inline(always)]
         |_, sums, out| {
-            gemm::store(false, scale, sums, out);
+            store(false, scale, sums, out);
         },
     );
     let d_xa = d_xa.mat();
 
     let (xa, d_out) = (ByColumn(Dense::new(xa)), ByColumn(Dense::new(d_out)));
     let d_b = MatMut::new(d_b, outputs, rank);
-    gemm::multiply_transposed(
+    blocked::multiply_transposed(
         &xa,
         &d_out,
         d_b,
         #[inline(always)]
-        |_, sums, out| gemm::store(true, scale, sums, out),
+        |_, sums, out| store(true, scale, sums, out),
     );
 
     let (rows, x) = (ByColumn(Dense::new(d_xa)), ByColumn(Dense { mat: x, dropout }));
     let d_a = MatMut::new(d_a, rank, inputs);
-    gemm::multiply(
+    blocked::multiply(
         &rows,
         &x,
         d_a,
         #[inline(always)]
-        |_, _, sums, out| gemm::store(true, 1.0, sums, out),
+        |_, _, sums, out| store(true, 1.0, sums, out),
     );
 
     if let Some(d_x) = d_x {
-        gemm::multiply(
+        blocked::multiply(
             &ByRow(Dense::new(d_xa)),
             &ByColumn(a),
             d_x,
@@ -95,7 +97,7 @@ pub(super) fn lora_grad<T: Float>(op: LoraGrad<'_, Cpu, T>) {
                 if let Some(dropout) = &dropout {
                     drop_elements(dropout, row, first, sums);
                 }
-                gemm::store(true, 1.0, sums, out);
+                store(true, 1.0, sums, out);
             },
         );
     }

@@ -1,7 +1,7 @@
 //! Table look-up of 4-bit codes.
 #![allow(unsafe_code)]
 
-use super::simd::{Level, level};
+use super::{Level, level};
 
 /// `out[i] = values[code of element first + i]`; element `2j` is in the high half of byte `j`.
 #[inline]
@@ -15,10 +15,10 @@ pub(super) fn look_up(values: &[f32; 16], codes: &[u8], first: usize, out: &mut 
     let (pairs, tail) = rest.as_chunks_mut::<2>();
     let bytes = &codes[..pairs.len()];
     let done = match level() {
-        // SAFETY: the level tells that the machine has the instructions.
+        // SAFETY: `level` found AVX-512 F.
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 | Level::Avx512Bf16 => unsafe { x86::avx512(values, bytes, pairs) },
-        // SAFETY: as above.
+        // SAFETY: `level` found AVX2.
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { x86::avx2(values, bytes, pairs) },
         _ => 0,
@@ -38,7 +38,7 @@ mod x86 {
     /// Sixteen elements at a time; says how many pairs are done.
     #[target_feature(enable = "avx512f")]
     pub(super) fn avx512(values: &[f32; 16], bytes: &[u8], out: &mut [[f32; 2]]) -> usize {
-        // SAFETY: `values` is one vector.
+        // SAFETY: the type of `values` says sixteen elements: one vector.
         let values = unsafe { _mm512_loadu_ps(values.as_ptr()) };
         let chunks = bytes.as_chunks::<8>().0;
         for (bytes, out) in chunks.iter().zip(out.as_chunks_mut::<8>().0) {
@@ -46,7 +46,7 @@ mod x86 {
             // ignores what is above four bits.
             let byte = _mm512_cvtepu8_epi64(_mm_cvtsi64_si128(i64::from_le_bytes(*bytes)));
             let code = _mm512_or_si512(_mm512_srli_epi64::<4>(byte), _mm512_slli_epi64::<32>(byte));
-            // SAFETY: `out` is one vector.
+            // SAFETY: the type of `out` says sixteen elements: one vector.
             unsafe { _mm512_storeu_ps(out.as_mut_ptr().cast(), _mm512_permutexvar_ps(code, values)) }
         }
         chunks.len() * 8
@@ -55,16 +55,16 @@ mod x86 {
     /// Eight elements at a time; says how many pairs are done.
     #[target_feature(enable = "avx2")]
     pub(super) fn avx2(values: &[f32; 16], bytes: &[u8], out: &mut [[f32; 2]]) -> usize {
-        // SAFETY: `values` is two vectors.
+        // SAFETY: the type of `values` says sixteen elements: two vectors.
         let (low, high) = unsafe { (_mm256_loadu_ps(values.as_ptr()), _mm256_loadu_ps(values.as_ptr().add(8))) };
         let chunks = bytes.as_chunks::<4>().0;
         for (bytes, out) in chunks.iter().zip(out.as_chunks_mut::<4>().0) {
-            // As above; bit 3 of the code chooses the half of the table.
+            // As for AVX-512; bit 3 of the code chooses the half of the table.
             let byte = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(i32::from_le_bytes(*bytes)));
             let code = _mm256_or_si256(_mm256_srli_epi64::<4>(byte), _mm256_slli_epi64::<32>(byte));
             let upper = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(code));
             let found = [low, high].map(|half| _mm256_permutevar8x32_ps(half, code));
-            // SAFETY: `out` is one vector.
+            // SAFETY: the type of `out` says eight elements: one vector.
             unsafe { _mm256_storeu_ps(out.as_mut_ptr().cast(), _mm256_blendv_ps(found[0], found[1], upper)) }
         }
         chunks.len() * 4

@@ -1,7 +1,16 @@
 //! Which vector instructions this machine has, found at run time, and code compiled for them.
 //!
-//! The files `simd*.rs` are the only ones of the CPU backend with `unsafe` in them.
+//! What every SAFETY comment in this folder rests on: [`level`] names a level only where `detect` found all of its
+//! instructions, so that a function compiled for a level may be called wherever `level` is at least that.
 #![allow(unsafe_code)]
+
+pub(super) mod convert;
+pub(super) mod decode;
+pub(super) mod gemv;
+mod look_up;
+pub(super) mod pack;
+pub(super) mod sum;
+pub(super) mod tile;
 
 use std::sync::LazyLock;
 
@@ -92,9 +101,9 @@ pub(super) fn vectorize<R>(f: impl FnOnce() -> R) -> R {
     }
     match level() {
         Level::Portable => f(),
-        // SAFETY: `detect` found the features that the function is compiled for.
+        // SAFETY: `detect` found AVX2, FMA and F16C.
         Level::Avx2 => unsafe { avx2(f) },
-        // SAFETY: as above.
+        // SAFETY: `detect` found AVX-512 F, BW, DQ and VL, besides AVX2, FMA and F16C.
         Level::Avx512 | Level::Avx512Bf16 => unsafe { avx512(f) },
     }
 }
@@ -104,70 +113,4 @@ pub(super) fn vectorize<R>(f: impl FnOnce() -> R) -> R {
 #[inline(always)]
 pub(super) fn vectorize<R>(f: impl FnOnce() -> R) -> R {
     f()
-}
-
-#[cfg(target_arch = "x86_64")]
-mod f16c {
-    use std::arch::x86_64::*;
-
-    /// Eight at a time; the caller does the tail.
-    #[target_feature(enable = "avx,f16c")]
-    pub(super) fn widen(x: &[[u16; 8]], out: &mut [[f32; 8]]) {
-        for (x, out) in x.iter().zip(out) {
-            // SAFETY: both arrays are as long as the vectors.
-            unsafe { _mm256_storeu_ps(out.as_mut_ptr(), _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast()))) }
-        }
-    }
-
-    /// Eight at a time; the caller does the tail.
-    #[target_feature(enable = "avx,f16c")]
-    pub(super) fn narrow(x: &[[f32; 8]], out: &mut [[u16; 8]]) {
-        for (x, out) in x.iter().zip(out) {
-            // SAFETY: both arrays are as long as the vectors.
-            unsafe {
-                let half = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm256_loadu_ps(x.as_ptr()));
-                _mm_storeu_si128(out.as_mut_ptr().cast(), half);
-            }
-        }
-    }
-}
-
-/// Widens bits of f16.
-pub(super) fn widen_f16(x: &[u16], out: &mut [f32]) {
-    let done = vectors(x.len());
-    #[cfg(target_arch = "x86_64")]
-    if done > 0 {
-        // SAFETY: `vectors` is not zero only where `detect` found F16C.
-        unsafe { f16c::widen(x.as_chunks().0, out.as_chunks_mut().0) }
-    }
-    for (out, &x) in out[done..].iter_mut().zip(&x[done..]) {
-        *out = half::f16::from_bits(x).to_f32();
-    }
-}
-
-/// Rounds to bits of f16.
-pub(super) fn narrow_f16(x: &[f32], out: &mut [u16]) {
-    let done = vectors(x.len());
-    #[cfg(target_arch = "x86_64")]
-    if done > 0 {
-        // SAFETY: as above.
-        unsafe { f16c::narrow(x.as_chunks().0, out.as_chunks_mut().0) }
-    }
-    for (out, &x) in out[done..].iter_mut().zip(&x[done..]) {
-        *out = half::f16::from_f32(x).to_bits();
-    }
-}
-
-/// Rounds each element to f16.
-pub(super) fn round_f16(x: &mut [f32]) {
-    for chunk in x.chunks_mut(64) {
-        let mut bits = [0; 64];
-        narrow_f16(chunk, &mut bits[..chunk.len()]);
-        widen_f16(&bits[..chunk.len()], chunk);
-    }
-}
-
-/// How many of `n` elements F16C converts here.
-fn vectors(n: usize) -> usize {
-    if level() >= Level::Avx2 { n / 8 * 8 } else { 0 }
 }

@@ -1,39 +1,63 @@
 //! What matrix products read: anything that can give f32 pieces of its rows.
 
-use super::{
-    convert, decode,
-    gemv::{self, Inputs},
-    simd, simd_gemv,
+use crate::{
+    Cpu, Float, Mat, View,
+    cpu::{
+        math,
+        simd::{
+            convert, decode,
+            gemv::{self, Inputs},
+            vectorize,
+        },
+    },
+    ops::Dropout,
+    quant::Weight4,
 };
-use crate::{Cpu, Float, Mat, View, ops::Dropout, quant::Weight4};
 use std::{marker::PhantomData, ops::Range};
 
+/// Columns of a row that are read at once where there is no kernel for its products.
+const PIECE: usize = 1024;
+
 /// A matrix that is read in pieces of rows.
-pub(super) trait Source: Sync {
+pub(in crate::cpu) trait Source: Sync {
     /// Rows and columns.
     fn shape(&self) -> [usize; 2];
     /// Some columns of one row; `out` is as long as `cols`.
     fn read(&self, row: usize, cols: Range<usize>, out: &mut [f32]);
     /// `out[i] = x[i] · self[row]`.
     fn dots(&self, row: usize, x: &Inputs, out: &mut [f32]) {
-        gemv::dots(self, row, x, out);
+        dots(self, row, x, out);
+    }
+}
+
+/// `out[i] = x[i] · weight[row]`, piece by piece.
+fn dots<S: Source + ?Sized>(weight: &S, row: usize, x: &Inputs, out: &mut [f32]) {
+    let mut piece = [0.0; PIECE];
+    out.fill(0.0);
+    for start in (0..x.cols).step_by(PIECE) {
+        let cols = start..x.cols.min(start + PIECE);
+        let piece = &mut piece[..cols.len()];
+        weight.read(row, cols.clone(), piece);
+        for (out, x) in out.iter_mut().zip(x.wide.chunks_exact(x.cols)) {
+            *out += math::dot(&x[cols.clone()], piece);
+        }
     }
 }
 
 /// A dense matrix, perhaps with dropout.
-pub(super) struct Dense<'a, T: Float> {
-    pub(super) mat: Mat<'a, Cpu, T>,
-    pub(super) dropout: Option<Dropout>,
+pub(in crate::cpu) struct Dense<'a, T: Float> {
+    pub(in crate::cpu) mat: Mat<'a, Cpu, T>,
+    pub(in crate::cpu) dropout: Option<Dropout>,
 }
 
 impl<'a, T: Float> Dense<'a, T> {
     /// A matrix as it is.
-    pub(super) fn new(mat: Mat<'a, Cpu, T>) -> Self {
+    pub(in crate::cpu) fn new(mat: Mat<'a, Cpu, T>) -> Self {
         Dense { mat, dropout: None }
     }
 
     /// A vector as a matrix of `rows` rows without gaps.
-    pub(super) fn of(view: View<'a, Cpu, T>, rows: usize, cols: usize) -> Self {
+    pub(in crate::cpu) fn of(view: View<'a, Cpu, T>, rows: usize, cols: usize) -> Self {
         Dense::new(Mat::new(view, rows, cols))
     }
 }
@@ -45,7 +69,7 @@ impl<T: Float> Source for Dense<'_, T> {
 
     fn read(&self, row: usize, cols: Range<usize>, out: &mut [f32]) {
         let first = cols.start;
-        simd::vectorize(
+        vectorize(
             #[inline(always)]
             || convert::widen(&self.mat.row(row)[cols], out),
         );
@@ -56,7 +80,7 @@ impl<T: Float> Source for Dense<'_, T> {
 }
 
 /// Zeroes the dropped ones of `x`, which is row `row` from column `first` on, and scales the others.
-pub(super) fn drop_elements(dropout: &Dropout, row: usize, first: usize, x: &mut [f32]) {
+pub(in crate::cpu) fn drop_elements(dropout: &Dropout, row: usize, first: usize, x: &mut [f32]) {
     let scale = dropout.scale();
     let mut keep = [true; 4];
     for (i, x) in x.iter_mut().enumerate() {
@@ -69,18 +93,18 @@ pub(super) fn drop_elements(dropout: &Dropout, row: usize, first: usize, x: &mut
 }
 
 /// A 4-bit weight, decoded to `T`.
-pub(super) struct Coded<'a, T> {
+pub(in crate::cpu) struct Quantized<'a, T> {
     weight: Weight4<'a, Cpu>,
     compute: PhantomData<fn() -> T>,
 }
 
-impl<'a, T: Float> Coded<'a, T> {
-    pub(super) fn new(weight: Weight4<'a, Cpu>) -> Self {
-        Coded { weight, compute: PhantomData }
+impl<'a, T: Float> Quantized<'a, T> {
+    pub(in crate::cpu) fn new(weight: Weight4<'a, Cpu>) -> Self {
+        Quantized { weight, compute: PhantomData }
     }
 }
 
-impl<T: Float> Source for Coded<'_, T> {
+impl<T: Float> Source for Quantized<'_, T> {
     fn shape(&self) -> [usize; 2] {
         [self.weight.rows, self.weight.cols]
     }
@@ -90,8 +114,8 @@ impl<T: Float> Source for Coded<'_, T> {
     }
 
     fn dots(&self, row: usize, x: &Inputs, out: &mut [f32]) {
-        if !simd_gemv::dots::<T>(&self.weight, row, x, out) {
-            gemv::dots(self, row, x, out);
+        if !gemv::dots::<T>(&self.weight, row, x, out) {
+            dots(self, row, x, out);
         }
     }
 }

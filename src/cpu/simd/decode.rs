@@ -1,6 +1,6 @@
-//! From 4-bit codes to f32.
+//! From 4-bit weights to f32.
 
-use super::{convert, simd, simd_decode};
+use super::{convert, look_up::look_up, vectorize};
 use crate::{
     Cpu, Float,
     quant::{DYNAMIC_MAP, GROUP, Group, Scales, Weight4},
@@ -71,8 +71,8 @@ pub(super) fn values<T: Float>(codes: &[f32; 16], absmax: f32) -> [f32; 16] {
 }
 
 /// Elements `first ..` of the flattened weight, each rounded to `T`.
-pub(super) fn decode<T: Float>(weight: &Weight4<'_, Cpu>, first: usize, out: &mut [f32]) {
-    simd::vectorize(
+pub(in crate::cpu) fn decode<T: Float>(weight: &Weight4<'_, Cpu>, first: usize, out: &mut [f32]) {
+    vectorize(
         #[inline(always)]
         || {
             let codes = weight.format.codes();
@@ -82,7 +82,7 @@ pub(super) fn decode<T: Float>(weight: &Weight4<'_, Cpu>, first: usize, out: &mu
                 out.len(),
                 #[inline(always)]
                 |run, at, absmax| {
-                    simd_decode::look_up(&values::<T>(codes, absmax), weight.codes.slice(), at, &mut out[run]);
+                    look_up(&values::<T>(codes, absmax), weight.codes.slice(), at, &mut out[run]);
                 },
             );
         },

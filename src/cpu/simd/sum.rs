@@ -1,19 +1,19 @@
 //! Reductions of rows, in orders that depend only on the length and on the machine's vectors.
 #![allow(unsafe_code)]
 
-use super::simd::{Level, level};
+use super::{Level, level};
 
 /// Partial results of the portable reductions.
 const LANES: usize = 8;
 
 /// `sum_i x[i] y[i]`.
 #[inline]
-pub(super) fn dot(x: &[f32], y: &[f32]) -> f32 {
+pub(in crate::cpu) fn dot(x: &[f32], y: &[f32]) -> f32 {
     match level() {
-        // SAFETY: the level tells that the machine has the instructions.
+        // SAFETY: `level` found AVX-512 F and FMA.
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 | Level::Avx512Bf16 => unsafe { x86::avx512::dot(x, y) },
-        // SAFETY: as above.
+        // SAFETY: `level` found AVX2 and FMA.
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { x86::avx2::dot(x, y) },
         _ => fold(x.iter().zip(y).map(|(x, y)| x * y), 0.0, |a, b| a + b),
@@ -22,12 +22,12 @@ pub(super) fn dot(x: &[f32], y: &[f32]) -> f32 {
 
 /// `sum_i x[i]`.
 #[inline]
-pub(super) fn sum(x: &[f32]) -> f32 {
+pub(in crate::cpu) fn sum(x: &[f32]) -> f32 {
     match level() {
-        // SAFETY: the level tells that the machine has the instructions.
+        // SAFETY: `level` found AVX-512 F and FMA.
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 | Level::Avx512Bf16 => unsafe { x86::avx512::sum(x) },
-        // SAFETY: as above.
+        // SAFETY: `level` found AVX2 and FMA.
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { x86::avx2::sum(x) },
         _ => fold(x.iter().copied(), 0.0, |a, b| a + b),
@@ -36,12 +36,12 @@ pub(super) fn sum(x: &[f32]) -> f32 {
 
 /// The largest element, or `-inf` when there is none. NaNs are passed over: sums of exponentials find them.
 #[inline]
-pub(super) fn max(x: &[f32]) -> f32 {
+pub(in crate::cpu) fn max(x: &[f32]) -> f32 {
     match level() {
-        // SAFETY: the level tells that the machine has the instructions.
+        // SAFETY: `level` found AVX-512 F and FMA.
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 | Level::Avx512Bf16 => unsafe { x86::avx512::max(x) },
-        // SAFETY: as above.
+        // SAFETY: `level` found AVX2 and FMA.
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { x86::avx2::max(x) },
         _ => fold(x.iter().copied(), f32::NEG_INFINITY, f32::max),
@@ -72,7 +72,7 @@ mod x86 {
                     let mut acc = [$set(0.0); 4];
                     for (x, y) in x.iter().zip(y) {
                         for (i, acc) in acc.iter_mut().enumerate() {
-                            // SAFETY: the arrays are four vectors.
+                            // SAFETY: `as_chunks` made the arrays four vectors long.
                             unsafe {
                                 let (x, y) = ($load(x.as_ptr().add(i * $lanes)), $load(y.as_ptr().add(i * $lanes)));
                                 *acc = $fma(x, y, *acc);
@@ -81,11 +81,11 @@ mod x86 {
                     }
                     let ((x, x_tail), (y, y_tail)) = (x_rest.as_chunks::<$lanes>(), y_rest.as_chunks::<$lanes>());
                     for (x, y) in x.iter().zip(y) {
-                        // SAFETY: the arrays are one vector.
+                        // SAFETY: `as_chunks` made the arrays one vector long.
                         acc[0] = unsafe { $fma($load(x.as_ptr()), $load(y.as_ptr()), acc[0]) };
                     }
                     let mut lanes = [0.0; $lanes];
-                    // SAFETY: the array is one vector.
+                    // SAFETY: the type of `lanes` says one vector.
                     unsafe { $store(lanes.as_mut_ptr(), $add($add(acc[0], acc[1]), $add(acc[2], acc[3]))) };
                     let tail = x_tail.iter().zip(y_tail).fold(0.0, |sum: f32, (x, y)| x.mul_add(*y, sum));
                     lanes.iter().fold(tail, |a, b| a + b)
@@ -124,18 +124,18 @@ mod x86 {
                     let mut acc = [$set(start); 4];
                     for x in x {
                         for (i, acc) in acc.iter_mut().enumerate() {
-                            // SAFETY: the array is four vectors.
+                            // SAFETY: `as_chunks` made the array four vectors long.
                             *acc = vector(*acc, unsafe { $load(x.as_ptr().add(i * $lanes)) });
                         }
                     }
                     let (x, tail) = rest.as_chunks::<$lanes>();
                     for x in x {
-                        // SAFETY: the array is one vector.
+                        // SAFETY: `as_chunks` made the array one vector long.
                         acc[0] = vector(acc[0], unsafe { $load(x.as_ptr()) });
                     }
                     let mut lanes = [0.0; $lanes];
                     let acc = vector(vector(acc[0], acc[1]), vector(acc[2], acc[3]));
-                    // SAFETY: the array is one vector.
+                    // SAFETY: the type of `lanes` says one vector.
                     unsafe { $store(lanes.as_mut_ptr(), acc) };
                     lanes.iter().chain(tail).fold(start, |a, b| scalar(a, *b))
                 }

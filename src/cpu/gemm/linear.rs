@@ -1,6 +1,8 @@
 use super::{
-    gemm::{self, ByColumn, ByRow},
+    blocked,
+    epilogue::store,
     gemv,
+    operand::{ByColumn, ByRow},
     source::{Dense, Source},
 };
 use crate::{
@@ -8,13 +10,13 @@ use crate::{
     ops::{Linear, LinearGrad},
 };
 
-pub(super) fn linear<T: Float, O: Float>(op: Linear<'_, Cpu, T, O>) {
+pub(in crate::cpu) fn linear<T: Float, O: Float>(op: Linear<'_, Cpu, T, O>) {
     let Linear { x, weight, out, accumulate } = op;
     let weight = Dense::of(weight, out.cols, x.cols);
     forward(Dense::new(x), weight, out, accumulate);
 }
 
-pub(super) fn linear_grad<T: Float>(op: LinearGrad<'_, Cpu, T>) {
+pub(in crate::cpu) fn linear_grad<T: Float>(op: LinearGrad<'_, Cpu, T>) {
     let LinearGrad { d_out, weight, d_x, accumulate } = op;
     let weight = Dense::of(weight, d_out.cols, d_x.cols);
     backward(Dense::new(d_out), weight, d_x, accumulate);
@@ -22,22 +24,22 @@ pub(super) fn linear_grad<T: Float>(op: LinearGrad<'_, Cpu, T>) {
 
 /// `out (+)= x · weightᵀ`.
 pub(super) fn forward<O: Float>(x: impl Source, weight: impl Source, out: MatMut<'_, Cpu, O>, accumulate: bool) {
-    if (1..=gemv::MAX_ROWS).contains(&out.rows) {
+    if gemv::suits(out.rows) {
         gemv::multiply(
             &x,
             &weight,
             out,
             #[inline(always)]
-            |sums, out| gemm::store(accumulate, 1.0, sums, out),
+            |sums, out| store(accumulate, 1.0, sums, out),
         );
     } else {
         let (x, weight) = (ByRow(x), ByRow(weight));
-        gemm::multiply(
+        blocked::multiply(
             &x,
             &weight,
             out,
             #[inline(always)]
-            |_, _, sums, out| gemm::store(accumulate, 1.0, sums, out),
+            |_, _, sums, out| store(accumulate, 1.0, sums, out),
         );
     }
 }
@@ -45,11 +47,11 @@ pub(super) fn forward<O: Float>(x: impl Source, weight: impl Source, out: MatMut
 /// `d_x (+)= d_out · weight`.
 pub(super) fn backward<T: Float>(d_out: impl Source, weight: impl Source, d_x: MatMut<'_, Cpu, T>, accumulate: bool) {
     let (d_out, weight) = (ByRow(d_out), ByColumn(weight));
-    gemm::multiply(
+    blocked::multiply(
         &d_out,
         &weight,
         d_x,
         #[inline(always)]
-        |_, _, sums, out| gemm::store(accumulate, 1.0, sums, out),
+        |_, _, sums, out| store(accumulate, 1.0, sums, out),
     );
 }

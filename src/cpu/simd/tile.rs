@@ -1,15 +1,15 @@
 //! The innermost loop of every matrix product: a tile of the result in registers.
 #![allow(unsafe_code)]
 
-use super::simd::{Level, level};
+use super::{Level, level};
 use std::sync::LazyLock;
 
 /// A micro-kernel: `c += aᵀ b` for `a` of `[k, rows]`, `b` of `[k, cols]` and `c` of `[rows, cols]`, all without gaps.
-pub(super) struct Tile {
+pub(in crate::cpu) struct Tile {
     /// Rows of the tile.
-    pub(super) rows: usize,
+    pub(in crate::cpu) rows: usize,
     /// Columns of the tile.
-    pub(super) cols: usize,
+    pub(in crate::cpu) cols: usize,
     run: unsafe fn(usize, *const f32, *const f32, *mut f32),
 }
 
@@ -23,21 +23,21 @@ static TILE: LazyLock<Tile> = LazyLock::new(|| match level() {
 
 /// The micro-kernel of this machine.
 #[inline]
-pub(super) fn tile() -> &'static Tile {
+pub(in crate::cpu) fn tile() -> &'static Tile {
     &TILE
 }
 
 impl Tile {
     /// Elements of the result.
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::cpu) fn len(&self) -> usize {
         self.rows * self.cols
     }
 
     /// Adds the product to `c`. Sums run over `k` in order, then are added once to `c`.
     #[inline]
-    pub(super) fn run(&self, k: usize, a: &[f32], b: &[f32], c: &mut [f32]) {
+    pub(in crate::cpu) fn run(&self, k: usize, a: &[f32], b: &[f32], c: &mut [f32]) {
         assert!(a.len() >= k * self.rows && b.len() >= k * self.cols && c.len() >= self.len());
-        // SAFETY: the lengths were just checked; `TILE` holds only kernels that this machine can run.
+        // SAFETY: the lengths were just checked; whoever made the tile asked `level` for its instructions.
         unsafe { (self.run)(k, a.as_ptr(), b.as_ptr(), c.as_mut_ptr()) }
     }
 }
@@ -51,7 +51,7 @@ fn multiply_add(a: f32, b: f32, c: f32) -> f32 {
 /// # Safety
 /// `a` has `k * R` elements, `b` `k * C`, `c` `R * C`.
 unsafe fn portable<const R: usize, const C: usize>(k: usize, a: *const f32, b: *const f32, c: *mut f32) {
-    // SAFETY: the caller's promise.
+    // SAFETY: `Tile::run`, the only caller, has checked the lengths.
     let (a, b, c) = unsafe {
         (
             std::slice::from_raw_parts(a.cast::<[f32; R]>(), k),
@@ -84,7 +84,7 @@ mod x86 {
     pub(super) unsafe fn avx512(k: usize, a: *const f32, b: *const f32, c: *mut f32) {
         let mut acc = [[_mm512_setzero_ps(); 2]; 8];
         for k in 0..k {
-            // SAFETY: the caller's promise.
+            // SAFETY: `Tile::run`, the only caller, has checked the lengths.
             unsafe {
                 let (a, b) = (a.add(k * 8), b.add(k * 32));
                 let (b0, b1) = (_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16)));
@@ -97,7 +97,7 @@ mod x86 {
         }
         for (i, acc) in acc.iter().enumerate() {
             for (j, acc) in acc.iter().enumerate() {
-                // SAFETY: the caller's promise.
+                // SAFETY: `Tile::run`, the only caller, has checked the lengths.
                 unsafe {
                     let c = c.add(i * 32 + j * 16);
                     _mm512_storeu_ps(c, _mm512_add_ps(_mm512_loadu_ps(c), *acc));
@@ -114,7 +114,7 @@ mod x86 {
     pub(super) unsafe fn avx2(k: usize, a: *const f32, b: *const f32, c: *mut f32) {
         let mut acc = [[_mm256_setzero_ps(); 2]; 6];
         for k in 0..k {
-            // SAFETY: the caller's promise.
+            // SAFETY: `Tile::run`, the only caller, has checked the lengths.
             unsafe {
                 let (a, b) = (a.add(k * 6), b.add(k * 16));
                 let (b0, b1) = (_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8)));
@@ -127,7 +127,7 @@ mod x86 {
         }
         for (i, acc) in acc.iter().enumerate() {
             for (j, acc) in acc.iter().enumerate() {
-                // SAFETY: the caller's promise.
+                // SAFETY: `Tile::run`, the only caller, has checked the lengths.
                 unsafe {
                     let c = c.add(i * 16 + j * 8);
                     _mm256_storeu_ps(c, _mm256_add_ps(_mm256_loadu_ps(c), *acc));

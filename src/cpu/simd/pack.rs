@@ -1,15 +1,15 @@
 //! Rows to the order that the micro-kernel reads: a transposition.
 #![allow(unsafe_code)]
 
-use super::simd::{Level, level};
+use super::{Level, level};
 
 /// Rows that are transposed at once.
-pub(super) const ROWS: usize = 8;
+pub(in crate::cpu) const ROWS: usize = 8;
 
 /// Writes element `k` of row `r` of `rows` to `out[k * width + first + r]`, for `k < depth` and `first + r < width`.
 ///
 /// A row begins every `rows.len() / ROWS` elements.
-pub(super) fn interleave(rows: &[f32], depth: usize, first: usize, width: usize, out: &mut [f32]) {
+pub(in crate::cpu) fn interleave(rows: &[f32], depth: usize, first: usize, width: usize, out: &mut [f32]) {
     let stride = rows.len() / ROWS;
     assert!(depth <= stride && out.len() >= depth * width);
     let mut done = 0;
@@ -17,8 +17,8 @@ pub(super) fn interleave(rows: &[f32], depth: usize, first: usize, width: usize,
     if level() >= Level::Avx2 && first + ROWS <= width {
         done = depth / 8 * 8;
         for k in (0..done).step_by(8) {
-            // SAFETY: eight rows of `stride >= k + 8` elements are read, eight of `width >= first + 8` written; AVX is
-            // there.
+            // SAFETY: eight rows of `stride >= k + 8` elements are read, eight of `width >= first + 8` written: the
+            // assertion and the condition above hold. `level` found AVX2, which includes AVX.
             unsafe { x86::transpose(rows.as_ptr().add(k), stride, out.as_mut_ptr().add(k * width + first), width) }
         }
     }
@@ -39,7 +39,7 @@ mod x86 {
     /// Eight rows of eight elements can be read, a stride apart, and written, a width apart.
     #[target_feature(enable = "avx")]
     pub(super) unsafe fn transpose(x: *const f32, stride: usize, out: *mut f32, width: usize) {
-        // SAFETY: the caller's promise.
+        // SAFETY: `interleave`, the only caller, vouches for eight elements at `i * stride`.
         let row: [__m256; 8] = std::array::from_fn(|i| unsafe { _mm256_loadu_ps(x.add(i * stride)) });
         // Pairs of rows, then quadruples, then halves.
         let pair = |i: usize| [_mm256_unpacklo_ps(row[i], row[i + 1]), _mm256_unpackhi_ps(row[i], row[i + 1])];
@@ -54,7 +54,7 @@ mod x86 {
         };
         let (low, high) = (quad(0), quad(4));
         for i in 0..4 {
-            // SAFETY: the caller's promise.
+            // SAFETY: `interleave`, the only caller, vouches for eight elements at `i * width`, for `i` below eight.
             unsafe {
                 _mm256_storeu_ps(out.add(i * width), _mm256_permute2f128_ps::<0x20>(low[i], high[i]));
                 _mm256_storeu_ps(out.add((i + 4) * width), _mm256_permute2f128_ps::<0x31>(low[i], high[i]));
