@@ -1,4 +1,4 @@
-use super::{Check, Checked, Op};
+use super::{Check, Op};
 use crate::{Backend, Float, Mat, MatMut, Result, View, ViewMut};
 
 /// The heads of a grouped-query attention layer: query head `h` reads key/value head `h / (q / kv)`.
@@ -52,8 +52,6 @@ pub struct Attention<'a, B: Backend, T: Float> {
 }
 
 impl<B: Backend, T: Float> Op<B> for Attention<'_, B, T> {
-    const NAME: &'static str = "attention";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let Heads { q, kv, dim } = self.heads;
         let n = self.q.shape()[0];
@@ -66,10 +64,6 @@ impl<B: Backend, T: Float> Op<B> for Attention<'_, B, T> {
         check.value(self.cu_seqlens.len() >= 2, "cu_seqlens", self.cu_seqlens.len(), "it needs two entries or more")?;
         check.mat_mut("out", &self.out, [n, q * dim])?;
         check.len_mut("lse", &self.lse, q * n)
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.attention(op)
     }
 }
 
@@ -109,8 +103,6 @@ pub struct AttentionGrad<'a, B: Backend, T: Float> {
 }
 
 impl<B: Backend, T: Float> Op<B> for AttentionGrad<'_, B, T> {
-    const NAME: &'static str = "attention_grad";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let Heads { q, kv, dim } = self.heads;
         let n = self.q.shape()[0];
@@ -128,9 +120,5 @@ impl<B: Backend, T: Float> Op<B> for AttentionGrad<'_, B, T> {
         check.mat_mut("d_q", &self.d_q, [n, q * dim])?;
         check.mat_mut("d_k", &self.d_k, [n, kv * dim])?;
         check.mat_mut("d_v", &self.d_v, [n, kv * dim])
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.attention_grad(op)
     }
 }

@@ -1,4 +1,4 @@
-use super::{Check, Checked, Op};
+use super::{Check, Op};
 use crate::{Backend, Float, Mat, MatMut, Result, View};
 
 /// `out (+)= x · weightᵀ` with a dense weight: `x` is `[n, in]`, `weight` `[out, in]`, `out` `[n, out]`.
@@ -16,18 +16,12 @@ pub struct Linear<'a, B: Backend, T: Float, O: Float = T> {
 }
 
 impl<B: Backend, T: Float, O: Float> Op<B> for Linear<'_, B, T, O> {
-    const NAME: &'static str = "linear";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let ([n, k], [n_out, out]) = (self.x.shape(), self.out.shape());
         check.output_type::<T, O>()?;
         check.mat("x", &self.x, [n_out, k])?;
         check.mat_mut("out", &self.out, [n, out])?;
         check.len("weight", &self.weight, out * k)
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.linear(op)
     }
 }
 
@@ -52,16 +46,10 @@ pub struct LinearGrad<'a, B: Backend, T: Float> {
 }
 
 impl<B: Backend, T: Float> Op<B> for LinearGrad<'_, B, T> {
-    const NAME: &'static str = "linear_grad";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let ([n, out], [n_x, k]) = (self.d_out.shape(), self.d_x.shape());
         check.mat("d_out", &self.d_out, [n_x, out])?;
         check.mat_mut("d_x", &self.d_x, [n, k])?;
         check.len("weight", &self.weight, out * k)
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.linear_grad(op)
     }
 }

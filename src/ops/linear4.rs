@@ -1,4 +1,4 @@
-use super::{Check, Checked, Op};
+use super::{Check, Op};
 use crate::{Backend, Float, Mat, MatMut, Result, quant::Weight4};
 
 /// `out (+)= x · Wᵀ` with a 4-bit weight: `x` is `[n, in]`, `W` `[out, in]`, `out` `[n, out]`.
@@ -17,18 +17,12 @@ pub struct Linear4<'a, B: Backend, T: Float, O: Float = T> {
 }
 
 impl<B: Backend, T: Float, O: Float> Op<B> for Linear4<'_, B, T, O> {
-    const NAME: &'static str = "linear4";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         self.weight.verify(check)?;
         check.output_type::<T, O>()?;
         let n = self.x.shape()[0];
         check.mat("x", &self.x, [n, self.weight.cols])?;
         check.mat_mut("out", &self.out, [n, self.weight.rows])
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.linear4(op)
     }
 }
 
@@ -45,16 +39,10 @@ pub struct Linear4Grad<'a, B: Backend, T: Float> {
 }
 
 impl<B: Backend, T: Float> Op<B> for Linear4Grad<'_, B, T> {
-    const NAME: &'static str = "linear4_grad";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         self.weight.verify(check)?;
         let n = self.d_out.shape()[0];
         check.mat("d_out", &self.d_out, [n, self.weight.rows])?;
         check.mat_mut("d_x", &self.d_x, [n, self.weight.cols])
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.linear4_grad(op)
     }
 }

@@ -1,4 +1,4 @@
-use super::{Check, Checked, Op};
+use super::{Check, Op};
 use crate::{Backend, Float, Mat, MatMut, Result, View, ViewMut};
 
 /// Zeroes elements of an adapter's input with probability `p` and scales the others by `1 / (1 - p)`.
@@ -62,8 +62,6 @@ fn verify_dropout<B: Backend>(check: &Check<'_, B>, dropout: &Option<Dropout>) -
 }
 
 impl<B: Backend, T: Float> Op<B> for Lora<'_, B, T> {
-    const NAME: &'static str = "lora";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let ([n, k], [_, r], [_, out]) = (self.x.shape(), self.xa.shape(), self.out.shape());
         check.mat("x", &self.x, [n, k])?;
@@ -72,10 +70,6 @@ impl<B: Backend, T: Float> Op<B> for Lora<'_, B, T> {
         check.len("a", &self.a, r * k)?;
         check.len("b", &self.b, out * r)?;
         verify_dropout(check, &self.dropout)
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.lora(op)
     }
 }
 
@@ -109,8 +103,6 @@ pub struct LoraGrad<'a, B: Backend, T: Float> {
 }
 
 impl<B: Backend, T: Float> Op<B> for LoraGrad<'_, B, T> {
-    const NAME: &'static str = "lora_grad";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let ([n, k], [_, r], [_, out]) = (self.x.shape(), self.xa.shape(), self.d_out.shape());
         check.mat("x", &self.x, [n, k])?;
@@ -125,9 +117,5 @@ impl<B: Backend, T: Float> Op<B> for LoraGrad<'_, B, T> {
             check.mat_mut("d_x", d_x, [n, k])?;
         }
         verify_dropout(check, &self.dropout)
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.lora_grad(op)
     }
 }

@@ -39,7 +39,7 @@ pub use sample::Sample;
 pub use swiglu::{Swiglu, SwigluGrad};
 pub use weight_grad::WeightGrad;
 
-use crate::{Backend, Element, Error, Mat, MatMut, Result, View, ViewMut};
+use crate::{Backend, Element, Error, Float, Mat, MatMut, Result, View, ViewMut, backend::each_op};
 
 /// An op whose arguments have been verified. [`Op::check`] is the only way to make one.
 pub struct Checked<O>(O);
@@ -51,17 +51,35 @@ impl<O> Checked<O> {
     }
 }
 
-/// An op of backend `B`.
-pub trait Op<B: Backend>: Sized {
+/// How an op is called, and how a backend runs it: made from the list of all ops in `backend.rs`.
+pub trait Launch<B: Backend>: Sized {
     /// The op's name, as in errors, files, kernels and benches.
     const NAME: &'static str;
 
+    /// Hands a verified op to its backend.
+    fn launch(op: Checked<Self>, backend: &B) -> Result<()>;
+}
+
+/// [`Launch`] by the method of the backend that has the op's name.
+macro_rules! launch_each {
+    ($($name:ident($Op:ident $(<$($T:ident),+>)?) in $($module:ident)::+;)*) => {$(
+        impl<B: Backend $($(, $T: Float)+)?> Launch<B> for $Op<'_, B $($(, $T)+)?> {
+            const NAME: &'static str = stringify!($name);
+
+            fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
+                backend.$name(op)
+            }
+        }
+    )*};
+}
+
+each_op! { launch_each }
+
+/// An op of backend `B`.
+pub trait Op<B: Backend>: Launch<B> {
     /// Finds the first argument that does not fit the others or is not the backend's. Must look at every view of the
     /// op: what it does not show to `check` is not known to be the backend's.
     fn verify(&self, check: &Check<'_, B>) -> Result<()>;
-
-    /// Hands a verified op to its backend.
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()>;
 
     /// Verifies the arguments.
     fn check(self, backend: &B) -> Result<Checked<Self>> {

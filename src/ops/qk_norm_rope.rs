@@ -1,4 +1,4 @@
-use super::{Check, Checked, Heads, Op};
+use super::{Check, Heads, Op};
 use crate::{Backend, Float, Mat, MatMut, Result, View};
 
 /// Normalises every query and key head, then rotates it by its position.
@@ -45,8 +45,6 @@ fn verify_table<B: Backend>(
 }
 
 impl<B: Backend, T: Float> Op<B> for QkNormRope<'_, B, T> {
-    const NAME: &'static str = "qk_norm_rope";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let Heads { q, kv, dim } = self.heads;
         let n = self.qkv.shape()[0];
@@ -58,10 +56,6 @@ impl<B: Backend, T: Float> Op<B> for QkNormRope<'_, B, T> {
         verify_table(check, dim, &self.cos, &self.sin)?;
         check.mat_mut("q", &self.q, [n, q * dim])?;
         check.mat_mut("k", &self.k, [n, kv * dim])
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.qk_norm_rope(op)
     }
 }
 
@@ -95,8 +89,6 @@ pub struct QkNormRopeGrad<'a, B: Backend, T: Float> {
 }
 
 impl<B: Backend, T: Float> Op<B> for QkNormRopeGrad<'_, B, T> {
-    const NAME: &'static str = "qk_norm_rope_grad";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let Heads { q, kv, dim } = self.heads;
         let n = self.qkv.shape()[0];
@@ -109,9 +101,5 @@ impl<B: Backend, T: Float> Op<B> for QkNormRopeGrad<'_, B, T> {
         check.mat("d_q", &self.d_q, [n, q * dim])?;
         check.mat("d_k", &self.d_k, [n, kv * dim])?;
         check.mat_mut("d_qk", &self.d_qk, [n, (q + kv) * dim])
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.qk_norm_rope_grad(op)
     }
 }

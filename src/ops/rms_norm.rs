@@ -1,4 +1,4 @@
-use super::{Check, Checked, Op};
+use super::{Check, Op};
 use crate::{Backend, Float, Mat, MatMut, Result, View};
 
 /// `out[i, :] = h / sqrt(mean(h²) + eps) · weight` with `h = x[i, :]`, or, with `add`, `h = x[i, :] + add.0[i, :]`,
@@ -19,8 +19,6 @@ pub struct RmsNorm<'a, B: Backend, T: Float> {
 }
 
 impl<B: Backend, T: Float> Op<B> for RmsNorm<'_, B, T> {
-    const NAME: &'static str = "rms_norm";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let shape = self.x.shape();
         check.dims(&shape)?;
@@ -31,10 +29,6 @@ impl<B: Backend, T: Float> Op<B> for RmsNorm<'_, B, T> {
         }
         check.len("weight", &self.weight, shape[1])?;
         check.mat_mut("out", &self.out, shape)
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.rms_norm(op)
     }
 }
 
@@ -57,8 +51,6 @@ pub struct RmsNormGrad<'a, B: Backend, T: Float> {
 }
 
 impl<B: Backend, T: Float> Op<B> for RmsNormGrad<'_, B, T> {
-    const NAME: &'static str = "rms_norm_grad";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let shape = self.x.shape();
         check.dims(&shape)?;
@@ -66,9 +58,5 @@ impl<B: Backend, T: Float> Op<B> for RmsNormGrad<'_, B, T> {
         check.len("weight", &self.weight, shape[1])?;
         check.mat("d_out", &self.d_out, shape)?;
         check.mat_mut("d_x", &self.d_x, shape)
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.rms_norm_grad(op)
     }
 }

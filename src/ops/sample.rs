@@ -1,4 +1,4 @@
-use super::{Check, Checked, Op};
+use super::{Check, Op};
 use crate::{Backend, MatMut, Result, ViewMut};
 
 /// Chooses the next token of each sequence and moves the sequence on.
@@ -42,8 +42,6 @@ pub struct Sample<'a, B: Backend> {
 }
 
 impl<B: Backend> Op<B> for Sample<'_, B> {
-    const NAME: &'static str = "sample";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let [n, columns] = self.logits.shape();
         check.mat_mut("logits", &self.logits, [n, columns])?;
@@ -59,9 +57,5 @@ impl<B: Backend> Op<B> for Sample<'_, B> {
         check.value(history, "history", self.history.len(), "it must hold the same capacity for each sequence")?;
         check.len_mut("positions", &self.positions, n)?;
         check.len_mut("tokens", &self.tokens, n)
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.sample(op)
     }
 }

@@ -1,4 +1,4 @@
-use super::{Check, Checked, Op};
+use super::{Check, Op};
 use crate::{Backend, Float, Mat, MatMut, Result};
 
 /// `out = silu(gate) · up`, where `gate_up = [gate | up]` is `[n, 2f]` and `out` is `[n, f]`;
@@ -11,16 +11,10 @@ pub struct Swiglu<'a, B: Backend, T: Float> {
 }
 
 impl<B: Backend, T: Float> Op<B> for Swiglu<'_, B, T> {
-    const NAME: &'static str = "swiglu";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let [n, f] = self.out.shape();
         check.dims(&[n, 2 * f, self.out.stride])?;
         check.mat("gate_up", &self.gate_up, [n, 2 * f])
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.swiglu(op)
     }
 }
 
@@ -37,16 +31,10 @@ pub struct SwigluGrad<'a, B: Backend, T: Float> {
 }
 
 impl<B: Backend, T: Float> Op<B> for SwigluGrad<'_, B, T> {
-    const NAME: &'static str = "swiglu_grad";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let [n, f] = self.d_out.shape();
         check.dims(&[n, 2 * f, self.d_out.stride])?;
         check.mat("gate_up", &self.gate_up, [n, 2 * f])?;
         check.mat_mut("d_gate_up", &self.d_gate_up, [n, 2 * f])
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.swiglu_grad(op)
     }
 }
