@@ -34,6 +34,7 @@ pub struct AdamW<'a, B: Backend, T: Float> {
 impl<B: Backend, T: Float> Op<B> for AdamW<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let n = self.weights.len();
+        check.view_mut("weights", &self.weights)?;
         check.len("grads", &self.grads, n)?;
         check.len_mut("m", &self.m, n)?;
         check.len_mut("v", &self.v, n)?;

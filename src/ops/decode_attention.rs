@@ -30,12 +30,14 @@ impl<B: Backend, T: Float> Op<B> for CacheAppend<'_, B, T> {
         check.len("positions", &self.positions, n)?;
         check.dims(&[self.capacity])?;
         let row = self.capacity * width;
+        check.view_mut("k_cache", &self.k_cache)?;
         check.value(
             row > 0 && self.k_cache.len().is_multiple_of(row),
             "k_cache",
             self.k_cache.len(),
             "it must hold whole sequences",
         )?;
+        check.dims(&[self.k_cache.len() / row])?;
         check.len_mut("v_cache", &self.v_cache, self.k_cache.len())
     }
 }
@@ -70,8 +72,10 @@ impl<B: Backend, T: Float> Op<B> for DecodeAttention<'_, B, T> {
         check.value(self.capacity > 0, "capacity", 0, "the cache must hold at least one position")?;
         check.dims(&[self.capacity])?;
         verify_scale(check, self.scale)?;
-        check.len("k_cache", &self.k_cache, n * self.capacity * kv * dim)?;
-        check.len("v_cache", &self.v_cache, n * self.capacity * kv * dim)?;
+        // No view is as long as a product of three dimensions that wraps.
+        let cache = (n * self.capacity).saturating_mul(kv * dim);
+        check.len("k_cache", &self.k_cache, cache)?;
+        check.len("v_cache", &self.v_cache, cache)?;
         check.len("positions", &self.positions, n)?;
         check.mat_mut("out", &self.out, [n, q * dim])
     }

@@ -96,6 +96,9 @@ pub trait Op<B: Backend>: Launch<B> {
 /// The largest dimension, length or stride that kernels take: positions inside one row fit 32 bits.
 const MAX_DIM: usize = i32::MAX as usize;
 
+// What `verify` multiplies are two dimensions that `Check::dims` has seen: the product must fit.
+const _: () = assert!(usize::BITS >= 64, "halfbyte needs a 64-bit machine");
+
 /// The argument checks of one op on one backend.
 pub struct Check<'b, B: Backend> {
     op: &'static str,

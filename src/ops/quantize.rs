@@ -22,6 +22,7 @@ pub struct Quantize<'a, B: Backend, T: Float> {
 
 impl<B: Backend, T: Float> Op<B> for Quantize<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
+        check.view("x", &self.x)?;
         check.block_size(self.block_size)?;
         check.len_mut("codes", &self.codes, self.x.len().div_ceil(2))?;
         check.len_mut("absmax", &self.absmax, n_blocks(self.x.len(), self.block_size))
@@ -45,6 +46,7 @@ pub struct NestAbsmax<'a, B: Backend> {
 
 impl<B: Backend> Op<B> for NestAbsmax<'_, B> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
+        check.view("absmax", &self.absmax)?;
         check.dims(&[self.absmax.len()])?;
         check.len_mut("codes", &self.codes, self.absmax.len())?;
         check.len_mut("groups", &self.groups, self.absmax.len().div_ceil(GROUP))

@@ -18,6 +18,7 @@ impl<B: Backend, T: Float> Op<B> for GatherRows<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let [table, d] = self.table.shape();
         check.mat("table", &self.table, [table, d])?;
+        check.view("rows", &self.rows)?;
         check.value(table > 0, "the table", 0, "it must have rows")?;
         check.mat_mut("out", &self.out, [self.rows.len(), d])
     }
@@ -36,6 +37,7 @@ pub struct ScatterRows<'a, B: Backend, T: Float> {
 impl<B: Backend, T: Float> Op<B> for ScatterRows<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let [n_out, d] = self.out.shape();
+        check.view("rows", &self.rows)?;
         check.mat("x", &self.x, [self.rows.len(), d])?;
         check.mat_mut("out", &self.out, [n_out, d])
     }

@@ -53,8 +53,10 @@ impl<B: Backend> Op<B> for Sample<'_, B> {
         check.value((0.0..=1.0).contains(&self.min_p), "min_p", self.min_p, "it must be from 0 to 1")?;
         let penalty = self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite();
         check.value(penalty, "repetition_penalty", self.repetition_penalty, "it must be a positive number")?;
+        check.view_mut("history", &self.history)?;
         let history = n > 0 && self.history.len().is_multiple_of(n) && self.history.len() >= n;
         check.value(history, "history", self.history.len(), "it must hold the same capacity for each sequence")?;
+        check.dims(&[self.history.len() / n])?;
         check.len_mut("positions", &self.positions, n)?;
         check.len_mut("tokens", &self.tokens, n)
     }
