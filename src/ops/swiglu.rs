@@ -12,10 +12,19 @@ pub struct Swiglu<'a, B: Backend, T: Float> {
 
 impl<B: Backend, T: Float> Op<B> for Swiglu<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
-        let [n, f] = self.out.shape();
-        check.dims(&[n, 2 * f, self.out.stride])?;
-        check.mat("gate_up", &self.gate_up, [n, 2 * f])
+        verify_shapes(check, &self.gate_up, ("out", self.out.mat()))
     }
+}
+
+/// What the check of the op and of its gradient share: `out` is the output or its gradient.
+fn verify_shapes<B: Backend, T: Float>(
+    check: &Check<'_, B>,
+    gate_up: &Mat<'_, B, T>,
+    (name, out): (&'static str, Mat<'_, B, T>),
+) -> Result<()> {
+    let [n, f] = out.shape();
+    check.mat(name, &out, [n, f])?;
+    check.mat("gate_up", gate_up, [n, 2 * f])
 }
 
 /// The gradient of [`Swiglu`].
@@ -32,9 +41,7 @@ pub struct SwigluGrad<'a, B: Backend, T: Float> {
 
 impl<B: Backend, T: Float> Op<B> for SwigluGrad<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
-        let [n, f] = self.d_out.shape();
-        check.dims(&[n, 2 * f, self.d_out.stride])?;
-        check.mat("gate_up", &self.gate_up, [n, 2 * f])?;
-        check.mat_mut("d_gate_up", &self.d_gate_up, [n, 2 * f])
+        verify_shapes(check, &self.gate_up, ("d_out", self.d_out))?;
+        check.mat_mut("d_gate_up", &self.d_gate_up, self.gate_up.shape())
     }
 }

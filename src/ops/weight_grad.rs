@@ -13,9 +13,6 @@ pub struct WeightGrad<'a, B: Backend, T: Float> {
 
 impl<B: Backend, T: Float> Op<B> for WeightGrad<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
-        let ([n, k], [n_out, out]) = (self.x.shape(), self.d_out.shape());
-        check.mat("x", &self.x, [n_out, k])?;
-        check.mat("d_out", &self.d_out, [n, out])?;
-        check.len_mut("d_weight", &self.d_weight, out * k)
+        check.dense(("x", self.x), ("d_out", self.d_out), ("d_weight", self.d_weight.view()))
     }
 }
