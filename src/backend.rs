@@ -1,13 +1,13 @@
 use crate::{
     Buf, Element, Float, Result, Storage, View, ViewMut,
-    ops::{self, Checked},
+    ops::{self, Checked, Launch},
 };
 
 /// The table of contents of halfbyte: every op, which is one method of [`Backend`].
 ///
 /// A line gives the method, the op's struct with its types, and the module of the function that has the method's name
 /// and runs the op: `cpu::<module>` and `cuda::launch::<module>`. `each_op! { make }` is `make! { all lines }`; from them
-/// come the methods below, both backends' and [`ops::Launch`].
+/// come the methods below, both backends' and [`Launch`].
 macro_rules! each_op {
     ($make:ident) => {
         $make! {
@@ -95,3 +95,18 @@ pub trait Backend: Storage + Sized + Send + Sync + 'static {
 
     each_op! { methods }
 }
+
+/// [`Launch`] for every op, by the method of its name.
+macro_rules! launches {
+    ($($name:ident($Op:ident $(<$($T:ident),+>)?) in $($module:ident)::+;)*) => {$(
+        impl<B: Backend $($(, $T: Float)+)?> Launch<B> for ops::$Op<'_, B $($(, $T)+)?> {
+            const NAME: &'static str = stringify!($name);
+
+            fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
+                backend.$name(op)
+            }
+        }
+    )*};
+}
+
+each_op! { launches }

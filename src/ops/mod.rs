@@ -39,7 +39,7 @@ pub use sample::Sample;
 pub use swiglu::{Swiglu, SwigluGrad};
 pub use weight_grad::WeightGrad;
 
-use crate::{Backend, Element, Error, Float, Mat, MatMut, Result, View, ViewMut, backend::each_op};
+use crate::{Backend, Element, Error, Mat, MatMut, Result, View, ViewMut};
 
 /// An op whose arguments have been verified. [`Op::check`] is the only way to make one.
 pub struct Checked<O>(O);
@@ -59,21 +59,6 @@ pub trait Launch<B: Backend>: Sized {
     /// Hands a verified op to its backend.
     fn launch(op: Checked<Self>, backend: &B) -> Result<()>;
 }
-
-/// [`Launch`] by the method of the backend that has the op's name.
-macro_rules! launch_each {
-    ($($name:ident($Op:ident $(<$($T:ident),+>)?) in $($module:ident)::+;)*) => {$(
-        impl<B: Backend $($(, $T: Float)+)?> Launch<B> for $Op<'_, B $($(, $T)+)?> {
-            const NAME: &'static str = stringify!($name);
-
-            fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-                backend.$name(op)
-            }
-        }
-    )*};
-}
-
-each_op! { launch_each }
 
 /// An op of backend `B`.
 pub trait Op<B: Backend>: Launch<B> {
