@@ -20,6 +20,17 @@ pub fn column_by_column(a: &[f64], b: &[f64], [a_cols, b_cols]: [usize; 2], i: u
     Num::dot((0..n).map(|l| (a[l * a_cols + i], b[l * b_cols + j])))
 }
 
+/// `x · weightᵀ` of rows of `k`, flat.
+pub fn product(x: &[f64], weight: &[f64], k: usize) -> Vec<f64> {
+    let (n, outputs) = (x.len() / k, weight.len() / k);
+    (0..n * outputs).map(|i| row_by_row(x, weight, k, i / outputs, i % outputs).v).collect()
+}
+
+/// `sum(d · out)`: the loss whose gradient with respect to `out` is `d`.
+pub fn weighted(d: &[f64], out: impl IntoIterator<Item = f64>) -> f64 {
+    d.iter().zip(out).map(|(d, out)| d * out).sum()
+}
+
 /// `h / sqrt(mean(h²) + eps) · weight`, and its rounded-off parts.
 pub fn rms_norm(h: &[f64], weight: &[f64], eps: f32) -> Vec<Num> {
     let r = inverse_rms(h, eps);

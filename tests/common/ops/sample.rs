@@ -1,16 +1,18 @@
 use crate::common::{
-    self,
-    random::Random,
-    tensor::{LAYOUTS, Layout, Tensor, twice},
+    close::Close,
+    make::Make,
+    setup::{Check, Setup, check},
+    tensor::{LAYOUTS, Layout, Output, Tensor},
+    work::{Model, Work},
 };
 use halfbyte::{
-    Backend,
+    Backend, Result,
     ops::{Op, Sample},
     rng::{philox, uniform},
 };
 
 #[derive(Debug, Clone, Copy)]
-struct Case {
+pub struct Case {
     n_vocab: usize,
     /// Columns that are no tokens, with the largest logits of all.
     padding: usize,
@@ -123,59 +125,114 @@ fn check_token(name: &str, case: &Case, logits: &[f32], b: usize, position: u32,
     );
 }
 
-fn check<B: Backend>(backend: &B, case: &Case, layout: Layout) {
-    let (n, columns) = (POSITIONS.len(), case.n_vocab + case.padding);
-    let name = format!("sample {case:?}");
-    let random = Random::new(&name);
-    let mut values = random.normal(n * columns, 3.0);
-    if case.step > 0.0 {
-        values.iter_mut().for_each(|v| *v = (*v / case.step).round() * case.step);
+/// How rows are sampled, how many, and how they lie.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch {
+    case: Case,
+    n: usize,
+    layout: Layout,
+}
+
+impl Batch {
+    /// With a repetition penalty, for which a kernel notes what it has seen.
+    pub const PENALIZED: Batch =
+        Batch { case: Case { penalty: 1.3, step: 0.5, ..GREEDY }, n: POSITIONS.len(), layout: Layout::Packed };
+}
+
+pub struct Draw<B: Backend> {
+    case: Case,
+    logits: Tensor<B, f32>,
+    history: Tensor<B, u32>,
+    positions: Tensor<B, u32>,
+    tokens: Tensor<B, u32>,
+}
+
+impl Case {
+    /// What makes logits hard.
+    fn edit(&self, values: &mut [f32]) {
+        if self.step > 0.0 {
+            values.iter_mut().for_each(|v| *v = (*v / self.step).round() * self.step);
+        }
+        values.chunks_mut(self.n_vocab + self.padding).for_each(|row| row[self.n_vocab..].fill(1e30));
     }
-    values.chunks_mut(columns).for_each(|row| row[case.n_vocab..].fill(1e30));
-    // Likely tokens, so that the penalty has something to do; one that does not exist.
-    let mut history = random.below(n * CAPACITY, case.n_vocab as u32);
-    history[1] = u32::MAX;
-    for (row, history) in values.chunks(columns).zip(history.chunks_mut(CAPACITY)) {
-        let row = &row[..case.n_vocab];
-        history[0] = (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap() as u32;
-    }
-    let (tokens, positions, after) = twice(&name, || {
-        let mut logits = Tensor::<B, f32>::of(backend, [n, columns], layout, &values);
-        let mut history = Tensor::flat(backend, Layout::Odd, history.clone());
-        let mut positions = Tensor::flat(backend, Layout::Odd, POSITIONS.to_vec());
-        let mut tokens = Tensor::<B, u32>::poisoned_flat(backend, n, Layout::Odd);
-        let op = Sample {
-            logits: logits.mat_mut(),
-            n_vocab: case.n_vocab,
-            temperature: case.temperature,
-            top_k: case.top_k,
-            top_p: case.top_p,
-            min_p: case.min_p,
-            repetition_penalty: case.penalty,
-            seed: SEED,
-            history: history.view_mut(),
-            positions: positions.view_mut(),
-            tokens: tokens.view_mut(),
-        };
-        op.run(backend).unwrap();
-        logits.read(backend, &name);
-        (tokens.read(backend, &name), positions.read(backend, &name), history.read(backend, &name))
-    });
-    assert_eq!(positions, POSITIONS.map(|p| p + 1), "{name}: positions");
-    let mut want = history.clone();
-    for (b, &position) in POSITIONS.iter().enumerate() {
-        let logits = penalized(case, &values[b * columns..], &history[b * CAPACITY..(b + 1) * CAPACITY], position);
-        check_token(&name, case, &logits, b, position, tokens[b]);
-        if position as usize + 1 < CAPACITY {
-            want[b * CAPACITY + position as usize + 1] = tokens[b];
+
+    /// Likely tokens, so that the penalty has something to do; one that does not exist.
+    fn edit_history<B: Backend>(&self, history: &mut [u32], logits: &Tensor<B, f32>) {
+        history[1] = u32::MAX;
+        let rows = logits.values().chunks(self.n_vocab + self.padding);
+        for (row, history) in rows.zip(history.chunks_mut(CAPACITY)) {
+            let row = &row[..self.n_vocab];
+            history[0] = (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap() as u32;
         }
     }
-    assert_eq!(after, want, "{name}: history");
+}
+
+impl<B: Backend> Setup<B> for Draw<B> {
+    type Case = Batch;
+
+    fn name(batch: &Batch) -> String {
+        format!("sample {:?}", batch.case)
+    }
+
+    fn new(make: &Make<B>, Batch { case, n, layout }: &Batch) -> Self {
+        let deviation = if make.is_bench() { 1.0 } else { 3.0 };
+        let columns = case.n_vocab + case.padding;
+        let logits = make.normal_but([*n, columns], *layout, deviation, |values| case.edit(values));
+        let mut history = make.random.below(n * CAPACITY, case.n_vocab as u32);
+        if !make.is_bench() {
+            case.edit_history(&mut history, &logits);
+        }
+        Draw {
+            case: *case,
+            logits,
+            history: make.flat(Layout::Odd, history),
+            positions: make.flat(Layout::Odd, POSITIONS.into_iter().cycle().take(*n).collect()),
+            tokens: make.output([1, *n], Layout::Odd),
+        }
+    }
+
+    fn run(&mut self, backend: &B) -> Result<()> {
+        let Case { n_vocab, temperature, top_k, top_p, min_p, penalty, .. } = self.case;
+        let op = Sample {
+            logits: self.logits.mat_mut(),
+            n_vocab,
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            repetition_penalty: penalty,
+            seed: SEED,
+            history: self.history.view_mut(),
+            positions: self.positions.view_mut(),
+            tokens: self.tokens.view_mut(),
+        };
+        op.run(backend)
+    }
+
+    fn outputs(&mut self) -> Vec<&mut dyn Output<B>> {
+        vec![&mut self.tokens, &mut self.positions, &mut self.history, &mut self.logits]
+    }
+
+    fn compare(&mut self, close: &Close<'_, B>) {
+        let (name, columns) = (close.name, self.case.n_vocab + self.case.padding);
+        let mut want = self.history.values().to_vec();
+        for (b, &position) in self.positions.values().iter().enumerate() {
+            assert_eq!(self.positions.now()[b], position + 1, "{name}: positions");
+            let history = &self.history.values()[b * CAPACITY..(b + 1) * CAPACITY];
+            let logits = penalized(&self.case, &self.logits.values()[b * columns..], history, position);
+            let token = self.tokens.now()[b];
+            check_token(name, &self.case, &logits, b, position, token);
+            if position as usize + 1 < CAPACITY {
+                want[b * CAPACITY + position as usize + 1] = token;
+            }
+        }
+        assert_eq!(self.history.now(), want, "{name}: history");
+    }
 }
 
 fn sample<B: Backend>(backend: &B) {
     for (i, case) in all().into_iter().enumerate() {
-        check(backend, &case, LAYOUTS[i % 3]);
+        check::<B, Draw<B>>(backend, &Batch { case, n: POSITIONS.len(), layout: LAYOUTS[i % 3] });
     }
 }
 
@@ -210,4 +267,21 @@ fn sample_draws_by_probability<B: Backend>(backend: &B) {
     }
 }
 
-backends!(sample, sample_draws_by_probability);
+pub fn checks<B: Backend>() -> Vec<Check<B>> {
+    vec![("sample", sample), ("sample_draws_by_probability", sample_draws_by_probability)]
+}
+
+pub fn gradients<B: Backend>() -> Vec<Check<B>> {
+    Vec::new()
+}
+
+pub fn works<B: Backend>(model: &Model) -> Vec<Work<B>> {
+    let work = |n: usize, temperature: f32| {
+        let how = if temperature == 0.0 { "greedy" } else { "top-k top-p" };
+        let case = Case { n_vocab: model.vocab, temperature, top_k: 20, top_p: 0.95, ..GREEDY };
+        let shape = format!("{n} x {} {how}", model.vocab);
+        let cost = [4 * n * model.vocab, n * model.vocab];
+        Work::new::<Draw<B>>("sample", shape, cost, Batch { case, n, layout: Layout::Packed }).f32()
+    };
+    vec![work(1, 0.0), work(1, 0.7), work(8, 0.7)]
+}
