@@ -60,6 +60,7 @@ pub mod random;
 pub mod setup;
 pub mod tensor;
 pub mod work;
+pub mod zeros;
 
 use halfbyte::{Cuda, Error};
 use std::{path::PathBuf, sync::LazyLock};

@@ -54,7 +54,7 @@ pub const QWEN3_06B: Model = Model {
     logit_rows: 16,
     cached: &[100, 2000],
     copy: 1 << 27,
-    product: [512, 1024, 1024],
+    product: [512, 4096, 1024],
 };
 
 impl Model {

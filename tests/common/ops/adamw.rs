@@ -6,6 +6,7 @@ use crate::common::{
     setup::{Check, Setup},
     tensor::{Layout, Output, Tensor},
     work::{Model, Work},
+    zeros::Zeros,
 };
 use half::bf16;
 use halfbyte::{
@@ -116,4 +117,31 @@ pub fn gradients<B: Backend>() -> Vec<Check<B>> {
 pub fn works<B: Backend>(model: &Model) -> Vec<Work<B>> {
     let n = model.adapter;
     vec![Work::new::<Step<B, bf16>>("adamw", n.to_string(), [30 * n, 15 * n], Case { len: n, step: 10 })]
+}
+
+fn adamw_refuses<B: Backend>(backend: &B) {
+    let z = Zeros(backend);
+    let good = || AdamW::<B, f32> {
+        weights: z.out(5),
+        grads: z.view(5),
+        m: z.out(5),
+        v: z.out(5),
+        compute: z.out(5),
+        lr: 1e-3,
+        betas: [0.9, 0.999],
+        eps: 1e-8,
+        weight_decay: 0.0,
+        step: 1,
+        grad_scale: 1.0,
+    };
+    z.fits(good());
+    z.refuses(AdamW { grads: z.view(4), ..good() }, "adamw: `grads` has 4 elements, expected 5");
+    z.refuses(AdamW { m: z.out(4), ..good() }, "adamw: `m` has 4 elements, expected 5");
+    z.refuses(AdamW { v: z.out(6), ..good() }, "adamw: `v` has 6 elements, expected 5");
+    z.refuses(AdamW { compute: z.out(0), ..good() }, "adamw: `compute` has 0 elements, expected 5");
+    z.refuses(AdamW { step: 0, ..good() }, "adamw: step is 0, but steps are counted from 1");
+}
+
+pub fn refusals<B: Backend>() -> Vec<Check<B>> {
+    vec![("adamw", adamw_refuses)]
 }

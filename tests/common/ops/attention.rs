@@ -2,12 +2,13 @@ use crate::common::{
     cases::{self, Pack},
     close::Close,
     make::Make,
-    num::{Num, sum_error},
-    oracle::{self, Head},
+    num::Num,
+    oracle::{self, Head, RowSums},
     random::property,
     setup::{Check, Difference, Setup, differentiate},
     tensor::{Layout, Output, Tensor},
     work::{Model, Work},
+    zeros::{HEADS, NO_DIM, NO_HEADS, Zeros},
 };
 use half::bf16;
 use halfbyte::{
@@ -250,38 +251,10 @@ struct Gradients {
     delta: Vec<Num>,
 }
 
-/// Sums of rows, to which terms are added one by one. `size` and `count` of each give its rounding error at the end.
-struct Sums {
-    sum: Vec<Num>,
-    size: Vec<f64>,
-    count: Vec<f64>,
-}
-
-impl Sums {
-    fn zeros(len: usize) -> Self {
-        Sums { sum: vec![Num::ZERO; len], size: vec![0.0; len], count: vec![0.0; len] }
-    }
-
-    /// Adds `factor · row` at `at`.
-    fn add(&mut self, at: usize, factor: Num, row: &[f64]) {
-        for (i, &x) in (at..).zip(row) {
-            let (v, err) = (factor.v * x, factor.err * x.abs());
-            self.sum[i] = Num { v: self.sum[i].v + v, err: self.sum[i].err + err };
-            self.size[i] += v.abs();
-            self.count[i] += 1.0;
-        }
-    }
-
-    fn times(self, scale: Num) -> Vec<Num> {
-        let terms = self.sum.into_iter().zip(self.size).zip(self.count);
-        terms.map(|((sum, size), n)| scale * Num { err: sum.err + sum_error(n) * size, ..sum }).collect()
-    }
-}
-
 impl Gradients {
     fn of<T: Float>(exact: &Exact, out: &[f64], lse: &[f64], d_out: &[f64]) -> Self {
         let (Heads { q: q_heads, kv, dim }, n) = (exact.pack.heads, exact.pack.n());
-        let [mut d_q, mut d_k, mut d_v] = [q_heads, kv, kv].map(|heads| Sums::zeros(n * heads * dim));
+        let [mut d_q, mut d_k, mut d_v] = [q_heads, kv, kv].map(|heads| RowSums::zeros(n * heads * dim));
         let mut deltas = vec![Num::ZERO; q_heads * n];
         for h in 0..q_heads {
             let group = h / (q_heads / kv);
@@ -342,4 +315,75 @@ pub fn works<B: Backend>(model: &Model) -> Vec<Work<B>> {
         works.push(Work::new::<Gradient<B, bf16>>("attention_grad", shape, backward, pack));
     }
     works
+}
+
+fn attention_refuses<B: Backend>(backend: &B) {
+    let z = Zeros(backend);
+    let good = || Attention::<B, f32> {
+        q: z.mat(5, 128),
+        k: z.mat(5, 64),
+        v: z.mat(5, 64),
+        heads: HEADS,
+        cu_seqlens: z.view(3),
+        max_len: 5,
+        scale: 0.1,
+        out: z.mat_mut(5, 128),
+        lse: z.out(20),
+    };
+    z.fits(good());
+    let heads = |q, kv, dim| Heads { q, kv, dim };
+    z.refuses(Attention { heads: heads(4, 3, 32), ..good() }, &format!("attention: {NO_HEADS}"));
+    z.refuses(Attention { heads: heads(4, 2, 48), ..good() }, &format!("attention: {NO_DIM}"));
+    z.refuses(Attention { k: z.mat(4, 64), ..good() }, "attention: `k` is [4, 64], expected [5, 64]");
+    z.refuses(Attention { v: z.mat(5, 128), ..good() }, "attention: `v` is [5, 128], expected [5, 64]");
+    let message = "attention: cu_seqlens is 1, but it needs two entries or more";
+    z.refuses(Attention { cu_seqlens: z.view(1), ..good() }, message);
+    let message = "attention: a dimension is 2147483648, but dimensions must be below 2^31";
+    z.refuses(Attention { max_len: 1 << 31, ..good() }, message);
+    for scale in [0.0, -1.0, f32::INFINITY, f32::NAN] {
+        let message = format!("attention: scale is {scale}, but it must be positive and finite");
+        z.refuses(Attention { scale, ..good() }, &message);
+    }
+    z.refuses(Attention { out: z.mat_mut(5, 64), ..good() }, "attention: `out` is [5, 64], expected [5, 128]");
+    z.refuses(Attention { lse: z.out(19), ..good() }, "attention: `lse` has 19 elements, expected 20");
+}
+
+fn attention_grad_refuses<B: Backend>(backend: &B) {
+    let z = Zeros(backend);
+    let good = || AttentionGrad::<B, f32> {
+        q: z.mat(5, 128),
+        k: z.mat(5, 64),
+        v: z.mat(5, 64),
+        heads: HEADS,
+        cu_seqlens: z.view(2),
+        max_len: 5,
+        scale: 0.1,
+        out: z.mat(5, 128),
+        lse: z.view(20),
+        d_out: z.mat(5, 128),
+        delta: z.out(20),
+        d_q: z.mat_mut(5, 128),
+        d_k: z.mat_mut(5, 64),
+        d_v: z.mat_mut(5, 64),
+    };
+    z.fits(good());
+    z.refuses(AttentionGrad { out: z.mat(5, 64), ..good() }, "attention_grad: `out` is [5, 64], expected [5, 128]");
+    z.refuses(AttentionGrad { lse: z.view(5), ..good() }, "attention_grad: `lse` has 5 elements, expected 20");
+    z.refuses(
+        AttentionGrad { d_out: z.mat(4, 128), ..good() },
+        "attention_grad: `d_out` is [4, 128], expected [5, 128]",
+    );
+    z.refuses(AttentionGrad { delta: z.out(5), ..good() }, "attention_grad: `delta` has 5 elements, expected 20");
+    z.refuses(AttentionGrad { d_q: z.mat_mut(5, 64), ..good() }, "attention_grad: `d_q` is [5, 64], expected [5, 128]");
+    z.refuses(
+        AttentionGrad { d_k: z.mat_mut(5, 128), ..good() },
+        "attention_grad: `d_k` is [5, 128], expected [5, 64]",
+    );
+    z.refuses(AttentionGrad { d_v: z.mat_mut(4, 64), ..good() }, "attention_grad: `d_v` is [4, 64], expected [5, 64]");
+    let message = "attention_grad: cu_seqlens is 0, but it needs two entries or more";
+    z.refuses(AttentionGrad { cu_seqlens: z.view(0), ..good() }, message);
+}
+
+pub fn refusals<B: Backend>() -> Vec<Check<B>> {
+    vec![("attention", attention_refuses), ("attention_grad", attention_grad_refuses)]
 }

@@ -5,6 +5,7 @@ use crate::common::{
     setup::{Check, Setup},
     tensor::{Layout, Output, Tensor},
     work::{Model, Work},
+    zeros::Zeros,
 };
 use half::{bf16, f16};
 use halfbyte::{
@@ -76,4 +77,14 @@ pub fn gradients<B: Backend>() -> Vec<Check<B>> {
 pub fn works<B: Backend>(model: &Model) -> Vec<Work<B>> {
     let n = model.adapter;
     vec![Work::new::<FromF32<B, bf16>>("cast", n.to_string(), [6 * n, 0], (n, Layout::Packed))]
+}
+
+fn cast_refuses<B: Backend>(backend: &B) {
+    let z = Zeros(backend);
+    let op = Cast::<B, f32, half::bf16> { x: z.view(3), out: z.out(4) };
+    z.refuses(op, "cast: `out` has 4 elements, expected 3");
+}
+
+pub fn refusals<B: Backend>() -> Vec<Check<B>> {
+    vec![("cast", cast_refuses)]
 }

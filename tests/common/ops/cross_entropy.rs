@@ -6,6 +6,7 @@ use crate::common::{
     setup::{Check, Difference, Setup, differentiate},
     tensor::{LAYOUTS, Layout, Output, Tensor},
     work::{Model, Work},
+    zeros::Zeros,
 };
 use half::bf16;
 use halfbyte::{
@@ -141,4 +142,19 @@ pub fn works<B: Backend>(model: &Model) -> Vec<Work<B>> {
     let case = Case { n, vocab, layout: Layout::Packed, grad_scale: Some(1.0) };
     let cost = [6 * n * vocab, 6 * n * vocab];
     vec![Work::new::<Loss<B, bf16>>("cross_entropy", format!("{n} x {vocab}"), cost, case)]
+}
+
+fn cross_entropy_refuses<B: Backend>(backend: &B) {
+    let z = Zeros(backend);
+    let good =
+        || CrossEntropy::<B, f32> { logits: z.mat_mut(3, 8), labels: z.view(3), losses: z.out(3), grad_scale: None };
+    z.fits(good());
+    z.refuses(CrossEntropy { labels: z.view(2), ..good() }, "cross_entropy: `labels` has 2 elements, expected 3");
+    z.refuses(CrossEntropy { losses: z.out(4), ..good() }, "cross_entropy: `losses` has 4 elements, expected 3");
+    let message = "cross_entropy: the vocabulary is 0, but it must not be empty";
+    z.refuses(CrossEntropy { logits: z.mat_mut(3, 0), ..good() }, message);
+}
+
+pub fn refusals<B: Backend>() -> Vec<Check<B>> {
+    vec![("cross_entropy", cross_entropy_refuses)]
 }

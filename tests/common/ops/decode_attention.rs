@@ -6,6 +6,7 @@ use crate::common::{
     setup::{Check, Setup},
     tensor::{LAYOUTS, Layout, Output, Tensor},
     work::{Model, Work},
+    zeros::{HEADS, Zeros},
 };
 use half::bf16;
 use halfbyte::{
@@ -258,4 +259,55 @@ pub fn works<B: Backend>(model: &Model) -> Vec<Work<B>> {
     works.push(decode_work(8, 2000, heads));
     works.extend([append_work(1, heads), append_work(8, heads)]);
     works
+}
+
+fn decode_attention_refuses<B: Backend>(backend: &B) {
+    let z = Zeros(backend);
+    let good = || CacheAppend::<B, f32> {
+        k: z.mat(2, 64),
+        v: z.mat(2, 64),
+        seqs: z.view(2),
+        positions: z.view(2),
+        capacity: 7,
+        k_cache: z.out(3 * 7 * 64),
+        v_cache: z.out(3 * 7 * 64),
+    };
+    z.fits(good());
+    z.refuses(CacheAppend { v: z.mat(2, 63), ..good() }, "cache_append: `v` is [2, 63], expected [2, 64]");
+    z.refuses(CacheAppend { seqs: z.view(3), ..good() }, "cache_append: `seqs` has 3 elements, expected 2");
+    z.refuses(CacheAppend { positions: z.view(1), ..good() }, "cache_append: `positions` has 1 elements, expected 2");
+    let message = "cache_append: k_cache is 450, but it must hold whole sequences";
+    z.refuses(CacheAppend { k_cache: z.out(450), ..good() }, message);
+    let message = "cache_append: k_cache is 1344, but it must hold whole sequences";
+    z.refuses(CacheAppend { capacity: 0, ..good() }, message);
+    z.refuses(CacheAppend { v_cache: z.out(448), ..good() }, "cache_append: `v_cache` has 448 elements, expected 1344");
+
+    let good = || DecodeAttention::<B, f32> {
+        q: z.mat(2, 128),
+        k_cache: z.view(2 * 7 * 64),
+        v_cache: z.view(2 * 7 * 64),
+        heads: HEADS,
+        positions: z.view(2),
+        capacity: 7,
+        scale: 0.1,
+        out: z.mat_mut(2, 128),
+    };
+    z.fits(good());
+    z.refuses(DecodeAttention { q: z.mat(2, 64), ..good() }, "decode_attention: `q` is [2, 64], expected [2, 128]");
+    let message = "decode_attention: capacity is 0, but the cache must hold at least one position";
+    z.refuses(DecodeAttention { capacity: 0, ..good() }, message);
+    let message = "decode_attention: scale is 0, but it must be positive and finite";
+    z.refuses(DecodeAttention { scale: 0.0, ..good() }, message);
+    let message = "decode_attention: `k_cache` has 895 elements, expected 896";
+    z.refuses(DecodeAttention { k_cache: z.view(895), ..good() }, message);
+    let message = "decode_attention: `v_cache` has 448 elements, expected 896";
+    z.refuses(DecodeAttention { v_cache: z.view(448), ..good() }, message);
+    let message = "decode_attention: `positions` has 3 elements, expected 2";
+    z.refuses(DecodeAttention { positions: z.view(3), ..good() }, message);
+    let message = "decode_attention: `out` is [1, 128], expected [2, 128]";
+    z.refuses(DecodeAttention { out: z.mat_mut(1, 128), ..good() }, message);
+}
+
+pub fn refusals<B: Backend>() -> Vec<Check<B>> {
+    vec![("decode_attention", decode_attention_refuses)]
 }

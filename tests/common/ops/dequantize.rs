@@ -6,6 +6,7 @@ use crate::common::{
     setup::{Check, Setup},
     tensor::{Output, Tensor},
     work::{Model, Work},
+    zeros::Zeros,
 };
 use half::bf16;
 use halfbyte::{
@@ -67,4 +68,14 @@ pub fn works<B: Backend>(model: &Model) -> Vec<Work<B>> {
     let ([.., [rows, cols]], q) = (model.projections(), Quantization::DEFAULT);
     let cost = [Quantized::<B>::bytes(q, [rows, cols]) + 2 * rows * cols, rows * cols];
     vec![Work::new::<Decode<B, bf16>>("dequantize", format!("{rows} x {cols}"), cost, (Product::new(0, rows, cols), q))]
+}
+
+fn dequantize_refuses<B: Backend>(backend: &B) {
+    let z = Zeros(backend);
+    let op = Dequantize::<B, f32> { weight: z.weight(), out: z.out(767) };
+    z.refuses(op, "dequantize: `out` has 767 elements, expected 768");
+}
+
+pub fn refusals<B: Backend>() -> Vec<Check<B>> {
+    vec![("dequantize", dequantize_refuses)]
 }

@@ -8,6 +8,7 @@ use crate::common::{
     setup::{Check, Difference, Setup, check_some, differentiate},
     tensor::{Layout, Output, Tensor},
     work::{Model, Work},
+    zeros::Zeros,
 };
 use half::{bf16, f16};
 use halfbyte::{
@@ -168,4 +169,25 @@ pub fn works<B: Backend>(model: &Model) -> Vec<Work<B>> {
     works.extend([1, step].map(|n| forward_work(n, o)));
     works.extend([gradient_work(model.logit_rows, head), gradient_work(step, o)]);
     works
+}
+
+fn linear_refuses<B: Backend>(backend: &B) {
+    let z = Zeros(backend);
+    let good = || Linear::<B, f32> { x: z.mat(4, 8), weight: z.view(48), out: z.mat_mut(4, 6), accumulate: false };
+    z.fits(good());
+    z.refuses(Linear { x: z.mat(3, 8), ..good() }, "linear: `x` is [3, 8], expected [4, 8]");
+    z.refuses(Linear { weight: z.view(47), ..good() }, "linear: `weight` has 47 elements, expected 48");
+    z.refuses(Linear { out: z.mat_mut(4, 7), ..good() }, "linear: `weight` has 48 elements, expected 56");
+    let op = Linear::<B, f32, half::f16> { x: z.mat(1, 1), weight: z.view(1), out: z.mat_mut(1, 1), accumulate: false };
+    z.refuses(op, "linear: the output type is f16, but it must be the input type or f32");
+
+    let good =
+        || LinearGrad::<B, f32> { d_out: z.mat(4, 6), weight: z.view(48), d_x: z.mat_mut(4, 8), accumulate: false };
+    z.fits(good());
+    z.refuses(LinearGrad { d_out: z.mat(5, 6), ..good() }, "linear_grad: `d_out` is [5, 6], expected [4, 6]");
+    z.refuses(LinearGrad { weight: z.view(0), ..good() }, "linear_grad: `weight` has 0 elements, expected 48");
+}
+
+pub fn refusals<B: Backend>() -> Vec<Check<B>> {
+    vec![("linear", linear_refuses)]
 }

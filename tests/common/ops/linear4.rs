@@ -10,12 +10,13 @@ use crate::common::{
     setup::{Check, Difference, Setup, check_some, differentiate},
     tensor::{Output, Tensor},
     work::{Model, Work, prepare},
+    zeros::Zeros,
 };
 use half::{bf16, f16};
 use halfbyte::{
     Backend, DType, Float, Result,
     ops::{Dequantize, Linear, Linear4, Linear4Grad, Op},
-    quant::Format,
+    quant::{Format, Scales, Weight4},
 };
 
 type Case = (Product, Quantization);
@@ -222,4 +223,34 @@ pub fn works<B: Backend>(model: &Model) -> Vec<Work<B>> {
         works.push(gradient_work(model.step_tokens(), shape));
     }
     works
+}
+
+fn linear4_refuses<B: Backend>(backend: &B) {
+    let z = Zeros(backend);
+    let weight = || z.weight();
+    let good = || Linear4::<B, f32> { x: z.mat(4, 128), weight: weight(), out: z.mat_mut(4, 6), accumulate: false };
+    z.fits(good());
+    z.refuses(Linear4 { x: z.mat(4, 127), ..good() }, "linear4: `x` is [4, 127], expected [4, 128]");
+    z.refuses(Linear4 { out: z.mat_mut(3, 6), ..good() }, "linear4: `out` is [3, 6], expected [4, 6]");
+    let odd = Weight4 { block_size: 48, ..weight() };
+    let message = "linear4: the block size is 48, but it must be a power of two from 32 to 4096";
+    z.refuses(Linear4 { weight: odd, ..good() }, message);
+    let short = Weight4 { codes: z.view(383), ..weight() };
+    z.refuses(Linear4 { weight: short, ..good() }, "linear4: `weight.codes` has 383 elements, expected 384");
+    let short = Weight4 { scales: Scales::Plain(z.view(11)), ..weight() };
+    z.refuses(Linear4 { weight: short, ..good() }, "linear4: `weight.absmax` has 11 elements, expected 12");
+    let short = Weight4 { scales: Scales::Nested { codes: z.view(12), groups: z.view(0) }, ..weight() };
+    z.refuses(Linear4 { weight: short, ..good() }, "linear4: `weight.nested_absmax` has 0 elements, expected 1");
+    let short = Weight4 { scales: Scales::Nested { codes: z.view(13), groups: z.view(1) }, ..weight() };
+    z.refuses(Linear4 { weight: short, ..good() }, "linear4: `weight.absmax` has 13 elements, expected 12");
+
+    let good =
+        || Linear4Grad::<B, f32> { d_out: z.mat(4, 6), weight: weight(), d_x: z.mat_mut(4, 128), accumulate: false };
+    z.fits(good());
+    z.refuses(Linear4Grad { d_out: z.mat(4, 7), ..good() }, "linear4_grad: `d_out` is [4, 7], expected [4, 6]");
+    z.refuses(Linear4Grad { d_x: z.mat_mut(4, 64), ..good() }, "linear4_grad: `d_x` is [4, 64], expected [4, 128]");
+}
+
+pub fn refusals<B: Backend>() -> Vec<Check<B>> {
+    vec![("linear4", linear4_refuses)]
 }

@@ -9,6 +9,7 @@ use crate::common::{
     setup::{Check, Difference, Setup, bits_again, differentiate},
     tensor::{Layout, Output, Tensor},
     work::{Model, Work, both, prepare},
+    zeros::Zeros,
 };
 use half::bf16;
 use halfbyte::{
@@ -309,4 +310,58 @@ pub fn works<B: Backend>(model: &Model) -> Vec<Work<B>> {
     works.push(forward_work(case(1, gate_up, 16, None)));
     works.extend([forward_work(case(step, qkv, 64, None)), gradient_work(case(step, qkv, 64, None))]);
     works
+}
+
+fn lora_refuses<B: Backend>(backend: &B) {
+    let z = Zeros(backend);
+    let good = || Lora::<B, f32> {
+        x: z.mat(4, 10),
+        a: z.view(30),
+        b: z.view(18),
+        scale: 1.0,
+        dropout: None,
+        xa: z.mat_mut(4, 3),
+        out: z.mat_mut(4, 6),
+    };
+    z.fits(good());
+    z.refuses(Lora { xa: z.mat_mut(5, 3), ..good() }, "lora: `xa` is [5, 3], expected [4, 3]");
+    z.refuses(Lora { out: z.mat_mut(5, 6), ..good() }, "lora: `out` is [5, 6], expected [4, 6]");
+    z.refuses(Lora { a: z.view(29), ..good() }, "lora: `a` has 29 elements, expected 30");
+    z.refuses(Lora { b: z.view(19), ..good() }, "lora: `b` has 19 elements, expected 18");
+    for p in [1.0, -0.1, f32::NAN] {
+        let dropout = Some(Dropout { p, seed: 0, stream: 0 });
+        let message = format!("lora: dropout is {p}, but it must be at least 0 and below 1");
+        z.refuses(Lora { dropout, ..good() }, &message);
+    }
+
+    let good = || LoraGrad::<B, f32> {
+        x: z.mat(4, 10),
+        a: z.view(30),
+        b: z.view(18),
+        scale: 1.0,
+        dropout: None,
+        xa: z.mat(4, 3),
+        d_out: z.mat(4, 6),
+        d_xa: z.mat_mut(4, 3),
+        d_a: z.out(30),
+        d_b: z.out(18),
+        d_x: Some(z.mat_mut(4, 10)),
+    };
+    z.fits(good());
+    z.refuses(LoraGrad { xa: z.mat(3, 3), ..good() }, "lora_grad: `xa` is [3, 3], expected [4, 3]");
+    z.refuses(LoraGrad { d_out: z.mat(3, 6), ..good() }, "lora_grad: `d_out` is [3, 6], expected [4, 6]");
+    z.refuses(LoraGrad { d_xa: z.mat_mut(4, 2), ..good() }, "lora_grad: `d_xa` is [4, 2], expected [4, 3]");
+    z.refuses(LoraGrad { a: z.view(31), ..good() }, "lora_grad: `a` has 31 elements, expected 30");
+    z.refuses(LoraGrad { b: z.view(17), ..good() }, "lora_grad: `b` has 17 elements, expected 18");
+    z.refuses(LoraGrad { d_a: z.out(31), ..good() }, "lora_grad: `d_a` has 31 elements, expected 30");
+    z.refuses(LoraGrad { d_b: z.out(17), ..good() }, "lora_grad: `d_b` has 17 elements, expected 18");
+    let d_x = Some(z.mat_mut(4, 11));
+    z.refuses(LoraGrad { d_x, ..good() }, "lora_grad: `d_x` is [4, 11], expected [4, 10]");
+    let dropout = Some(Dropout { p: 2.0, seed: 0, stream: 0 });
+    let message = "lora_grad: dropout is 2, but it must be at least 0 and below 1";
+    z.refuses(LoraGrad { dropout, ..good() }, message);
+}
+
+pub fn refusals<B: Backend>() -> Vec<Check<B>> {
+    vec![("lora", lora_refuses)]
 }

@@ -1,5 +1,5 @@
-//! Every op: its cases, its memory for one of them, what the oracle says, and what of it the gradients and the benches
-//! take. Each op has a file of its name here, and a line in both lists below.
+//! Every op: its cases, its memory for one of them, what the oracle says, what it refuses, and what of it the gradients
+//! and the benches take. Each op has a file of its name here, and a line in both lists below.
 
 pub mod adamw;
 pub mod attention;
@@ -35,6 +35,11 @@ macro_rules! ops {
         /// Checks of gradients by finite differences, by the op.
         pub fn gradients<B: Backend>() -> Vec<(&'static str, Vec<Check<B>>)> {
             vec![$((stringify!($op), $op::gradients()),)*]
+        }
+
+        /// Checks of what ops refuse, by the op.
+        pub fn refusals<B: Backend>() -> Vec<(&'static str, Vec<Check<B>>)> {
+            vec![$((stringify!($op), $op::refusals()),)*]
         }
 
         /// What the benches time.

@@ -6,6 +6,7 @@ use crate::common::{
     setup::{Check, Difference, Setup, differentiate},
     tensor::{LAYOUTS, Layout, Output, Tensor},
     work::{Model, Work},
+    zeros::{HEADS, NO_DIM, NO_HEADS, Zeros},
 };
 use half::bf16;
 use halfbyte::{
@@ -261,4 +262,58 @@ pub fn works<B: Backend>(model: &Model) -> Vec<Work<B>> {
         works.push(Work::new::<Gradient<B, bf16>>("qk_norm_rope_grad", shape, [6 * len, 20 * len], case));
     }
     works
+}
+
+fn qk_norm_rope_refuses<B: Backend>(backend: &B) {
+    let z = Zeros(backend);
+    let good = || QkNormRope::<B, f32> {
+        qkv: z.mat(3, 256),
+        heads: HEADS,
+        q_weight: z.view(32),
+        k_weight: z.view(32),
+        eps: 1e-6,
+        positions: z.view(3),
+        cos: z.view(160),
+        sin: z.view(160),
+        q: z.mat_mut(3, 128),
+        k: z.mat_mut(3, 64),
+    };
+    z.fits(good());
+    let heads = |q, kv, dim| Heads { q, kv, dim };
+    z.refuses(QkNormRope { heads: heads(4, 3, 32), ..good() }, &format!("qk_norm_rope: {NO_HEADS}"));
+    z.refuses(QkNormRope { heads: heads(4, 2, 48), ..good() }, &format!("qk_norm_rope: {NO_DIM}"));
+    z.refuses(QkNormRope { qkv: z.mat(3, 255), ..good() }, "qk_norm_rope: `qkv` is [3, 255], expected [3, 256]");
+    z.refuses(QkNormRope { q_weight: z.view(31), ..good() }, "qk_norm_rope: `q_weight` has 31 elements, expected 32");
+    z.refuses(QkNormRope { k_weight: z.view(31), ..good() }, "qk_norm_rope: `k_weight` has 31 elements, expected 32");
+    z.refuses(QkNormRope { positions: z.view(4), ..good() }, "qk_norm_rope: `positions` has 4 elements, expected 3");
+    let message = "qk_norm_rope: cos is 161, but it must hold whole rows of d / 2";
+    z.refuses(QkNormRope { cos: z.view(161), ..good() }, message);
+    z.refuses(QkNormRope { sin: z.view(144), ..good() }, "qk_norm_rope: `sin` has 144 elements, expected 160");
+    z.refuses(QkNormRope { q: z.mat_mut(3, 64), ..good() }, "qk_norm_rope: `q` is [3, 64], expected [3, 128]");
+    z.refuses(QkNormRope { k: z.mat_mut(2, 64), ..good() }, "qk_norm_rope: `k` is [2, 64], expected [3, 64]");
+
+    let good = || QkNormRopeGrad::<B, f32> {
+        qkv: z.mat(3, 256),
+        heads: HEADS,
+        q_weight: z.view(32),
+        k_weight: z.view(32),
+        eps: 1e-6,
+        positions: z.view(3),
+        cos: z.view(160),
+        sin: z.view(160),
+        d_q: z.mat(3, 128),
+        d_k: z.mat(3, 64),
+        d_qk: z.mat_mut(3, 192),
+    };
+    z.fits(good());
+    z.refuses(QkNormRopeGrad { d_q: z.mat(3, 1), ..good() }, "qk_norm_rope_grad: `d_q` is [3, 1], expected [3, 128]");
+    z.refuses(QkNormRopeGrad { d_k: z.mat(3, 1), ..good() }, "qk_norm_rope_grad: `d_k` is [3, 1], expected [3, 64]");
+    let message = "qk_norm_rope_grad: `d_qk` is [3, 256], expected [3, 192]";
+    z.refuses(QkNormRopeGrad { d_qk: z.mat_mut(3, 256), ..good() }, message);
+    let message = "qk_norm_rope_grad: cos is 0, but it must hold whole rows of d / 2";
+    z.refuses(QkNormRopeGrad { cos: z.view(0), ..good() }, message);
+}
+
+pub fn refusals<B: Backend>() -> Vec<Check<B>> {
+    vec![("qk_norm_rope", qk_norm_rope_refuses)]
 }

@@ -5,6 +5,7 @@ use crate::common::{
     setup::{Check, Setup, check},
     tensor::{Layout, Output, Tensor},
     work::{Model, Work},
+    zeros::Zeros,
 };
 use half::bf16;
 use halfbyte::{
@@ -182,4 +183,32 @@ pub fn works<B: Backend>(model: &Model) -> Vec<Work<B>> {
         Work::new::<Codes<B, bf16>>("quantize", format!("{rows} x {cols}"), cost, (len, q)),
         Work::new::<Nested<B>>("nest_absmax", n.to_string(), [5 * n, n], n).f32(),
     ]
+}
+
+fn quantize_refuses<B: Backend>(backend: &B) {
+    let z = Zeros(backend);
+    let good = || Quantize::<B, f32> {
+        x: z.view(65),
+        format: Format::Fp4,
+        block_size: 64,
+        codes: z.out(33),
+        absmax: z.out(2),
+    };
+    z.fits(good());
+    let message = "quantize: the block size is 16, but it must be a power of two from 32 to 4096";
+    z.refuses(Quantize { block_size: 16, ..good() }, message);
+    z.refuses(Quantize { codes: z.out(32), ..good() }, "quantize: `codes` has 32 elements, expected 33");
+    z.refuses(Quantize { absmax: z.out(1), ..good() }, "quantize: `absmax` has 1 elements, expected 2");
+
+    let good = || NestAbsmax::<B> { absmax: z.view(257), codes: z.out(257), groups: z.out(2) };
+    z.fits(good());
+    z.refuses(NestAbsmax { codes: z.out(256), ..good() }, "nest_absmax: `codes` has 256 elements, expected 257");
+    z.refuses(NestAbsmax { groups: z.out(1), ..good() }, "nest_absmax: `groups` has 1 elements, expected 2");
+
+    let error = "int4".parse::<Format>().unwrap_err();
+    assert_eq!(error.to_string(), "quantize: the format is int4, but it must be nf4 or fp4");
+}
+
+pub fn refusals<B: Backend>() -> Vec<Check<B>> {
+    vec![("quantize", quantize_refuses)]
 }

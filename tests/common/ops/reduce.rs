@@ -6,6 +6,7 @@ use crate::common::{
     setup::{Check, Setup, check},
     tensor::{Layout, Output, Tensor},
     work::{Model, Work},
+    zeros::Zeros,
 };
 use halfbyte::{
     Backend, Result,
@@ -124,4 +125,14 @@ pub fn works<B: Backend>(model: &Model) -> Vec<Work<B>> {
         Work::new::<Total<B>>("sum", n.to_string(), [4 * n, n], case).f32(),
         Work::new::<Length<B>>("norm", n.to_string(), [4 * n, 2 * n], case).f32(),
     ]
+}
+
+fn reduce_refuses<B: Backend>(backend: &B) {
+    let z = Zeros(backend);
+    z.refuses(Sum::<B> { x: z.view(3), out: z.out(0), accumulate: false }, "sum: `out` has 0 elements, expected 1");
+    z.refuses(Norm::<B> { x: z.view(3), out: z.out(2) }, "norm: `out` has 2 elements, expected 1");
+}
+
+pub fn refusals<B: Backend>() -> Vec<Check<B>> {
+    vec![("reduce", reduce_refuses)]
 }

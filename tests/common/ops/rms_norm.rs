@@ -8,6 +8,7 @@ use crate::common::{
     setup::{Check, Difference, Setup, differentiate},
     tensor::{Layout, Output, Tensor},
     work::{Model, Work},
+    zeros::Zeros,
 };
 use half::bf16;
 use halfbyte::{
@@ -160,4 +161,35 @@ pub fn works<B: Backend>(model: &Model) -> Vec<Work<B>> {
         works.push(Work::new::<Gradient<B, bf16>>("rms_norm_grad", case.shape(), [8 * len, 10 * len], case));
     }
     works
+}
+
+fn rms_norm_refuses<B: Backend>(backend: &B) {
+    let z = Zeros(backend);
+    let good = || RmsNorm::<B, f32> { x: z.mat(3, 8), add: None, weight: z.view(8), eps: 1e-6, out: z.mat_mut(3, 8) };
+    z.fits(good());
+    z.refuses(RmsNorm { weight: z.view(7), ..good() }, "rms_norm: `weight` has 7 elements, expected 8");
+    z.refuses(RmsNorm { out: z.mat_mut(2, 8), ..good() }, "rms_norm: `out` is [2, 8], expected [3, 8]");
+    let add = Some((z.mat(3, 9), z.mat_mut(3, 8)));
+    z.refuses(RmsNorm { add, ..good() }, "rms_norm: `add.0` is [3, 9], expected [3, 8]");
+    let add = Some((z.mat(3, 8), z.mat_mut(4, 8)));
+    z.refuses(RmsNorm { add, ..good() }, "rms_norm: `add.1` is [4, 8], expected [3, 8]");
+    let empty = RmsNorm { x: z.mat(3, 0), weight: z.view(0), out: z.mat_mut(3, 0), ..good() };
+    z.refuses(empty, "rms_norm: the row length is 0, but a norm needs at least one element");
+
+    let good = || RmsNormGrad::<B, f32> {
+        x: z.mat(3, 8),
+        weight: z.view(8),
+        eps: 1e-6,
+        d_out: z.mat(3, 8),
+        d_x: z.mat_mut(3, 8),
+        accumulate: false,
+    };
+    z.fits(good());
+    z.refuses(RmsNormGrad { weight: z.view(9), ..good() }, "rms_norm_grad: `weight` has 9 elements, expected 8");
+    z.refuses(RmsNormGrad { d_out: z.mat(3, 7), ..good() }, "rms_norm_grad: `d_out` is [3, 7], expected [3, 8]");
+    z.refuses(RmsNormGrad { d_x: z.mat_mut(2, 8), ..good() }, "rms_norm_grad: `d_x` is [2, 8], expected [3, 8]");
+}
+
+pub fn refusals<B: Backend>() -> Vec<Check<B>> {
+    vec![("rms_norm", rms_norm_refuses)]
 }

@@ -5,6 +5,7 @@ use crate::common::{
     setup::{Check, Setup},
     tensor::{Layout, Output, Tensor},
     work::{Model, Work},
+    zeros::Zeros,
 };
 use half::bf16;
 use halfbyte::{
@@ -138,4 +139,20 @@ pub fn works<B: Backend>(model: &Model) -> Vec<Work<B>> {
         Work::new::<Gather<B, bf16>>("gather_rows", rows.shape(), cost, Gathered { rows, table: model.vocab }),
         Work::new::<Scatter<B, bf16>>("scatter_rows", rows.shape(), cost, rows),
     ]
+}
+
+fn rows_refuses<B: Backend>(backend: &B) {
+    let z = Zeros(backend);
+    let good = || GatherRows::<B, f32> { table: z.mat(9, 4), rows: z.view(3), out: z.mat_mut(3, 4) };
+    z.fits(good());
+    z.refuses(GatherRows { out: z.mat_mut(2, 4), ..good() }, "gather_rows: `out` is [2, 4], expected [3, 4]");
+    z.refuses(GatherRows { table: z.mat(0, 4), ..good() }, "gather_rows: the table is 0, but it must have rows");
+    let good = || ScatterRows::<B, f32> { x: z.mat(3, 4), rows: z.view(3), out: z.mat_mut(9, 4) };
+    z.fits(good());
+    z.refuses(ScatterRows { rows: z.view(4), ..good() }, "scatter_rows: `x` is [3, 4], expected [4, 4]");
+    z.refuses(ScatterRows { out: z.mat_mut(9, 5), ..good() }, "scatter_rows: `x` is [3, 4], expected [3, 5]");
+}
+
+pub fn refusals<B: Backend>() -> Vec<Check<B>> {
+    vec![("rows", rows_refuses)]
 }

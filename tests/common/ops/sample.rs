@@ -4,6 +4,7 @@ use crate::common::{
     setup::{Check, Setup, check},
     tensor::{LAYOUTS, Layout, Output, Tensor},
     work::{Model, Work},
+    zeros::Zeros,
 };
 use halfbyte::{
     Backend, Result,
@@ -284,4 +285,51 @@ pub fn works<B: Backend>(model: &Model) -> Vec<Work<B>> {
         Work::new::<Draw<B>>("sample", shape, cost, Batch { case, n, layout: Layout::Packed }).f32()
     };
     vec![work(1, 0.0), work(1, 0.7), work(8, 0.7)]
+}
+
+fn sample_refuses<B: Backend>(backend: &B) {
+    let z = Zeros(backend);
+    let good = || Sample::<B> {
+        logits: z.mat_mut(2, 8),
+        n_vocab: 8,
+        temperature: 1.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        repetition_penalty: 1.0,
+        seed: 0,
+        history: z.out(10),
+        positions: z.out(2),
+        tokens: z.out(2),
+    };
+    z.fits(good());
+    for n_vocab in [0, 9] {
+        let message = format!("sample: n_vocab is {n_vocab}, but it must be from 1 to the number of logits");
+        z.refuses(Sample { n_vocab, ..good() }, &message);
+    }
+    for temperature in [-1.0, f32::NAN, f32::INFINITY] {
+        let message = format!("sample: temperature is {temperature}, but it must be 0 (greedy) or a positive number");
+        z.refuses(Sample { temperature, ..good() }, &message);
+    }
+    for top_p in [0.0, 1.5, f32::NAN] {
+        let message = format!("sample: top_p is {top_p}, but it must be above 0 and at most 1");
+        z.refuses(Sample { top_p, ..good() }, &message);
+    }
+    for min_p in [-0.5, 1.5, f32::NAN] {
+        z.refuses(Sample { min_p, ..good() }, &format!("sample: min_p is {min_p}, but it must be from 0 to 1"));
+    }
+    for repetition_penalty in [0.0, -1.0, f32::NAN] {
+        let message = format!("sample: repetition_penalty is {repetition_penalty}, but it must be a positive number");
+        z.refuses(Sample { repetition_penalty, ..good() }, &message);
+    }
+    for len in [0, 9] {
+        let message = format!("sample: history is {len}, but it must hold the same capacity for each sequence");
+        z.refuses(Sample { history: z.out(len), ..good() }, &message);
+    }
+    z.refuses(Sample { positions: z.out(1), ..good() }, "sample: `positions` has 1 elements, expected 2");
+    z.refuses(Sample { tokens: z.out(3), ..good() }, "sample: `tokens` has 3 elements, expected 2");
+}
+
+pub fn refusals<B: Backend>() -> Vec<Check<B>> {
+    vec![("sample", sample_refuses)]
 }

@@ -7,6 +7,7 @@ use crate::common::{
     setup::{Check, Difference, Setup, differentiate},
     tensor::{Output, Tensor},
     work::{Model, Work},
+    zeros::Zeros,
 };
 use half::bf16;
 use halfbyte::{
@@ -131,4 +132,19 @@ pub fn works<B: Backend>(model: &Model) -> Vec<Work<B>> {
         works.push(Work::new::<Gradient<B, bf16>>("swiglu_grad", case.shape(), [10 * len, 10 * len], case));
     }
     works
+}
+
+fn swiglu_refuses<B: Backend>(backend: &B) {
+    let z = Zeros(backend);
+    let op = Swiglu::<B, f32> { gate_up: z.mat(3, 9), out: z.mat_mut(3, 5) };
+    z.refuses(op, "swiglu: `gate_up` is [3, 9], expected [3, 10]");
+    let good = || SwigluGrad::<B, f32> { gate_up: z.mat(3, 10), d_out: z.mat(3, 5), d_gate_up: z.mat_mut(3, 10) };
+    z.fits(good());
+    z.refuses(SwigluGrad { gate_up: z.mat(2, 10), ..good() }, "swiglu_grad: `gate_up` is [2, 10], expected [3, 10]");
+    let message = "swiglu_grad: `d_gate_up` is [3, 5], expected [3, 10]";
+    z.refuses(SwigluGrad { d_gate_up: z.mat_mut(3, 5), ..good() }, message);
+}
+
+pub fn refusals<B: Backend>() -> Vec<Check<B>> {
+    vec![("swiglu", swiglu_refuses)]
 }

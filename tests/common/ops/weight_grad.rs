@@ -8,6 +8,7 @@ use crate::common::{
     setup::{Check, Difference, Setup, differentiate},
     tensor::{Output, Tensor},
     work::{Model, Work},
+    zeros::Zeros,
 };
 use half::bf16;
 use halfbyte::{
@@ -83,4 +84,16 @@ pub fn works<B: Backend>(model: &Model) -> Vec<Work<B>> {
     let case = Product::new(n, outputs, inputs);
     let cost = [8 * outputs * inputs + 2 * n * (inputs + outputs), case.flops()];
     vec![Work::new::<Gradient<B, bf16>>("weight_grad", case.shape(), cost, case)]
+}
+
+fn weight_grad_refuses<B: Backend>(backend: &B) {
+    let z = Zeros(backend);
+    let good = || WeightGrad::<B, f32> { x: z.mat(4, 8), d_out: z.mat(4, 6), d_weight: z.out(48) };
+    z.fits(good());
+    z.refuses(WeightGrad { x: z.mat(5, 8), ..good() }, "weight_grad: `x` is [5, 8], expected [4, 8]");
+    z.refuses(WeightGrad { d_weight: z.out(40), ..good() }, "weight_grad: `d_weight` has 40 elements, expected 48");
+}
+
+pub fn refusals<B: Backend>() -> Vec<Check<B>> {
+    vec![("weight_grad", weight_grad_refuses)]
 }
