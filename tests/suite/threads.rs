@@ -23,17 +23,17 @@ fn job<B: Backend, S: Setup<B>>(backend: &B, seed: &str, case: S::Case) -> Job<B
 
 /// Ops whose kernels hand each other scratch memory: sums of parts, small matrices, counters, seen tokens.
 fn jobs<B: Backend>(backend: &B, seed: &str) -> Vec<Job<B>> {
-    let product = (Product::new(8, 96, 4096), Quantization::DEFAULT);
-    let large = (Product::new(70, 96, 1024), Quantization::DEFAULT);
+    let product = |n| (Product::new(n, 96, 4096), Quantization::DEFAULT);
     let adapter = LoraCase { product: Product::new(300, 256, 512), rank: 16, dropout: Some(0.1) };
     let heads = Heads { q: 8, kv: 2, dim: 128 };
     let decode = decode_attention::Case { heads, capacity: 600, positions: vec![599, 40], layout: Layout::Packed };
     vec![
-        job::<B, linear4::Forward<B, bf16, bf16>>(backend, seed, product),
+        job::<B, linear4::Forward<B, bf16, bf16>>(backend, seed, product(8)),
+        job::<B, linear4::Forward<B, bf16, bf16>>(backend, seed, product(70)),
         job::<B, lora::Gradient<B, bf16>>(backend, seed, adapter),
         job::<B, decode_attention::Decode<B, bf16>>(backend, seed, decode),
         job::<B, sample::Draw<B>>(backend, seed, sample::Batch::PENALIZED),
-        job::<B, linear4::Gradient<B, bf16>>(backend, seed, large),
+        job::<B, linear4::Gradient<B, bf16>>(backend, seed, product(70)),
         job::<B, reduce::Total<B>>(backend, seed, reduce::Case::LONG),
     ]
 }
