@@ -33,7 +33,9 @@ impl<'a, B: Backend> Make<'a, B> {
     }
 
     fn tiled<T: Element>(&self, pattern: &[T], shape: [usize; 2]) -> Tensor<B, T> {
-        let host: Vec<T> = pattern.iter().copied().cycle().take(shape[0] * shape[1]).collect();
+        let len = shape[0] * shape[1];
+        let mut host = pattern.repeat(len.div_ceil(pattern.len()));
+        host.truncate(len);
         Tensor::bare(self.backend.upload(&host).unwrap(), shape)
     }
 
