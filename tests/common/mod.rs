@@ -83,3 +83,8 @@ pub fn cuda() -> Option<&'static Cuda> {
         Err(_) => None,
     }
 }
+
+/// The same GPU, opened again: for checks that count its memory, which others would change.
+pub fn own_cuda() -> Option<Cuda> {
+    cuda().map(|_| Cuda::new(0).expect("a GPU that was opened before"))
+}
