@@ -1,12 +1,15 @@
 //! What the comparisons must find, they find.
+mod common;
 
-use crate::common::{
-    close::compare,
+use common::{
+    close::{Close, compare},
+    make::Make,
     num::Num,
-    tensor::{Layout, Tensor, twice},
+    setup::{Setup, check},
+    tensor::{Layout, Output, Tensor},
 };
 use half::bf16;
-use halfbyte::{Backend, Cpu};
+use halfbyte::{Backend, Cpu, Result};
 
 #[test]
 #[should_panic(expected = "was written at 78 of the memory around it")]
@@ -39,12 +42,37 @@ fn a_rounding_to_the_wrong_side_is_found() {
     compare("ulp", &[bf16::ONE, bf16::from_f32(1.007_812_5)], 2, |_, _| Num::from(1.003));
 }
 
+/// Gives zero, then minus zero.
+struct SignsOfZero {
+    zero: f32,
+    out: Tensor<Cpu, f32>,
+}
+
+impl Setup<Cpu> for SignsOfZero {
+    type Case = ();
+
+    fn name(_: &()) -> String {
+        "signs of zero".into()
+    }
+
+    fn new(make: &Make<Cpu>, _: &()) -> Self {
+        SignsOfZero { zero: 0.0, out: make.output([1, 1], Layout::Packed) }
+    }
+
+    fn run(&mut self, backend: &Cpu) -> Result<()> {
+        self.zero = -self.zero;
+        backend.write(&[self.zero], self.out.view_mut())
+    }
+
+    fn outputs(&mut self) -> Vec<&mut dyn Output<Cpu>> {
+        vec![&mut self.out]
+    }
+
+    fn compare(&mut self, _: &Close<'_, Cpu>) {}
+}
+
 #[test]
 #[should_panic(expected = "two runs differ")]
 fn runs_that_differ_are_found() {
-    let mut zero = -1.0f32;
-    twice("signs of zero", || {
-        zero = -zero;
-        vec![0.0 * zero]
-    });
+    check::<Cpu, SignsOfZero>(&Cpu, &());
 }
