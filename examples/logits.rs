@@ -12,7 +12,7 @@ use halfbyte_runtime::{
     config::Qwen3Config,
     device::{self, Device, Job, compute_dtype},
     lora::{Adapter, DeviceAdapter, Layout},
-    model::{Activations, Base, Pass, Qwen3},
+    model::{Activations, Base, ForwardContext, Qwen3},
     tokenizer::Tokenizer,
     train::packing::Batch,
 };
@@ -80,7 +80,7 @@ impl Job for Logits {
         let batch = Batch::of_prompts(&self.texts);
         let xa_columns = adapter.as_ref().map_or(0, |adapter| adapter.layout.xa_columns);
         let mut acts = Activations::new(&backend, &model, batch.n_tokens(), xa_columns, true)?;
-        model.logits(Pass { backend: &backend, adapter: adapter.as_ref(), dropout: None }, &mut acts, &batch)
+        model.logits(ForwardContext { backend: &backend, adapter: adapter.as_ref(), dropout: None }, &mut acts, &batch)
     }
 }
 

@@ -201,7 +201,7 @@ impl Examiner {
         }
         if let Some(questions) = &self.questions {
             let mut acts = Activations::new(backend, model, 2048, trainer.xa_columns(), true)?;
-            let (_, accuracy) = choice::choose(model, trainer.pass(), &mut acts, &self.tokenizer, questions)?;
+            let (_, accuracy) = choice::choose(model, trainer.context(), &mut acts, &self.tokenizer, questions)?;
             println!("{when}: exam {accuracy}");
         }
         if let Some(question) = self.question {
@@ -213,7 +213,7 @@ impl Examiner {
                 skip_special: true,
             };
             let go_on = |_: &str| std::ops::ControlFlow::Continue(());
-            let answer = generate(model, trainer.pass(), &self.tokenizer, &prompt, &options, go_on)?;
+            let answer = generate(model, trainer.context(), &self.tokenizer, &prompt, &options, go_on)?;
             println!("{when}: {question} ->{}", answer.text.trim_end());
         }
         Ok(loss)
@@ -260,7 +260,7 @@ impl Job for Training {
         let files = Checkpoint::open(&plan.model)?;
         let base = if args.use_4bit {
             let (format, double_quant) = (args.bnb_4bit_quant_type, args.bnb_4bit_use_double_quant);
-            Base::FourBit { format, block_size: 64, double_quant }
+            Base::Quantized { format, block_size: 64, double_quant }
         } else {
             Base::Unquantized
         };

@@ -8,7 +8,7 @@ use halfbyte_runtime::{
     checkpoint::Checkpoint,
     config::Qwen3Config,
     lora::{Adapter, DeviceAdapter, Layout},
-    model::{Activations, Base, Decoder, Pass, Qwen3, SampleOptions},
+    model::{Activations, Base, Decoder, ForwardContext, Qwen3, SampleOptions},
     train::{
         data::Sample,
         packing::{Batch, Step},
@@ -50,11 +50,11 @@ fn check_logits<B: Backend>(backend: &B, golden: &Golden, tag: &str, model: &Qwe
         let (layout, flat) = Layout::of(adapter).unwrap();
         DeviceAdapter::new(backend, layout, &flat).unwrap()
     });
-    let pass = Pass { backend, adapter: adapter.as_ref(), dropout: None };
+    let ctx = ForwardContext { backend, adapter: adapter.as_ref(), dropout: None };
     let batch = Batch::new(&samples(golden));
     let xa_columns = adapter.as_ref().map_or(0, |a| a.layout.xa_columns);
     let mut acts = Activations::new(backend, model, batch.n_tokens(), xa_columns, true).unwrap();
-    let got = model.logits(pass, &mut acts, &batch).unwrap();
+    let got = model.logits(ctx, &mut acts, &batch).unwrap();
     let want = golden.floats(&format!("{tag}.logits"));
     let vocab = model.config.vocab_size;
     // The golden has 24 rows for each sequence, padding included.
@@ -66,7 +66,7 @@ fn check_logits<B: Backend>(backend: &B, golden: &Golden, tag: &str, model: &Qwe
             assert!(error <= tolerance, "{tag}: logit [{row}, {column}] is {got}, expected {want}");
         }
     }
-    let losses = model.target_losses(pass, &mut acts, &batch).unwrap();
+    let losses = model.target_losses(ctx, &mut acts, &batch).unwrap();
     let loss = losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / losses.len() as f64;
     let want = f64::from(golden.floats(&format!("{tag}.loss"))[0]);
     assert!((loss / want - 1.0).abs() <= 1e-5, "{tag}: loss {loss}, expected {want}");
@@ -77,9 +77,9 @@ fn check_greedy<B: Backend>(backend: &B, golden: &Golden, tag: &str, model: &Qwe
         let (layout, flat) = Layout::of(adapter).unwrap();
         DeviceAdapter::new(backend, layout, &flat).unwrap()
     });
-    let pass = Pass { backend, adapter: adapter.as_ref(), dropout: None };
+    let ctx = ForwardContext { backend, adapter: adapter.as_ref(), dropout: None };
     let prompts: Vec<Vec<u32>> = samples(golden).into_iter().map(|sample| sample.ids).collect();
-    let mut decoder = Decoder::new(model, pass, 2, 40, 256, SampleOptions::GREEDY).unwrap();
+    let mut decoder = Decoder::new(model, ctx, 2, 40, 256, SampleOptions::GREEDY).unwrap();
     let mut got = vec![Vec::new(); 2];
     let mut tokens = decoder.prefill(&prompts).unwrap();
     for step in 0..12 {
@@ -177,8 +177,8 @@ fn bf16_loss_is_within_a_percent<B: Backend>(backend: &B) {
         let model = load::<B, bf16>(backend, &golden, tag);
         let batch = Batch::new(&samples(&golden));
         let mut acts = Activations::new(backend, &model, batch.n_tokens(), 0, true).unwrap();
-        let pass = Pass { backend, adapter: None, dropout: None };
-        let losses = model.target_losses(pass, &mut acts, &batch).unwrap();
+        let ctx = ForwardContext { backend, adapter: None, dropout: None };
+        let losses = model.target_losses(ctx, &mut acts, &batch).unwrap();
         let loss = losses.iter().sum::<f32>() / losses.len() as f32;
         let want = golden.floats(&format!("{tag}.loss"))[0];
         assert!((loss / want - 1.0).abs() <= 0.01, "{tag}: bf16 loss {loss}, expected {want}");

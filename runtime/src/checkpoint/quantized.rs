@@ -28,12 +28,12 @@ pub enum Weight<'a> {
     /// Unquantised, of a floating-point type.
     Dense(TensorRef<'a>),
     /// In bitsandbytes' 4 bits.
-    FourBit(FourBit<'a>),
+    Quantized(Bnb4bitTensor<'a>),
 }
 
 /// A weight `[out, in]` in bitsandbytes' 4-bit layout, as bytes of its file.
 #[derive(Debug, Clone, Copy)]
-pub struct FourBit<'a> {
+pub struct Bnb4bitTensor<'a> {
     /// Which codes.
     pub format: Format,
     /// Elements that share a scale; one of [`BLOCK_SIZES`].
@@ -80,20 +80,20 @@ impl Checkpoint {
         match states {
             [(_, None), (_, None)] => dense(tensor, shape).map(Weight::Dense),
             [(format, Some(state)), (_, None)] | [(_, None), (format, Some(state))] => {
-                self.four_bit(tensor, format, state, shape).map(Weight::FourBit)
+                self.quantized(tensor, format, state, shape).map(Weight::Quantized)
             }
             _ => Err(broken(tensor, "it has both an nf4 and an fp4 state; write the checkpoint again")),
         }
     }
 
-    fn four_bit<'a>(
+    fn quantized<'a>(
         &'a self,
         tensor: TensorRef<'a>,
         format: Format,
         state: TensorRef<'a>,
         want: [usize; 2],
-    ) -> Result<FourBit<'a>> {
-        let state = State::parse(tensor, state, format)?;
+    ) -> Result<Bnb4bitTensor<'a>> {
+        let state = QuantState::parse(tensor, state, format)?;
         if state.shape != want {
             return Err(broken(tensor, format!("its state says that it is {:?}, expected {want:?}", state.shape)));
         }
@@ -115,12 +115,12 @@ impl Checkpoint {
             },
         };
         let quant_map = part("quant_map", Dtype::F32, 4 * CODES)?;
-        let State { block_size, shape, dtype, .. } = state;
-        Ok(FourBit { format, block_size, shape, dtype, codes, absmax, quant_map })
+        let QuantState { block_size, shape, dtype, .. } = state;
+        Ok(Bnb4bitTensor { format, block_size, shape, dtype, codes, absmax, quant_map })
     }
 }
 
-impl<'a> FourBit<'a> {
+impl<'a> Bnb4bitTensor<'a> {
     /// The weight that a tensor of this name is a part of, if it is named like one.
     pub(super) fn weight_of_part(name: &str) -> Option<&str> {
         PARTS.iter().find_map(|part| name.strip_suffix(part)?.strip_suffix('.'))
@@ -199,14 +199,14 @@ fn broken(weight: TensorRef, reason: impl Into<String>) -> Error {
 }
 
 /// What a `quant_state.bitsandbytes__*` tensor says.
-struct State {
+struct QuantState {
     block_size: usize,
     shape: [usize; 2],
     dtype: DType,
     nested_offset: Option<f32>,
 }
 
-impl State {
+impl QuantState {
     fn parse(weight: TensorRef, state: TensorRef, format: Format) -> Result<Self> {
         let json: Value = serde_json::from_slice(state.data)
             .map_err(|e| broken(weight, format!("its quant_state is not JSON ({e}); download the file again")))?;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use safetensors::Dtype;
 use serde_json::json;
 
-use super::{FourBit, Tensor, header, python_json};
+use super::{Bnb4bitTensor, Tensor, header, python_json};
 use crate::files::{self, Staged};
 use crate::{Error, Result};
 
@@ -83,7 +83,7 @@ impl CheckpointWriter {
     }
 
     /// Adds all tensors of a 4-bit weight.
-    pub fn put_four_bit(&mut self, name: &str, weight: &FourBit) -> Result<()> {
+    pub fn put_quantized(&mut self, name: &str, weight: &Bnb4bitTensor) -> Result<()> {
         weight.each_tensor(name, |tensor| self.put(tensor))
     }
 

@@ -3,7 +3,7 @@
 use super::questions::{Accuracy, Question};
 use crate::{
     Result,
-    model::{Activations, Pass, Qwen3},
+    model::{Activations, ForwardContext, Qwen3},
     tokenizer::Tokenizer,
     train::{data::Sample, trainer::batches},
 };
@@ -35,7 +35,7 @@ fn samples(question: &Question, tokenizer: &Tokenizer) -> Result<Vec<Sample>> {
 /// A question does not fit, or the device refuses.
 pub fn choose<B: Backend, T: Float>(
     model: &Qwen3<B, T>,
-    pass: Pass<'_, B, T>,
+    ctx: ForwardContext<'_, B, T>,
     acts: &mut Activations<B, T>,
     tokenizer: &Tokenizer,
     questions: &[Question],
@@ -46,7 +46,7 @@ pub fn choose<B: Backend, T: Float>(
     }
     let mut losses = Vec::new();
     for batch in batches(&all, acts.capacity)? {
-        losses.extend(model.target_losses(pass, acts, &batch)?);
+        losses.extend(model.target_losses(ctx, acts, &batch)?);
     }
     let mut rest = losses.as_slice();
     let mut sums = Vec::new();

@@ -3,8 +3,8 @@
 //! The rule: adapter gradients `+=`; activation gradients `=`; the residual stream `+=`. No gradient of a frozen
 //! weight exists, and nothing below the lowest adapter is differentiated.
 
-use super::{Activations, Gradients, Layer, Pass, Qwen3, weights::Stack};
-use crate::{Result, lora::Site};
+use super::{Activations, ForwardContext, Gradients, Layer, Qwen3, weights::MergedLinear};
+use crate::{Result, lora::LoraModule};
 use halfbyte::{
     Backend, Buf, Float, Mat, MatMut,
     ops::{AttentionGrad, LoraGrad, Op, QkNormRopeGrad, RmsNorm, RmsNormGrad, Swiglu, SwigluGrad},
@@ -26,7 +26,7 @@ impl<B: Backend> AdapterGradients<B> {
     }
 }
 
-/// Matrices of one call of [`Pass::project_back`].
+/// Matrices of one call of [`ForwardContext::project_back`].
 struct Back<'a, B: Backend, T: Float> {
     /// `[n, in]`: the projection's input.
     x: Mat<'a, B, T>,
@@ -40,33 +40,33 @@ struct Back<'a, B: Backend, T: Float> {
     d_x: Option<MatMut<'a, B, T>>,
 }
 
-impl<B: Backend, T: Float> Pass<'_, B, T> {
-    /// The gradient of [`Pass::project`].
+impl<B: Backend, T: Float> ForwardContext<'_, B, T> {
+    /// The gradient of [`ForwardContext::project`].
     fn project_back(
         &self,
         layer: usize,
-        stack: &Stack<B, T>,
+        linear: &MergedLinear<B, T>,
         mut m: Back<'_, B, T>,
         grads: &mut AdapterGradients<B>,
     ) -> Result<()> {
         if let Some(d_x) = &mut m.d_x {
-            stack.backward(self.backend, m.d_out, d_x.reborrow())?;
+            linear.backward(self.backend, m.d_out, d_x.reborrow())?;
         }
         let Some(adapter) = self.adapter else { return Ok(()) };
-        for (projection, columns) in &stack.modules {
-            let Some(site) = adapter.layout.site(layer, *projection) else { continue };
-            let Site { a, b, .. } = site;
+        for (projection, columns) in &linear.modules {
+            let Some(lora) = adapter.layout.module(layer, *projection) else { continue };
+            let LoraModule { a, b, .. } = lora;
             // `A` lies before `B`.
             let (d_a, d_b) = grads.flat.at_mut(a.start..b.end).split(b.start - a.start);
             LoraGrad {
                 x: m.x,
-                a: adapter.a(site),
-                b: adapter.b(site),
-                scale: site.scale,
-                dropout: self.dropout(site.index),
-                xa: m.xa.columns(site.xa.clone()),
+                a: adapter.a(lora),
+                b: adapter.b(lora),
+                scale: lora.scale,
+                dropout: self.dropout(lora.index),
+                xa: m.xa.columns(lora.xa.clone()),
                 d_out: m.d_out.columns(columns.clone()),
-                d_xa: m.d_xa.reborrow().columns(site.xa.clone()),
+                d_xa: m.d_xa.reborrow().columns(lora.xa.clone()),
                 d_a: d_a.into_at(0..a.len()),
                 d_b,
                 d_x: m.d_x.as_mut().map(MatMut::reborrow),
@@ -84,33 +84,33 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
     /// The device refuses.
     pub fn backward(
         &self,
-        pass: Pass<'_, B, T>,
+        ctx: ForwardContext<'_, B, T>,
         acts: &mut Activations<B, T>,
         grads: &mut Gradients<B, T>,
         adapter_grads: &mut AdapterGradients<B>,
     ) -> Result<()> {
-        let Some(lowest) = pass.adapter.and_then(|a| a.layout.lowest_layer()) else { return Ok(()) };
+        let Some(lowest) = ctx.adapter.and_then(|a| a.layout.lowest_layer()) else { return Ok(()) };
         let last = self.layers.len() - 1;
         for i in (lowest..=last).rev() {
             // The activations of the last layer are still there.
             if acts.recomputes() && i < last {
-                self.layer_forward(pass, acts, i)?;
+                self.layer_forward(ctx, acts, i)?;
             }
-            self.mlp_backward(pass, acts, grads, adapter_grads, i)?;
-            self.attention_backward(pass, acts, grads, adapter_grads, i, i > lowest)?;
+            self.mlp_backward(ctx, acts, grads, adapter_grads, i)?;
+            self.attention_backward(ctx, acts, grads, adapter_grads, i, i > lowest)?;
         }
         Ok(())
     }
 
     fn mlp_backward(
         &self,
-        pass: Pass<'_, B, T>,
+        ctx: ForwardContext<'_, B, T>,
         acts: &mut Activations<B, T>,
         grads: &mut Gradients<B, T>,
         adapter_grads: &mut AdapterGradients<B>,
         i: usize,
     ) -> Result<()> {
-        let (n, backend, config) = (acts.n, pass.backend, &self.config);
+        let (n, backend, config) = (acts.n, ctx.backend, &self.config);
         let (hidden, inter, eps) = (config.hidden_size, config.intermediate_size, config.rms_norm_eps);
         let layer = &self.layers[i];
         let slot = acts.slot(i);
@@ -127,7 +127,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
             d_xa: grads.xa.mat_mut(n, xa.shape()[1]),
             d_x: Some(grads.gated.mat_mut(n, inter)),
         };
-        pass.project_back(i, &layer.down, down, adapter_grads)?;
+        ctx.project_back(i, &layer.down, down, adapter_grads)?;
 
         let d_gate_up = grads.gate_up.mat_mut(n, 2 * inter);
         SwigluGrad { gate_up, d_out: grads.gated.mat(n, inter), d_gate_up }.run(backend)?;
@@ -140,20 +140,20 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
             d_xa: grads.xa.mat_mut(n, xa.shape()[1]),
             d_x: Some(grads.normed.mat_mut(n, hidden)),
         };
-        pass.project_back(i, &layer.gate_up, gate_up, adapter_grads)?;
+        ctx.project_back(i, &layer.gate_up, gate_up, adapter_grads)?;
         self.norm_backward(backend, middle, &layer.mlp_norm, grads)
     }
 
     fn attention_backward(
         &self,
-        pass: Pass<'_, B, T>,
+        ctx: ForwardContext<'_, B, T>,
         acts: &mut Activations<B, T>,
         grads: &mut Gradients<B, T>,
         adapter_grads: &mut AdapterGradients<B>,
         i: usize,
         trained_below: bool,
     ) -> Result<()> {
-        let (n, backend, config) = (acts.n, pass.backend, &self.config);
+        let (n, backend, config) = (acts.n, ctx.backend, &self.config);
         let (hidden, eps, q, kv) = (config.hidden_size, config.rms_norm_eps, config.q_size(), config.kv_size());
         let layer = &self.layers[i];
         let slot = acts.slot(i);
@@ -167,7 +167,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
             d_xa: grads.xa.mat_mut(n, xa.shape()[1]),
             d_x: Some(grads.attention.mat_mut(n, q)),
         };
-        pass.project_back(i, &layer.o, o, adapter_grads)?;
+        ctx.project_back(i, &layer.o, o, adapter_grads)?;
         self.scores_backward(backend, layer, acts, grads, slot)?;
 
         let x = acts.residual[i].mat(n, hidden);
@@ -180,7 +180,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
             d_xa: grads.xa.mat_mut(n, xa.shape()[1]),
             d_x: trained_below.then(|| grads.normed.mat_mut(n, hidden)),
         };
-        pass.project_back(i, &layer.qkv, qkv, adapter_grads)?;
+        ctx.project_back(i, &layer.qkv, qkv, adapter_grads)?;
         if trained_below {
             self.norm_backward(backend, x, &layer.attention_norm, grads)?;
         }

@@ -1,6 +1,6 @@
 //! Generating tokens: the key/value cache, the prompt, and one step for all sequences.
 
-use super::{Activations, Pass, Qwen3, forward::CacheSlots};
+use super::{Activations, ForwardContext, Qwen3, forward::CacheSlots};
 use crate::{Error, Result, train::packing::Batch};
 use halfbyte::{
     Backend, Buf, Float,
@@ -33,7 +33,7 @@ impl SampleOptions {
 /// Generates for a fixed number of sequences up to a fixed length; all memory is allocated at the start.
 pub struct Decoder<'m, B: Backend, T: Float> {
     model: &'m Qwen3<B, T>,
-    pass: Pass<'m, B, T>,
+    ctx: ForwardContext<'m, B, T>,
     options: SampleOptions,
     /// Tokens that exist: ids from here on are never chosen.
     n_vocab: usize,
@@ -83,7 +83,7 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
     /// `capacity` is beyond the model's positions, or the device has too little memory.
     pub fn new(
         model: &'m Qwen3<B, T>,
-        pass: Pass<'m, B, T>,
+        ctx: ForwardContext<'m, B, T>,
         n_seqs: usize,
         capacity: usize,
         n_vocab: usize,
@@ -94,14 +94,14 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
             let want = format!("the model has {} positions", config.max_position_embeddings);
             return Err(Error::setting("prompt and new tokens together", capacity, want));
         }
-        let backend = pass.backend;
+        let backend = ctx.backend;
         let (q, kv, hidden, inter) = (config.q_size(), config.kv_size(), config.hidden_size, config.intermediate_size);
         let cache = |_| Ok(backend.zeros(n_seqs * capacity * kv)?);
         let rows = |columns: usize| backend.zeros(n_seqs * columns);
         let seqs: Vec<u32> = (0..n_seqs as u32).collect();
         Ok(Decoder {
             model,
-            pass,
+            ctx,
             options,
             n_vocab: n_vocab.min(config.vocab_size),
             n_seqs,
@@ -123,7 +123,7 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
                 attention: rows(q)?,
                 gate_up: rows(2 * inter)?,
                 gated: rows(inter)?,
-                xa: rows(pass.adapter.map_or(0, |a| a.layout.xa_columns))?,
+                xa: rows(ctx.adapter.map_or(0, |a| a.layout.xa_columns))?,
                 logits: backend.zeros(n_seqs * config.vocab_size)?,
             },
             graph: B::Graph::default(),
@@ -136,14 +136,14 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
     /// A prompt is empty or leaves no room, or the device refuses.
     pub fn prefill(&mut self, prompts: &[Vec<u32>]) -> Result<Vec<u32>> {
         self.check(prompts)?;
-        let backend = self.pass.backend;
+        let backend = self.ctx.backend;
         let batch = Batch::of_prompts(prompts);
-        let xa_columns = self.pass.adapter.map_or(0, |a| a.layout.xa_columns);
+        let xa_columns = self.ctx.adapter.map_or(0, |a| a.layout.xa_columns);
         let mut acts = Activations::new(backend, self.model, batch.n_tokens(), xa_columns, true)?;
         let owners = prompts.iter().enumerate().flat_map(|(s, prompt)| std::iter::repeat_n(s as u32, prompt.len()));
         let seqs = backend.upload(&owners.collect::<Vec<_>>())?;
         let slots = CacheSlots { seqs: &seqs, capacity: self.capacity, k: &mut self.k_cache, v: &mut self.v_cache };
-        self.model.forward_with(self.pass, &mut acts, &batch, Some(slots))?;
+        self.model.forward_with(self.ctx, &mut acts, &batch, Some(slots))?;
 
         let mut history = vec![0; self.n_seqs * self.capacity];
         for (row, prompt) in history.chunks_exact_mut(self.capacity).zip(prompts) {
@@ -155,7 +155,7 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
         let ends: Vec<u32> = batch.cu_seqlens[1..].iter().map(|end| end - 1).collect();
         let vocab = self.model.config.vocab_size;
         let logits = &mut self.scratch.logits;
-        self.model.each_logits(self.pass, &acts, &ends, |rows, chunk| {
+        self.model.each_logits(self.ctx, &acts, &ends, |rows, chunk| {
             let out = logits.at_mut(chunk.start * vocab..chunk.end * vocab);
             Ok(backend.copy(rows.into_view().view(), out)?)
         })?;
@@ -185,14 +185,14 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
     /// The device refuses.
     pub fn step(&mut self) -> Result<Vec<u32>> {
         let mut graph = std::mem::take(&mut self.graph);
-        let outcome = self.pass.backend.replay(&mut graph, || self.queue_step().map_err(kernel_error));
+        let outcome = self.ctx.backend.replay(&mut graph, || self.queue_step().map_err(kernel_error));
         self.graph = graph;
         outcome?;
-        Ok(self.state.tokens.to_vec(self.pass.backend)?)
+        Ok(self.state.tokens.to_vec(self.ctx.backend)?)
     }
 
     fn queue_step(&mut self) -> Result<()> {
-        let (model, backend, n) = (self.model, self.pass.backend, self.n_seqs);
+        let (model, backend, n) = (self.model, self.ctx.backend, self.n_seqs);
         let hidden = model.config.hidden_size;
         let table = model.embedding.mat(model.config.vocab_size, hidden);
         let out = self.scratch.x.mat_mut(n, hidden);
@@ -205,19 +205,19 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
         let out = self.scratch.normed.mat_mut(n, hidden);
         RmsNorm { x, add: None, weight: model.norm.view(), eps, out }.run(backend)?;
         let logits = self.scratch.logits.mat_mut(n, model.config.vocab_size);
-        model.head_forward(self.pass, self.scratch.normed.mat(n, hidden), logits)?;
+        model.head_forward(self.ctx, self.scratch.normed.mat(n, hidden), logits)?;
         self.sample()
     }
 
     fn queue_attention(&mut self, i: usize) -> Result<()> {
-        let (model, pass, n, s) = (self.model, self.pass, self.n_seqs, &mut self.scratch);
-        let (config, layer, backend) = (&model.config, &model.layers[i], pass.backend);
+        let (model, ctx, n, s) = (self.model, self.ctx, self.n_seqs, &mut self.scratch);
+        let (config, layer, backend) = (&model.config, &model.layers[i], ctx.backend);
         let (hidden, q, kv) = (config.hidden_size, config.q_size(), config.kv_size());
         let xa_columns = s.xa.len() / n;
         let (x, eps, out) = (s.x.mat(n, hidden), config.rms_norm_eps, s.normed.mat_mut(n, hidden));
         RmsNorm { x, add: None, weight: layer.attention_norm.view(), eps, out }.run(backend)?;
         let qkv = s.qkv.mat_mut(n, q + 2 * kv);
-        pass.project(i, &layer.qkv, s.normed.mat(n, hidden), s.xa.mat_mut(n, xa_columns), qkv, false)?;
+        ctx.project(i, &layer.qkv, s.normed.mat(n, hidden), s.xa.mat_mut(n, xa_columns), qkv, false)?;
         let (qkv, positions) = (s.qkv.mat(n, q + 2 * kv), self.state.positions.view());
         model.rotate(backend, layer, qkv, positions, s.q.mat_mut(n, q), s.k.mat_mut(n, kv))?;
         CacheAppend {
@@ -242,21 +242,21 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
         }
         .run(backend)?;
         let x = s.x.mat_mut(n, hidden);
-        pass.project(i, &layer.o, s.attention.mat(n, q), s.xa.mat_mut(n, xa_columns), x, true)
+        ctx.project(i, &layer.o, s.attention.mat(n, q), s.xa.mat_mut(n, xa_columns), x, true)
     }
 
     fn queue_mlp(&mut self, i: usize) -> Result<()> {
-        let (model, pass, n, s) = (self.model, self.pass, self.n_seqs, &mut self.scratch);
-        let (config, layer, backend) = (&model.config, &model.layers[i], pass.backend);
+        let (model, ctx, n, s) = (self.model, self.ctx, self.n_seqs, &mut self.scratch);
+        let (config, layer, backend) = (&model.config, &model.layers[i], ctx.backend);
         let (hidden, inter) = (config.hidden_size, config.intermediate_size);
         let xa_columns = s.xa.len() / n;
         let (x, eps, out) = (s.x.mat(n, hidden), config.rms_norm_eps, s.normed.mat_mut(n, hidden));
         RmsNorm { x, add: None, weight: layer.mlp_norm.view(), eps, out }.run(backend)?;
         let gate_up = s.gate_up.mat_mut(n, 2 * inter);
-        pass.project(i, &layer.gate_up, s.normed.mat(n, hidden), s.xa.mat_mut(n, xa_columns), gate_up, false)?;
+        ctx.project(i, &layer.gate_up, s.normed.mat(n, hidden), s.xa.mat_mut(n, xa_columns), gate_up, false)?;
         Swiglu { gate_up: s.gate_up.mat(n, 2 * inter), out: s.gated.mat_mut(n, inter) }.run(backend)?;
         let x = s.x.mat_mut(n, hidden);
-        pass.project(i, &layer.down, s.gated.mat(n, inter), s.xa.mat_mut(n, xa_columns), x, true)
+        ctx.project(i, &layer.down, s.gated.mat(n, inter), s.xa.mat_mut(n, xa_columns), x, true)
     }
 
     /// From logits to tokens; moves every sequence on.
@@ -275,7 +275,7 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
             positions: self.state.positions.view_mut(),
             tokens: self.state.tokens.view_mut(),
         }
-        .run(self.pass.backend)?;
+        .run(self.ctx.backend)?;
         Ok(())
     }
 }

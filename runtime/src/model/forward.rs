@@ -1,6 +1,6 @@
 //! The forward pass over packed sequences.
 
-use super::{Activations, Layer, Qwen3, weights::Stack};
+use super::{Activations, Layer, Qwen3, weights::MergedLinear};
 use crate::{Result, lora::DeviceAdapter, train::packing::Batch};
 use halfbyte::{
     Backend, Buf, Float, Mat, MatMut,
@@ -19,15 +19,15 @@ pub struct DropoutSeed {
 }
 
 impl DropoutSeed {
-    /// The mask of the adapter at site `index`.
+    /// The mask of the adapter of module `index`.
     fn at(&self, index: usize) -> Dropout {
-        // 2^16 sites are more than any model has.
+        // 2^16 modules are more than any model has.
         Dropout { p: self.p, seed: self.seed, stream: self.micro_batch << 16 | index as u64 }
     }
 }
 
-/// What a pass reads besides the weights.
-pub struct Pass<'a, B: Backend, T: Float> {
+/// What a forward pass reads besides the weights.
+pub struct ForwardContext<'a, B: Backend, T: Float> {
     /// The machine.
     pub backend: &'a B,
     /// The adapter, if there is one.
@@ -36,16 +36,16 @@ pub struct Pass<'a, B: Backend, T: Float> {
     pub dropout: Option<DropoutSeed>,
 }
 
-impl<B: Backend, T: Float> Clone for Pass<'_, B, T> {
+impl<B: Backend, T: Float> Clone for ForwardContext<'_, B, T> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<B: Backend, T: Float> Copy for Pass<'_, B, T> {}
+impl<B: Backend, T: Float> Copy for ForwardContext<'_, B, T> {}
 
-impl<B: Backend, T: Float> Pass<'_, B, T> {
-    /// The mask of the adapter at site `index`.
+impl<B: Backend, T: Float> ForwardContext<'_, B, T> {
+    /// The mask of the adapter of module `index`.
     pub(super) fn dropout(&self, index: usize) -> Option<Dropout> {
         self.dropout.map(|d| d.at(index))
     }
@@ -54,23 +54,23 @@ impl<B: Backend, T: Float> Pass<'_, B, T> {
     pub(super) fn project(
         &self,
         layer: usize,
-        stack: &Stack<B, T>,
+        linear: &MergedLinear<B, T>,
         x: Mat<'_, B, T>,
         mut xa: MatMut<'_, B, T>,
         mut out: MatMut<'_, B, T>,
         accumulate: bool,
     ) -> Result<()> {
-        stack.forward(self.backend, x, out.reborrow(), accumulate)?;
+        linear.forward(self.backend, x, out.reborrow(), accumulate)?;
         let Some(adapter) = self.adapter else { return Ok(()) };
-        for (projection, columns) in &stack.modules {
-            let Some(site) = adapter.layout.site(layer, *projection) else { continue };
+        for (projection, columns) in &linear.modules {
+            let Some(lora) = adapter.layout.module(layer, *projection) else { continue };
             Lora {
                 x,
-                a: adapter.a(site),
-                b: adapter.b(site),
-                scale: site.scale,
-                dropout: self.dropout(site.index),
-                xa: xa.reborrow().columns(site.xa.clone()),
+                a: adapter.a(lora),
+                b: adapter.b(lora),
+                scale: lora.scale,
+                dropout: self.dropout(lora.index),
+                xa: xa.reborrow().columns(lora.xa.clone()),
                 out: out.reborrow().columns(columns.clone()),
             }
             .run(self.backend)?;
@@ -94,34 +94,39 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
     ///
     /// # Errors
     /// The device refuses.
-    pub fn forward(&self, pass: Pass<'_, B, T>, acts: &mut Activations<B, T>, batch: &Batch) -> Result<()> {
-        self.forward_with(pass, acts, batch, None)
+    pub fn forward(&self, ctx: ForwardContext<'_, B, T>, acts: &mut Activations<B, T>, batch: &Batch) -> Result<()> {
+        self.forward_with(ctx, acts, batch, None)
     }
 
     pub(super) fn forward_with(
         &self,
-        pass: Pass<'_, B, T>,
+        ctx: ForwardContext<'_, B, T>,
         acts: &mut Activations<B, T>,
         batch: &Batch,
         mut cache: Option<CacheSlots<'_, B, T>>,
     ) -> Result<()> {
         let (n, hidden) = (batch.n_tokens(), self.config.hidden_size);
-        acts.take(pass.backend, batch)?;
+        acts.take(ctx.backend, batch)?;
         let table = self.embedding.mat(self.config.vocab_size, hidden);
         let out = acts.residual[0].mat_mut(n, hidden);
-        GatherRows { table, rows: acts.ids.at(0..n), out }.run(pass.backend)?;
+        GatherRows { table, rows: acts.ids.at(0..n), out }.run(ctx.backend)?;
         for i in 0..self.layers.len() {
-            self.layer_forward(pass, acts, i)?;
+            self.layer_forward(ctx, acts, i)?;
             if let Some(cache) = &mut cache {
-                self.fill_cache(pass.backend, acts, i, cache)?;
+                self.fill_cache(ctx.backend, acts, i, cache)?;
             }
         }
         Ok(())
     }
 
     /// Layer `i`: from `acts.residual[i]` to `acts.residual[i + 1]`.
-    pub(super) fn layer_forward(&self, pass: Pass<'_, B, T>, acts: &mut Activations<B, T>, i: usize) -> Result<()> {
-        let Pass { backend, .. } = pass;
+    pub(super) fn layer_forward(
+        &self,
+        ctx: ForwardContext<'_, B, T>,
+        acts: &mut Activations<B, T>,
+        i: usize,
+    ) -> Result<()> {
+        let ForwardContext { backend, .. } = ctx;
         let (n, config, slot) = (acts.n, &self.config, acts.slot(i));
         let (hidden, inter, q, kv) = (config.hidden_size, config.intermediate_size, config.q_size(), config.kv_size());
         let (layer, eps) = (&self.layers[i], config.rms_norm_eps);
@@ -134,7 +139,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         RmsNorm { x, add: None, weight: layer.attention_norm.view(), eps, out: acts.normed.mat_mut(n, hidden) }
             .run(backend)?;
         let qkv = a.qkv.mat_mut(n, q + 2 * kv);
-        pass.project(i, &layer.qkv, acts.normed.mat(n, hidden), a.xa.mat_mut(n, xa_columns), qkv, false)?;
+        ctx.project(i, &layer.qkv, acts.normed.mat(n, hidden), a.xa.mat_mut(n, xa_columns), qkv, false)?;
         let qkv = a.qkv.mat(n, q + 2 * kv);
         let positions = acts.positions.at(0..n);
         self.rotate(backend, layer, qkv, positions, a.q.mat_mut(n, q), a.k.mat_mut(n, kv))?;
@@ -152,18 +157,18 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         .run(backend)?;
         backend.copy(before[i].at(0..n * hidden), a.middle.at_mut(0..n * hidden))?;
         let middle = a.middle.mat_mut(n, hidden);
-        pass.project(i, &layer.o, a.attention.mat(n, q), a.xa.mat_mut(n, xa_columns), middle, true)?;
+        ctx.project(i, &layer.o, a.attention.mat(n, q), a.xa.mat_mut(n, xa_columns), middle, true)?;
 
         // MLP
         let middle = a.middle.mat(n, hidden);
         RmsNorm { x: middle, add: None, weight: layer.mlp_norm.view(), eps, out: acts.normed.mat_mut(n, hidden) }
             .run(backend)?;
         let gate_up = a.gate_up.mat_mut(n, 2 * inter);
-        pass.project(i, &layer.gate_up, acts.normed.mat(n, hidden), a.xa.mat_mut(n, xa_columns), gate_up, false)?;
+        ctx.project(i, &layer.gate_up, acts.normed.mat(n, hidden), a.xa.mat_mut(n, xa_columns), gate_up, false)?;
         Swiglu { gate_up: a.gate_up.mat(n, 2 * inter), out: acts.gated.mat_mut(n, inter) }.run(backend)?;
         backend.copy(a.middle.at(0..n * hidden), next.at_mut(0..n * hidden))?;
         let next = next.mat_mut(n, hidden);
-        pass.project(i, &layer.down, acts.gated.mat(n, inter), a.xa.mat_mut(n, xa_columns), next, true)
+        ctx.project(i, &layer.down, acts.gated.mat(n, inter), a.xa.mat_mut(n, xa_columns), next, true)
     }
 
     /// The norms of queries and keys, and their rotation.

@@ -1,6 +1,6 @@
 //! The output head and the loss, in chunks: the logits of all tokens never exist at once.
 
-use super::{Activations, AdapterGradients, Gradients, Pass, Qwen3};
+use super::{Activations, AdapterGradients, ForwardContext, Gradients, Qwen3};
 use crate::{Result, lora::DeviceAdapter, train::packing::Batch};
 use halfbyte::{
     Backend, Buf, Float, Mat, MatMut,
@@ -104,32 +104,32 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
     /// `out = normed · headᵀ`, `[n, vocab]`.
     pub(super) fn head_forward<O: Float>(
         &self,
-        pass: Pass<'_, B, T>,
+        ctx: ForwardContext<'_, B, T>,
         normed: Mat<'_, B, T>,
         out: MatMut<'_, B, O>,
     ) -> Result<()> {
-        if let Some(head) = pass.adapter.and_then(DeviceAdapter::head) {
-            Linear { x: normed, weight: head, out, accumulate: false }.run(pass.backend)?;
+        if let Some(head) = ctx.adapter.and_then(DeviceAdapter::head) {
+            Linear { x: normed, weight: head, out, accumulate: false }.run(ctx.backend)?;
             return Ok(());
         }
         match &self.head {
-            Some(head) => head.forward(pass.backend, normed, out, false),
+            Some(head) => head.forward(ctx.backend, normed, out, false),
             None => {
-                Linear { x: normed, weight: self.embedding.view(), out, accumulate: false }.run(pass.backend)?;
+                Linear { x: normed, weight: self.embedding.view(), out, accumulate: false }.run(ctx.backend)?;
                 Ok(())
             }
         }
     }
 
-    fn head_backward(&self, pass: Pass<'_, B, T>, d_out: Mat<'_, B, T>, d_x: MatMut<'_, B, T>) -> Result<()> {
-        if let Some(weight) = pass.adapter.and_then(DeviceAdapter::head) {
-            LinearGrad { d_out, weight, d_x, accumulate: false }.run(pass.backend)?;
+    fn head_backward(&self, ctx: ForwardContext<'_, B, T>, d_out: Mat<'_, B, T>, d_x: MatMut<'_, B, T>) -> Result<()> {
+        if let Some(weight) = ctx.adapter.and_then(DeviceAdapter::head) {
+            LinearGrad { d_out, weight, d_x, accumulate: false }.run(ctx.backend)?;
             return Ok(());
         }
         match &self.head {
-            Some(head) => head.backward(pass.backend, d_out, d_x, false),
+            Some(head) => head.backward(ctx.backend, d_out, d_x, false),
             None => {
-                LinearGrad { d_out, weight: self.embedding.view(), d_x, accumulate: false }.run(pass.backend)?;
+                LinearGrad { d_out, weight: self.embedding.view(), d_x, accumulate: false }.run(ctx.backend)?;
                 Ok(())
             }
         }
@@ -143,7 +143,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
     #[expect(clippy::too_many_arguments, reason = "the buffers of a training step, each named at the call")]
     pub fn loss_backward(
         &self,
-        pass: Pass<'_, B, T>,
+        ctx: ForwardContext<'_, B, T>,
         batch: &Batch,
         acts: &Activations<B, T>,
         loss: &mut LossBuffers<B, T>,
@@ -151,19 +151,19 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         adapter_grads: &mut AdapterGradients<B>,
         grad_scale: f32,
     ) -> Result<()> {
-        let (backend, hidden, vocab) = (pass.backend, self.config.hidden_size, self.config.vocab_size);
+        let (backend, hidden, vocab) = (ctx.backend, self.config.hidden_size, self.config.vocab_size);
         let n = self.take_targets(backend, batch, acts, loss)?;
         for chunk in chunks(n) {
             let rows = chunk.len();
             let normed = loss.normed.mat(n, hidden).rows(chunk.clone());
-            self.head_forward(pass, normed, loss.logits.mat_mut(rows, vocab))?;
+            self.head_forward(ctx, normed, loss.logits.mat_mut(rows, vocab))?;
             let losses = loss.losses.at_mut(chunk.clone());
             let labels = loss.labels.at(chunk.clone());
             let logits = loss.logits.mat_mut(rows, vocab);
             CrossEntropy { logits, labels, losses, grad_scale: Some(grad_scale) }.run(backend)?;
             let d_logits = loss.logits.mat(rows, vocab);
-            self.head_backward(pass, d_logits, loss.d_normed.mat_mut(n, hidden).rows(chunk.clone()))?;
-            if let Some(range) = pass.adapter.and_then(|a| a.layout.head.clone()) {
+            self.head_backward(ctx, d_logits, loss.d_normed.mat_mut(n, hidden).rows(chunk.clone()))?;
+            if let Some(range) = ctx.adapter.and_then(|a| a.layout.head.clone()) {
                 let d_weight = adapter_grads.flat.at_mut(range);
                 WeightGrad { x: normed, d_out: d_logits, d_weight }.run(backend)?;
             }
@@ -198,29 +198,39 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
     ///
     /// # Errors
     /// The device refuses.
-    pub fn target_losses(&self, pass: Pass<'_, B, T>, acts: &mut Activations<B, T>, batch: &Batch) -> Result<Vec<f32>> {
+    pub fn target_losses(
+        &self,
+        ctx: ForwardContext<'_, B, T>,
+        acts: &mut Activations<B, T>,
+        batch: &Batch,
+    ) -> Result<Vec<f32>> {
         let (rows, labels) = targets(batch);
-        let labels = pass.backend.upload(&labels)?;
-        let mut losses: Buf<B, f32> = pass.backend.zeros(rows.len())?;
-        self.forward(pass, acts, batch)?;
-        self.each_logits(pass, acts, &rows, |logits, chunk| {
+        let labels = ctx.backend.upload(&labels)?;
+        let mut losses: Buf<B, f32> = ctx.backend.zeros(rows.len())?;
+        self.forward(ctx, acts, batch)?;
+        self.each_logits(ctx, acts, &rows, |logits, chunk| {
             let (labels, losses) = (labels.at(chunk.clone()), losses.at_mut(chunk));
-            CrossEntropy { logits, labels, losses, grad_scale: None }.run(pass.backend)?;
+            CrossEntropy { logits, labels, losses, grad_scale: None }.run(ctx.backend)?;
             Ok(())
         })?;
-        Ok(losses.to_vec(pass.backend)?)
+        Ok(losses.to_vec(ctx.backend)?)
     }
 
     /// The logits of every token of `batch`, `[n, vocab]`; waits. For inspection: they are many.
     ///
     /// # Errors
     /// The device refuses.
-    pub fn logits(&self, pass: Pass<'_, B, T>, acts: &mut Activations<B, T>, batch: &Batch) -> Result<Vec<f32>> {
+    pub fn logits(
+        &self,
+        ctx: ForwardContext<'_, B, T>,
+        acts: &mut Activations<B, T>,
+        batch: &Batch,
+    ) -> Result<Vec<f32>> {
         let mut all = Vec::with_capacity(batch.n_tokens() * self.config.vocab_size);
-        self.forward(pass, acts, batch)?;
+        self.forward(ctx, acts, batch)?;
         let rows: Vec<u32> = (0..batch.n_tokens() as u32).collect();
-        self.each_logits(pass, acts, &rows, |logits, _| {
-            all.extend(pass.backend.download(logits.into_view().view())?);
+        self.each_logits(ctx, acts, &rows, |logits, _| {
+            all.extend(ctx.backend.download(logits.into_view().view())?);
             Ok(())
         })?;
         Ok(all)
@@ -229,19 +239,19 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
     /// Hands on the f32 logits of some tokens of the forward pass in `acts`, chunk by chunk.
     pub(super) fn each_logits(
         &self,
-        pass: Pass<'_, B, T>,
+        ctx: ForwardContext<'_, B, T>,
         acts: &Activations<B, T>,
         rows: &[u32],
         mut take: impl FnMut(MatMut<'_, B, f32>, Range<usize>) -> Result<()>,
     ) -> Result<()> {
-        let (backend, n, hidden, vocab) = (pass.backend, rows.len(), self.config.hidden_size, self.config.vocab_size);
+        let (backend, n, hidden, vocab) = (ctx.backend, rows.len(), self.config.hidden_size, self.config.vocab_size);
         let rows = backend.upload(rows)?;
         let (mut x, mut normed) = (backend.zeros(n * hidden)?, backend.zeros(n * hidden)?);
         self.final_norm(backend, acts, &rows, n, &mut x, &mut normed)?;
         let mut logits = backend.zeros(n.min(CHUNK) * vocab)?;
         for chunk in chunks(n) {
             let normed = normed.mat(n, hidden).rows(chunk.clone());
-            self.head_forward(pass, normed, logits.mat_mut(chunk.len(), vocab))?;
+            self.head_forward(ctx, normed, logits.mat_mut(chunk.len(), vocab))?;
             take(logits.mat_mut(chunk.len(), vocab), chunk)?;
         }
         Ok(())

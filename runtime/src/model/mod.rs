@@ -13,12 +13,12 @@ mod weights;
 pub use activations::{Activations, Gradients};
 pub use backward::AdapterGradients;
 pub use decode::{Decoder, SampleOptions};
-pub use forward::{DropoutSeed, Pass};
+pub use forward::{DropoutSeed, ForwardContext};
 pub use load::Base;
 pub use loss::LossBuffers;
 pub use rope::RopeTables;
 pub use save::{QuantizeReport, quantize_checkpoint};
-pub use weights::{FourBit, Stack, Weight};
+pub use weights::{MergedLinear, QuantizedWeight, Weight};
 
 use crate::config::Qwen3Config;
 use halfbyte::{Backend, Buf, Float, ops::Heads};
@@ -47,10 +47,10 @@ pub struct Layer<B: Backend, T: Float> {
     pub(crate) k_norm: Buf<B, f32>,
     /// `[hidden]`
     pub(crate) mlp_norm: Buf<B, f32>,
-    pub(crate) qkv: Stack<B, T>,
-    pub(crate) o: Stack<B, T>,
-    pub(crate) gate_up: Stack<B, T>,
-    pub(crate) down: Stack<B, T>,
+    pub(crate) qkv: MergedLinear<B, T>,
+    pub(crate) o: MergedLinear<B, T>,
+    pub(crate) gate_up: MergedLinear<B, T>,
+    pub(crate) down: MergedLinear<B, T>,
 }
 
 impl Qwen3Config {

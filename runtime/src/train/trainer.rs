@@ -8,7 +8,7 @@ use super::{
 use crate::{
     Error, Result,
     lora::{Adapter, DeviceAdapter, Layout, LoraConfig},
-    model::{Activations, AdapterGradients, DropoutSeed, Gradients, LossBuffers, Pass, Qwen3},
+    model::{Activations, AdapterGradients, DropoutSeed, ForwardContext, Gradients, LossBuffers, Qwen3},
 };
 use halfbyte::{
     Backend, Buf, DType, Float,
@@ -155,9 +155,9 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
         })
     }
 
-    /// What a pass without dropout reads.
-    pub fn pass(&self) -> Pass<'_, B, T> {
-        Pass { backend: self.backend, adapter: Some(&self.adapter), dropout: None }
+    /// What a forward pass without dropout reads.
+    pub fn context(&self) -> ForwardContext<'_, B, T> {
+        ForwardContext { backend: self.backend, adapter: Some(&self.adapter), dropout: None }
     }
 
     /// Columns that activations of this trainer's adapter need; see [`Layout::xa_columns`].
@@ -207,11 +207,11 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
         let seed = DropoutSeed { p, seed: self.seed, micro_batch: self.micro_batches };
         self.micro_batches += 1;
         let dropout = (p != 0.0).then_some(seed);
-        let pass = Pass { backend: self.backend, adapter: Some(&self.adapter), dropout };
-        self.model.forward(pass, &mut self.acts, batch)?;
+        let ctx = ForwardContext { backend: self.backend, adapter: Some(&self.adapter), dropout };
+        self.model.forward(ctx, &mut self.acts, batch)?;
         let (acts, grads) = (&mut self.acts, &mut self.act_grads);
-        self.model.loss_backward(pass, batch, acts, &mut self.loss, grads, &mut self.grads, grad_scale)?;
-        self.model.backward(pass, acts, grads, &mut self.grads)
+        self.model.loss_backward(ctx, batch, acts, &mut self.loss, grads, &mut self.grads, grad_scale)?;
+        self.model.backward(ctx, acts, grads, &mut self.grads)
     }
 
     fn update(&mut self, norm: f32, scale: f32, lr: f32) -> Result<()> {
@@ -249,10 +249,10 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
     /// # Errors
     /// A sample is longer than the trainer's capacity, or the device refuses.
     pub fn evaluate(&mut self, samples: &[Sample]) -> Result<f64> {
-        let pass = Pass { backend: self.backend, adapter: Some(&self.adapter), dropout: None };
+        let ctx = ForwardContext { backend: self.backend, adapter: Some(&self.adapter), dropout: None };
         let (mut sum, mut n) = (0.0, 0);
         for batch in batches(samples, self.acts.capacity)? {
-            let losses = self.model.target_losses(pass, &mut self.acts, &batch)?;
+            let losses = self.model.target_losses(ctx, &mut self.acts, &batch)?;
             sum += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
             n += losses.len();
         }
