@@ -8,13 +8,13 @@ use common::{Assets, exit};
 use halfbyte::{Backend, Float};
 use halfbyte_runtime::{
     Error, Result,
+    batch::Batch,
     checkpoint::{Checkpoint, Dtype, Tensor, write_file},
     config::Qwen3Config,
     device::{self, Device, Job, compute_dtype},
     lora::{Adapter, DeviceAdapter, Layout},
     model::{Activations, Base, ForwardContext, Qwen3},
     tokenizer::Tokenizer,
-    train::packing::Batch,
 };
 use std::{num::ParseIntError, path::PathBuf, process::ExitCode};
 

@@ -5,13 +5,13 @@ use common::{close::relative_norm, golden::Golden};
 use half::bf16;
 use halfbyte::{Backend, Float};
 use halfbyte_runtime::{
+    batch::{Batch, Sample},
     checkpoint::Checkpoint,
     config::Qwen3Config,
     lora::{Adapter, DeviceAdapter, Layout},
     model::{Activations, Base, Decoder, ForwardContext, Qwen3, SampleOptions},
     train::{
-        data::Sample,
-        packing::{Batch, Step},
+        packing::Step,
         schedule::{Schedule, ScheduleKind, Warmup},
         trainer::{OptimizerOptions, Trainer},
     },

@@ -3,7 +3,6 @@
 
 mod header;
 mod mmap;
-pub(crate) mod python_json;
 mod quantized;
 mod reader;
 mod save;

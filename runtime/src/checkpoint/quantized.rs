@@ -1,11 +1,12 @@
 use halfbyte::DType;
 use halfbyte::quant::{BLOCK_SIZES, Format, GROUP};
 use safetensors::Dtype;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::tensor::f32s;
-use super::{Checkpoint, Tensor, TensorRef, python_json};
+use super::{Checkpoint, Tensor, TensorRef};
 use crate::config::{dtype_by_name, dtype_name};
+use crate::python_json::Dumps;
 use crate::{Error, Result};
 
 /// Codes of a 4-bit format.
@@ -133,18 +134,18 @@ impl<'a> Bnb4bitTensor<'a> {
 
     /// The state as bitsandbytes writes it, to the byte: `json.dumps` of its `QuantState.as_dict`.
     pub fn state_json(&self) -> String {
-        let [rows, cols] = self.shape;
-        let mut json = format!(
-            r#"{{"quant_type": "{}", "blocksize": {}, "dtype": "{}", "shape": [{rows}, {cols}]"#,
-            self.format,
-            self.block_size,
-            dtype_name(self.dtype),
-        );
+        let mut state = json!({
+            "quant_type": self.format.to_string(),
+            "blocksize": self.block_size,
+            "dtype": dtype_name(self.dtype),
+            "shape": self.shape,
+        });
         if let Absmax::Nested { offset, .. } = self.absmax {
-            let offset = python_json::float(f64::from(offset));
-            json += &format!(r#", "nested_blocksize": {GROUP}, "nested_dtype": "float32", "nested_offset": {offset}"#);
+            state["nested_blocksize"] = GROUP.into();
+            state["nested_dtype"] = "float32".into();
+            state["nested_offset"] = f64::from(offset).into();
         }
-        json + "}"
+        Dumps::new(None).dumps(&state)
     }
 
     /// Hands on each tensor of this weight as bitsandbytes names and shapes them.

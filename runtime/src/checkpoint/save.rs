@@ -5,9 +5,9 @@ use halfbyte::DType;
 use halfbyte::quant::Format;
 use serde_json::{Value, json};
 
-use super::{CheckpointWriter, python_json};
+use super::CheckpointWriter;
 use crate::config::dtype_name;
-use crate::{Error, Result};
+use crate::{Error, Result, python_json};
 
 /// What belongs to a model beside its weights and `config.json`.
 const COMPANIONS: [&str; 9] = [
@@ -45,7 +45,7 @@ impl CheckpointWriter {
                 None => keys.shift_remove("quantization_config"),
             };
         }
-        self.put_file(NAME, (python_json::sorted(config) + "\n").as_bytes())
+        self.put_file(NAME, (python_json::sorted(&config) + "\n").as_bytes())
     }
 
     /// Copies the tokenizer, the chat template and the generation defaults of the model in `from`, those that there are.

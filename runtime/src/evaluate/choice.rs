@@ -3,9 +3,9 @@
 use super::questions::{Accuracy, Question};
 use crate::{
     Result,
+    batch::{Sample, batches},
     model::{Activations, ForwardContext, Qwen3},
     tokenizer::Tokenizer,
-    train::{data::Sample, trainer::batches},
 };
 use halfbyte::{Backend, Float};
 

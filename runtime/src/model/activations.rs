@@ -1,5 +1,5 @@
 use super::Qwen3;
-use crate::{Result, config::Qwen3Config, train::packing::Batch};
+use crate::{Result, batch::Batch, config::Qwen3Config};
 use halfbyte::{Backend, Buf, Float};
 
 /// What the forward pass keeps of one decoder layer for the backward pass.

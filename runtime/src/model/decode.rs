@@ -1,7 +1,7 @@
 //! Generating tokens: the key/value cache, the prompt, and one step for all sequences.
 
 use super::{Activations, ForwardContext, Qwen3, forward::CacheSlots};
-use crate::{Error, Result, train::packing::Batch};
+use crate::{Error, Result, batch::Batch};
 use halfbyte::{
     Backend, Buf, Float,
     ops::{CacheAppend, DecodeAttention, GatherRows, Op, RmsNorm, Sample, Swiglu},

@@ -1,7 +1,7 @@
 //! The forward pass over packed sequences.
 
 use super::{Activations, Layer, Qwen3, weights::MergedLinear};
-use crate::{Result, lora::DeviceAdapter, train::packing::Batch};
+use crate::{Result, batch::Batch, lora::DeviceAdapter};
 use halfbyte::{
     Backend, Buf, Float, Mat, MatMut,
     ops::{Attention, CacheAppend, Dropout, GatherRows, Lora, Op, QkNormRope, RmsNorm, Swiglu},

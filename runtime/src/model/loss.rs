@@ -1,7 +1,7 @@
 //! The output head and the loss, in chunks: the logits of all tokens never exist at once.
 
 use super::{Activations, AdapterGradients, ForwardContext, Gradients, Qwen3};
-use crate::{Result, lora::DeviceAdapter, train::packing::Batch};
+use crate::{Result, batch::Batch, lora::DeviceAdapter};
 use halfbyte::{
     Backend, Buf, Float, Mat, MatMut,
     ops::{

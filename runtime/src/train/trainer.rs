@@ -1,12 +1,12 @@
 //! Training an adapter: one optimiser step after another.
 
 use super::{
-    data::Sample,
-    packing::{Batch, BatchOptions, Step},
+    packing::{BatchOptions, Step},
     schedule::Schedule,
 };
 use crate::{
     Error, Result,
+    batch::{Batch, Sample, batches},
     lora::{Adapter, DeviceAdapter, Layout, LoraConfig},
     model::{Activations, AdapterGradients, DropoutSeed, ForwardContext, Gradients, LossBuffers, Qwen3},
 };
@@ -281,27 +281,4 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
     pub fn n_trainable(&self) -> usize {
         self.adapter.layout.n_trainable()
     }
-}
-
-/// Samples in their order, as many to a batch as fit `capacity` tokens.
-///
-/// # Errors
-/// A sample alone does not fit.
-pub fn batches(samples: &[Sample], capacity: usize) -> Result<Vec<Batch>> {
-    let mut batches = Vec::new();
-    let mut rest = samples;
-    while let Some(first) = rest.first() {
-        let (mut n, mut tokens) = (1, first.ids.len());
-        if tokens > capacity {
-            let want = format!("at most {capacity} tokens fit; raise --max-seq-length or --batch-size");
-            return Err(Error::setting("a sample's length", tokens, want));
-        }
-        while rest.get(n).is_some_and(|next| tokens + next.ids.len() <= capacity) {
-            tokens += rest[n].ids.len();
-            n += 1;
-        }
-        batches.push(Batch::new(&rest[..n]));
-        rest = &rest[n..];
-    }
-    Ok(batches)
 }
