@@ -9,7 +9,7 @@ mod save;
 mod tensor;
 mod writer;
 
-pub use quantized::{Absmax, Bnb4bitTensor, Weight};
+pub use quantized::{Bnb4bitTensor, GroupBytes, ScaleBytes, Weight};
 pub use reader::Checkpoint;
 pub use safetensors::Dtype;
 pub use save::BnbConfig;

@@ -1,5 +1,5 @@
 use halfbyte::DType;
-use halfbyte::quant::{BLOCK_SIZES, Format, GROUP};
+use halfbyte::quant::{Absmax, BLOCK_SIZES, Format, GROUP};
 use safetensors::Dtype;
 use serde_json::{Value, json};
 
@@ -46,27 +46,25 @@ pub struct Bnb4bitTensor<'a> {
     /// Two codes a byte, the first in the high half, over the flattened weight: `⌈out·in / 2⌉` bytes.
     pub codes: &'a [u8],
     /// One scale for each block, `⌈out·in / block_size⌉` of them.
-    pub absmax: Absmax<'a>,
+    pub absmax: ScaleBytes<'a>,
     /// What the 16 codes stand for: f32, little-endian.
     pub quant_map: &'a [u8],
 }
 
 /// The scales of a 4-bit weight's blocks; f32 little-endian and of any alignment.
+///
+/// With double quantisation, block `i` has `map[codes[i]] · groups.absmax[i / 256] + offset`.
+pub type ScaleBytes<'a> = Absmax<&'a [u8], &'a [u8], GroupBytes<'a>>;
+
+/// What doubly quantised scales share, in groups or all.
 #[derive(Debug, Clone, Copy)]
-pub enum Absmax<'a> {
-    /// f32 each.
-    Plain(&'a [u8]),
-    /// Double quantisation: block `i` has `map[codes[i]] · groups[i / 256] + offset`.
-    Nested {
-        /// A byte for each block.
-        codes: &'a [u8],
-        /// An f32 for each [`GROUP`] blocks.
-        groups: &'a [u8],
-        /// Mean of the scales.
-        offset: f32,
-        /// What the bytes stand for, 256 f32.
-        map: &'a [u8],
-    },
+pub struct GroupBytes<'a> {
+    /// An f32 for each [`GROUP`] blocks.
+    pub absmax: &'a [u8],
+    /// Mean of the scales.
+    pub offset: f32,
+    /// What the bytes stand for, 256 f32.
+    pub map: &'a [u8],
 }
 
 impl Checkpoint {
@@ -110,9 +108,11 @@ impl Checkpoint {
             None => Absmax::Plain(part("absmax", Dtype::F32, 4 * blocks)?),
             Some(offset) => Absmax::Nested {
                 codes: part("absmax", Dtype::U8, blocks)?,
-                groups: part("nested_absmax", Dtype::F32, 4 * blocks.div_ceil(GROUP))?,
-                offset,
-                map: part("nested_quant_map", Dtype::F32, 4 * MAP)?,
+                groups: GroupBytes {
+                    absmax: part("nested_absmax", Dtype::F32, 4 * blocks.div_ceil(GROUP))?,
+                    offset,
+                    map: part("nested_quant_map", Dtype::F32, 4 * MAP)?,
+                },
             },
         };
         let quant_map = part("quant_map", Dtype::F32, 4 * CODES)?;
@@ -140,7 +140,7 @@ impl<'a> Bnb4bitTensor<'a> {
             "dtype": dtype_name(self.dtype),
             "shape": self.shape,
         });
-        if let Absmax::Nested { offset, .. } = self.absmax {
+        if let Absmax::Nested { groups: GroupBytes { offset, .. }, .. } = self.absmax {
             state["nested_blocksize"] = GROUP.into();
             state["nested_dtype"] = "float32".into();
             state["nested_offset"] = f64::from(offset).into();
@@ -158,10 +158,10 @@ impl<'a> Bnb4bitTensor<'a> {
         part("quant_map", Dtype::F32, self.quant_map)?;
         match self.absmax {
             Absmax::Plain(absmax) => part("absmax", Dtype::F32, absmax)?,
-            Absmax::Nested { codes, groups, map, .. } => {
+            Absmax::Nested { codes, groups } => {
                 part("absmax", Dtype::U8, codes)?;
-                part("nested_absmax", Dtype::F32, groups)?;
-                part("nested_quant_map", Dtype::F32, map)?;
+                part("nested_absmax", Dtype::F32, groups.absmax)?;
+                part("nested_quant_map", Dtype::F32, groups.map)?;
             }
         }
         part(&state_part(self.format), Dtype::U8, self.state_json().as_bytes())

@@ -2,7 +2,7 @@
 
 use super::{
     Layer, Qwen3,
-    weights::{Absmax, MergedLinear, QuantizedWeight, Weight},
+    weights::{MergedLinear, QuantizedWeight, Weight},
 };
 use crate::{
     Error, Result,
@@ -13,7 +13,7 @@ use half::{bf16, f16};
 use halfbyte::{
     Backend, Buf, DType, Element, Float, ViewMut,
     ops::{Cast, NestAbsmax, Op, Quantize},
-    quant::{self, Format, GROUP, Group, n_blocks},
+    quant::{self, Absmax, Format, GROUP, Group, ScaleBufs, n_blocks},
 };
 use std::{borrow::Cow, ops::Range};
 
@@ -69,8 +69,8 @@ impl<'a> Source<'a> {
 /// Whether the scales are nested with the one map that kernels know; other maps are undone while loading.
 fn has_standard_map(weight: &checkpoint::Bnb4bitTensor) -> bool {
     match weight.absmax {
-        checkpoint::Absmax::Nested { map, .. } => floats(map) == quant::DYNAMIC_MAP.as_slice(),
-        checkpoint::Absmax::Plain(_) => false,
+        Absmax::Nested { groups, .. } => floats(groups.map) == quant::DYNAMIC_MAP.as_slice(),
+        Absmax::Plain(_) => false,
     }
 }
 
@@ -208,12 +208,8 @@ impl<'a, B: Backend> Loader<'a, B> {
             Kind::Quantized { format, block_size, double_quant } => {
                 let blocks = n_blocks(rows * cols, block_size);
                 let codes = self.backend.zeros((rows * cols).div_ceil(2))?;
-                let absmax = if double_quant {
-                    Absmax::Nested(self.backend.zeros(blocks)?, self.backend.zeros(blocks.div_ceil(GROUP))?)
-                } else {
-                    Absmax::Plain(self.backend.zeros(blocks)?)
-                };
-                let mut weight = QuantizedWeight { format, block_size, rows, cols, codes, absmax };
+                let scales = ScaleBufs::zeros(self.backend, blocks, double_quant)?;
+                let mut weight = QuantizedWeight { format, block_size, rows, cols, codes, scales };
                 for (source, range) in placed(sources, cols) {
                     self.quantized(source, &mut weight, range)?;
                 }
@@ -239,12 +235,12 @@ impl<'a, B: Backend> Loader<'a, B> {
         let QuantizedWeight { format, block_size, .. } = *weight;
         let blocks = blocks_of(&range, block_size);
         let codes = weight.codes.at_mut(bytes_of(&range));
-        match &mut weight.absmax {
+        match &mut weight.scales {
             Absmax::Plain(absmax) => {
                 let absmax = absmax.at_mut(blocks);
                 Quantize { x: x.view(), format, block_size, codes, absmax }.run(self.backend)?;
             }
-            Absmax::Nested(nested, groups) => {
+            Absmax::Nested { codes: nested, groups } => {
                 let mut absmax = self.backend.zeros(blocks.len())?;
                 let all = absmax.view_mut();
                 Quantize { x: x.view(), format, block_size, codes, absmax: all }.run(self.backend)?;
@@ -263,23 +259,24 @@ impl<'a, B: Backend> Loader<'a, B> {
         range: Range<usize>,
     ) -> Result<()> {
         let blocks = blocks_of(&range, weight.block_size);
-        match (&stored.absmax, &mut weight.absmax) {
-            (checkpoint::Absmax::Plain(values), Absmax::Plain(absmax)) => {
+        match (&stored.absmax, &mut weight.scales) {
+            (Absmax::Plain(values), Absmax::Plain(absmax)) => {
                 self.backend.write(&floats(values), absmax.at_mut(blocks))?;
             }
-            (&checkpoint::Absmax::Nested { codes, groups, offset, .. }, Absmax::Nested(nested, out)) => {
-                let groups: Vec<Group> = floats(groups).into_iter().map(|absmax| Group { absmax, offset }).collect();
+            (&Absmax::Nested { codes, groups }, Absmax::Nested { codes: nested, groups: out }) => {
+                let group = |absmax| Group { absmax, offset: groups.offset };
+                let groups: Vec<Group> = floats(groups.absmax).into_iter().map(group).collect();
                 self.backend.write(&groups, out.at_mut(groups_of(&blocks)))?;
                 self.backend.write(codes, nested.at_mut(blocks))?;
             }
-            (&checkpoint::Absmax::Nested { codes, groups, offset, map }, Absmax::Plain(absmax)) => {
-                let (map, groups) = (floats(map), floats(groups));
+            (Absmax::Nested { codes, groups }, Absmax::Plain(absmax)) => {
+                let (map, offset, groups) = (floats(groups.map), groups.offset, floats(groups.absmax));
                 let undone = |(i, &code): (usize, &u8)| map[usize::from(code)] * groups[i / GROUP] + offset;
                 let values: Vec<f32> = codes.iter().enumerate().map(undone).collect();
                 self.backend.write(&values, absmax.at_mut(blocks))?;
             }
             // `Source::new` makes nested weights only of sources that are quantised here or have nested scales.
-            (checkpoint::Absmax::Plain(_), Absmax::Nested(..)) => {}
+            (Absmax::Plain(_), Absmax::Nested { .. }) => {}
         }
         Ok(())
     }

@@ -3,17 +3,19 @@
 use super::{
     Base,
     load::{Loader, Source},
-    weights::{Absmax, QuantizedWeight, Weight},
+    weights::{QuantizedWeight, Weight},
 };
 use crate::{
     Error, Result,
-    checkpoint::{self, BnbConfig, Checkpoint, CheckpointWriter, DEFAULT_SHARD_BYTES, Tensor, TensorRef},
+    checkpoint::{
+        self, BnbConfig, Checkpoint, CheckpointWriter, DEFAULT_SHARD_BYTES, GroupBytes, ScaleBytes, Tensor, TensorRef,
+    },
     config::{Module, Qwen3Config},
     files,
 };
 use halfbyte::{
     Backend, DType,
-    quant::{BLOCK_SIZES, DYNAMIC_MAP, Group},
+    quant::{Absmax, BLOCK_SIZES, DYNAMIC_MAP, Group, ScaleBufs},
 };
 use std::{collections::BTreeMap, path::Path};
 
@@ -157,9 +159,9 @@ fn put_quantized<B: Backend>(
     let Weight::Quantized(weight) = loader.weight::<f32>(std::slice::from_ref(&linear.source), linear.shape[1])? else {
         return Ok(());
     };
-    let QuantizedWeight { format, block_size, codes, absmax, .. } = &weight;
+    let QuantizedWeight { format, block_size, codes, scales, .. } = &weight;
     let codes = codes.to_vec(loader.backend)?;
-    let scales = HostScales::of(loader.backend, absmax)?;
+    let scales = to_host(loader.backend, scales)?;
     // bitsandbytes' table of fp4 has no negative zero.
     let quant_map = format.codes().map(|code| code + 0.0);
     out.put_quantized(
@@ -170,43 +172,35 @@ fn put_quantized<B: Backend>(
             shape: linear.shape,
             dtype,
             codes: &codes,
-            absmax: scales.absmax(),
+            absmax: bytes(&scales),
             quant_map: bytemuck::cast_slice(quant_map.as_slice()),
         },
     )
 }
 
-/// The scales of a weight, on the host.
-enum HostScales {
-    Plain(Vec<f32>),
-    Nested { codes: Vec<u8>, groups: Vec<f32>, offset: f32 },
+/// Scales on the host: with double quantisation the groups' scales, and the weight's offset.
+type HostScales = Absmax<Vec<f32>, Vec<u8>, (Vec<f32>, f32)>;
+
+fn to_host<B: Backend>(backend: &B, scales: &ScaleBufs<B>) -> Result<HostScales> {
+    Ok(match scales {
+        Absmax::Plain(absmax) => Absmax::Plain(absmax.to_vec(backend)?),
+        Absmax::Nested { codes, groups } => {
+            let groups: Vec<Group> = groups.to_vec(backend)?;
+            // One weight has one offset, which each of its groups repeats.
+            let offset = groups.first().map_or(0.0, |group| group.offset);
+            let absmax = groups.iter().map(|group| group.absmax).collect();
+            Absmax::Nested { codes: codes.to_vec(backend)?, groups: (absmax, offset) }
+        }
+    })
 }
 
-impl HostScales {
-    fn of<B: Backend>(backend: &B, absmax: &Absmax<B>) -> Result<Self> {
-        Ok(match absmax {
-            Absmax::Plain(absmax) => HostScales::Plain(absmax.to_vec(backend)?),
-            Absmax::Nested(codes, groups) => {
-                let groups: Vec<Group> = groups.to_vec(backend)?;
-                HostScales::Nested {
-                    codes: codes.to_vec(backend)?,
-                    // One weight has one offset, which each of its groups repeats.
-                    offset: groups.first().map_or(0.0, |group| group.offset),
-                    groups: groups.iter().map(|group| group.absmax).collect(),
-                }
-            }
-        })
-    }
-
-    fn absmax(&self) -> checkpoint::Absmax<'_> {
-        match self {
-            HostScales::Plain(absmax) => checkpoint::Absmax::Plain(bytemuck::cast_slice(absmax)),
-            HostScales::Nested { codes, groups, offset } => checkpoint::Absmax::Nested {
-                codes,
-                groups: bytemuck::cast_slice(groups),
-                offset: *offset,
-                map: bytemuck::cast_slice(DYNAMIC_MAP.as_slice()),
-            },
+fn bytes(scales: &HostScales) -> ScaleBytes<'_> {
+    match scales {
+        Absmax::Plain(absmax) => Absmax::Plain(bytemuck::cast_slice(absmax)),
+        Absmax::Nested { codes, groups: (absmax, offset) } => {
+            let map = bytemuck::cast_slice(DYNAMIC_MAP.as_slice());
+            let groups = GroupBytes { absmax: bytemuck::cast_slice(absmax), offset: *offset, map };
+            Absmax::Nested { codes, groups }
         }
     }
 }

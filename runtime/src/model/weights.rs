@@ -4,7 +4,7 @@ use crate::{Result, config::Projection};
 use halfbyte::{
     Backend, Buf, Float, Mat, MatMut,
     ops::{Linear, Linear4, Linear4Grad, LinearGrad, Op},
-    quant::{Format, Group, Scales, Weight4},
+    quant::{Format, ScaleBufs, Weight4},
 };
 use std::ops::Range;
 
@@ -16,26 +16,14 @@ pub struct QuantizedWeight<B: Backend> {
     pub(super) cols: usize,
     /// `[rows * cols / 2]`
     pub(super) codes: Buf<B, u8>,
-    pub(super) absmax: Absmax<B>,
-}
-
-/// The scales of a 4-bit weight.
-pub(super) enum Absmax<B: Backend> {
-    /// `[blocks]`
-    Plain(Buf<B, f32>),
-    /// `[blocks]`, `[blocks / 256]`
-    Nested(Buf<B, u8>, Buf<B, Group>),
+    pub(super) scales: ScaleBufs<B>,
 }
 
 impl<B: Backend> QuantizedWeight<B> {
     /// The weight as ops take it.
     pub fn view(&self) -> Weight4<'_, B> {
-        let scales = match &self.absmax {
-            Absmax::Plain(absmax) => Scales::Plain(absmax.view()),
-            Absmax::Nested(codes, groups) => Scales::Nested { codes: codes.view(), groups: groups.view() },
-        };
         let QuantizedWeight { format, block_size, rows, cols, .. } = *self;
-        Weight4 { format, block_size, rows, cols, codes: self.codes.view(), scales }
+        Weight4 { format, block_size, rows, cols, codes: self.codes.view(), scales: self.scales.view() }
     }
 }
 

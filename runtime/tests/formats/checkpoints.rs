@@ -4,10 +4,10 @@ use std::path::Path;
 
 use half::{bf16, f16};
 use halfbyte::DType;
-use halfbyte::quant::Format;
+use halfbyte::quant::{Absmax, Format};
 use halfbyte_runtime::Error;
 use halfbyte_runtime::checkpoint::{
-    Absmax, Bnb4bitTensor, BnbConfig, Checkpoint, CheckpointWriter, DEFAULT_SHARD_BYTES, Dtype, Tensor, TensorRef,
+    Bnb4bitTensor, BnbConfig, Checkpoint, CheckpointWriter, DEFAULT_SHARD_BYTES, Dtype, GroupBytes, Tensor, TensorRef,
     Weight, write_file,
 };
 use halfbyte_runtime::config::Qwen3Config;
@@ -23,8 +23,8 @@ fn f32s(bytes: &[u8]) -> Vec<f32> {
 fn dequantize(weight: &Bnb4bitTensor) -> Vec<f32> {
     let absmax = match weight.absmax {
         Absmax::Plain(absmax) => f32s(absmax),
-        Absmax::Nested { codes, groups, offset, map } => {
-            let (groups, map) = (f32s(groups), f32s(map));
+        Absmax::Nested { codes, groups: GroupBytes { absmax, offset, map } } => {
+            let (groups, map) = (f32s(absmax), f32s(map));
             codes.iter().enumerate().map(|(i, &c)| map[c as usize] * groups[i / 256] + offset).collect()
         }
     };
