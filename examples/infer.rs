@@ -163,7 +163,7 @@ impl Job for Inference {
             }
             None => None,
         };
-        let ctx = ForwardContext { backend: &backend, adapter: adapter.as_ref(), dropout: None };
+        let ctx = ForwardContext::new(&backend, adapter.as_ref());
         let mut stop_tokens = tokenizer.eos_ids().to_vec();
         stop_tokens.extend(defaults.eos_token_ids.iter().chain(&config.eos_token_ids));
         let options = GenerateOptions {

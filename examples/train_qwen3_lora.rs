@@ -9,6 +9,7 @@ use common::{Assets, Interrupt, exit, parse_bool};
 use halfbyte::{Backend, Float, quant::Format};
 use halfbyte_runtime::{
     Result,
+    batch::Batch,
     chat::ChatTemplate,
     checkpoint::Checkpoint,
     config::Qwen3Config,
@@ -17,14 +18,14 @@ use halfbyte_runtime::{
     files,
     generate::generator::{GenerateOptions, generate},
     lora::{Adapter, LoraConfig, Targets},
-    model::{Activations, Base, Qwen3, SampleOptions},
+    model::{Activations, Base, Keep, LossBuffers, Qwen3, SampleOptions},
     tokenizer::Tokenizer,
     train::{
         data::{DataOptions, Dataset, Overlong},
         metrics::{MetricsLog, Progress, Record},
         packing::{BatchOptions, Batcher, TrainLength},
         schedule::{Schedule, ScheduleKind, Warmup},
-        trainer::{OptimizerOptions, StepReport, Trainer, micro_batch_capacity},
+        trainer::{OptimizerOptions, StepReport, Trainer, TrainerOptions, micro_batch_capacity},
     },
 };
 use std::{path::PathBuf, process::ExitCode, time::Instant};
@@ -178,6 +179,9 @@ struct Training {
     interrupt: Interrupt,
 }
 
+/// The most tokens of the exam that run at once: the longest question that can be asked.
+const EXAM_TOKENS: usize = 2048;
+
 /// What is measured before and after.
 struct Examiner {
     tokenizer: Tokenizer,
@@ -200,8 +204,10 @@ impl Examiner {
             println!("{when}: held-out loss {loss:.3} nats a token");
         }
         if let Some(questions) = &self.questions {
-            let mut acts = Activations::new(backend, model, 2048, trainer.xa_columns(), true)?;
-            let (_, accuracy) = choice::choose(model, trainer.context(), &mut acts, &self.tokenizer, questions)?;
+            let ctx = trainer.context();
+            let mut acts = Activations::new(ctx, model, EXAM_TOKENS, Keep::Nothing)?;
+            let mut loss = LossBuffers::new(backend, model, EXAM_TOKENS)?;
+            let (_, accuracy) = choice::choose(model, ctx, &mut acts, &mut loss, &self.tokenizer, questions)?;
             println!("{when}: exam {accuracy}");
         }
         if let Some(question) = self.question {
@@ -244,6 +250,10 @@ impl Job for Training {
         let heldout = plan.eval_data.as_ref().map(read).transpose()?;
         let questions = plan.exam.as_ref().map(read_questions).transpose()?;
         data.note().iter().for_each(|note| println!("{note}"));
+        // Here, and not when the first bad sample's turn comes.
+        for data in [Some(&data), heldout.as_ref()].into_iter().flatten() {
+            Batch::new(&data.samples).check(&config)?;
+        }
         let batch_options = BatchOptions {
             batch_size: plan.batch_size,
             max_seq_length: args.max_seq_length,
@@ -279,16 +289,9 @@ impl Job for Training {
         };
         let longest = |data: &Dataset| data.samples.iter().map(|sample| sample.ids.len()).max().unwrap_or(0);
         let capacity = micro_batch_capacity(&data.samples, &batch_options).max(heldout.as_ref().map_or(0, longest));
-        let mut trainer = Trainer::new(
-            &backend,
-            &model,
-            &adapter,
-            capacity,
-            args.gradient_checkpointing,
-            schedule,
-            optimizer,
-            args.seed,
-        )?;
+        let gradient_checkpointing = args.gradient_checkpointing;
+        let options = TrainerOptions { capacity, gradient_checkpointing, schedule, optimizer, seed: args.seed };
+        let mut trainer = Trainer::new(&backend, &model, &adapter, options)?;
         println!(
             "{} samples, {} tokens ({} trained on); {} steps; {} trainable numbers",
             data.samples.len(),

@@ -9,11 +9,11 @@ use halfbyte_runtime::{
     checkpoint::Checkpoint,
     config::Qwen3Config,
     lora::{Adapter, DeviceAdapter, Layout},
-    model::{Activations, Base, Decoder, ForwardContext, Qwen3, SampleOptions},
+    model::{Activations, Base, Decoder, ForwardContext, Keep, LossBuffers, Qwen3, SampleOptions},
     train::{
         packing::Step,
         schedule::{Schedule, ScheduleKind, Warmup},
-        trainer::{OptimizerOptions, Trainer},
+        trainer::{OptimizerOptions, Trainer, TrainerOptions},
     },
 };
 
@@ -50,10 +50,9 @@ fn check_logits<B: Backend>(backend: &B, golden: &Golden, tag: &str, model: &Qwe
         let (layout, flat) = Layout::of(adapter).unwrap();
         DeviceAdapter::new(backend, layout, &flat).unwrap()
     });
-    let ctx = ForwardContext { backend, adapter: adapter.as_ref(), dropout: None };
+    let ctx = ForwardContext::new(backend, adapter.as_ref());
     let batch = Batch::new(&samples(golden));
-    let xa_columns = adapter.as_ref().map_or(0, |a| a.layout.xa_columns);
-    let mut acts = Activations::new(backend, model, batch.n_tokens(), xa_columns, true).unwrap();
+    let mut acts = Activations::new(ctx, model, batch.n_tokens(), Keep::Nothing).unwrap();
     let got = model.logits(ctx, &mut acts, &batch).unwrap();
     let want = golden.floats(&format!("{tag}.logits"));
     let vocab = model.config.vocab_size;
@@ -66,7 +65,8 @@ fn check_logits<B: Backend>(backend: &B, golden: &Golden, tag: &str, model: &Qwe
             assert!(error <= tolerance, "{tag}: logit [{row}, {column}] is {got}, expected {want}");
         }
     }
-    let losses = model.target_losses(ctx, &mut acts, &batch).unwrap();
+    let mut buffers = LossBuffers::new(backend, model, batch.n_targets()).unwrap();
+    let losses = model.target_losses(ctx, &mut acts, &mut buffers, &batch).unwrap();
     let loss = losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / losses.len() as f64;
     let want = f64::from(golden.floats(&format!("{tag}.loss"))[0]);
     assert!((loss / want - 1.0).abs() <= 1e-5, "{tag}: loss {loss}, expected {want}");
@@ -77,7 +77,7 @@ fn check_greedy<B: Backend>(backend: &B, golden: &Golden, tag: &str, model: &Qwe
         let (layout, flat) = Layout::of(adapter).unwrap();
         DeviceAdapter::new(backend, layout, &flat).unwrap()
     });
-    let ctx = ForwardContext { backend, adapter: adapter.as_ref(), dropout: None };
+    let ctx = ForwardContext::new(backend, adapter.as_ref());
     let prompts: Vec<Vec<u32>> = samples(golden).into_iter().map(|sample| sample.ids).collect();
     let mut decoder = Decoder::new(model, ctx, 2, 40, 256, SampleOptions::GREEDY).unwrap();
     let mut got = vec![Vec::new(); 2];
@@ -149,10 +149,11 @@ fn train_like_golden<B: Backend>(backend: &B, base: &str, checkpointing: bool) {
     let model = load::<B, f32>(backend, &golden, base);
     let adapter = golden_adapter(&golden, &tag, "init", &open_adapter(&golden, "plain", &model.config));
     let batch = Batch::new(&samples(&golden));
-    let options = OptimizerOptions { weight_decay: 0.01, max_grad_norm: 0.3, ..OptimizerOptions::default() };
+    let optimizer = OptimizerOptions { weight_decay: 0.01, max_grad_norm: 0.3, ..OptimizerOptions::default() };
     let schedule = Schedule::new(ScheduleKind::Constant, 1e-3, Warmup::Steps(0), 5).unwrap();
-    let capacity = batch.n_tokens();
-    let mut trainer = Trainer::new(backend, &model, &adapter, capacity, checkpointing, schedule, options, 0).unwrap();
+    let (capacity, gradient_checkpointing) = (batch.n_tokens(), checkpointing);
+    let options = TrainerOptions { capacity, gradient_checkpointing, schedule, optimizer, seed: 0 };
+    let mut trainer = Trainer::new(backend, &model, &adapter, options).unwrap();
     let n_targets = batch.n_targets();
     let mut step = Step { index: 0, epoch: 0, micro_batches: vec![batch], n_targets };
     for (i, want) in golden.floats(&format!("{tag}.losses5")).into_iter().enumerate() {
@@ -176,9 +177,10 @@ fn bf16_loss_is_within_a_percent<B: Backend>(backend: &B) {
     for tag in ["untied", "untied-nf4-dq", "tied-fp4-dq"] {
         let model = load::<B, bf16>(backend, &golden, tag);
         let batch = Batch::new(&samples(&golden));
-        let mut acts = Activations::new(backend, &model, batch.n_tokens(), 0, true).unwrap();
-        let ctx = ForwardContext { backend, adapter: None, dropout: None };
-        let losses = model.target_losses(ctx, &mut acts, &batch).unwrap();
+        let ctx = ForwardContext::new(backend, None);
+        let mut acts = Activations::new(ctx, &model, batch.n_tokens(), Keep::Nothing).unwrap();
+        let mut buffers = LossBuffers::new(backend, &model, batch.n_targets()).unwrap();
+        let losses = model.target_losses(ctx, &mut acts, &mut buffers, &batch).unwrap();
         let loss = losses.iter().sum::<f32>() / losses.len() as f32;
         let want = golden.floats(&format!("{tag}.loss"))[0];
         assert!((loss / want - 1.0).abs() <= 0.01, "{tag}: bf16 loss {loss}, expected {want}");

@@ -1,6 +1,6 @@
 //! Samples of token ids, and batches of them as the model takes them: packed, without padding.
 
-use crate::{Error, Result};
+use crate::{Error, Result, config::Qwen3Config};
 
 pub use halfbyte::ops::IGNORE;
 
@@ -72,6 +72,42 @@ impl Batch {
         self.labels.resize(self.ids.len(), IGNORE);
         self.cu_seqlens.push(self.ids.len() as u32);
         self.max_len = self.max_len.max(len);
+    }
+
+    /// The tokens that have a target, and the targets.
+    pub fn targets(&self) -> (Vec<u32>, Vec<u32>) {
+        let with_target = self.labels.iter().enumerate().filter(|(_, label)| **label != IGNORE);
+        with_target.map(|(i, label)| (i as u32, *label)).unzip()
+    }
+
+    /// Refuses what the model has no embedding, no logit or no position for. On the device, other rows would take the
+    /// place of such tokens in silence.
+    ///
+    /// # Errors
+    /// Names the first of them, its sequence in this batch and its place there, all counted from 0.
+    pub fn check(&self, config: &Qwen3Config) -> Result<()> {
+        let (vocab, most) = (config.vocab_size, config.max_position_embeddings);
+        let fits = |id: u32| (id as usize) < vocab;
+        let want = || format!("the model has {vocab} ids (from 0); take the tokenizer of the same checkpoint");
+        if let Some(i) = self.ids.iter().position(|&id| !fits(id)) {
+            return Err(Error::setting("a token id", format!("{} ({})", self.ids[i], self.place(i)), want()));
+        }
+        if let Some(i) = self.labels.iter().position(|&label| label != IGNORE && !fits(label)) {
+            return Err(Error::setting("a target", format!("{} ({})", self.labels[i], self.place(i)), want()));
+        }
+        if let Some(i) = self.positions.iter().position(|&position| position as usize >= most) {
+            let got = format!("{} ({})", self.positions[i], self.place(i));
+            let want = format!("the model has {most} (from 0); cut the sequence");
+            return Err(Error::setting("a token's position", got, want));
+        }
+        Ok(())
+    }
+
+    /// Where token `i` is, for people.
+    fn place(&self, i: usize) -> String {
+        let sequence = self.cu_seqlens.partition_point(|&start| start as usize <= i).saturating_sub(1);
+        let start = self.cu_seqlens.get(sequence).map_or(0, |&start| start as usize);
+        format!("token {} of sequence {sequence}", i - start)
     }
 
     /// The number of tokens.

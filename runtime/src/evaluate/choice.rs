@@ -4,7 +4,7 @@ use super::questions::{Accuracy, Question};
 use crate::{
     Result,
     batch::{Sample, batches},
-    model::{Activations, ForwardContext, Qwen3},
+    model::{Activations, ForwardContext, LossBuffers, Qwen3},
     tokenizer::Tokenizer,
 };
 use halfbyte::{Backend, Float};
@@ -29,7 +29,7 @@ fn samples(question: &Question, tokenizer: &Tokenizer) -> Result<Vec<Sample>> {
 /// Answers each question with the option of the highest summed log-likelihood after context and question; options are
 /// not divided by their length.
 ///
-/// `acts` must have room for the longest question with an option.
+/// `acts` must have room for the longest question with an option, and `loss` for as many targets as `acts` for tokens.
 ///
 /// # Errors
 /// A question does not fit, or the device refuses.
@@ -37,6 +37,7 @@ pub fn choose<B: Backend, T: Float>(
     model: &Qwen3<B, T>,
     ctx: ForwardContext<'_, B, T>,
     acts: &mut Activations<B, T>,
+    loss: &mut LossBuffers<B, T>,
     tokenizer: &Tokenizer,
     questions: &[Question],
 ) -> Result<(Vec<usize>, Accuracy)> {
@@ -46,7 +47,7 @@ pub fn choose<B: Backend, T: Float>(
     }
     let mut losses = Vec::new();
     for batch in batches(&all, acts.capacity)? {
-        losses.extend(model.target_losses(ctx, acts, &batch)?);
+        losses.extend(model.target_losses(ctx, acts, loss, &batch)?);
     }
     let mut rest = losses.as_slice();
     let mut sums = Vec::new();

@@ -1,27 +1,32 @@
 //! The Qwen3 model: weights, activations, the forward pass and the backward pass down to the adapters.
 
 mod activations;
+mod attention;
 mod backward;
+mod context;
 mod decode;
 mod forward;
 mod load;
 mod loss;
+mod residual;
 mod rope;
+mod rows;
 mod save;
 mod weights;
 
 pub use activations::{Activations, Gradients};
-pub use backward::AdapterGradients;
+pub use context::{DropoutSeed, ForwardContext};
 pub use decode::{Decoder, SampleOptions};
-pub use forward::{DropoutSeed, ForwardContext};
 pub use load::Base;
 pub use loss::LossBuffers;
+pub use residual::Keep;
 pub use rope::RopeTables;
 pub use save::{QuantizeReport, quantize_checkpoint};
 pub use weights::{MergedLinear, QuantizedWeight, Weight};
 
 use crate::config::Qwen3Config;
 use halfbyte::{Backend, Buf, Float, ops::Heads};
+use std::ops::Range;
 
 /// A Qwen3 model in a backend's memory. Its weights are frozen.
 pub struct Qwen3<B: Backend, T: Float> {
@@ -57,6 +62,12 @@ impl Qwen3Config {
     /// The heads as ops take them.
     pub(crate) fn heads(&self) -> Heads {
         Heads { q: self.n_heads, kv: self.n_kv_heads, dim: self.head_dim }
+    }
+
+    /// The columns of the values behind those of queries and keys.
+    pub(crate) fn v_columns(&self) -> Range<usize> {
+        let start = self.q_size() + self.kv_size();
+        start..start + self.kv_size()
     }
 
     /// `head_dim^-0.5`
