@@ -9,7 +9,7 @@ use halfbyte_runtime::{
     checkpoint::Checkpoint,
     config::Qwen3Config,
     lora::{Adapter, DeviceAdapter, Layout},
-    model::{Activations, Base, Decoder, ForwardContext, Keep, LossBuffers, Qwen3, SampleOptions},
+    model::{Activations, Base, Decoder, ForwardContext, Gradients, Keep, LossBuffers, Qwen3, SampleOptions},
     train::{
         packing::Step,
         schedule::{Schedule, ScheduleKind, Warmup},
@@ -187,7 +187,108 @@ fn bf16_loss_is_within_a_percent<B: Backend>(backend: &B) {
     }
 }
 
+/// The error's text.
+fn refusal<T>(outcome: halfbyte_runtime::Result<T>) -> String {
+    outcome.err().expect("it was not refused").to_string()
+}
+
+fn assert_says(message: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(message.contains(part), "the message lacks {part:?}: {message}");
+    }
+}
+
+fn a_decoder_ends_at_its_capacity<B: Backend>(backend: &B) {
+    let golden = Golden::open();
+    let model = load::<B, f32>(backend, &golden, "tied");
+    let ctx = ForwardContext::new(backend, None);
+    let mut decoder = Decoder::new(&model, ctx, 2, 6, 256, SampleOptions::GREEDY).unwrap();
+    assert_says(&refusal(decoder.step()), &["must run a prompt"]);
+    let prompts = [vec![1, 2, 3], vec![4, 5, 6, 7]];
+    for _ in 0..2 {
+        decoder.prefill(&prompts).unwrap();
+        // Positions 4 and 5 of the longer sequence.
+        decoder.step().unwrap();
+        decoder.step().unwrap();
+        assert_says(&refusal(decoder.step()), &["position of the next token is 6", "room for 6"]);
+    }
+}
+
+fn tokens_that_the_model_has_not_are_refused<B: Backend>(backend: &B) {
+    let golden = Golden::open();
+    let model = load::<B, f32>(backend, &golden, "tied");
+    let vocab = model.config.vocab_size as u32;
+    let ctx = ForwardContext::new(backend, None);
+    let mut acts = Activations::new(ctx, &model, 16, Keep::Nothing).unwrap();
+    let batch = |edit: fn(&mut Batch, u32), to: u32| {
+        let sample = |ids: &[u32]| Sample { ids: ids.to_vec(), mask: vec![true; ids.len()] };
+        let mut batch = Batch::new(&[sample(&[1, 2]), sample(&[3, 4, 5])]);
+        edit(&mut batch, to);
+        batch
+    };
+    let mut forward = |batch: &Batch| model.forward(ctx, &mut acts, batch);
+    forward(&batch(|batch, id| batch.ids[4] = id, vocab - 1)).unwrap();
+    let message = refusal(forward(&batch(|batch, id| batch.ids[4] = id, vocab)));
+    let ids = format!("the model has {vocab} ids");
+    assert_says(&message, &[&format!("a token id is {vocab} (token 2 of sequence 1)"), &ids, "tokenizer"]);
+    let message = refusal(forward(&batch(|batch, id| batch.labels[0] = id, u32::MAX - 1)));
+    assert_says(&message, &["a target is 4294967294 (token 0 of sequence 0)", &ids]);
+    let most = model.config.max_position_embeddings as u32;
+    let message = refusal(forward(&batch(|batch, position| batch.positions[3] = position, most)));
+    assert_says(&message, &[&format!("a token's position is {most} (token 1 of sequence 1)")]);
+    let message = refusal(forward(&Batch::of_prompts(&[vec![1; 17]])));
+    assert_says(&message, &["tokens is 17", "room for 16"]);
+
+    let mut decoder = Decoder::new(&model, ctx, 2, 8, 256, SampleOptions::GREEDY).unwrap();
+    let message = refusal(decoder.prefill(&[vec![1, 2], vec![3, vocab]]));
+    assert_says(&message, &[&format!("a token id is {vocab} (token 1 of sequence 1)"), &ids]);
+}
+
+/// What a forward pass takes beyond one layer's worth.
+fn only_what_is_kept_takes_memory<B: Backend>(backend: &B) {
+    let golden = Golden::open();
+    let model = load::<B, bf16>(backend, &golden, "tied");
+    let ctx = ForwardContext::new(backend, None);
+    let bytes = |keep| Activations::new(ctx, &model, 16, keep).unwrap().bytes();
+    let (layers, state) = (model.config.n_layers, 16 * model.config.hidden_size * size_of::<bf16>());
+    let [everything, residual, nothing] = [Keep::Everything, Keep::Residual, Keep::Nothing].map(bytes);
+    // One state for all, or one before each layer, one after the last and one before the MLP in hand.
+    assert_eq!(residual - nothing, (layers + 1) * state);
+    assert!(everything > residual + (layers - 2) * state);
+    let mut acts = Activations::new(ctx, &model, 16, Keep::Nothing).unwrap();
+    model.forward(ctx, &mut acts, &Batch::of_prompts(&[vec![1, 2, 3]])).unwrap();
+    let mut grads = Gradients::new(ctx, &model, 16).unwrap();
+    assert_says(&refusal(model.backward(ctx, &mut acts, &mut grads)), &["keep is nothing"]);
+}
+
+/// The CUDA backend counts every byte. The CPU backend knows only what the whole process takes, which says nothing here.
+#[test]
+fn evaluation_takes_no_device_memory_of_its_own() {
+    let Some(cuda) = common::cuda() else { return };
+    let golden = Golden::open();
+    let model = load::<_, bf16>(&cuda, &golden, "untied-nf4-dq");
+    let adapter = open_adapter(&golden, "plain", &model.config);
+    let batch = Batch::new(&samples(&golden));
+    let schedule = Schedule::new(ScheduleKind::Constant, 1e-3, Warmup::Steps(0), 1).unwrap();
+    let options = TrainerOptions {
+        capacity: batch.n_tokens(),
+        gradient_checkpointing: false,
+        schedule,
+        optimizer: OptimizerOptions::default(),
+        seed: 0,
+    };
+    let mut trainer = Trainer::new(&cuda, &model, &adapter, options).unwrap();
+    let n_targets = batch.n_targets();
+    trainer.step(&Step { index: 0, epoch: 0, micro_batches: vec![batch], n_targets }).unwrap();
+    trainer.evaluate(&samples(&golden)).unwrap();
+    let (now, peak) = cuda.memory();
+    assert_eq!(now, peak, "memory was taken for a while and given back");
+}
+
 backends!(
+    a_decoder_ends_at_its_capacity,
+    tokens_that_the_model_has_not_are_refused,
+    only_what_is_kept_takes_memory,
     every_base_gives_the_logits_of_transformers,
     every_adapter_gives_the_logits_of_peft,
     training_equals_peft,
