@@ -52,7 +52,7 @@ pub fn generate<B: Backend, T: Float>(
     if options.max_new_tokens == 0 {
         return Err(Error::setting("max_new_tokens", 0, "it must be at least 1"));
     }
-    let capacity = prompt.len() + options.max_new_tokens;
+    let capacity = prompt.len().saturating_add(options.max_new_tokens);
     let mut decoder = Decoder::new(model, ctx, 1, capacity, tokenizer.vocab_size(), options.sample)?;
     let began = Instant::now();
     let mut next = decoder.prefill(&[prompt.to_vec()])?[0];
