@@ -107,7 +107,7 @@ impl Batch {
     fn place(&self, i: usize) -> String {
         let sequence = self.cu_seqlens.partition_point(|&start| start as usize <= i).saturating_sub(1);
         let start = self.cu_seqlens.get(sequence).map_or(0, |&start| start as usize);
-        format!("token {} of sequence {sequence}", i - start)
+        format!("token {} of sequence {sequence}", i.saturating_sub(start))
     }
 
     /// The number of tokens.
