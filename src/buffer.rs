@@ -157,7 +157,7 @@ impl<'a, B: Backend, T: Element> View<'a, B, T> {
     /// The same bytes as elements of another type. Panics when they are no whole number of them, or not aligned.
     pub fn cast<U: Element>(self) -> View<'a, B, U> {
         let len = cast_len::<T, U>(self.ptr, self.len);
-        View { ptr: self.ptr.cast(), len, memory: PhantomData, backend: PhantomData }
+        View { ptr: self.ptr.cast(), len, owner: self.owner, memory: PhantomData }
     }
 }
 
@@ -226,7 +226,7 @@ impl<'a, B: Backend, T: Element> ViewMut<'a, B, T> {
     /// The same bytes as elements of another type. Panics when they are no whole number of them, or not aligned.
     pub fn cast<U: Element>(self) -> ViewMut<'a, B, U> {
         let len = cast_len::<T, U>(self.ptr, self.len);
-        ViewMut { ptr: self.ptr.cast(), len, memory: PhantomData, backend: PhantomData }
+        ViewMut { ptr: self.ptr.cast(), len, owner: self.owner, memory: PhantomData }
     }
 }
 

@@ -264,7 +264,7 @@ fn only_what_is_kept_takes_memory<B: Backend>(backend: &B) {
 /// The CUDA backend counts every byte. The CPU backend knows only what the whole process takes, which says nothing here.
 #[test]
 fn evaluation_takes_no_device_memory_of_its_own() {
-    let Some(cuda) = common::cuda() else { return };
+    let Some(cuda) = common::own_cuda() else { return };
     let golden = Golden::open();
     let model = load::<_, bf16>(&cuda, &golden, "untied-nf4-dq");
     let adapter = open_adapter(&golden, "plain", &model.config);
