@@ -2,7 +2,7 @@
 #include "params.h"
 #include "vec8.cuh"
 
-constexpr unsigned THREADS = 256;
+constexpr unsigned THREADS = ELEMENTWISE_THREADS;
 
 struct Element {
     float w, m, v;

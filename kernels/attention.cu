@@ -1,21 +1,39 @@
-// Causal attention of packed sequences (FlashAttention-2): one block for 128 query rows of one head.
+// Causal attention of packed sequences (FlashAttention-2: Dao, 2023): one CTA for 128 query rows of one head.
+//
+// A warp owns whole query rows (32 with mma.sync, 16 with wgmma): their scores, weights and sums of values stay in its
+// registers, so that maxima and sums of a row take two shuffles among four lanes, and no warp waits for another but at
+// the tile barriers. The weights of one tile are, element by element, already where the second product wants its left
+// operand; they never go to shared memory.
+//
+// Queries are loaded once. Keys and values pass in two stages by cp.async: a stage is asked for before the other is
+// worked on, so that a tile's memory latency hides behind the two products of the tile before.
+//
+// Registers set the tiles. At D = 128 a thread of the mma.sync form has 128 f32 of `o` and 64 of scores (keys 64), so two
+// CTAs of 128 threads fill the registers; of the wgmma form 64 and 64 (keys 128), in one CTA of 256 threads that may have
+// 255 registers each. Shared memory at D = 128: 96 and 160 KiB. The bound is the tensor cores' rate.
 #include "attention.cuh"
-#include "params.h"
 #include "reduce.cuh"
 
-// One block: by warps of 32 rows, or by two warpgroups.
-struct Warps {
+// One CTA: four warps of 32 rows, or two warpgroups of 64.
+struct MmaTiles {
     using Engine = Mma;
-    static constexpr int THREADS = 128, M = 2, QUERIES = 128, KEYS = 64;
+    static constexpr int THREADS = ATTENTION_MMA_THREADS, M = 2;
+    static constexpr int QUERIES = ATTENTION_MMA_QUERIES, KEYS = ATTENTION_MMA_KEYS;
 };
-struct Groups {
+struct WgmmaTiles {
     using Engine = Wgmma;
-    static constexpr int THREADS = 256, M = 1, QUERIES = 128, KEYS = 128;
+    static constexpr int THREADS = ATTENTION_WGMMA_THREADS, M = 1;
+    static constexpr int QUERIES = ATTENTION_WGMMA_QUERIES, KEYS = ATTENTION_WGMMA_KEYS;
 };
 
 // The running softmax of a warp's rows; a lane holds the rows l / 4 + 8 h + 16 m and its share of their sums.
 template <int M> struct Softmax {
     float max[M][2], sum[M][2];
+
+    __device__ __forceinline__ void begin() {
+#pragma unroll
+        for (int m = 0; m < M; m++) max[m][0] = max[m][1] = -INFINITY, sum[m][0] = sum[m][1] = 0;
+    }
 
     // Scores to exponentials (base 2, of `scale` times the score); rescales what `o` holds so far.
     template <int KEYS, int D>
@@ -49,6 +67,23 @@ template <int M> struct Softmax {
                 }
             }
     }
+
+    // Adds each row's sum up over the four lanes that have a share of it; stores the logarithm for rows below `len`, of
+    // which this warp's first is `query`, and gives back what to multiply the rows by.
+    __device__ __forceinline__ void finish(float (&inverse)[M][2], float *lse, unsigned query, unsigned len, float scale) {
+        unsigned lane = threadIdx.x % 32;
+#pragma unroll
+        for (int m = 0; m < M; m++)
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                float total = sum[m][h];
+                total += __shfl_xor_sync(~0u, total, 1);
+                total += __shfl_xor_sync(~0u, total, 2);
+                inverse[m][h] = 1.f / total;
+                unsigned row = query + m * 16 + h * 8 + lane / 4;
+                if (lane % 4 == 0 && row < len) lse[row] = max[m][h] * scale + logf(total);
+            }
+    }
 };
 
 // Hides the keys after each query; `query` and `key` are those of element [0][0] of the warp.
@@ -70,38 +105,36 @@ template <class T, int D, class C> __device__ __forceinline__ void attention(con
     using Queries = Tile<D, C::QUERIES>;
     using Keys = Tile<D, C::KEYS>;
     constexpr int M = C::M, THREADS = C::THREADS, KEYS = C::KEYS;
+    constexpr unsigned STAGES = ATTENTION_STAGES;
     BlockJob job(p.q_heads, p.n_seqs);
     Sequence seq(p.cu_seqlens, job.sequence, p.n);
     unsigned q0 = ((p.max_len + C::QUERIES - 1) / C::QUERIES - 1 - job.tile) * C::QUERIES; // the longest rows first
     if (q0 >= seq.len) return;
     unsigned kv_head = job.head / (p.q_heads / p.kv_heads);
-    const T *q = static_cast<const T *>(p.q) + size_t(seq.start + q0) * p.q_stride + job.head * D;
-    const T *k = static_cast<const T *>(p.k) + size_t(seq.start) * p.k_stride + kv_head * D;
-    const T *v = static_cast<const T *>(p.v) + size_t(seq.start) * p.v_stride + kv_head * D;
+    const T *q = row_of<T>(p.q, seq.start + q0) + job.head * D;
+    const T *k = row_of<T>(p.k, seq.start) + kv_head * D;
+    const T *v = row_of<T>(p.v, seq.start) + kv_head * D;
     unsigned q_tile = shared_address(shared), kv_tiles = q_tile + Queries::BYTES;
     auto load_kv = [&](unsigned block) {
-        unsigned key = block * KEYS, to = kv_tiles + block % 2 * (2 * Keys::BYTES), valid = seq.len - key;
-        load_tile<T, D, KEYS, THREADS>(to, k + size_t(key) * p.k_stride, p.k_stride, valid);
-        load_tile<T, D, KEYS, THREADS>(to + Keys::BYTES, v + size_t(key) * p.v_stride, p.v_stride, valid);
+        unsigned key = block * KEYS, to = kv_tiles + block % STAGES * (2 * Keys::BYTES), valid = seq.len - key;
+        load_tile<T, D, KEYS, THREADS>(to, k + size_t(key) * p.k.stride, p.k.stride, valid);
+        load_tile<T, D, KEYS, THREADS>(to + Keys::BYTES, v + size_t(key) * p.v.stride, p.v.stride, valid);
         cp_async_commit();
     };
-    load_tile<T, D, C::QUERIES, THREADS>(q_tile, q, p.q_stride, seq.len - q0);
+    load_tile<T, D, C::QUERIES, THREADS>(q_tile, q, p.q.stride, seq.len - q0);
     load_kv(0);
 
     unsigned warp_row = threadIdx.x / 32 * (16 * M), lane = threadIdx.x % 32, query = q0 + warp_row;
     unsigned last_query = q0 + (threadIdx.x / E::TOGETHER + 1) * E::template GROUP<M> - 1;
     float o[M][D / 8][4] = {};
     Softmax<M> softmax;
-#pragma unroll
-    for (int m = 0; m < M; m++) softmax.max[m][0] = softmax.max[m][1] = -INFINITY, softmax.sum[m][0] = softmax.sum[m][1] = 0;
+    softmax.begin();
     unsigned blocks = (min(q0 + C::QUERIES, seq.len) + KEYS - 1) / KEYS;
     for (unsigned block = 0; block < blocks; block++) {
-        cp_async_wait<0>();
-        E::publish();
-        __syncthreads();
+        begin_stage<E>();
         if (block + 1 < blocks) load_kv(block + 1);
-        unsigned key = block * KEYS, k_tile = kv_tiles + block % 2 * (2 * Keys::BYTES);
-        if (key > last_query) continue;
+        unsigned key = block * KEYS, k_tile = kv_tiles + block % STAGES * (2 * Keys::BYTES);
+        if (key > last_query) continue; // nothing to see for these rows, but the barriers are for all
         float s[M][KEYS / 8][4];
         unsigned weights[M][KEYS / 16][4];
         E::begin();
@@ -118,48 +151,39 @@ template <class T, int D, class C> __device__ __forceinline__ void attention(con
     }
 
     float inverse[M][2];
-#pragma unroll
-    for (int m = 0; m < M; m++)
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            float sum = softmax.sum[m][h];
-            sum += __shfl_xor_sync(~0u, sum, 1);
-            sum += __shfl_xor_sync(~0u, sum, 2);
-            inverse[m][h] = 1.f / sum;
-            unsigned row = query + m * 16 + h * 8 + lane / 4;
-            if (lane % 4 == 0 && row < seq.len)
-                p.lse[size_t(job.head) * p.n + seq.start + row] = softmax.max[m][h] * p.scale + logf(sum);
-        }
+    softmax.finish(inverse, p.lse + size_t(job.head) * p.n + seq.start, query, seq.len, p.scale);
     __syncthreads(); // the other warps have read the queries
     if (query >= seq.len) return;
-    T *out = static_cast<T *>(p.out) + size_t(seq.start + query) * p.out_stride + job.head * D;
-    store_rows<T, D, Queries>(out, p.out_stride, seq.len - query, o, inverse, shared, warp_row);
+    T *out = row_of<T>(p.out, seq.start + query) + job.head * D;
+    store_rows<T, D, Queries>(out, p.out.stride, seq.len - query, o, inverse, shared, warp_row);
 }
-ATTENTION_TILED(attention, AttentionParams, Warps, Groups)
+ATTENTION_MMA(attention, AttentionParams, MmaTiles)
+ATTENTION_WGMMA(attention, AttentionParams, WgmmaTiles)
 
-// Any type and alignment, sums in f32: one warp for each query row, a lane for each of 32 keys.
-template <class T, int D> __device__ __forceinline__ void attention_plain(const AttentionParams &p) {
-    constexpr int THREADS = 128, WARPS = THREADS / 32, TILE = 32, PART = D / 32;
+// Any type and alignment, sums in f32: one warp for each query row. A lane has the score of one of 32 keys, then columns
+// of the sums; tiles are padded by one element, so that 32 lanes that read a column of keys read 32 banks.
+template <class T, int D> __device__ __forceinline__ void attention_simt(const AttentionParams &p) {
+    constexpr int WARPS = ATTENTION_SIMT_WARPS, THREADS = 32 * WARPS, TILE = 32, PART = D / 32;
     __shared__ float ks[TILE][D + 1], vs[TILE][D + 1], qs[WARPS][D];
     BlockJob job(p.q_heads, p.n_seqs);
     Sequence seq(p.cu_seqlens, job.sequence, p.n);
     unsigned q0 = ((p.max_len + WARPS - 1) / WARPS - 1 - job.tile) * WARPS;
     if (q0 >= seq.len) return;
     unsigned kv_head = job.head / (p.q_heads / p.kv_heads);
-    const T *q = static_cast<const T *>(p.q) + size_t(seq.start) * p.q_stride + job.head * D;
-    const T *k = static_cast<const T *>(p.k) + size_t(seq.start) * p.k_stride + kv_head * D;
-    const T *v = static_cast<const T *>(p.v) + size_t(seq.start) * p.v_stride + kv_head * D;
+    const T *q = row_of<T>(p.q, seq.start) + job.head * D;
+    const T *k = row_of<T>(p.k, seq.start) + kv_head * D;
+    const T *v = row_of<T>(p.v, seq.start) + kv_head * D;
     unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     unsigned row = q0 + warp, last = min(q0 + WARPS, seq.len);
     for (int c = 0; c < PART; c++)
-        qs[warp][lane + c * 32] = row < seq.len ? to_f32(q[size_t(row) * p.q_stride + lane + c * 32]) : 0.f;
+        qs[warp][lane + c * 32] = row < seq.len ? to_f32(q[size_t(row) * p.q.stride + lane + c * 32]) : 0.f;
     float top = -INFINITY, sum = 0, o[PART] = {};
     for (unsigned key0 = 0; key0 < last; key0 += TILE) {
         __syncthreads();
         for (unsigned i = threadIdx.x; i < TILE * D; i += THREADS) {
             unsigned key = key0 + i / D;
-            ks[i / D][i % D] = key < last ? to_f32(k[size_t(key) * p.k_stride + i % D]) : 0.f;
-            vs[i / D][i % D] = key < last ? to_f32(v[size_t(key) * p.v_stride + i % D]) : 0.f;
+            ks[i / D][i % D] = key < last ? to_f32(k[size_t(key) * p.k.stride + i % D]) : 0.f;
+            vs[i / D][i % D] = key < last ? to_f32(v[size_t(key) * p.v.stride + i % D]) : 0.f;
         }
         __syncthreads();
         float dot = 0;
@@ -181,9 +205,9 @@ template <class T, int D> __device__ __forceinline__ void attention_plain(const 
         }
     }
     if (row >= seq.len) return;
-    T *out = static_cast<T *>(p.out) + size_t(seq.start + row) * p.out_stride + job.head * D;
+    T *out = row_of<T>(p.out, seq.start + row) + job.head * D;
 #pragma unroll
     for (int c = 0; c < PART; c++) out[lane + c * 32] = from_f32<T>(o[c] / sum);
     if (lane == 0) p.lse[size_t(job.head) * p.n + seq.start + row] = top + logf(sum);
 }
-ATTENTION_PLAIN(attention_plain, AttentionParams)
+ATTENTION_SIMT(attention_simt, AttentionParams)

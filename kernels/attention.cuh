@@ -1,6 +1,7 @@
 #pragma once
 // Tiles of attention: rows of one head in shared memory, and their products.
 #include "attention_ptx.cuh"
+#include "params.h"
 #include "wgmma.cuh"
 
 constexpr float LOG2_E = 1.4426950408889634f;
@@ -23,6 +24,21 @@ struct BlockJob {
         head = blockIdx.x % heads;
         sequence = blockIdx.x / heads % sequences;
         tile = blockIdx.x / heads / sequences;
+    }
+};
+
+// The matrices of attention_grad at one sequence, query head and key head.
+template <class T, int D> struct Heads {
+    const T *q, *d_out, *k, *v;
+    const float *lse, *delta;
+
+    __device__ __forceinline__ Heads(const AttentionGradParams &p, unsigned start, unsigned head, unsigned kv_head) {
+        q = row_of<T>(p.q, start) + head * D;
+        d_out = row_of<T>(p.d_out, start) + head * D;
+        k = row_of<T>(p.k, start) + kv_head * D;
+        v = row_of<T>(p.v, start) + kv_head * D;
+        lse = p.lse + size_t(head) * p.n + start;
+        delta = p.delta + size_t(head) * p.n + start;
     }
 };
 
@@ -149,6 +165,16 @@ struct Wgmma {
     }
 };
 
+// Between two stages of tiles: the one that was asked for last is complete for all threads, and all have done with the
+// other, which may be filled again. One group of copies is under way at a time, so that waiting for all waits for this
+// one. What cp.async wrote is published to the tensor cores' own path to shared memory, by each thread for its copies,
+// before the barrier.
+template <class E> __device__ __forceinline__ void begin_stage() {
+    cp_async_wait<0>();
+    E::publish();
+    __syncthreads();
+}
+
 // A product as the left factor of the next: a lane's elements are already where they have to be.
 template <class T, int M, int K>
 __device__ __forceinline__ void to_fragments(unsigned (&a)[M][K][4], const float (&c)[M][2 * K][4]) {
@@ -198,21 +224,18 @@ __device__ __forceinline__ void store_rows(T *to, unsigned stride, unsigned vali
     ATTENTION_KERNEL(name, kernel, Params, 32, T, THREADS, BLOCKS, __VA_ARGS__)                                        \
     ATTENTION_KERNEL(name, kernel, Params, 64, T, THREADS, BLOCKS, __VA_ARGS__)                                        \
     ATTENTION_KERNEL(name, kernel, Params, 128, T, THREADS, BLOCKS, __VA_ARGS__)
-#define ATTENTION_PLAIN(name, Params)                                                                                  \
-    ATTENTION_DIMS(name, name, Params, bf16, 128, 1)                                                                   \
-    ATTENTION_DIMS(name, name, Params, f16, 128, 1)                                                                    \
-    ATTENTION_DIMS(name, name, Params, f32, 128, 1)
-// The tiled kernels: `name_d<D>_<T>` with `Warps`, and `name_wide_d<D>_<T>` with `Groups`, for sm_90a only.
-#define ATTENTION_WARPS(name, Params, Warps)                                                                           \
-    ATTENTION_DIMS(name, name, Params, bf16, Warps::THREADS, 2, Warps)                                                 \
-    ATTENTION_DIMS(name, name, Params, f16, Warps::THREADS, 2, Warps)
-#if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
-#define ATTENTION_GROUPS(name, Params, Groups)                                                                         \
-    ATTENTION_DIMS(name##_wide, name, Params, bf16, Groups::THREADS, 1, Groups)                                        \
-    ATTENTION_DIMS(name##_wide, name, Params, f16, Groups::THREADS, 1, Groups)
+#define ATTENTION_SIMT(name, Params)                                                                                   \
+    ATTENTION_DIMS(name, name, Params, bf16, 32 * ATTENTION_SIMT_WARPS, 1)                                             \
+    ATTENTION_DIMS(name, name, Params, f16, 32 * ATTENTION_SIMT_WARPS, 1)                                              \
+    ATTENTION_DIMS(name, name, Params, f32, 32 * ATTENTION_SIMT_WARPS, 1)
+// The tiled kernels: `name_mma_d<D>_<T>` and `name_wgmma_d<D>_<T>`, the latter where there is such an instruction.
+#define ATTENTION_MMA(name, Params, Tiles)                                                                             \
+    ATTENTION_DIMS(name##_mma, name, Params, bf16, Tiles::THREADS, 2, Tiles)                                           \
+    ATTENTION_DIMS(name##_mma, name, Params, f16, Tiles::THREADS, 2, Tiles)
+#if WGMMA
+#define ATTENTION_WGMMA(name, Params, Tiles)                                                                           \
+    ATTENTION_DIMS(name##_wgmma, name, Params, bf16, Tiles::THREADS, 1, Tiles)                                         \
+    ATTENTION_DIMS(name##_wgmma, name, Params, f16, Tiles::THREADS, 1, Tiles)
 #else
-#define ATTENTION_GROUPS(name, Params, Groups)
+#define ATTENTION_WGMMA(name, Params, Tiles)
 #endif
-#define ATTENTION_TILED(name, Params, Warps, Groups)                                                                   \
-    ATTENTION_WARPS(name, Params, Warps)                                                                               \
-    ATTENTION_GROUPS(name, Params, Groups)

@@ -2,7 +2,7 @@
 #include "params.h"
 #include "vec8.cuh"
 
-constexpr unsigned THREADS = 256;
+constexpr unsigned THREADS = ELEMENTWISE_THREADS;
 
 template <class S, class T> __device__ void cast(const CastParams &p) {
     size_t i = (size_t(blockIdx.x) * THREADS + threadIdx.x) * 8;

@@ -6,7 +6,7 @@
 #include "types.cuh"
 #include <cfloat>
 
-constexpr unsigned THREADS = 1024;
+constexpr unsigned THREADS = CROSS_ENTROPY_THREADS;
 // Packs that a thread has under way.
 constexpr int AHEAD = 4;
 
@@ -103,7 +103,8 @@ template <class T> __device__ void write_zeros(const Row<T> &row) {
 template <class T> __device__ void cross_entropy(const CrossEntropyParams &p) {
     extern __shared__ uint4 kept[];
     __shared__ float shared[32];
-    T *logits = static_cast<T *>(p.logits) + size_t(blockIdx.x) * p.stride;
+    static_assert(sizeof(shared) <= CROSS_ENTROPY_STATIC_BYTES && sizeof(Pack<T>) == CROSS_ENTROPY_PACK_BYTES);
+    T *logits = row_of<T>(p.logits, blockIdx.x);
     unsigned label = p.labels[blockIdx.x];
     Row<T> row{logits, p.vocab, aligned16(logits, 0) ? p.vocab / VEC<T> : 0, p.cached,
                reinterpret_cast<Pack<T> *>(kept)};

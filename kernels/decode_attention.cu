@@ -4,9 +4,9 @@
 #include "attention_ptx.cuh"
 #include "params.h"
 
-constexpr int THREADS = 256, WARPS = THREADS / 32;
-// Most splits of one sequence.
-constexpr int MAX_SPLITS = 64;
+constexpr int THREADS = DECODE_ATTENTION_THREADS, WARPS = THREADS / 32;
+constexpr int MAX_SPLITS = DECODE_ATTENTION_MAX_SPLITS;
+constexpr int STATS = DECODE_ATTENTION_STATS;
 constexpr float LOG2_E = 1.4426950408889634f;
 
 // 16 bytes of T as words: elements apart would take a register each.
@@ -121,7 +121,7 @@ __device__ __forceinline__ void decode_attention(const DecodeAttentionParams &p)
     if (begin >= len) return;
 
     unsigned column = threadIdx.x % LANES * VEC<T>, lane_group = threadIdx.x / LANES, width = p.kv_heads * D;
-    const T *q = static_cast<const T *>(p.q) + size_t(b) * p.q_stride + head0 * D + column;
+    const T *q = row_of<T>(p.q, b) + head0 * D + column;
     const T *k = static_cast<const T *>(p.k_cache) + size_t(b) * p.capacity * width + kv_head * D + column;
     const T *v = static_cast<const T *>(p.v_cache) + size_t(b) * p.capacity * width + kv_head * D + column;
     bool packed = aligned16(q, 0) && aligned16(k, 0) && aligned16(v, 0);
@@ -171,9 +171,9 @@ __device__ __forceinline__ void decode_attention(const DecodeAttentionParams &p)
     __syncthreads();
     if (threadIdx.x < G) tops[threadIdx.x] = parts.weigh(threadIdx.x, WARPS, scale);
     __syncthreads();
-    T *out = static_cast<T *>(p.out) + size_t(b) * p.out_stride + head0 * D;
-    // [head][split][D + 2]: the weighted sum, then the maximum and the sum of exponentials.
-    float *partial = p.partial + (size_t(b) * p.q_heads + head0) * p.splits * (D + 2);
+    T *out = row_of<T>(p.out, b) + head0 * D;
+    // [head][split][D + STATS]: the weighted sum, then the maximum and the sum of exponentials.
+    float *partial = p.partial + (size_t(b) * p.q_heads + head0) * p.splits * (D + STATS);
     for (unsigned i = threadIdx.x; i < heads * D; i += THREADS) {
         unsigned g = i / D, d = i % D;
         float o = 0;
@@ -182,11 +182,11 @@ __device__ __forceinline__ void decode_attention(const DecodeAttentionParams &p)
         if (active == 1)
             out[i] = from_f32<T>(o / parts.sum[0][g]);
         else
-            partial[(g * p.splits + split) * (D + 2) + d] = o;
+            partial[(g * p.splits + split) * (D + STATS) + d] = o;
     }
     if (active == 1) return;
     if (threadIdx.x < heads) {
-        float *end_of_part = partial + (threadIdx.x * p.splits + split) * (D + 2) + D;
+        float *end_of_part = partial + (threadIdx.x * p.splits + split) * (D + STATS) + D;
         end_of_part[0] = tops[threadIdx.x];
         end_of_part[1] = parts.sum[0][threadIdx.x];
     }
@@ -202,7 +202,7 @@ __device__ __forceinline__ void decode_attention(const DecodeAttentionParams &p)
     if (!last) return;
     __threadfence();
     for (unsigned i = threadIdx.x; i < active * heads; i += THREADS) {
-        const float *end_of_part = partial + (i % heads * p.splits + i / heads) * (D + 2) + D;
+        const float *end_of_part = partial + (i % heads * p.splits + i / heads) * (D + STATS) + D;
         parts.top[i / heads][i % heads] = __ldcg(end_of_part);
         parts.sum[i / heads][i % heads] = __ldcg(end_of_part + 1);
     }
@@ -214,7 +214,7 @@ __device__ __forceinline__ void decode_attention(const DecodeAttentionParams &p)
         float o = 0;
 #pragma unroll 16
         for (unsigned part = 0; part < active; part++)
-            o += parts.top[part][g] * __ldcg(partial + (g * p.splits + part) * (D + 2) + d);
+            o += parts.top[part][g] * __ldcg(partial + (g * p.splits + part) * (D + STATS) + d);
         out[i] = from_f32<T>(o / parts.sum[0][g]);
     }
 }
@@ -240,7 +240,7 @@ template <class T> __device__ void cache_append(const CacheAppendParams &p) {
     size_t row = blockIdx.x;
     unsigned seq = p.seqs[row], position = p.positions[row];
     if (seq >= p.n_seqs || position >= p.capacity) return;
-    const T *k = static_cast<const T *>(p.k) + row * p.k_stride, *v = static_cast<const T *>(p.v) + row * p.v_stride;
+    const T *k = row_of<T>(p.k, row), *v = row_of<T>(p.v, row);
     size_t at = (size_t(seq) * p.capacity + position) * p.width;
     T *k_to = static_cast<T *>(p.k_cache) + at, *v_to = static_cast<T *>(p.v_cache) + at;
     bool packed = aligned16(k, 0) && aligned16(v, 0) && aligned16(k_to, 0) && aligned16(v_to, 0);

@@ -1,9 +1,9 @@
 // 4-bit weights to the compute type. Each thread decodes eight weights at a time: 4 bytes in, 16 bytes out in bf16.
 #include "quant.cuh"
 
-constexpr unsigned THREADS = 256;
+constexpr unsigned THREADS = DEQUANTIZE_THREADS;
 // Groups of eight that a thread has under way.
-constexpr unsigned AHEAD = 4;
+constexpr unsigned AHEAD = DEQUANTIZE_PER_THREAD / 8;
 
 template <class T> __device__ __forceinline__ void store(T *out, const T (&v)[8]) {
 #pragma unroll
@@ -40,7 +40,7 @@ __device__ __forceinline__ void decode(const Weight4Params &w, T *out, size_t gr
         for (unsigned a = 0; a < AHEAD; a++) {
             size_t i = g + a * THREADS;
             T v[8];
-            table.decode8(codes[a], absmax[a], v);
+            table.dequantize8(codes[a], absmax[a], v);
             if (i < groups) store(out + i * 8, v);
         }
     }

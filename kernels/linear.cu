@@ -1,12 +1,11 @@
 // out (+)= x W^T and d_x (+)= d_out W with a dense W. Which kernel takes which shape: src/cuda/launch/linear.rs.
 #include "params.h"
 #include "simt.cuh"
-#include "tensor.cuh"
+#include "mma.cuh"
 
-template <class T, class O> __device__ Product<T, O> product_of(const LinearParams &p, bool grad) {
+template <class T, class O> __device__ Gemm<T, O> gemm_of(const LinearParams &p, bool grad) {
     unsigned m = grad ? p.cols : p.rows, k = grad ? p.rows : p.cols;
-    return {static_cast<const T *>(p.x), static_cast<O *>(p.out), p.partial,    p.n,     m, k,
-            p.x_stride,                  p.out_stride,            p.accumulate, p.splits};
+    return {p.x, p.out, p.partial, p.n, m, k, p.accumulate, p.splits};
 }
 
 template <class T> __device__ Dense<T> dense_of(const LinearParams &p) {
@@ -15,37 +14,37 @@ template <class T> __device__ Dense<T> dense_of(const LinearParams &p) {
 
 // ------------------------------------------------------------------------------------------------- any shape: FMA
 
-template <class T, class O, bool GRAD> __device__ void any(const LinearParams &p) {
-    simt_product<GRAD>(product_of<T, O>(p, GRAD), dense_of<T>(p));
+template <class T, class O, bool GRAD> __device__ void simt(const LinearParams &p) {
+    simt_gemm<GRAD>(gemm_of<T, O>(p, GRAD), dense_of<T>(p));
 }
-ENTRIES(linear_any, LinearParams, SIMT_THREADS, 2, any, false)
-ENTRIES_F32_OUT(linear_any, LinearParams, SIMT_THREADS, 2, any, false)
-ENTRY_F32(linear_any, LinearParams, SIMT_THREADS, 2, any, false)
-ENTRIES(linear_grad_any, LinearParams, SIMT_THREADS, 2, any, true)
-ENTRY_F32(linear_grad_any, LinearParams, SIMT_THREADS, 2, any, true)
+ENTRIES(linear_simt, LinearParams, SIMT_THREADS, 2, simt, false)
+ENTRIES_F32_OUT(linear_simt, LinearParams, SIMT_THREADS, 2, simt, false)
+ENTRY_F32(linear_simt, LinearParams, SIMT_THREADS, 2, simt, false)
+ENTRIES(linear_grad_simt, LinearParams, SIMT_THREADS, 2, simt, true)
+ENTRY_F32(linear_grad_simt, LinearParams, SIMT_THREADS, 2, simt, true)
 
 template <class T, class O, bool> __device__ void rows(const LinearParams &p) {
-    simt_rows(product_of<T, O>(p, false), dense_of<T>(p));
+    simt_rows(gemm_of<T, O>(p, false), dense_of<T>(p));
 }
-ENTRIES(linear_any_rows, LinearParams, SIMT_THREADS, 2, rows, false)
-ENTRIES_F32_OUT(linear_any_rows, LinearParams, SIMT_THREADS, 2, rows, false)
-ENTRY_F32(linear_any_rows, LinearParams, SIMT_THREADS, 2, rows, false)
+ENTRIES(linear_simt_rows, LinearParams, SIMT_THREADS, 2, rows, false)
+ENTRIES_F32_OUT(linear_simt_rows, LinearParams, SIMT_THREADS, 2, rows, false)
+ENTRY_F32(linear_simt_rows, LinearParams, SIMT_THREADS, 2, rows, false)
 
 // ------------------------------------------------------------------------------ 17 tokens and more: tensor cores
 
-template <class T, class O, bool GRAD, int TOKENS> __device__ void tensor(const LinearParams &p) {
+template <class T, class O, bool GRAD, int TOKENS> __device__ void mma(const LinearParams &p) {
     DenseStager<T, GRAD> stager{dense_of<T>(p)};
-    tensor_product<GRAD, TOKENS>(product_of<T, O>(p, GRAD), stager);
+    mma_gemm<GRAD, TOKENS>(gemm_of<T, O>(p, GRAD), stager);
 }
-ENTRIES(linear_tensor32, LinearParams, TENSOR_THREADS, 2, tensor, false, 32)
-ENTRIES(linear_tensor64, LinearParams, TENSOR_THREADS, 2, tensor, false, 64)
-ENTRIES(linear_tensor128, LinearParams, TENSOR_THREADS, 2, tensor, false, 128)
-ENTRIES_F32_OUT(linear_tensor32, LinearParams, TENSOR_THREADS, 2, tensor, false, 32)
-ENTRIES_F32_OUT(linear_tensor64, LinearParams, TENSOR_THREADS, 2, tensor, false, 64)
-ENTRIES_F32_OUT(linear_tensor128, LinearParams, TENSOR_THREADS, 2, tensor, false, 128)
-ENTRIES(linear_grad_tensor32, LinearParams, TENSOR_THREADS, 2, tensor, true, 32)
-ENTRIES(linear_grad_tensor64, LinearParams, TENSOR_THREADS, 2, tensor, true, 64)
-ENTRIES(linear_grad_tensor128, LinearParams, TENSOR_THREADS, 2, tensor, true, 128)
+ENTRIES(linear_mma32, LinearParams, MMA_THREADS, 2, mma, false, 32)
+ENTRIES(linear_mma64, LinearParams, MMA_THREADS, 2, mma, false, 64)
+ENTRIES(linear_mma128, LinearParams, MMA_THREADS, 2, mma, false, 128)
+ENTRIES_F32_OUT(linear_mma32, LinearParams, MMA_THREADS, 2, mma, false, 32)
+ENTRIES_F32_OUT(linear_mma64, LinearParams, MMA_THREADS, 2, mma, false, 64)
+ENTRIES_F32_OUT(linear_mma128, LinearParams, MMA_THREADS, 2, mma, false, 128)
+ENTRIES(linear_grad_mma32, LinearParams, MMA_THREADS, 2, mma, true, 32)
+ENTRIES(linear_grad_mma64, LinearParams, MMA_THREADS, 2, mma, true, 64)
+ENTRIES(linear_grad_mma128, LinearParams, MMA_THREADS, 2, mma, true, 128)
 
 // -------------------------------------------------------------------------- up to 16 tokens: one pass over the weight
 // The weight is operand A of the tensor cores, straight from memory: 16 of its rows, with up to 16 tokens as B. Lane
@@ -53,10 +52,10 @@ ENTRIES(linear_grad_tensor128, LinearParams, TENSOR_THREADS, 2, tensor, true, 12
 // the tensor cores call which column does not matter to a sum. Wants x, its rows and the weight aligned to 16 bytes and
 // cols a multiple of 8.
 
-constexpr int FEW_WARPS = 8;
-constexpr int FEW_K = 128; // what a warp loads at a time of 16 rows
+constexpr int SKINNY_WARPS = LINEAR_SKINNY_THREADS / 32;
+constexpr int SKINNY_K = 128; // what a warp loads at a time of 16 rows
 
-template <class T> struct FewRow {
+template <class T> struct SkinnyRow {
     const T *row; // null: zeros
     unsigned cols;
 
@@ -66,25 +65,25 @@ template <class T> struct FewRow {
     }
 };
 
-template <class T, class O, int TOKENS8> __device__ void few(const LinearParams &p) {
+template <class T, class O, int TOKENS8> __device__ void skinny(const LinearParams &p) {
     constexpr unsigned TOKENS = TOKENS8 * 8;
-    __shared__ float sums[2][FEW_WARPS][TOKENS][16];
+    __shared__ float sums[2][SKINNY_WARPS][TOKENS][16];
     unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     Dense<T> weight = dense_of<T>(p);
     auto weight_row = [&](unsigned row) {
-        return FewRow<T>{row < p.rows ? weight.w + size_t(row) * p.cols : nullptr, p.cols};
+        return SkinnyRow<T>{row < p.rows ? weight.w + size_t(row) * p.cols : nullptr, p.cols};
     };
-    FewRow<T> x[TOKENS8];
+    SkinnyRow<T> x[TOKENS8];
 #pragma unroll
     for (int i = 0; i < TOKENS8; i++) {
         unsigned token = g + i * 8;
-        x[i] = {token < p.n ? static_cast<const T *>(p.x) + size_t(token) * p.x_stride : nullptr, p.cols};
+        x[i] = {token < p.n ? row_of<T>(p.x, token) : nullptr, p.cols};
     }
     unsigned tiles = (p.rows + 15) / 16, odd = 0;
     for (unsigned tile = blockIdx.x; tile < tiles; tile += gridDim.x, odd ^= 1) {
-        FewRow<T> low = weight_row(tile * 16 + g), high = weight_row(tile * 16 + g + 8);
+        SkinnyRow<T> low = weight_row(tile * 16 + g), high = weight_row(tile * 16 + g + 8);
         float acc[TOKENS8][4] = {};
-        for (unsigned k0 = warp * FEW_K; k0 < p.cols; k0 += FEW_WARPS * FEW_K) {
+        for (unsigned k0 = warp * SKINNY_K; k0 < p.cols; k0 += SKINNY_WARPS * SKINNY_K) {
             uint4 l[4], h[4];
 #pragma unroll
             for (int i = 0; i < 4; i++) {
@@ -106,21 +105,21 @@ template <class T, class O, int TOKENS8> __device__ void few(const LinearParams 
         for (int i = 0; i < TOKENS8 * 4; i++)
             sums[odd][warp][i / 4 * 8 + t * 2 + i % 2][g + i % 4 / 2 * 8] = acc[i / 4][i % 4];
         __syncthreads(); // one is enough: the next tile writes the other half of `sums`
-        for (unsigned i = threadIdx.x; i < TOKENS * 16; i += FEW_WARPS * 32) {
+        for (unsigned i = threadIdx.x; i < TOKENS * 16; i += SKINNY_WARPS * 32) {
             unsigned token = i / 16, row = tile * 16 + i % 16;
             if (token >= p.n || row >= p.rows) continue;
             float sum = 0.f;
 #pragma unroll
-            for (int w = 0; w < FEW_WARPS; w++) sum += sums[odd][w][token][i % 16];
-            O *o = static_cast<O *>(p.out) + size_t(token) * p.out_stride + row;
+            for (int w = 0; w < SKINNY_WARPS; w++) sum += sums[odd][w][token][i % 16];
+            O *o = row_of<O>(p.out, token) + row;
             *o = from_f32<O>(p.accumulate ? to_f32(*o) + sum : sum);
         }
     }
 }
-ENTRIES(linear_few8, LinearParams, FEW_WARPS * 32, 3, few, 1)
-ENTRIES(linear_few16, LinearParams, FEW_WARPS * 32, 2, few, 2)
-ENTRIES_F32_OUT(linear_few8, LinearParams, FEW_WARPS * 32, 3, few, 1)
-ENTRIES_F32_OUT(linear_few16, LinearParams, FEW_WARPS * 32, 2, few, 2)
+ENTRIES(linear_skinny8, LinearParams, LINEAR_SKINNY_THREADS, LINEAR_SKINNY8_CTAS, skinny, 1)
+ENTRIES(linear_skinny16, LinearParams, LINEAR_SKINNY_THREADS, LINEAR_SKINNY16_CTAS, skinny, 2)
+ENTRIES_F32_OUT(linear_skinny8, LinearParams, LINEAR_SKINNY_THREADS, LINEAR_SKINNY8_CTAS, skinny, 1)
+ENTRIES_F32_OUT(linear_skinny16, LinearParams, LINEAR_SKINNY_THREADS, LINEAR_SKINNY16_CTAS, skinny, 2)
 
 // ------------------------------------------------------------------------------------------------------ split sums
 // out [n, rows] (+)= sum over s of partial [splits, n, rows], in order. linear4 uses it too, with rows = its outputs.
@@ -129,10 +128,10 @@ template <class T, class O, bool> __device__ void sum(const LinearParams &p) {
     for (size_t i = size_t(blockIdx.x) * blockDim.x + threadIdx.x; i < len; i += step) {
         float total = 0.f;
         for (unsigned s = 0; s < p.splits; s++) total += p.partial[s * len + i];
-        O *o = static_cast<O *>(p.out) + i / p.rows * p.out_stride + i % p.rows;
+        O *o = row_of<O>(p.out, i / p.rows) + i % p.rows;
         *o = from_f32<O>(p.accumulate ? to_f32(*o) + total : total);
     }
 }
-ENTRIES(linear_sum, LinearParams, 256, 4, sum, false)
-ENTRIES_F32_OUT(linear_sum, LinearParams, 256, 4, sum, false)
-ENTRY_F32(linear_sum, LinearParams, 256, 4, sum, false)
+ENTRIES(linear_sum, LinearParams, GEMM_SUM_THREADS, 4, sum, false)
+ENTRIES_F32_OUT(linear_sum, LinearParams, GEMM_SUM_THREADS, 4, sum, false)
+ENTRY_F32(linear_sum, LinearParams, GEMM_SUM_THREADS, 4, sum, false)

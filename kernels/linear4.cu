@@ -1,18 +1,17 @@
 // out (+)= x W^T and d_x (+)= d_out W with a 4-bit W. Which kernel takes which shape: src/cuda/launch/linear4.rs.
-#include "few4.cuh"
+#include "skinny4.cuh"
 #include "simt.cuh"
-#include "tensor.cuh"
+#include "mma.cuh"
 
-template <class T, class O> __device__ Product<T, O> product_of(const Linear4Params &p, bool grad) {
+template <class T, class O> __device__ Gemm<T, O> gemm_of(const Linear4Params &p, bool grad) {
     unsigned m = grad ? p.weight.cols : p.weight.rows, k = grad ? p.weight.rows : p.weight.cols;
-    return {static_cast<const T *>(p.x), static_cast<O *>(p.out), p.partial, p.n, m, k,
-            p.x_stride,                  p.out_stride,            p.accumulate, p.splits};
+    return {p.x, p.out, p.partial, p.n, m, k, p.accumulate, p.splits};
 }
 
 // ------------------------------------------------------------------------------------------------- any shape: FMA
 
 // The weight for simt.cuh.
-template <class T> struct Coded {
+template <class T> struct Quantized {
     const Weight4Params &p;
     const CodeTable &codes;
     const float *map;
@@ -28,36 +27,36 @@ template <class T> struct Coded {
     }
 };
 
-template <class T, class O, bool GRAD, bool ROWS> __device__ void any(const Linear4Params &p) {
+template <class T, class O, bool GRAD, bool ROWS> __device__ void simt(const Linear4Params &p) {
     __shared__ CodeTable codes;
     __shared__ float map[256];
     codes.fill(p.weight.fp4);
     fill_dynamic_map(map);
     __syncthreads();
-    Coded<T> weight{p.weight, codes, map, p.weight.rows, p.weight.cols};
+    Quantized<T> weight{p.weight, codes, map, p.weight.rows, p.weight.cols};
     if constexpr (ROWS) {
-        simt_rows(product_of<T, O>(p, false), weight);
+        simt_rows(gemm_of<T, O>(p, false), weight);
     } else {
-        simt_product<GRAD>(product_of<T, O>(p, GRAD), weight);
+        simt_gemm<GRAD>(gemm_of<T, O>(p, GRAD), weight);
     }
 }
 
-ENTRIES(linear4_any, Linear4Params, SIMT_THREADS, 2, any, false, false)
-ENTRIES_F32_OUT(linear4_any, Linear4Params, SIMT_THREADS, 2, any, false, false)
-ENTRY_F32(linear4_any, Linear4Params, SIMT_THREADS, 2, any, false, false)
-ENTRIES(linear4_any_rows, Linear4Params, SIMT_THREADS, 2, any, false, true)
-ENTRIES_F32_OUT(linear4_any_rows, Linear4Params, SIMT_THREADS, 2, any, false, true)
-ENTRY_F32(linear4_any_rows, Linear4Params, SIMT_THREADS, 2, any, false, true)
-ENTRIES(linear4_grad_any, Linear4Params, SIMT_THREADS, 2, any, true, false)
-ENTRY_F32(linear4_grad_any, Linear4Params, SIMT_THREADS, 2, any, true, false)
+ENTRIES(linear4_simt, Linear4Params, SIMT_THREADS, 2, simt, false, false)
+ENTRIES_F32_OUT(linear4_simt, Linear4Params, SIMT_THREADS, 2, simt, false, false)
+ENTRY_F32(linear4_simt, Linear4Params, SIMT_THREADS, 2, simt, false, false)
+ENTRIES(linear4_simt_rows, Linear4Params, SIMT_THREADS, 2, simt, false, true)
+ENTRIES_F32_OUT(linear4_simt_rows, Linear4Params, SIMT_THREADS, 2, simt, false, true)
+ENTRY_F32(linear4_simt_rows, Linear4Params, SIMT_THREADS, 2, simt, false, true)
+ENTRIES(linear4_grad_simt, Linear4Params, SIMT_THREADS, 2, simt, true, false)
+ENTRY_F32(linear4_grad_simt, Linear4Params, SIMT_THREADS, 2, simt, true, false)
 
 // ------------------------------------------------------------------------------- 9 tokens and more: tensor cores
 
 // Decodes a tile: each thread 32 weights of one row, so of one block. Wants the codes aligned to 16 bytes and cols a
 // multiple of 32.
-template <class T, bool GRAD> struct CodedStager {
-    static constexpr int BUFFERS = 2;
-    static constexpr bool DECODES = true;
+template <class T, bool GRAD> struct QuantizedStager {
+    static constexpr int STAGES = GEMM_MMA_QUANTIZED_STAGES;
+    static constexpr bool DEQUANTIZES = true;
     static constexpr int THREADS_A_ROW = (GRAD ? TILE_OUT : TILE_K) / 32;
     const Weight4Params &p;
     const CodeTable &table;
@@ -83,51 +82,52 @@ template <class T, bool GRAD> struct CodedStager {
             group = group_of(p, block);
         }
     }
-    __device__ __forceinline__ void decode(char *tile) {
+    __device__ __forceinline__ void dequantize(char *tile) {
         float absmax = p.absmax ? __uint_as_float(scale) : nested_absmax(map[scale], group);
         uint32_t words[4] = {codes.x, codes.y, codes.z, codes.w};
         unsigned row = threadIdx.x / THREADS_A_ROW, piece = threadIdx.x % THREADS_A_ROW * 4;
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             Pack<T> pack;
-            table.decode8<T>(words[i], absmax, pack.v);
+            table.dequantize8<T>(words[i], absmax, pack.v);
             *reinterpret_cast<Pack<T> *>(tile + weight_tile<GRAD>(row, piece + i)) = pack;
         }
     }
 };
 
-template <class T, class O, bool GRAD, int TOKENS> __device__ void tensor(const Linear4Params &p) {
+template <class T, class O, bool GRAD, int TOKENS> __device__ void mma(const Linear4Params &p) {
     __shared__ CodeTable table;
     __shared__ float map[256];
     table.fill(p.weight.fp4);
     fill_dynamic_map(map);
     __syncthreads();
-    CodedStager<T, GRAD> stager{p.weight, table, map};
-    tensor_product<GRAD, TOKENS>(product_of<T, O>(p, GRAD), stager);
+    QuantizedStager<T, GRAD> stager{p.weight, table, map};
+    mma_gemm<GRAD, TOKENS>(gemm_of<T, O>(p, GRAD), stager);
 }
-ENTRIES(linear4_tensor32, Linear4Params, TENSOR_THREADS, 2, tensor, false, 32)
-ENTRIES(linear4_tensor64, Linear4Params, TENSOR_THREADS, 2, tensor, false, 64)
-ENTRIES(linear4_tensor128, Linear4Params, TENSOR_THREADS, 2, tensor, false, 128)
-ENTRIES_F32_OUT(linear4_tensor32, Linear4Params, TENSOR_THREADS, 2, tensor, false, 32)
-ENTRIES_F32_OUT(linear4_tensor64, Linear4Params, TENSOR_THREADS, 2, tensor, false, 64)
-ENTRIES_F32_OUT(linear4_tensor128, Linear4Params, TENSOR_THREADS, 2, tensor, false, 128)
-ENTRIES(linear4_grad_tensor32, Linear4Params, TENSOR_THREADS, 2, tensor, true, 32)
-ENTRIES(linear4_grad_tensor64, Linear4Params, TENSOR_THREADS, 2, tensor, true, 64)
-ENTRIES(linear4_grad_tensor128, Linear4Params, TENSOR_THREADS, 2, tensor, true, 128)
+ENTRIES(linear4_mma32, Linear4Params, MMA_THREADS, 2, mma, false, 32)
+ENTRIES(linear4_mma64, Linear4Params, MMA_THREADS, 2, mma, false, 64)
+ENTRIES(linear4_mma128, Linear4Params, MMA_THREADS, 2, mma, false, 128)
+ENTRIES_F32_OUT(linear4_mma32, Linear4Params, MMA_THREADS, 2, mma, false, 32)
+ENTRIES_F32_OUT(linear4_mma64, Linear4Params, MMA_THREADS, 2, mma, false, 64)
+ENTRIES_F32_OUT(linear4_mma128, Linear4Params, MMA_THREADS, 2, mma, false, 128)
+ENTRIES(linear4_grad_mma32, Linear4Params, MMA_THREADS, 2, mma, true, 32)
+ENTRIES(linear4_grad_mma64, Linear4Params, MMA_THREADS, 2, mma, true, 64)
+ENTRIES(linear4_grad_mma128, Linear4Params, MMA_THREADS, 2, mma, true, 128)
 
 // ------------------------------------------------------------------------------------------------- up to 16 tokens
 
-template <class T, class O, int TOKENS8, int STAGES> __device__ void few(const Linear4Params &p) {
+template <class T, class O, int TOKENS8, int STAGES> __device__ void skinny(const Linear4Params &p) {
     __shared__ float map[256];
+    static_assert(sizeof(map) <= LINEAR4_SKINNY_STATIC_BYTES);
     fill_dynamic_map(map);
-    Few<T, O, TOKENS8, STAGES>(p, map).run();
+    Skinny<T, O, TOKENS8, STAGES>(p, map).run();
 }
-ENTRIES(linear4_few8, Linear4Params, 512, 1, few, 1, 3)
-ENTRIES(linear4_few16, Linear4Params, 512, 1, few, 2, 3)
-ENTRIES_F32_OUT(linear4_few8, Linear4Params, 512, 1, few, 1, 3)
-ENTRIES_F32_OUT(linear4_few16, Linear4Params, 512, 1, few, 2, 3)
+ENTRIES(linear4_skinny8, Linear4Params, LINEAR4_SKINNY_THREADS, 1, skinny, 1, LINEAR4_SKINNY_STAGES)
+ENTRIES(linear4_skinny16, Linear4Params, LINEAR4_SKINNY_THREADS, 1, skinny, 2, LINEAR4_SKINNY_STAGES)
+ENTRIES_F32_OUT(linear4_skinny8, Linear4Params, LINEAR4_SKINNY_THREADS, 1, skinny, 1, LINEAR4_SKINNY_STAGES)
+ENTRIES_F32_OUT(linear4_skinny16, Linear4Params, LINEAR4_SKINNY_THREADS, 1, skinny, 2, LINEAR4_SKINNY_STAGES)
 // For GPUs with 99 KiB of shared memory: 8 warps.
-ENTRIES(linear4_few8_small, Linear4Params, 256, 1, few, 1, 2)
-ENTRIES(linear4_few16_small, Linear4Params, 256, 1, few, 2, 2)
-ENTRIES_F32_OUT(linear4_few8_small, Linear4Params, 256, 1, few, 1, 2)
-ENTRIES_F32_OUT(linear4_few16_small, Linear4Params, 256, 1, few, 2, 2)
+ENTRIES(linear4_skinny8_small, Linear4Params, LINEAR4_SKINNY_SMALL_THREADS, 1, skinny, 1, LINEAR4_SKINNY_SMALL_STAGES)
+ENTRIES(linear4_skinny16_small, Linear4Params, LINEAR4_SKINNY_SMALL_THREADS, 1, skinny, 2, LINEAR4_SKINNY_SMALL_STAGES)
+ENTRIES_F32_OUT(linear4_skinny8_small, Linear4Params, LINEAR4_SKINNY_SMALL_THREADS, 1, skinny, 1, LINEAR4_SKINNY_SMALL_STAGES)
+ENTRIES_F32_OUT(linear4_skinny16_small, Linear4Params, LINEAR4_SKINNY_SMALL_THREADS, 1, skinny, 2, LINEAR4_SKINNY_SMALL_STAGES)

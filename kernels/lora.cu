@@ -1,5 +1,5 @@
 // The low-rank adapter in two kernels that each read every large matrix once: lora_down (n x cols to n x r) and lora_up
-// (n x r to n x cols); lora_few is both in one, for decoding. The gradients are in lora_grad.cu.
+// (n x r to n x cols); lora_skinny is both in one, for decoding. The gradients are in lora_grad.cu.
 // Each has a form for the tensor cores, named by the columns of r that a warp takes, and one for any type and any
 // alignment. The tensor cores do not care in which order a contraction is done, as long as both operands agree: each
 // thread loads 8 or 16 neighbouring bytes, and what these are is the k-th element for both.
@@ -10,7 +10,7 @@
 // ------------------------------------------------------------------------------------------------ down
 
 template <class T> __device__ __forceinline__ void store_down(const LoraDownParams &p, unsigned row, unsigned col, float v) {
-    if (row < p.n && col < p.r) static_cast<T *>(p.out)[size_t(row) * p.out_stride + col] = from_f32<T>(p.scale * v);
+    if (row < p.n && col < p.r) row_of<T>(p.out, row)[col] = from_f32<T>(p.scale * v);
 }
 
 // A warp's part of the products of 16 TILES tokens with 8 COLS columns of r: it walks over `cols` in runs of 32, AHEAD
@@ -28,7 +28,7 @@ template <class T, int COLS, int TILES> struct Down {
         unsigned a_row[COLS];
 #pragma unroll
         for (int i = 0; i < 2 * TILES; i++)
-            x[i] = static_cast<const T *>(p.x) + size_t(min(row0 + 8 * i + g, p.n - 1)) * p.x_stride;
+            x[i] = row_of<T>(p.x, min(row0 + 8 * i + g, p.n - 1));
 #pragma unroll
         for (int j = 0; j < COLS; j++) a_row[j] = min(r0 + 8 * j + g, p.r - 1) * p.cols;
         for (; run * 32 < p.cols; run += step * AHEAD) {
@@ -99,25 +99,25 @@ template <class T, bool DROP, int COLS, int TILES, int WARPS, int AHEAD> __devic
         store_down<T>(p, row0 + i / WIDTH, r0 + i % WIDTH, sum);
         sums[i] = sum; // for the transposed copy: no other thread reads this element above
     }
-    if (!p.out_t) return;
+    if (!p.out_t.ptr) return;
     __syncthreads();
     for (unsigned i = threadIdx.x; i < ROWS * WIDTH; i += 32 * WARPS) {
         unsigned row = row0 + i % ROWS, col = r0 + i / ROWS;
-        if (row >= p.out_t_stride || col >= p.r) continue;
+        if (row >= p.out_t.stride || col >= p.r) continue;
         float sum = row < p.n ? p.scale * sums[i % ROWS * WIDTH + i / ROWS] : 0.f;
-        static_cast<T *>(p.out_t)[size_t(col) * p.out_t_stride + row] = from_f32<T>(sum);
+        row_of<T>(p.out_t, col)[row] = from_f32<T>(sum);
     }
 }
 
-// `lora_down<width>`: many tokens; `lora_down_few<width>`: few, so that more warps share a row. `_drop`: with dropout.
-#define INSTANTIATE_DOWN(T, name, drop, width, ahead, ahead_few)                                                       \
-    extern "C" __global__ void __launch_bounds__(256, 2)                                                               \
+// `lora_down<width>`: many tokens; `lora_down_skinny<width>`: few, so that more warps share a row. `_drop`: with dropout.
+#define INSTANTIATE_DOWN(T, name, drop, width, ahead, ahead_skinny)                                                       \
+    extern "C" __global__ void __launch_bounds__(32 * LORA_DOWN_WARPS, 2)                                              \
         lora_down##name##_##T(const __grid_constant__ LoraDownParams p) {                                              \
-        down<T, drop, width / 8, 2, 8, ahead>(p);                                                                      \
+        down<T, drop, width / 8, LORA_DOWN_TOKENS / 16, LORA_DOWN_WARPS, ahead>(p);                                    \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(512)                                                                  \
-        lora_down_few##name##_##T(const __grid_constant__ LoraDownParams p) {                                          \
-        down<T, drop, width / 8, 1, 16, ahead_few>(p);                                                                 \
+    extern "C" __global__ void __launch_bounds__(32 * LORA_DOWN_SKINNY_WARPS)                                          \
+        lora_down_skinny##name##_##T(const __grid_constant__ LoraDownParams p) {                                          \
+        down<T, drop, width / 8, LORA_DOWN_SKINNY_TOKENS / 16, LORA_DOWN_SKINNY_WARPS, ahead_skinny>(p);                  \
     }
 #define INSTANTIATE_DOWNS(T)                                                                                           \
     INSTANTIATE_DOWN(T, 8, false, 8, 2, 4)                                                                             \
@@ -130,27 +130,27 @@ INSTANTIATE_DOWNS(bf16)
 INSTANTIATE_DOWNS(f16)
 
 // A warp for each token and eight columns of r.
-template <class T> __device__ void lora_down_any(const LoraDownParams &p) {
-    constexpr int WARPS = 8;
-    unsigned row = blockIdx.x * WARPS + threadIdx.x / 32, r0 = blockIdx.y * 8, lane = threadIdx.x % 32;
-    if (row >= (p.out_t ? p.out_t_stride : p.n)) return;
+template <class T> __device__ void lora_down_simt(const LoraDownParams &p) {
+    constexpr int WARPS = LORA_DOWN_SIMT_WARPS, WIDTH = LORA_DOWN_SIMT_COLS;
+    unsigned row = blockIdx.x * WARPS + threadIdx.x / 32, r0 = blockIdx.y * WIDTH, lane = threadIdx.x % 32;
+    if (row >= (p.out_t.ptr ? p.out_t.stride : p.n)) return;
     Dropout dropout = dropout_of(p.dropout);
-    const T *x = static_cast<const T *>(p.x) + size_t(row) * p.x_stride, *a = static_cast<const T *>(p.a);
-    float sum[8] = {};
+    const T *x = row_of<T>(p.x, row), *a = static_cast<const T *>(p.a);
+    float sum[WIDTH] = {};
     for (unsigned k = row < p.n ? lane : p.cols; k < p.cols; k += 32) {
         float v = kept(dropout, row, k) ? to_f32(x[k]) : 0.f;
 #pragma unroll
-        for (unsigned j = 0; j < 8; j++) sum[j] += v * to_f32(a[size_t(min(r0 + j, p.r - 1)) * p.cols + k]);
+        for (unsigned j = 0; j < WIDTH; j++) sum[j] += v * to_f32(a[size_t(min(r0 + j, p.r - 1)) * p.cols + k]);
     }
 #pragma unroll
-    for (unsigned j = 0; j < 8; j++) {
+    for (unsigned j = 0; j < WIDTH; j++) {
         float v = warp_sum(sum[j]);
         if (lane != 0 || r0 + j >= p.r) continue;
         store_down<T>(p, row, r0 + j, v);
-        if (p.out_t) static_cast<T *>(p.out_t)[size_t(r0 + j) * p.out_t_stride + row] = from_f32<T>(p.scale * v);
+        if (p.out_t.ptr) row_of<T>(p.out_t, r0 + j)[row] = from_f32<T>(p.scale * v);
     }
 }
-INSTANTIATE(lora_down_any, LoraDownParams)
+INSTANTIATE(lora_down_simt, LoraDownParams)
 
 // ------------------------------------------------------------------------------------------------ up
 
@@ -167,7 +167,7 @@ template <class T, int DEPTH, int TILES> struct Up {
         : g(threadIdx.x % 32 / 4), t(threadIdx.x % 4), col0(col0), inside(col0 + 8 * t < p.cols) {}
 
     __device__ __forceinline__ T *out(const LoraUpParams &p, unsigned row) const {
-        return static_cast<T *>(p.out) + size_t(row) * p.out_stride + col0 + 8 * t;
+        return row_of<T>(p.out, row) + col0 + 8 * t;
     }
     __device__ __forceinline__ void load_b(const LoraUpParams &p, unsigned k0) {
         const T *b = static_cast<const T *>(p.b);
@@ -228,17 +228,18 @@ template <class T, int DEPTH, int TILES> struct Up {
                 float v = p.scale * acc[i / 2][e / 2][i % 2 * 2 + e % 2];
                 if (!DROP || words[e] >= p.dropout.threshold) sum[i].v[e] = from_f32<T>(to_f32(sum[i].v[e]) + v);
             }
-            store_pack(out(p, row), sum[i]);
+            store16(out(p, row), sum[i]);
         }
     }
 };
 
-// Tokens of a CTA, which walks over them 16 or 32 at a time.
-constexpr unsigned UP_TOKENS = 64;
+// A CTA walks over its tokens 16 or 32 at a time.
+constexpr unsigned UP_TOKENS = LORA_UP_TOKENS, UP_COLS = LORA_UP_COLS;
+static_assert(UP_COLS == LORA_UP_THREADS, "a warp has 32 columns; in the form for any type a thread has one");
 
 template <class T, bool DROP, int DEPTH, int TILES> __device__ void up(const LoraUpParams &p) {
-    unsigned across = (p.cols + 255) / 256;
-    unsigned col0 = blockIdx.x % across * 256 + threadIdx.x / 32 * 32, row0 = blockIdx.x / across * UP_TOKENS;
+    unsigned across = (p.cols + UP_COLS - 1) / UP_COLS;
+    unsigned col0 = blockIdx.x % across * UP_COLS + threadIdx.x / 32 * 32, row0 = blockIdx.x / across * UP_TOKENS;
     if (col0 >= p.cols) return;
     Up<T, DEPTH, TILES> tile(p, col0);
     tile.load_b(p, 0);
@@ -248,18 +249,18 @@ template <class T, bool DROP, int DEPTH, int TILES> __device__ void up(const Lor
 #pragma unroll 1
         for (unsigned k0 = 0; k0 < p.r; k0 += 16 * DEPTH) {
             if (p.r > 16 * DEPTH) tile.load_b(p, k0);
-            tile.multiply(p, static_cast<const T *>(p.xa), p.xa_stride, row, p.n, k0);
+            tile.multiply(p, static_cast<const T *>(p.xa.ptr), p.xa.stride, row, p.n, k0);
         }
         tile.template store<DROP>(p, row);
     }
 }
 
 #define INSTANTIATE_UP(T, depth)                                                                                       \
-    extern "C" __global__ void __launch_bounds__(256, 2)                                                               \
+    extern "C" __global__ void __launch_bounds__(LORA_UP_THREADS, 2)                                                   \
         lora_up##depth##_##T(const __grid_constant__ LoraUpParams p) {                                                 \
         up<T, false, depth / 16, depth == 64 ? 1 : 2>(p);                                                                                   \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(256, 2)                                                               \
+    extern "C" __global__ void __launch_bounds__(LORA_UP_THREADS, 2)                                                   \
         lora_up##depth##_drop_##T(const __grid_constant__ LoraUpParams p) {                                            \
         up<T, true, depth / 16, depth == 16 ? 2 : 1>(p);                                                                                    \
     }
@@ -271,51 +272,51 @@ INSTANTIATE_UPS(bf16)
 INSTANTIATE_UPS(f16)
 
 // A thread for each element.
-template <class T> __device__ void lora_up_any(const LoraUpParams &p) {
-    unsigned across = (p.cols + 255) / 256;
-    unsigned row = blockIdx.x / across, col = blockIdx.x % across * 256 + threadIdx.x;
+template <class T> __device__ void lora_up_simt(const LoraUpParams &p) {
+    unsigned across = (p.cols + UP_COLS - 1) / UP_COLS;
+    unsigned row = blockIdx.x / across, col = blockIdx.x % across * UP_COLS + threadIdx.x;
     if (col >= p.cols || !kept(dropout_of(p.dropout), row, col)) return;
-    const T *xa = static_cast<const T *>(p.xa) + size_t(row) * p.xa_stride;
+    const T *xa = row_of<T>(p.xa, row);
     const T *b = static_cast<const T *>(p.b) + size_t(col) * p.r;
-    T *out = static_cast<T *>(p.out) + size_t(row) * p.out_stride + col;
+    T *out = row_of<T>(p.out, row) + col;
     float sum = 0;
     for (unsigned k = 0; k < p.r; k++) sum += to_f32(xa[k]) * to_f32(b[k]);
     *out = from_f32<T>(to_f32(*out) + p.scale * sum);
 }
-INSTANTIATE(lora_up_any, LoraUpParams)
+INSTANTIATE(lora_up_simt, LoraUpParams)
 
 // ------------------------------------------------------------------------------------------------ both
 
-// Few tokens, 16 for each cluster of CTAs: down and up in one launch, for decoding, where an adapter is a matter of
+// Skinny tokens, 16 for each cluster of CTAs: down and up in one launch, for decoding, where an adapter is a matter of
 // latency. All warps of the cluster share out the columns of x; each CTA adds up what the others have in shared memory.
-constexpr unsigned FEW_WARPS = 8, CLUSTER = 8;
+constexpr unsigned SKINNY_WARPS = LORA_SKINNY_WARPS, CLUSTER = LORA_SKINNY_CLUSTER;
 
-template <class T, int WIDTH> struct FewShared {
-    float warps[FEW_WARPS][16 * WIDTH];
+template <class T, int WIDTH> struct SkinnyShared {
+    float warps[SKINNY_WARPS][16 * WIDTH];
     float sums[16 * WIDTH];
     T xa[16 * WIDTH];
 };
 
-template <class T, int WIDTH, int AHEAD> __device__ void lora_few(const LoraDownParams &p, const LoraUpParams &q) {
+template <class T, int WIDTH, int AHEAD> __device__ void lora_skinny(const LoraDownParams &p, const LoraUpParams &q) {
     extern __shared__ uint4 memory[];
-    auto &s = *reinterpret_cast<FewShared<T, WIDTH> *>(memory);
+    auto &s = *reinterpret_cast<SkinnyShared<T, WIDTH> *>(memory);
     unsigned rank = cluster_rank(), warp = threadIdx.x / 32, row0 = blockIdx.x / CLUSTER * 16;
-    unsigned first = rank * FEW_WARPS + warp;
+    unsigned first = rank * SKINNY_WARPS + warp;
     Down<T, WIDTH / 8, 1> products;
-    products.template add<false, AHEAD>(p, row0, 0, first, FEW_WARPS * CLUSTER);
+    products.template add<false, AHEAD>(p, row0, 0, first, SKINNY_WARPS * CLUSTER);
     products.store(s.warps[warp]);
     // Asked for now, needed after the barriers.
     Up<T, WIDTH / 16, 1> tile(q, first * 32);
     tile.load_b(q, 0);
     tile.load_out(q, row0);
     __syncthreads();
-    for (unsigned i = threadIdx.x; i < 16 * WIDTH; i += 32 * FEW_WARPS) {
+    for (unsigned i = threadIdx.x; i < 16 * WIDTH; i += 32 * SKINNY_WARPS) {
         float sum = 0;
-        for (unsigned w = 0; w < FEW_WARPS; w++) sum += s.warps[w][i];
+        for (unsigned w = 0; w < SKINNY_WARPS; w++) sum += s.warps[w][i];
         s.sums[i] = sum;
     }
     cluster_sync();
-    for (unsigned i = threadIdx.x; i < 16 * WIDTH; i += 32 * FEW_WARPS) {
+    for (unsigned i = threadIdx.x; i < 16 * WIDTH; i += 32 * SKINNY_WARPS) {
         float sum = 0;
         for (unsigned c = 0; c < CLUSTER; c++) sum += *cluster_shared(s.sums + i, c);
         unsigned col = i % WIDTH;
@@ -324,7 +325,7 @@ template <class T, int WIDTH, int AHEAD> __device__ void lora_few(const LoraDown
     }
     // Nobody leaves while another CTA may read its shared memory.
     cluster_sync();
-    for (unsigned block = first; block * 32 < q.cols; block += FEW_WARPS * CLUSTER) {
+    for (unsigned block = first; block * 32 < q.cols; block += SKINNY_WARPS * CLUSTER) {
         if (block != first) {
             tile = Up<T, WIDTH / 16, 1>(q, block * 32);
             tile.load_b(q, 0);
@@ -335,16 +336,16 @@ template <class T, int WIDTH, int AHEAD> __device__ void lora_few(const LoraDown
     }
 }
 
-#define INSTANTIATE_FEW(T, width, ahead)                                                                               \
-    extern "C" __global__ void CLUSTER_OF(8) __launch_bounds__(256)                                                    \
-        lora_few##width##_##T(const __grid_constant__ LoraFewParams p) {                                               \
-        lora_few<T, width, ahead>(p.down, p.up);                                                                       \
+#define INSTANTIATE_SKINNY(T, width, ahead)                                                                               \
+    extern "C" __global__ void CLUSTER_OF(LORA_SKINNY_CLUSTER) __launch_bounds__(32 * LORA_SKINNY_WARPS)                                                    \
+        lora_skinny##width##_##T(const __grid_constant__ LoraSkinnyParams p) {                                               \
+        lora_skinny<T, width, ahead>(p.down, p.up);                                                                       \
     }
 #if CLUSTERS
-INSTANTIATE_FEW(bf16, 16, 2)
-INSTANTIATE_FEW(f16, 16, 2)
-INSTANTIATE_FEW(bf16, 32, 2)
-INSTANTIATE_FEW(f16, 32, 2)
-INSTANTIATE_FEW(bf16, 64, 1)
-INSTANTIATE_FEW(f16, 64, 1)
+INSTANTIATE_SKINNY(bf16, 16, 2)
+INSTANTIATE_SKINNY(f16, 16, 2)
+INSTANTIATE_SKINNY(bf16, 32, 2)
+INSTANTIATE_SKINNY(f16, 32, 2)
+INSTANTIATE_SKINNY(bf16, 64, 1)
+INSTANTIATE_SKINNY(f16, 64, 1)
 #endif

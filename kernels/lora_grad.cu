@@ -7,20 +7,21 @@
 
 // Up to three small matrices (blockIdx.y), in tiles of 32 x 32.
 template <class T> __device__ void lora_transpose(const LoraTransposeParams &params) {
-    __shared__ T tile[32][33];
+    constexpr unsigned TILE = LORA_TRANSPOSE_TILE, ROWS = LORA_TRANSPOSE_THREADS / TILE;
+    __shared__ T tile[TILE][TILE + 1]; // one more, so that a column is in 32 banks
     const TransposeParams &p = params.matrices[blockIdx.y];
-    unsigned across = (p.cols + 31) / 32, down = (p.out_stride + 31) / 32;
-    unsigned tx = threadIdx.x % 32, ty = threadIdx.x / 32;
+    unsigned across = (p.cols + TILE - 1) / TILE, down = (p.out.stride + TILE - 1) / TILE;
+    unsigned tx = threadIdx.x % TILE, ty = threadIdx.x / TILE;
     for (unsigned i = blockIdx.x; i < across * down; i += gridDim.x) {
-        unsigned col = i % across * 32, row = i / across * 32;
-        for (unsigned y = ty; y < 32; y += 8) {
+        unsigned col = i % across * TILE, row = i / across * TILE;
+        for (unsigned y = ty; y < TILE; y += ROWS) {
             bool inside = row + y < p.rows && col + tx < p.cols;
-            tile[y][tx] = inside ? static_cast<const T *>(p.x)[size_t(row + y) * p.x_stride + col + tx] : from_f32<T>(0);
+            tile[y][tx] = inside ? row_of<T>(p.x, row + y)[col + tx] : from_f32<T>(0);
         }
         __syncthreads();
-        for (unsigned y = ty; y < 32; y += 8)
-            if (col + y < p.cols && row + tx < p.out_stride)
-                static_cast<T *>(p.out)[size_t(col + y) * p.out_stride + row + tx] = tile[tx][y];
+        for (unsigned y = ty; y < TILE; y += ROWS)
+            if (col + y < p.cols && row + tx < p.out.stride)
+                row_of<T>(p.out, col + y)[row + tx] = tile[tx][y];
         __syncthreads();
     }
 }
@@ -42,26 +43,26 @@ struct Columns {
 // A CTA takes 64 columns of x and the tokens of one part; a warp 16 TILES columns of r, every `groups`-th run of 16
 // tokens. The sums of the warps are added in order. Column 16t + 8e + j is column 2t + e of product j.
 template <class T, bool DROP, int TILES> __device__ void weight_grad(const LoraWeightGradParams &p) {
-    constexpr unsigned WARPS = 8;
+    constexpr unsigned WARPS = LORA_WEIGHT_GRAD_WARPS, COLS = LORA_WEIGHT_GRAD_COLS, RUN = LORA_WEIGHT_GRAD_RUN;
     extern __shared__ float sums[]; // [r chunks][TILES * 32][32]
     unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     unsigned chunks = 1;
     while (chunks * 16 * TILES < p.r) chunks *= 2;
     unsigned chunk = warp % chunks, group = warp / chunks, groups = WARPS / chunks;
-    unsigned col0 = blockIdx.x * 64, r0 = chunk * 16 * TILES;
+    unsigned col0 = blockIdx.x * COLS, r0 = chunk * 16 * TILES;
     unsigned begin = blockIdx.y * p.split_len, end = min(begin + p.split_len, p.n);
     Dropout dropout = dropout_of(p.dropout);
     // Columns and rows that do not exist repeat the last ones; tokens that do not are zeros in xa_t.
     unsigned col = min(col0 + 8 * g, p.cols - 8);
-    const T *x = static_cast<const T *>(p.x) + col;
+    const T *x = static_cast<const T *>(p.x.ptr) + col;
     const T *a[2 * TILES];
 #pragma unroll
     for (int i = 0; i < 2 * TILES; i++)
-        a[i] = static_cast<const T *>(p.xa_t) + size_t(min(r0 + 8 * i + g, p.r - 1)) * p.xa_t_stride + 4 * t;
+        a[i] = row_of<T>(p.xa_t, min(r0 + 8 * i + g, p.r - 1)) + 4 * t;
     float acc[TILES][8][4] = {};
     auto load = [&](Columns &columns, unsigned token) {
 #pragma unroll
-        for (int i = 0; i < 4; i++) columns.rows[i] = load16(x + size_t(min(token + 4 * t + i, p.n - 1)) * p.x_stride);
+        for (int i = 0; i < 4; i++) columns.rows[i] = load16(x + size_t(min(token + 4 * t + i, p.n - 1)) * p.x.stride);
     };
     auto multiply = [&](Columns &columns, unsigned token) {
         uint2 as[2 * TILES];
@@ -78,7 +79,7 @@ template <class T, bool DROP, int TILES> __device__ void weight_grad(const LoraW
         }
     };
     Columns columns, next;
-    unsigned token = begin + group * 16, step = groups * 16;
+    unsigned token = begin + group * RUN, step = groups * RUN;
     if (token < end) load(columns, token);
     for (; token < end; token += step) {
         if (token + step < end) load(next, token + step);
@@ -112,11 +113,11 @@ template <class T, bool DROP, int TILES> __device__ void weight_grad(const LoraW
 }
 
 #define INSTANTIATE_WEIGHT_GRAD(T, width)                                                                              \
-    extern "C" __global__ void __launch_bounds__(256, 2)                                                               \
+    extern "C" __global__ void __launch_bounds__(LORA_WEIGHT_GRAD_THREADS, 2)                                                               \
         lora_weight_grad##width##_##T(const __grid_constant__ LoraWeightGradParams p) {                                \
         weight_grad<T, false, width / 16>(p);                                                                          \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(256, width == 16 ? 2 : 1)                                             \
+    extern "C" __global__ void __launch_bounds__(LORA_WEIGHT_GRAD_THREADS, width == 16 ? 2 : 1)                                             \
         lora_weight_grad##width##_drop_##T(const __grid_constant__ LoraWeightGradParams p) {                           \
         weight_grad<T, true, width / 16>(p);                                                                           \
     }
@@ -126,24 +127,25 @@ INSTANTIATE_WEIGHT_GRAD(bf16, 32)
 INSTANTIATE_WEIGHT_GRAD(f16, 32)
 
 // A thread for each column of x and eight of r (blockIdx.z), over the tokens of one part.
-template <class T> __device__ void lora_weight_grad_any(const LoraWeightGradParams &p) {
-    unsigned col = blockIdx.x * 256 + threadIdx.x, r0 = blockIdx.z * 8;
+template <class T> __device__ void lora_weight_grad_simt(const LoraWeightGradParams &p) {
+    constexpr unsigned WIDTH = LORA_WEIGHT_GRAD_SIMT_COLS;
+    unsigned col = blockIdx.x * LORA_WEIGHT_GRAD_THREADS + threadIdx.x, r0 = blockIdx.z * WIDTH;
     unsigned begin = blockIdx.y * p.split_len, end = min(begin + p.split_len, p.n);
     if (col >= p.cols) return;
     Dropout dropout = dropout_of(p.dropout);
-    float sum[8] = {};
+    float sum[WIDTH] = {};
     for (unsigned token = begin; token < end; token++) {
         if (!kept(dropout, token, col)) continue;
-        float x = to_f32(static_cast<const T *>(p.x)[size_t(token) * p.x_stride + col]);
-        const T *xa = static_cast<const T *>(p.xa) + size_t(token) * p.xa_stride;
+        float x = to_f32(row_of<T>(p.x, token)[col]);
+        const T *xa = row_of<T>(p.xa, token);
 #pragma unroll
-        for (unsigned j = 0; j < 8; j++) sum[j] += x * to_f32(xa[min(r0 + j, p.r - 1)]);
+        for (unsigned j = 0; j < WIDTH; j++) sum[j] += x * to_f32(xa[min(r0 + j, p.r - 1)]);
     }
 #pragma unroll
-    for (unsigned j = 0; j < 8; j++)
+    for (unsigned j = 0; j < WIDTH; j++)
         if (r0 + j < p.r) p.partial[(size_t(blockIdx.y) * p.r + r0 + j) * p.cols + col] = sum[j];
 }
-INSTANTIATE(lora_weight_grad_any, LoraWeightGradParams)
+INSTANTIATE(lora_weight_grad_simt, LoraWeightGradParams)
 
 // Adds the parts, in order, to the gradient.
 extern "C" __global__ void lora_weight_grad_sum(const __grid_constant__ LoraWeightGradParams p) {

@@ -1,8 +1,28 @@
 #pragma once
 // One struct for each kernel: its only argument, passed by value. Read by nvcc and by bindgen.
 // `T` is the kernel's compute type (bf16, f16 or f32): pointers to it are void here, because one struct
-// serves the three instances. A matrix [n, d] with a stride has its row i at element i * stride.
+// serves the three instances.
 // What each op computes stands in src/ops/<op>.rs.
+//
+// The enums are what a launch and its kernel have to agree on: threads of a CTA, tiles, what lies in shared memory.
+// A size that a kernel exists in several of (tokens of a tile, columns of r, elements of a head) is part of the
+// kernel's name, on both sides.
+
+// A matrix whose row i begins at element i * stride. Its rows and columns stand beside it.
+typedef struct {
+    const void *ptr;
+    unsigned stride;
+} Matrix;
+typedef struct {
+    void *ptr;
+    unsigned stride;
+} MatrixMut;
+
+// Eight neighbouring elements for each thread: adamw, cast, swiglu.
+enum { ELEMENTWISE_THREADS = 256, ELEMENTWISE_PER_THREAD = 8 };
+
+// Blocks that share a nested absmax and an offset: quant::GROUP.
+enum { QUANT_GROUP = 256 };
 
 // A 4-bit weight [rows, cols], flattened; see src/quant/mod.rs.
 typedef struct {
@@ -17,13 +37,14 @@ typedef struct {
 
 // quantize: absmax and codes of each block of x.
 typedef struct {
-    const void *x;         // T [len]
-    unsigned char *codes;  // [len / 2], rounded up
-    float *absmax;         // [len / block], rounded up
+    const void *x;        // T [len]
+    unsigned char *codes; // [len / 2], rounded up
+    float *absmax;        // [len / block], rounded up
     unsigned long long len;
     unsigned block_shift;
     unsigned fp4;
 } QuantizeParams;
+enum { QUANTIZE_THREADS = 512, QUANTIZE_PER_THREAD = 8 };
 
 // nest_absmax: offset = mean(absmax) (kernels 1 and 2), then codes and groups (kernel 3).
 typedef struct {
@@ -36,45 +57,95 @@ typedef struct {
     unsigned run_shift; // log2 of the rows of a run
     unsigned n_runs;    // runs of the first level
 } NestAbsmaxParams;
+enum {
+    NEST_ABSMAX_COLUMNS = 32,       // sums side by side: four accumulators of eight lanes, in PyTorch's order
+    NEST_ABSMAX_RUNS_THREADS = 256, // kernel 1: a warp for each run
+    NEST_ABSMAX_MEAN_THREADS = 1024,
+};
 
 // dequantize: out[i] = code[codes[i]] * absmax[i / block].
 typedef struct {
     Weight4Params weight;
     void *out; // T [rows * cols]
 } DequantizeParams;
+enum { DEQUANTIZE_THREADS = 256, DEQUANTIZE_PER_THREAD = 32 };
+
+// What the kernels of linear and linear4 have in common.
+enum {
+    // mma.cuh: tiles of 32, 64 or 128 tokens by TILE_OUT outputs, TILE_K of the contraction at a time; so many tiles
+    // wait in shared memory.
+    GEMM_MMA_THREADS = 256,
+    GEMM_MMA_TILE_OUT = 128,
+    GEMM_MMA_TILE_K = 64,
+    GEMM_MMA_X_STAGES = 3,
+    GEMM_MMA_DENSE_STAGES = 3,
+    GEMM_MMA_QUANTIZED_STAGES = 2,
+    // simt.cuh: tiles of TILE tokens by TILE outputs.
+    GEMM_SIMT_THREADS = 256,
+    GEMM_SIMT_TILE = 64,
+    GEMM_SIMT_TILE_K = 16,
+    GEMM_SIMT_ROWS_TOKENS = 8, // the most that the kernel with one warp for each output takes
+    // Up to 16 tokens: the rows of the weight that a warp takes at a time, as operand A.
+    GEMM_SKINNY_TOKENS = 16,
+    GEMM_SKINNY_ROWS = 16,
+    // linear_sum
+    GEMM_SUM_THREADS = 256,
+};
 
 // linear4, linear4_grad: out (+)= x W^T, d_x (+)= d_out W, 4-bit W [rows, cols].
 typedef struct {
-    const void *x; // T [n, cols] (grad: d_out [n, rows])
+    Matrix x; // T [n, cols] (grad: d_out [n, rows])
     Weight4Params weight;
-    void *out;      // O [n, rows] (grad: d_x T [n, cols])
+    MatrixMut out;  // O [n, rows] (grad: d_x T [n, cols])
     float *partial; // scratch for split sums, or null
     unsigned n;
-    unsigned x_stride, out_stride;
     unsigned accumulate;
     unsigned splits; // how many CTAs share one output tile along the contraction
 } Linear4Params;
+enum {
+    // skinny4.cuh. A warp has 16 rows by UNIT_K of the weight at a time; STAGES of these units wait in shared memory,
+    // behind the table of pairs. `_SMALL`: for GPUs with 99 KiB of it.
+    LINEAR4_SKINNY_THREADS = 512,
+    LINEAR4_SKINNY_STAGES = 3,
+    LINEAR4_SKINNY_SMALL_THREADS = 256,
+    LINEAR4_SKINNY_SMALL_STAGES = 2,
+    LINEAR4_SKINNY_UNIT_K = 256,
+    LINEAR4_SKINNY_UNIT_BYTES = GEMM_SKINNY_ROWS * LINEAR4_SKINNY_UNIT_K / 2,
+    LINEAR4_SKINNY_TABLE_BYTES = 64 * 1024,
+    LINEAR4_SKINNY_STATIC_BYTES = 1024, // static shared memory: the dynamic map
+};
 
 // linear, linear_grad: the same with a dense weight T [rows, cols].
 typedef struct {
-    const void *x;
+    Matrix x;
     const void *weight; // T [rows, cols]
-    void *out;
+    MatrixMut out;
     float *partial;
     unsigned n, rows, cols;
-    unsigned x_stride, out_stride;
     unsigned accumulate;
     unsigned splits;
 } LinearParams;
+enum {
+    LINEAR_SKINNY_THREADS = 256,
+    // CTAs that fit on a multiprocessor, by registers: up to 8 tokens, up to 16.
+    LINEAR_SKINNY8_CTAS = 3,
+    LINEAR_SKINNY16_CTAS = 2,
+};
 
 // weight_grad: d_weight += d_out^T x, dense.
 typedef struct {
-    const void *x;     // T [n, cols]
-    const void *d_out; // T [n, rows]
-    float *d_weight;   // [rows, cols]
+    Matrix x;        // T [n, cols]
+    Matrix d_out;    // T [n, rows]
+    float *d_weight; // [rows, cols]
     unsigned n, rows, cols;
-    unsigned x_stride, d_out_stride;
 } WeightGradParams;
+enum {
+    WEIGHT_GRAD_THREADS = 256,
+    WEIGHT_GRAD_MMA_TILE = 128, // rows, and columns
+    WEIGHT_GRAD_MMA_TOKENS = 32,
+    WEIGHT_GRAD_MMA_STAGES = 4,
+    WEIGHT_GRAD_SIMT_TILE = 64,
+};
 
 // The dropout of ops::Dropout. Kernels only zero elements; whoever calls folds keep_scale into the scale.
 typedef struct {
@@ -84,222 +155,271 @@ typedef struct {
 
 // lora_transpose: out = x^T, with zeros where x has no row.
 typedef struct {
-    const void *x; // T [rows, cols]
-    void *out;     // T [cols, out_stride]
+    Matrix x;      // T [rows, cols]
+    MatrixMut out; // T [cols, out.stride]
     unsigned rows, cols;
-    unsigned x_stride, out_stride;
 } TransposeParams;
+enum { LORA_TRANSPOSE_THREADS = 256, LORA_TRANSPOSE_TILE = 32, LORA_TRANSPOSE_MATRICES = 3 };
 typedef struct {
-    TransposeParams matrices[3];
+    TransposeParams matrices[LORA_TRANSPOSE_MATRICES];
 } LoraTransposeParams;
 
 // lora_down: out = scale * drop(x) a^T.
 typedef struct {
-    const void *x;  // T [n, cols]
-    const void *a;  // T [r, cols]
-    void *out;      // T [n, r]
-    void *out_t;    // T [r, out_t_stride]: the same transposed, zeros from n on; or null
+    Matrix x;        // T [n, cols]
+    const void *a;   // T [r, cols]
+    MatrixMut out;   // T [n, r]
+    MatrixMut out_t; // T [r, out_t.stride]: the same transposed, zeros from n on; or null
     unsigned n, cols, r;
-    unsigned x_stride, out_stride, out_t_stride;
     float scale;
     DropoutParams dropout;
 } LoraDownParams;
+enum {
+    // Tokens and warps of a CTA; the second pair where tokens are few.
+    LORA_DOWN_TOKENS = 32,
+    LORA_DOWN_WARPS = 8,
+    LORA_DOWN_SKINNY_TOKENS = 16,
+    LORA_DOWN_SKINNY_WARPS = 16,
+    LORA_DOWN_SIMT_WARPS = 8, // each with one token
+    LORA_DOWN_SIMT_COLS = 8,  // and so many columns of r
+};
 
 // lora_up: out += drop(scale * xa b^T).
 typedef struct {
-    const void *xa; // T [n, r]
-    const void *b;  // T [cols, r]
-    void *out;      // T [n, cols]
+    Matrix xa;     // T [n, r]
+    const void *b; // T [cols, r]
+    MatrixMut out; // T [n, cols]
     unsigned n, cols, r;
-    unsigned xa_stride, out_stride;
     float scale;
     DropoutParams dropout; // backward only
 } LoraUpParams;
+enum {
+    LORA_UP_THREADS = 256,
+    LORA_UP_TOKENS = 64, // of a CTA
+    LORA_UP_COLS = 256,  // of a CTA
+};
 
-// lora_few: both, for few tokens; `up.xa` is not read.
+// lora_skinny: both, for few tokens; `up.xa` is not read.
 typedef struct {
     LoraDownParams down;
     LoraUpParams up;
-} LoraFewParams;
+} LoraSkinnyParams;
+enum {
+    LORA_SKINNY_CLUSTER = 8, // CTAs
+    LORA_SKINNY_WARPS = 8,   // of a CTA
+    LORA_SKINNY_TOKENS = 16, // of a cluster
+    LORA_SKINNY_MAX_R = 64,
+};
 
 // lora_weight_grad: sum over tokens of xa[t, :]^T drop(x)[t, :], in `splits` parts (kernel 1); then
 // out += scale * the sum of the parts (kernel 2).
 typedef struct {
-    const void *x;    // T [n, cols]
-    const void *xa;   // T [n, r]
-    const void *xa_t; // T [r, xa_t_stride]: the same transposed, zeros from n on; for the tensor cores
-    float *partial;   // [splits, r, cols]
-    float *out;       // [r, cols], or [cols, r] when transposed
+    Matrix x;       // T [n, cols]
+    Matrix xa;      // T [n, r]
+    Matrix xa_t;    // T [r, xa_t.stride]: the same transposed, zeros from n on; for the tensor cores
+    float *partial; // [splits, r, cols]
+    float *out;     // [r, cols], or [cols, r] when transposed
     unsigned n, cols, r;
-    unsigned x_stride, xa_stride, xa_t_stride;
-    unsigned splits, split_len; // tokens of a part: a multiple of 16
+    unsigned splits, split_len; // tokens of a part: a multiple of LORA_WEIGHT_GRAD_RUN
     unsigned transposed;
     float scale;
     DropoutParams dropout;
 } LoraWeightGradParams;
+enum {
+    LORA_WEIGHT_GRAD_WARPS = 8,
+    LORA_WEIGHT_GRAD_THREADS = 32 * LORA_WEIGHT_GRAD_WARPS,
+    LORA_WEIGHT_GRAD_COLS = 64,     // of a CTA of the tensor cores' kernel; a thread of the other has one
+    LORA_WEIGHT_GRAD_RUN = 16,      // tokens of one step
+    LORA_WEIGHT_GRAD_MAX_R = 256,   // every warp with its own 32
+    LORA_WEIGHT_GRAD_SIMT_COLS = 8, // columns of r of a CTA
+};
 
 // rms_norm: h = x (+ add); sum = h; out = h / sqrt(mean(h^2) + eps) * weight.
 typedef struct {
-    const void *x;       // T [n, d]
-    const void *add;     // T [n, d], or null
-    void *sum;           // T [n, d], or null
+    Matrix x;            // T [n, d]
+    Matrix add;          // T [n, d], or null
+    MatrixMut sum;       // T [n, d], or null
     const float *weight; // [d]
-    void *out;           // T [n, d]
+    MatrixMut out;       // T [n, d]
     unsigned n, d;
-    unsigned x_stride, add_stride, sum_stride, out_stride;
     float eps;
 } RmsNormParams;
 
 // rms_norm_grad: d_x (+)= r (g - x r^2 mean(g x)), g = d_out * weight.
 typedef struct {
-    const void *x;       // T [n, d]
+    Matrix x;            // T [n, d]
     const float *weight; // [d]
-    const void *d_out;   // T [n, d]
-    void *d_x;           // T [n, d]
+    Matrix d_out;        // T [n, d]
+    MatrixMut d_x;       // T [n, d]
     unsigned n, d;
-    unsigned x_stride, d_out_stride, d_x_stride;
     unsigned accumulate;
     float eps;
 } RmsNormGradParams;
+enum { RMS_NORM_THREADS = 256 };
 
 // qk_norm_rope: norm of each head, then rotation; rows of qkv are [q | k | v].
 typedef struct {
-    const void *qkv;          // T [n, (q_heads + 2 kv_heads) dim]
-    const float *q_weight;    // [dim]
-    const float *k_weight;    // [dim]
+    Matrix qkv;                // T [n, (q_heads + 2 kv_heads) dim]
+    const float *q_weight;     // [dim]
+    const float *k_weight;     // [dim]
     const unsigned *positions; // [n]
-    const float *cos;         // [max_positions, dim / 2]
-    const float *sin;         // [max_positions, dim / 2]
-    void *q;                  // T [n, q_heads dim]
-    void *k;                  // T [n, kv_heads dim]
+    const float *cos;          // [max_positions, dim / 2]
+    const float *sin;          // [max_positions, dim / 2]
+    MatrixMut q;               // T [n, q_heads dim]
+    MatrixMut k;               // T [n, kv_heads dim]
     unsigned n, q_heads, kv_heads, dim, max_positions;
-    unsigned qkv_stride, q_stride, k_stride;
     float eps;
 } QkNormRopeParams;
 
 // qk_norm_rope_grad: rotate back, then the norm's gradient.
 typedef struct {
-    const void *qkv;
+    Matrix qkv;
     const float *q_weight;
     const float *k_weight;
     const unsigned *positions;
     const float *cos;
     const float *sin;
-    const void *d_q; // T [n, q_heads dim]
-    const void *d_k; // T [n, kv_heads dim]
-    void *d_qk;      // T [n, (q_heads + kv_heads) dim]
+    Matrix d_q;     // T [n, q_heads dim]
+    Matrix d_k;     // T [n, kv_heads dim]
+    MatrixMut d_qk; // T [n, (q_heads + kv_heads) dim]
     unsigned n, q_heads, kv_heads, dim, max_positions;
-    unsigned qkv_stride, d_q_stride, d_k_stride, d_qk_stride;
     float eps;
 } QkNormRopeGradParams;
+enum { QK_NORM_ROPE_THREADS = 128, QK_NORM_ROPE_HEADS = 4 }; // heads of one group of lanes
+
+// The kernels of attention and attention_grad. Rows of one pair of matrices stay in a CTA; tiles of the other pair
+// pass through its shared memory, ATTENTION_STAGES at a time.
+enum {
+    ATTENTION_STAGES = 2,
+    ATTENTION_SIMT_WARPS = 4, // each with one row
+    ATTENTION_MMA_THREADS = 128,
+    ATTENTION_WGMMA_THREADS = 256,
+    ATTENTION_MMA_QUERIES = 128,
+    ATTENTION_MMA_KEYS = 64,
+    ATTENTION_WGMMA_QUERIES = 128,
+    ATTENTION_WGMMA_KEYS = 128,
+    ATTENTION_GRAD_KV_MMA_KEYS = 64,
+    ATTENTION_GRAD_KV_MMA_QUERIES = 64,
+    ATTENTION_GRAD_KV_WGMMA_KEYS = 128,
+    ATTENTION_GRAD_KV_WGMMA_QUERIES = 64,
+    ATTENTION_GRAD_Q_MMA_QUERIES = 128,
+    ATTENTION_GRAD_Q_MMA_KEYS = 32,
+    ATTENTION_GRAD_Q_WGMMA_QUERIES = 128,
+    ATTENTION_GRAD_Q_WGMMA_KEYS = 64,
+};
 
 // attention: causal, packed sequences, grouped queries.
 typedef struct {
-    const void *q;              // T [n, q_heads dim]
-    const void *k;              // T [n, kv_heads dim]
-    const void *v;              // T [n, kv_heads dim]
+    Matrix q;                   // T [n, q_heads dim]
+    Matrix k;                   // T [n, kv_heads dim]
+    Matrix v;                   // T [n, kv_heads dim]
     const unsigned *cu_seqlens; // [n_seqs + 1]
-    void *out;                  // T [n, q_heads dim]
+    MatrixMut out;              // T [n, q_heads dim]
     float *lse;                 // [q_heads, n]
     unsigned n, n_seqs, max_len, q_heads, kv_heads, dim;
-    unsigned q_stride, k_stride, v_stride, out_stride;
     float scale;
 } AttentionParams;
 
 // attention_grad: delta (kernel 1), then d_k and d_v, then d_q.
 typedef struct {
-    const void *q;
-    const void *k;
-    const void *v;
-    const void *out;
-    const void *d_out;
+    Matrix q;
+    Matrix k;
+    Matrix v;
+    Matrix out;
+    Matrix d_out;
     const unsigned *cu_seqlens;
     const float *lse; // [q_heads, n]
     float *delta;     // [q_heads, n]
-    void *d_q;        // T [n, q_heads dim]
-    void *d_k;        // T [n, kv_heads dim]
-    void *d_v;        // T [n, kv_heads dim]
+    MatrixMut d_q;    // T [n, q_heads dim]
+    MatrixMut d_k;    // T [n, kv_heads dim]
+    MatrixMut d_v;    // T [n, kv_heads dim]
     unsigned n, n_seqs, max_len, q_heads, kv_heads, dim;
-    unsigned q_stride, k_stride, v_stride, out_stride, d_out_stride, d_q_stride, d_k_stride, d_v_stride;
     float scale;
 } AttentionGradParams;
 
 // cache_append: cache[seqs[i], positions[i], :] = row i.
 typedef struct {
-    const void *k; // T [n, width]
-    const void *v; // T [n, width]
+    Matrix k; // T [n, width]
+    Matrix v; // T [n, width]
     const unsigned *seqs;
     const unsigned *positions;
     void *k_cache; // T [n_seqs, capacity, width]
     void *v_cache; // T [n_seqs, capacity, width]
     unsigned n, width, n_seqs, capacity;
-    unsigned k_stride, v_stride;
 } CacheAppendParams;
+enum { CACHE_APPEND_THREADS = 128 };
 
 // decode_attention: one query row for each sequence over positions 0 ..= positions[b]; split over the cache.
 typedef struct {
-    const void *q;             // T [n_seqs, q_heads dim]
+    Matrix q;                  // T [n_seqs, q_heads dim]
     const void *k_cache;       // T [n_seqs, capacity, kv_heads dim]
     const void *v_cache;       // T [n_seqs, capacity, kv_heads dim]
     const unsigned *positions; // [n_seqs]
-    void *out;                 // T [n_seqs, q_heads dim]
-    float *partial;            // [n_seqs, q_heads, splits, dim + 2]: sums, maximum, sum of exponentials
+    MatrixMut out;             // T [n_seqs, q_heads dim]
+    float *partial;            // [n_seqs, q_heads, splits, dim + STATS]: sums, maximum, sum of exponentials
     unsigned *tickets;         // [n_seqs, kv_heads * chunks], zeros before and after; chunks of a group's heads
     unsigned n_seqs, capacity, q_heads, kv_heads, dim, splits;
-    unsigned q_stride, out_stride;
     float scale;
 } DecodeAttentionParams;
+enum {
+    DECODE_ATTENTION_THREADS = 256,
+    DECODE_ATTENTION_MAX_SPLITS = 64, // of one sequence
+    DECODE_ATTENTION_STATS = 2,       // what follows the sums of a part
+};
 
 // swiglu: out = silu(gate) * up.
 typedef struct {
-    const void *gate_up; // T [n, 2 f]
-    void *out;           // T [n, f]
+    Matrix gate_up; // T [n, 2 f]
+    MatrixMut out;  // T [n, f]
     unsigned n, f;
-    unsigned gate_up_stride, out_stride;
 } SwigluParams;
 
 // swiglu_grad.
 typedef struct {
-    const void *gate_up; // T [n, 2 f]
-    const void *d_out;   // T [n, f]
-    void *d_gate_up;     // T [n, 2 f]
+    Matrix gate_up;      // T [n, 2 f]
+    Matrix d_out;        // T [n, f]
+    MatrixMut d_gate_up; // T [n, 2 f]
     unsigned n, f;
-    unsigned gate_up_stride, d_out_stride, d_gate_up_stride;
 } SwigluGradParams;
 
 // gather_rows: out[i, :] = table[rows[i], :]; scatter_rows: out[rows[i], :] = x[i, :].
 typedef struct {
-    const void *x;        // T [n_table, d] (scatter: [n, d])
+    Matrix x;             // T [n_table, d] (scatter: [n, d])
     const unsigned *rows; // [n]
-    void *out;            // T [n, d] (scatter: [n_table, d])
+    MatrixMut out;        // T [n, d] (scatter: [n_table, d])
     unsigned n, n_table, d;
-    unsigned x_stride, out_stride;
 } RowsParams;
+enum { ROWS_THREADS = 256 };
 
 // cross_entropy: losses, and the gradient in place of the logits.
 typedef struct {
-    void *logits;           // T [n, vocab]
+    MatrixMut logits;       // T [n, vocab]
     const unsigned *labels; // [n]
     float *losses;          // [n]
     unsigned n, vocab;
-    unsigned stride;
     unsigned with_grad;
     unsigned cached; // 16-byte packs of a row that fit in shared memory
     float grad_scale;
 } CrossEntropyParams;
+enum {
+    CROSS_ENTROPY_THREADS = 1024,
+    CROSS_ENTROPY_PACK_BYTES = 16,
+    CROSS_ENTROPY_STATIC_BYTES = 1024, // of shared memory, for the kernel's own variables: not less than they take
+};
 
 // sample: one CTA for each sequence.
 typedef struct {
-    float *logits;       // [n_seqs, columns]
+    MatrixMut logits;    // f32 [n_seqs, columns]
     unsigned *history;   // [n_seqs, capacity]
     unsigned *positions; // [n_seqs]
     unsigned *tokens;    // [n_seqs]
     unsigned *seen;      // [n_seqs, vocab / 32], rounded up, scratch; null without repetition penalty
-    unsigned n_seqs, vocab, stride, capacity;
+    unsigned n_seqs, vocab, capacity;
     unsigned top_k;
     float temperature, top_p, min_p, repetition_penalty;
     unsigned long long seed;
 } SampleParams;
+enum { SAMPLE_THREADS = 1024 };
 
 // cast: out[i] = x[i].
 typedef struct {
@@ -310,13 +430,14 @@ typedef struct {
 
 // sum, norm: fixed-order two-stage reductions.
 typedef struct {
-    const float *x; // [len]
+    const float *x;  // [len]
     double *partial; // [blocks], scratch
-    float *out;     // [1]
+    float *out;      // [1]
     unsigned long long len;
     unsigned blocks;
     unsigned accumulate;
 } ReduceParams;
+enum { REDUCE_THREADS = 256 };
 
 // adamw.
 typedef struct {
@@ -326,7 +447,7 @@ typedef struct {
     float *v;           // [len]
     void *compute;      // T [len]
     unsigned long long len;
-    float decay;           // 1 - lr * weight_decay
+    float decay; // 1 - lr * weight_decay
     float one_minus_beta1;
     float beta2, one_minus_beta2;
     float step_size, bias2_sqrt; // lr / (1 - beta1^t), sqrt(1 - beta2^t)

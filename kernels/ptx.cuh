@@ -45,6 +45,15 @@ __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], uint32_t add
         : "memory");
 }
 
+// store_pack to global memory in one instruction: of a pack that was filled element by element the compiler makes four
+// stores or more.
+template <class T> __device__ __forceinline__ void store16(T *p, const Pack<T> &v) {
+    const uint4 &words = reinterpret_cast<const uint4 &>(v);
+    asm volatile("st.global.v4.b32 [%0], {%1,%2,%3,%4};" ::"l"(__cvta_generic_to_global(p)), "r"(words.x), "r"(words.y),
+                 "r"(words.z), "r"(words.w)
+        : "memory");
+}
+
 // Starts copying 16 bytes past L1. Of the source only the first `bytes` are read; the rest becomes zero.
 __device__ __forceinline__ void cp_async16(uint32_t shared, const void *global, uint32_t bytes = 16) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(__cvta_generic_to_global(global)),

@@ -4,7 +4,7 @@
 #include "params.h"
 #include "types.cuh"
 
-constexpr int THREADS = 128, HEADS = 4;
+constexpr int THREADS = QK_NORM_ROPE_THREADS, HEADS = QK_NORM_ROPE_HEADS;
 
 // N elements of S as f32.
 template <class S, int N> __device__ __forceinline__ void load(float (&out)[N], const S *p, bool packed) {
@@ -88,10 +88,10 @@ template <class T, int D> struct Factors {
 
 template <class T, int D> __device__ __forceinline__ void qk_norm_rope(const QkNormRopeParams &p) {
     Job<T, D> job(p.n, p.q_heads, p.kv_heads);
-    const T *x = static_cast<const T *>(p.qkv) + size_t(job.token) * p.qkv_stride + (job.keys ? p.q_heads * D : 0) +
+    const T *x = row_of<T>(p.qkv, job.token) + (job.keys ? p.q_heads * D : 0) +
                  job.first * D;
-    T *out = job.keys ? static_cast<T *>(p.k) + size_t(job.token) * p.k_stride + job.first * D
-                      : static_cast<T *>(p.q) + size_t(job.token) * p.q_stride + job.first * D;
+    T *out = job.keys ? row_of<T>(p.k, job.token) + job.first * D
+                      : row_of<T>(p.q, job.token) + job.first * D;
     bool packed = aligned16(x, 0) && aligned16(out, 0);
     Half<T, D> h[HEADS];
 #pragma unroll
@@ -113,10 +113,10 @@ template <class T, int D> __device__ __forceinline__ void qk_norm_rope(const QkN
 template <class T, int D> __device__ __forceinline__ void qk_norm_rope_grad(const QkNormRopeGradParams &p) {
     Job<T, D> job(p.n, p.q_heads, p.kv_heads);
     size_t column = (job.keys ? p.q_heads * D : 0) + job.first * D;
-    const T *x = static_cast<const T *>(p.qkv) + size_t(job.token) * p.qkv_stride + column;
-    const T *d_out = job.keys ? static_cast<const T *>(p.d_k) + size_t(job.token) * p.d_k_stride + job.first * D
-                              : static_cast<const T *>(p.d_q) + size_t(job.token) * p.d_q_stride + job.first * D;
-    T *d_x = static_cast<T *>(p.d_qk) + size_t(job.token) * p.d_qk_stride + column;
+    const T *x = row_of<T>(p.qkv, job.token) + column;
+    const T *d_out = job.keys ? row_of<T>(p.d_k, job.token) + job.first * D
+                              : row_of<T>(p.d_q, job.token) + job.first * D;
+    T *d_x = row_of<T>(p.d_qk, job.token) + column;
     bool packed = aligned16(x, 0) && aligned16(d_out, 0) && aligned16(d_x, 0);
     Factors<T, D> f(p, job);
 #pragma unroll

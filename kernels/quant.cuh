@@ -57,13 +57,13 @@ __device__ __forceinline__ float dynamic_map(unsigned code) {
     return code > 127 ? DYNAMIC_MAP[code - 128] : -DYNAMIC_MAP[126 - code];
 }
 
-// quant::Group: the nested absmax and the offset of 256 blocks. Two roundings, as bitsandbytes does it: no FMA.
+// quant::Group: the nested absmax and the offset of QUANT_GROUP blocks. Two roundings, as bitsandbytes does it: no FMA.
 __device__ __forceinline__ float nested_absmax(float map_value, float2 group) {
     return __fadd_rn(__fmul_rn(map_value, group.x), group.y);
 }
 
 __device__ __forceinline__ float2 group_of(const Weight4Params &w, size_t block) {
-    return make_float2(w.groups[block / 256 * 2], w.groups[block / 256 * 2 + 1]);
+    return make_float2(w.groups[block / QUANT_GROUP * 2], w.groups[block / QUANT_GROUP * 2 + 1]);
 }
 
 // The scale of `block`. `map`: the dynamic map in shared memory (`fill_dynamic_map`), or null to read it from global.
@@ -103,7 +103,7 @@ struct CodeTable {
     }
 
     // Eight weights of one block.
-    template <class T> __device__ __forceinline__ void decode8(uint32_t codes, float absmax, T *out) const {
+    template <class T> __device__ __forceinline__ void dequantize8(uint32_t codes, float absmax, T *out) const {
 #pragma unroll
         for (int e = 0; e < 8; e++) out[e] = from_f32<T>(__fmul_rn(at(codes, e), absmax));
     }

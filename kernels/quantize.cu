@@ -2,9 +2,9 @@
 #include "quant.cuh"
 #include "vec8.cuh"
 
-constexpr unsigned THREADS = 512;
+constexpr unsigned THREADS = QUANTIZE_THREADS;
 // Elements of a CTA: whole blocks of any size.
-constexpr unsigned CHUNK = THREADS * 8;
+constexpr unsigned CHUNK = THREADS * QUANTIZE_PER_THREAD;
 
 __device__ __forceinline__ unsigned nf4_code(float x) {
     // A value above i of these has code i.
@@ -83,18 +83,21 @@ INSTANTIATE_QUANTIZE(f32)
 // runs of that many runs, and runs of those; what is left over at each level is added at the end.
 // Here a lane is a column. Runs do not depend on each other, so that warps share them out.
 
-// `count` numbers, 32 apart, from the first to the last.
+constexpr unsigned COLUMNS = NEST_ABSMAX_COLUMNS;
+static_assert(COLUMNS == 32, "one for each lane");
+
+// `count` numbers, a row apart, from the first to the last.
 __device__ __forceinline__ float sum_column(const float *x, unsigned count) {
     constexpr unsigned AHEAD = 16;
     float sum = 0, next[AHEAD];
     unsigned i = 0;
     for (; i + AHEAD <= count; i += AHEAD) {
 #pragma unroll
-        for (unsigned j = 0; j < AHEAD; j++) next[j] = x[size_t(i + j) * 32];
+        for (unsigned j = 0; j < AHEAD; j++) next[j] = x[size_t(i + j) * COLUMNS];
 #pragma unroll
         for (unsigned j = 0; j < AHEAD; j++) sum = __fadd_rn(sum, next[j]);
     }
-    for (; i < count; i++) sum = __fadd_rn(sum, x[size_t(i) * 32]);
+    for (; i < count; i++) sum = __fadd_rn(sum, x[size_t(i) * COLUMNS]);
     return sum;
 }
 
@@ -102,14 +105,14 @@ __device__ __forceinline__ float sum_column(const float *x, unsigned count) {
 extern "C" __global__ void nest_absmax_runs(const __grid_constant__ NestAbsmaxParams p) {
     unsigned run = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (run >= p.n_runs) return;
-    p.sums[size_t(run) * 32 + lane] = sum_column(p.absmax + (size_t(run) << p.run_shift) * 32 + lane, 1u << p.run_shift);
+    p.sums[size_t(run) * COLUMNS + lane] = sum_column(p.absmax + (size_t(run) << p.run_shift) * COLUMNS + lane, 1u << p.run_shift);
 }
 
 // Sums runs of `x`'s rows into `out`, and returns how many there are.
 __device__ unsigned sum_runs(const float *x, unsigned rows, unsigned shift, float *out) {
     unsigned runs = rows >> shift;
     for (unsigned i = threadIdx.x / 32; i < runs; i += blockDim.x / 32)
-        out[size_t(i) * 32 + threadIdx.x % 32] = sum_column(x + (size_t(i) << shift) * 32 + threadIdx.x % 32, 1u << shift);
+        out[size_t(i) * COLUMNS + threadIdx.x % 32] = sum_column(x + (size_t(i) << shift) * COLUMNS + threadIdx.x % 32, 1u << shift);
     __syncthreads();
     return runs;
 }
@@ -118,14 +121,14 @@ __device__ unsigned sum_runs(const float *x, unsigned rows, unsigned shift, floa
 extern "C" __global__ void nest_absmax_mean(const __grid_constant__ NestAbsmaxParams p) {
     unsigned lane = threadIdx.x % 32, shift = p.run_shift;
     const float *first = p.sums;
-    float *second = p.sums + size_t(p.n_runs) * 32;
+    float *second = p.sums + size_t(p.n_runs) * COLUMNS;
     unsigned n_second = sum_runs(first, p.n_runs, shift, second);
-    float *third = second + size_t(n_second) * 32;
+    float *third = second + size_t(n_second) * COLUMNS;
     unsigned n_third = sum_runs(second, n_second, shift, third);
     if (threadIdx.x >= 32) return;
     auto rest = [&](const float *x, unsigned runs_above, unsigned rows) {
         unsigned from = runs_above << shift;
-        return sum_column(x + size_t(from) * 32 + lane, rows - from);
+        return sum_column(x + size_t(from) * COLUMNS + lane, rows - from);
     };
     unsigned vectors = p.n / 8, rows = vectors / 4;
     float sum = rest(p.absmax, p.n_runs, rows);
@@ -154,11 +157,11 @@ __device__ unsigned nearest_entry(float x, const unsigned *first) {
     return code;
 }
 
-// Codes and group: one CTA of 256 threads for each.
+// Codes and group: one CTA for each group, one thread for each block of it.
 extern "C" __global__ void nest_absmax_codes(const __grid_constant__ NestAbsmaxParams p) {
     __shared__ unsigned first[255];
-    __shared__ unsigned warps[8];
-    unsigned t = threadIdx.x, i = blockIdx.x * 256 + t;
+    __shared__ unsigned warps[QUANT_GROUP / 32];
+    unsigned t = threadIdx.x, i = blockIdx.x * QUANT_GROUP + t;
     if (t < 255) {
         double middle = (double(dynamic_map(t)) + double(dynamic_map(t + 1))) / 2;
         first[t] = unsigned(floor(__dmul_rn((middle + 1) / 2, 65535.0))) + 1;
@@ -168,7 +171,7 @@ extern "C" __global__ void nest_absmax_codes(const __grid_constant__ NestAbsmaxP
     unsigned largest = __reduce_max_sync(~0u, __float_as_uint(fabsf(x)));
     if (t % 32 == 0) warps[t / 32] = largest;
     __syncthreads();
-    for (int w = 0; w < 8; w++) largest = max(largest, warps[w]);
+    for (int w = 0; w < QUANT_GROUP / 32; w++) largest = max(largest, warps[w]);
     float absmax = __uint_as_float(largest);
     if (t == 0) reinterpret_cast<float2 *>(p.groups)[blockIdx.x] = make_float2(absmax, offset);
     if (i < p.n) p.codes[i] = nearest_entry(__fmul_rn(x, __fdiv_rn(1.f, absmax)), first);

@@ -3,7 +3,7 @@
 #include "params.h"
 #include "vec8.cuh"
 
-constexpr unsigned THREADS = 256;
+constexpr unsigned THREADS = REDUCE_THREADS;
 
 __device__ __forceinline__ double block_sum(double v) {
     __shared__ double shared[THREADS / 32];

@@ -3,7 +3,7 @@
 #include "reduce.cuh"
 #include "types.cuh"
 
-constexpr int THREADS = 256;
+constexpr int THREADS = RMS_NORM_THREADS;
 // Packs of a row that a thread keeps in registers between the two passes; longer rows are read again.
 constexpr int KEPT = 4;
 
@@ -33,10 +33,9 @@ template <class T> struct Row {
 template <class T> __device__ void rms_norm(const RmsNormParams &p) {
     __shared__ float shared[32];
     size_t r = blockIdx.x;
-    Row<T> row{static_cast<const T *>(p.x) + r * p.x_stride,
-               p.add ? static_cast<const T *>(p.add) + r * p.add_stride : nullptr,
-               p.sum ? static_cast<T *>(p.sum) + r * p.sum_stride : nullptr};
-    T *out = static_cast<T *>(p.out) + r * p.out_stride;
+    Row<T> row{row_of<T>(p.x, r), p.add.ptr ? row_of<T>(p.add, r) : nullptr,
+               p.sum.ptr ? row_of<T>(p.sum, r) : nullptr};
+    T *out = row_of<T>(p.out, r);
     bool packed = aligned16(row.x, 0) && aligned16(row.add, 0) && aligned16(row.sum, 0) && aligned16(out, 0) &&
                   aligned16(p.weight, 0) && p.d % VEC<T> == 0;
     float squares = 0;
@@ -84,9 +83,9 @@ INSTANTIATE(rms_norm, RmsNormParams)
 template <class T> __device__ void rms_norm_grad(const RmsNormGradParams &p) {
     __shared__ float shared[32];
     size_t r = blockIdx.x;
-    const T *x = static_cast<const T *>(p.x) + r * p.x_stride;
-    const T *d_out = static_cast<const T *>(p.d_out) + r * p.d_out_stride;
-    T *d_x = static_cast<T *>(p.d_x) + r * p.d_x_stride;
+    const T *x = row_of<T>(p.x, r);
+    const T *d_out = row_of<T>(p.d_out, r);
+    T *d_x = row_of<T>(p.d_x, r);
     bool packed = aligned16(x, 0) && aligned16(d_out, 0) && aligned16(d_x, 0) && p.d % VEC<T> == 0;
     float squares = 0, dot = 0;
     auto add = [&](float h, float g) {

@@ -2,7 +2,7 @@
 #include "params.h"
 #include "types.cuh"
 
-constexpr unsigned THREADS = 256;
+constexpr unsigned THREADS = ROWS_THREADS;
 
 template <class T> __device__ __forceinline__ void copy_row(const T *x, T *out, unsigned d) {
     unsigned done = 0;
@@ -15,13 +15,13 @@ template <class T> __device__ __forceinline__ void copy_row(const T *x, T *out, 
 
 template <class T> __device__ void gather_rows(const RowsParams &p) {
     size_t to = blockIdx.x, from = min(p.rows[to], p.n_table - 1);
-    copy_row(static_cast<const T *>(p.x) + from * p.x_stride, static_cast<T *>(p.out) + to * p.out_stride, p.d);
+    copy_row(row_of<T>(p.x, from), row_of<T>(p.out, to), p.d);
 }
 INSTANTIATE(gather_rows, RowsParams)
 
 template <class T> __device__ void scatter_rows(const RowsParams &p) {
     size_t from = blockIdx.x, to = p.rows[from];
     if (to >= p.n_table) return;
-    copy_row(static_cast<const T *>(p.x) + from * p.x_stride, static_cast<T *>(p.out) + to * p.out_stride, p.d);
+    copy_row(row_of<T>(p.x, from), row_of<T>(p.out, to), p.d);
 }
 INSTANTIATE(scatter_rows, RowsParams)

@@ -3,13 +3,13 @@
 // A thread's largest logit is found on the way to the largest of all. The k-th largest of these 1024 is at most the
 // k-th largest logit, so that one more pass can collect a short list of candidates into shared memory, in order of
 // id, on which thresholds are searched by bisection. What does not fit the list takes the same steps on the whole row.
-#include "params.h"
 #include "philox.cuh"
 #include "reduce.cuh"
+#include "types.cuh"
 #include <cfloat>
 #include <cstdint>
 
-constexpr unsigned THREADS = 1024;
+constexpr unsigned THREADS = SAMPLE_THREADS;
 constexpr unsigned WARPS = THREADS / 32;
 // Candidates of one warp, which looks at a range of ids of its own.
 constexpr unsigned CAPACITY = 128;
@@ -315,7 +315,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) sample(const __grid_consta
     __shared__ Shared s;
     unsigned b = blockIdx.x, position = p.positions[b];
     unsigned *history = p.history + size_t(b) * p.capacity;
-    Row row(p.logits + size_t(b) * p.stride, p.vocab);
+    Row row(row_of<float>(p.logits, b), p.vocab);
     if (p.seen) {
         unsigned len = position < p.capacity ? position + 1 : p.capacity;
         penalize(p, row.logits, history, len, p.seen + size_t(b) * ((p.vocab + 31) / 32));

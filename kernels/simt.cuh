@@ -1,12 +1,12 @@
 #pragma once
 // Products with FMA in f32, for f32 and for what the tensor-core kernels do not take: any shape, any stride.
 // A weight source `W` gives at(i) and at4(i): elements of the flattened weight, as rounded to the compute type.
-#include "product.cuh"
+#include "gemm.cuh"
 #include "reduce.cuh"
 
-constexpr int SIMT_THREADS = 256;
-constexpr int SIMT_TILE = 64; // tokens and outputs of a CTA
-constexpr int SIMT_K = 16;
+constexpr int SIMT_THREADS = GEMM_SIMT_THREADS;
+constexpr int SIMT_TILE = GEMM_SIMT_TILE;
+constexpr int SIMT_K = GEMM_SIMT_TILE_K;
 
 struct SimtTiles {
     float x[SIMT_K][SIMT_TILE + 4];
@@ -27,7 +27,7 @@ template <class W> __device__ __forceinline__ float4 weight_row4(const W &w, uns
 }
 
 // Tile [tokens 64, outputs 64] of a CTA: blockIdx.x counts tiles, tokens fastest; blockIdx.y is the part of k.
-template <bool GRAD, class T, class O, class W> __device__ void simt_product(const Product<T, O> &p, const W &w) {
+template <bool GRAD, class T, class O, class W> __device__ void simt_gemm(const Gemm<T, O> &p, const W &w) {
     __shared__ SimtTiles tiles;
     unsigned token_tiles = (p.n + SIMT_TILE - 1) / SIMT_TILE;
     unsigned token0 = blockIdx.x % token_tiles * SIMT_TILE, j0 = blockIdx.x / token_tiles * SIMT_TILE;
@@ -39,7 +39,7 @@ template <bool GRAD, class T, class O, class W> __device__ void simt_product(con
 #pragma unroll
         for (int i = 0; i < SIMT_TILE / 16; i++) { // x: 16 threads read one row
             unsigned token = token0 + ty + 16 * i, k = k0 + tx;
-            tiles.x[tx][ty + 16 * i] = token < p.n && k < p.k ? to_f32(p.x[size_t(token) * p.x_stride + k]) : 0.f;
+            tiles.x[tx][ty + 16 * i] = token < p.n && k < p.k ? to_f32(row_of<T>(p.x, token)[k]) : 0.f;
         }
         if constexpr (GRAD) { // 16 rows of k, 64 outputs
             float4 v = weight_row4(w, k0 + ty, j0 + tx * 4);
@@ -64,8 +64,8 @@ template <bool GRAD, class T, class O, class W> __device__ void simt_product(con
 }
 
 // Forward for up to 8 tokens: one warp for each weight row.
-template <class T, class O, class W> __device__ void simt_rows(const Product<T, O> &p, const W &w) {
-    constexpr int TOKENS = 8;
+template <class T, class O, class W> __device__ void simt_rows(const Gemm<T, O> &p, const W &w) {
+    constexpr int TOKENS = GEMM_SIMT_ROWS_TOKENS;
     unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     unsigned row = blockIdx.x * (SIMT_THREADS / 32) + warp;
     if (row >= p.m) return;
@@ -77,7 +77,7 @@ template <class T, class O, class W> __device__ void simt_rows(const Product<T, 
 #pragma unroll
         for (int token = 0; token < TOKENS; token++) {
             if (token >= p.n) break;
-            const T *x = p.x + size_t(token) * p.x_stride + k;
+            const T *x = row_of<T>(p.x, token) + k;
 #pragma unroll
             for (int i = 0; i < 4; i++)
                 if (k + i < p.k) sums[token] = fmaf(ws[i], to_f32(x[i]), sums[token]);

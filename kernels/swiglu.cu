@@ -2,7 +2,7 @@
 #include "params.h"
 #include "vec8.cuh"
 
-constexpr unsigned THREADS = 256;
+constexpr unsigned THREADS = ELEMENTWISE_THREADS;
 
 template <class T> __device__ __forceinline__ float sigmoid(float v) {
     // f16 and bf16 hide the error of the fast exponential.
@@ -24,8 +24,8 @@ template <class T> __device__ void swiglu(const SwigluParams &p) {
     Place at(p.f);
     if (at.col >= p.f) return;
     unsigned left = p.f - at.col;
-    const T *gate = static_cast<const T *>(p.gate_up) + at.row * p.gate_up_stride + at.col;
-    T *out = static_cast<T *>(p.out) + at.row * p.out_stride + at.col;
+    const T *gate = row_of<T>(p.gate_up, at.row) + at.col;
+    T *out = row_of<T>(p.out, at.row) + at.col;
     bool packed = aligned16(gate, p.f) && aligned16(out, 0);
     Vec8 g = load8(gate, left, packed), u = load8(gate + p.f, left, packed);
 #pragma unroll
@@ -38,9 +38,9 @@ template <class T> __device__ void swiglu_grad(const SwigluGradParams &p) {
     Place at(p.f);
     if (at.col >= p.f) return;
     unsigned left = p.f - at.col;
-    const T *gate = static_cast<const T *>(p.gate_up) + at.row * p.gate_up_stride + at.col;
-    const T *d_out = static_cast<const T *>(p.d_out) + at.row * p.d_out_stride + at.col;
-    T *d_gate = static_cast<T *>(p.d_gate_up) + at.row * p.d_gate_up_stride + at.col;
+    const T *gate = row_of<T>(p.gate_up, at.row) + at.col;
+    const T *d_out = row_of<T>(p.d_out, at.row) + at.col;
+    T *d_gate = row_of<T>(p.d_gate_up, at.row) + at.col;
     bool packed = aligned16(gate, p.f) && aligned16(d_out, 0) && aligned16(d_gate, p.f);
     Vec8 g = load8(gate, left, packed), u = load8(gate + p.f, left, packed), d = load8(d_out, left, packed);
 #pragma unroll

@@ -1,5 +1,6 @@
 #pragma once
-// The compute types, and 16-byte moves between memory and f32 registers.
+// The compute types, rows of matrices, and 16-byte moves between memory and f32 registers.
+#include "params.h"
 #include <cstdint>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -16,6 +17,14 @@ template <class T> __device__ __forceinline__ T from_f32(float v);
 template <> __device__ __forceinline__ f32 from_f32<f32>(float v) { return v; }
 template <> __device__ __forceinline__ bf16 from_f32<bf16>(float v) { return __float2bfloat16_rn(v); }
 template <> __device__ __forceinline__ f16 from_f32<f16>(float v) { return __float2half_rn(v); }
+
+// Row `i` of a matrix of T.
+template <class T> __device__ __forceinline__ const T *row_of(const Matrix &m, size_t i) {
+    return static_cast<const T *>(m.ptr) + i * m.stride;
+}
+template <class T> __device__ __forceinline__ T *row_of(const MatrixMut &m, size_t i) {
+    return static_cast<T *>(m.ptr) + i * m.stride;
+}
 
 // Elements of T in 16 bytes.
 template <class T> constexpr int VEC = 16 / sizeof(T);

@@ -1,10 +1,12 @@
 #pragma once
 // Eight consecutive elements at a time, as f32: what a thread of the memory-bound kernels works on.
+#include "params.h"
 #include "types.cuh"
 
 struct Vec8 {
     float v[8];
 };
+static_assert(ELEMENTWISE_PER_THREAD == 8 && QUANTIZE_PER_THREAD == 8, "these kernels are made of Vec8");
 
 // `p` is 16-byte aligned.
 template <class T> __device__ __forceinline__ Vec8 load8(const T *p) {

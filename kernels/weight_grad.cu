@@ -3,13 +3,13 @@
 #include "params.h"
 #include "ptx.cuh"
 
-constexpr unsigned THREADS = 256;
+constexpr unsigned THREADS = WEIGHT_GRAD_THREADS;
 
 // ------------------------------------------------------------------------------------------------ tensor cores
 
 // A CTA's tile is TILE x TILE, a warp's 64 x 32. Both operands lie in memory with tokens as rows, so that a step of
 // DEPTH tokens is copied as it is and transposed on the way into registers.
-constexpr unsigned TILE = 128, DEPTH = 32, STAGES = 4;
+constexpr unsigned TILE = WEIGHT_GRAD_MMA_TILE, DEPTH = WEIGHT_GRAD_MMA_TOKENS, STAGES = WEIGHT_GRAD_MMA_STAGES;
 
 template <class T> struct Stage {
     T d_out[DEPTH * TILE], x[DEPTH * TILE];
@@ -22,14 +22,14 @@ __device__ __forceinline__ unsigned swizzled(unsigned token, unsigned col) {
 
 // Starts the copy of tokens token0 .. and columns col0 .. of a matrix; zeros where there is nothing.
 template <class T>
-__device__ __forceinline__ void copy(T *to, const void *from, unsigned stride, unsigned n, unsigned cols, unsigned token0,
+__device__ __forceinline__ void copy(T *to, const Matrix &from, unsigned n, unsigned cols, unsigned token0,
                                      unsigned col0) {
 #pragma unroll
     for (unsigned i = threadIdx.x; i < DEPTH * TILE / 8; i += THREADS) {
         unsigned token = i / (TILE / 8), col = i % (TILE / 8) * 8;
         bool inside = token0 + token < n && col0 + col < cols;
-        const T *at = static_cast<const T *>(from);
-        if (inside) at += size_t(token0 + token) * stride + col0 + col;
+        const T *at = static_cast<const T *>(from.ptr);
+        if (inside) at = row_of<T>(from, token0 + token) + col0 + col;
         cp_async16(shared_address(to + swizzled(token, col)), at, inside ? 16 : 0);
     }
 }
@@ -83,8 +83,8 @@ template <class T> __device__ void weight_grad(const WeightGradParams &p) {
     auto load = [&](unsigned step) {
         if (step < steps) {
             Stage<T> &stage = stages[step % STAGES];
-            copy(stage.d_out, p.d_out, p.d_out_stride, p.n, p.rows, step * DEPTH, row0);
-            copy(stage.x, p.x, p.x_stride, p.n, p.cols, step * DEPTH, col0);
+            copy(stage.d_out, p.d_out, p.n, p.rows, step * DEPTH, row0);
+            copy(stage.x, p.x, p.n, p.cols, step * DEPTH, col0);
         }
         cp_async_commit();
     };
@@ -103,7 +103,7 @@ template <class T> __device__ void weight_grad(const WeightGradParams &p) {
 
 #define INSTANTIATE_WEIGHT_GRAD(T)                                                                                     \
     extern "C" __global__ void __launch_bounds__(THREADS, 2)                                                           \
-        weight_grad_tensor_##T(const __grid_constant__ WeightGradParams p) {                                           \
+        weight_grad_mma_##T(const __grid_constant__ WeightGradParams p) {                                           \
         weight_grad<T>(p);                                                                                             \
     }
 INSTANTIATE_WEIGHT_GRAD(bf16)
@@ -112,8 +112,8 @@ INSTANTIATE_WEIGHT_GRAD(f16)
 // ------------------------------------------------------------------------------------------------ any type
 
 // A CTA's tile is 64 x 64, a thread's 4 x 4: rows ty + 16 i, columns tx + 16 j.
-template <class T> __device__ void weight_grad_any(const WeightGradParams &p) {
-    constexpr unsigned SIDE = 64, TOKENS = 16;
+template <class T> __device__ void weight_grad_simt(const WeightGradParams &p) {
+    constexpr unsigned SIDE = WEIGHT_GRAD_SIMT_TILE, TOKENS = 16;
     __shared__ float d_out[TOKENS][SIDE], x[TOKENS][SIDE];
     unsigned across = (p.cols + SIDE - 1) / SIDE;
     unsigned row0 = blockIdx.x / across * SIDE, col0 = blockIdx.x % across * SIDE;
@@ -123,9 +123,8 @@ template <class T> __device__ void weight_grad_any(const WeightGradParams &p) {
         for (unsigned i = threadIdx.x; i < TOKENS * SIDE; i += THREADS) {
             size_t token = token0 + i / SIDE;
             unsigned row = row0 + i % SIDE, col = col0 + i % SIDE;
-            const T *d = static_cast<const T *>(p.d_out), *v = static_cast<const T *>(p.x);
-            d_out[i / SIDE][i % SIDE] = token < p.n && row < p.rows ? to_f32(d[token * p.d_out_stride + row]) : 0.f;
-            x[i / SIDE][i % SIDE] = token < p.n && col < p.cols ? to_f32(v[token * p.x_stride + col]) : 0.f;
+            d_out[i / SIDE][i % SIDE] = token < p.n && row < p.rows ? to_f32(row_of<T>(p.d_out, token)[row]) : 0.f;
+            x[i / SIDE][i % SIDE] = token < p.n && col < p.cols ? to_f32(row_of<T>(p.x, token)[col]) : 0.f;
         }
         __syncthreads();
         for (unsigned k = 0; k < TOKENS; k++)
@@ -143,4 +142,4 @@ template <class T> __device__ void weight_grad_any(const WeightGradParams &p) {
             if (row < p.rows && col < p.cols) p.d_weight[size_t(row) * p.cols + col] += sum[i][j];
         }
 }
-INSTANTIATE(weight_grad_any, WeightGradParams)
+INSTANTIATE(weight_grad_simt, WeightGradParams)

@@ -1,7 +1,15 @@
 #pragma once
 // Products of a warpgroup (4 warps, 64 rows) on Hopper: asynchronous, with the right factor, and the left one if
-// wanted, read from shared memory. Shapes and layouts: "wgmma" in the PTX manual. Only for sm_90a.
+// wanted, read from shared memory. Shapes and layouts: "wgmma" in the PTX manual.
 #include "ptx.cuh"
+
+// Only sm_90a has them: a kernel made of them is absent from the modules of other architectures, and the launch asks
+// whether it is there.
+#if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define WGMMA 1
+#else
+#define WGMMA 0
+#endif
 
 // A tile in shared memory as the instructions take it: rows of 64 (128-byte swizzle) or of 32 elements (64-byte).
 // `stride` is the distance of groups of 8 rows, `leading` that of panels of columns when they are the outputs.
@@ -37,7 +45,7 @@ __device__ __forceinline__ void wgmma_rows(float (&c)[N / 8][4], const uint32_t 
 #define WGMMA_OUT_32(c) WGMMA_16(c, 0)
 #define WGMMA_OUT_64(c) WGMMA_16(c, 0), WGMMA_16(c, 4)
 #define WGMMA_OUT_128(c) WGMMA_OUT_64(c), WGMMA_16(c, 8), WGMMA_16(c, 12)
-#define WGMMA(T, NAME, N, LIST, A, B, ADD, A0, A1, A2, A3, B0)                                                         \
+#define WGMMA_OF(T, NAME, N, LIST, A, B, ADD, A0, A1, A2, A3, B0)                                                         \
     template <>                                                                                                        \
     __device__ __forceinline__ void wgmma_tiles<T, N>(float (&c)[N / 8][4], uint64_t a, uint64_t b, bool add) {        \
         asm volatile("{ .reg .pred p; setp.ne.b32 p, " ADD ", 0;"                                                      \
@@ -52,16 +60,16 @@ __device__ __forceinline__ void wgmma_rows(float (&c)[N / 8][4], const uint32_t 
                      : WGMMA_OUT_##N(c) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                         \
     }
 #define WGMMA_LIST_32 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
-WGMMA(bf16, "bf16", 32, WGMMA_LIST_32, "%16", "%17", "%18", "%16", "%17", "%18", "%19", "%20")
-WGMMA(f16, "f16", 32, WGMMA_LIST_32, "%16", "%17", "%18", "%16", "%17", "%18", "%19", "%20")
+WGMMA_OF(bf16, "bf16", 32, WGMMA_LIST_32, "%16", "%17", "%18", "%16", "%17", "%18", "%19", "%20")
+WGMMA_OF(f16, "f16", 32, WGMMA_LIST_32, "%16", "%17", "%18", "%16", "%17", "%18", "%19", "%20")
 #define WGMMA_LIST_64 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19," \
     "%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
-WGMMA(bf16, "bf16", 64, WGMMA_LIST_64, "%32", "%33", "%34", "%32", "%33", "%34", "%35", "%36")
-WGMMA(f16, "f16", 64, WGMMA_LIST_64, "%32", "%33", "%34", "%32", "%33", "%34", "%35", "%36")
+WGMMA_OF(bf16, "bf16", 64, WGMMA_LIST_64, "%32", "%33", "%34", "%32", "%33", "%34", "%35", "%36")
+WGMMA_OF(f16, "f16", 64, WGMMA_LIST_64, "%32", "%33", "%34", "%32", "%33", "%34", "%35", "%36")
 #define WGMMA_LIST_128 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19," \
     "%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39," \
     "%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59," \
     "%60,%61,%62,%63"
-WGMMA(bf16, "bf16", 128, WGMMA_LIST_128, "%64", "%65", "%66", "%64", "%65", "%66", "%67", "%68")
-WGMMA(f16, "f16", 128, WGMMA_LIST_128, "%64", "%65", "%66", "%64", "%65", "%66", "%67", "%68")
+WGMMA_OF(bf16, "bf16", 128, WGMMA_LIST_128, "%64", "%65", "%66", "%64", "%65", "%66", "%67", "%68")
+WGMMA_OF(f16, "f16", 128, WGMMA_LIST_128, "%64", "%65", "%66", "%64", "%65", "%66", "%67", "%68")
 // clang-format on

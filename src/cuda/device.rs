@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::{
-    launch::gemm::Blas,
+    blas::Blas,
     scratch::Scratch,
     staging::Ring,
     stream::{Queue, Turn, full_name},

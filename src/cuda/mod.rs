@@ -1,4 +1,5 @@
 //! The CUDA backend: hand-written kernels from `kernels/`, compiled at build time and loaded through the driver.
+mod blas;
 mod device;
 mod graph;
 mod launch;
@@ -9,9 +10,9 @@ mod scratch;
 mod staging;
 mod stream;
 
+pub use blas::has_cublaslt;
 pub use device::{Cuda, architectures, device_count, kernels, nvcc_version};
 pub use graph::Graph;
-pub use launch::gemm::has_cublaslt;
 pub use memory::{Allocation, Memory};
 
 use crate::{

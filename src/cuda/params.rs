@@ -2,6 +2,37 @@
 
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
+pub struct Matrix {
+    pub ptr: *const ::core::ffi::c_void,
+    pub stride: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of Matrix"][::core::mem::size_of::<Matrix>() - 16usize];
+    ["Alignment of Matrix"][::core::mem::align_of::<Matrix>() - 8usize];
+    ["Offset of field: Matrix::ptr"][::core::mem::offset_of!(Matrix, ptr) - 0usize];
+    ["Offset of field: Matrix::stride"][::core::mem::offset_of!(Matrix, stride) - 8usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MatrixMut {
+    pub ptr: *mut ::core::ffi::c_void,
+    pub stride: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MatrixMut"][::core::mem::size_of::<MatrixMut>() - 16usize];
+    ["Alignment of MatrixMut"][::core::mem::align_of::<MatrixMut>() - 8usize];
+    ["Offset of field: MatrixMut::ptr"][::core::mem::offset_of!(MatrixMut, ptr) - 0usize];
+    ["Offset of field: MatrixMut::stride"][::core::mem::offset_of!(MatrixMut, stride) - 8usize];
+};
+pub const ELEMENTWISE_THREADS: _bindgen_ty_1 = 256;
+pub const ELEMENTWISE_PER_THREAD: _bindgen_ty_1 = 8;
+pub type _bindgen_ty_1 = u32;
+pub const QUANT_GROUP: _bindgen_ty_2 = 256;
+pub type _bindgen_ty_2 = u32;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct Weight4Params {
     pub codes: *const ::core::ffi::c_uchar,
     pub absmax: *const f32,
@@ -46,6 +77,9 @@ const _: () = {
     ["Offset of field: QuantizeParams::block_shift"][::core::mem::offset_of!(QuantizeParams, block_shift) - 32usize];
     ["Offset of field: QuantizeParams::fp4"][::core::mem::offset_of!(QuantizeParams, fp4) - 36usize];
 };
+pub const QUANTIZE_THREADS: _bindgen_ty_3 = 512;
+pub const QUANTIZE_PER_THREAD: _bindgen_ty_3 = 8;
+pub type _bindgen_ty_3 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct NestAbsmaxParams {
@@ -71,6 +105,10 @@ const _: () = {
     ["Offset of field: NestAbsmaxParams::run_shift"][::core::mem::offset_of!(NestAbsmaxParams, run_shift) - 44usize];
     ["Offset of field: NestAbsmaxParams::n_runs"][::core::mem::offset_of!(NestAbsmaxParams, n_runs) - 48usize];
 };
+pub const NEST_ABSMAX_COLUMNS: _bindgen_ty_4 = 32;
+pub const NEST_ABSMAX_RUNS_THREADS: _bindgen_ty_4 = 256;
+pub const NEST_ABSMAX_MEAN_THREADS: _bindgen_ty_4 = 1024;
+pub type _bindgen_ty_4 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct DequantizeParams {
@@ -84,90 +122,113 @@ const _: () = {
     ["Offset of field: DequantizeParams::weight"][::core::mem::offset_of!(DequantizeParams, weight) - 0usize];
     ["Offset of field: DequantizeParams::out"][::core::mem::offset_of!(DequantizeParams, out) - 48usize];
 };
+pub const DEQUANTIZE_THREADS: _bindgen_ty_5 = 256;
+pub const DEQUANTIZE_PER_THREAD: _bindgen_ty_5 = 32;
+pub type _bindgen_ty_5 = u32;
+pub const GEMM_MMA_THREADS: _bindgen_ty_6 = 256;
+pub const GEMM_MMA_TILE_OUT: _bindgen_ty_6 = 128;
+pub const GEMM_MMA_TILE_K: _bindgen_ty_6 = 64;
+pub const GEMM_MMA_X_STAGES: _bindgen_ty_6 = 3;
+pub const GEMM_MMA_DENSE_STAGES: _bindgen_ty_6 = 3;
+pub const GEMM_MMA_QUANTIZED_STAGES: _bindgen_ty_6 = 2;
+pub const GEMM_SIMT_THREADS: _bindgen_ty_6 = 256;
+pub const GEMM_SIMT_TILE: _bindgen_ty_6 = 64;
+pub const GEMM_SIMT_TILE_K: _bindgen_ty_6 = 16;
+pub const GEMM_SIMT_ROWS_TOKENS: _bindgen_ty_6 = 8;
+pub const GEMM_SKINNY_TOKENS: _bindgen_ty_6 = 16;
+pub const GEMM_SKINNY_ROWS: _bindgen_ty_6 = 16;
+pub const GEMM_SUM_THREADS: _bindgen_ty_6 = 256;
+pub type _bindgen_ty_6 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct Linear4Params {
-    pub x: *const ::core::ffi::c_void,
+    pub x: Matrix,
     pub weight: Weight4Params,
-    pub out: *mut ::core::ffi::c_void,
+    pub out: MatrixMut,
     pub partial: *mut f32,
     pub n: ::core::ffi::c_uint,
-    pub x_stride: ::core::ffi::c_uint,
-    pub out_stride: ::core::ffi::c_uint,
     pub accumulate: ::core::ffi::c_uint,
     pub splits: ::core::ffi::c_uint,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of Linear4Params"][::core::mem::size_of::<Linear4Params>() - 96usize];
+    ["Size of Linear4Params"][::core::mem::size_of::<Linear4Params>() - 104usize];
     ["Alignment of Linear4Params"][::core::mem::align_of::<Linear4Params>() - 8usize];
     ["Offset of field: Linear4Params::x"][::core::mem::offset_of!(Linear4Params, x) - 0usize];
-    ["Offset of field: Linear4Params::weight"][::core::mem::offset_of!(Linear4Params, weight) - 8usize];
-    ["Offset of field: Linear4Params::out"][::core::mem::offset_of!(Linear4Params, out) - 56usize];
-    ["Offset of field: Linear4Params::partial"][::core::mem::offset_of!(Linear4Params, partial) - 64usize];
-    ["Offset of field: Linear4Params::n"][::core::mem::offset_of!(Linear4Params, n) - 72usize];
-    ["Offset of field: Linear4Params::x_stride"][::core::mem::offset_of!(Linear4Params, x_stride) - 76usize];
-    ["Offset of field: Linear4Params::out_stride"][::core::mem::offset_of!(Linear4Params, out_stride) - 80usize];
-    ["Offset of field: Linear4Params::accumulate"][::core::mem::offset_of!(Linear4Params, accumulate) - 84usize];
-    ["Offset of field: Linear4Params::splits"][::core::mem::offset_of!(Linear4Params, splits) - 88usize];
+    ["Offset of field: Linear4Params::weight"][::core::mem::offset_of!(Linear4Params, weight) - 16usize];
+    ["Offset of field: Linear4Params::out"][::core::mem::offset_of!(Linear4Params, out) - 64usize];
+    ["Offset of field: Linear4Params::partial"][::core::mem::offset_of!(Linear4Params, partial) - 80usize];
+    ["Offset of field: Linear4Params::n"][::core::mem::offset_of!(Linear4Params, n) - 88usize];
+    ["Offset of field: Linear4Params::accumulate"][::core::mem::offset_of!(Linear4Params, accumulate) - 92usize];
+    ["Offset of field: Linear4Params::splits"][::core::mem::offset_of!(Linear4Params, splits) - 96usize];
 };
+pub const LINEAR4_SKINNY_THREADS: _bindgen_ty_7 = 512;
+pub const LINEAR4_SKINNY_STAGES: _bindgen_ty_7 = 3;
+pub const LINEAR4_SKINNY_SMALL_THREADS: _bindgen_ty_7 = 256;
+pub const LINEAR4_SKINNY_SMALL_STAGES: _bindgen_ty_7 = 2;
+pub const LINEAR4_SKINNY_UNIT_K: _bindgen_ty_7 = 256;
+pub const LINEAR4_SKINNY_UNIT_BYTES: _bindgen_ty_7 = 2048;
+pub const LINEAR4_SKINNY_TABLE_BYTES: _bindgen_ty_7 = 65536;
+pub const LINEAR4_SKINNY_STATIC_BYTES: _bindgen_ty_7 = 1024;
+pub type _bindgen_ty_7 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct LinearParams {
-    pub x: *const ::core::ffi::c_void,
+    pub x: Matrix,
     pub weight: *const ::core::ffi::c_void,
-    pub out: *mut ::core::ffi::c_void,
+    pub out: MatrixMut,
     pub partial: *mut f32,
     pub n: ::core::ffi::c_uint,
     pub rows: ::core::ffi::c_uint,
     pub cols: ::core::ffi::c_uint,
-    pub x_stride: ::core::ffi::c_uint,
-    pub out_stride: ::core::ffi::c_uint,
     pub accumulate: ::core::ffi::c_uint,
     pub splits: ::core::ffi::c_uint,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of LinearParams"][::core::mem::size_of::<LinearParams>() - 64usize];
+    ["Size of LinearParams"][::core::mem::size_of::<LinearParams>() - 72usize];
     ["Alignment of LinearParams"][::core::mem::align_of::<LinearParams>() - 8usize];
     ["Offset of field: LinearParams::x"][::core::mem::offset_of!(LinearParams, x) - 0usize];
-    ["Offset of field: LinearParams::weight"][::core::mem::offset_of!(LinearParams, weight) - 8usize];
-    ["Offset of field: LinearParams::out"][::core::mem::offset_of!(LinearParams, out) - 16usize];
-    ["Offset of field: LinearParams::partial"][::core::mem::offset_of!(LinearParams, partial) - 24usize];
-    ["Offset of field: LinearParams::n"][::core::mem::offset_of!(LinearParams, n) - 32usize];
-    ["Offset of field: LinearParams::rows"][::core::mem::offset_of!(LinearParams, rows) - 36usize];
-    ["Offset of field: LinearParams::cols"][::core::mem::offset_of!(LinearParams, cols) - 40usize];
-    ["Offset of field: LinearParams::x_stride"][::core::mem::offset_of!(LinearParams, x_stride) - 44usize];
-    ["Offset of field: LinearParams::out_stride"][::core::mem::offset_of!(LinearParams, out_stride) - 48usize];
-    ["Offset of field: LinearParams::accumulate"][::core::mem::offset_of!(LinearParams, accumulate) - 52usize];
-    ["Offset of field: LinearParams::splits"][::core::mem::offset_of!(LinearParams, splits) - 56usize];
+    ["Offset of field: LinearParams::weight"][::core::mem::offset_of!(LinearParams, weight) - 16usize];
+    ["Offset of field: LinearParams::out"][::core::mem::offset_of!(LinearParams, out) - 24usize];
+    ["Offset of field: LinearParams::partial"][::core::mem::offset_of!(LinearParams, partial) - 40usize];
+    ["Offset of field: LinearParams::n"][::core::mem::offset_of!(LinearParams, n) - 48usize];
+    ["Offset of field: LinearParams::rows"][::core::mem::offset_of!(LinearParams, rows) - 52usize];
+    ["Offset of field: LinearParams::cols"][::core::mem::offset_of!(LinearParams, cols) - 56usize];
+    ["Offset of field: LinearParams::accumulate"][::core::mem::offset_of!(LinearParams, accumulate) - 60usize];
+    ["Offset of field: LinearParams::splits"][::core::mem::offset_of!(LinearParams, splits) - 64usize];
 };
+pub const LINEAR_SKINNY_THREADS: _bindgen_ty_8 = 256;
+pub const LINEAR_SKINNY8_CTAS: _bindgen_ty_8 = 3;
+pub const LINEAR_SKINNY16_CTAS: _bindgen_ty_8 = 2;
+pub type _bindgen_ty_8 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct WeightGradParams {
-    pub x: *const ::core::ffi::c_void,
-    pub d_out: *const ::core::ffi::c_void,
+    pub x: Matrix,
+    pub d_out: Matrix,
     pub d_weight: *mut f32,
     pub n: ::core::ffi::c_uint,
     pub rows: ::core::ffi::c_uint,
     pub cols: ::core::ffi::c_uint,
-    pub x_stride: ::core::ffi::c_uint,
-    pub d_out_stride: ::core::ffi::c_uint,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of WeightGradParams"][::core::mem::size_of::<WeightGradParams>() - 48usize];
+    ["Size of WeightGradParams"][::core::mem::size_of::<WeightGradParams>() - 56usize];
     ["Alignment of WeightGradParams"][::core::mem::align_of::<WeightGradParams>() - 8usize];
     ["Offset of field: WeightGradParams::x"][::core::mem::offset_of!(WeightGradParams, x) - 0usize];
-    ["Offset of field: WeightGradParams::d_out"][::core::mem::offset_of!(WeightGradParams, d_out) - 8usize];
-    ["Offset of field: WeightGradParams::d_weight"][::core::mem::offset_of!(WeightGradParams, d_weight) - 16usize];
-    ["Offset of field: WeightGradParams::n"][::core::mem::offset_of!(WeightGradParams, n) - 24usize];
-    ["Offset of field: WeightGradParams::rows"][::core::mem::offset_of!(WeightGradParams, rows) - 28usize];
-    ["Offset of field: WeightGradParams::cols"][::core::mem::offset_of!(WeightGradParams, cols) - 32usize];
-    ["Offset of field: WeightGradParams::x_stride"][::core::mem::offset_of!(WeightGradParams, x_stride) - 36usize];
-    ["Offset of field: WeightGradParams::d_out_stride"]
-        [::core::mem::offset_of!(WeightGradParams, d_out_stride) - 40usize];
+    ["Offset of field: WeightGradParams::d_out"][::core::mem::offset_of!(WeightGradParams, d_out) - 16usize];
+    ["Offset of field: WeightGradParams::d_weight"][::core::mem::offset_of!(WeightGradParams, d_weight) - 32usize];
+    ["Offset of field: WeightGradParams::n"][::core::mem::offset_of!(WeightGradParams, n) - 40usize];
+    ["Offset of field: WeightGradParams::rows"][::core::mem::offset_of!(WeightGradParams, rows) - 44usize];
+    ["Offset of field: WeightGradParams::cols"][::core::mem::offset_of!(WeightGradParams, cols) - 48usize];
 };
+pub const WEIGHT_GRAD_THREADS: _bindgen_ty_9 = 256;
+pub const WEIGHT_GRAD_MMA_TILE: _bindgen_ty_9 = 128;
+pub const WEIGHT_GRAD_MMA_TOKENS: _bindgen_ty_9 = 32;
+pub const WEIGHT_GRAD_MMA_STAGES: _bindgen_ty_9 = 4;
+pub const WEIGHT_GRAD_SIMT_TILE: _bindgen_ty_9 = 64;
+pub type _bindgen_ty_9 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct DropoutParams {
@@ -186,24 +247,24 @@ const _: () = {
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct TransposeParams {
-    pub x: *const ::core::ffi::c_void,
-    pub out: *mut ::core::ffi::c_void,
+    pub x: Matrix,
+    pub out: MatrixMut,
     pub rows: ::core::ffi::c_uint,
     pub cols: ::core::ffi::c_uint,
-    pub x_stride: ::core::ffi::c_uint,
-    pub out_stride: ::core::ffi::c_uint,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of TransposeParams"][::core::mem::size_of::<TransposeParams>() - 32usize];
+    ["Size of TransposeParams"][::core::mem::size_of::<TransposeParams>() - 40usize];
     ["Alignment of TransposeParams"][::core::mem::align_of::<TransposeParams>() - 8usize];
     ["Offset of field: TransposeParams::x"][::core::mem::offset_of!(TransposeParams, x) - 0usize];
-    ["Offset of field: TransposeParams::out"][::core::mem::offset_of!(TransposeParams, out) - 8usize];
-    ["Offset of field: TransposeParams::rows"][::core::mem::offset_of!(TransposeParams, rows) - 16usize];
-    ["Offset of field: TransposeParams::cols"][::core::mem::offset_of!(TransposeParams, cols) - 20usize];
-    ["Offset of field: TransposeParams::x_stride"][::core::mem::offset_of!(TransposeParams, x_stride) - 24usize];
-    ["Offset of field: TransposeParams::out_stride"][::core::mem::offset_of!(TransposeParams, out_stride) - 28usize];
+    ["Offset of field: TransposeParams::out"][::core::mem::offset_of!(TransposeParams, out) - 16usize];
+    ["Offset of field: TransposeParams::rows"][::core::mem::offset_of!(TransposeParams, rows) - 32usize];
+    ["Offset of field: TransposeParams::cols"][::core::mem::offset_of!(TransposeParams, cols) - 36usize];
 };
+pub const LORA_TRANSPOSE_THREADS: _bindgen_ty_10 = 256;
+pub const LORA_TRANSPOSE_TILE: _bindgen_ty_10 = 32;
+pub const LORA_TRANSPOSE_MATRICES: _bindgen_ty_10 = 3;
+pub type _bindgen_ty_10 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct LoraTransposeParams {
@@ -211,99 +272,102 @@ pub struct LoraTransposeParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of LoraTransposeParams"][::core::mem::size_of::<LoraTransposeParams>() - 96usize];
+    ["Size of LoraTransposeParams"][::core::mem::size_of::<LoraTransposeParams>() - 120usize];
     ["Alignment of LoraTransposeParams"][::core::mem::align_of::<LoraTransposeParams>() - 8usize];
     ["Offset of field: LoraTransposeParams::matrices"][::core::mem::offset_of!(LoraTransposeParams, matrices) - 0usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct LoraDownParams {
-    pub x: *const ::core::ffi::c_void,
+    pub x: Matrix,
     pub a: *const ::core::ffi::c_void,
-    pub out: *mut ::core::ffi::c_void,
-    pub out_t: *mut ::core::ffi::c_void,
+    pub out: MatrixMut,
+    pub out_t: MatrixMut,
     pub n: ::core::ffi::c_uint,
     pub cols: ::core::ffi::c_uint,
     pub r: ::core::ffi::c_uint,
-    pub x_stride: ::core::ffi::c_uint,
-    pub out_stride: ::core::ffi::c_uint,
-    pub out_t_stride: ::core::ffi::c_uint,
     pub scale: f32,
     pub dropout: DropoutParams,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of LoraDownParams"][::core::mem::size_of::<LoraDownParams>() - 88usize];
+    ["Size of LoraDownParams"][::core::mem::size_of::<LoraDownParams>() - 96usize];
     ["Alignment of LoraDownParams"][::core::mem::align_of::<LoraDownParams>() - 8usize];
     ["Offset of field: LoraDownParams::x"][::core::mem::offset_of!(LoraDownParams, x) - 0usize];
-    ["Offset of field: LoraDownParams::a"][::core::mem::offset_of!(LoraDownParams, a) - 8usize];
-    ["Offset of field: LoraDownParams::out"][::core::mem::offset_of!(LoraDownParams, out) - 16usize];
-    ["Offset of field: LoraDownParams::out_t"][::core::mem::offset_of!(LoraDownParams, out_t) - 24usize];
-    ["Offset of field: LoraDownParams::n"][::core::mem::offset_of!(LoraDownParams, n) - 32usize];
-    ["Offset of field: LoraDownParams::cols"][::core::mem::offset_of!(LoraDownParams, cols) - 36usize];
-    ["Offset of field: LoraDownParams::r"][::core::mem::offset_of!(LoraDownParams, r) - 40usize];
-    ["Offset of field: LoraDownParams::x_stride"][::core::mem::offset_of!(LoraDownParams, x_stride) - 44usize];
-    ["Offset of field: LoraDownParams::out_stride"][::core::mem::offset_of!(LoraDownParams, out_stride) - 48usize];
-    ["Offset of field: LoraDownParams::out_t_stride"][::core::mem::offset_of!(LoraDownParams, out_t_stride) - 52usize];
-    ["Offset of field: LoraDownParams::scale"][::core::mem::offset_of!(LoraDownParams, scale) - 56usize];
-    ["Offset of field: LoraDownParams::dropout"][::core::mem::offset_of!(LoraDownParams, dropout) - 64usize];
+    ["Offset of field: LoraDownParams::a"][::core::mem::offset_of!(LoraDownParams, a) - 16usize];
+    ["Offset of field: LoraDownParams::out"][::core::mem::offset_of!(LoraDownParams, out) - 24usize];
+    ["Offset of field: LoraDownParams::out_t"][::core::mem::offset_of!(LoraDownParams, out_t) - 40usize];
+    ["Offset of field: LoraDownParams::n"][::core::mem::offset_of!(LoraDownParams, n) - 56usize];
+    ["Offset of field: LoraDownParams::cols"][::core::mem::offset_of!(LoraDownParams, cols) - 60usize];
+    ["Offset of field: LoraDownParams::r"][::core::mem::offset_of!(LoraDownParams, r) - 64usize];
+    ["Offset of field: LoraDownParams::scale"][::core::mem::offset_of!(LoraDownParams, scale) - 68usize];
+    ["Offset of field: LoraDownParams::dropout"][::core::mem::offset_of!(LoraDownParams, dropout) - 72usize];
 };
+pub const LORA_DOWN_TOKENS: _bindgen_ty_11 = 32;
+pub const LORA_DOWN_WARPS: _bindgen_ty_11 = 8;
+pub const LORA_DOWN_SKINNY_TOKENS: _bindgen_ty_11 = 16;
+pub const LORA_DOWN_SKINNY_WARPS: _bindgen_ty_11 = 16;
+pub const LORA_DOWN_SIMT_WARPS: _bindgen_ty_11 = 8;
+pub const LORA_DOWN_SIMT_COLS: _bindgen_ty_11 = 8;
+pub type _bindgen_ty_11 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct LoraUpParams {
-    pub xa: *const ::core::ffi::c_void,
+    pub xa: Matrix,
     pub b: *const ::core::ffi::c_void,
-    pub out: *mut ::core::ffi::c_void,
+    pub out: MatrixMut,
     pub n: ::core::ffi::c_uint,
     pub cols: ::core::ffi::c_uint,
     pub r: ::core::ffi::c_uint,
-    pub xa_stride: ::core::ffi::c_uint,
-    pub out_stride: ::core::ffi::c_uint,
     pub scale: f32,
     pub dropout: DropoutParams,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of LoraUpParams"][::core::mem::size_of::<LoraUpParams>() - 72usize];
+    ["Size of LoraUpParams"][::core::mem::size_of::<LoraUpParams>() - 80usize];
     ["Alignment of LoraUpParams"][::core::mem::align_of::<LoraUpParams>() - 8usize];
     ["Offset of field: LoraUpParams::xa"][::core::mem::offset_of!(LoraUpParams, xa) - 0usize];
-    ["Offset of field: LoraUpParams::b"][::core::mem::offset_of!(LoraUpParams, b) - 8usize];
-    ["Offset of field: LoraUpParams::out"][::core::mem::offset_of!(LoraUpParams, out) - 16usize];
-    ["Offset of field: LoraUpParams::n"][::core::mem::offset_of!(LoraUpParams, n) - 24usize];
-    ["Offset of field: LoraUpParams::cols"][::core::mem::offset_of!(LoraUpParams, cols) - 28usize];
-    ["Offset of field: LoraUpParams::r"][::core::mem::offset_of!(LoraUpParams, r) - 32usize];
-    ["Offset of field: LoraUpParams::xa_stride"][::core::mem::offset_of!(LoraUpParams, xa_stride) - 36usize];
-    ["Offset of field: LoraUpParams::out_stride"][::core::mem::offset_of!(LoraUpParams, out_stride) - 40usize];
-    ["Offset of field: LoraUpParams::scale"][::core::mem::offset_of!(LoraUpParams, scale) - 44usize];
-    ["Offset of field: LoraUpParams::dropout"][::core::mem::offset_of!(LoraUpParams, dropout) - 48usize];
+    ["Offset of field: LoraUpParams::b"][::core::mem::offset_of!(LoraUpParams, b) - 16usize];
+    ["Offset of field: LoraUpParams::out"][::core::mem::offset_of!(LoraUpParams, out) - 24usize];
+    ["Offset of field: LoraUpParams::n"][::core::mem::offset_of!(LoraUpParams, n) - 40usize];
+    ["Offset of field: LoraUpParams::cols"][::core::mem::offset_of!(LoraUpParams, cols) - 44usize];
+    ["Offset of field: LoraUpParams::r"][::core::mem::offset_of!(LoraUpParams, r) - 48usize];
+    ["Offset of field: LoraUpParams::scale"][::core::mem::offset_of!(LoraUpParams, scale) - 52usize];
+    ["Offset of field: LoraUpParams::dropout"][::core::mem::offset_of!(LoraUpParams, dropout) - 56usize];
 };
+pub const LORA_UP_THREADS: _bindgen_ty_12 = 256;
+pub const LORA_UP_TOKENS: _bindgen_ty_12 = 64;
+pub const LORA_UP_COLS: _bindgen_ty_12 = 256;
+pub type _bindgen_ty_12 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
-pub struct LoraFewParams {
+pub struct LoraSkinnyParams {
     pub down: LoraDownParams,
     pub up: LoraUpParams,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of LoraFewParams"][::core::mem::size_of::<LoraFewParams>() - 160usize];
-    ["Alignment of LoraFewParams"][::core::mem::align_of::<LoraFewParams>() - 8usize];
-    ["Offset of field: LoraFewParams::down"][::core::mem::offset_of!(LoraFewParams, down) - 0usize];
-    ["Offset of field: LoraFewParams::up"][::core::mem::offset_of!(LoraFewParams, up) - 88usize];
+    ["Size of LoraSkinnyParams"][::core::mem::size_of::<LoraSkinnyParams>() - 176usize];
+    ["Alignment of LoraSkinnyParams"][::core::mem::align_of::<LoraSkinnyParams>() - 8usize];
+    ["Offset of field: LoraSkinnyParams::down"][::core::mem::offset_of!(LoraSkinnyParams, down) - 0usize];
+    ["Offset of field: LoraSkinnyParams::up"][::core::mem::offset_of!(LoraSkinnyParams, up) - 96usize];
 };
+pub const LORA_SKINNY_CLUSTER: _bindgen_ty_13 = 8;
+pub const LORA_SKINNY_WARPS: _bindgen_ty_13 = 8;
+pub const LORA_SKINNY_TOKENS: _bindgen_ty_13 = 16;
+pub const LORA_SKINNY_MAX_R: _bindgen_ty_13 = 64;
+pub type _bindgen_ty_13 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct LoraWeightGradParams {
-    pub x: *const ::core::ffi::c_void,
-    pub xa: *const ::core::ffi::c_void,
-    pub xa_t: *const ::core::ffi::c_void,
+    pub x: Matrix,
+    pub xa: Matrix,
+    pub xa_t: Matrix,
     pub partial: *mut f32,
     pub out: *mut f32,
     pub n: ::core::ffi::c_uint,
     pub cols: ::core::ffi::c_uint,
     pub r: ::core::ffi::c_uint,
-    pub x_stride: ::core::ffi::c_uint,
-    pub xa_stride: ::core::ffi::c_uint,
-    pub xa_t_stride: ::core::ffi::c_uint,
     pub splits: ::core::ffi::c_uint,
     pub split_len: ::core::ffi::c_uint,
     pub transposed: ::core::ffi::c_uint,
@@ -312,208 +376,197 @@ pub struct LoraWeightGradParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of LoraWeightGradParams"][::core::mem::size_of::<LoraWeightGradParams>() - 104usize];
+    ["Size of LoraWeightGradParams"][::core::mem::size_of::<LoraWeightGradParams>() - 120usize];
     ["Alignment of LoraWeightGradParams"][::core::mem::align_of::<LoraWeightGradParams>() - 8usize];
     ["Offset of field: LoraWeightGradParams::x"][::core::mem::offset_of!(LoraWeightGradParams, x) - 0usize];
-    ["Offset of field: LoraWeightGradParams::xa"][::core::mem::offset_of!(LoraWeightGradParams, xa) - 8usize];
-    ["Offset of field: LoraWeightGradParams::xa_t"][::core::mem::offset_of!(LoraWeightGradParams, xa_t) - 16usize];
+    ["Offset of field: LoraWeightGradParams::xa"][::core::mem::offset_of!(LoraWeightGradParams, xa) - 16usize];
+    ["Offset of field: LoraWeightGradParams::xa_t"][::core::mem::offset_of!(LoraWeightGradParams, xa_t) - 32usize];
     ["Offset of field: LoraWeightGradParams::partial"]
-        [::core::mem::offset_of!(LoraWeightGradParams, partial) - 24usize];
-    ["Offset of field: LoraWeightGradParams::out"][::core::mem::offset_of!(LoraWeightGradParams, out) - 32usize];
-    ["Offset of field: LoraWeightGradParams::n"][::core::mem::offset_of!(LoraWeightGradParams, n) - 40usize];
-    ["Offset of field: LoraWeightGradParams::cols"][::core::mem::offset_of!(LoraWeightGradParams, cols) - 44usize];
-    ["Offset of field: LoraWeightGradParams::r"][::core::mem::offset_of!(LoraWeightGradParams, r) - 48usize];
-    ["Offset of field: LoraWeightGradParams::x_stride"]
-        [::core::mem::offset_of!(LoraWeightGradParams, x_stride) - 52usize];
-    ["Offset of field: LoraWeightGradParams::xa_stride"]
-        [::core::mem::offset_of!(LoraWeightGradParams, xa_stride) - 56usize];
-    ["Offset of field: LoraWeightGradParams::xa_t_stride"]
-        [::core::mem::offset_of!(LoraWeightGradParams, xa_t_stride) - 60usize];
-    ["Offset of field: LoraWeightGradParams::splits"][::core::mem::offset_of!(LoraWeightGradParams, splits) - 64usize];
+        [::core::mem::offset_of!(LoraWeightGradParams, partial) - 48usize];
+    ["Offset of field: LoraWeightGradParams::out"][::core::mem::offset_of!(LoraWeightGradParams, out) - 56usize];
+    ["Offset of field: LoraWeightGradParams::n"][::core::mem::offset_of!(LoraWeightGradParams, n) - 64usize];
+    ["Offset of field: LoraWeightGradParams::cols"][::core::mem::offset_of!(LoraWeightGradParams, cols) - 68usize];
+    ["Offset of field: LoraWeightGradParams::r"][::core::mem::offset_of!(LoraWeightGradParams, r) - 72usize];
+    ["Offset of field: LoraWeightGradParams::splits"][::core::mem::offset_of!(LoraWeightGradParams, splits) - 76usize];
     ["Offset of field: LoraWeightGradParams::split_len"]
-        [::core::mem::offset_of!(LoraWeightGradParams, split_len) - 68usize];
+        [::core::mem::offset_of!(LoraWeightGradParams, split_len) - 80usize];
     ["Offset of field: LoraWeightGradParams::transposed"]
-        [::core::mem::offset_of!(LoraWeightGradParams, transposed) - 72usize];
-    ["Offset of field: LoraWeightGradParams::scale"][::core::mem::offset_of!(LoraWeightGradParams, scale) - 76usize];
+        [::core::mem::offset_of!(LoraWeightGradParams, transposed) - 84usize];
+    ["Offset of field: LoraWeightGradParams::scale"][::core::mem::offset_of!(LoraWeightGradParams, scale) - 88usize];
     ["Offset of field: LoraWeightGradParams::dropout"]
-        [::core::mem::offset_of!(LoraWeightGradParams, dropout) - 80usize];
+        [::core::mem::offset_of!(LoraWeightGradParams, dropout) - 96usize];
 };
+pub const LORA_WEIGHT_GRAD_WARPS: _bindgen_ty_14 = 8;
+pub const LORA_WEIGHT_GRAD_THREADS: _bindgen_ty_14 = 256;
+pub const LORA_WEIGHT_GRAD_COLS: _bindgen_ty_14 = 64;
+pub const LORA_WEIGHT_GRAD_RUN: _bindgen_ty_14 = 16;
+pub const LORA_WEIGHT_GRAD_MAX_R: _bindgen_ty_14 = 256;
+pub const LORA_WEIGHT_GRAD_SIMT_COLS: _bindgen_ty_14 = 8;
+pub type _bindgen_ty_14 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct RmsNormParams {
-    pub x: *const ::core::ffi::c_void,
-    pub add: *const ::core::ffi::c_void,
-    pub sum: *mut ::core::ffi::c_void,
+    pub x: Matrix,
+    pub add: Matrix,
+    pub sum: MatrixMut,
     pub weight: *const f32,
-    pub out: *mut ::core::ffi::c_void,
+    pub out: MatrixMut,
     pub n: ::core::ffi::c_uint,
     pub d: ::core::ffi::c_uint,
-    pub x_stride: ::core::ffi::c_uint,
-    pub add_stride: ::core::ffi::c_uint,
-    pub sum_stride: ::core::ffi::c_uint,
-    pub out_stride: ::core::ffi::c_uint,
     pub eps: f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of RmsNormParams"][::core::mem::size_of::<RmsNormParams>() - 72usize];
+    ["Size of RmsNormParams"][::core::mem::size_of::<RmsNormParams>() - 88usize];
     ["Alignment of RmsNormParams"][::core::mem::align_of::<RmsNormParams>() - 8usize];
     ["Offset of field: RmsNormParams::x"][::core::mem::offset_of!(RmsNormParams, x) - 0usize];
-    ["Offset of field: RmsNormParams::add"][::core::mem::offset_of!(RmsNormParams, add) - 8usize];
-    ["Offset of field: RmsNormParams::sum"][::core::mem::offset_of!(RmsNormParams, sum) - 16usize];
-    ["Offset of field: RmsNormParams::weight"][::core::mem::offset_of!(RmsNormParams, weight) - 24usize];
-    ["Offset of field: RmsNormParams::out"][::core::mem::offset_of!(RmsNormParams, out) - 32usize];
-    ["Offset of field: RmsNormParams::n"][::core::mem::offset_of!(RmsNormParams, n) - 40usize];
-    ["Offset of field: RmsNormParams::d"][::core::mem::offset_of!(RmsNormParams, d) - 44usize];
-    ["Offset of field: RmsNormParams::x_stride"][::core::mem::offset_of!(RmsNormParams, x_stride) - 48usize];
-    ["Offset of field: RmsNormParams::add_stride"][::core::mem::offset_of!(RmsNormParams, add_stride) - 52usize];
-    ["Offset of field: RmsNormParams::sum_stride"][::core::mem::offset_of!(RmsNormParams, sum_stride) - 56usize];
-    ["Offset of field: RmsNormParams::out_stride"][::core::mem::offset_of!(RmsNormParams, out_stride) - 60usize];
-    ["Offset of field: RmsNormParams::eps"][::core::mem::offset_of!(RmsNormParams, eps) - 64usize];
+    ["Offset of field: RmsNormParams::add"][::core::mem::offset_of!(RmsNormParams, add) - 16usize];
+    ["Offset of field: RmsNormParams::sum"][::core::mem::offset_of!(RmsNormParams, sum) - 32usize];
+    ["Offset of field: RmsNormParams::weight"][::core::mem::offset_of!(RmsNormParams, weight) - 48usize];
+    ["Offset of field: RmsNormParams::out"][::core::mem::offset_of!(RmsNormParams, out) - 56usize];
+    ["Offset of field: RmsNormParams::n"][::core::mem::offset_of!(RmsNormParams, n) - 72usize];
+    ["Offset of field: RmsNormParams::d"][::core::mem::offset_of!(RmsNormParams, d) - 76usize];
+    ["Offset of field: RmsNormParams::eps"][::core::mem::offset_of!(RmsNormParams, eps) - 80usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct RmsNormGradParams {
-    pub x: *const ::core::ffi::c_void,
+    pub x: Matrix,
     pub weight: *const f32,
-    pub d_out: *const ::core::ffi::c_void,
-    pub d_x: *mut ::core::ffi::c_void,
+    pub d_out: Matrix,
+    pub d_x: MatrixMut,
     pub n: ::core::ffi::c_uint,
     pub d: ::core::ffi::c_uint,
-    pub x_stride: ::core::ffi::c_uint,
-    pub d_out_stride: ::core::ffi::c_uint,
-    pub d_x_stride: ::core::ffi::c_uint,
     pub accumulate: ::core::ffi::c_uint,
     pub eps: f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of RmsNormGradParams"][::core::mem::size_of::<RmsNormGradParams>() - 64usize];
+    ["Size of RmsNormGradParams"][::core::mem::size_of::<RmsNormGradParams>() - 72usize];
     ["Alignment of RmsNormGradParams"][::core::mem::align_of::<RmsNormGradParams>() - 8usize];
     ["Offset of field: RmsNormGradParams::x"][::core::mem::offset_of!(RmsNormGradParams, x) - 0usize];
-    ["Offset of field: RmsNormGradParams::weight"][::core::mem::offset_of!(RmsNormGradParams, weight) - 8usize];
-    ["Offset of field: RmsNormGradParams::d_out"][::core::mem::offset_of!(RmsNormGradParams, d_out) - 16usize];
-    ["Offset of field: RmsNormGradParams::d_x"][::core::mem::offset_of!(RmsNormGradParams, d_x) - 24usize];
-    ["Offset of field: RmsNormGradParams::n"][::core::mem::offset_of!(RmsNormGradParams, n) - 32usize];
-    ["Offset of field: RmsNormGradParams::d"][::core::mem::offset_of!(RmsNormGradParams, d) - 36usize];
-    ["Offset of field: RmsNormGradParams::x_stride"][::core::mem::offset_of!(RmsNormGradParams, x_stride) - 40usize];
-    ["Offset of field: RmsNormGradParams::d_out_stride"]
-        [::core::mem::offset_of!(RmsNormGradParams, d_out_stride) - 44usize];
-    ["Offset of field: RmsNormGradParams::d_x_stride"]
-        [::core::mem::offset_of!(RmsNormGradParams, d_x_stride) - 48usize];
+    ["Offset of field: RmsNormGradParams::weight"][::core::mem::offset_of!(RmsNormGradParams, weight) - 16usize];
+    ["Offset of field: RmsNormGradParams::d_out"][::core::mem::offset_of!(RmsNormGradParams, d_out) - 24usize];
+    ["Offset of field: RmsNormGradParams::d_x"][::core::mem::offset_of!(RmsNormGradParams, d_x) - 40usize];
+    ["Offset of field: RmsNormGradParams::n"][::core::mem::offset_of!(RmsNormGradParams, n) - 56usize];
+    ["Offset of field: RmsNormGradParams::d"][::core::mem::offset_of!(RmsNormGradParams, d) - 60usize];
     ["Offset of field: RmsNormGradParams::accumulate"]
-        [::core::mem::offset_of!(RmsNormGradParams, accumulate) - 52usize];
-    ["Offset of field: RmsNormGradParams::eps"][::core::mem::offset_of!(RmsNormGradParams, eps) - 56usize];
+        [::core::mem::offset_of!(RmsNormGradParams, accumulate) - 64usize];
+    ["Offset of field: RmsNormGradParams::eps"][::core::mem::offset_of!(RmsNormGradParams, eps) - 68usize];
 };
+pub const RMS_NORM_THREADS: _bindgen_ty_15 = 256;
+pub type _bindgen_ty_15 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct QkNormRopeParams {
-    pub qkv: *const ::core::ffi::c_void,
+    pub qkv: Matrix,
     pub q_weight: *const f32,
     pub k_weight: *const f32,
     pub positions: *const ::core::ffi::c_uint,
     pub cos: *const f32,
     pub sin: *const f32,
-    pub q: *mut ::core::ffi::c_void,
-    pub k: *mut ::core::ffi::c_void,
+    pub q: MatrixMut,
+    pub k: MatrixMut,
     pub n: ::core::ffi::c_uint,
     pub q_heads: ::core::ffi::c_uint,
     pub kv_heads: ::core::ffi::c_uint,
     pub dim: ::core::ffi::c_uint,
     pub max_positions: ::core::ffi::c_uint,
-    pub qkv_stride: ::core::ffi::c_uint,
-    pub q_stride: ::core::ffi::c_uint,
-    pub k_stride: ::core::ffi::c_uint,
     pub eps: f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of QkNormRopeParams"][::core::mem::size_of::<QkNormRopeParams>() - 104usize];
+    ["Size of QkNormRopeParams"][::core::mem::size_of::<QkNormRopeParams>() - 112usize];
     ["Alignment of QkNormRopeParams"][::core::mem::align_of::<QkNormRopeParams>() - 8usize];
     ["Offset of field: QkNormRopeParams::qkv"][::core::mem::offset_of!(QkNormRopeParams, qkv) - 0usize];
-    ["Offset of field: QkNormRopeParams::q_weight"][::core::mem::offset_of!(QkNormRopeParams, q_weight) - 8usize];
-    ["Offset of field: QkNormRopeParams::k_weight"][::core::mem::offset_of!(QkNormRopeParams, k_weight) - 16usize];
-    ["Offset of field: QkNormRopeParams::positions"][::core::mem::offset_of!(QkNormRopeParams, positions) - 24usize];
-    ["Offset of field: QkNormRopeParams::cos"][::core::mem::offset_of!(QkNormRopeParams, cos) - 32usize];
-    ["Offset of field: QkNormRopeParams::sin"][::core::mem::offset_of!(QkNormRopeParams, sin) - 40usize];
-    ["Offset of field: QkNormRopeParams::q"][::core::mem::offset_of!(QkNormRopeParams, q) - 48usize];
-    ["Offset of field: QkNormRopeParams::k"][::core::mem::offset_of!(QkNormRopeParams, k) - 56usize];
-    ["Offset of field: QkNormRopeParams::n"][::core::mem::offset_of!(QkNormRopeParams, n) - 64usize];
-    ["Offset of field: QkNormRopeParams::q_heads"][::core::mem::offset_of!(QkNormRopeParams, q_heads) - 68usize];
-    ["Offset of field: QkNormRopeParams::kv_heads"][::core::mem::offset_of!(QkNormRopeParams, kv_heads) - 72usize];
-    ["Offset of field: QkNormRopeParams::dim"][::core::mem::offset_of!(QkNormRopeParams, dim) - 76usize];
+    ["Offset of field: QkNormRopeParams::q_weight"][::core::mem::offset_of!(QkNormRopeParams, q_weight) - 16usize];
+    ["Offset of field: QkNormRopeParams::k_weight"][::core::mem::offset_of!(QkNormRopeParams, k_weight) - 24usize];
+    ["Offset of field: QkNormRopeParams::positions"][::core::mem::offset_of!(QkNormRopeParams, positions) - 32usize];
+    ["Offset of field: QkNormRopeParams::cos"][::core::mem::offset_of!(QkNormRopeParams, cos) - 40usize];
+    ["Offset of field: QkNormRopeParams::sin"][::core::mem::offset_of!(QkNormRopeParams, sin) - 48usize];
+    ["Offset of field: QkNormRopeParams::q"][::core::mem::offset_of!(QkNormRopeParams, q) - 56usize];
+    ["Offset of field: QkNormRopeParams::k"][::core::mem::offset_of!(QkNormRopeParams, k) - 72usize];
+    ["Offset of field: QkNormRopeParams::n"][::core::mem::offset_of!(QkNormRopeParams, n) - 88usize];
+    ["Offset of field: QkNormRopeParams::q_heads"][::core::mem::offset_of!(QkNormRopeParams, q_heads) - 92usize];
+    ["Offset of field: QkNormRopeParams::kv_heads"][::core::mem::offset_of!(QkNormRopeParams, kv_heads) - 96usize];
+    ["Offset of field: QkNormRopeParams::dim"][::core::mem::offset_of!(QkNormRopeParams, dim) - 100usize];
     ["Offset of field: QkNormRopeParams::max_positions"]
-        [::core::mem::offset_of!(QkNormRopeParams, max_positions) - 80usize];
-    ["Offset of field: QkNormRopeParams::qkv_stride"][::core::mem::offset_of!(QkNormRopeParams, qkv_stride) - 84usize];
-    ["Offset of field: QkNormRopeParams::q_stride"][::core::mem::offset_of!(QkNormRopeParams, q_stride) - 88usize];
-    ["Offset of field: QkNormRopeParams::k_stride"][::core::mem::offset_of!(QkNormRopeParams, k_stride) - 92usize];
-    ["Offset of field: QkNormRopeParams::eps"][::core::mem::offset_of!(QkNormRopeParams, eps) - 96usize];
+        [::core::mem::offset_of!(QkNormRopeParams, max_positions) - 104usize];
+    ["Offset of field: QkNormRopeParams::eps"][::core::mem::offset_of!(QkNormRopeParams, eps) - 108usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct QkNormRopeGradParams {
-    pub qkv: *const ::core::ffi::c_void,
+    pub qkv: Matrix,
     pub q_weight: *const f32,
     pub k_weight: *const f32,
     pub positions: *const ::core::ffi::c_uint,
     pub cos: *const f32,
     pub sin: *const f32,
-    pub d_q: *const ::core::ffi::c_void,
-    pub d_k: *const ::core::ffi::c_void,
-    pub d_qk: *mut ::core::ffi::c_void,
+    pub d_q: Matrix,
+    pub d_k: Matrix,
+    pub d_qk: MatrixMut,
     pub n: ::core::ffi::c_uint,
     pub q_heads: ::core::ffi::c_uint,
     pub kv_heads: ::core::ffi::c_uint,
     pub dim: ::core::ffi::c_uint,
     pub max_positions: ::core::ffi::c_uint,
-    pub qkv_stride: ::core::ffi::c_uint,
-    pub d_q_stride: ::core::ffi::c_uint,
-    pub d_k_stride: ::core::ffi::c_uint,
-    pub d_qk_stride: ::core::ffi::c_uint,
     pub eps: f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of QkNormRopeGradParams"][::core::mem::size_of::<QkNormRopeGradParams>() - 112usize];
+    ["Size of QkNormRopeGradParams"][::core::mem::size_of::<QkNormRopeGradParams>() - 128usize];
     ["Alignment of QkNormRopeGradParams"][::core::mem::align_of::<QkNormRopeGradParams>() - 8usize];
     ["Offset of field: QkNormRopeGradParams::qkv"][::core::mem::offset_of!(QkNormRopeGradParams, qkv) - 0usize];
     ["Offset of field: QkNormRopeGradParams::q_weight"]
-        [::core::mem::offset_of!(QkNormRopeGradParams, q_weight) - 8usize];
+        [::core::mem::offset_of!(QkNormRopeGradParams, q_weight) - 16usize];
     ["Offset of field: QkNormRopeGradParams::k_weight"]
-        [::core::mem::offset_of!(QkNormRopeGradParams, k_weight) - 16usize];
+        [::core::mem::offset_of!(QkNormRopeGradParams, k_weight) - 24usize];
     ["Offset of field: QkNormRopeGradParams::positions"]
-        [::core::mem::offset_of!(QkNormRopeGradParams, positions) - 24usize];
-    ["Offset of field: QkNormRopeGradParams::cos"][::core::mem::offset_of!(QkNormRopeGradParams, cos) - 32usize];
-    ["Offset of field: QkNormRopeGradParams::sin"][::core::mem::offset_of!(QkNormRopeGradParams, sin) - 40usize];
-    ["Offset of field: QkNormRopeGradParams::d_q"][::core::mem::offset_of!(QkNormRopeGradParams, d_q) - 48usize];
-    ["Offset of field: QkNormRopeGradParams::d_k"][::core::mem::offset_of!(QkNormRopeGradParams, d_k) - 56usize];
-    ["Offset of field: QkNormRopeGradParams::d_qk"][::core::mem::offset_of!(QkNormRopeGradParams, d_qk) - 64usize];
-    ["Offset of field: QkNormRopeGradParams::n"][::core::mem::offset_of!(QkNormRopeGradParams, n) - 72usize];
+        [::core::mem::offset_of!(QkNormRopeGradParams, positions) - 32usize];
+    ["Offset of field: QkNormRopeGradParams::cos"][::core::mem::offset_of!(QkNormRopeGradParams, cos) - 40usize];
+    ["Offset of field: QkNormRopeGradParams::sin"][::core::mem::offset_of!(QkNormRopeGradParams, sin) - 48usize];
+    ["Offset of field: QkNormRopeGradParams::d_q"][::core::mem::offset_of!(QkNormRopeGradParams, d_q) - 56usize];
+    ["Offset of field: QkNormRopeGradParams::d_k"][::core::mem::offset_of!(QkNormRopeGradParams, d_k) - 72usize];
+    ["Offset of field: QkNormRopeGradParams::d_qk"][::core::mem::offset_of!(QkNormRopeGradParams, d_qk) - 88usize];
+    ["Offset of field: QkNormRopeGradParams::n"][::core::mem::offset_of!(QkNormRopeGradParams, n) - 104usize];
     ["Offset of field: QkNormRopeGradParams::q_heads"]
-        [::core::mem::offset_of!(QkNormRopeGradParams, q_heads) - 76usize];
+        [::core::mem::offset_of!(QkNormRopeGradParams, q_heads) - 108usize];
     ["Offset of field: QkNormRopeGradParams::kv_heads"]
-        [::core::mem::offset_of!(QkNormRopeGradParams, kv_heads) - 80usize];
-    ["Offset of field: QkNormRopeGradParams::dim"][::core::mem::offset_of!(QkNormRopeGradParams, dim) - 84usize];
+        [::core::mem::offset_of!(QkNormRopeGradParams, kv_heads) - 112usize];
+    ["Offset of field: QkNormRopeGradParams::dim"][::core::mem::offset_of!(QkNormRopeGradParams, dim) - 116usize];
     ["Offset of field: QkNormRopeGradParams::max_positions"]
-        [::core::mem::offset_of!(QkNormRopeGradParams, max_positions) - 88usize];
-    ["Offset of field: QkNormRopeGradParams::qkv_stride"]
-        [::core::mem::offset_of!(QkNormRopeGradParams, qkv_stride) - 92usize];
-    ["Offset of field: QkNormRopeGradParams::d_q_stride"]
-        [::core::mem::offset_of!(QkNormRopeGradParams, d_q_stride) - 96usize];
-    ["Offset of field: QkNormRopeGradParams::d_k_stride"]
-        [::core::mem::offset_of!(QkNormRopeGradParams, d_k_stride) - 100usize];
-    ["Offset of field: QkNormRopeGradParams::d_qk_stride"]
-        [::core::mem::offset_of!(QkNormRopeGradParams, d_qk_stride) - 104usize];
-    ["Offset of field: QkNormRopeGradParams::eps"][::core::mem::offset_of!(QkNormRopeGradParams, eps) - 108usize];
+        [::core::mem::offset_of!(QkNormRopeGradParams, max_positions) - 120usize];
+    ["Offset of field: QkNormRopeGradParams::eps"][::core::mem::offset_of!(QkNormRopeGradParams, eps) - 124usize];
 };
+pub const QK_NORM_ROPE_THREADS: _bindgen_ty_16 = 128;
+pub const QK_NORM_ROPE_HEADS: _bindgen_ty_16 = 4;
+pub type _bindgen_ty_16 = u32;
+pub const ATTENTION_STAGES: _bindgen_ty_17 = 2;
+pub const ATTENTION_SIMT_WARPS: _bindgen_ty_17 = 4;
+pub const ATTENTION_MMA_THREADS: _bindgen_ty_17 = 128;
+pub const ATTENTION_WGMMA_THREADS: _bindgen_ty_17 = 256;
+pub const ATTENTION_MMA_QUERIES: _bindgen_ty_17 = 128;
+pub const ATTENTION_MMA_KEYS: _bindgen_ty_17 = 64;
+pub const ATTENTION_WGMMA_QUERIES: _bindgen_ty_17 = 128;
+pub const ATTENTION_WGMMA_KEYS: _bindgen_ty_17 = 128;
+pub const ATTENTION_GRAD_KV_MMA_KEYS: _bindgen_ty_17 = 64;
+pub const ATTENTION_GRAD_KV_MMA_QUERIES: _bindgen_ty_17 = 64;
+pub const ATTENTION_GRAD_KV_WGMMA_KEYS: _bindgen_ty_17 = 128;
+pub const ATTENTION_GRAD_KV_WGMMA_QUERIES: _bindgen_ty_17 = 64;
+pub const ATTENTION_GRAD_Q_MMA_QUERIES: _bindgen_ty_17 = 128;
+pub const ATTENTION_GRAD_Q_MMA_KEYS: _bindgen_ty_17 = 32;
+pub const ATTENTION_GRAD_Q_WGMMA_QUERIES: _bindgen_ty_17 = 128;
+pub const ATTENTION_GRAD_Q_WGMMA_KEYS: _bindgen_ty_17 = 64;
+pub type _bindgen_ty_17 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct AttentionParams {
-    pub q: *const ::core::ffi::c_void,
-    pub k: *const ::core::ffi::c_void,
-    pub v: *const ::core::ffi::c_void,
+    pub q: Matrix,
+    pub k: Matrix,
+    pub v: Matrix,
     pub cu_seqlens: *const ::core::ffi::c_uint,
-    pub out: *mut ::core::ffi::c_void,
+    pub out: MatrixMut,
     pub lse: *mut f32,
     pub n: ::core::ffi::c_uint,
     pub n_seqs: ::core::ffi::c_uint,
@@ -521,110 +574,78 @@ pub struct AttentionParams {
     pub q_heads: ::core::ffi::c_uint,
     pub kv_heads: ::core::ffi::c_uint,
     pub dim: ::core::ffi::c_uint,
-    pub q_stride: ::core::ffi::c_uint,
-    pub k_stride: ::core::ffi::c_uint,
-    pub v_stride: ::core::ffi::c_uint,
-    pub out_stride: ::core::ffi::c_uint,
     pub scale: f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of AttentionParams"][::core::mem::size_of::<AttentionParams>() - 96usize];
+    ["Size of AttentionParams"][::core::mem::size_of::<AttentionParams>() - 112usize];
     ["Alignment of AttentionParams"][::core::mem::align_of::<AttentionParams>() - 8usize];
     ["Offset of field: AttentionParams::q"][::core::mem::offset_of!(AttentionParams, q) - 0usize];
-    ["Offset of field: AttentionParams::k"][::core::mem::offset_of!(AttentionParams, k) - 8usize];
-    ["Offset of field: AttentionParams::v"][::core::mem::offset_of!(AttentionParams, v) - 16usize];
-    ["Offset of field: AttentionParams::cu_seqlens"][::core::mem::offset_of!(AttentionParams, cu_seqlens) - 24usize];
-    ["Offset of field: AttentionParams::out"][::core::mem::offset_of!(AttentionParams, out) - 32usize];
-    ["Offset of field: AttentionParams::lse"][::core::mem::offset_of!(AttentionParams, lse) - 40usize];
-    ["Offset of field: AttentionParams::n"][::core::mem::offset_of!(AttentionParams, n) - 48usize];
-    ["Offset of field: AttentionParams::n_seqs"][::core::mem::offset_of!(AttentionParams, n_seqs) - 52usize];
-    ["Offset of field: AttentionParams::max_len"][::core::mem::offset_of!(AttentionParams, max_len) - 56usize];
-    ["Offset of field: AttentionParams::q_heads"][::core::mem::offset_of!(AttentionParams, q_heads) - 60usize];
-    ["Offset of field: AttentionParams::kv_heads"][::core::mem::offset_of!(AttentionParams, kv_heads) - 64usize];
-    ["Offset of field: AttentionParams::dim"][::core::mem::offset_of!(AttentionParams, dim) - 68usize];
-    ["Offset of field: AttentionParams::q_stride"][::core::mem::offset_of!(AttentionParams, q_stride) - 72usize];
-    ["Offset of field: AttentionParams::k_stride"][::core::mem::offset_of!(AttentionParams, k_stride) - 76usize];
-    ["Offset of field: AttentionParams::v_stride"][::core::mem::offset_of!(AttentionParams, v_stride) - 80usize];
-    ["Offset of field: AttentionParams::out_stride"][::core::mem::offset_of!(AttentionParams, out_stride) - 84usize];
-    ["Offset of field: AttentionParams::scale"][::core::mem::offset_of!(AttentionParams, scale) - 88usize];
+    ["Offset of field: AttentionParams::k"][::core::mem::offset_of!(AttentionParams, k) - 16usize];
+    ["Offset of field: AttentionParams::v"][::core::mem::offset_of!(AttentionParams, v) - 32usize];
+    ["Offset of field: AttentionParams::cu_seqlens"][::core::mem::offset_of!(AttentionParams, cu_seqlens) - 48usize];
+    ["Offset of field: AttentionParams::out"][::core::mem::offset_of!(AttentionParams, out) - 56usize];
+    ["Offset of field: AttentionParams::lse"][::core::mem::offset_of!(AttentionParams, lse) - 72usize];
+    ["Offset of field: AttentionParams::n"][::core::mem::offset_of!(AttentionParams, n) - 80usize];
+    ["Offset of field: AttentionParams::n_seqs"][::core::mem::offset_of!(AttentionParams, n_seqs) - 84usize];
+    ["Offset of field: AttentionParams::max_len"][::core::mem::offset_of!(AttentionParams, max_len) - 88usize];
+    ["Offset of field: AttentionParams::q_heads"][::core::mem::offset_of!(AttentionParams, q_heads) - 92usize];
+    ["Offset of field: AttentionParams::kv_heads"][::core::mem::offset_of!(AttentionParams, kv_heads) - 96usize];
+    ["Offset of field: AttentionParams::dim"][::core::mem::offset_of!(AttentionParams, dim) - 100usize];
+    ["Offset of field: AttentionParams::scale"][::core::mem::offset_of!(AttentionParams, scale) - 104usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct AttentionGradParams {
-    pub q: *const ::core::ffi::c_void,
-    pub k: *const ::core::ffi::c_void,
-    pub v: *const ::core::ffi::c_void,
-    pub out: *const ::core::ffi::c_void,
-    pub d_out: *const ::core::ffi::c_void,
+    pub q: Matrix,
+    pub k: Matrix,
+    pub v: Matrix,
+    pub out: Matrix,
+    pub d_out: Matrix,
     pub cu_seqlens: *const ::core::ffi::c_uint,
     pub lse: *const f32,
     pub delta: *mut f32,
-    pub d_q: *mut ::core::ffi::c_void,
-    pub d_k: *mut ::core::ffi::c_void,
-    pub d_v: *mut ::core::ffi::c_void,
+    pub d_q: MatrixMut,
+    pub d_k: MatrixMut,
+    pub d_v: MatrixMut,
     pub n: ::core::ffi::c_uint,
     pub n_seqs: ::core::ffi::c_uint,
     pub max_len: ::core::ffi::c_uint,
     pub q_heads: ::core::ffi::c_uint,
     pub kv_heads: ::core::ffi::c_uint,
     pub dim: ::core::ffi::c_uint,
-    pub q_stride: ::core::ffi::c_uint,
-    pub k_stride: ::core::ffi::c_uint,
-    pub v_stride: ::core::ffi::c_uint,
-    pub out_stride: ::core::ffi::c_uint,
-    pub d_out_stride: ::core::ffi::c_uint,
-    pub d_q_stride: ::core::ffi::c_uint,
-    pub d_k_stride: ::core::ffi::c_uint,
-    pub d_v_stride: ::core::ffi::c_uint,
     pub scale: f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of AttentionGradParams"][::core::mem::size_of::<AttentionGradParams>() - 152usize];
+    ["Size of AttentionGradParams"][::core::mem::size_of::<AttentionGradParams>() - 184usize];
     ["Alignment of AttentionGradParams"][::core::mem::align_of::<AttentionGradParams>() - 8usize];
     ["Offset of field: AttentionGradParams::q"][::core::mem::offset_of!(AttentionGradParams, q) - 0usize];
-    ["Offset of field: AttentionGradParams::k"][::core::mem::offset_of!(AttentionGradParams, k) - 8usize];
-    ["Offset of field: AttentionGradParams::v"][::core::mem::offset_of!(AttentionGradParams, v) - 16usize];
-    ["Offset of field: AttentionGradParams::out"][::core::mem::offset_of!(AttentionGradParams, out) - 24usize];
-    ["Offset of field: AttentionGradParams::d_out"][::core::mem::offset_of!(AttentionGradParams, d_out) - 32usize];
+    ["Offset of field: AttentionGradParams::k"][::core::mem::offset_of!(AttentionGradParams, k) - 16usize];
+    ["Offset of field: AttentionGradParams::v"][::core::mem::offset_of!(AttentionGradParams, v) - 32usize];
+    ["Offset of field: AttentionGradParams::out"][::core::mem::offset_of!(AttentionGradParams, out) - 48usize];
+    ["Offset of field: AttentionGradParams::d_out"][::core::mem::offset_of!(AttentionGradParams, d_out) - 64usize];
     ["Offset of field: AttentionGradParams::cu_seqlens"]
-        [::core::mem::offset_of!(AttentionGradParams, cu_seqlens) - 40usize];
-    ["Offset of field: AttentionGradParams::lse"][::core::mem::offset_of!(AttentionGradParams, lse) - 48usize];
-    ["Offset of field: AttentionGradParams::delta"][::core::mem::offset_of!(AttentionGradParams, delta) - 56usize];
-    ["Offset of field: AttentionGradParams::d_q"][::core::mem::offset_of!(AttentionGradParams, d_q) - 64usize];
-    ["Offset of field: AttentionGradParams::d_k"][::core::mem::offset_of!(AttentionGradParams, d_k) - 72usize];
-    ["Offset of field: AttentionGradParams::d_v"][::core::mem::offset_of!(AttentionGradParams, d_v) - 80usize];
-    ["Offset of field: AttentionGradParams::n"][::core::mem::offset_of!(AttentionGradParams, n) - 88usize];
-    ["Offset of field: AttentionGradParams::n_seqs"][::core::mem::offset_of!(AttentionGradParams, n_seqs) - 92usize];
-    ["Offset of field: AttentionGradParams::max_len"][::core::mem::offset_of!(AttentionGradParams, max_len) - 96usize];
-    ["Offset of field: AttentionGradParams::q_heads"][::core::mem::offset_of!(AttentionGradParams, q_heads) - 100usize];
+        [::core::mem::offset_of!(AttentionGradParams, cu_seqlens) - 80usize];
+    ["Offset of field: AttentionGradParams::lse"][::core::mem::offset_of!(AttentionGradParams, lse) - 88usize];
+    ["Offset of field: AttentionGradParams::delta"][::core::mem::offset_of!(AttentionGradParams, delta) - 96usize];
+    ["Offset of field: AttentionGradParams::d_q"][::core::mem::offset_of!(AttentionGradParams, d_q) - 104usize];
+    ["Offset of field: AttentionGradParams::d_k"][::core::mem::offset_of!(AttentionGradParams, d_k) - 120usize];
+    ["Offset of field: AttentionGradParams::d_v"][::core::mem::offset_of!(AttentionGradParams, d_v) - 136usize];
+    ["Offset of field: AttentionGradParams::n"][::core::mem::offset_of!(AttentionGradParams, n) - 152usize];
+    ["Offset of field: AttentionGradParams::n_seqs"][::core::mem::offset_of!(AttentionGradParams, n_seqs) - 156usize];
+    ["Offset of field: AttentionGradParams::max_len"][::core::mem::offset_of!(AttentionGradParams, max_len) - 160usize];
+    ["Offset of field: AttentionGradParams::q_heads"][::core::mem::offset_of!(AttentionGradParams, q_heads) - 164usize];
     ["Offset of field: AttentionGradParams::kv_heads"]
-        [::core::mem::offset_of!(AttentionGradParams, kv_heads) - 104usize];
-    ["Offset of field: AttentionGradParams::dim"][::core::mem::offset_of!(AttentionGradParams, dim) - 108usize];
-    ["Offset of field: AttentionGradParams::q_stride"]
-        [::core::mem::offset_of!(AttentionGradParams, q_stride) - 112usize];
-    ["Offset of field: AttentionGradParams::k_stride"]
-        [::core::mem::offset_of!(AttentionGradParams, k_stride) - 116usize];
-    ["Offset of field: AttentionGradParams::v_stride"]
-        [::core::mem::offset_of!(AttentionGradParams, v_stride) - 120usize];
-    ["Offset of field: AttentionGradParams::out_stride"]
-        [::core::mem::offset_of!(AttentionGradParams, out_stride) - 124usize];
-    ["Offset of field: AttentionGradParams::d_out_stride"]
-        [::core::mem::offset_of!(AttentionGradParams, d_out_stride) - 128usize];
-    ["Offset of field: AttentionGradParams::d_q_stride"]
-        [::core::mem::offset_of!(AttentionGradParams, d_q_stride) - 132usize];
-    ["Offset of field: AttentionGradParams::d_k_stride"]
-        [::core::mem::offset_of!(AttentionGradParams, d_k_stride) - 136usize];
-    ["Offset of field: AttentionGradParams::d_v_stride"]
-        [::core::mem::offset_of!(AttentionGradParams, d_v_stride) - 140usize];
-    ["Offset of field: AttentionGradParams::scale"][::core::mem::offset_of!(AttentionGradParams, scale) - 144usize];
+        [::core::mem::offset_of!(AttentionGradParams, kv_heads) - 168usize];
+    ["Offset of field: AttentionGradParams::dim"][::core::mem::offset_of!(AttentionGradParams, dim) - 172usize];
+    ["Offset of field: AttentionGradParams::scale"][::core::mem::offset_of!(AttentionGradParams, scale) - 176usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct CacheAppendParams {
-    pub k: *const ::core::ffi::c_void,
-    pub v: *const ::core::ffi::c_void,
+    pub k: Matrix,
+    pub v: Matrix,
     pub seqs: *const ::core::ffi::c_uint,
     pub positions: *const ::core::ffi::c_uint,
     pub k_cache: *mut ::core::ffi::c_void,
@@ -633,34 +654,32 @@ pub struct CacheAppendParams {
     pub width: ::core::ffi::c_uint,
     pub n_seqs: ::core::ffi::c_uint,
     pub capacity: ::core::ffi::c_uint,
-    pub k_stride: ::core::ffi::c_uint,
-    pub v_stride: ::core::ffi::c_uint,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of CacheAppendParams"][::core::mem::size_of::<CacheAppendParams>() - 72usize];
+    ["Size of CacheAppendParams"][::core::mem::size_of::<CacheAppendParams>() - 80usize];
     ["Alignment of CacheAppendParams"][::core::mem::align_of::<CacheAppendParams>() - 8usize];
     ["Offset of field: CacheAppendParams::k"][::core::mem::offset_of!(CacheAppendParams, k) - 0usize];
-    ["Offset of field: CacheAppendParams::v"][::core::mem::offset_of!(CacheAppendParams, v) - 8usize];
-    ["Offset of field: CacheAppendParams::seqs"][::core::mem::offset_of!(CacheAppendParams, seqs) - 16usize];
-    ["Offset of field: CacheAppendParams::positions"][::core::mem::offset_of!(CacheAppendParams, positions) - 24usize];
-    ["Offset of field: CacheAppendParams::k_cache"][::core::mem::offset_of!(CacheAppendParams, k_cache) - 32usize];
-    ["Offset of field: CacheAppendParams::v_cache"][::core::mem::offset_of!(CacheAppendParams, v_cache) - 40usize];
-    ["Offset of field: CacheAppendParams::n"][::core::mem::offset_of!(CacheAppendParams, n) - 48usize];
-    ["Offset of field: CacheAppendParams::width"][::core::mem::offset_of!(CacheAppendParams, width) - 52usize];
-    ["Offset of field: CacheAppendParams::n_seqs"][::core::mem::offset_of!(CacheAppendParams, n_seqs) - 56usize];
-    ["Offset of field: CacheAppendParams::capacity"][::core::mem::offset_of!(CacheAppendParams, capacity) - 60usize];
-    ["Offset of field: CacheAppendParams::k_stride"][::core::mem::offset_of!(CacheAppendParams, k_stride) - 64usize];
-    ["Offset of field: CacheAppendParams::v_stride"][::core::mem::offset_of!(CacheAppendParams, v_stride) - 68usize];
+    ["Offset of field: CacheAppendParams::v"][::core::mem::offset_of!(CacheAppendParams, v) - 16usize];
+    ["Offset of field: CacheAppendParams::seqs"][::core::mem::offset_of!(CacheAppendParams, seqs) - 32usize];
+    ["Offset of field: CacheAppendParams::positions"][::core::mem::offset_of!(CacheAppendParams, positions) - 40usize];
+    ["Offset of field: CacheAppendParams::k_cache"][::core::mem::offset_of!(CacheAppendParams, k_cache) - 48usize];
+    ["Offset of field: CacheAppendParams::v_cache"][::core::mem::offset_of!(CacheAppendParams, v_cache) - 56usize];
+    ["Offset of field: CacheAppendParams::n"][::core::mem::offset_of!(CacheAppendParams, n) - 64usize];
+    ["Offset of field: CacheAppendParams::width"][::core::mem::offset_of!(CacheAppendParams, width) - 68usize];
+    ["Offset of field: CacheAppendParams::n_seqs"][::core::mem::offset_of!(CacheAppendParams, n_seqs) - 72usize];
+    ["Offset of field: CacheAppendParams::capacity"][::core::mem::offset_of!(CacheAppendParams, capacity) - 76usize];
 };
+pub const CACHE_APPEND_THREADS: _bindgen_ty_18 = 128;
+pub type _bindgen_ty_18 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct DecodeAttentionParams {
-    pub q: *const ::core::ffi::c_void,
+    pub q: Matrix,
     pub k_cache: *const ::core::ffi::c_void,
     pub v_cache: *const ::core::ffi::c_void,
     pub positions: *const ::core::ffi::c_uint,
-    pub out: *mut ::core::ffi::c_void,
+    pub out: MatrixMut,
     pub partial: *mut f32,
     pub tickets: *mut ::core::ffi::c_uint,
     pub n_seqs: ::core::ffi::c_uint,
@@ -669,157 +688,141 @@ pub struct DecodeAttentionParams {
     pub kv_heads: ::core::ffi::c_uint,
     pub dim: ::core::ffi::c_uint,
     pub splits: ::core::ffi::c_uint,
-    pub q_stride: ::core::ffi::c_uint,
-    pub out_stride: ::core::ffi::c_uint,
     pub scale: f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DecodeAttentionParams"][::core::mem::size_of::<DecodeAttentionParams>() - 96usize];
+    ["Size of DecodeAttentionParams"][::core::mem::size_of::<DecodeAttentionParams>() - 104usize];
     ["Alignment of DecodeAttentionParams"][::core::mem::align_of::<DecodeAttentionParams>() - 8usize];
     ["Offset of field: DecodeAttentionParams::q"][::core::mem::offset_of!(DecodeAttentionParams, q) - 0usize];
     ["Offset of field: DecodeAttentionParams::k_cache"]
-        [::core::mem::offset_of!(DecodeAttentionParams, k_cache) - 8usize];
+        [::core::mem::offset_of!(DecodeAttentionParams, k_cache) - 16usize];
     ["Offset of field: DecodeAttentionParams::v_cache"]
-        [::core::mem::offset_of!(DecodeAttentionParams, v_cache) - 16usize];
+        [::core::mem::offset_of!(DecodeAttentionParams, v_cache) - 24usize];
     ["Offset of field: DecodeAttentionParams::positions"]
-        [::core::mem::offset_of!(DecodeAttentionParams, positions) - 24usize];
-    ["Offset of field: DecodeAttentionParams::out"][::core::mem::offset_of!(DecodeAttentionParams, out) - 32usize];
+        [::core::mem::offset_of!(DecodeAttentionParams, positions) - 32usize];
+    ["Offset of field: DecodeAttentionParams::out"][::core::mem::offset_of!(DecodeAttentionParams, out) - 40usize];
     ["Offset of field: DecodeAttentionParams::partial"]
-        [::core::mem::offset_of!(DecodeAttentionParams, partial) - 40usize];
+        [::core::mem::offset_of!(DecodeAttentionParams, partial) - 56usize];
     ["Offset of field: DecodeAttentionParams::tickets"]
-        [::core::mem::offset_of!(DecodeAttentionParams, tickets) - 48usize];
+        [::core::mem::offset_of!(DecodeAttentionParams, tickets) - 64usize];
     ["Offset of field: DecodeAttentionParams::n_seqs"]
-        [::core::mem::offset_of!(DecodeAttentionParams, n_seqs) - 56usize];
+        [::core::mem::offset_of!(DecodeAttentionParams, n_seqs) - 72usize];
     ["Offset of field: DecodeAttentionParams::capacity"]
-        [::core::mem::offset_of!(DecodeAttentionParams, capacity) - 60usize];
+        [::core::mem::offset_of!(DecodeAttentionParams, capacity) - 76usize];
     ["Offset of field: DecodeAttentionParams::q_heads"]
-        [::core::mem::offset_of!(DecodeAttentionParams, q_heads) - 64usize];
+        [::core::mem::offset_of!(DecodeAttentionParams, q_heads) - 80usize];
     ["Offset of field: DecodeAttentionParams::kv_heads"]
-        [::core::mem::offset_of!(DecodeAttentionParams, kv_heads) - 68usize];
-    ["Offset of field: DecodeAttentionParams::dim"][::core::mem::offset_of!(DecodeAttentionParams, dim) - 72usize];
+        [::core::mem::offset_of!(DecodeAttentionParams, kv_heads) - 84usize];
+    ["Offset of field: DecodeAttentionParams::dim"][::core::mem::offset_of!(DecodeAttentionParams, dim) - 88usize];
     ["Offset of field: DecodeAttentionParams::splits"]
-        [::core::mem::offset_of!(DecodeAttentionParams, splits) - 76usize];
-    ["Offset of field: DecodeAttentionParams::q_stride"]
-        [::core::mem::offset_of!(DecodeAttentionParams, q_stride) - 80usize];
-    ["Offset of field: DecodeAttentionParams::out_stride"]
-        [::core::mem::offset_of!(DecodeAttentionParams, out_stride) - 84usize];
-    ["Offset of field: DecodeAttentionParams::scale"][::core::mem::offset_of!(DecodeAttentionParams, scale) - 88usize];
+        [::core::mem::offset_of!(DecodeAttentionParams, splits) - 92usize];
+    ["Offset of field: DecodeAttentionParams::scale"][::core::mem::offset_of!(DecodeAttentionParams, scale) - 96usize];
 };
+pub const DECODE_ATTENTION_THREADS: _bindgen_ty_19 = 256;
+pub const DECODE_ATTENTION_MAX_SPLITS: _bindgen_ty_19 = 64;
+pub const DECODE_ATTENTION_STATS: _bindgen_ty_19 = 2;
+pub type _bindgen_ty_19 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct SwigluParams {
-    pub gate_up: *const ::core::ffi::c_void,
-    pub out: *mut ::core::ffi::c_void,
+    pub gate_up: Matrix,
+    pub out: MatrixMut,
     pub n: ::core::ffi::c_uint,
     pub f: ::core::ffi::c_uint,
-    pub gate_up_stride: ::core::ffi::c_uint,
-    pub out_stride: ::core::ffi::c_uint,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of SwigluParams"][::core::mem::size_of::<SwigluParams>() - 32usize];
+    ["Size of SwigluParams"][::core::mem::size_of::<SwigluParams>() - 40usize];
     ["Alignment of SwigluParams"][::core::mem::align_of::<SwigluParams>() - 8usize];
     ["Offset of field: SwigluParams::gate_up"][::core::mem::offset_of!(SwigluParams, gate_up) - 0usize];
-    ["Offset of field: SwigluParams::out"][::core::mem::offset_of!(SwigluParams, out) - 8usize];
-    ["Offset of field: SwigluParams::n"][::core::mem::offset_of!(SwigluParams, n) - 16usize];
-    ["Offset of field: SwigluParams::f"][::core::mem::offset_of!(SwigluParams, f) - 20usize];
-    ["Offset of field: SwigluParams::gate_up_stride"][::core::mem::offset_of!(SwigluParams, gate_up_stride) - 24usize];
-    ["Offset of field: SwigluParams::out_stride"][::core::mem::offset_of!(SwigluParams, out_stride) - 28usize];
+    ["Offset of field: SwigluParams::out"][::core::mem::offset_of!(SwigluParams, out) - 16usize];
+    ["Offset of field: SwigluParams::n"][::core::mem::offset_of!(SwigluParams, n) - 32usize];
+    ["Offset of field: SwigluParams::f"][::core::mem::offset_of!(SwigluParams, f) - 36usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct SwigluGradParams {
-    pub gate_up: *const ::core::ffi::c_void,
-    pub d_out: *const ::core::ffi::c_void,
-    pub d_gate_up: *mut ::core::ffi::c_void,
+    pub gate_up: Matrix,
+    pub d_out: Matrix,
+    pub d_gate_up: MatrixMut,
     pub n: ::core::ffi::c_uint,
     pub f: ::core::ffi::c_uint,
-    pub gate_up_stride: ::core::ffi::c_uint,
-    pub d_out_stride: ::core::ffi::c_uint,
-    pub d_gate_up_stride: ::core::ffi::c_uint,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of SwigluGradParams"][::core::mem::size_of::<SwigluGradParams>() - 48usize];
+    ["Size of SwigluGradParams"][::core::mem::size_of::<SwigluGradParams>() - 56usize];
     ["Alignment of SwigluGradParams"][::core::mem::align_of::<SwigluGradParams>() - 8usize];
     ["Offset of field: SwigluGradParams::gate_up"][::core::mem::offset_of!(SwigluGradParams, gate_up) - 0usize];
-    ["Offset of field: SwigluGradParams::d_out"][::core::mem::offset_of!(SwigluGradParams, d_out) - 8usize];
-    ["Offset of field: SwigluGradParams::d_gate_up"][::core::mem::offset_of!(SwigluGradParams, d_gate_up) - 16usize];
-    ["Offset of field: SwigluGradParams::n"][::core::mem::offset_of!(SwigluGradParams, n) - 24usize];
-    ["Offset of field: SwigluGradParams::f"][::core::mem::offset_of!(SwigluGradParams, f) - 28usize];
-    ["Offset of field: SwigluGradParams::gate_up_stride"]
-        [::core::mem::offset_of!(SwigluGradParams, gate_up_stride) - 32usize];
-    ["Offset of field: SwigluGradParams::d_out_stride"]
-        [::core::mem::offset_of!(SwigluGradParams, d_out_stride) - 36usize];
-    ["Offset of field: SwigluGradParams::d_gate_up_stride"]
-        [::core::mem::offset_of!(SwigluGradParams, d_gate_up_stride) - 40usize];
+    ["Offset of field: SwigluGradParams::d_out"][::core::mem::offset_of!(SwigluGradParams, d_out) - 16usize];
+    ["Offset of field: SwigluGradParams::d_gate_up"][::core::mem::offset_of!(SwigluGradParams, d_gate_up) - 32usize];
+    ["Offset of field: SwigluGradParams::n"][::core::mem::offset_of!(SwigluGradParams, n) - 48usize];
+    ["Offset of field: SwigluGradParams::f"][::core::mem::offset_of!(SwigluGradParams, f) - 52usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct RowsParams {
-    pub x: *const ::core::ffi::c_void,
+    pub x: Matrix,
     pub rows: *const ::core::ffi::c_uint,
-    pub out: *mut ::core::ffi::c_void,
+    pub out: MatrixMut,
     pub n: ::core::ffi::c_uint,
     pub n_table: ::core::ffi::c_uint,
     pub d: ::core::ffi::c_uint,
-    pub x_stride: ::core::ffi::c_uint,
-    pub out_stride: ::core::ffi::c_uint,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of RowsParams"][::core::mem::size_of::<RowsParams>() - 48usize];
+    ["Size of RowsParams"][::core::mem::size_of::<RowsParams>() - 56usize];
     ["Alignment of RowsParams"][::core::mem::align_of::<RowsParams>() - 8usize];
     ["Offset of field: RowsParams::x"][::core::mem::offset_of!(RowsParams, x) - 0usize];
-    ["Offset of field: RowsParams::rows"][::core::mem::offset_of!(RowsParams, rows) - 8usize];
-    ["Offset of field: RowsParams::out"][::core::mem::offset_of!(RowsParams, out) - 16usize];
-    ["Offset of field: RowsParams::n"][::core::mem::offset_of!(RowsParams, n) - 24usize];
-    ["Offset of field: RowsParams::n_table"][::core::mem::offset_of!(RowsParams, n_table) - 28usize];
-    ["Offset of field: RowsParams::d"][::core::mem::offset_of!(RowsParams, d) - 32usize];
-    ["Offset of field: RowsParams::x_stride"][::core::mem::offset_of!(RowsParams, x_stride) - 36usize];
-    ["Offset of field: RowsParams::out_stride"][::core::mem::offset_of!(RowsParams, out_stride) - 40usize];
+    ["Offset of field: RowsParams::rows"][::core::mem::offset_of!(RowsParams, rows) - 16usize];
+    ["Offset of field: RowsParams::out"][::core::mem::offset_of!(RowsParams, out) - 24usize];
+    ["Offset of field: RowsParams::n"][::core::mem::offset_of!(RowsParams, n) - 40usize];
+    ["Offset of field: RowsParams::n_table"][::core::mem::offset_of!(RowsParams, n_table) - 44usize];
+    ["Offset of field: RowsParams::d"][::core::mem::offset_of!(RowsParams, d) - 48usize];
 };
+pub const ROWS_THREADS: _bindgen_ty_20 = 256;
+pub type _bindgen_ty_20 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct CrossEntropyParams {
-    pub logits: *mut ::core::ffi::c_void,
+    pub logits: MatrixMut,
     pub labels: *const ::core::ffi::c_uint,
     pub losses: *mut f32,
     pub n: ::core::ffi::c_uint,
     pub vocab: ::core::ffi::c_uint,
-    pub stride: ::core::ffi::c_uint,
     pub with_grad: ::core::ffi::c_uint,
     pub cached: ::core::ffi::c_uint,
     pub grad_scale: f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of CrossEntropyParams"][::core::mem::size_of::<CrossEntropyParams>() - 48usize];
+    ["Size of CrossEntropyParams"][::core::mem::size_of::<CrossEntropyParams>() - 56usize];
     ["Alignment of CrossEntropyParams"][::core::mem::align_of::<CrossEntropyParams>() - 8usize];
     ["Offset of field: CrossEntropyParams::logits"][::core::mem::offset_of!(CrossEntropyParams, logits) - 0usize];
-    ["Offset of field: CrossEntropyParams::labels"][::core::mem::offset_of!(CrossEntropyParams, labels) - 8usize];
-    ["Offset of field: CrossEntropyParams::losses"][::core::mem::offset_of!(CrossEntropyParams, losses) - 16usize];
-    ["Offset of field: CrossEntropyParams::n"][::core::mem::offset_of!(CrossEntropyParams, n) - 24usize];
-    ["Offset of field: CrossEntropyParams::vocab"][::core::mem::offset_of!(CrossEntropyParams, vocab) - 28usize];
-    ["Offset of field: CrossEntropyParams::stride"][::core::mem::offset_of!(CrossEntropyParams, stride) - 32usize];
+    ["Offset of field: CrossEntropyParams::labels"][::core::mem::offset_of!(CrossEntropyParams, labels) - 16usize];
+    ["Offset of field: CrossEntropyParams::losses"][::core::mem::offset_of!(CrossEntropyParams, losses) - 24usize];
+    ["Offset of field: CrossEntropyParams::n"][::core::mem::offset_of!(CrossEntropyParams, n) - 32usize];
+    ["Offset of field: CrossEntropyParams::vocab"][::core::mem::offset_of!(CrossEntropyParams, vocab) - 36usize];
     ["Offset of field: CrossEntropyParams::with_grad"]
-        [::core::mem::offset_of!(CrossEntropyParams, with_grad) - 36usize];
-    ["Offset of field: CrossEntropyParams::cached"][::core::mem::offset_of!(CrossEntropyParams, cached) - 40usize];
+        [::core::mem::offset_of!(CrossEntropyParams, with_grad) - 40usize];
+    ["Offset of field: CrossEntropyParams::cached"][::core::mem::offset_of!(CrossEntropyParams, cached) - 44usize];
     ["Offset of field: CrossEntropyParams::grad_scale"]
-        [::core::mem::offset_of!(CrossEntropyParams, grad_scale) - 44usize];
+        [::core::mem::offset_of!(CrossEntropyParams, grad_scale) - 48usize];
 };
+pub const CROSS_ENTROPY_THREADS: _bindgen_ty_21 = 1024;
+pub const CROSS_ENTROPY_PACK_BYTES: _bindgen_ty_21 = 16;
+pub const CROSS_ENTROPY_STATIC_BYTES: _bindgen_ty_21 = 1024;
+pub type _bindgen_ty_21 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct SampleParams {
-    pub logits: *mut f32,
+    pub logits: MatrixMut,
     pub history: *mut ::core::ffi::c_uint,
     pub positions: *mut ::core::ffi::c_uint,
     pub tokens: *mut ::core::ffi::c_uint,
     pub seen: *mut ::core::ffi::c_uint,
     pub n_seqs: ::core::ffi::c_uint,
     pub vocab: ::core::ffi::c_uint,
-    pub stride: ::core::ffi::c_uint,
     pub capacity: ::core::ffi::c_uint,
     pub top_k: ::core::ffi::c_uint,
     pub temperature: f32,
@@ -833,22 +836,23 @@ const _: () = {
     ["Size of SampleParams"][::core::mem::size_of::<SampleParams>() - 88usize];
     ["Alignment of SampleParams"][::core::mem::align_of::<SampleParams>() - 8usize];
     ["Offset of field: SampleParams::logits"][::core::mem::offset_of!(SampleParams, logits) - 0usize];
-    ["Offset of field: SampleParams::history"][::core::mem::offset_of!(SampleParams, history) - 8usize];
-    ["Offset of field: SampleParams::positions"][::core::mem::offset_of!(SampleParams, positions) - 16usize];
-    ["Offset of field: SampleParams::tokens"][::core::mem::offset_of!(SampleParams, tokens) - 24usize];
-    ["Offset of field: SampleParams::seen"][::core::mem::offset_of!(SampleParams, seen) - 32usize];
-    ["Offset of field: SampleParams::n_seqs"][::core::mem::offset_of!(SampleParams, n_seqs) - 40usize];
-    ["Offset of field: SampleParams::vocab"][::core::mem::offset_of!(SampleParams, vocab) - 44usize];
-    ["Offset of field: SampleParams::stride"][::core::mem::offset_of!(SampleParams, stride) - 48usize];
-    ["Offset of field: SampleParams::capacity"][::core::mem::offset_of!(SampleParams, capacity) - 52usize];
-    ["Offset of field: SampleParams::top_k"][::core::mem::offset_of!(SampleParams, top_k) - 56usize];
-    ["Offset of field: SampleParams::temperature"][::core::mem::offset_of!(SampleParams, temperature) - 60usize];
-    ["Offset of field: SampleParams::top_p"][::core::mem::offset_of!(SampleParams, top_p) - 64usize];
-    ["Offset of field: SampleParams::min_p"][::core::mem::offset_of!(SampleParams, min_p) - 68usize];
+    ["Offset of field: SampleParams::history"][::core::mem::offset_of!(SampleParams, history) - 16usize];
+    ["Offset of field: SampleParams::positions"][::core::mem::offset_of!(SampleParams, positions) - 24usize];
+    ["Offset of field: SampleParams::tokens"][::core::mem::offset_of!(SampleParams, tokens) - 32usize];
+    ["Offset of field: SampleParams::seen"][::core::mem::offset_of!(SampleParams, seen) - 40usize];
+    ["Offset of field: SampleParams::n_seqs"][::core::mem::offset_of!(SampleParams, n_seqs) - 48usize];
+    ["Offset of field: SampleParams::vocab"][::core::mem::offset_of!(SampleParams, vocab) - 52usize];
+    ["Offset of field: SampleParams::capacity"][::core::mem::offset_of!(SampleParams, capacity) - 56usize];
+    ["Offset of field: SampleParams::top_k"][::core::mem::offset_of!(SampleParams, top_k) - 60usize];
+    ["Offset of field: SampleParams::temperature"][::core::mem::offset_of!(SampleParams, temperature) - 64usize];
+    ["Offset of field: SampleParams::top_p"][::core::mem::offset_of!(SampleParams, top_p) - 68usize];
+    ["Offset of field: SampleParams::min_p"][::core::mem::offset_of!(SampleParams, min_p) - 72usize];
     ["Offset of field: SampleParams::repetition_penalty"]
-        [::core::mem::offset_of!(SampleParams, repetition_penalty) - 72usize];
+        [::core::mem::offset_of!(SampleParams, repetition_penalty) - 76usize];
     ["Offset of field: SampleParams::seed"][::core::mem::offset_of!(SampleParams, seed) - 80usize];
 };
+pub const SAMPLE_THREADS: _bindgen_ty_22 = 1024;
+pub type _bindgen_ty_22 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct CastParams {
@@ -885,6 +889,8 @@ const _: () = {
     ["Offset of field: ReduceParams::blocks"][::core::mem::offset_of!(ReduceParams, blocks) - 32usize];
     ["Offset of field: ReduceParams::accumulate"][::core::mem::offset_of!(ReduceParams, accumulate) - 36usize];
 };
+pub const REDUCE_THREADS: _bindgen_ty_23 = 256;
+pub type _bindgen_ty_23 = u32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct AdamWParams {

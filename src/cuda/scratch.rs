@@ -30,6 +30,8 @@ slots! {
     Seen,
     /// A weight, dequantised.
     Weight,
+    /// What cuBLASLt works in.
+    Blas,
     /// u32: counters of finished blocks. Zero between ops, so the kernels that count put them back.
     Tickets,
 }

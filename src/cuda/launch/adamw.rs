@@ -1,4 +1,4 @@
-use super::{Cuda, Kernel, LaunchConfig, flat_blocks};
+use super::{Cuda, Kernel, elementwise};
 use crate::{Float, Result, cuda::params::AdamWParams, ops::AdamW};
 
 const ADAMW: Kernel<AdamWParams> = Kernel::new("adamw", "adamw");
@@ -25,5 +25,5 @@ pub(in crate::cuda) fn adamw<T: Float>(cuda: &Cuda, mut op: AdamW<'_, Cuda, T>) 
         grad_scale: op.grad_scale,
     };
     // SAFETY: `AdamW::verify` checked that every vector is as long as the weights.
-    unsafe { cuda.launch(&ADAMW, T::DTYPE.suffix(), params, LaunchConfig::new(flat_blocks("adamw", len)?, 256)) }
+    unsafe { cuda.launch(&ADAMW, T::DTYPE.suffix(), params, elementwise("adamw", [1, len])?) }
 }

@@ -1,192 +1,191 @@
-use super::{Cuda, Kernel, LaunchConfig, dim};
+use super::{Cuda, Kernel, LaunchConfig, by_head_dim, dim, grid, head_dim_index};
 use crate::{
     DType, Float, Result,
-    cuda::params::{AttentionGradParams, AttentionParams},
+    cuda::params::{
+        self, ATTENTION_MMA_THREADS, ATTENTION_STAGES, ATTENTION_WGMMA_THREADS, AttentionGradParams, AttentionParams,
+        Matrix,
+    },
     ops::{Attention, AttentionGrad, Heads},
 };
-use core::ffi::c_void;
 
 type Forward = Kernel<AttentionParams>;
 type Grad = Kernel<AttentionGradParams>;
 
-/// The same kernel for heads of 32, 64 and 128 elements.
-macro_rules! by_dim {
-    ($file:literal, $name:literal) => {
-        [
-            Kernel::new($file, concat!($name, "_d32")),
-            Kernel::new($file, concat!($name, "_d64")),
-            Kernel::new($file, concat!($name, "_d128")),
-        ]
-    };
-}
-const PLAIN: [Forward; 3] = by_dim!("attention", "attention_plain");
-const WARPS: [Forward; 3] = by_dim!("attention", "attention");
-const GROUPS: [Forward; 3] = by_dim!("attention", "attention_wide");
-const DELTA: [Grad; 3] = by_dim!("attention_grad", "attention_delta");
-const KV_PLAIN: [Grad; 3] = by_dim!("attention_grad", "attention_grad_kv_plain");
-const KV_WARPS: [Grad; 3] = by_dim!("attention_grad", "attention_grad_kv");
-const KV_GROUPS: [Grad; 3] = by_dim!("attention_grad", "attention_grad_kv_wide");
-const Q_PLAIN: [Grad; 3] = by_dim!("attention_grad", "attention_grad_q_plain");
-const Q_WARPS: [Grad; 3] = by_dim!("attention_grad", "attention_grad_q");
-const Q_GROUPS: [Grad; 3] = by_dim!("attention_grad", "attention_grad_q_wide");
+const SIMT: [Forward; 3] = by_head_dim!("attention", "attention_simt");
+const MMA: [Forward; 3] = by_head_dim!("attention", "attention_mma");
+const WGMMA: [Forward; 3] = by_head_dim!("attention", "attention_wgmma");
+const DELTA: [Grad; 3] = by_head_dim!("attention_grad", "attention_delta");
+const KV_SIMT: [Grad; 3] = by_head_dim!("attention_grad", "attention_grad_kv_simt");
+const KV_MMA: [Grad; 3] = by_head_dim!("attention_grad", "attention_grad_kv_mma");
+const KV_WGMMA: [Grad; 3] = by_head_dim!("attention_grad", "attention_grad_kv_wgmma");
+const Q_SIMT: [Grad; 3] = by_head_dim!("attention_grad", "attention_grad_q_simt");
+const Q_MMA: [Grad; 3] = by_head_dim!("attention_grad", "attention_grad_q_mma");
+const Q_WGMMA: [Grad; 3] = by_head_dim!("attention_grad", "attention_grad_q_wgmma");
 
 /// The kernels that can run an op.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Engine {
-    /// Any type, any alignment.
-    Plain,
+    /// FMA: any type, any alignment.
+    Simt,
     /// `mma.sync`.
-    Warps,
+    Mma,
     /// `wgmma`.
-    Groups,
+    Wgmma,
 }
 
-/// Rows of one block in the plain kernels: one for each warp.
-const PLAIN_ROWS: usize = 4;
-const PLAIN_THREADS: u32 = 128;
-
-/// Where the kernels for this head dimension stand in the tables above.
-fn index(heads: &Heads) -> usize {
-    match heads.dim {
-        32 => 0,
-        64 => 1,
-        _ => 2,
+impl Engine {
+    /// The fastest that this build and GPU have; `wgmma` is one of its kernels, `matrices` are all that tiles are made of.
+    fn choose<P>(cuda: &Cuda, dtype: DType, wgmma: &Kernel<P>, matrices: &[Matrix]) -> Result<Self> {
+        if dtype == DType::F32 || !matrices.iter().all(|matrix| matrix.is_aligned(dtype, 16)) {
+            return Ok(Engine::Simt);
+        }
+        Ok(if cuda.has(wgmma, dtype.suffix())? { Engine::Wgmma } else { Engine::Mma })
     }
 }
 
-fn engine<T: Float, P>(cuda: &Cuda, groups: &Kernel<P>, mats: &[(*const c_void, usize)]) -> Result<Engine> {
-    let aligned = |(ptr, stride): &(*const c_void, usize)| {
-        ptr.addr().is_multiple_of(16) && (stride * size_of::<T>()).is_multiple_of(16)
-    };
-    if T::DTYPE == DType::F32 || !mats.iter().all(aligned) {
-        return Ok(Engine::Plain);
-    }
-    Ok(if cuda.has(groups, T::DTYPE.suffix())? { Engine::Groups } else { Engine::Warps })
+/// What a grid counts: blocks of rows of the longest sequence, for each of these heads and sequences.
+struct Work {
+    op: &'static str,
+    max_len: usize,
+    heads: usize,
+    n_seqs: usize,
 }
 
-/// Blocks of `rows` rows for every head and sequence; `bytes` of shared memory.
-fn blocks(max_len: usize, rows: usize, jobs: usize, threads: u32, bytes: usize) -> LaunchConfig {
-    // The driver refuses a grid that is too large.
-    let grid = u32::try_from(max_len.div_ceil(rows).saturating_mul(jobs)).unwrap_or(u32::MAX);
-    LaunchConfig { grid: [grid, 1, 1], threads, shared: dim(bytes) }
+impl Work {
+    fn grid(&self, rows: u32) -> Result<[u32; 3]> {
+        let blocks = self.max_len.div_ceil(rows as usize).saturating_mul(self.heads * self.n_seqs);
+        Ok([grid(self.op, &[self.max_len, self.heads, self.n_seqs], blocks)?, 1, 1])
+    }
+
+    /// One row to a warp.
+    fn simt(&self) -> Result<LaunchConfig> {
+        let warps = params::ATTENTION_SIMT_WARPS;
+        Ok(LaunchConfig { grid: self.grid(warps)?, threads: 32 * warps, shared: 0 })
+    }
+
+    /// `rows` rows to a CTA.
+    fn tiled(&self, rows: u32, threads: u32, shared: u32) -> Result<LaunchConfig> {
+        Ok(LaunchConfig { grid: self.grid(rows)?, threads, shared })
+    }
+}
+
+/// Bytes of `rows` rows of a head, as tiles have them.
+fn rows_bytes(heads: &Heads, rows: u32) -> u32 {
+    rows * dim(heads.dim) * 2
 }
 
 pub(in crate::cuda) fn attention<T: Float>(cuda: &Cuda, mut op: Attention<'_, Cuda, T>) -> Result<()> {
-    let Heads { q: q_heads, kv: kv_heads, dim: d } = op.heads;
-    let n = op.q.shape()[0];
-    let n_seqs = op.cu_seqlens.len() - 1;
+    let heads = op.heads;
+    let (n, n_seqs) = (op.q.shape()[0], op.cu_seqlens.len() - 1);
     let max_len = op.max_len.min(n);
     let params = AttentionParams {
-        q: op.q.ptr(),
-        k: op.k.ptr(),
-        v: op.v.ptr(),
+        q: op.q.matrix(),
+        k: op.k.matrix(),
+        v: op.v.matrix(),
         cu_seqlens: op.cu_seqlens.ptr() as _,
-        out: op.out.ptr(),
+        out: op.out.matrix(),
         lse: op.lse.ptr() as _,
         n: dim(n),
         n_seqs: dim(n_seqs),
         max_len: dim(max_len),
-        q_heads: dim(q_heads),
-        kv_heads: dim(kv_heads),
-        dim: dim(d),
-        q_stride: dim(op.q.stride),
-        k_stride: dim(op.k.stride),
-        v_stride: dim(op.v.stride),
-        out_stride: dim(op.out.stride),
+        q_heads: dim(heads.q),
+        kv_heads: dim(heads.kv),
+        dim: dim(heads.dim),
         scale: op.scale,
     };
-    let mats = [
-        (params.q, op.q.stride),
-        (params.k, op.k.stride),
-        (params.v, op.v.stride),
-        (params.out.cast_const(), op.out.stride),
-    ];
-    let i = index(&op.heads);
-    let jobs = n_seqs * q_heads;
-    // Tiles in shared memory, as in the kernels: queries, and two stages of keys and values.
-    let bytes = |queries: usize, keys: usize| (queries + 4 * keys) * d * size_of::<T>();
-    let (kernel, shape) = match engine::<T, _>(cuda, &GROUPS[i], &mats)? {
-        Engine::Plain => (&PLAIN[i], blocks(max_len, PLAIN_ROWS, jobs, PLAIN_THREADS, 0)),
-        Engine::Warps => (&WARPS[i], blocks(max_len, 128, jobs, 128, bytes(128, 64))),
-        Engine::Groups => (&GROUPS[i], blocks(max_len, 128, jobs, 256, bytes(128, 128))),
+    let work = Work { op: "attention", max_len, heads: heads.q, n_seqs };
+    let matrices = [params.q, params.k, params.v, params.out.as_const()];
+    let i = head_dim_index(&heads);
+    let (kernel, config) = match Engine::choose(cuda, T::DTYPE, &WGMMA[i], &matrices)? {
+        Engine::Simt => (&SIMT[i], work.simt()?),
+        Engine::Mma => (&MMA[i], mma(&work, &heads)?),
+        Engine::Wgmma => (&WGMMA[i], wgmma(&work, &heads)?),
     };
     // SAFETY: `Attention::verify` checked every shape; the kernels clamp `cu_seqlens` to `n`.
-    unsafe { cuda.launch(kernel, T::DTYPE.suffix(), params, shape) }
+    unsafe { cuda.launch(kernel, T::DTYPE.suffix(), params, config) }
+}
+
+fn mma(work: &Work, heads: &Heads) -> Result<LaunchConfig> {
+    use params::{ATTENTION_MMA_KEYS as KEYS, ATTENTION_MMA_QUERIES as QUERIES};
+    work.tiled(QUERIES, ATTENTION_MMA_THREADS, rows_bytes(heads, QUERIES + 2 * ATTENTION_STAGES * KEYS))
+}
+
+fn wgmma(work: &Work, heads: &Heads) -> Result<LaunchConfig> {
+    use params::{ATTENTION_WGMMA_KEYS as KEYS, ATTENTION_WGMMA_QUERIES as QUERIES};
+    work.tiled(QUERIES, ATTENTION_WGMMA_THREADS, rows_bytes(heads, QUERIES + 2 * ATTENTION_STAGES * KEYS))
+}
+
+/// Keys and values, and stages of queries, their gradients, their lse and delta.
+fn kv_bytes(heads: &Heads, keys: u32, queries: u32) -> u32 {
+    let lse_and_delta = 2 * queries * size_of::<f32>() as u32;
+    rows_bytes(heads, 2 * keys) + ATTENTION_STAGES * (rows_bytes(heads, 2 * queries) + lse_and_delta)
+}
+
+fn kv_mma(work: &Work, heads: &Heads) -> Result<LaunchConfig> {
+    use params::{ATTENTION_GRAD_KV_MMA_KEYS as KEYS, ATTENTION_GRAD_KV_MMA_QUERIES as QUERIES};
+    work.tiled(KEYS, ATTENTION_MMA_THREADS, kv_bytes(heads, KEYS, QUERIES))
+}
+
+fn kv_wgmma(work: &Work, heads: &Heads) -> Result<LaunchConfig> {
+    use params::{ATTENTION_GRAD_KV_WGMMA_KEYS as KEYS, ATTENTION_GRAD_KV_WGMMA_QUERIES as QUERIES};
+    work.tiled(KEYS, ATTENTION_WGMMA_THREADS, kv_bytes(heads, KEYS, QUERIES))
+}
+
+fn q_mma(work: &Work, heads: &Heads) -> Result<LaunchConfig> {
+    use params::{ATTENTION_GRAD_Q_MMA_KEYS as KEYS, ATTENTION_GRAD_Q_MMA_QUERIES as QUERIES};
+    work.tiled(QUERIES, ATTENTION_MMA_THREADS, rows_bytes(heads, 2 * QUERIES + 2 * ATTENTION_STAGES * KEYS))
+}
+
+fn q_wgmma(work: &Work, heads: &Heads) -> Result<LaunchConfig> {
+    use params::{ATTENTION_GRAD_Q_WGMMA_KEYS as KEYS, ATTENTION_GRAD_Q_WGMMA_QUERIES as QUERIES};
+    work.tiled(QUERIES, ATTENTION_WGMMA_THREADS, rows_bytes(heads, 2 * QUERIES + 2 * ATTENTION_STAGES * KEYS))
 }
 
 pub(in crate::cuda) fn attention_grad<T: Float>(cuda: &Cuda, mut op: AttentionGrad<'_, Cuda, T>) -> Result<()> {
-    let Heads { q: q_heads, kv: kv_heads, dim: d } = op.heads;
-    let n_seqs = op.cu_seqlens.len() - 1;
-    let max_len = op.max_len.min(op.q.shape()[0]);
-    let i = index(&op.heads);
-    let (params, mats) = grad_params(&mut op, max_len);
-    let delta = LaunchConfig::new(dim((op.q.shape()[0] * q_heads).div_ceil(PLAIN_ROWS)), PLAIN_THREADS);
-    let (kv_jobs, q_jobs) = (n_seqs * kv_heads, n_seqs * q_heads);
-    // Tiles in shared memory, as in the kernels: one pair, two stages of the other, and its lse and delta.
-    let bytes = |own: usize, other: usize| (2 * own + 4 * other) * d * size_of::<T>();
-    let rows = 4 * 64 * size_of::<f32>();
-    let (kv, q) = match engine::<T, _>(cuda, &KV_GROUPS[i], &mats)? {
-        Engine::Plain => (
-            (&KV_PLAIN[i], blocks(max_len, PLAIN_ROWS, kv_jobs, PLAIN_THREADS, 0)),
-            (&Q_PLAIN[i], blocks(max_len, PLAIN_ROWS, q_jobs, PLAIN_THREADS, 0)),
-        ),
-        Engine::Warps => (
-            (&KV_WARPS[i], blocks(max_len, 64, kv_jobs, 128, bytes(64, 64) + rows)),
-            (&Q_WARPS[i], blocks(max_len, 128, q_jobs, 128, bytes(128, 32))),
-        ),
-        Engine::Groups => (
-            (&KV_GROUPS[i], blocks(max_len, 128, kv_jobs, 256, bytes(128, 64) + rows)),
-            (&Q_GROUPS[i], blocks(max_len, 128, q_jobs, 256, bytes(128, 64))),
-        ),
+    let heads = op.heads;
+    let params = grad_params(&mut op);
+    let (n_seqs, max_len) = (params.n_seqs as usize, params.max_len as usize);
+    let rows = Work { op: "attention_grad", max_len: params.n as usize * heads.q, heads: 1, n_seqs: 1 };
+    let kv = Work { op: "attention_grad", max_len, heads: heads.kv, n_seqs };
+    let q = Work { op: "attention_grad", max_len, heads: heads.q, n_seqs };
+    let i = head_dim_index(&heads);
+    // All that the tiled kernels move.
+    let matrices = [params.q, params.k, params.v, params.d_out]
+        .into_iter()
+        .chain([params.d_q, params.d_k, params.d_v].map(params::MatrixMut::as_const))
+        .collect::<Vec<_>>();
+    let (kv, q) = match Engine::choose(cuda, T::DTYPE, &KV_WGMMA[i], &matrices)? {
+        Engine::Simt => ((&KV_SIMT[i], kv.simt()?), (&Q_SIMT[i], q.simt()?)),
+        Engine::Mma => ((&KV_MMA[i], kv_mma(&kv, &heads)?), (&Q_MMA[i], q_mma(&q, &heads)?)),
+        Engine::Wgmma => ((&KV_WGMMA[i], kv_wgmma(&kv, &heads)?), (&Q_WGMMA[i], q_wgmma(&q, &heads)?)),
     };
-    for (kernel, shape) in [(&DELTA[i], delta), kv, q] {
+    for (kernel, config) in [(&DELTA[i], rows.simt()?), kv, q] {
         // SAFETY: `AttentionGrad::verify` checked every shape; the kernels clamp `cu_seqlens` to `n`.
-        unsafe { cuda.launch(kernel, T::DTYPE.suffix(), params, shape) }?;
+        unsafe { cuda.launch(kernel, T::DTYPE.suffix(), params, config) }?;
     }
     Ok(())
 }
 
-/// The parameters, and every matrix that the tiled kernels move.
-fn grad_params<T: Float>(
-    op: &mut AttentionGrad<'_, Cuda, T>,
-    max_len: usize,
-) -> (AttentionGradParams, [(*const c_void, usize); 7]) {
-    let params = AttentionGradParams {
-        q: op.q.ptr(),
-        k: op.k.ptr(),
-        v: op.v.ptr(),
-        out: op.out.ptr(),
-        d_out: op.d_out.ptr(),
+fn grad_params<T: Float>(op: &mut AttentionGrad<'_, Cuda, T>) -> AttentionGradParams {
+    let n = op.q.shape()[0];
+    AttentionGradParams {
+        q: op.q.matrix(),
+        k: op.k.matrix(),
+        v: op.v.matrix(),
+        out: op.out.matrix(),
+        d_out: op.d_out.matrix(),
         cu_seqlens: op.cu_seqlens.ptr() as _,
         lse: op.lse.ptr() as _,
         delta: op.delta.ptr() as _,
-        d_q: op.d_q.ptr(),
-        d_k: op.d_k.ptr(),
-        d_v: op.d_v.ptr(),
-        n: dim(op.q.shape()[0]),
+        d_q: op.d_q.matrix(),
+        d_k: op.d_k.matrix(),
+        d_v: op.d_v.matrix(),
+        n: dim(n),
         n_seqs: dim(op.cu_seqlens.len() - 1),
-        max_len: dim(max_len),
+        max_len: dim(op.max_len.min(n)),
         q_heads: dim(op.heads.q),
         kv_heads: dim(op.heads.kv),
         dim: dim(op.heads.dim),
-        q_stride: dim(op.q.stride),
-        k_stride: dim(op.k.stride),
-        v_stride: dim(op.v.stride),
-        out_stride: dim(op.out.stride),
-        d_out_stride: dim(op.d_out.stride),
-        d_q_stride: dim(op.d_q.stride),
-        d_k_stride: dim(op.d_k.stride),
-        d_v_stride: dim(op.d_v.stride),
         scale: op.scale,
-    };
-    let mats = [
-        (params.q, op.q.stride),
-        (params.k, op.k.stride),
-        (params.v, op.v.stride),
-        (params.d_out, op.d_out.stride),
-        (params.d_q.cast_const(), op.d_q.stride),
-        (params.d_k.cast_const(), op.d_k.stride),
-        (params.d_v.cast_const(), op.d_v.stride),
-    ];
-    (params, mats)
+    }
 }

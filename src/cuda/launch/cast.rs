@@ -1,4 +1,4 @@
-use super::{Cuda, Kernel, LaunchConfig, flat_blocks};
+use super::{Cuda, Kernel, elementwise};
 use crate::{
     DType::{Bf16, F16, F32},
     Float, Result,
@@ -23,5 +23,5 @@ pub(in crate::cuda) fn cast<S: Float, T: Float>(cuda: &Cuda, mut op: Cast<'_, Cu
     };
     let params = CastParams { x: op.x.ptr() as _, out: op.out.ptr() as _, len: len as u64 };
     // SAFETY: `Cast::verify` checked that both vectors are `params.len` long.
-    unsafe { cuda.launch(&CAST, suffix, params, LaunchConfig::new(flat_blocks("cast", len)?, 256)) }
+    unsafe { cuda.launch(&CAST, suffix, params, elementwise("cast", [1, len])?) }
 }

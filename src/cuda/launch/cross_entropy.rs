@@ -1,30 +1,30 @@
 use super::{Cuda, Kernel, LaunchConfig, dim};
-use crate::{Float, Result, cuda::params::CrossEntropyParams, ops::CrossEntropy};
+use crate::{
+    Float, Result,
+    cuda::params::{CROSS_ENTROPY_PACK_BYTES, CROSS_ENTROPY_STATIC_BYTES, CROSS_ENTROPY_THREADS, CrossEntropyParams},
+    ops::CrossEntropy,
+};
 
 const CROSS_ENTROPY: Kernel<CrossEntropyParams> = Kernel::new("cross_entropy", "cross_entropy");
-const THREADS: u32 = 1024;
-/// Bytes of a pack, and what the kernel's own variables take of the shared memory.
-const PACK: usize = 16;
-const RESERVED: usize = 1024;
+const PACK: usize = CROSS_ENTROPY_PACK_BYTES as usize;
 
 pub(in crate::cuda) fn cross_entropy<T: Float>(cuda: &Cuda, mut op: CrossEntropy<'_, Cuda, T>) -> Result<()> {
     let [n, vocab] = op.logits.shape();
     // What waits in shared memory is not read a second time; without a gradient nothing is.
-    let room = cuda.max_shared.saturating_sub(RESERVED) / PACK;
+    let room = cuda.max_shared.saturating_sub(CROSS_ENTROPY_STATIC_BYTES as usize) / PACK;
     let cached = if op.grad_scale.is_some() { room.min(vocab * size_of::<T>() / PACK) } else { 0 };
     let params = CrossEntropyParams {
-        logits: op.logits.ptr(),
+        logits: op.logits.matrix(),
         labels: op.labels.ptr() as _,
         losses: op.losses.ptr() as _,
         n: dim(n),
         vocab: dim(vocab),
-        stride: dim(op.logits.stride),
         with_grad: op.grad_scale.is_some().into(),
         cached: dim(cached),
         grad_scale: op.grad_scale.unwrap_or(0.0),
     };
-    let shape = LaunchConfig { grid: [dim(n), 1, 1], threads: THREADS, shared: dim(cached * PACK) };
+    let config = LaunchConfig { grid: [dim(n), 1, 1], threads: CROSS_ENTROPY_THREADS, shared: dim(cached * PACK) };
     // SAFETY: `CrossEntropy::verify` checked every shape against `params.n` and `params.vocab`; there is shared memory
     // for `params.cached` packs.
-    unsafe { cuda.launch(&CROSS_ENTROPY, T::DTYPE.suffix(), params, shape) }
+    unsafe { cuda.launch(&CROSS_ENTROPY, T::DTYPE.suffix(), params, config) }
 }

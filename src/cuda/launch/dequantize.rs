@@ -1,26 +1,29 @@
 use super::{Cuda, Kernel, LaunchConfig, dim, weight4};
-use crate::{DType, Float, Result, cuda::params::DequantizeParams, ops::Dequantize};
+use crate::{
+    DType, Float, Result,
+    cuda::params::{DEQUANTIZE_PER_THREAD, DEQUANTIZE_THREADS, DequantizeParams},
+    ops::Dequantize,
+};
 
 const DEQUANTIZE: Kernel<DequantizeParams> = Kernel::new("dequantize", "dequantize");
-const THREADS: u32 = 256;
-/// Weights of a thread in one step.
-const PER_THREAD: usize = 32;
+/// Weights of a CTA in one step.
+const CTA: usize = (DEQUANTIZE_THREADS * DEQUANTIZE_PER_THREAD) as usize;
 /// CTAs that fit on a multiprocessor: each makes its tables once.
 const BLOCKS_PER_SM: usize = 8;
 
 pub(in crate::cuda) fn dequantize<T: Float>(cuda: &Cuda, mut op: Dequantize<'_, Cuda, T>) -> Result<()> {
     let params = DequantizeParams { weight: weight4(&op.weight), out: op.out.ptr() as _ };
     // SAFETY: `Dequantize::verify` checked the weight and the output against its shape.
-    unsafe { decode(cuda, T::DTYPE, params) }
+    unsafe { launch_dequantize(cuda, T::DTYPE, params) }
 }
 
 /// Queues the kernel, for an output of `dtype`.
 ///
 /// # Safety
 /// The pointers in `params` are live and as long as the weight's dimensions say.
-pub(super) unsafe fn decode(cuda: &Cuda, dtype: DType, params: DequantizeParams) -> Result<()> {
+pub(super) unsafe fn launch_dequantize(cuda: &Cuda, dtype: DType, params: DequantizeParams) -> Result<()> {
     let len = params.weight.rows as usize * params.weight.cols as usize;
-    let blocks = len.div_ceil(PER_THREAD * THREADS as usize).min(cuda.n_sms as usize * BLOCKS_PER_SM);
-    // SAFETY: the caller's word.
-    unsafe { cuda.launch(&DEQUANTIZE, dtype.suffix(), params, LaunchConfig::new(dim(blocks), THREADS)) }
+    let blocks = len.div_ceil(CTA).min(cuda.n_sms as usize * BLOCKS_PER_SM);
+    // SAFETY: this function's contract is that of `launch`: the kernel reads and writes `rows * cols` weights.
+    unsafe { cuda.launch(&DEQUANTIZE, dtype.suffix(), params, LaunchConfig::new(dim(blocks), DEQUANTIZE_THREADS)) }
 }

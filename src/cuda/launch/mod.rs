@@ -22,34 +22,96 @@ pub(super) mod swiglu;
 
 use super::{
     Cuda,
-    params::Weight4Params,
+    params::{ELEMENTWISE_PER_THREAD, ELEMENTWISE_THREADS, Matrix, MatrixMut, Weight4Params},
     stream::{Kernel, LaunchConfig},
 };
-use crate::{DType, Error, Mat, MatMut, Result, quant};
+use crate::{DType, Element, Error, Mat, MatMut, Result, ops::Heads, quant};
+use core::ffi::c_void;
+use std::ptr::{null, null_mut};
 
 /// A dimension as kernels count. `ops::Check::dims` has refused what does not fit.
 fn dim(value: usize) -> u32 {
     value as u32
 }
 
-impl<T: crate::Element> Mat<'_, Cuda, T> {
-    fn ptr(&self) -> *const core::ffi::c_void {
-        self.view.ptr() as _
+impl<T: Element> Mat<'_, Cuda, T> {
+    /// As kernels take it.
+    fn matrix(&self) -> Matrix {
+        Matrix { ptr: self.view.ptr() as _, stride: dim(self.stride) }
     }
 }
 
-impl<T: crate::Element> MatMut<'_, Cuda, T> {
-    fn ptr(&mut self) -> *mut core::ffi::c_void {
-        self.view.ptr() as _
+impl<T: Element> MatMut<'_, Cuda, T> {
+    /// As kernels take it.
+    fn matrix(&mut self) -> MatrixMut {
+        MatrixMut { ptr: self.view.ptr() as _, stride: dim(self.stride) }
     }
 }
 
-/// CTAs of 256 threads of 8 elements each.
-fn flat_blocks(op: &'static str, len: usize) -> Result<u32> {
-    let blocks = len.div_ceil(8 * 256);
-    match i32::try_from(blocks) {
-        Ok(blocks) => Ok(blocks.unsigned_abs()),
-        Err(_) => Err(Error::Value { op, arg: "the length", got: len.to_string(), want: "it must be below 2^42" }),
+impl Matrix {
+    /// What an optional argument is when it is not there.
+    const NONE: Self = Matrix { ptr: null(), stride: 0 };
+
+    /// Can its rows be moved `bytes` at a time?
+    fn is_aligned(&self, dtype: DType, bytes: usize) -> bool {
+        is_aligned(self.ptr, self.stride as usize * dtype.bytes(), bytes)
+    }
+}
+
+impl MatrixMut {
+    const NONE: Self = MatrixMut { ptr: null_mut(), stride: 0 };
+
+    fn as_const(self) -> Matrix {
+        Matrix { ptr: self.ptr, stride: self.stride }
+    }
+
+    fn is_aligned(&self, dtype: DType, bytes: usize) -> bool {
+        self.as_const().is_aligned(dtype, bytes)
+    }
+}
+
+/// Can what begins at `ptr`, and again `stride` bytes further on, be moved `bytes` at a time?
+fn is_aligned(ptr: *const c_void, stride: usize, bytes: usize) -> bool {
+    ptr.addr().is_multiple_of(bytes) && stride.is_multiple_of(bytes)
+}
+
+/// `blocks` blocks in the first dimension of a grid, for an op on matrices or vectors of this `shape`.
+fn grid(op: &'static str, shape: &[usize], blocks: usize) -> Result<u32> {
+    i32::try_from(blocks).map(i32::unsigned_abs).map_err(|_| Error::Value {
+        op,
+        arg: "the shape",
+        got: format!("{shape:?}, which takes {blocks} blocks"),
+        want: "it must take fewer than 2^31; split it",
+    })
+}
+
+/// The elements of one CTA of the kernels whose threads take neighbouring elements.
+const ELEMENTWISE_CTA: usize = (ELEMENTWISE_THREADS * ELEMENTWISE_PER_THREAD) as usize;
+
+/// The launch of a kernel over `rows` vectors of `len` elements, each in CTAs of its own.
+fn elementwise(op: &'static str, [rows, len]: [usize; 2]) -> Result<LaunchConfig> {
+    let blocks = rows.saturating_mul(len.div_ceil(ELEMENTWISE_CTA));
+    Ok(LaunchConfig::new(grid(op, &[rows, len], blocks)?, ELEMENTWISE_THREADS))
+}
+
+/// The same kernel for heads of 32, 64 and 128 elements.
+macro_rules! by_head_dim {
+    ($file:literal, $($name:tt)+) => {
+        [
+            Kernel::new($file, concat!($($name)+, "_d32")),
+            Kernel::new($file, concat!($($name)+, "_d64")),
+            Kernel::new($file, concat!($($name)+, "_d128")),
+        ]
+    };
+}
+use by_head_dim;
+
+/// Where a kernel for these heads stands in such a table.
+fn head_dim_index(heads: &Heads) -> usize {
+    match heads.dim {
+        32 => 0,
+        64 => 1,
+        _ => 2,
     }
 }
 

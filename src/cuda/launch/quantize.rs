@@ -1,8 +1,11 @@
-use super::{Cuda, Kernel, LaunchConfig, dim};
+use super::{Cuda, Kernel, LaunchConfig, dim, grid};
 use crate::{
-    Error, Float, Result,
+    Float, Result,
     cuda::{
-        params::{NestAbsmaxParams, QuantizeParams},
+        params::{
+            NEST_ABSMAX_COLUMNS, NEST_ABSMAX_MEAN_THREADS, NEST_ABSMAX_RUNS_THREADS, NestAbsmaxParams, QUANT_GROUP,
+            QUANTIZE_PER_THREAD, QUANTIZE_THREADS, QuantizeParams,
+        },
         scratch::Slot,
     },
     ops::{NestAbsmax, Quantize},
@@ -13,17 +16,15 @@ const QUANTIZE: Kernel<QuantizeParams> = Kernel::new("quantize", "quantize");
 const NEST_RUNS: Kernel<NestAbsmaxParams> = Kernel::new("quantize", "nest_absmax_runs");
 const NEST_MEAN: Kernel<NestAbsmaxParams> = Kernel::new("quantize", "nest_absmax_mean");
 const NEST_CODES: Kernel<NestAbsmaxParams> = Kernel::new("quantize", "nest_absmax_codes");
-/// Eight elements each: a CTA quantises 4096, whole blocks of any size.
-const THREADS: u32 = 512;
+/// Elements of a CTA: whole blocks of any size.
+const CTA: usize = (QUANTIZE_THREADS * QUANTIZE_PER_THREAD) as usize;
+/// Columns that are summed side by side.
+const COLUMNS: usize = NEST_ABSMAX_COLUMNS as usize;
+const _: () = assert!(GROUP == QUANT_GROUP as usize, "kernels/params.h and quant::GROUP disagree");
 
 pub(in crate::cuda) fn quantize<T: Float>(cuda: &Cuda, mut op: Quantize<'_, Cuda, T>) -> Result<()> {
     let len = op.x.len();
-    let blocks = i32::try_from(len.div_ceil(8 * THREADS as usize)).map_err(|_| Error::Value {
-        op: "quantize",
-        arg: "the length",
-        got: len.to_string(),
-        want: "it must be below 2^43",
-    })?;
+    let blocks = grid("quantize", &[len], len.div_ceil(CTA))?;
     let params = QuantizeParams {
         x: op.x.ptr() as _,
         codes: op.codes.ptr() as _,
@@ -33,7 +34,7 @@ pub(in crate::cuda) fn quantize<T: Float>(cuda: &Cuda, mut op: Quantize<'_, Cuda
         fp4: u32::from(op.format == Format::Fp4),
     };
     // SAFETY: `Quantize::verify` checked both outputs against the length and the block size.
-    unsafe { cuda.launch(&QUANTIZE, T::DTYPE.suffix(), params, LaunchConfig::new(blocks.unsigned_abs(), THREADS)) }
+    unsafe { cuda.launch(&QUANTIZE, T::DTYPE.suffix(), params, LaunchConfig::new(blocks, QUANTIZE_THREADS)) }
 }
 
 /// `ceil(log2(n))`, as PyTorch's sum kernel has it.
@@ -42,10 +43,7 @@ fn ceil_log2(n: usize) -> u32 {
 }
 
 pub(in crate::cuda) fn nest_absmax(cuda: &Cuda, mut op: NestAbsmax<'_, Cuda>) -> Result<()> {
-    /// Columns that are summed side by side: four accumulators of eight lanes.
-    const COLUMNS: usize = 32;
-    /// Warps of a CTA of the first kernel, each with a run.
-    const WARPS: usize = 8;
+    const RUNS_WARPS: usize = NEST_ABSMAX_RUNS_THREADS as usize / 32;
     let n = op.absmax.len();
     if n == 0 {
         return Ok(());
@@ -65,13 +63,13 @@ pub(in crate::cuda) fn nest_absmax(cuda: &Cuda, mut op: NestAbsmax<'_, Cuda>) ->
         run_shift,
         n_runs: dim(n_runs),
     };
-    let runs = LaunchConfig::new(dim(n_runs.div_ceil(WARPS)), 32 * WARPS as u32);
-    let codes = LaunchConfig::new(dim(n.div_ceil(GROUP)), GROUP as u32);
+    let runs = LaunchConfig::new(dim(n_runs.div_ceil(RUNS_WARPS)), NEST_ABSMAX_RUNS_THREADS);
+    let codes = LaunchConfig::new(dim(n.div_ceil(GROUP)), QUANT_GROUP);
     // SAFETY: `NestAbsmax::verify` checked both outputs against `params.n`. Each level has at most a sixteenth of the
     // runs of the level below, so that all fit in twice the first.
     unsafe {
         cuda.launch(&NEST_RUNS, "", params, runs)?;
-        cuda.launch(&NEST_MEAN, "", params, LaunchConfig::new(1, 1024))?;
+        cuda.launch(&NEST_MEAN, "", params, LaunchConfig::new(1, NEST_ABSMAX_MEAN_THREADS))?;
         cuda.launch(&NEST_CODES, "", params, codes)
     }
 }

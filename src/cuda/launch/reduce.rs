@@ -1,7 +1,10 @@
 use super::{Cuda, Kernel, LaunchConfig};
 use crate::{
     Result, View, ViewMut,
-    cuda::{params::ReduceParams, scratch::Slot},
+    cuda::{
+        params::{REDUCE_THREADS, ReduceParams},
+        scratch::Slot,
+    },
     ops::{Norm, Sum},
 };
 
@@ -9,7 +12,6 @@ const SUM_PARTS: Kernel<ReduceParams> = Kernel::new("reduce", "sum_parts");
 const SUM_TOTAL: Kernel<ReduceParams> = Kernel::new("reduce", "sum_total");
 const NORM_PARTS: Kernel<ReduceParams> = Kernel::new("reduce", "norm_parts");
 const NORM_TOTAL: Kernel<ReduceParams> = Kernel::new("reduce", "norm_total");
-const THREADS: u32 = 256;
 /// Elements for each thread before there is a second CTA, and the most CTAs. The split, and with it the order of the
 /// sum, depends on the length alone.
 const PER_THREAD: usize = 32;
@@ -22,7 +24,7 @@ fn reduce(
     mut out: ViewMut<'_, Cuda, f32>,
     accumulate: bool,
 ) -> Result<()> {
-    let blocks = x.len().div_ceil(PER_THREAD * THREADS as usize).clamp(1, MAX_BLOCKS);
+    let blocks = x.len().div_ceil(PER_THREAD * REDUCE_THREADS as usize).clamp(1, MAX_BLOCKS);
     let params = ReduceParams {
         x: x.ptr() as _,
         partial: cuda.scratch(Slot::Sums, blocks)?,
@@ -33,8 +35,8 @@ fn reduce(
     };
     // SAFETY: `x` is `params.len` long, `out` holds one number (verified), `partial` one for each CTA.
     unsafe {
-        cuda.launch(parts, "", params, LaunchConfig::new(params.blocks, THREADS))?;
-        cuda.launch(total, "", params, LaunchConfig::new(1, THREADS))
+        cuda.launch(parts, "", params, LaunchConfig::new(params.blocks, REDUCE_THREADS))?;
+        cuda.launch(total, "", params, LaunchConfig::new(1, REDUCE_THREADS))
     }
 }
 

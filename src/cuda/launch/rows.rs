@@ -1,43 +1,38 @@
 use super::{Cuda, Kernel, LaunchConfig, dim};
 use crate::{
     Float, Result,
-    cuda::params::RowsParams,
+    cuda::params::{ROWS_THREADS, RowsParams},
     ops::{GatherRows, ScatterRows},
 };
 
 const GATHER_ROWS: Kernel<RowsParams> = Kernel::new("rows", "gather_rows");
 const SCATTER_ROWS: Kernel<RowsParams> = Kernel::new("rows", "scatter_rows");
-const THREADS: u32 = 256;
 
 pub(in crate::cuda) fn gather_rows<T: Float>(cuda: &Cuda, mut op: GatherRows<'_, Cuda, T>) -> Result<()> {
     let [n_table, d] = op.table.shape();
     let n = dim(op.rows.len());
     let params = RowsParams {
-        x: op.table.ptr(),
+        x: op.table.matrix(),
         rows: op.rows.ptr() as _,
-        out: op.out.ptr(),
+        out: op.out.matrix(),
         n,
         n_table: dim(n_table),
         d: dim(d),
-        x_stride: dim(op.table.stride),
-        out_stride: dim(op.out.stride),
     };
     // SAFETY: `GatherRows::verify` checked the shapes; the kernel takes the last row for numbers outside the table.
-    unsafe { cuda.launch(&GATHER_ROWS, T::DTYPE.suffix(), params, LaunchConfig::new(n, THREADS)) }
+    unsafe { cuda.launch(&GATHER_ROWS, T::DTYPE.suffix(), params, LaunchConfig::new(n, ROWS_THREADS)) }
 }
 
 pub(in crate::cuda) fn scatter_rows<T: Float>(cuda: &Cuda, mut op: ScatterRows<'_, Cuda, T>) -> Result<()> {
     let [n, d] = op.x.shape();
     let params = RowsParams {
-        x: op.x.ptr(),
+        x: op.x.matrix(),
         rows: op.rows.ptr() as _,
-        out: op.out.ptr(),
+        out: op.out.matrix(),
         n: dim(n),
         n_table: dim(op.out.shape()[0]),
         d: dim(d),
-        x_stride: dim(op.x.stride),
-        out_stride: dim(op.out.stride),
     };
     // SAFETY: `ScatterRows::verify` checked the shapes; the kernel drops row numbers outside the output.
-    unsafe { cuda.launch(&SCATTER_ROWS, T::DTYPE.suffix(), params, LaunchConfig::new(dim(n), THREADS)) }
+    unsafe { cuda.launch(&SCATTER_ROWS, T::DTYPE.suffix(), params, LaunchConfig::new(dim(n), ROWS_THREADS)) }
 }

@@ -1,13 +1,15 @@
 use super::{Cuda, Kernel, LaunchConfig, dim};
 use crate::{
     Result,
-    cuda::{params::SampleParams, scratch::Slot},
+    cuda::{
+        params::{SAMPLE_THREADS, SampleParams},
+        scratch::Slot,
+    },
     ops::Sample,
 };
 use std::ptr::null_mut;
 
 const SAMPLE: Kernel<SampleParams> = Kernel::new("sample", "sample");
-const THREADS: u32 = 1024;
 
 pub(in crate::cuda) fn sample(cuda: &Cuda, mut op: Sample<'_, Cuda>) -> Result<()> {
     let n_seqs = op.logits.shape()[0];
@@ -17,14 +19,13 @@ pub(in crate::cuda) fn sample(cuda: &Cuda, mut op: Sample<'_, Cuda>) -> Result<(
         cuda.scratch(Slot::Seen, n_seqs * op.n_vocab.div_ceil(32))?
     };
     let params = SampleParams {
-        logits: op.logits.ptr() as _,
+        logits: op.logits.matrix(),
         history: op.history.ptr() as _,
         positions: op.positions.ptr() as _,
         tokens: op.tokens.ptr() as _,
         seen,
         n_seqs: dim(n_seqs),
         vocab: dim(op.n_vocab),
-        stride: dim(op.logits.stride),
         capacity: dim(op.history.len() / n_seqs),
         // More than all is all.
         top_k: dim(op.top_k.min(op.n_vocab)),
@@ -36,5 +37,5 @@ pub(in crate::cuda) fn sample(cuda: &Cuda, mut op: Sample<'_, Cuda>) -> Result<(
     };
     // SAFETY: `Sample::verify` checked every length; the kernel looks at no token from `vocab` on and at no position
     // from `capacity` on.
-    unsafe { cuda.launch(&SAMPLE, "", params, LaunchConfig::new(dim(n_seqs), THREADS)) }
+    unsafe { cuda.launch(&SAMPLE, "", params, LaunchConfig::new(dim(n_seqs), SAMPLE_THREADS)) }
 }

@@ -1,21 +1,23 @@
 //! | tokens | weight and alignment | kernel |
 //! |---|---|---|
-//! | up to 16, forward | inputs % 256 = 0, 16 outputs and more, blocks of 64 and more | `few`: reads the codes once, as operand A of the tensor cores |
-//! | up to [`FUSED`] | inputs % 32 = 0 | `tensor`: decodes tiles into shared memory |
-//! | more | inputs % 8 = 0 | decoded to scratch, then as a dense weight |
-//! | up to 8, forward | any, and f32 | `any_rows`: one warp for each output |
-//! | more, or a gradient | any, and f32 | `any`: FMA |
+//! | up to 16, forward | inputs % 256 = 0, 16 outputs and more, blocks of 64 and more | `skinny`: reads the codes once, as operand A of the tensor cores |
+//! | up to [`FUSED_TOKENS`] | inputs % 32 = 0 | `mma`: dequantizes tiles into shared memory |
+//! | more | inputs % 8 = 0 | dequantized to scratch, then as a dense weight |
+//! | up to 8, forward | any, and f32 | `simt_rows`: one warp for each output |
+//! | more, or a gradient | any, and f32 | `simt`: FMA |
 //!
 //! The first three are for bf16 and f16, with `x`, its rows and the codes aligned to 16 bytes.
 
 use super::{
-    super::{dequantize::decode, weight4},
-    Cuda, FEW, Kernel, Kernels, LaunchConfig, Plan, Product, dim, linear,
+    super::{dequantize::launch_dequantize, weight4},
+    Cuda, Gemm, Kernel, LaunchConfig, SKINNY_ROWS, dim, is_aligned,
+    linear::{self, Dense},
+    plan::{self, GemmKernels, GemmPlan, GemmWeight, gemm_kernels},
 };
 use crate::{
     DType, Float, Result,
     cuda::{
-        params::{DequantizeParams, Linear4Params, Weight4Params},
+        params::{self, DequantizeParams, Linear4Params, Weight4Params},
         scratch::Slot,
     },
     ops::{Linear4, Linear4Grad},
@@ -23,134 +25,119 @@ use crate::{
 };
 use std::ops::Range;
 
-/// The most tokens of the kernels that decode inside. Decoding to memory costs 2.5 bytes of traffic for each weight,
-/// whatever the number of tokens; decoding inside costs tensor-core time for each token.
-const FUSED: usize = 256;
-/// The most bytes of decoded weight at a time: the largest weight of Qwen3-8B in one piece.
-const SCRATCH: usize = 192 << 20;
+/// The most tokens of the kernels that dequantize inside. Dequantizing to memory costs 2.5 bytes of traffic for each
+/// weight, whatever the number of tokens; doing it inside costs tensor-core time for each token.
+const FUSED_TOKENS: usize = 256;
+/// The most bytes of dequantized weight at a time: the largest weight of Qwen3-8B in one piece.
+const MAX_DEQUANTIZED: usize = 192 << 20;
 
-const fn kernel(name: &'static str) -> Kernel<Linear4Params> {
-    Kernel::new("linear4", name)
-}
+const FORWARD: GemmKernels<Linear4Params> = gemm_kernels!("linear4", "linear4", params::GEMM_MMA_QUANTIZED_STAGES);
+const GRAD: GemmKernels<Linear4Params> = gemm_kernels!("linear4", "linear4_grad", params::GEMM_MMA_QUANTIZED_STAGES);
 
-const FORWARD: Kernels<Linear4Params> = Kernels {
-    any: kernel("linear4_any"),
-    any_rows: kernel("linear4_any_rows"),
-    tensor: [kernel("linear4_tensor32"), kernel("linear4_tensor64"), kernel("linear4_tensor128")],
-    weight_stages: 2,
-};
-const GRAD: Kernels<Linear4Params> = Kernels {
-    any: kernel("linear4_grad_any"),
-    any_rows: kernel("linear4_any_rows"),
-    tensor: [kernel("linear4_grad_tensor32"), kernel("linear4_grad_tensor64"), kernel("linear4_grad_tensor128")],
-    weight_stages: 2,
-};
-
-/// The kernels for few tokens on one kind of GPU.
-struct Few {
+/// The kernels for up to 16 tokens on one kind of GPU.
+struct Skinny {
     up_to_8: Kernel<Linear4Params>,
     up_to_16: Kernel<Linear4Params>,
-    warps: usize,
-    /// Dynamic shared memory: the table, and each warp's stages of 2 KiB.
-    shared: usize,
+    threads: u32,
+    /// Units of each warp in shared memory.
+    stages: u32,
 }
 
-/// kernels/few4.cuh: the contraction's step.
-const UNIT_K: usize = 256;
-const TABLE: usize = 64 << 10;
-const STAGE: usize = 2 << 10;
-/// Static shared memory of these kernels: the dynamic map.
-const STATIC: usize = 1 << 10;
-const FEW_KERNELS: [Few; 2] = [
-    Few {
-        up_to_8: kernel("linear4_few8"),
-        up_to_16: kernel("linear4_few16"),
-        warps: 16,
-        shared: TABLE + 16 * 3 * STAGE,
+/// The contraction's step.
+const UNIT_K: usize = params::LINEAR4_SKINNY_UNIT_K as usize;
+/// What takes most shared memory first.
+static SKINNY: [Skinny; 2] = [
+    Skinny {
+        up_to_8: Kernel::new("linear4", "linear4_skinny8"),
+        up_to_16: Kernel::new("linear4", "linear4_skinny16"),
+        threads: params::LINEAR4_SKINNY_THREADS,
+        stages: params::LINEAR4_SKINNY_STAGES,
     },
-    Few {
-        up_to_8: kernel("linear4_few8_small"),
-        up_to_16: kernel("linear4_few16_small"),
-        warps: 8,
-        shared: TABLE + 8 * 2 * STAGE,
+    Skinny {
+        up_to_8: Kernel::new("linear4", "linear4_skinny8_small"),
+        up_to_16: Kernel::new("linear4", "linear4_skinny16_small"),
+        threads: params::LINEAR4_SKINNY_SMALL_THREADS,
+        stages: params::LINEAR4_SKINNY_SMALL_STAGES,
     },
 ];
 
-pub(in crate::cuda) fn linear4<T: Float, O: Float>(cuda: &Cuda, mut op: Linear4<'_, Cuda, T, O>) -> Result<()> {
-    let product = Product::new(false, &op.x, &mut op.out, op.accumulate);
-    // SAFETY: `Linear4::verify` checked the shapes of `x`, `out` and the weight against each other.
-    unsafe { coded(cuda, &product, &op.weight) }
+impl Skinny {
+    fn warps(&self) -> usize {
+        self.threads as usize / 32
+    }
+
+    /// Dynamic shared memory: the table, and each warp's units.
+    fn shared(&self) -> u32 {
+        params::LINEAR4_SKINNY_TABLE_BYTES + self.threads / 32 * self.stages * params::LINEAR4_SKINNY_UNIT_BYTES
+    }
 }
 
-pub(in crate::cuda) fn linear4_grad<T: Float>(cuda: &Cuda, mut op: Linear4Grad<'_, Cuda, T>) -> Result<()> {
-    let product = Product::new(true, &op.d_out, &mut op.d_x, op.accumulate);
-    // SAFETY: `Linear4Grad::verify` checked the shapes of `d_out`, `d_x` and the weight against each other.
-    unsafe { coded(cuda, &product, &op.weight) }
-}
+impl GemmWeight for Weight4Params {
+    type Params = Linear4Params;
 
-/// # Safety
-/// `product` points to live memory, as long as its dimensions say, and those fit the weight.
-unsafe fn coded(cuda: &Cuda, product: &Product, weight: &Weight4<'_, Cuda>) -> Result<()> {
-    let kernels = if product.grad { &GRAD } else { &FORWARD };
-    let codes = weight4(weight);
-    let aligned = product.k > 0 && product.x_is_aligned() && (codes.codes as usize).is_multiple_of(16);
-    let few = FEW_KERNELS.iter().find(|few| few.shared + STATIC <= cuda.max_shared);
-    // SAFETY: the caller's word, for all of these.
-    unsafe {
-        match few {
-            Some(few) if aligned && takes_few(product, weight) => few_tokens(cuda, product, codes, few),
-            _ if aligned && product.n > FUSED && weight.cols.is_multiple_of(8) => decoded(cuda, product, weight),
-            _ if aligned && weight.cols.is_multiple_of(32) => {
-                planned(cuda, product, codes, product.plan_tensor(cuda, kernels))
-            }
-            _ => planned(cuda, product, codes, product.plan_any(cuda, kernels)),
+    fn params(self, gemm: &Gemm, partial: *mut f32, splits: usize) -> Linear4Params {
+        Linear4Params {
+            x: gemm.x,
+            weight: self,
+            out: gemm.out,
+            partial,
+            n: dim(gemm.n),
+            accumulate: gemm.accumulate.into(),
+            splits: dim(splits),
         }
     }
 }
 
-fn takes_few(product: &Product, weight: &Weight4<'_, Cuda>) -> bool {
-    let shape = weight.rows >= 16 && weight.cols.is_multiple_of(UNIT_K) && weight.block_size >= 64;
+pub(in crate::cuda) fn linear4<T: Float, O: Float>(cuda: &Cuda, mut op: Linear4<'_, Cuda, T, O>) -> Result<()> {
+    let gemm = Gemm::new("linear4", false, &op.x, &mut op.out, op.accumulate);
+    // SAFETY: `Linear4::verify` checked the shapes of `x`, `out` and the weight against each other.
+    unsafe { quantized(cuda, &gemm, &op.weight) }
+}
+
+pub(in crate::cuda) fn linear4_grad<T: Float>(cuda: &Cuda, mut op: Linear4Grad<'_, Cuda, T>) -> Result<()> {
+    let gemm = Gemm::new("linear4_grad", true, &op.d_out, &mut op.d_x, op.accumulate);
+    // SAFETY: `Linear4Grad::verify` checked the shapes of `d_out`, `d_x` and the weight against each other.
+    unsafe { quantized(cuda, &gemm, &op.weight) }
+}
+
+/// Queues a product with a 4-bit weight, by the table above.
+///
+/// # Safety
+/// As for [`GemmPlan::run`].
+unsafe fn quantized(cuda: &Cuda, gemm: &Gemm, weight: &Weight4<'_, Cuda>) -> Result<()> {
+    let kernels = if gemm.grad { &GRAD } else { &FORWARD };
+    let codes = weight4(weight);
+    let aligned = gemm.x_fits_tensor_cores() && is_aligned(codes.codes.cast(), 0, 16);
+    let plan = match skinny(cuda, gemm, weight) {
+        Some(plan) if aligned => plan,
+        _ if aligned && gemm.n > FUSED_TOKENS && weight.cols.is_multiple_of(8) => {
+            // SAFETY: this function's contract is that of `dequantize_first`.
+            return unsafe { dequantize_first(cuda, gemm, weight) };
+        }
+        _ if aligned && weight.cols.is_multiple_of(32) => plan::mma(cuda, gemm, kernels)?,
+        _ => plan::simt(cuda, gemm, kernels)?,
+    };
+    // SAFETY: this function's contract is that of `run`; the plan was made for this product, and by the shape and the
+    // alignment that its kernel demands.
+    unsafe { plan.run(cuda, gemm, codes) }
+}
+
+/// The plan for up to 16 tokens, for the shapes and GPUs that have one.
+fn skinny(cuda: &Cuda, gemm: &Gemm, weight: &Weight4<'_, Cuda>) -> Option<GemmPlan<Linear4Params>> {
     // The kernel counts blocks of 64 in 32 bits.
-    !product.grad && product.n <= FEW && shape && u32::try_from(weight.rows * weight.cols / 64).is_ok()
-}
-
-fn params(product: &Product, weight: Weight4Params) -> Linear4Params {
-    Linear4Params {
-        x: product.x,
-        weight,
-        out: product.out,
-        partial: std::ptr::null_mut(),
-        n: dim(product.n),
-        x_stride: dim(product.x_stride),
-        out_stride: dim(product.out_stride),
-        accumulate: product.accumulate.into(),
-        splits: 1,
+    let few_blocks = u32::try_from(weight.rows * weight.cols / 64).is_ok();
+    let shape = weight.rows >= SKINNY_ROWS && weight.cols.is_multiple_of(UNIT_K) && weight.block_size >= 64;
+    if !gemm.is_skinny() || !shape || !few_blocks {
+        return None;
     }
-}
-
-/// # Safety
-/// As for [`coded`].
-unsafe fn planned(cuda: &Cuda, product: &Product, weight: Weight4Params, plan: Plan<'_, Linear4Params>) -> Result<()> {
-    let partial = product.partial(cuda, plan.splits)?;
-    let params = Linear4Params { partial, splits: dim(plan.splits), ..params(product, weight) };
-    // SAFETY: the caller's word; `partial` is `[splits, n, m]`.
-    unsafe {
-        cuda.launch(plan.kernel, product.suffix(), params, plan.shape)?;
-        product.add_parts(cuda, partial, plan.splits)
-    }
-}
-
-/// # Safety
-/// As for [`coded`].
-unsafe fn few_tokens(cuda: &Cuda, product: &Product, weight: Weight4Params, few: &Few) -> Result<()> {
-    let (tiles, sms) = (product.m.div_ceil(16), cuda.n_sms as usize);
-    let (sharing, groups) = share_tiles(tiles, product.k / UNIT_K, few.warps, sms);
-    let params = Linear4Params { splits: dim(sharing), ..params(product, weight) };
-    let blocks = if product.n == 0 { 0 } else { groups.min(sms) };
-    let shape = LaunchConfig { grid: [dim(blocks), 1, 1], threads: dim(few.warps * 32), shared: dim(few.shared) };
-    let kernel = if product.n <= 8 { &few.up_to_8 } else { &few.up_to_16 };
-    // SAFETY: the caller's word.
-    unsafe { cuda.launch(kernel, product.suffix(), params, shape) }
+    let fits = |skinny: &&Skinny| (skinny.shared() + params::LINEAR4_SKINNY_STATIC_BYTES) as usize <= cuda.max_shared;
+    let skinny = SKINNY.iter().find(fits)?;
+    let (tiles, sms) = (gemm.m.div_ceil(SKINNY_ROWS), cuda.n_sms as usize);
+    let (splits, groups) = share_tiles(tiles, gemm.k / UNIT_K, skinny.warps(), sms);
+    let blocks = if gemm.n == 0 { 0 } else { groups.min(sms) };
+    let config = LaunchConfig { grid: [dim(blocks), 1, 1], threads: skinny.threads, shared: skinny.shared() };
+    let kernel = if gemm.n <= 8 { &skinny.up_to_8 } else { &skinny.up_to_16 };
+    Some(GemmPlan { kernel, config, splits, in_scratch: false })
 }
 
 /// How many of a CTA's warps share the contraction, of `units` units, of one of `tiles` tiles, and how many groups of
@@ -162,34 +149,39 @@ fn share_tiles(tiles: usize, units: usize, warps: usize, sms: usize) -> (usize, 
     powers.min_by_key(steps).unwrap_or_else(|| choice(1))
 }
 
-/// Decodes rows of the weight to scratch, and multiplies with them.
+/// Dequantizes rows of the weight to scratch, and multiplies with them.
 ///
 /// # Safety
-/// As for [`coded`].
-unsafe fn decoded(cuda: &Cuda, product: &Product, weight: &Weight4<'_, Cuda>) -> Result<()> {
-    let step = rows_at_a_time(weight, product.input);
+/// As for [`GemmPlan::run`].
+unsafe fn dequantize_first(cuda: &Cuda, gemm: &Gemm, weight: &Weight4<'_, Cuda>) -> Result<()> {
+    let step = rows_at_a_time(weight, gemm.input);
     for first in (0..weight.rows).step_by(step) {
         let rows = first..weight.rows.min(first + step);
-        let part = rows_of(weight, rows.clone());
-        let bytes = rows.len() * weight.cols * product.input.bytes();
-        let scratch = cuda.scratch::<u8>(Slot::Weight, bytes)?;
-        let offset = first * if product.grad { product.input.bytes() } else { product.output.bytes() };
-        let mut product = *product;
-        if product.grad {
-            product.k = rows.len();
-            product.x = product.x.wrapping_byte_add(offset);
-            product.accumulate |= first > 0;
-        } else {
-            product.m = rows.len();
-            product.out = product.out.wrapping_byte_add(offset);
-        }
-        // SAFETY: the scratch holds these rows; the product's columns `rows` are in the caller's matrix.
+        let bytes = rows.len() * weight.cols * gemm.input.bytes();
+        let scratch = cuda.scratch::<u8>(Slot::Weight, bytes)?.cast();
+        let dequantize = DequantizeParams { weight: weight4(&rows_of(weight, rows.clone())), out: scratch };
+        // SAFETY: the scratch holds these rows of the weight, and the columns that belong to them are in the matrices
+        // that this function's contract is about.
         unsafe {
-            decode(cuda, product.input, DequantizeParams { weight: weight4(&part), out: scratch.cast() })?;
-            linear::dense(cuda, &product, scratch.cast())?;
+            launch_dequantize(cuda, gemm.input, dequantize)?;
+            linear::dense(cuda, &part_of(gemm, rows), Dense(scratch))?;
         }
     }
     Ok(())
+}
+
+/// The part of a product that these rows of the weight have in it: outputs, in a gradient a part of the contraction.
+fn part_of(gemm: &Gemm, rows: Range<usize>) -> Gemm {
+    let mut part = *gemm;
+    if gemm.grad {
+        part.k = rows.len();
+        part.x.ptr = gemm.x.ptr.wrapping_byte_add(rows.start * gemm.input.bytes());
+        part.accumulate |= rows.start > 0;
+    } else {
+        part.m = rows.len();
+        part.out.ptr = gemm.out.ptr.wrapping_byte_add(rows.start * gemm.output.bytes());
+    }
+    part
 }
 
 /// As many rows as the scratch holds, so that the part after them begins with a nested group and at 16 bytes.
@@ -197,7 +189,7 @@ fn rows_at_a_time(weight: &Weight4<'_, Cuda>, dtype: DType) -> usize {
     let group = weight.block_size * GROUP;
     // Both powers of two.
     let step = (group >> weight.cols.trailing_zeros().min(group.trailing_zeros())).max(8);
-    let most = SCRATCH / (weight.cols * dtype.bytes()).max(1);
+    let most = MAX_DEQUANTIZED / (weight.cols * dtype.bytes()).max(1);
     (most / step * step).max(step)
 }
 

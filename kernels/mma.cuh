@@ -2,14 +2,14 @@
 // Products on tensor cores (mma.sync) for bf16 and f16. x goes to shared memory by asynchronous copies; so does a
 // dense weight; a 4-bit weight is decoded into it. Tiles are [tokens TOKENS, outputs 128], 64 of k at a time.
 // Wants x and its rows aligned to 16 bytes, and of the weight what its stager wants.
-#include "product.cuh"
+#include "gemm.cuh"
 #include "ptx.cuh"
 
-constexpr int TENSOR_THREADS = 256;
-constexpr int TILE_OUT = 128;
-constexpr int TILE_K = 64;
+constexpr int MMA_THREADS = GEMM_MMA_THREADS;
+constexpr int TILE_OUT = GEMM_MMA_TILE_OUT;
+constexpr int TILE_K = GEMM_MMA_TILE_K;
 constexpr int TILE_W_BYTES = TILE_OUT * TILE_K * 2;
-constexpr int X_STAGES = 3;
+constexpr int X_STAGES = GEMM_MMA_X_STAGES;
 
 // Byte offset of 16-byte piece `piece` of row `row` in a tile with rows of 64 (128) elements. The XOR puts pieces of
 // the same column of 8 rows, and of any 8 lanes that store neighbouring pieces, into different banks.
@@ -27,29 +27,29 @@ template <bool GRAD> __device__ __forceinline__ uint32_t weight_tile(uint32_t ro
 
 // Queues the copy of x[token0 .. + TOKENS, k0 .. + 64]; zeros outside.
 template <int TOKENS, class T, class O>
-__device__ __forceinline__ void stage_x(const Product<T, O> &p, uint32_t tile, unsigned token0, unsigned k0) {
+__device__ __forceinline__ void stage_x(const Gemm<T, O> &p, uint32_t tile, unsigned token0, unsigned k0) {
 #pragma unroll
     for (int i = 0; i < TOKENS / 32; i++) {
-        unsigned c = threadIdx.x + i * TENSOR_THREADS, row = c / 8, piece = c % 8;
+        unsigned c = threadIdx.x + i * MMA_THREADS, row = c / 8, piece = c % 8;
         unsigned token = token0 + row, k = k0 + piece * 8;
         unsigned bytes = token < p.n && k < p.k ? min(16u, (p.k - k) * 2) : 0;
-        const T *from = bytes ? p.x + size_t(token) * p.x_stride + k : p.x;
+        const T *from = bytes ? row_of<T>(p.x, token) + k : static_cast<const T *>(p.x.ptr);
         cp_async16(tile + tile64(row, piece), from, bytes);
     }
 }
 
 // A dense weight, copied. Wants the weight aligned to 16 bytes and cols a multiple of 8.
 template <class T, bool GRAD> struct DenseStager {
-    static constexpr int BUFFERS = X_STAGES;
-    static constexpr bool DECODES = false;
+    static constexpr int STAGES = GEMM_MMA_DENSE_STAGES;
+    static constexpr bool DEQUANTIZES = false;
     Dense<T> weight;
 
     // Queues the tile of k0 with the copies of x.
     __device__ __forceinline__ void queue(uint32_t tile, unsigned j0, unsigned k0) {
         constexpr int PIECES = GRAD ? TILE_OUT / 8 : TILE_K / 8;
 #pragma unroll
-        for (int i = 0; i < TILE_W_BYTES / 16 / TENSOR_THREADS; i++) {
-            unsigned c = threadIdx.x + i * TENSOR_THREADS, row = c / PIECES, piece = c % PIECES;
+        for (int i = 0; i < TILE_W_BYTES / 16 / MMA_THREADS; i++) {
+            unsigned c = threadIdx.x + i * MMA_THREADS, row = c / PIECES, piece = c % PIECES;
             unsigned r = (GRAD ? k0 : j0) + row, col = (GRAD ? j0 : k0) + piece * 8;
             bool inside = r < weight.rows && col < weight.cols;
             const T *from = inside ? weight.w + size_t(r) * weight.cols + col : weight.w;
@@ -57,7 +57,7 @@ template <class T, bool GRAD> struct DenseStager {
         }
     }
     __device__ __forceinline__ void fetch(unsigned, unsigned) {}
-    __device__ __forceinline__ void decode(char *) {}
+    __device__ __forceinline__ void dequantize(char *) {}
 };
 
 // acc += x tile * weight tile, for the 16 MT x 32 part of this warp at (`x_row`, `w_col`).
@@ -88,13 +88,13 @@ __device__ __forceinline__ void multiply(float (&acc)[MT][4][4], uint32_t x_tile
 }
 
 template <int TOKENS, class Stager> constexpr int tensor_shared() {
-    return X_STAGES * TOKENS * TILE_K * 2 + Stager::BUFFERS * TILE_W_BYTES;
+    return X_STAGES * TOKENS * TILE_K * 2 + Stager::STAGES * TILE_W_BYTES;
 }
 
 // One tile of a CTA: blockIdx.x counts tiles, tokens fastest; blockIdx.y is the part of k. Dynamic shared memory:
-// X_STAGES tiles of x, then Stager::BUFFERS tiles of the weight.
+// X_STAGES tiles of x, then Stager::STAGES tiles of the weight.
 template <bool GRAD, int TOKENS, class T, class O, class Stager>
-__device__ void tensor_product(const Product<T, O> &p, Stager &stager) {
+__device__ void mma_gemm(const Gemm<T, O> &p, Stager &stager) {
     constexpr int MT = TOKENS / 32, X_BYTES = TOKENS * TILE_K * 2;
     extern __shared__ __align__(128) char shared[];
     char *w_tiles = shared + X_STAGES * X_BYTES;
@@ -108,7 +108,7 @@ __device__ void tensor_product(const Product<T, O> &p, Stager &stager) {
         if (step < steps) {
             unsigned k0 = part.x + step * TILE_K;
             stage_x<TOKENS>(p, x_at + step % X_STAGES * X_BYTES, token0, k0);
-            if constexpr (!Stager::DECODES) stager.queue(w_at + step % Stager::BUFFERS * TILE_W_BYTES, j0, k0);
+            if constexpr (!Stager::DEQUANTIZES) stager.queue(w_at + step % Stager::STAGES * TILE_W_BYTES, j0, k0);
         }
         cp_async_commit(); // also when empty: the waits below count groups
     };
@@ -116,7 +116,7 @@ __device__ void tensor_product(const Product<T, O> &p, Stager &stager) {
         if (step < steps) stager.fetch(j0, part.x + step * TILE_K);
     };
     auto decode = [&](unsigned step) {
-        if (step < steps) stager.decode(w_tiles + step % Stager::BUFFERS * TILE_W_BYTES);
+        if (step < steps) stager.dequantize(w_tiles + step % Stager::STAGES * TILE_W_BYTES);
     };
 
     for (int s = 0; s < X_STAGES - 1; s++) queue(s);
@@ -131,7 +131,7 @@ __device__ void tensor_product(const Product<T, O> &p, Stager &stager) {
         cp_async_wait<X_STAGES - 2>();
         __syncthreads(); // this step's tiles are complete; the buffers of the step before are free
         queue(step + X_STAGES - 1);
-        multiply<GRAD, MT, T>(acc, x_at + step % X_STAGES * X_BYTES, w_at + step % Stager::BUFFERS * TILE_W_BYTES,
+        multiply<GRAD, MT, T>(acc, x_at + step % X_STAGES * X_BYTES, w_at + step % Stager::STAGES * TILE_W_BYTES,
                               x_row, w_col);
         decode(step + 1);
         fetch(step + 2);

@@ -8,10 +8,11 @@
 #include "quant.cuh"
 #include <type_traits>
 
-constexpr int UNIT_K = 256; // what a warp does at a time: 16 rows, 256 of k
-constexpr int UNIT_BYTES = 16 * UNIT_K / 2;
+constexpr int UNIT_K = LINEAR4_SKINNY_UNIT_K;
+constexpr int UNIT_BYTES = LINEAR4_SKINNY_UNIT_BYTES;
 constexpr int TABLE_PITCH = 256; // bytes from entry to entry: the 32 lanes' words, then room for sums
 constexpr int TABLE_BYTES = 256 * TABLE_PITCH;
+static_assert(TABLE_BYTES == LINEAR4_SKINNY_TABLE_BYTES && UNIT_BYTES == 16 * UNIT_K / 2);
 
 // The table holds codes times this, which makes their rounding to T smaller: FP4 becomes exact, and the root mean
 // square error of NF4 in bf16 falls from 5.5e-4 to 3.2e-4. The scales are divided by it.
@@ -49,15 +50,16 @@ struct RawScales {
 };
 
 // `p.splits` warps share the k of a tile of 16 rows; a CTA does blockDim.x / 32 / p.splits tiles, a group, at a time.
-template <class T, class O, int TOKENS8, int STAGES> struct Few {
+template <class T, class O, int TOKENS8, int STAGES> struct Skinny {
     static constexpr unsigned TOKENS = TOKENS8 * 8, SUMS = 16 * TOKENS;
     const Linear4Params &p;
     const float *map;
     char *table;
     unsigned warp, lane, tiles_at_once, groups, units;
+    unsigned tile, share; // of this warp: its tile of a group, and its share of that tile's units
 
-    __device__ __forceinline__ Few(const Linear4Params &p, const float *map)
-        : p(p), map(map), warp(threadIdx.x / 32), lane(threadIdx.x % 32) {
+    __device__ __forceinline__ Skinny(const Linear4Params &p, const float *map)
+        : p(p), map(map), warp(threadIdx.x / 32), lane(threadIdx.x % 32), tile(warp / p.splits), share(warp % p.splits) {
         extern __shared__ __align__(128) char shared[];
         table = shared;
         tiles_at_once = blockDim.x / 32 / p.splits;
@@ -66,9 +68,9 @@ template <class T, class O, int TOKENS8, int STAGES> struct Few {
     }
     // The last tile is moved up to end with the weight.
     __device__ __forceinline__ unsigned first_row(unsigned group) const {
-        return min((group * tiles_at_once + warp / p.splits) * 16, p.weight.rows - 16);
+        return min((group * tiles_at_once + tile) * 16, p.weight.rows - 16);
     }
-    __device__ __forceinline__ unsigned k0(Place at) const { return (at.unit * p.splits + warp % p.splits) * UNIT_K; }
+    __device__ __forceinline__ unsigned k0(Place at) const { return (at.unit * p.splits + share) * UNIT_K; }
     // Not at the end of the groups, nor of k?
     __device__ __forceinline__ bool inside(Place at) const { return at.group < groups && k0(at) < p.weight.cols; }
     __device__ __forceinline__ Place after(Place at) const {
@@ -111,7 +113,7 @@ template <class T, class O, int TOKENS8, int STAGES> struct Few {
     // have: it goes into sums that nobody reads.
     __device__ __forceinline__ void load_x(Place at, int b, int i, uint4 (&x)[2]) const {
         unsigned token = lane / 4 + i * 8;
-        const T *from = static_cast<const T *>(p.x) + size_t(token) * p.x_stride + k0(at) + b * 64 + lane % 4 * 16;
+        const T *from = row_of<T>(p.x, token) + k0(at) + b * 64 + lane % 4 * 16;
         if (token < p.n) {
             x[0] = __ldg(reinterpret_cast<const uint4 *>(from));
             x[1] = __ldg(reinterpret_cast<const uint4 *>(from) + 1);
@@ -168,7 +170,7 @@ template <class T, class O, int TOKENS8, int STAGES> struct Few {
             float sum = 0.f;
             for (unsigned w = 0; w < p.splits; w++)
                 sum += spare_word(table, first + (tile * p.splits + w) * SUMS + i % SUMS);
-            O *o = static_cast<O *>(p.out) + size_t(token) * p.out_stride + row;
+            O *o = row_of<O>(p.out, token) + row;
             *o = from_f32<O>(p.accumulate ? to_f32(*o) + sum : sum);
         }
     }

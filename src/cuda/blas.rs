@@ -2,27 +2,28 @@
 //!
 //! cuBLASLt counts by columns: a row-major `[n, m]` is its `[m, n]`. So `out = x B` is asked for as
 //! `outᵀ = Bᵀ xᵀ`: its A is the weight, its B is `x`.
+#![allow(unsafe_code)]
 
-use super::{Cuda, Product, is_aligned};
-use crate::{Buf, DType, Error, Result, cuda::device::lock};
+use crate::{DType, Error, Result};
 use core::ffi::c_void;
-use cudarc::cublaslt::{
-    result::{self, CublasError},
-    sys,
+use cudarc::{
+    cublaslt::{
+        result::{self, CublasError},
+        sys,
+    },
+    driver::CudaStream,
 };
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Mutex,
-};
+use parking_lot::Mutex;
+use std::collections::{HashMap, VecDeque};
 
-/// What NVIDIA recommends for Hopper.
-const WORKSPACE: usize = 32 << 20;
+/// Bytes of workspace: what NVIDIA recommends for Hopper.
+pub(super) const WORKSPACE: usize = 32 << 20;
 /// The alignment that is promised for every matrix, in bytes.
 static ALIGNMENT: u32 = 16;
 
 /// cuBLASLt, looked for at the first large product.
 #[derive(Default)]
-pub(in crate::cuda) struct Blas(Mutex<State>);
+pub(super) struct Blas(Mutex<State>);
 
 #[derive(Default)]
 enum State {
@@ -34,7 +35,6 @@ enum State {
 
 struct Library {
     plans: Plans,
-    workspace: Buf<Cuda, u8>,
     handle: Handle,
 }
 
@@ -51,13 +51,27 @@ impl Drop for Handle {
 // SAFETY: cuBLASLt's handles and descriptors belong to no thread; `Blas`'s lock lets one thread at a time use them.
 unsafe impl Send for Library {}
 
-/// What the choice of an algorithm depends on.
+/// `out (+)= x B`: `x` `[n, k]`, `out` `[n, m]`, `B` the transpose of a weight `[m, k]`; in a gradient a weight
+/// `[k, m]`. All that the choice of an algorithm depends on.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Key {
-    grad: bool,
-    shape: [usize; 3],
-    strides: [usize; 2],
-    types: [DType; 2],
+pub(super) struct BlasShape {
+    pub(super) grad: bool,
+    pub(super) n: usize,
+    pub(super) m: usize,
+    pub(super) k: usize,
+    pub(super) x_stride: usize,
+    pub(super) weight_stride: usize,
+    pub(super) out_stride: usize,
+    pub(super) input: DType,
+    pub(super) output: DType,
+}
+
+/// The matrices of one product. All begin at 16 bytes, and so do their rows.
+#[derive(Clone, Copy)]
+pub(super) struct BlasPointers {
+    pub(super) x: *const c_void,
+    pub(super) weight: *const c_void,
+    pub(super) out: *mut c_void,
 }
 
 /// Plans by what they are for; none where cuBLASLt has no algorithm. Training on sequences of all lengths asks for more
@@ -65,15 +79,15 @@ struct Key {
 /// on nothing but the key.
 #[derive(Default)]
 struct Plans {
-    made: HashMap<Key, Option<Plan>>,
-    order: VecDeque<Key>,
+    made: HashMap<BlasShape, Option<Plan>>,
+    order: VecDeque<BlasShape>,
 }
 
 impl Plans {
     /// A few kilobytes each.
     const MOST: usize = 1024;
 
-    fn get_or_make(&mut self, key: Key, make: impl FnOnce() -> Result<Option<Plan>>) -> Result<Option<&Plan>> {
+    fn get_or_make(&mut self, key: BlasShape, make: impl FnOnce() -> Result<Option<Plan>>) -> Result<Option<&Plan>> {
         if !self.made.contains_key(&key) {
             let plan = make()?;
             if self.order.len() == Self::MOST
@@ -127,56 +141,32 @@ fn data_type(dtype: DType) -> sys::cudaDataType {
     }
 }
 
-impl Cuda {
-    /// Queues `product` with a dense weight of its input type. False: cuBLASLt is not installed, or does not take it.
+impl Blas {
+    /// Queues a product; sums that `accumulate` are added to what is in `out`. False: cuBLASLt is not installed, or has
+    /// no algorithm for this.
     ///
     /// # Safety
-    /// `product` and `weight` point to live memory, as long as the product's dimensions say.
-    pub(super) unsafe fn blas(&self, product: &Product, weight: *const c_void) -> Result<bool> {
-        let cols = if product.grad { product.m } else { product.k };
-        let aligned = is_aligned(product.x, product.x_stride, product.input)
-            && is_aligned(product.out, product.out_stride, product.output)
-            && is_aligned(weight, cols, product.input);
-        if !aligned || product.n == 0 || product.m == 0 || product.k == 0 {
-            return Ok(false);
-        }
-        let _turn = self.turn()?;
-        let mut state = lock(&self.blas.0);
+    /// The matrices are live and as large as `shape` says, the workspace has [`WORKSPACE`] bytes, and nothing else on
+    /// `stream` uses it at the same time. The context of `stream` is this thread's.
+    pub(super) unsafe fn multiply(
+        &self,
+        stream: &CudaStream,
+        shape: &BlasShape,
+        pointers: BlasPointers,
+        accumulate: bool,
+        workspace: *mut c_void,
+    ) -> Result<bool> {
+        let mut state = self.0.lock();
         if let State::Unknown = *state {
-            *state = Library::open(self)?;
+            *state = Library::open()?;
         }
-        match &mut *state {
-            // SAFETY: `product` and `weight` are as this function's contract says.
-            State::Open(library) => unsafe { library.multiply(self, product, weight) },
-            _ => Ok(false),
-        }
-    }
-}
-
-impl Library {
-    fn open(cuda: &Cuda) -> Result<State> {
-        if !has_cublaslt() {
-            return Ok(State::Absent);
-        }
-        let workspace = cuda.alloc_zeros(WORKSPACE)?;
-        let handle = Handle(result::create_handle().map_err(refused("opening cuBLASLt"))?);
-        Ok(State::Open(Library { plans: Plans::default(), workspace, handle }))
-    }
-
-    /// # Safety
-    /// As for [`Cuda::blas`].
-    unsafe fn multiply(&mut self, cuda: &Cuda, product: &Product, weight: *const c_void) -> Result<bool> {
-        let key = Key {
-            grad: product.grad,
-            shape: [product.n, product.m, product.k],
-            strides: [product.x_stride, product.out_stride],
-            types: [product.input, product.output],
-        };
-        let handle = self.handle.0;
-        let make = || Plan::new(handle, product).map_err(refused("planning a matrix product"));
-        let Some(plan) = self.plans.get_or_make(key, make)? else { return Ok(false) };
-        let (alpha, beta) = (1f32, f32::from(u8::from(product.accumulate)));
-        // SAFETY: the plan was made for these dimensions, and that the pointers fit them is this function's contract.
+        let State::Open(library) = &mut *state else { return Ok(false) };
+        let handle = library.handle.0;
+        let make = || Plan::new(handle, shape).map_err(refused("planning a matrix product"));
+        let Some(plan) = library.plans.get_or_make(*shape, make)? else { return Ok(false) };
+        let (alpha, beta) = (1f32, f32::from(u8::from(accumulate)));
+        let BlasPointers { x, weight, out } = pointers;
+        // SAFETY: the plan was made for this shape, and that pointers and workspace fit it is this function's contract.
         // The factors are read before the call returns.
         unsafe {
             result::matmul(
@@ -186,20 +176,30 @@ impl Library {
                 (&raw const beta).cast(),
                 weight,
                 plan.weight.0,
-                product.x,
+                x,
                 plan.x.0,
-                product.out,
+                out,
                 plan.out.0,
-                product.out,
+                out,
                 plan.out.0,
                 &plan.algorithm,
-                self.workspace.view_mut().ptr() as _,
+                workspace,
                 WORKSPACE,
-                cuda.queue.stream.cu_stream().cast(),
+                stream.cu_stream().cast(),
             )
         }
         .map_err(refused("multiplying matrices"))?;
         Ok(true)
+    }
+}
+
+impl Library {
+    fn open() -> Result<State> {
+        if !has_cublaslt() {
+            return Ok(State::Absent);
+        }
+        let handle = Handle(result::create_handle().map_err(refused("opening cuBLASLt"))?);
+        Ok(State::Open(Library { plans: Plans::default(), handle }))
     }
 }
 
@@ -224,13 +224,13 @@ fn description(grad: bool) -> Result<Descriptor<sys::cublasLtMatmulDesc_t>, Cubl
 
 impl Plan {
     /// None: cuBLASLt has no algorithm for this.
-    fn new(handle: sys::cublasLtHandle_t, product: &Product) -> Result<Option<Self>, CublasError> {
-        let (input, output) = (data_type(product.input), data_type(product.output));
-        let Product { n, m, k, x_stride, out_stride, .. } = *product;
-        let (rows, cols) = if product.grad { (m, k) } else { (k, m) };
+    fn new(handle: sys::cublasLtHandle_t, shape: &BlasShape) -> Result<Option<Self>, CublasError> {
+        let (input, output) = (data_type(shape.input), data_type(shape.output));
+        let BlasShape { grad, n, m, k, x_stride, weight_stride, out_stride, .. } = *shape;
+        let (rows, cols) = if grad { (m, k) } else { (k, m) };
         let mut plan = Plan {
-            product: description(product.grad)?,
-            weight: layout(input, rows, cols, rows)?,
+            product: description(grad)?,
+            weight: layout(input, rows, cols, weight_stride)?,
             x: layout(input, k, n, x_stride)?,
             out: layout(output, m, n, out_stride)?,
             algorithm: sys::cublasLtMatmulAlgo_t { data: [0; 8] },

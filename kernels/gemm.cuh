@@ -1,15 +1,15 @@
 #pragma once
 // What the kernels of linear.cu and linear4.cu share. All compute out (+)= x B, x [n, k], out [n, m]. The weight W
 // is row-major [rows, cols]; forward B = W^T (m = rows, k = cols), in the gradient B = W (m = cols, k = rows).
+#include "params.h"
 #include "types.cuh"
 
 // x and out of one product. `partial`: [splits, n, m] in f32 when several CTAs share an output tile.
-template <class T, class O> struct Product {
-    const T *x;
-    O *out;
+template <class T, class O> struct Gemm {
+    Matrix x;
+    MatrixMut out;
     float *partial;
     unsigned n, m, k;
-    unsigned x_stride, out_stride;
     unsigned accumulate, splits;
 
     // The sum of one output over this CTA's part of k.
@@ -18,13 +18,13 @@ template <class T, class O> struct Product {
         if (splits > 1) {
             partial[(size_t(blockIdx.y) * n + token) * m + j] = sum;
         } else {
-            O *o = out + size_t(token) * out_stride + j;
+            O *o = row_of<O>(out, token) + j;
             *o = from_f32<O>(accumulate ? to_f32(*o) + sum : sum);
         }
     }
     // May outputs be stored in pairs that begin at an even j?
     __device__ __forceinline__ bool pairs() const {
-        return m % 2 == 0 && out_stride % 2 == 0 && reinterpret_cast<uintptr_t>(out) % (2 * sizeof(O)) == 0;
+        return m % 2 == 0 && out.stride % 2 == 0 && reinterpret_cast<uintptr_t>(out.ptr) % (2 * sizeof(O)) == 0;
     }
     __device__ __forceinline__ void store_pair(unsigned token, unsigned j, float sum0, float sum1) const {
         struct alignas(2 * sizeof(O)) Pair {
@@ -35,7 +35,7 @@ template <class T, class O> struct Product {
             *reinterpret_cast<float2 *>(partial + (size_t(blockIdx.y) * n + token) * m + j) = make_float2(sum0, sum1);
             return;
         }
-        Pair *o = reinterpret_cast<Pair *>(out + size_t(token) * out_stride + j);
+        Pair *o = reinterpret_cast<Pair *>(row_of<O>(out, token) + j);
         if (accumulate) {
             Pair old = *o;
             sum0 += to_f32(old.a), sum1 += to_f32(old.b);

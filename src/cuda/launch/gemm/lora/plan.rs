@@ -1,0 +1,171 @@
+//! Which kernel of the adapter, and with what grid.
+
+use super::{Cuda, Kernel, LaunchConfig, dim, grid, is_aligned};
+use crate::{
+    DType, Result,
+    cuda::params::{self, LoraDownParams, LoraSkinnyParams, LoraUpParams, LoraWeightGradParams},
+};
+
+/// A kernel and its grid.
+pub(super) struct Launch<P: 'static> {
+    pub(super) kernel: &'static Kernel<P>,
+    pub(super) config: LaunchConfig,
+}
+
+/// The forms of a kernel that has so many columns of r at a time in registers.
+struct Sized<P> {
+    cols: u32,
+    plain: Kernel<P>,
+    dropout: Kernel<P>,
+}
+
+impl<P> Sized<P> {
+    fn kernel(&self, dropout: bool) -> &Kernel<P> {
+        if dropout { &self.dropout } else { &self.plain }
+    }
+}
+
+/// The [`Sized`] of a kernel by the number in its name.
+macro_rules! sized {
+    ($file:literal, $name:literal, $cols:literal) => {
+        Sized {
+            cols: $cols,
+            plain: Kernel::new($file, concat!($name, $cols)),
+            dropout: Kernel::new($file, concat!($name, $cols, "_drop")),
+        }
+    };
+}
+
+/// The smallest that holds `r` columns, or the largest.
+fn smallest<P>(kernels: &'static [Sized<P>], r: u32) -> &'static Sized<P> {
+    kernels.iter().find(|kernel| r <= kernel.cols).unwrap_or(&kernels[kernels.len() - 1])
+}
+
+static DOWN: [Sized<LoraDownParams>; 3] =
+    [sized!("lora", "lora_down", 8), sized!("lora", "lora_down", 16), sized!("lora", "lora_down", 32)];
+static DOWN_SKINNY: [Sized<LoraDownParams>; 3] = [
+    sized!("lora", "lora_down_skinny", 8),
+    sized!("lora", "lora_down_skinny", 16),
+    sized!("lora", "lora_down_skinny", 32),
+];
+const DOWN_SIMT: Kernel<LoraDownParams> = Kernel::new("lora", "lora_down_simt");
+static UP: [Sized<LoraUpParams>; 3] =
+    [sized!("lora", "lora_up", 16), sized!("lora", "lora_up", 32), sized!("lora", "lora_up", 64)];
+const UP_SIMT: Kernel<LoraUpParams> = Kernel::new("lora", "lora_up_simt");
+/// By columns of r, without dropout.
+static SKINNY: [(u32, Kernel<LoraSkinnyParams>); 3] = [
+    (16, Kernel::new("lora", "lora_skinny16")),
+    (32, Kernel::new("lora", "lora_skinny32")),
+    (params::LORA_SKINNY_MAX_R, Kernel::new("lora", "lora_skinny64")),
+];
+static WEIGHT_GRAD: [Sized<LoraWeightGradParams>; 2] =
+    [sized!("lora_grad", "lora_weight_grad", 16), sized!("lora_grad", "lora_weight_grad", 32)];
+const WEIGHT_GRAD_SIMT: Kernel<LoraWeightGradParams> = Kernel::new("lora_grad", "lora_weight_grad_simt");
+
+const F32: u32 = size_of::<f32>() as u32;
+
+/// May the tensor cores' form of `lora_down` be used?
+fn down_fits_tensor_cores(dtype: DType, p: &LoraDownParams) -> bool {
+    dtype != DType::F32
+        && p.cols.is_multiple_of(8)
+        && p.x.is_aligned(dtype, 16)
+        && is_aligned(p.a, 0, 16)
+        && p.r.checked_mul(p.cols).is_some()
+}
+
+/// May the tensor cores' form of `lora_up` be used?
+fn up_fits_tensor_cores(dtype: DType, p: &LoraUpParams) -> bool {
+    dtype != DType::F32
+        && p.cols.is_multiple_of(8)
+        && p.r.is_multiple_of(4)
+        && p.xa.is_aligned(dtype, 8)
+        && p.out.is_aligned(dtype, 16)
+        && is_aligned(p.b, 0, 8)
+}
+
+pub(super) fn down(cuda: &Cuda, dtype: DType, p: &LoraDownParams) -> Result<Launch<LoraDownParams>> {
+    let rows = p.n.max(p.out_t.stride);
+    let grid = |blocks| grid("lora", &[p.n, p.cols, p.r].map(|d| d as usize), blocks);
+    if !down_fits_tensor_cores(dtype, p) {
+        let blocks = grid(rows.div_ceil(params::LORA_DOWN_SIMT_WARPS) as usize)?;
+        let grid = [blocks, p.r.div_ceil(params::LORA_DOWN_SIMT_COLS), 1];
+        let config = LaunchConfig { grid, threads: 32 * params::LORA_DOWN_SIMT_WARPS, shared: 0 };
+        return Ok(Launch { kernel: &DOWN_SIMT, config });
+    }
+    let skinny = rows as usize <= params::LORA_DOWN_SKINNY_TOKENS as usize * cuda.n_sms as usize;
+    let (kernels, tokens, warps) = match skinny {
+        true => (&DOWN_SKINNY, params::LORA_DOWN_SKINNY_TOKENS, params::LORA_DOWN_SKINNY_WARPS),
+        false => (&DOWN, params::LORA_DOWN_TOKENS, params::LORA_DOWN_WARPS),
+    };
+    let sized = smallest(kernels, p.r);
+    let blocks = grid(rows.div_ceil(tokens) as usize * p.r.div_ceil(sized.cols) as usize)?;
+    // The sums of each warp.
+    let shared = warps * tokens * sized.cols * F32;
+    let config = LaunchConfig { grid: [blocks, 1, 1], threads: 32 * warps, shared };
+    Ok(Launch { kernel: sized.kernel(p.dropout.threshold != 0), config })
+}
+
+pub(super) fn up(dtype: DType, p: &LoraUpParams) -> Result<Launch<LoraUpParams>> {
+    let across = p.cols.div_ceil(params::LORA_UP_COLS) as usize;
+    let (kernel, down) = match up_fits_tensor_cores(dtype, p) {
+        true => (smallest(&UP, p.r).kernel(p.dropout.threshold != 0), p.n.div_ceil(params::LORA_UP_TOKENS)),
+        false => (&UP_SIMT, p.n),
+    };
+    let blocks = grid("lora", &[p.n, p.cols, p.r].map(|d| d as usize), down as usize * across)?;
+    Ok(Launch { kernel, config: LaunchConfig::new(blocks, params::LORA_UP_THREADS) })
+}
+
+/// Both in one launch, where there are few tokens and CTAs can see each other's memory.
+pub(super) fn skinny(cuda: &Cuda, dtype: DType, p: &LoraSkinnyParams) -> Result<Option<Launch<LoraSkinnyParams>>> {
+    let LoraSkinnyParams { down, up } = p;
+    let (tokens, cluster, warps) = (params::LORA_SKINNY_TOKENS, params::LORA_SKINNY_CLUSTER, params::LORA_SKINNY_WARPS);
+    let Some((cols, kernel)) = SKINNY.iter().find(|(cols, _)| down.r <= *cols) else { return Ok(None) };
+    let fits = down.n <= tokens * cuda.n_sms / cluster
+        && down.dropout.threshold == 0
+        && down_fits_tensor_cores(dtype, down)
+        && up_fits_tensor_cores(dtype, up);
+    if !fits || !cuda.has(kernel, dtype.suffix())? {
+        return Ok(None);
+    }
+    // The sums of each warp and of the CTA, and xa rounded.
+    let shared = cols * tokens * ((warps + 1) * F32 + dtype.bytes() as u32);
+    let blocks = down.n.div_ceil(tokens) * cluster;
+    Ok(Some(Launch { kernel, config: LaunchConfig { grid: [blocks, 1, 1], threads: 32 * warps, shared } }))
+}
+
+/// How many parts to cut the tokens into, so that `tiles` CTAs for each part fill the multiprocessors evenly.
+fn splits(cuda: &Cuda, tiles: usize, n: usize) -> usize {
+    /// CTAs that a multiprocessor runs at once.
+    const RESIDENT: usize = 2;
+    /// Tokens that are worth a CTA.
+    const TOKENS: usize = 128;
+    let slots = RESIDENT * cuda.n_sms as usize;
+    let fill = |waves: &usize| (waves * slots / tiles * tiles) * 100 / (waves * slots);
+    let waves = (1..=4).rev().max_by_key(fill).unwrap_or(1);
+    (waves * slots / tiles).clamp(1, n.div_ceil(TOKENS))
+}
+
+/// Sets `splits` and `split_len` of `p`, whose matrices have columns.
+pub(super) fn weight_grad(cuda: &Cuda, dtype: DType, p: &mut LoraWeightGradParams) -> Launch<LoraWeightGradParams> {
+    let tensor_cores = dtype != DType::F32
+        && p.cols.is_multiple_of(8)
+        && p.x.is_aligned(dtype, 16)
+        && p.xa_t.is_aligned(dtype, 8)
+        && p.r <= params::LORA_WEIGHT_GRAD_MAX_R;
+    let threads = params::LORA_WEIGHT_GRAD_THREADS;
+    let tile = if tensor_cores { params::LORA_WEIGHT_GRAD_COLS } else { threads };
+    let (tiles, n) = (p.cols.div_ceil(tile), p.n as usize);
+    let split_len = n.div_ceil(splits(cuda, tiles as usize, n)).next_multiple_of(params::LORA_WEIGHT_GRAD_RUN as usize);
+    (p.splits, p.split_len) = (dim(n.div_ceil(split_len)), dim(split_len));
+    if !tensor_cores {
+        let grid = [tiles, p.splits, p.r.div_ceil(params::LORA_WEIGHT_GRAD_SIMT_COLS)];
+        return Launch { kernel: &WEIGHT_GRAD_SIMT, config: LaunchConfig { grid, threads, shared: 0 } };
+    }
+    let sized = smallest(&WEIGHT_GRAD, p.r);
+    let chunks = p.r.div_ceil(sized.cols).next_power_of_two();
+    // Where every warp has columns of r of its own there is nothing to hand over.
+    let hands_over = chunks < params::LORA_WEIGHT_GRAD_WARPS;
+    let shared = if hands_over { chunks * sized.cols * params::LORA_WEIGHT_GRAD_COLS * F32 } else { 0 };
+    let config = LaunchConfig { grid: [tiles, p.splits, 1], threads, shared };
+    Launch { kernel: sized.kernel(p.dropout.threshold != 0), config }
+}
