@@ -12,7 +12,7 @@ use halfbyte_runtime::{
     device::{self, Device, Job},
     generate::generator::{GenerateOptions, generate},
     lora::{Adapter, DeviceAdapter, Layout},
-    model::{Base, Pass, Qwen3, SampleOptions},
+    model::{Base, ForwardContext, Qwen3, SampleOptions},
     tokenizer::Tokenizer,
 };
 use std::{
@@ -99,7 +99,7 @@ impl Args {
 
     fn base(&self) -> Base {
         let (format, double_quant) = (self.bnb_4bit_quant_type, self.bnb_4bit_use_double_quant);
-        if self.load_in_4bit { Base::FourBit { format, block_size: 64, double_quant } } else { Base::Unquantized }
+        if self.load_in_4bit { Base::Quantized { format, block_size: 64, double_quant } } else { Base::Unquantized }
     }
 
     /// The prompt as the model reads it.
@@ -163,7 +163,7 @@ impl Job for Inference {
             }
             None => None,
         };
-        let pass = Pass { backend: &backend, adapter: adapter.as_ref(), dropout: None };
+        let ctx = ForwardContext::new(&backend, adapter.as_ref());
         let mut stop_tokens = tokenizer.eos_ids().to_vec();
         stop_tokens.extend(defaults.eos_token_ids.iter().chain(&config.eos_token_ids));
         let options = GenerateOptions {
@@ -173,7 +173,7 @@ impl Job for Inference {
             skip_special: true,
         };
         let mut out = std::io::stdout();
-        let made = generate(&model, pass, &tokenizer, &prompt, &options, |piece| {
+        let made = generate(&model, ctx, &tokenizer, &prompt, &options, |piece| {
             let written = out.write_all(piece.as_bytes()).and_then(|()| out.flush());
             // A reader that is gone, as `head` is, wants no more.
             if written.is_err() || self.interrupt.happened() {

@@ -8,13 +8,13 @@ use common::{Assets, exit};
 use halfbyte::{Backend, Float};
 use halfbyte_runtime::{
     Error, Result,
+    batch::Batch,
     checkpoint::{Checkpoint, Dtype, Tensor, write_file},
     config::Qwen3Config,
     device::{self, Device, Job, compute_dtype},
     lora::{Adapter, DeviceAdapter, Layout},
-    model::{Activations, Base, Pass, Qwen3},
+    model::{Activations, Base, ForwardContext, Keep, Qwen3},
     tokenizer::Tokenizer,
-    train::packing::Batch,
 };
 use std::{num::ParseIntError, path::PathBuf, process::ExitCode};
 
@@ -64,7 +64,12 @@ impl Job for Logits {
 
     fn run<B: Backend, T: Float>(self, backend: B) -> Result<Vec<f32>> {
         let config = Qwen3Config::open(&self.model)?;
-        self.texts.iter().try_for_each(|ids| check(ids, &config))?;
+        if self.texts.iter().any(Vec::is_empty) {
+            let want = "it must have at least one token".into();
+            return Err(Error::Setting { name: "a text", got: "empty".into(), want });
+        }
+        let batch = Batch::of_prompts(&self.texts);
+        batch.check(&config)?;
         let adapter = self.lora_path.map(|dir| Adapter::open(&dir, &config)).transpose()?;
         if let Some(note) = adapter.as_ref().and_then(|(_, note)| note.as_ref()) {
             eprintln!("{note}");
@@ -77,24 +82,10 @@ impl Job for Logits {
             }
             None => None,
         };
-        let batch = Batch::of_prompts(&self.texts);
-        let xa_columns = adapter.as_ref().map_or(0, |adapter| adapter.layout.xa_columns);
-        let mut acts = Activations::new(&backend, &model, batch.n_tokens(), xa_columns, true)?;
-        model.logits(Pass { backend: &backend, adapter: adapter.as_ref(), dropout: None }, &mut acts, &batch)
+        let ctx = ForwardContext::new(&backend, adapter.as_ref());
+        let mut acts = Activations::new(ctx, &model, batch.n_tokens(), Keep::Nothing)?;
+        model.logits(ctx, &mut acts, &batch)
     }
-}
-
-/// Refuses what the model has no embedding or no position for.
-fn check(ids: &[u32], config: &Qwen3Config) -> Result<()> {
-    let wrong = |name, got: usize, want| Err(Error::Setting { name, got: got.to_string(), want });
-    if let Some(&id) = ids.iter().find(|&&id| id as usize >= config.vocab_size) {
-        return wrong("a token id", id as usize, format!("the model has {} ids", config.vocab_size));
-    }
-    let most = config.max_position_embeddings;
-    if ids.is_empty() || ids.len() > most {
-        return wrong("the number of a text's tokens", ids.len(), format!("it must be from 1 to {most}"));
-    }
-    Ok(())
 }
 
 fn main() -> ExitCode {

@@ -7,7 +7,7 @@ use common::{Assets, exit, parse_bool};
 use halfbyte::{Backend, DType, Float, quant::Format};
 use halfbyte_runtime::{
     Result,
-    checkpoint::FourBitNote,
+    checkpoint::BnbConfig,
     device::{self, Device, Job, compute_dtype},
     model::{QuantizeReport, quantize_checkpoint},
 };
@@ -47,7 +47,7 @@ struct Args {
 struct Quantize {
     model: PathBuf,
     output: PathBuf,
-    note: FourBitNote,
+    bnb: BnbConfig,
     block_size: usize,
 }
 
@@ -55,7 +55,7 @@ impl Job for Quantize {
     type Output = QuantizeReport;
 
     fn run<B: Backend, T: Float>(self, backend: B) -> Result<QuantizeReport> {
-        let Quantize { model, output, note, block_size } = self;
+        let Quantize { model, output, bnb, block_size } = self;
         println!("quantising {} on {}", model.display(), backend.name());
         let shown = std::io::stderr().is_terminal();
         let progress = |done, total| {
@@ -65,7 +65,7 @@ impl Job for Quantize {
                 let _ = std::io::stderr().flush();
             }
         };
-        quantize_checkpoint(&backend, &model, &output, note, block_size, progress)
+        quantize_checkpoint(&backend, &model, &output, bnb, block_size, progress)
     }
 }
 
@@ -73,13 +73,13 @@ fn main() -> ExitCode {
     let args = Args::parse();
     exit(|| {
         let start = Instant::now();
-        let note = FourBitNote {
+        let bnb = BnbConfig {
             format: args.bnb_4bit_quant_type,
             double_quant: args.bnb_4bit_use_double_quant,
             compute: compute_dtype(&args.bnb_4bit_compute_dtype)?,
         };
         let model = args.model.unwrap_or_else(|| Assets::find().model());
-        let job = Quantize { model, output: args.output.clone(), note, block_size: args.block_size };
+        let job = Quantize { model, output: args.output.clone(), bnb, block_size: args.block_size };
         // Scales are f32 whatever a model computes in.
         let report = device::run(args.device, DType::F32, job)?;
         summary(&args.output, &report, start.elapsed().as_secs_f64());
@@ -88,10 +88,10 @@ fn main() -> ExitCode {
 }
 
 fn summary(output: &std::path::Path, report: &QuantizeReport, seconds: f64) {
-    let QuantizeReport { n_quantized, n_four_bit, bytes_before, bytes_after } = *report;
+    let QuantizeReport { n_quantized, n_quantized_before, bytes_before, bytes_after } = *report;
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-    if n_four_bit > 0 {
-        println!("{n_four_bit} weights were in 4 bits already and stay as they are");
+    if n_quantized_before > 0 {
+        println!("{n_quantized_before} weights were in 4 bits already and stay as they are");
     }
     println!(
         "{n_quantized} weights in {seconds:.1} s: {:.1} MiB before, {:.1} MiB after ({:.0} %)\nwritten to {}",

@@ -1,14 +1,67 @@
 use crate::{
     Buf, Element, Float, Result, Storage, View, ViewMut,
-    ops::{
-        AdamW, Attention, AttentionGrad, CacheAppend, Cast, Checked, CrossEntropy, DecodeAttention, Dequantize,
-        GatherRows, Linear, Linear4, Linear4Grad, LinearGrad, Lora, LoraGrad, NestAbsmax, Norm, QkNormRope,
-        QkNormRopeGrad, Quantize, RmsNorm, RmsNormGrad, Sample, ScatterRows, Sum, Swiglu, SwigluGrad, WeightGrad,
-    },
+    ops::{self, Checked, Launch},
 };
 
-/// A machine that holds buffers and runs kernels. This trait is the table of contents of halfbyte:
-/// one method for each op, each documented where the op is defined.
+/// The table of contents of halfbyte: every op, which is one method of [`Backend`].
+///
+/// A line gives the method, the op's struct with its types, and the module of the function that has the method's name
+/// and runs the op: `cpu::<module>` and `cuda::launch::<module>`. `each_op! { make }` is `make! { all lines }`; from them
+/// come the methods below, both backends' and [`Launch`].
+macro_rules! each_op {
+    ($make:ident) => {
+        $make! {
+            // 4-bit formats
+            quantize(Quantize<T>) in quantize;
+            nest_absmax(NestAbsmax) in quantize;
+            dequantize(Dequantize<T>) in dequantize;
+
+            // Linear layers
+            linear4(Linear4<T, O>) in gemm::linear4;
+            linear4_grad(Linear4Grad<T>) in gemm::linear4;
+            linear(Linear<T, O>) in gemm::linear;
+            linear_grad(LinearGrad<T>) in gemm::linear;
+            weight_grad(WeightGrad<T>) in gemm::weight_grad;
+            lora(Lora<T>) in gemm::lora;
+            lora_grad(LoraGrad<T>) in gemm::lora;
+
+            // The layers between
+            rms_norm(RmsNorm<T>) in rms_norm;
+            rms_norm_grad(RmsNormGrad<T>) in rms_norm;
+            qk_norm_rope(QkNormRope<T>) in qk_norm_rope;
+            qk_norm_rope_grad(QkNormRopeGrad<T>) in qk_norm_rope;
+            attention(Attention<T>) in attention;
+            attention_grad(AttentionGrad<T>) in attention;
+            cache_append(CacheAppend<T>) in decode_attention;
+            decode_attention(DecodeAttention<T>) in decode_attention;
+            swiglu(Swiglu<T>) in swiglu;
+            swiglu_grad(SwigluGrad<T>) in swiglu;
+
+            // The two ends
+            gather_rows(GatherRows<T>) in rows;
+            scatter_rows(ScatterRows<T>) in rows;
+            cross_entropy(CrossEntropy<T>) in cross_entropy;
+            sample(Sample) in sample;
+
+            // Flat vectors
+            cast(Cast<S, T>) in cast;
+            sum(Sum) in reduce;
+            norm(Norm) in reduce;
+            adamw(AdamW<T>) in adamw;
+        }
+    };
+}
+pub(crate) use each_op;
+
+/// The methods of the trait.
+macro_rules! methods {
+    ($($name:ident($Op:ident $(<$($T:ident),+>)?) in $($module:ident)::+;)*) => {$(
+        #[doc = concat!("Runs [`", stringify!($Op), "`](ops::", stringify!($Op), ").")]
+        fn $name $(<$($T: Float),+>)? (&self, op: Checked<ops::$Op<'_, Self $($(, $T)+)?>>) -> Result<()>;
+    )*};
+}
+
+/// A machine that holds buffers and runs kernels: one method for each op, documented where the op is defined.
 ///
 /// Work is queued in order; only [`Backend::download`] and [`Backend::synchronize`] wait for it.
 pub trait Backend: Storage + Sized + Send + Sync + 'static {
@@ -17,8 +70,6 @@ pub trait Backend: Storage + Sized + Send + Sync + 'static {
 
     /// What it is, for people: `cpu (avx512-bf16, 2 threads)`, `cuda:0 (NVIDIA H200)`.
     fn name(&self) -> String;
-
-    // Memory
 
     /// `len` zeros.
     fn zeros<T: Element>(&self, len: usize) -> Result<Buf<Self, T>>;
@@ -42,74 +93,20 @@ pub trait Backend: Storage + Sized + Send + Sync + 'static {
     /// from then on replays that.
     fn replay(&self, graph: &mut Self::Graph, step: impl FnMut() -> Result<()>) -> Result<()>;
 
-    // 4-bit formats
-
-    /// See [`Quantize`].
-    fn quantize<T: Float>(&self, op: Checked<Quantize<'_, Self, T>>) -> Result<()>;
-    /// See [`NestAbsmax`].
-    fn nest_absmax(&self, op: Checked<NestAbsmax<'_, Self>>) -> Result<()>;
-    /// See [`Dequantize`].
-    fn dequantize<T: Float>(&self, op: Checked<Dequantize<'_, Self, T>>) -> Result<()>;
-
-    // Linear layers
-
-    /// See [`Linear4`].
-    fn linear4<T: Float, O: Float>(&self, op: Checked<Linear4<'_, Self, T, O>>) -> Result<()>;
-    /// See [`Linear4Grad`].
-    fn linear4_grad<T: Float>(&self, op: Checked<Linear4Grad<'_, Self, T>>) -> Result<()>;
-    /// See [`Linear`].
-    fn linear<T: Float, O: Float>(&self, op: Checked<Linear<'_, Self, T, O>>) -> Result<()>;
-    /// See [`LinearGrad`].
-    fn linear_grad<T: Float>(&self, op: Checked<LinearGrad<'_, Self, T>>) -> Result<()>;
-    /// See [`WeightGrad`].
-    fn weight_grad<T: Float>(&self, op: Checked<WeightGrad<'_, Self, T>>) -> Result<()>;
-    /// See [`Lora`].
-    fn lora<T: Float>(&self, op: Checked<Lora<'_, Self, T>>) -> Result<()>;
-    /// See [`LoraGrad`].
-    fn lora_grad<T: Float>(&self, op: Checked<LoraGrad<'_, Self, T>>) -> Result<()>;
-
-    // The layers between
-
-    /// See [`RmsNorm`].
-    fn rms_norm<T: Float>(&self, op: Checked<RmsNorm<'_, Self, T>>) -> Result<()>;
-    /// See [`RmsNormGrad`].
-    fn rms_norm_grad<T: Float>(&self, op: Checked<RmsNormGrad<'_, Self, T>>) -> Result<()>;
-    /// See [`QkNormRope`].
-    fn qk_norm_rope<T: Float>(&self, op: Checked<QkNormRope<'_, Self, T>>) -> Result<()>;
-    /// See [`QkNormRopeGrad`].
-    fn qk_norm_rope_grad<T: Float>(&self, op: Checked<QkNormRopeGrad<'_, Self, T>>) -> Result<()>;
-    /// See [`Attention`].
-    fn attention<T: Float>(&self, op: Checked<Attention<'_, Self, T>>) -> Result<()>;
-    /// See [`AttentionGrad`].
-    fn attention_grad<T: Float>(&self, op: Checked<AttentionGrad<'_, Self, T>>) -> Result<()>;
-    /// See [`CacheAppend`].
-    fn cache_append<T: Float>(&self, op: Checked<CacheAppend<'_, Self, T>>) -> Result<()>;
-    /// See [`DecodeAttention`].
-    fn decode_attention<T: Float>(&self, op: Checked<DecodeAttention<'_, Self, T>>) -> Result<()>;
-    /// See [`Swiglu`].
-    fn swiglu<T: Float>(&self, op: Checked<Swiglu<'_, Self, T>>) -> Result<()>;
-    /// See [`SwigluGrad`].
-    fn swiglu_grad<T: Float>(&self, op: Checked<SwigluGrad<'_, Self, T>>) -> Result<()>;
-
-    // The two ends
-
-    /// See [`GatherRows`].
-    fn gather_rows<T: Float>(&self, op: Checked<GatherRows<'_, Self, T>>) -> Result<()>;
-    /// See [`ScatterRows`].
-    fn scatter_rows<T: Float>(&self, op: Checked<ScatterRows<'_, Self, T>>) -> Result<()>;
-    /// See [`CrossEntropy`].
-    fn cross_entropy<T: Float>(&self, op: Checked<CrossEntropy<'_, Self, T>>) -> Result<()>;
-    /// See [`Sample`].
-    fn sample(&self, op: Checked<Sample<'_, Self>>) -> Result<()>;
-
-    // Flat vectors
-
-    /// See [`Cast`].
-    fn cast<S: Float, T: Float>(&self, op: Checked<Cast<'_, Self, S, T>>) -> Result<()>;
-    /// See [`Sum`].
-    fn sum(&self, op: Checked<Sum<'_, Self>>) -> Result<()>;
-    /// See [`Norm`].
-    fn norm(&self, op: Checked<Norm<'_, Self>>) -> Result<()>;
-    /// See [`AdamW`].
-    fn adamw<T: Float>(&self, op: Checked<AdamW<'_, Self, T>>) -> Result<()>;
+    each_op! { methods }
 }
+
+/// [`Launch`] for every op, by the method of its name.
+macro_rules! launches {
+    ($($name:ident($Op:ident $(<$($T:ident),+>)?) in $($module:ident)::+;)*) => {$(
+        impl<B: Backend $($(, $T: Float)+)?> Launch<B> for ops::$Op<'_, B $($(, $T)+)?> {
+            const NAME: &'static str = stringify!($name);
+
+            fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
+                backend.$name(op)
+            }
+        }
+    )*};
+}
+
+each_op! { launches }

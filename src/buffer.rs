@@ -119,6 +119,14 @@ fn check(range: &Range<usize>, len: usize) {
     assert!(range.start <= range.end && range.end <= len, "{range:?} of a view of {len} elements");
 }
 
+/// How many `U`s `len` `T`s from `ptr` are. Any bytes are elements of any type, since all elements are plain data.
+fn cast_len<T: Element, U: Element>(ptr: *const T, len: usize) -> usize {
+    let (bytes, size) = (len * size_of::<T>(), size_of::<U>());
+    assert!(bytes.is_multiple_of(size), "a view of {bytes} bytes as elements of {size}");
+    assert!(ptr.cast::<U>().is_aligned(), "a view from {ptr:?} as elements of {size} bytes");
+    bytes / size
+}
+
 impl<'a, B: Backend, T: Element> View<'a, B, T> {
     /// Number of elements.
     pub fn len(&self) -> usize {
@@ -144,6 +152,12 @@ impl<'a, B: Backend, T: Element> View<'a, B, T> {
     pub fn at(self, range: Range<usize>) -> Self {
         check(&range, self.len);
         View { ptr: self.ptr.wrapping_add(range.start), len: range.len(), ..self }
+    }
+
+    /// The same bytes as elements of another type. Panics when they are no whole number of them, or not aligned.
+    pub fn cast<U: Element>(self) -> View<'a, B, U> {
+        let len = cast_len::<T, U>(self.ptr, self.len);
+        View { ptr: self.ptr.cast(), len, owner: self.owner, memory: PhantomData }
     }
 }
 
@@ -207,6 +221,12 @@ impl<'a, B: Backend, T: Element> ViewMut<'a, B, T> {
     /// The same window, to read.
     pub fn view(&self) -> View<'_, B, T> {
         View { ptr: self.ptr, len: self.len, owner: self.owner, memory: PhantomData }
+    }
+
+    /// The same bytes as elements of another type. Panics when they are no whole number of them, or not aligned.
+    pub fn cast<U: Element>(self) -> ViewMut<'a, B, U> {
+        let len = cast_len::<T, U>(self.ptr, self.len);
+        ViewMut { ptr: self.ptr.cast(), len, owner: self.owner, memory: PhantomData }
     }
 }
 

@@ -47,11 +47,11 @@ fn run_again_with(libclang: &Path) {
 }
 
 fn bindings(header: &Path) -> String {
-    bindgen::builder()
+    let text = bindgen::builder()
         .header(header.to_str().unwrap())
-        .allowlist_type(".*Params")
-        .allowlist_var("[A-Z0-9_]+")
-        .translate_enum_integer_types(true)
+        .allowlist_file(".*/params.h")
+        .default_enum_style(bindgen::EnumVariation::Consts)
+        .prepend_enum_name(false)
         .use_core()
         .layout_tests(true)
         .disable_header_comment()
@@ -60,7 +60,26 @@ fn bindings(header: &Path) -> String {
         .rustfmt_configuration_file(Some(Path::new(ROOT).join("rustfmt.toml")))
         .generate()
         .unwrap()
-        .to_string()
+        .to_string();
+    constants_as_u32(&text)
+}
+
+/// bindgen gives the constants of each C enum a type of their own, an alias of `c_uint`; here they are all `u32`.
+fn constants_as_u32(text: &str) -> String {
+    let alias = |line: &str| Some(line.strip_prefix("pub type ")?.strip_suffix(" = ::core::ffi::c_uint;")?.to_string());
+    let aliases: Vec<String> = text.lines().filter_map(alias).collect();
+    let mut out = String::new();
+    for line in text.lines().filter(|line| alias(line).is_none()) {
+        let constant = line.strip_prefix("pub const ").and_then(|rest| rest.split_once(": "));
+        let value = constant.and_then(|(name, rest)| Some((name, rest.split_once(" = ")?)));
+        match value {
+            Some((name, (kind, value))) if aliases.iter().any(|a| a == kind) => {
+                out += &format!("pub const {name}: u32 = {value}\n");
+            }
+            _ => out += &format!("{line}\n"),
+        }
+    }
+    out
 }
 
 /// The first line in which two texts differ.
@@ -82,4 +101,10 @@ fn compare_finds_a_changed_and_a_missing_line() {
     assert_eq!(compare("a\nb\n", "a\nb\n"), Ok(()));
     assert!(compare("a\nb\n", "a\nc\n").unwrap_err().contains("line 2: checked in: b"));
     assert!(compare("a\n", "a\nb\n").unwrap_err().contains("checked in: (nothing)"));
+}
+
+#[test]
+fn constants_of_enums_become_u32() {
+    let text = "pub const A: FooConfig = 16;\npub type FooConfig = ::core::ffi::c_uint;\npub const B: Other = 1;\n";
+    assert_eq!(constants_as_u32(text), "pub const A: u32 = 16;\npub const B: Other = 1;\n");
 }

@@ -80,6 +80,11 @@ fn damaged_models_are_refused() {
     damaged(|dir| edit_config(dir, "\"hidden_size\": 256", "\"hidden_size\": 320"), &["320"]);
     damaged(|dir| edit_config(dir, "Qwen3ForCausalLM", "LlamaForCausalLM"), &["config.json", "LlamaForCausalLM"]);
     damaged(|dir| fs::remove_file(dir.join("tokenizer.json")).unwrap(), &["tokenizer.json"]);
+    // A tokenizer that knows more tokens than the model has.
+    damaged(
+        |dir| edit_config(dir, "\"vocab_size\": 4096", "\"vocab_size\": 100"),
+        &["a token id is", "of sequence", "the model has 100 ids"],
+    );
     damaged(
         |dir| {
             fs::rename(dir.join("model.safetensors"), dir.join("model-00001-of-00002.safetensors")).unwrap();

@@ -5,15 +5,15 @@ use common::{close::relative_norm, golden::Golden};
 use half::bf16;
 use halfbyte::{Backend, Float};
 use halfbyte_runtime::{
+    batch::{Batch, Sample},
     checkpoint::Checkpoint,
     config::Qwen3Config,
     lora::{Adapter, DeviceAdapter, Layout},
-    model::{Activations, Base, Decoder, Pass, Qwen3, SampleOptions},
+    model::{Activations, Base, Decoder, ForwardContext, Gradients, Keep, LossBuffers, Qwen3, SampleOptions},
     train::{
-        data::Sample,
-        packing::{Batch, Step},
+        packing::Step,
         schedule::{Schedule, ScheduleKind, Warmup},
-        trainer::{OptimizerOptions, Trainer},
+        trainer::{OptimizerOptions, Trainer, TrainerOptions},
     },
 };
 
@@ -50,11 +50,10 @@ fn check_logits<B: Backend>(backend: &B, golden: &Golden, tag: &str, model: &Qwe
         let (layout, flat) = Layout::of(adapter).unwrap();
         DeviceAdapter::new(backend, layout, &flat).unwrap()
     });
-    let pass = Pass { backend, adapter: adapter.as_ref(), dropout: None };
+    let ctx = ForwardContext::new(backend, adapter.as_ref());
     let batch = Batch::new(&samples(golden));
-    let xa_columns = adapter.as_ref().map_or(0, |a| a.layout.xa_columns);
-    let mut acts = Activations::new(backend, model, batch.n_tokens(), xa_columns, true).unwrap();
-    let got = model.logits(pass, &mut acts, &batch).unwrap();
+    let mut acts = Activations::new(ctx, model, batch.n_tokens(), Keep::Nothing).unwrap();
+    let got = model.logits(ctx, &mut acts, &batch).unwrap();
     let want = golden.floats(&format!("{tag}.logits"));
     let vocab = model.config.vocab_size;
     // The golden has 24 rows for each sequence, padding included.
@@ -66,7 +65,8 @@ fn check_logits<B: Backend>(backend: &B, golden: &Golden, tag: &str, model: &Qwe
             assert!(error <= tolerance, "{tag}: logit [{row}, {column}] is {got}, expected {want}");
         }
     }
-    let losses = model.target_losses(pass, &mut acts, &batch).unwrap();
+    let mut buffers = LossBuffers::new(backend, model, batch.n_targets()).unwrap();
+    let losses = model.target_losses(ctx, &mut acts, &mut buffers, &batch).unwrap();
     let loss = losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / losses.len() as f64;
     let want = f64::from(golden.floats(&format!("{tag}.loss"))[0]);
     assert!((loss / want - 1.0).abs() <= 1e-5, "{tag}: loss {loss}, expected {want}");
@@ -77,9 +77,9 @@ fn check_greedy<B: Backend>(backend: &B, golden: &Golden, tag: &str, model: &Qwe
         let (layout, flat) = Layout::of(adapter).unwrap();
         DeviceAdapter::new(backend, layout, &flat).unwrap()
     });
-    let pass = Pass { backend, adapter: adapter.as_ref(), dropout: None };
+    let ctx = ForwardContext::new(backend, adapter.as_ref());
     let prompts: Vec<Vec<u32>> = samples(golden).into_iter().map(|sample| sample.ids).collect();
-    let mut decoder = Decoder::new(model, pass, 2, 40, 256, SampleOptions::GREEDY).unwrap();
+    let mut decoder = Decoder::new(model, ctx, 2, 40, 256, SampleOptions::GREEDY).unwrap();
     let mut got = vec![Vec::new(); 2];
     let mut tokens = decoder.prefill(&prompts).unwrap();
     for step in 0..12 {
@@ -149,10 +149,11 @@ fn train_like_golden<B: Backend>(backend: &B, base: &str, checkpointing: bool) {
     let model = load::<B, f32>(backend, &golden, base);
     let adapter = golden_adapter(&golden, &tag, "init", &open_adapter(&golden, "plain", &model.config));
     let batch = Batch::new(&samples(&golden));
-    let options = OptimizerOptions { weight_decay: 0.01, max_grad_norm: 0.3, ..OptimizerOptions::default() };
+    let optimizer = OptimizerOptions { weight_decay: 0.01, max_grad_norm: 0.3, ..OptimizerOptions::default() };
     let schedule = Schedule::new(ScheduleKind::Constant, 1e-3, Warmup::Steps(0), 5).unwrap();
-    let capacity = batch.n_tokens();
-    let mut trainer = Trainer::new(backend, &model, &adapter, capacity, checkpointing, schedule, options, 0).unwrap();
+    let (capacity, gradient_checkpointing) = (batch.n_tokens(), checkpointing);
+    let options = TrainerOptions { capacity, gradient_checkpointing, schedule, optimizer, seed: 0 };
+    let mut trainer = Trainer::new(backend, &model, &adapter, options).unwrap();
     let n_targets = batch.n_targets();
     let mut step = Step { index: 0, epoch: 0, micro_batches: vec![batch], n_targets };
     for (i, want) in golden.floats(&format!("{tag}.losses5")).into_iter().enumerate() {
@@ -176,16 +177,118 @@ fn bf16_loss_is_within_a_percent<B: Backend>(backend: &B) {
     for tag in ["untied", "untied-nf4-dq", "tied-fp4-dq"] {
         let model = load::<B, bf16>(backend, &golden, tag);
         let batch = Batch::new(&samples(&golden));
-        let mut acts = Activations::new(backend, &model, batch.n_tokens(), 0, true).unwrap();
-        let pass = Pass { backend, adapter: None, dropout: None };
-        let losses = model.target_losses(pass, &mut acts, &batch).unwrap();
+        let ctx = ForwardContext::new(backend, None);
+        let mut acts = Activations::new(ctx, &model, batch.n_tokens(), Keep::Nothing).unwrap();
+        let mut buffers = LossBuffers::new(backend, &model, batch.n_targets()).unwrap();
+        let losses = model.target_losses(ctx, &mut acts, &mut buffers, &batch).unwrap();
         let loss = losses.iter().sum::<f32>() / losses.len() as f32;
         let want = golden.floats(&format!("{tag}.loss"))[0];
         assert!((loss / want - 1.0).abs() <= 0.01, "{tag}: bf16 loss {loss}, expected {want}");
     }
 }
 
+/// The error's text.
+fn refusal<T>(outcome: halfbyte_runtime::Result<T>) -> String {
+    outcome.err().expect("it was not refused").to_string()
+}
+
+fn assert_says(message: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(message.contains(part), "the message lacks {part:?}: {message}");
+    }
+}
+
+fn a_decoder_ends_at_its_capacity<B: Backend>(backend: &B) {
+    let golden = Golden::open();
+    let model = load::<B, f32>(backend, &golden, "tied");
+    let ctx = ForwardContext::new(backend, None);
+    let mut decoder = Decoder::new(&model, ctx, 2, 6, 256, SampleOptions::GREEDY).unwrap();
+    assert_says(&refusal(decoder.step()), &["must run a prompt"]);
+    let prompts = [vec![1, 2, 3], vec![4, 5, 6, 7]];
+    for _ in 0..2 {
+        decoder.prefill(&prompts).unwrap();
+        // Positions 4 and 5 of the longer sequence.
+        decoder.step().unwrap();
+        decoder.step().unwrap();
+        assert_says(&refusal(decoder.step()), &["position of the next token is 6", "room for 6"]);
+    }
+}
+
+fn tokens_that_the_model_has_not_are_refused<B: Backend>(backend: &B) {
+    let golden = Golden::open();
+    let model = load::<B, f32>(backend, &golden, "tied");
+    let vocab = model.config.vocab_size as u32;
+    let ctx = ForwardContext::new(backend, None);
+    let mut acts = Activations::new(ctx, &model, 16, Keep::Nothing).unwrap();
+    let batch = |edit: fn(&mut Batch, u32), to: u32| {
+        let sample = |ids: &[u32]| Sample { ids: ids.to_vec(), mask: vec![true; ids.len()] };
+        let mut batch = Batch::new(&[sample(&[1, 2]), sample(&[3, 4, 5])]);
+        edit(&mut batch, to);
+        batch
+    };
+    let mut forward = |batch: &Batch| model.forward(ctx, &mut acts, batch);
+    forward(&batch(|batch, id| batch.ids[4] = id, vocab - 1)).unwrap();
+    let message = refusal(forward(&batch(|batch, id| batch.ids[4] = id, vocab)));
+    let ids = format!("the model has {vocab} ids");
+    assert_says(&message, &[&format!("a token id is {vocab} (token 2 of sequence 1)"), &ids, "tokenizer"]);
+    let message = refusal(forward(&batch(|batch, id| batch.labels[0] = id, u32::MAX - 1)));
+    assert_says(&message, &["a target is 4294967294 (token 0 of sequence 0)", &ids]);
+    let most = model.config.max_position_embeddings as u32;
+    let message = refusal(forward(&batch(|batch, position| batch.positions[3] = position, most)));
+    assert_says(&message, &[&format!("a token's position is {most} (token 1 of sequence 1)")]);
+    let message = refusal(forward(&Batch::of_prompts(&[vec![1; 17]])));
+    assert_says(&message, &["tokens is 17", "room for 16"]);
+
+    let mut decoder = Decoder::new(&model, ctx, 2, 8, 256, SampleOptions::GREEDY).unwrap();
+    let message = refusal(decoder.prefill(&[vec![1, 2], vec![3, vocab]]));
+    assert_says(&message, &[&format!("a token id is {vocab} (token 1 of sequence 1)"), &ids]);
+}
+
+/// What a forward pass takes beyond one layer's worth.
+fn only_what_is_kept_takes_memory<B: Backend>(backend: &B) {
+    let golden = Golden::open();
+    let model = load::<B, bf16>(backend, &golden, "tied");
+    let ctx = ForwardContext::new(backend, None);
+    let bytes = |keep| Activations::new(ctx, &model, 16, keep).unwrap().bytes();
+    let (layers, state) = (model.config.n_layers, 16 * model.config.hidden_size * size_of::<bf16>());
+    let [everything, residual, nothing] = [Keep::Everything, Keep::Residual, Keep::Nothing].map(bytes);
+    // One state for all, or one before each layer, one after the last and one before the MLP in hand.
+    assert_eq!(residual - nothing, (layers + 1) * state);
+    assert!(everything > residual + (layers - 2) * state);
+    let mut acts = Activations::new(ctx, &model, 16, Keep::Nothing).unwrap();
+    model.forward(ctx, &mut acts, &Batch::of_prompts(&[vec![1, 2, 3]])).unwrap();
+    let mut grads = Gradients::new(ctx, &model, 16).unwrap();
+    assert_says(&refusal(model.backward(ctx, &mut acts, &mut grads)), &["keep is nothing"]);
+}
+
+/// The CUDA backend counts every byte. The CPU backend knows only what the whole process takes, which says nothing here.
+#[test]
+fn evaluation_takes_no_device_memory_of_its_own() {
+    let Some(cuda) = common::own_cuda() else { return };
+    let golden = Golden::open();
+    let model = load::<_, bf16>(&cuda, &golden, "untied-nf4-dq");
+    let adapter = open_adapter(&golden, "plain", &model.config);
+    let batch = Batch::new(&samples(&golden));
+    let schedule = Schedule::new(ScheduleKind::Constant, 1e-3, Warmup::Steps(0), 1).unwrap();
+    let options = TrainerOptions {
+        capacity: batch.n_tokens(),
+        gradient_checkpointing: false,
+        schedule,
+        optimizer: OptimizerOptions::default(),
+        seed: 0,
+    };
+    let mut trainer = Trainer::new(&cuda, &model, &adapter, options).unwrap();
+    let n_targets = batch.n_targets();
+    trainer.step(&Step { index: 0, epoch: 0, micro_batches: vec![batch], n_targets }).unwrap();
+    trainer.evaluate(&samples(&golden)).unwrap();
+    let (now, peak) = cuda.memory();
+    assert_eq!(now, peak, "memory was taken for a while and given back");
+}
+
 backends!(
+    a_decoder_ends_at_its_capacity,
+    tokens_that_the_model_has_not_are_refused,
+    only_what_is_kept_takes_memory,
     every_base_gives_the_logits_of_transformers,
     every_adapter_gives_the_logits_of_peft,
     training_equals_peft,

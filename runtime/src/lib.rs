@@ -1,4 +1,5 @@
 //! A lean Qwen3 runtime on [`halfbyte`]'s 4-bit kernels.
+pub mod batch;
 pub mod chat;
 pub mod checkpoint;
 pub mod config;
@@ -9,6 +10,7 @@ pub mod files;
 pub mod generate;
 pub mod lora;
 pub mod model;
+mod python_json;
 pub mod tokenizer;
 pub mod train;
 

@@ -1,4 +1,4 @@
-use super::{convert, simd};
+use super::simd::{convert, vectorize};
 use crate::{Cpu, Float, ops::AdamW};
 use rayon::prelude::*;
 
@@ -18,7 +18,7 @@ pub(super) fn adamw<T: Float>(op: AdamW<'_, Cpu, T>) {
         .zip(v.into_slice().par_chunks_mut(CHUNK));
     let all = state.zip(grads.slice().par_chunks(CHUNK)).zip(compute.into_slice().par_chunks_mut(CHUNK));
     all.with_min_len(2).for_each(|((((w, m), v), g), compute)| {
-        simd::vectorize(
+        vectorize(
             #[inline(always)]
             || {
                 for (((w, m), v), g) in w.iter_mut().zip(m).zip(v).zip(g) {

@@ -1,7 +1,7 @@
 use super::{
     flash::{Blocks, Cut, Piece, panel, result_len, split_rows, write_rows},
-    math, simd,
-    simd_tile::tile,
+    math,
+    simd::{tile::tile, vectorize},
 };
 use crate::{Cpu, Float, MatMut, ops::Attention};
 use rayon::prelude::*;
@@ -26,7 +26,7 @@ pub(super) fn attention<T: Float>(op: Attention<'_, Cpu, T>) {
                 let mut state = Online::new(dim, scale, cut.block_len);
                 let queries = panel(q, piece);
                 state.run(piece, &queries, &keys, &values);
-                simd::vectorize(
+                vectorize(
                     #[inline(always)]
                     || {
                         write_rows(&state.sums, dim, stride, out, |lane| 1.0 / state.total[lane]);
@@ -76,7 +76,7 @@ impl Online {
             let tiles = count.div_ceil(tile.rows) * tile.len();
             self.scores[..tiles].fill(0.0);
             keys.multiply(block, self.dim, queries, &mut self.scores[..tiles]);
-            simd::vectorize(
+            vectorize(
                 #[inline(always)]
                 || self.weigh(count, start, piece.rows.start),
             );

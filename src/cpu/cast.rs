@@ -1,4 +1,4 @@
-use super::{convert, simd};
+use super::simd::{convert, vectorize};
 use crate::{Cpu, Float, ops::Cast};
 use rayon::prelude::*;
 
@@ -10,7 +10,7 @@ pub(super) fn cast<S: Float, T: Float>(op: Cast<'_, Cpu, S, T>) {
         |(out, x)| {
             let mut wide = [0.0; CHUNK];
             let wide = &mut wide[..x.len()];
-            simd::vectorize(
+            vectorize(
                 #[inline(always)]
                 || {
                     convert::widen(x, wide);

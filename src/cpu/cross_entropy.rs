@@ -1,4 +1,7 @@
-use super::{convert, math, par, simd};
+use super::{
+    math, par,
+    simd::{convert, vectorize},
+};
 use crate::{Cpu, Float, ops::CrossEntropy};
 use rayon::prelude::*;
 
@@ -20,7 +23,7 @@ pub(super) fn cross_entropy<T: Float>(op: CrossEntropy<'_, Cpu, T>) {
                 }
                 return;
             }
-            simd::vectorize(
+            vectorize(
                 #[inline(always)]
                 || {
                     convert::widen(logits, x);

@@ -1,4 +1,7 @@
-use super::{convert, math, par, simd};
+use super::{
+    math, par,
+    simd::{convert, vectorize},
+};
 use crate::{
     Cpu, Float,
     ops::{CacheAppend, DecodeAttention},
@@ -28,7 +31,7 @@ pub(super) fn decode_attention<T: Float>(op: DecodeAttention<'_, Cpu, T>) {
         let (keys, values) = (&k_cache.slice()[sequence.clone()], &v_cache.slice()[sequence]);
         out.par_chunks_mut(group * dim).zip(q.row(b).par_chunks(group * dim)).enumerate().for_each(
             |(head, (out, q))| {
-                simd::vectorize(
+                vectorize(
                     #[inline(always)]
                     || {
                         let rows = |cache| Rows { cache, width, dim, head };

@@ -1,4 +1,4 @@
-use super::{convert, decode, simd};
+use super::simd::{convert, decode, vectorize};
 use crate::{Cpu, Float, ops::Dequantize};
 use rayon::prelude::*;
 
@@ -11,7 +11,7 @@ pub(super) fn dequantize<T: Float>(op: Dequantize<'_, Cpu, T>) {
         let mut wide = [0.0; CHUNK];
         let wide = &mut wide[..out.len()];
         decode::decode::<T>(&weight, i * CHUNK, wide);
-        simd::vectorize(
+        vectorize(
             #[inline(always)]
             || convert::narrow(wide, out),
         );

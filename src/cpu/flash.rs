@@ -4,9 +4,14 @@
 //! successive keys then are, without a copy, the packed operand of the next product, and softmax works lane by lane.
 
 use super::{
-    gemm::{ByColumn, ByRow, Operand},
-    simd_tile::{Tile, tile},
-    source::Dense,
+    gemm::{
+        operand::{ByColumn, ByRow, Operand},
+        source::Dense,
+    },
+    simd::{
+        convert,
+        tile::{Tile, tile},
+    },
 };
 use crate::{Cpu, Element, Float, Mat, MatMut};
 use rayon::prelude::*;
@@ -151,6 +156,6 @@ pub(super) fn write_rows<T: Float>(
         for (x, column) in row.iter_mut().zip(transposed.chunks_exact(tile().cols)) {
             *x = column[lane] * factor;
         }
-        super::convert::narrow(row, &mut out[..dim]);
+        convert::narrow(row, &mut out[..dim]);
     }
 }

@@ -3,17 +3,11 @@ mod adamw;
 mod attention;
 mod attention_grad;
 mod cast;
-mod convert;
 mod cross_entropy;
-mod decode;
 mod decode_attention;
 mod dequantize;
 mod flash;
 mod gemm;
-mod gemv;
-mod linear;
-mod linear4;
-mod lora;
 mod math;
 mod memory;
 mod par;
@@ -24,24 +18,15 @@ mod rms_norm;
 mod rows;
 mod sample;
 mod simd;
-mod simd_decode;
-mod simd_gemv;
-mod simd_pack;
-mod simd_sum;
-mod simd_tile;
-mod source;
 mod swiglu;
-mod weight_grad;
 
 pub use simd::features;
 
 use crate::{
-    Backend, Buf, Element, Error, Float, Result, View, ViewMut, element,
-    ops::{
-        AdamW, Attention, AttentionGrad, CacheAppend, Cast, Check, Checked, CrossEntropy, DecodeAttention, Dequantize,
-        GatherRows, Linear, Linear4, Linear4Grad, LinearGrad, Lora, LoraGrad, NestAbsmax, Norm, QkNormRope,
-        QkNormRopeGrad, Quantize, RmsNorm, RmsNormGrad, Sample, ScatterRows, Sum, Swiglu, SwigluGrad, WeightGrad,
-    },
+    Backend, Buf, Element, Error, Float, Result, View, ViewMut,
+    backend::each_op,
+    element,
+    ops::{self, Check, Checked},
 };
 
 /// The machine's own cores and memory.
@@ -64,6 +49,15 @@ fn run(op: impl FnOnce() + Send) -> Result<()> {
 /// The bytes in `  1234 kB`.
 fn kibibytes(text: &str) -> Option<usize> {
     text.trim().strip_suffix("kB")?.trim().parse::<usize>().ok().map(|n| n * 1024)
+}
+
+/// Runs each op by the function of its name, in its module.
+macro_rules! run_each {
+    ($($name:ident($Op:ident $(<$($T:ident),+>)?) in $($module:ident)::+;)*) => {$(
+        fn $name $(<$($T: Float),+>)? (&self, op: Checked<ops::$Op<'_, Self $($(, $T)+)?>>) -> Result<()> {
+            run(|| $($module)::+::$name(op.into_inner()))
+        }
+    )*};
 }
 
 impl Backend for Cpu {
@@ -118,115 +112,5 @@ impl Backend for Cpu {
         step()
     }
 
-    fn quantize<T: Float>(&self, op: Checked<Quantize<'_, Self, T>>) -> Result<()> {
-        run(|| quantize::quantize(op.into_inner()))
-    }
-
-    fn nest_absmax(&self, op: Checked<NestAbsmax<'_, Self>>) -> Result<()> {
-        run(|| quantize::nest_absmax(op.into_inner()))
-    }
-
-    fn dequantize<T: Float>(&self, op: Checked<Dequantize<'_, Self, T>>) -> Result<()> {
-        run(|| dequantize::dequantize(op.into_inner()))
-    }
-
-    fn linear4<T: Float, O: Float>(&self, op: Checked<Linear4<'_, Self, T, O>>) -> Result<()> {
-        run(|| linear4::linear4(op.into_inner()))
-    }
-
-    fn linear4_grad<T: Float>(&self, op: Checked<Linear4Grad<'_, Self, T>>) -> Result<()> {
-        run(|| linear4::linear4_grad(op.into_inner()))
-    }
-
-    fn linear<T: Float, O: Float>(&self, op: Checked<Linear<'_, Self, T, O>>) -> Result<()> {
-        run(|| linear::linear(op.into_inner()))
-    }
-
-    fn linear_grad<T: Float>(&self, op: Checked<LinearGrad<'_, Self, T>>) -> Result<()> {
-        run(|| linear::linear_grad(op.into_inner()))
-    }
-
-    fn weight_grad<T: Float>(&self, op: Checked<WeightGrad<'_, Self, T>>) -> Result<()> {
-        run(|| weight_grad::weight_grad(op.into_inner()))
-    }
-
-    fn lora<T: Float>(&self, op: Checked<Lora<'_, Self, T>>) -> Result<()> {
-        run(|| lora::lora(op.into_inner()))
-    }
-
-    fn lora_grad<T: Float>(&self, op: Checked<LoraGrad<'_, Self, T>>) -> Result<()> {
-        run(|| lora::lora_grad(op.into_inner()))
-    }
-
-    fn rms_norm<T: Float>(&self, op: Checked<RmsNorm<'_, Self, T>>) -> Result<()> {
-        run(|| rms_norm::rms_norm(op.into_inner()))
-    }
-
-    fn rms_norm_grad<T: Float>(&self, op: Checked<RmsNormGrad<'_, Self, T>>) -> Result<()> {
-        run(|| rms_norm::rms_norm_grad(op.into_inner()))
-    }
-
-    fn qk_norm_rope<T: Float>(&self, op: Checked<QkNormRope<'_, Self, T>>) -> Result<()> {
-        run(|| qk_norm_rope::qk_norm_rope(op.into_inner()))
-    }
-
-    fn qk_norm_rope_grad<T: Float>(&self, op: Checked<QkNormRopeGrad<'_, Self, T>>) -> Result<()> {
-        run(|| qk_norm_rope::qk_norm_rope_grad(op.into_inner()))
-    }
-
-    fn attention<T: Float>(&self, op: Checked<Attention<'_, Self, T>>) -> Result<()> {
-        run(|| attention::attention(op.into_inner()))
-    }
-
-    fn attention_grad<T: Float>(&self, op: Checked<AttentionGrad<'_, Self, T>>) -> Result<()> {
-        run(|| attention::attention_grad(op.into_inner()))
-    }
-
-    fn cache_append<T: Float>(&self, op: Checked<CacheAppend<'_, Self, T>>) -> Result<()> {
-        run(|| decode_attention::cache_append(op.into_inner()))
-    }
-
-    fn decode_attention<T: Float>(&self, op: Checked<DecodeAttention<'_, Self, T>>) -> Result<()> {
-        run(|| decode_attention::decode_attention(op.into_inner()))
-    }
-
-    fn swiglu<T: Float>(&self, op: Checked<Swiglu<'_, Self, T>>) -> Result<()> {
-        run(|| swiglu::swiglu(op.into_inner()))
-    }
-
-    fn swiglu_grad<T: Float>(&self, op: Checked<SwigluGrad<'_, Self, T>>) -> Result<()> {
-        run(|| swiglu::swiglu_grad(op.into_inner()))
-    }
-
-    fn gather_rows<T: Float>(&self, op: Checked<GatherRows<'_, Self, T>>) -> Result<()> {
-        run(|| rows::gather_rows(op.into_inner()))
-    }
-
-    fn scatter_rows<T: Float>(&self, op: Checked<ScatterRows<'_, Self, T>>) -> Result<()> {
-        run(|| rows::scatter_rows(op.into_inner()))
-    }
-
-    fn cross_entropy<T: Float>(&self, op: Checked<CrossEntropy<'_, Self, T>>) -> Result<()> {
-        run(|| cross_entropy::cross_entropy(op.into_inner()))
-    }
-
-    fn sample(&self, op: Checked<Sample<'_, Self>>) -> Result<()> {
-        run(|| sample::sample(op.into_inner()))
-    }
-
-    fn cast<S: Float, T: Float>(&self, op: Checked<Cast<'_, Self, S, T>>) -> Result<()> {
-        run(|| cast::cast(op.into_inner()))
-    }
-
-    fn sum(&self, op: Checked<Sum<'_, Self>>) -> Result<()> {
-        run(|| reduce::sum(op.into_inner()))
-    }
-
-    fn norm(&self, op: Checked<Norm<'_, Self>>) -> Result<()> {
-        run(|| reduce::norm(op.into_inner()))
-    }
-
-    fn adamw<T: Float>(&self, op: Checked<AdamW<'_, Self, T>>) -> Result<()> {
-        run(|| adamw::adamw(op.into_inner()))
-    }
+    each_op! { run_each }
 }

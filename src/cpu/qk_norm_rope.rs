@@ -1,7 +1,7 @@
 use super::{
-    convert, par,
+    par,
     rms_norm::{inverse_rms, norm_grad},
-    simd,
+    simd::{convert, vectorize},
 };
 use crate::{
     Cpu, Float, View,
@@ -35,7 +35,7 @@ pub(super) fn qk_norm_rope<T: Float>(op: QkNormRope<'_, Cpu, T>) {
         |u, (i, (q, k))| {
             let (cos, sin) = angles(cos, sin, positions.slice()[i], d / 2);
             let outs = q.chunks_mut(d).chain(k.chunks_mut(d)).enumerate();
-            simd::vectorize(
+            vectorize(
                 #[inline(always)]
                 || {
                     for ((h, out), x) in outs.zip(qkv.row(i).chunks(d)) {
@@ -61,7 +61,7 @@ pub(super) fn qk_norm_rope_grad<T: Float>(op: QkNormRopeGrad<'_, Cpu, T>) {
         |(x, g), (i, d_qk)| {
             let (cos, sin) = angles(cos, sin, positions.slice()[i], d / 2);
             let d_outs = d_q.row(i).chunks(d).chain(d_k.row(i).chunks(d));
-            simd::vectorize(
+            vectorize(
                 #[inline(always)]
                 || {
                     for (((h, out), head), d_out) in

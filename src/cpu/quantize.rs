@@ -1,4 +1,4 @@
-use super::{convert, simd};
+use super::simd::{convert, vectorize};
 use crate::{
     Cpu, Float,
     ops::{NestAbsmax, Quantize},
@@ -16,7 +16,7 @@ pub(super) fn quantize<T: Float>(op: Quantize<'_, Cpu, T>) {
         || (vec![0.0; CHUNK], vec![0; CHUNK]),
         |(wide, codes), (x, (bytes, absmax))| {
             let (wide, codes) = (&mut wide[..x.len()], &mut codes[..x.len()]);
-            simd::vectorize(
+            vectorize(
                 #[inline(always)]
                 || {
                     convert::widen(x, wide);

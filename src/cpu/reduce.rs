@@ -1,4 +1,4 @@
-use super::simd;
+use super::simd::vectorize;
 use crate::{
     Cpu,
     ops::{Norm, Sum},
@@ -11,7 +11,7 @@ const CHUNK: usize = 1 << 16;
 /// The sum of `f(x)` in f64, in an order that depends only on the length.
 fn total(x: &[f32], f: impl Fn(f64) -> f64 + Sync) -> f64 {
     let part = |x: &[f32]| {
-        simd::vectorize(
+        vectorize(
             #[inline(always)]
             || {
                 let mut lanes = [0.0; 16];

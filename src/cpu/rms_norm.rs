@@ -1,4 +1,7 @@
-use super::{convert, math, par, simd};
+use super::{
+    math, par,
+    simd::{convert, vectorize},
+};
 use crate::{
     Cpu, Float,
     ops::{RmsNorm, RmsNormGrad},
@@ -13,7 +16,7 @@ pub(super) fn rms_norm<T: Float>(op: RmsNorm<'_, Cpu, T>) {
     let scratch = || (vec![0.0; d], vec![0.0; d]);
     match add {
         None => rows.for_each_init(scratch, |(h, y), (i, out)| {
-            simd::vectorize(
+            vectorize(
                 #[inline(always)]
                 || {
                     convert::widen(x.row(i), h);
@@ -23,7 +26,7 @@ pub(super) fn rms_norm<T: Float>(op: RmsNorm<'_, Cpu, T>) {
             );
         }),
         Some((add, sum)) => rows.zip(par::rows_mut(sum)).for_each_init(scratch, |(h, y), ((i, out), sum)| {
-            simd::vectorize(
+            vectorize(
                 #[inline(always)]
                 || {
                     convert::widen(x.row(i), h);
@@ -70,7 +73,7 @@ pub(super) fn rms_norm_grad<T: Float>(op: RmsNormGrad<'_, Cpu, T>) {
     let scratch = || (vec![0.0; d], vec![0.0; d]);
     let rows = par::rows_mut(d_x).enumerate().with_min_len(par::grain(d));
     rows.for_each_init(scratch, |(h, g), (i, d_x)| {
-        simd::vectorize(
+        vectorize(
             #[inline(always)]
             || {
                 convert::widen(x.row(i), h);

@@ -1,4 +1,7 @@
-use super::{convert, math, par, simd};
+use super::{
+    math, par,
+    simd::{convert, vectorize},
+};
 use crate::{
     Cpu, Float,
     ops::{Swiglu, SwigluGrad},
@@ -13,7 +16,7 @@ pub(super) fn swiglu<T: Float>(op: Swiglu<'_, Cpu, T>) {
         || (vec![0.0; f], vec![0.0; f]),
         |(gate, up), (i, out)| {
             let row = gate_up.row(i);
-            simd::vectorize(
+            vectorize(
                 #[inline(always)]
                 || {
                     convert::widen(&row[..f], gate);
@@ -37,7 +40,7 @@ pub(super) fn swiglu_grad<T: Float>(op: SwigluGrad<'_, Cpu, T>) {
         |[gate, up, d_out_row], (i, d_gate_up)| {
             let row = gate_up.row(i);
             let (d_gate, d_up) = d_gate_up.split_at_mut(f);
-            simd::vectorize(
+            vectorize(
                 #[inline(always)]
                 || {
                     convert::widen(&row[..f], gate);

@@ -26,11 +26,9 @@ const _: () = {
     ["Offset of field: MatrixMut::ptr"][::core::mem::offset_of!(MatrixMut, ptr) - 0usize];
     ["Offset of field: MatrixMut::stride"][::core::mem::offset_of!(MatrixMut, stride) - 8usize];
 };
-pub const ELEMENTWISE_THREADS: _bindgen_ty_1 = 256;
-pub const ELEMENTWISE_PER_THREAD: _bindgen_ty_1 = 8;
-pub type _bindgen_ty_1 = u32;
-pub const QUANT_GROUP: _bindgen_ty_2 = 256;
-pub type _bindgen_ty_2 = u32;
+pub const ELEMENTWISE_THREADS: u32 = 256;
+pub const ELEMENTWISE_PER_THREAD: u32 = 8;
+pub const QUANT_GROUP: u32 = 256;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct Weight4Params {
@@ -77,9 +75,8 @@ const _: () = {
     ["Offset of field: QuantizeParams::block_shift"][::core::mem::offset_of!(QuantizeParams, block_shift) - 32usize];
     ["Offset of field: QuantizeParams::fp4"][::core::mem::offset_of!(QuantizeParams, fp4) - 36usize];
 };
-pub const QUANTIZE_THREADS: _bindgen_ty_3 = 512;
-pub const QUANTIZE_PER_THREAD: _bindgen_ty_3 = 8;
-pub type _bindgen_ty_3 = u32;
+pub const QUANTIZE_THREADS: u32 = 512;
+pub const QUANTIZE_PER_THREAD: u32 = 8;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct NestAbsmaxParams {
@@ -105,10 +102,9 @@ const _: () = {
     ["Offset of field: NestAbsmaxParams::run_shift"][::core::mem::offset_of!(NestAbsmaxParams, run_shift) - 44usize];
     ["Offset of field: NestAbsmaxParams::n_runs"][::core::mem::offset_of!(NestAbsmaxParams, n_runs) - 48usize];
 };
-pub const NEST_ABSMAX_COLUMNS: _bindgen_ty_4 = 32;
-pub const NEST_ABSMAX_RUNS_THREADS: _bindgen_ty_4 = 256;
-pub const NEST_ABSMAX_MEAN_THREADS: _bindgen_ty_4 = 1024;
-pub type _bindgen_ty_4 = u32;
+pub const NEST_ABSMAX_COLUMNS: u32 = 32;
+pub const NEST_ABSMAX_RUNS_THREADS: u32 = 256;
+pub const NEST_ABSMAX_MEAN_THREADS: u32 = 1024;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct DequantizeParams {
@@ -122,23 +118,21 @@ const _: () = {
     ["Offset of field: DequantizeParams::weight"][::core::mem::offset_of!(DequantizeParams, weight) - 0usize];
     ["Offset of field: DequantizeParams::out"][::core::mem::offset_of!(DequantizeParams, out) - 48usize];
 };
-pub const DEQUANTIZE_THREADS: _bindgen_ty_5 = 256;
-pub const DEQUANTIZE_PER_THREAD: _bindgen_ty_5 = 32;
-pub type _bindgen_ty_5 = u32;
-pub const GEMM_MMA_THREADS: _bindgen_ty_6 = 256;
-pub const GEMM_MMA_TILE_OUT: _bindgen_ty_6 = 128;
-pub const GEMM_MMA_TILE_K: _bindgen_ty_6 = 64;
-pub const GEMM_MMA_X_STAGES: _bindgen_ty_6 = 3;
-pub const GEMM_MMA_DENSE_STAGES: _bindgen_ty_6 = 3;
-pub const GEMM_MMA_QUANTIZED_STAGES: _bindgen_ty_6 = 2;
-pub const GEMM_SIMT_THREADS: _bindgen_ty_6 = 256;
-pub const GEMM_SIMT_TILE: _bindgen_ty_6 = 64;
-pub const GEMM_SIMT_TILE_K: _bindgen_ty_6 = 16;
-pub const GEMM_SIMT_ROWS_TOKENS: _bindgen_ty_6 = 8;
-pub const GEMM_SKINNY_TOKENS: _bindgen_ty_6 = 16;
-pub const GEMM_SKINNY_ROWS: _bindgen_ty_6 = 16;
-pub const GEMM_SUM_THREADS: _bindgen_ty_6 = 256;
-pub type _bindgen_ty_6 = u32;
+pub const DEQUANTIZE_THREADS: u32 = 256;
+pub const DEQUANTIZE_PER_THREAD: u32 = 32;
+pub const GEMM_MMA_THREADS: u32 = 256;
+pub const GEMM_MMA_TILE_OUT: u32 = 128;
+pub const GEMM_MMA_TILE_K: u32 = 64;
+pub const GEMM_MMA_X_STAGES: u32 = 3;
+pub const GEMM_MMA_DENSE_STAGES: u32 = 3;
+pub const GEMM_MMA_QUANTIZED_STAGES: u32 = 2;
+pub const GEMM_SIMT_THREADS: u32 = 256;
+pub const GEMM_SIMT_TILE: u32 = 64;
+pub const GEMM_SIMT_TILE_K: u32 = 16;
+pub const GEMM_SIMT_ROWS_TOKENS: u32 = 8;
+pub const GEMM_SKINNY_TOKENS: u32 = 16;
+pub const GEMM_SKINNY_ROWS: u32 = 16;
+pub const GEMM_SUM_THREADS: u32 = 256;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct Linear4Params {
@@ -162,15 +156,14 @@ const _: () = {
     ["Offset of field: Linear4Params::accumulate"][::core::mem::offset_of!(Linear4Params, accumulate) - 92usize];
     ["Offset of field: Linear4Params::splits"][::core::mem::offset_of!(Linear4Params, splits) - 96usize];
 };
-pub const LINEAR4_SKINNY_THREADS: _bindgen_ty_7 = 512;
-pub const LINEAR4_SKINNY_STAGES: _bindgen_ty_7 = 3;
-pub const LINEAR4_SKINNY_SMALL_THREADS: _bindgen_ty_7 = 256;
-pub const LINEAR4_SKINNY_SMALL_STAGES: _bindgen_ty_7 = 2;
-pub const LINEAR4_SKINNY_UNIT_K: _bindgen_ty_7 = 256;
-pub const LINEAR4_SKINNY_UNIT_BYTES: _bindgen_ty_7 = 2048;
-pub const LINEAR4_SKINNY_TABLE_BYTES: _bindgen_ty_7 = 65536;
-pub const LINEAR4_SKINNY_STATIC_BYTES: _bindgen_ty_7 = 1024;
-pub type _bindgen_ty_7 = u32;
+pub const LINEAR4_SKINNY_THREADS: u32 = 512;
+pub const LINEAR4_SKINNY_STAGES: u32 = 3;
+pub const LINEAR4_SKINNY_SMALL_THREADS: u32 = 256;
+pub const LINEAR4_SKINNY_SMALL_STAGES: u32 = 2;
+pub const LINEAR4_SKINNY_UNIT_K: u32 = 256;
+pub const LINEAR4_SKINNY_UNIT_BYTES: u32 = 2048;
+pub const LINEAR4_SKINNY_TABLE_BYTES: u32 = 65536;
+pub const LINEAR4_SKINNY_STATIC_BYTES: u32 = 1024;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct LinearParams {
@@ -198,10 +191,9 @@ const _: () = {
     ["Offset of field: LinearParams::accumulate"][::core::mem::offset_of!(LinearParams, accumulate) - 60usize];
     ["Offset of field: LinearParams::splits"][::core::mem::offset_of!(LinearParams, splits) - 64usize];
 };
-pub const LINEAR_SKINNY_THREADS: _bindgen_ty_8 = 256;
-pub const LINEAR_SKINNY8_CTAS: _bindgen_ty_8 = 3;
-pub const LINEAR_SKINNY16_CTAS: _bindgen_ty_8 = 2;
-pub type _bindgen_ty_8 = u32;
+pub const LINEAR_SKINNY_THREADS: u32 = 256;
+pub const LINEAR_SKINNY8_CTAS: u32 = 3;
+pub const LINEAR_SKINNY16_CTAS: u32 = 2;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct WeightGradParams {
@@ -223,12 +215,11 @@ const _: () = {
     ["Offset of field: WeightGradParams::rows"][::core::mem::offset_of!(WeightGradParams, rows) - 44usize];
     ["Offset of field: WeightGradParams::cols"][::core::mem::offset_of!(WeightGradParams, cols) - 48usize];
 };
-pub const WEIGHT_GRAD_THREADS: _bindgen_ty_9 = 256;
-pub const WEIGHT_GRAD_MMA_TILE: _bindgen_ty_9 = 128;
-pub const WEIGHT_GRAD_MMA_TOKENS: _bindgen_ty_9 = 32;
-pub const WEIGHT_GRAD_MMA_STAGES: _bindgen_ty_9 = 4;
-pub const WEIGHT_GRAD_SIMT_TILE: _bindgen_ty_9 = 64;
-pub type _bindgen_ty_9 = u32;
+pub const WEIGHT_GRAD_THREADS: u32 = 256;
+pub const WEIGHT_GRAD_MMA_TILE: u32 = 128;
+pub const WEIGHT_GRAD_MMA_TOKENS: u32 = 32;
+pub const WEIGHT_GRAD_MMA_STAGES: u32 = 4;
+pub const WEIGHT_GRAD_SIMT_TILE: u32 = 64;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct DropoutParams {
@@ -261,10 +252,9 @@ const _: () = {
     ["Offset of field: TransposeParams::rows"][::core::mem::offset_of!(TransposeParams, rows) - 32usize];
     ["Offset of field: TransposeParams::cols"][::core::mem::offset_of!(TransposeParams, cols) - 36usize];
 };
-pub const LORA_TRANSPOSE_THREADS: _bindgen_ty_10 = 256;
-pub const LORA_TRANSPOSE_TILE: _bindgen_ty_10 = 32;
-pub const LORA_TRANSPOSE_MATRICES: _bindgen_ty_10 = 3;
-pub type _bindgen_ty_10 = u32;
+pub const LORA_TRANSPOSE_THREADS: u32 = 256;
+pub const LORA_TRANSPOSE_TILE: u32 = 32;
+pub const LORA_TRANSPOSE_MATRICES: u32 = 3;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct LoraTransposeParams {
@@ -303,13 +293,12 @@ const _: () = {
     ["Offset of field: LoraDownParams::scale"][::core::mem::offset_of!(LoraDownParams, scale) - 68usize];
     ["Offset of field: LoraDownParams::dropout"][::core::mem::offset_of!(LoraDownParams, dropout) - 72usize];
 };
-pub const LORA_DOWN_TOKENS: _bindgen_ty_11 = 32;
-pub const LORA_DOWN_WARPS: _bindgen_ty_11 = 8;
-pub const LORA_DOWN_SKINNY_TOKENS: _bindgen_ty_11 = 16;
-pub const LORA_DOWN_SKINNY_WARPS: _bindgen_ty_11 = 16;
-pub const LORA_DOWN_SIMT_WARPS: _bindgen_ty_11 = 8;
-pub const LORA_DOWN_SIMT_COLS: _bindgen_ty_11 = 8;
-pub type _bindgen_ty_11 = u32;
+pub const LORA_DOWN_TOKENS: u32 = 32;
+pub const LORA_DOWN_WARPS: u32 = 8;
+pub const LORA_DOWN_SKINNY_TOKENS: u32 = 16;
+pub const LORA_DOWN_SKINNY_WARPS: u32 = 16;
+pub const LORA_DOWN_SIMT_WARPS: u32 = 8;
+pub const LORA_DOWN_SIMT_COLS: u32 = 8;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct LoraUpParams {
@@ -335,10 +324,9 @@ const _: () = {
     ["Offset of field: LoraUpParams::scale"][::core::mem::offset_of!(LoraUpParams, scale) - 52usize];
     ["Offset of field: LoraUpParams::dropout"][::core::mem::offset_of!(LoraUpParams, dropout) - 56usize];
 };
-pub const LORA_UP_THREADS: _bindgen_ty_12 = 256;
-pub const LORA_UP_TOKENS: _bindgen_ty_12 = 64;
-pub const LORA_UP_COLS: _bindgen_ty_12 = 256;
-pub type _bindgen_ty_12 = u32;
+pub const LORA_UP_THREADS: u32 = 256;
+pub const LORA_UP_TOKENS: u32 = 64;
+pub const LORA_UP_COLS: u32 = 256;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct LoraSkinnyParams {
@@ -352,11 +340,10 @@ const _: () = {
     ["Offset of field: LoraSkinnyParams::down"][::core::mem::offset_of!(LoraSkinnyParams, down) - 0usize];
     ["Offset of field: LoraSkinnyParams::up"][::core::mem::offset_of!(LoraSkinnyParams, up) - 96usize];
 };
-pub const LORA_SKINNY_CLUSTER: _bindgen_ty_13 = 8;
-pub const LORA_SKINNY_WARPS: _bindgen_ty_13 = 8;
-pub const LORA_SKINNY_TOKENS: _bindgen_ty_13 = 16;
-pub const LORA_SKINNY_MAX_R: _bindgen_ty_13 = 64;
-pub type _bindgen_ty_13 = u32;
+pub const LORA_SKINNY_CLUSTER: u32 = 8;
+pub const LORA_SKINNY_WARPS: u32 = 8;
+pub const LORA_SKINNY_TOKENS: u32 = 16;
+pub const LORA_SKINNY_MAX_R: u32 = 64;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct LoraWeightGradParams {
@@ -396,13 +383,12 @@ const _: () = {
     ["Offset of field: LoraWeightGradParams::dropout"]
         [::core::mem::offset_of!(LoraWeightGradParams, dropout) - 96usize];
 };
-pub const LORA_WEIGHT_GRAD_WARPS: _bindgen_ty_14 = 8;
-pub const LORA_WEIGHT_GRAD_THREADS: _bindgen_ty_14 = 256;
-pub const LORA_WEIGHT_GRAD_COLS: _bindgen_ty_14 = 64;
-pub const LORA_WEIGHT_GRAD_RUN: _bindgen_ty_14 = 16;
-pub const LORA_WEIGHT_GRAD_MAX_R: _bindgen_ty_14 = 256;
-pub const LORA_WEIGHT_GRAD_SIMT_COLS: _bindgen_ty_14 = 8;
-pub type _bindgen_ty_14 = u32;
+pub const LORA_WEIGHT_GRAD_WARPS: u32 = 8;
+pub const LORA_WEIGHT_GRAD_THREADS: u32 = 256;
+pub const LORA_WEIGHT_GRAD_COLS: u32 = 64;
+pub const LORA_WEIGHT_GRAD_RUN: u32 = 16;
+pub const LORA_WEIGHT_GRAD_MAX_R: u32 = 256;
+pub const LORA_WEIGHT_GRAD_SIMT_COLS: u32 = 8;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct RmsNormParams {
@@ -454,8 +440,7 @@ const _: () = {
         [::core::mem::offset_of!(RmsNormGradParams, accumulate) - 64usize];
     ["Offset of field: RmsNormGradParams::eps"][::core::mem::offset_of!(RmsNormGradParams, eps) - 68usize];
 };
-pub const RMS_NORM_THREADS: _bindgen_ty_15 = 256;
-pub type _bindgen_ty_15 = u32;
+pub const RMS_NORM_THREADS: u32 = 256;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct QkNormRopeParams {
@@ -539,26 +524,24 @@ const _: () = {
         [::core::mem::offset_of!(QkNormRopeGradParams, max_positions) - 120usize];
     ["Offset of field: QkNormRopeGradParams::eps"][::core::mem::offset_of!(QkNormRopeGradParams, eps) - 124usize];
 };
-pub const QK_NORM_ROPE_THREADS: _bindgen_ty_16 = 128;
-pub const QK_NORM_ROPE_HEADS: _bindgen_ty_16 = 4;
-pub type _bindgen_ty_16 = u32;
-pub const ATTENTION_STAGES: _bindgen_ty_17 = 2;
-pub const ATTENTION_SIMT_WARPS: _bindgen_ty_17 = 4;
-pub const ATTENTION_MMA_THREADS: _bindgen_ty_17 = 128;
-pub const ATTENTION_WGMMA_THREADS: _bindgen_ty_17 = 256;
-pub const ATTENTION_MMA_QUERIES: _bindgen_ty_17 = 128;
-pub const ATTENTION_MMA_KEYS: _bindgen_ty_17 = 64;
-pub const ATTENTION_WGMMA_QUERIES: _bindgen_ty_17 = 128;
-pub const ATTENTION_WGMMA_KEYS: _bindgen_ty_17 = 128;
-pub const ATTENTION_GRAD_KV_MMA_KEYS: _bindgen_ty_17 = 64;
-pub const ATTENTION_GRAD_KV_MMA_QUERIES: _bindgen_ty_17 = 64;
-pub const ATTENTION_GRAD_KV_WGMMA_KEYS: _bindgen_ty_17 = 128;
-pub const ATTENTION_GRAD_KV_WGMMA_QUERIES: _bindgen_ty_17 = 64;
-pub const ATTENTION_GRAD_Q_MMA_QUERIES: _bindgen_ty_17 = 128;
-pub const ATTENTION_GRAD_Q_MMA_KEYS: _bindgen_ty_17 = 32;
-pub const ATTENTION_GRAD_Q_WGMMA_QUERIES: _bindgen_ty_17 = 128;
-pub const ATTENTION_GRAD_Q_WGMMA_KEYS: _bindgen_ty_17 = 64;
-pub type _bindgen_ty_17 = u32;
+pub const QK_NORM_ROPE_THREADS: u32 = 128;
+pub const QK_NORM_ROPE_HEADS: u32 = 4;
+pub const ATTENTION_STAGES: u32 = 2;
+pub const ATTENTION_SIMT_WARPS: u32 = 4;
+pub const ATTENTION_MMA_THREADS: u32 = 128;
+pub const ATTENTION_WGMMA_THREADS: u32 = 256;
+pub const ATTENTION_MMA_QUERIES: u32 = 128;
+pub const ATTENTION_MMA_KEYS: u32 = 64;
+pub const ATTENTION_WGMMA_QUERIES: u32 = 128;
+pub const ATTENTION_WGMMA_KEYS: u32 = 128;
+pub const ATTENTION_GRAD_KV_MMA_KEYS: u32 = 64;
+pub const ATTENTION_GRAD_KV_MMA_QUERIES: u32 = 64;
+pub const ATTENTION_GRAD_KV_WGMMA_KEYS: u32 = 128;
+pub const ATTENTION_GRAD_KV_WGMMA_QUERIES: u32 = 64;
+pub const ATTENTION_GRAD_Q_MMA_QUERIES: u32 = 128;
+pub const ATTENTION_GRAD_Q_MMA_KEYS: u32 = 32;
+pub const ATTENTION_GRAD_Q_WGMMA_QUERIES: u32 = 128;
+pub const ATTENTION_GRAD_Q_WGMMA_KEYS: u32 = 64;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct AttentionParams {
@@ -670,8 +653,7 @@ const _: () = {
     ["Offset of field: CacheAppendParams::n_seqs"][::core::mem::offset_of!(CacheAppendParams, n_seqs) - 72usize];
     ["Offset of field: CacheAppendParams::capacity"][::core::mem::offset_of!(CacheAppendParams, capacity) - 76usize];
 };
-pub const CACHE_APPEND_THREADS: _bindgen_ty_18 = 128;
-pub type _bindgen_ty_18 = u32;
+pub const CACHE_APPEND_THREADS: u32 = 128;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct DecodeAttentionParams {
@@ -719,10 +701,9 @@ const _: () = {
         [::core::mem::offset_of!(DecodeAttentionParams, splits) - 92usize];
     ["Offset of field: DecodeAttentionParams::scale"][::core::mem::offset_of!(DecodeAttentionParams, scale) - 96usize];
 };
-pub const DECODE_ATTENTION_THREADS: _bindgen_ty_19 = 256;
-pub const DECODE_ATTENTION_MAX_SPLITS: _bindgen_ty_19 = 64;
-pub const DECODE_ATTENTION_STATS: _bindgen_ty_19 = 2;
-pub type _bindgen_ty_19 = u32;
+pub const DECODE_ATTENTION_THREADS: u32 = 256;
+pub const DECODE_ATTENTION_MAX_SPLITS: u32 = 64;
+pub const DECODE_ATTENTION_STATS: u32 = 2;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct SwigluParams {
@@ -780,8 +761,7 @@ const _: () = {
     ["Offset of field: RowsParams::n_table"][::core::mem::offset_of!(RowsParams, n_table) - 44usize];
     ["Offset of field: RowsParams::d"][::core::mem::offset_of!(RowsParams, d) - 48usize];
 };
-pub const ROWS_THREADS: _bindgen_ty_20 = 256;
-pub type _bindgen_ty_20 = u32;
+pub const ROWS_THREADS: u32 = 256;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct CrossEntropyParams {
@@ -809,10 +789,9 @@ const _: () = {
     ["Offset of field: CrossEntropyParams::grad_scale"]
         [::core::mem::offset_of!(CrossEntropyParams, grad_scale) - 48usize];
 };
-pub const CROSS_ENTROPY_THREADS: _bindgen_ty_21 = 1024;
-pub const CROSS_ENTROPY_PACK_BYTES: _bindgen_ty_21 = 16;
-pub const CROSS_ENTROPY_STATIC_BYTES: _bindgen_ty_21 = 1024;
-pub type _bindgen_ty_21 = u32;
+pub const CROSS_ENTROPY_THREADS: u32 = 1024;
+pub const CROSS_ENTROPY_PACK_BYTES: u32 = 16;
+pub const CROSS_ENTROPY_STATIC_BYTES: u32 = 1024;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct SampleParams {
@@ -851,8 +830,7 @@ const _: () = {
         [::core::mem::offset_of!(SampleParams, repetition_penalty) - 76usize];
     ["Offset of field: SampleParams::seed"][::core::mem::offset_of!(SampleParams, seed) - 80usize];
 };
-pub const SAMPLE_THREADS: _bindgen_ty_22 = 1024;
-pub type _bindgen_ty_22 = u32;
+pub const SAMPLE_THREADS: u32 = 1024;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct CastParams {
@@ -889,8 +867,7 @@ const _: () = {
     ["Offset of field: ReduceParams::blocks"][::core::mem::offset_of!(ReduceParams, blocks) - 32usize];
     ["Offset of field: ReduceParams::accumulate"][::core::mem::offset_of!(ReduceParams, accumulate) - 36usize];
 };
-pub const REDUCE_THREADS: _bindgen_ty_23 = 256;
-pub type _bindgen_ty_23 = u32;
+pub const REDUCE_THREADS: u32 = 256;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct AdamWParams {

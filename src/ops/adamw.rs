@@ -1,4 +1,4 @@
-use super::{Check, Checked, Op};
+use super::{Check, Op};
 use crate::{Backend, Float, Result, View, ViewMut};
 
 /// One AdamW step over a flat vector (Loshchilov and Hutter, "Decoupled weight decay regularization", 2019), as PyTorch computes it.
@@ -32,18 +32,13 @@ pub struct AdamW<'a, B: Backend, T: Float> {
 }
 
 impl<B: Backend, T: Float> Op<B> for AdamW<'_, B, T> {
-    const NAME: &'static str = "adamw";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let n = self.weights.len();
+        check.view_mut("weights", &self.weights)?;
         check.len("grads", &self.grads, n)?;
         check.len_mut("m", &self.m, n)?;
         check.len_mut("v", &self.v, n)?;
         check.len_mut("compute", &self.compute, n)?;
         check.value(self.step > 0, "step", 0, "steps are counted from 1")
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.adamw(op)
     }
 }

@@ -1,4 +1,4 @@
-use super::{Check, Checked, Op};
+use super::{Check, Op};
 use crate::{Backend, Float, Mat, MatMut, Result, View, ViewMut};
 
 /// The heads of a grouped-query attention layer: query head `h` reads key/value head `h / (q / kv)`.
@@ -14,6 +14,7 @@ pub struct Heads {
 
 impl Heads {
     pub(crate) fn verify<B: Backend>(&self, check: &Check<'_, B>) -> Result<()> {
+        check.dims(&[self.q, self.kv])?;
         let groups = self.kv > 0 && self.q > 0 && self.q.is_multiple_of(self.kv);
         check.value(groups, "heads", format!("{} / {}", self.q, self.kv), "kv heads must divide the query heads")?;
         check.value([32, 64, 128].contains(&self.dim), "the head dimension", self.dim, "it must be 32, 64 or 128")
@@ -52,8 +53,26 @@ pub struct Attention<'a, B: Backend, T: Float> {
 }
 
 impl<B: Backend, T: Float> Op<B> for Attention<'_, B, T> {
-    const NAME: &'static str = "attention";
+    fn verify(&self, check: &Check<'_, B>) -> Result<()> {
+        let Attention { q, k, v, heads, cu_seqlens, max_len, scale, ref out, ref lse } = *self;
+        Shapes { q, k, v, heads, cu_seqlens, max_len, scale, out: out.mat(), lse: lse.view() }.verify(check)
+    }
+}
 
+/// What the check of an attention and of its gradient share.
+struct Shapes<'a, B: Backend, T: Float> {
+    q: Mat<'a, B, T>,
+    k: Mat<'a, B, T>,
+    v: Mat<'a, B, T>,
+    heads: Heads,
+    cu_seqlens: View<'a, B, u32>,
+    max_len: usize,
+    scale: f32,
+    out: Mat<'a, B, T>,
+    lse: View<'a, B, f32>,
+}
+
+impl<B: Backend, T: Float> Shapes<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let Heads { q, kv, dim } = self.heads;
         let n = self.q.shape()[0];
@@ -61,15 +80,12 @@ impl<B: Backend, T: Float> Op<B> for Attention<'_, B, T> {
         check.mat("q", &self.q, [n, q * dim])?;
         check.mat("k", &self.k, [n, kv * dim])?;
         check.mat("v", &self.v, [n, kv * dim])?;
+        check.view("cu_seqlens", &self.cu_seqlens)?;
         check.dims(&[self.max_len, self.cu_seqlens.len()])?;
         verify_scale(check, self.scale)?;
         check.value(self.cu_seqlens.len() >= 2, "cu_seqlens", self.cu_seqlens.len(), "it needs two entries or more")?;
-        check.mat_mut("out", &self.out, [n, q * dim])?;
-        check.len_mut("lse", &self.lse, q * n)
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.attention(op)
+        check.mat("out", &self.out, [n, q * dim])?;
+        check.len("lse", &self.lse, q * n)
     }
 }
 
@@ -109,28 +125,13 @@ pub struct AttentionGrad<'a, B: Backend, T: Float> {
 }
 
 impl<B: Backend, T: Float> Op<B> for AttentionGrad<'_, B, T> {
-    const NAME: &'static str = "attention_grad";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
-        let Heads { q, kv, dim } = self.heads;
-        let n = self.q.shape()[0];
-        self.heads.verify(check)?;
-        check.mat("q", &self.q, [n, q * dim])?;
-        check.mat("k", &self.k, [n, kv * dim])?;
-        check.mat("v", &self.v, [n, kv * dim])?;
-        check.dims(&[self.max_len, self.cu_seqlens.len()])?;
-        verify_scale(check, self.scale)?;
-        check.value(self.cu_seqlens.len() >= 2, "cu_seqlens", self.cu_seqlens.len(), "it needs two entries or more")?;
-        check.mat("out", &self.out, [n, q * dim])?;
-        check.len("lse", &self.lse, q * n)?;
-        check.mat("d_out", &self.d_out, [n, q * dim])?;
-        check.len_mut("delta", &self.delta, q * n)?;
-        check.mat_mut("d_q", &self.d_q, [n, q * dim])?;
-        check.mat_mut("d_k", &self.d_k, [n, kv * dim])?;
-        check.mat_mut("d_v", &self.d_v, [n, kv * dim])
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.attention_grad(op)
+        let AttentionGrad { q, k, v, heads, cu_seqlens, max_len, scale, out, lse, .. } = *self;
+        Shapes { q, k, v, heads, cu_seqlens, max_len, scale, out, lse }.verify(check)?;
+        check.mat("d_out", &self.d_out, q.shape())?;
+        check.len_mut("delta", &self.delta, lse.len())?;
+        check.mat_mut("d_q", &self.d_q, q.shape())?;
+        check.mat_mut("d_k", &self.d_k, k.shape())?;
+        check.mat_mut("d_v", &self.d_v, v.shape())
     }
 }

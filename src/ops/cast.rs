@@ -1,4 +1,4 @@
-use super::{Check, Checked, Op};
+use super::{Check, Op};
 use crate::{Backend, Float, Result, View, ViewMut};
 
 /// `out[i] = x[i]`, rounded to `T`.
@@ -10,14 +10,8 @@ pub struct Cast<'a, B: Backend, S: Float, T: Float> {
 }
 
 impl<B: Backend, S: Float, T: Float> Op<B> for Cast<'_, B, S, T> {
-    const NAME: &'static str = "cast";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         check.view("x", &self.x)?;
         check.len_mut("out", &self.out, self.x.len())
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.cast(op)
     }
 }

@@ -1,4 +1,4 @@
-use super::{Check, Checked, Op};
+use super::{Check, Op};
 use crate::{Backend, Float, MatMut, Result, View, ViewMut};
 
 /// The label of a row that does not count.
@@ -20,17 +20,11 @@ pub struct CrossEntropy<'a, B: Backend, T: Float> {
 }
 
 impl<B: Backend, T: Float> Op<B> for CrossEntropy<'_, B, T> {
-    const NAME: &'static str = "cross_entropy";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let [n, vocab] = self.logits.shape();
         check.mat_mut("logits", &self.logits, [n, vocab])?;
         check.value(vocab > 0, "the vocabulary", 0, "it must not be empty")?;
         check.len("labels", &self.labels, n)?;
         check.len_mut("losses", &self.losses, n)
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.cross_entropy(op)
     }
 }

@@ -1,4 +1,4 @@
-use super::{Check, Checked, Heads, Op, attention::verify_scale};
+use super::{Check, Heads, Op, attention::verify_scale};
 use crate::{Backend, Float, Mat, MatMut, Result, View, ViewMut};
 
 /// Stores keys and values of new tokens in a cache: row `i` goes to `cache[seqs[i], positions[i], :]`.
@@ -22,8 +22,6 @@ pub struct CacheAppend<'a, B: Backend, T: Float> {
 }
 
 impl<B: Backend, T: Float> Op<B> for CacheAppend<'_, B, T> {
-    const NAME: &'static str = "cache_append";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let [n, width] = self.k.shape();
         check.mat("k", &self.k, [n, width])?;
@@ -32,17 +30,15 @@ impl<B: Backend, T: Float> Op<B> for CacheAppend<'_, B, T> {
         check.len("positions", &self.positions, n)?;
         check.dims(&[self.capacity])?;
         let row = self.capacity * width;
+        check.view_mut("k_cache", &self.k_cache)?;
         check.value(
             row > 0 && self.k_cache.len().is_multiple_of(row),
             "k_cache",
             self.k_cache.len(),
             "it must hold whole sequences",
         )?;
+        check.dims(&[self.k_cache.len() / row])?;
         check.len_mut("v_cache", &self.v_cache, self.k_cache.len())
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.cache_append(op)
     }
 }
 
@@ -68,8 +64,6 @@ pub struct DecodeAttention<'a, B: Backend, T: Float> {
 }
 
 impl<B: Backend, T: Float> Op<B> for DecodeAttention<'_, B, T> {
-    const NAME: &'static str = "decode_attention";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let Heads { q, kv, dim } = self.heads;
         let n = self.q.shape()[0];
@@ -78,13 +72,11 @@ impl<B: Backend, T: Float> Op<B> for DecodeAttention<'_, B, T> {
         check.value(self.capacity > 0, "capacity", 0, "the cache must hold at least one position")?;
         check.dims(&[self.capacity])?;
         verify_scale(check, self.scale)?;
-        check.len("k_cache", &self.k_cache, n * self.capacity * kv * dim)?;
-        check.len("v_cache", &self.v_cache, n * self.capacity * kv * dim)?;
+        // No view is as long as a product of three dimensions that wraps.
+        let cache = (n * self.capacity).saturating_mul(kv * dim);
+        check.len("k_cache", &self.k_cache, cache)?;
+        check.len("v_cache", &self.v_cache, cache)?;
         check.len("positions", &self.positions, n)?;
         check.mat_mut("out", &self.out, [n, q * dim])
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.decode_attention(op)
     }
 }

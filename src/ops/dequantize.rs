@@ -1,4 +1,4 @@
-use super::{Check, Checked, Op};
+use super::{Check, Op};
 use crate::{Backend, Float, Result, ViewMut, quant::Weight4};
 
 /// Decodes a 4-bit weight: `out[i] = CODE[codes[i]] · absmax[i / block_size]`, multiplied in f32 and rounded once to `T`.
@@ -10,14 +10,8 @@ pub struct Dequantize<'a, B: Backend, T: Float> {
 }
 
 impl<B: Backend, T: Float> Op<B> for Dequantize<'_, B, T> {
-    const NAME: &'static str = "dequantize";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         self.weight.verify(check)?;
         check.len_mut("out", &self.out, self.weight.rows * self.weight.cols)
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.dequantize(op)
     }
 }

@@ -1,4 +1,4 @@
-use super::{Check, Checked, Op};
+use super::{Check, Op};
 use crate::{Backend, Float, Mat, MatMut, Result, View};
 
 /// `out (+)= x · weightᵀ` with a dense weight: `x` is `[n, in]`, `weight` `[out, in]`, `out` `[n, out]`.
@@ -16,22 +16,27 @@ pub struct Linear<'a, B: Backend, T: Float, O: Float = T> {
 }
 
 impl<B: Backend, T: Float, O: Float> Op<B> for Linear<'_, B, T, O> {
-    const NAME: &'static str = "linear";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
-        let ([n, k], [n_out, out]) = (self.x.shape(), self.out.shape());
         check.output_type::<T, O>()?;
-        check.mat("x", &self.x, [n_out, k])?;
-        check.mat_mut("out", &self.out, [n, out])?;
-        check.len("weight", &self.weight, out * k)
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.linear(op)
+        check.dense(("x", self.x), ("out", self.out.mat()), ("weight", self.weight))
     }
 }
 
 impl<B: Backend> Check<'_, B> {
+    /// A weight, or its gradient, between two matrices of as many rows: its inputs are the columns of one of them, its
+    /// outputs those of the other.
+    pub(super) fn dense<X: Float, Y: Float, W: Float>(
+        &self,
+        (name, x): (&'static str, Mat<'_, B, X>),
+        (other_name, other): (&'static str, Mat<'_, B, Y>),
+        (weight_name, weight): (&'static str, View<'_, B, W>),
+    ) -> Result<()> {
+        let ([n, cols], [other_n, other_cols]) = (x.shape(), other.shape());
+        self.mat(name, &x, [other_n, cols])?;
+        self.mat(other_name, &other, [n, other_cols])?;
+        self.len(weight_name, &weight, cols * other_cols)
+    }
+
     /// Kernels store their compute type or f32.
     pub(super) fn output_type<T: Float, O: Float>(&self) -> Result<()> {
         let ok = O::DTYPE == T::DTYPE || O::DTYPE == crate::DType::F32;
@@ -52,16 +57,7 @@ pub struct LinearGrad<'a, B: Backend, T: Float> {
 }
 
 impl<B: Backend, T: Float> Op<B> for LinearGrad<'_, B, T> {
-    const NAME: &'static str = "linear_grad";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
-        let ([n, out], [n_x, k]) = (self.d_out.shape(), self.d_x.shape());
-        check.mat("d_out", &self.d_out, [n_x, out])?;
-        check.mat_mut("d_x", &self.d_x, [n, k])?;
-        check.len("weight", &self.weight, out * k)
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.linear_grad(op)
+        check.dense(("d_out", self.d_out), ("d_x", self.d_x.mat()), ("weight", self.weight))
     }
 }

@@ -1,4 +1,4 @@
-use super::{Check, Checked, Op};
+use super::{Check, Op};
 use crate::{Backend, Float, Mat, MatMut, Result, quant::Weight4};
 
 /// `out (+)= x · Wᵀ` with a 4-bit weight: `x` is `[n, in]`, `W` `[out, in]`, `out` `[n, out]`.
@@ -17,19 +17,24 @@ pub struct Linear4<'a, B: Backend, T: Float, O: Float = T> {
 }
 
 impl<B: Backend, T: Float, O: Float> Op<B> for Linear4<'_, B, T, O> {
-    const NAME: &'static str = "linear4";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
-        self.weight.verify(check)?;
         check.output_type::<T, O>()?;
         let n = self.x.shape()[0];
-        check.mat("x", &self.x, [n, self.weight.cols])?;
-        check.mat_mut("out", &self.out, [n, self.weight.rows])
+        verify_shapes(check, n, &self.weight, ("x", self.x), ("out", self.out.mat()))
     }
+}
 
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.linear4(op)
-    }
+/// A weight between `[n, in]` and `[n, out]`: its input and output, or the gradients of these.
+fn verify_shapes<B: Backend, X: Float, Y: Float>(
+    check: &Check<'_, B>,
+    n: usize,
+    weight: &Weight4<'_, B>,
+    (x_name, x): (&'static str, Mat<'_, B, X>),
+    (out_name, out): (&'static str, Mat<'_, B, Y>),
+) -> Result<()> {
+    weight.verify(check)?;
+    check.mat(x_name, &x, [n, weight.cols])?;
+    check.mat(out_name, &out, [n, weight.rows])
 }
 
 /// The input gradient of [`Linear4`]: `d_x (+)= d_out · W`.
@@ -45,16 +50,8 @@ pub struct Linear4Grad<'a, B: Backend, T: Float> {
 }
 
 impl<B: Backend, T: Float> Op<B> for Linear4Grad<'_, B, T> {
-    const NAME: &'static str = "linear4_grad";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
-        self.weight.verify(check)?;
         let n = self.d_out.shape()[0];
-        check.mat("d_out", &self.d_out, [n, self.weight.rows])?;
-        check.mat_mut("d_x", &self.d_x, [n, self.weight.cols])
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.linear4_grad(op)
+        verify_shapes(check, n, &self.weight, ("d_x", self.d_x.mat()), ("d_out", self.d_out))
     }
 }

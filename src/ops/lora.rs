@@ -1,4 +1,4 @@
-use super::{Check, Checked, Op};
+use super::{Check, Op};
 use crate::{Backend, Float, Mat, MatMut, Result, View, ViewMut};
 
 /// Zeroes elements of an adapter's input with probability `p` and scales the others by `1 / (1 - p)`.
@@ -54,28 +54,37 @@ pub struct Lora<'a, B: Backend, T: Float> {
     pub out: MatMut<'a, B, T>,
 }
 
-fn verify_dropout<B: Backend>(check: &Check<'_, B>, dropout: &Option<Dropout>) -> Result<()> {
-    match dropout {
-        Some(d) => check.value((0.0..1.0).contains(&d.p), "dropout", d.p, "it must be at least 0 and below 1"),
-        None => Ok(()),
+impl<B: Backend, T: Float> Op<B> for Lora<'_, B, T> {
+    fn verify(&self, check: &Check<'_, B>) -> Result<()> {
+        let Lora { x, a, b, dropout, .. } = *self;
+        Shapes { x, a, b, xa: self.xa.mat(), out: ("out", self.out.mat()), dropout }.verify(check)
     }
 }
 
-impl<B: Backend, T: Float> Op<B> for Lora<'_, B, T> {
-    const NAME: &'static str = "lora";
+/// What the check of an adapter and of its gradient share.
+struct Shapes<'a, B: Backend, T: Float> {
+    x: Mat<'a, B, T>,
+    a: View<'a, B, T>,
+    b: View<'a, B, T>,
+    xa: Mat<'a, B, T>,
+    /// The output or its gradient, and its name.
+    out: (&'static str, Mat<'a, B, T>),
+    dropout: Option<Dropout>,
+}
 
+impl<B: Backend, T: Float> Shapes<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
-        let ([n, k], [_, r], [_, out]) = (self.x.shape(), self.xa.shape(), self.out.shape());
+        let (name, output) = self.out;
+        let ([n, k], [_, r], [_, out]) = (self.x.shape(), self.xa.shape(), output.shape());
         check.mat("x", &self.x, [n, k])?;
-        check.mat_mut("xa", &self.xa, [n, r])?;
-        check.mat_mut("out", &self.out, [n, out])?;
+        check.mat("xa", &self.xa, [n, r])?;
+        check.mat(name, &output, [n, out])?;
         check.len("a", &self.a, r * k)?;
         check.len("b", &self.b, out * r)?;
-        verify_dropout(check, &self.dropout)
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.lora(op)
+        match self.dropout {
+            Some(d) => check.value((0.0..1.0).contains(&d.p), "dropout", d.p, "it must be at least 0 and below 1"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -109,25 +118,15 @@ pub struct LoraGrad<'a, B: Backend, T: Float> {
 }
 
 impl<B: Backend, T: Float> Op<B> for LoraGrad<'_, B, T> {
-    const NAME: &'static str = "lora_grad";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
-        let ([n, k], [_, r], [_, out]) = (self.x.shape(), self.xa.shape(), self.d_out.shape());
-        check.mat("x", &self.x, [n, k])?;
-        check.mat("xa", &self.xa, [n, r])?;
-        check.mat("d_out", &self.d_out, [n, out])?;
-        check.mat_mut("d_xa", &self.d_xa, [n, r])?;
-        check.len("a", &self.a, r * k)?;
-        check.len("b", &self.b, out * r)?;
-        check.len_mut("d_a", &self.d_a, r * k)?;
-        check.len_mut("d_b", &self.d_b, out * r)?;
-        if let Some(d_x) = &self.d_x {
-            check.mat_mut("d_x", d_x, [n, k])?;
+        let LoraGrad { x, a, b, xa, d_out, dropout, .. } = *self;
+        Shapes { x, a, b, xa, out: ("d_out", d_out), dropout }.verify(check)?;
+        check.mat_mut("d_xa", &self.d_xa, xa.shape())?;
+        check.len_mut("d_a", &self.d_a, a.len())?;
+        check.len_mut("d_b", &self.d_b, b.len())?;
+        match &self.d_x {
+            Some(d_x) => check.mat_mut("d_x", d_x, x.shape()),
+            None => Ok(()),
         }
-        verify_dropout(check, &self.dropout)
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.lora_grad(op)
     }
 }

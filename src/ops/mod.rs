@@ -51,17 +51,20 @@ impl<O> Checked<O> {
     }
 }
 
-/// An op of backend `B`.
-pub trait Op<B: Backend>: Sized {
+/// How an op is called, and how a backend runs it: made from the list of all ops in `backend.rs`.
+pub trait Launch<B: Backend>: Sized {
     /// The op's name, as in errors, files, kernels and benches.
     const NAME: &'static str;
 
+    /// Hands a verified op to its backend.
+    fn launch(op: Checked<Self>, backend: &B) -> Result<()>;
+}
+
+/// An op of backend `B`.
+pub trait Op<B: Backend>: Launch<B> {
     /// Finds the first argument that does not fit the others or is not the backend's. Must look at every view of the
     /// op: what it does not show to `check` is not known to be the backend's.
     fn verify(&self, check: &Check<'_, B>) -> Result<()>;
-
-    /// Hands a verified op to its backend.
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()>;
 
     /// Verifies the arguments.
     fn check(self, backend: &B) -> Result<Checked<Self>> {
@@ -77,6 +80,9 @@ pub trait Op<B: Backend>: Sized {
 
 /// The largest dimension, length or stride that kernels take: positions inside one row fit 32 bits.
 const MAX_DIM: usize = i32::MAX as usize;
+
+// What `verify` multiplies are two dimensions that `Check::dims` has seen: the product must fit.
+const _: () = assert!(usize::BITS >= 64, "halfbyte needs a 64-bit machine");
 
 /// The argument checks of one op on one backend.
 pub struct Check<'b, B: Backend> {

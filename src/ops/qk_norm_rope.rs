@@ -1,4 +1,4 @@
-use super::{Check, Checked, Heads, Op};
+use super::{Check, Heads, Op};
 use crate::{Backend, Float, Mat, MatMut, Result, View};
 
 /// Normalises every query and key head, then rotates it by its position.
@@ -29,24 +29,29 @@ pub struct QkNormRope<'a, B: Backend, T: Float> {
     pub k: MatMut<'a, B, T>,
 }
 
-fn verify_table<B: Backend>(
-    check: &Check<'_, B>,
-    d: usize,
-    cos: &View<'_, B, f32>,
-    sin: &View<'_, B, f32>,
-) -> Result<()> {
-    check.value(
-        !cos.is_empty() && cos.len().is_multiple_of(d / 2),
-        "cos",
-        cos.len(),
-        "it must hold whole rows of d / 2",
-    )?;
-    check.len("sin", sin, cos.len())
+impl<B: Backend, T: Float> Op<B> for QkNormRope<'_, B, T> {
+    fn verify(&self, check: &Check<'_, B>) -> Result<()> {
+        let QkNormRope { qkv, heads, q_weight, k_weight, positions, cos, sin, .. } = *self;
+        let Heads { q, kv, dim } = heads;
+        let n = qkv.shape()[0];
+        Shapes { qkv, heads, q_weight, k_weight, positions, cos, sin }.verify(check)?;
+        check.mat_mut("q", &self.q, [n, q * dim])?;
+        check.mat_mut("k", &self.k, [n, kv * dim])
+    }
 }
 
-impl<B: Backend, T: Float> Op<B> for QkNormRope<'_, B, T> {
-    const NAME: &'static str = "qk_norm_rope";
+/// What the check of the op and of its gradient share.
+struct Shapes<'a, B: Backend, T: Float> {
+    qkv: Mat<'a, B, T>,
+    heads: Heads,
+    q_weight: View<'a, B, f32>,
+    k_weight: View<'a, B, f32>,
+    positions: View<'a, B, u32>,
+    cos: View<'a, B, f32>,
+    sin: View<'a, B, f32>,
+}
 
+impl<B: Backend, T: Float> Shapes<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let Heads { q, kv, dim } = self.heads;
         let n = self.qkv.shape()[0];
@@ -55,13 +60,11 @@ impl<B: Backend, T: Float> Op<B> for QkNormRope<'_, B, T> {
         check.len("q_weight", &self.q_weight, dim)?;
         check.len("k_weight", &self.k_weight, dim)?;
         check.len("positions", &self.positions, n)?;
-        verify_table(check, dim, &self.cos, &self.sin)?;
-        check.mat_mut("q", &self.q, [n, q * dim])?;
-        check.mat_mut("k", &self.k, [n, kv * dim])
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.qk_norm_rope(op)
+        check.view("cos", &self.cos)?;
+        let rows = !self.cos.is_empty() && self.cos.len().is_multiple_of(dim / 2);
+        check.value(rows, "cos", self.cos.len(), "it must hold whole rows of d / 2")?;
+        check.dims(&[self.cos.len() / (dim / 2)])?;
+        check.len("sin", &self.sin, self.cos.len())
     }
 }
 
@@ -95,23 +98,13 @@ pub struct QkNormRopeGrad<'a, B: Backend, T: Float> {
 }
 
 impl<B: Backend, T: Float> Op<B> for QkNormRopeGrad<'_, B, T> {
-    const NAME: &'static str = "qk_norm_rope_grad";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
-        let Heads { q, kv, dim } = self.heads;
-        let n = self.qkv.shape()[0];
-        self.heads.verify(check)?;
-        check.mat("qkv", &self.qkv, [n, (q + 2 * kv) * dim])?;
-        check.len("q_weight", &self.q_weight, dim)?;
-        check.len("k_weight", &self.k_weight, dim)?;
-        check.len("positions", &self.positions, n)?;
-        verify_table(check, dim, &self.cos, &self.sin)?;
+        let QkNormRopeGrad { qkv, heads, q_weight, k_weight, positions, cos, sin, .. } = *self;
+        let Heads { q, kv, dim } = heads;
+        let n = qkv.shape()[0];
+        Shapes { qkv, heads, q_weight, k_weight, positions, cos, sin }.verify(check)?;
         check.mat("d_q", &self.d_q, [n, q * dim])?;
         check.mat("d_k", &self.d_k, [n, kv * dim])?;
         check.mat_mut("d_qk", &self.d_qk, [n, (q + kv) * dim])
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.qk_norm_rope_grad(op)
     }
 }

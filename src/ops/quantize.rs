@@ -1,4 +1,4 @@
-use super::{Check, Checked, Op};
+use super::{Check, Op};
 use crate::{
     Backend, Float, Result, View, ViewMut,
     quant::{Format, GROUP, Group, n_blocks},
@@ -21,16 +21,11 @@ pub struct Quantize<'a, B: Backend, T: Float> {
 }
 
 impl<B: Backend, T: Float> Op<B> for Quantize<'_, B, T> {
-    const NAME: &'static str = "quantize";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
+        check.view("x", &self.x)?;
         check.block_size(self.block_size)?;
         check.len_mut("codes", &self.codes, self.x.len().div_ceil(2))?;
         check.len_mut("absmax", &self.absmax, n_blocks(self.x.len(), self.block_size))
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.quantize(op)
     }
 }
 
@@ -50,15 +45,10 @@ pub struct NestAbsmax<'a, B: Backend> {
 }
 
 impl<B: Backend> Op<B> for NestAbsmax<'_, B> {
-    const NAME: &'static str = "nest_absmax";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
+        check.view("absmax", &self.absmax)?;
         check.dims(&[self.absmax.len()])?;
         check.len_mut("codes", &self.codes, self.absmax.len())?;
         check.len_mut("groups", &self.groups, self.absmax.len().div_ceil(GROUP))
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.nest_absmax(op)
     }
 }

@@ -1,4 +1,4 @@
-use super::{Check, Checked, Op};
+use super::{Check, Op};
 use crate::{Backend, Result, View, ViewMut};
 
 /// `out[0] (+)= sum(x)`, in an order that depends only on the length.
@@ -12,15 +12,9 @@ pub struct Sum<'a, B: Backend> {
 }
 
 impl<B: Backend> Op<B> for Sum<'_, B> {
-    const NAME: &'static str = "sum";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         check.view("x", &self.x)?;
         check.len_mut("out", &self.out, 1)
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.sum(op)
     }
 }
 
@@ -33,14 +27,8 @@ pub struct Norm<'a, B: Backend> {
 }
 
 impl<B: Backend> Op<B> for Norm<'_, B> {
-    const NAME: &'static str = "norm";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         check.view("x", &self.x)?;
         check.len_mut("out", &self.out, 1)
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.norm(op)
     }
 }

@@ -1,4 +1,4 @@
-use super::{Check, Checked, Op};
+use super::{Check, Op};
 use crate::{Backend, Float, Mat, MatMut, Result, View};
 
 /// `out[i, :] = h / sqrt(mean(h²) + eps) · weight` with `h = x[i, :]`, or, with `add`, `h = x[i, :] + add.0[i, :]`,
@@ -19,23 +19,27 @@ pub struct RmsNorm<'a, B: Backend, T: Float> {
 }
 
 impl<B: Backend, T: Float> Op<B> for RmsNorm<'_, B, T> {
-    const NAME: &'static str = "rms_norm";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let shape = self.x.shape();
-        check.dims(&shape)?;
-        check.value(shape[1] > 0, "the row length", 0, "a norm needs at least one element")?;
+        verify_shapes(check, &self.x, &self.weight)?;
         if let Some((add, sum)) = &self.add {
             check.mat("add.0", add, shape)?;
             check.mat_mut("add.1", sum, shape)?;
         }
-        check.len("weight", &self.weight, shape[1])?;
         check.mat_mut("out", &self.out, shape)
     }
+}
 
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.rms_norm(op)
-    }
+/// What the check of a norm and of its gradient share.
+fn verify_shapes<B: Backend, T: Float>(
+    check: &Check<'_, B>,
+    x: &Mat<'_, B, T>,
+    weight: &View<'_, B, f32>,
+) -> Result<()> {
+    let [n, d] = x.shape();
+    check.mat("x", x, [n, d])?;
+    check.value(d > 0, "the row length", 0, "a norm needs at least one element")?;
+    check.len("weight", weight, d)
 }
 
 /// The gradient of [`RmsNorm`] with respect to its (summed) input; the weight is frozen.
@@ -57,18 +61,10 @@ pub struct RmsNormGrad<'a, B: Backend, T: Float> {
 }
 
 impl<B: Backend, T: Float> Op<B> for RmsNormGrad<'_, B, T> {
-    const NAME: &'static str = "rms_norm_grad";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let shape = self.x.shape();
-        check.dims(&shape)?;
-        check.value(shape[1] > 0, "the row length", 0, "a norm needs at least one element")?;
-        check.len("weight", &self.weight, shape[1])?;
+        verify_shapes(check, &self.x, &self.weight)?;
         check.mat("d_out", &self.d_out, shape)?;
         check.mat_mut("d_x", &self.d_x, shape)
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.rms_norm_grad(op)
     }
 }

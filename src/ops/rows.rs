@@ -1,4 +1,4 @@
-use super::{Check, Checked, Op};
+use super::{Check, Op};
 use crate::{Backend, Float, Mat, MatMut, Result, View};
 
 /// `out[i, :] = table[rows[i], :]`: the embedding look-up, and the choice of some rows of a matrix.
@@ -15,17 +15,12 @@ pub struct GatherRows<'a, B: Backend, T: Float> {
 }
 
 impl<B: Backend, T: Float> Op<B> for GatherRows<'_, B, T> {
-    const NAME: &'static str = "gather_rows";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let [table, d] = self.table.shape();
         check.mat("table", &self.table, [table, d])?;
+        check.view("rows", &self.rows)?;
         check.value(table > 0, "the table", 0, "it must have rows")?;
         check.mat_mut("out", &self.out, [self.rows.len(), d])
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.gather_rows(op)
     }
 }
 
@@ -40,15 +35,10 @@ pub struct ScatterRows<'a, B: Backend, T: Float> {
 }
 
 impl<B: Backend, T: Float> Op<B> for ScatterRows<'_, B, T> {
-    const NAME: &'static str = "scatter_rows";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let [n_out, d] = self.out.shape();
+        check.view("rows", &self.rows)?;
         check.mat("x", &self.x, [self.rows.len(), d])?;
         check.mat_mut("out", &self.out, [n_out, d])
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.scatter_rows(op)
     }
 }

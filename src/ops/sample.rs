@@ -1,4 +1,4 @@
-use super::{Check, Checked, Op};
+use super::{Check, Op};
 use crate::{Backend, MatMut, Result, ViewMut};
 
 /// Chooses the next token of each sequence and moves the sequence on.
@@ -42,8 +42,6 @@ pub struct Sample<'a, B: Backend> {
 }
 
 impl<B: Backend> Op<B> for Sample<'_, B> {
-    const NAME: &'static str = "sample";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let [n, columns] = self.logits.shape();
         check.mat_mut("logits", &self.logits, [n, columns])?;
@@ -55,13 +53,11 @@ impl<B: Backend> Op<B> for Sample<'_, B> {
         check.value((0.0..=1.0).contains(&self.min_p), "min_p", self.min_p, "it must be from 0 to 1")?;
         let penalty = self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite();
         check.value(penalty, "repetition_penalty", self.repetition_penalty, "it must be a positive number")?;
+        check.view_mut("history", &self.history)?;
         let history = n > 0 && self.history.len().is_multiple_of(n) && self.history.len() >= n;
         check.value(history, "history", self.history.len(), "it must hold the same capacity for each sequence")?;
+        check.dims(&[self.history.len() / n])?;
         check.len_mut("positions", &self.positions, n)?;
         check.len_mut("tokens", &self.tokens, n)
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.sample(op)
     }
 }

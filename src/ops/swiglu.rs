@@ -1,4 +1,4 @@
-use super::{Check, Checked, Op};
+use super::{Check, Op};
 use crate::{Backend, Float, Mat, MatMut, Result};
 
 /// `out = silu(gate) · up`, where `gate_up = [gate | up]` is `[n, 2f]` and `out` is `[n, f]`;
@@ -11,17 +11,20 @@ pub struct Swiglu<'a, B: Backend, T: Float> {
 }
 
 impl<B: Backend, T: Float> Op<B> for Swiglu<'_, B, T> {
-    const NAME: &'static str = "swiglu";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
-        let [n, f] = self.out.shape();
-        check.dims(&[n, 2 * f, self.out.stride])?;
-        check.mat("gate_up", &self.gate_up, [n, 2 * f])
+        verify_shapes(check, &self.gate_up, ("out", self.out.mat()))
     }
+}
 
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.swiglu(op)
-    }
+/// What the check of the op and of its gradient share: `out` is the output or its gradient.
+fn verify_shapes<B: Backend, T: Float>(
+    check: &Check<'_, B>,
+    gate_up: &Mat<'_, B, T>,
+    (name, out): (&'static str, Mat<'_, B, T>),
+) -> Result<()> {
+    let [n, f] = out.shape();
+    check.mat(name, &out, [n, f])?;
+    check.mat("gate_up", gate_up, [n, 2 * f])
 }
 
 /// The gradient of [`Swiglu`].
@@ -37,16 +40,8 @@ pub struct SwigluGrad<'a, B: Backend, T: Float> {
 }
 
 impl<B: Backend, T: Float> Op<B> for SwigluGrad<'_, B, T> {
-    const NAME: &'static str = "swiglu_grad";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
-        let [n, f] = self.d_out.shape();
-        check.dims(&[n, 2 * f, self.d_out.stride])?;
-        check.mat("gate_up", &self.gate_up, [n, 2 * f])?;
-        check.mat_mut("d_gate_up", &self.d_gate_up, [n, 2 * f])
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.swiglu_grad(op)
+        verify_shapes(check, &self.gate_up, ("d_out", self.d_out))?;
+        check.mat_mut("d_gate_up", &self.d_gate_up, self.gate_up.shape())
     }
 }

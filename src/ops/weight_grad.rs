@@ -1,4 +1,4 @@
-use super::{Check, Checked, Op};
+use super::{Check, Op};
 use crate::{Backend, Float, Mat, Result, ViewMut};
 
 /// The weight gradient of [`super::Linear`], for a dense layer that is trained: `d_weight += d_outᵀ · x`, in f32.
@@ -12,16 +12,7 @@ pub struct WeightGrad<'a, B: Backend, T: Float> {
 }
 
 impl<B: Backend, T: Float> Op<B> for WeightGrad<'_, B, T> {
-    const NAME: &'static str = "weight_grad";
-
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
-        let ([n, k], [n_out, out]) = (self.x.shape(), self.d_out.shape());
-        check.mat("x", &self.x, [n_out, k])?;
-        check.mat("d_out", &self.d_out, [n, out])?;
-        check.len_mut("d_weight", &self.d_weight, out * k)
-    }
-
-    fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-        backend.weight_grad(op)
+        check.dense(("x", self.x), ("d_out", self.d_out), ("d_weight", self.d_weight.view()))
     }
 }

@@ -13,7 +13,7 @@ pub(crate) use block::{max_or_nan, pack_codes, quantize_block};
 pub use code::{DYNAMIC_MAP, FP4_CODES, NF4_CODES, nearest8};
 pub use nested::{mean, nest, unnest};
 
-use crate::{Backend, Error, Result, View};
+use crate::{Backend, Buf, Error, Result, View};
 
 /// Blocks that share one nested absmax.
 pub const GROUP: usize = 256;
@@ -42,26 +42,46 @@ pub struct Group {
 
 impl crate::Element for Group {}
 
-/// The scale of each block.
-pub enum Scales<'a, B: Backend> {
+/// The scale of each block: one f32, or double quantisation. What holds them is up to the parameters.
+#[derive(Debug, Clone, Copy)]
+pub enum Absmax<F, C, G> {
     /// One f32 for each block.
-    Plain(View<'a, B, f32>),
+    Plain(F),
     /// Double quantisation.
     Nested {
         /// One index into the dynamic map for each block.
-        codes: View<'a, B, u8>,
-        /// One for each [`GROUP`] blocks.
-        groups: View<'a, B, Group>,
+        codes: C,
+        /// One [`Group`] for each [`GROUP`] blocks.
+        groups: G,
     },
 }
 
-impl<B: Backend> Clone for Scales<'_, B> {
-    fn clone(&self) -> Self {
-        *self
+/// Scales as ops take them.
+pub type Scales<'a, B> = Absmax<View<'a, B, f32>, View<'a, B, u8>, View<'a, B, Group>>;
+
+/// Scales in a backend's memory.
+pub type ScaleBufs<B> = Absmax<Buf<B, f32>, Buf<B, u8>, Buf<B, Group>>;
+
+impl<B: Backend> ScaleBufs<B> {
+    /// Zeros for `blocks` blocks.
+    ///
+    /// # Errors
+    /// The device has too little memory.
+    pub fn zeros(backend: &B, blocks: usize, double_quant: bool) -> Result<Self> {
+        if !double_quant {
+            return Ok(Absmax::Plain(backend.zeros(blocks)?));
+        }
+        Ok(Absmax::Nested { codes: backend.zeros(blocks)?, groups: backend.zeros(blocks.div_ceil(GROUP))? })
+    }
+
+    /// All of them.
+    pub fn view(&self) -> Scales<'_, B> {
+        match self {
+            Absmax::Plain(absmax) => Absmax::Plain(absmax.view()),
+            Absmax::Nested { codes, groups } => Absmax::Nested { codes: codes.view(), groups: groups.view() },
+        }
     }
 }
-
-impl<B: Backend> Copy for Scales<'_, B> {}
 
 /// A 4-bit weight in a backend's memory.
 pub struct Weight4<'a, B: Backend> {

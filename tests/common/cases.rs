@@ -1,4 +1,4 @@
-//! The cases of each op, for the suite and, where they are small enough, for whatever else wants them.
+//! Cases that several ops share, for the suite, the gradients and the benches. What is one op's own stands in `ops/`.
 
 use super::tensor::{LAYOUTS, Layout};
 use halfbyte::{
@@ -50,6 +50,20 @@ pub fn any_product() -> impl Strategy<Value = Product> {
     (0usize..150, 1usize..200, 1usize..400, layout(), any::<bool>())
         .prop_map(|(n, outputs, inputs, layout, accumulate)| Product { n, outputs, inputs, layout, accumulate })
 }
+
+impl Product {
+    /// As benches call it.
+    pub fn shape(&self) -> String {
+        format!("{} x {} x {}", self.n, self.outputs, self.inputs)
+    }
+
+    pub fn flops(&self) -> usize {
+        2 * self.n * self.inputs * self.outputs
+    }
+}
+
+/// A small one for finite differences.
+pub const TINY_PRODUCT: Product = Product::new(5, 7, 11);
 
 /// Qwen3-8B's square projection, for the ways that only large products take. The CPU does the first of them.
 pub fn large_products(on_cpu: bool) -> Vec<Product> {
@@ -134,6 +148,17 @@ pub struct Rows {
     pub layout: Layout,
     /// Adds to the output, or adds a residual first.
     pub add: bool,
+}
+
+impl Rows {
+    pub const fn new(n: usize, d: usize) -> Self {
+        Rows { n, d, layout: Layout::Packed, add: false }
+    }
+
+    /// As benches call it.
+    pub fn shape(&self) -> String {
+        format!("{} x {}", self.n, self.d)
+    }
 }
 
 pub fn rows() -> Vec<Rows> {

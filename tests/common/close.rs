@@ -1,5 +1,31 @@
 use super::num::Num;
-use halfbyte::Float;
+use halfbyte::{Backend, Float};
+
+/// How the outputs of one case are compared.
+pub struct Close<'a, B> {
+    pub backend: &'a B,
+    /// The case, for messages.
+    pub name: &'a str,
+    /// Elements that are compared where the oracle takes long.
+    pub most: usize,
+}
+
+impl<B: Backend> Close<'_, B> {
+    /// [`compare`] of the output `part`.
+    pub fn all<T: Float>(&self, part: &str, got: &[T], cols: usize, want: impl Fn(usize, usize) -> Num) {
+        compare(&format!("{}: {part}", self.name), got, cols, want);
+    }
+
+    /// [`compare_some`] of the output `part`.
+    pub fn some<T: Float>(&self, part: &str, got: &[T], cols: usize, want: impl Fn(usize, usize) -> Num) {
+        compare_some(&format!("{}: {part}", self.name), got, cols, self.most, want);
+    }
+
+    /// Every element, however many there are.
+    pub fn each<T: Float>(&self, part: &str, got: &[T], cols: usize, want: impl Fn(usize, usize) -> Num) {
+        compare_some(&format!("{}: {part}", self.name), got, cols, usize::MAX, want);
+    }
+}
 
 /// `|got - want| / |want|`, in f64; NaN where any element is.
 pub fn relative_norm(got: &[f32], want: &[f32]) -> f64 {

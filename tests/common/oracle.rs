@@ -1,7 +1,7 @@
 //! What each op should give: plain loops over exact inputs in f64, from the formulas in `src/ops`, with a bound on
 //! what f32 arithmetic may do to the result. No code of either backend is used, nor clever order of sums.
 
-use super::num::Num;
+use super::num::{Num, sum_error};
 use halfbyte::Float;
 
 /// `a[i, :] · b[j, :]` of row-major matrices of `k` columns.
@@ -18,6 +18,17 @@ pub fn row_by_column(a: &[f64], b: &[f64], k: usize, cols: usize, i: usize, j: u
 pub fn column_by_column(a: &[f64], b: &[f64], [a_cols, b_cols]: [usize; 2], i: usize, j: usize) -> Num {
     let n = a.len().checked_div(a_cols).unwrap_or(0);
     Num::dot((0..n).map(|l| (a[l * a_cols + i], b[l * b_cols + j])))
+}
+
+/// `x · weightᵀ` of rows of `k`, flat.
+pub fn product(x: &[f64], weight: &[f64], k: usize) -> Vec<f64> {
+    let (n, outputs) = (x.len() / k, weight.len() / k);
+    (0..n * outputs).map(|i| row_by_row(x, weight, k, i / outputs, i % outputs).v).collect()
+}
+
+/// `sum(d · out)`: the loss whose gradient with respect to `out` is `d`.
+pub fn weighted(d: &[f64], out: impl IntoIterator<Item = f64>) -> f64 {
+    d.iter().zip(out).map(|(d, out)| d * out).sum()
 }
 
 /// `h / sqrt(mean(h²) + eps) · weight`, and its rounded-off parts.
@@ -115,6 +126,34 @@ pub fn attention_grad<T: Float>(score: Num, lse: f64, d_out: &[f64], v: &[f64], 
     let p = (score - Num::from(lse)).exp();
     let d_p = Num::dot(d_out.iter().copied().zip(v.iter().copied()));
     [p.rounded::<T>(), (p * (d_p - delta)).rounded::<T>()]
+}
+
+/// Sums of rows, to which terms are added one by one. `size` and `count` of each give its rounding error at the end.
+pub struct RowSums {
+    sum: Vec<Num>,
+    size: Vec<f64>,
+    count: Vec<f64>,
+}
+
+impl RowSums {
+    pub fn zeros(len: usize) -> Self {
+        RowSums { sum: vec![Num::ZERO; len], size: vec![0.0; len], count: vec![0.0; len] }
+    }
+
+    /// Adds `factor · row` at `at`.
+    pub fn add(&mut self, at: usize, factor: Num, row: &[f64]) {
+        for (i, &x) in (at..).zip(row) {
+            let (v, err) = (factor.v * x, factor.err * x.abs());
+            self.sum[i] = Num { v: self.sum[i].v + v, err: self.sum[i].err + err };
+            self.size[i] += v.abs();
+            self.count[i] += 1.0;
+        }
+    }
+
+    pub fn times(self, scale: Num) -> Vec<Num> {
+        let terms = self.sum.into_iter().zip(self.size).zip(self.count);
+        terms.map(|((sum, size), n)| scale * Num { err: sum.err + sum_error(n) * size, ..sum }).collect()
+    }
 }
 
 /// The moments and weight after one step of AdamW, in f64.

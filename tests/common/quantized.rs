@@ -2,7 +2,7 @@
 
 use super::{
     cases::Quantization,
-    random::Random,
+    make::Make,
     tensor::{Layout, Tensor},
 };
 use halfbyte::{
@@ -26,19 +26,18 @@ pub struct Quantized<B: Backend> {
 
 impl<B: Backend> Quantized<B> {
     /// Every code, with scales as those of a trained weight.
-    pub fn random(backend: &B, random: &Random, shape: [usize; 2], quantization: Quantization, layout: Layout) -> Self {
+    pub fn random(make: &Make<B>, shape: [usize; 2], quantization: Quantization, layout: Layout) -> Self {
         let len = shape[0] * shape[1];
         let blocks = n_blocks(len, quantization.block_size);
-        let codes = Tensor::flat(backend, layout, random.bytes(len.div_ceil(2)));
+        let codes = make.bytes(len.div_ceil(2), layout);
         let scales = if quantization.nested {
-            let sizes = random.uniform(blocks.div_ceil(GROUP));
+            let sizes = make.random.uniform(blocks.div_ceil(GROUP));
             // Smaller than the offset, so that every scale is positive.
             let groups = sizes.iter().map(|u| Group { absmax: 0.01 + 0.02 * u, offset: 0.05 });
-            let codes = Tensor::flat(backend, layout, random.bytes(blocks));
-            Stored::Nested(codes, Tensor::flat(backend, Layout::Packed, groups.collect()))
+            Stored::Nested(make.bytes(blocks, layout), make.flat(Layout::Packed, groups.collect()))
         } else {
-            let absmax = random.uniform(blocks).iter().map(|u| 0.02 + 0.06 * u).collect();
-            Stored::Plain(Tensor::flat(backend, layout, absmax))
+            let absmax = make.random.uniform(blocks).iter().map(|u| 0.02 + 0.06 * u).collect();
+            Stored::Plain(make.flat(layout, absmax))
         };
         Quantized { quantization, shape, codes, scales }
     }
@@ -66,6 +65,17 @@ impl<B: Backend> Quantized<B> {
                 product + group.offset
             }
         }
+    }
+
+    /// What it takes in memory.
+    pub fn bytes(quantization: Quantization, [rows, cols]: [usize; 2]) -> usize {
+        let (len, blocks) = (rows * cols, rows * cols / quantization.block_size);
+        len / 2 + if quantization.nested { blocks + blocks / GROUP * 8 } else { 4 * blocks }
+    }
+
+    /// [`Quantized::decoded`], exactly.
+    pub fn exact<T: Float>(&self) -> Vec<f64> {
+        self.decoded::<T>().into_iter().map(|v| f64::from(v.to_f32())).collect()
     }
 
     /// The weight that the op is defined with: a product in f32, rounded once to `T`.

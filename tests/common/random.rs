@@ -7,6 +7,9 @@ use proptest::{
 };
 use std::cell::Cell;
 
+/// Distinct normal numbers of one draw, which take long. A prime: rows of a repeated matrix differ all the same.
+const PERIOD: usize = 1_048_573;
+
 /// Each draw of a `Random` differs; the same case draws the same.
 pub struct Random {
     seed: u64,
@@ -32,11 +35,15 @@ impl Random {
         self.words(n).into_iter().map(uniform).collect()
     }
 
-    /// Normal with mean 0 and this standard deviation (Box and Muller).
+    /// Normal with mean 0 and this standard deviation (Box and Muller); more than [`PERIOD`] repeat.
     pub fn normal(&self, n: usize, deviation: f32) -> Vec<f32> {
-        let (u, v) = (self.uniform(n), self.uniform(n));
+        let distinct = n.min(PERIOD);
+        let (u, v) = (self.uniform(distinct), self.uniform(distinct));
         let one = |(u, v): (&f32, &f32)| (-2.0 * (1.0 - u).ln()).sqrt() * (std::f32::consts::TAU * v).cos() * deviation;
-        u.iter().zip(&v).map(one).collect()
+        let mut values: Vec<f32> = u.iter().zip(&v).map(one).collect();
+        values.reserve_exact(n - distinct);
+        (distinct..n).for_each(|i| values.push(values[i - PERIOD]));
+        values
     }
 
     /// In `[0, limit)`.

@@ -34,8 +34,10 @@ impl Layout {
 pub struct Tensor<B: Backend, T: Element> {
     buf: Buf<B, T>,
     values: Vec<T>,
+    now: Vec<T>,
     shape: [usize; 2],
     layout: Layout,
+    margin: usize,
 }
 
 fn fence<T: Element>() -> T {
@@ -48,15 +50,17 @@ fn bytes<T: Element>(value: &T) -> &[u8] {
 
 impl<B: Backend, T: Element> Tensor<B, T> {
     pub fn new(backend: &B, shape: [usize; 2], layout: Layout, values: Vec<T>) -> Self {
-        let [rows, cols] = shape;
-        assert_eq!(values.len(), rows * cols);
-        let mut tensor = Tensor { buf: backend.zeros(0).unwrap(), values, shape, layout };
-        let mut host = vec![fence(); tensor.start() + rows * tensor.stride() + MARGIN];
-        for (i, value) in tensor.values.iter().enumerate() {
-            host[tensor.position(i)] = *value;
-        }
-        tensor.buf = backend.upload(&host).unwrap();
+        assert_eq!(values.len(), shape[0] * shape[1]);
+        let buf = backend.zeros(0).unwrap();
+        let mut tensor = Tensor { buf, values, now: Vec::new(), shape, layout, margin: MARGIN };
+        tensor.restore(backend);
         tensor
+    }
+
+    /// Memory without a fence, of which no copy is kept on the host: for benches.
+    pub fn bare(buf: Buf<B, T>, shape: [usize; 2]) -> Self {
+        assert_eq!(buf.len(), shape[0] * shape[1]);
+        Tensor { buf, values: Vec::new(), now: Vec::new(), shape, layout: Layout::Packed, margin: 0 }
     }
 
     /// An output that must be overwritten: NaN.
@@ -74,7 +78,7 @@ impl<B: Backend, T: Element> Tensor<B, T> {
     }
 
     fn start(&self) -> usize {
-        MARGIN + self.layout.gaps()[0]
+        self.margin + self.layout.gaps()[0]
     }
 
     fn stride(&self) -> usize {
@@ -94,29 +98,35 @@ impl<B: Backend, T: Element> Tensor<B, T> {
         &self.values
     }
 
+    /// What it held when it was last fetched as an [`Output`].
+    pub fn now(&self) -> &[T] {
+        &self.now
+    }
+
     pub fn mat(&self) -> Mat<'_, B, T> {
         let ([rows, cols], stride) = (self.shape, self.stride());
         let first = self.layout.gaps()[0];
-        Mat::new(self.buf.at(MARGIN..MARGIN + rows * stride), rows, stride).columns(first..first + cols)
+        Mat::new(self.buf.at(self.margin..self.margin + rows * stride), rows, stride).columns(first..first + cols)
     }
 
     pub fn mat_mut(&mut self) -> MatMut<'_, B, T> {
         let ([rows, cols], stride) = (self.shape, self.stride());
         let first = self.layout.gaps()[0];
-        MatMut::new(self.buf.at_mut(MARGIN..MARGIN + rows * stride), rows, stride).columns(first..first + cols)
+        let all = self.margin..self.margin + rows * stride;
+        MatMut::new(self.buf.at_mut(all), rows, stride).columns(first..first + cols)
     }
 
     /// The only row, or all rows of a packed matrix.
     pub fn view(&self) -> View<'_, B, T> {
         assert!(self.shape[0] == 1 || self.layout == Layout::Packed);
-        self.buf.at(self.start()..self.start() + self.values.len())
+        self.buf.at(self.start()..self.start() + self.shape[0] * self.shape[1])
     }
 
     /// As [`Tensor::view`].
     pub fn view_mut(&mut self) -> ViewMut<'_, B, T> {
         assert!(self.shape[0] == 1 || self.layout == Layout::Packed);
-        let start = self.start();
-        self.buf.at_mut(start..start + self.values.len())
+        let (start, len) = (self.start(), self.shape[0] * self.shape[1]);
+        self.buf.at_mut(start..start + len)
     }
 
     /// What it holds now, row by row. Fails when something outside it was written.
@@ -143,41 +153,53 @@ impl<B: Backend, T: Float> Tensor<B, T> {
         f64::from(self.values[row * self.shape[1] + col].to_f32())
     }
 
+    /// What it held when it was last fetched.
+    pub fn floats(&self) -> Vec<f32> {
+        self.now.iter().map(|v| v.to_f32()).collect()
+    }
+
+    /// The same, exactly.
+    pub fn now_f64(&self) -> Vec<f64> {
+        self.now.iter().map(|v| f64::from(v.to_f32())).collect()
+    }
+
+    /// What was added to it since.
+    pub fn gained(&self) -> Vec<f32> {
+        self.now.iter().zip(&self.values).map(|(now, before)| now.to_f32() - before.to_f32()).collect()
+    }
+
     /// All it held at first.
     pub fn to_f64(&self) -> Vec<f64> {
         self.values.iter().map(|v| f64::from(v.to_f32())).collect()
     }
 }
 
-/// Outputs of one run, to compare two runs to the bit.
-pub trait Bits {
-    fn bits(&self) -> Vec<&[u8]>;
+/// What an op writes to.
+pub trait Output<B: Backend> {
+    /// Reads it, as [`Tensor::read`], for [`Tensor::now`].
+    fn fetch(&mut self, backend: &B, name: &str);
+
+    /// The bytes that were fetched.
+    fn bytes(&self) -> &[u8];
+
+    /// Puts back what it held at first, in fresh memory.
+    fn restore(&mut self, backend: &B);
 }
 
-impl<T: Element> Bits for Vec<T> {
-    fn bits(&self) -> Vec<&[u8]> {
-        vec![bytemuck::cast_slice(self)]
+impl<B: Backend, T: Element> Output<B> for Tensor<B, T> {
+    fn fetch(&mut self, backend: &B, name: &str) {
+        self.now = self.read(backend, name);
     }
-}
 
-macro_rules! bits_of_tuples {
-    ($($name:ident: $t:ident),*) => {
-        impl<$($t: Bits),*> Bits for ($($t,)*) {
-            fn bits(&self) -> Vec<&[u8]> {
-                let ($($name,)*) = self;
-                [$($name.bits()),*].concat()
-            }
+    fn bytes(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.now)
+    }
+
+    fn restore(&mut self, backend: &B) {
+        let mut host = vec![fence(); self.start() + self.shape[0] * self.stride() + self.margin];
+        for (i, value) in self.values.iter().enumerate() {
+            host[self.position(i)] = *value;
         }
-    };
-}
-
-bits_of_tuples!(a: A, b: B);
-bits_of_tuples!(a: A, b: B, c: C);
-bits_of_tuples!(a: A, b: B, c: C, d: D);
-
-/// Runs twice on fresh memory; both must give the same bits.
-pub fn twice<R: Bits>(name: &str, mut run: impl FnMut() -> R) -> R {
-    let (first, second) = (run(), run());
-    assert!(first.bits() == second.bits(), "{name}: two runs differ");
-    first
+        self.buf = backend.upload(&host).unwrap();
+    }
 }

@@ -1,16 +1,20 @@
-//! Buffers, copies, recorded queues.
+//! Buffers, copies, recorded queues, what ops leave in scratch memory.
 
 use crate::common::{
-    self,
-    cases::Quantization,
+    cases::{LoraCase, Product, Quantization},
+    make::{Make, Purpose},
+    ops::{decode_attention, lora},
+    own_cuda,
     quantized::Quantized,
     random::Random,
+    setup::{Check, Setup},
     tensor::{Layout, Tensor},
 };
 use half::bf16;
 use halfbyte::{
-    Backend, Element,
-    ops::{Cast, Linear4, Op, Sample, Sum},
+    Backend, Cuda, Element,
+    ops::{Cast, Heads, Linear4, Op, Sample, Sum},
+    quant::Group,
 };
 
 fn copies_of<B: Backend, T: Element + PartialEq>(backend: &B, values: &[T]) {
@@ -49,7 +53,7 @@ fn copies_of_other_lengths_are_refused<B: Backend>(backend: &B) {
 }
 
 /// One step of a chain: a projection of a state that the last step left, its sum, a token.
-struct Chain<B: Backend> {
+pub struct Chain<B: Backend> {
     weight: Quantized<B>,
     state: Tensor<B, bf16>,
     logits: Tensor<B, f32>,
@@ -62,12 +66,12 @@ struct Chain<B: Backend> {
 const WIDTH: usize = 128;
 
 impl<B: Backend> Chain<B> {
-    fn new(backend: &B) -> Self {
-        let random = Random::new("replay");
+    pub fn new(backend: &B) -> Self {
+        let make = Make::new(backend, Purpose::Suite, "replay");
         let flat = |n: usize| Tensor::flat(backend, Layout::Packed, vec![0u32; n]);
         Chain {
-            weight: Quantized::random(backend, &random, [WIDTH; 2], Quantization::DEFAULT, Layout::Packed),
-            state: Tensor::of(backend, [1, WIDTH], Layout::Packed, &random.normal(WIDTH, 4.0)),
+            weight: Quantized::random(&make, [WIDTH; 2], Quantization::DEFAULT, Layout::Packed),
+            state: make.normal([1, WIDTH], Layout::Packed, 4.0),
             logits: Tensor::of(backend, [1, WIDTH], Layout::Packed, &[0.0; WIDTH]),
             total: Tensor::of(backend, [1, 1], Layout::Packed, &[0.0]),
             history: flat(10),
@@ -76,7 +80,7 @@ impl<B: Backend> Chain<B> {
         }
     }
 
-    fn step(&mut self, backend: &B) -> halfbyte::Result<()> {
+    pub fn step(&mut self, backend: &B) -> halfbyte::Result<()> {
         let op =
             Linear4 { x: self.state.mat(), weight: self.weight.weight(), out: self.logits.mat_mut(), accumulate: true };
         op.run(backend)?;
@@ -98,7 +102,7 @@ impl<B: Backend> Chain<B> {
         op.run(backend)
     }
 
-    fn read(&self, backend: &B) -> (Vec<bf16>, Vec<f32>, Vec<u32>, Vec<u32>) {
+    pub fn read(&self, backend: &B) -> (Vec<bf16>, Vec<f32>, Vec<u32>, Vec<u32>) {
         let floats = (self.state.read(backend, "state"), self.total.read(backend, "total"));
         (floats.0, floats.1, self.history.read(backend, "history"), self.positions.read(backend, "positions"))
     }
@@ -120,17 +124,78 @@ fn replaying_is_running_again<B: Backend>(backend: &B) {
     assert!(replayed.read(backend) == want, "replaying four times is not running four times");
 }
 
-fn memory_is_counted<B: Backend>(backend: &B) {
+/// What was recorded goes on with memory that nobody else holds any more, and does not touch what was made since.
+fn a_recorded_graph_keeps_its_memory(backend: &Cuda) {
+    let mut graph = Default::default();
+    let mut chain = Some(Chain::new(backend));
+    for _ in 0..3 {
+        backend.replay(&mut graph, || chain.as_mut().unwrap().step(backend)).unwrap();
+    }
+    drop(chain.take());
+    let others: Vec<Tensor<Cuda, u32>> =
+        (0..200).map(|i| Tensor::flat(backend, Layout::Packed, vec![1_000_000 + i as u32; 1 << (i % 13)])).collect();
+    for _ in 0..3 {
+        backend.replay(&mut graph, || unreachable!("it was recorded")).unwrap();
+    }
+    for (i, other) in others.iter().enumerate() {
+        assert!(other.read(backend, "replay") == other.values(), "the graph wrote to buffer {i}, which is not its own");
+    }
+}
+
+/// Training, then generating: adapters leave matrices in scratch memory, attention counts in it. 33 keys are one more
+/// than a batch of them.
+fn lora_grad_then_decode_attention<B: Backend>(backend: &B) {
+    let case = LoraCase { product: Product::new(300, 256, 512), rank: 16, dropout: None };
+    let make = Make::new(backend, Purpose::Suite, "lora_grad_then_decode_attention");
+    lora::Gradient::<B, bf16>::new(&make, &case).run(backend).unwrap();
+    let heads = Heads { q: 32, kv: 8, dim: 128 };
+    let case = decode_attention::Case { heads, capacity: 64, positions: vec![32], layout: Layout::Packed };
+    check_each!(Decode, backend, &case);
+}
+
+type Decode<B, T> = decode_attention::Decode<B, T>;
+
+/// Sizes that overflow, or that no machine has, are errors.
+fn sizes_beyond_memory_are_refused<B: Backend>(backend: &B) {
+    assert!(backend.zeros::<f32>(1 << 62).is_err(), "2^64 bytes");
+    assert!(backend.zeros::<Group>(usize::MAX / 4).is_err(), "more than 2^64 bytes");
+    assert!(backend.zeros::<u8>(isize::MAX as usize).is_err(), "2^63 - 1 bytes");
+    assert!(backend.zeros::<f32>(1 << 46).is_err(), "256 TiB");
+    let buf = backend.zeros::<f32>(3).expect("what there is memory for, is given");
+    assert_eq!(buf.len(), 3);
+}
+
+fn memory_is_counted(_: &Cuda) {
+    let Some(backend) = own_cuda() else { return };
     let (before, _) = backend.memory();
     let buf = backend.zeros::<f32>(1000).unwrap();
     let (now, peak) = backend.memory();
     assert!(peak >= now, "{peak} at most, {now} now");
-    // The CPU backend asks the system, which counts the whole process.
-    if !backend.name().starts_with("cpu") {
-        assert_eq!(now, before + 4000, "bytes with the buffer");
-        drop(buf);
-        assert_eq!(backend.memory(), (before, peak), "bytes without it");
-    }
+    assert_eq!(now, before + 4000, "bytes with the buffer");
+    drop(buf);
+    assert_eq!(backend.memory(), (before, peak), "bytes without it");
 }
 
-backends!(copies, copies_of_other_lengths_are_refused, replaying_is_running_again, memory_is_counted);
+/// The CPU backend asks the system, which counts the whole process.
+fn the_peak_is_the_most<B: Backend>(backend: &B) {
+    let (now, peak) = backend.memory();
+    assert!(peak >= now, "{peak} at most, {now} now");
+}
+
+pub fn checks<B: Backend>() -> Vec<Check<B>> {
+    vec![
+        ("copies", copies),
+        ("copies_of_other_lengths_are_refused", copies_of_other_lengths_are_refused),
+        ("sizes_beyond_memory_are_refused", sizes_beyond_memory_are_refused),
+        ("replaying_is_running_again", replaying_is_running_again),
+        ("lora_grad_then_decode_attention", lora_grad_then_decode_attention),
+        ("the_peak_is_the_most", the_peak_is_the_most),
+    ]
+}
+
+pub fn cuda_checks() -> Vec<Check<Cuda>> {
+    vec![
+        ("a_recorded_graph_keeps_its_memory", a_recorded_graph_keeps_its_memory),
+        ("memory_is_counted", memory_is_counted),
+    ]
+}

@@ -4,9 +4,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use minijinja::value::{Kwargs, Value as Jinja, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, escape_formatter};
-use serde_json::{Map, Value};
 
-use crate::checkpoint::python_json;
+use crate::python_json::{self, Dumps};
 
 /// An environment without templates.
 pub(super) fn environment() -> Environment<'static> {
@@ -42,85 +41,20 @@ fn format_value(out: &mut Output<'_>, state: &State<'_, '_>, value: &Jinja) -> R
     Ok(out.write_str(&text)?)
 }
 
-/// `json.dumps(value, ensure_ascii=False, indent=…, sort_keys=…)`.
+/// `json.dumps`, where everything beyond ASCII stays as it is unless `ensure_ascii=True` says otherwise.
 fn tojson(value: Jinja, options: Kwargs) -> Result<Jinja, Error> {
     let indent: Option<usize> = options.get("indent")?;
     let sort_keys = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
-    if options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false) {
-        return Err(Error::new(ErrorKind::InvalidOperation, "tojson(ensure_ascii=true) is not supported"));
-    }
+    let ensure_ascii = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
     let separators: Option<(String, String)> = options
         .get::<Option<Vec<String>>>("separators")?
         .and_then(|pair| pair.try_into().ok().map(|[item, key]: [String; 2]| (item, key)));
     options.assert_all_used()?;
     let value = serde_json::to_value(&value).map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))?;
-    let default_item = if indent.is_some() { "," } else { ", " };
-    let (item, key) = separators.unwrap_or_else(|| (default_item.into(), ": ".into()));
-    let mut writer = PythonJson { out: String::new(), indent, item, key, sort_keys };
-    writer.value(&value, 0);
-    Ok(Jinja::from_safe_string(writer.out))
-}
-
-/// Writes JSON with Python's spacing and numbers.
-struct PythonJson {
-    out: String,
-    indent: Option<usize>,
-    item: String,
-    key: String,
-    sort_keys: bool,
-}
-
-impl PythonJson {
-    fn value(&mut self, value: &Value, depth: usize) {
-        match value {
-            Value::Array(items) if !items.is_empty() => self.array(items, depth),
-            Value::Object(entries) if !entries.is_empty() => self.object(entries, depth),
-            Value::Number(number) if number.is_f64() => {
-                self.out += &number.as_f64().map_or_else(|| number.to_string(), python_json::float);
-            }
-            other => self.out += &other.to_string(),
-        }
-    }
-
-    fn array(&mut self, items: &[Value], depth: usize) {
-        self.out.push('[');
-        for (index, item) in items.iter().enumerate() {
-            self.separate(index, depth + 1);
-            self.value(item, depth + 1);
-        }
-        self.new_line(depth);
-        self.out.push(']');
-    }
-
-    fn object(&mut self, entries: &Map<String, Value>, depth: usize) {
-        let mut entries: Vec<_> = entries.iter().collect();
-        if self.sort_keys {
-            entries.sort_by_key(|(key, _)| *key);
-        }
-        self.out.push('{');
-        for (index, (key, value)) in entries.into_iter().enumerate() {
-            self.separate(index, depth + 1);
-            self.out += &Value::from(key.as_str()).to_string();
-            self.out += &self.key;
-            self.value(value, depth + 1);
-        }
-        self.new_line(depth);
-        self.out.push('}');
-    }
-
-    fn separate(&mut self, index: usize, depth: usize) {
-        if index > 0 {
-            self.out += &self.item;
-        }
-        self.new_line(depth);
-    }
-
-    fn new_line(&mut self, depth: usize) {
-        if let Some(indent) = self.indent {
-            self.out.push('\n');
-            self.out.extend(std::iter::repeat_n(' ', indent * depth));
-        }
-    }
+    let python = Dumps::new(indent);
+    let separators = separators.unwrap_or(python.separators);
+    let text = Dumps { indent, separators, sort_keys, ensure_ascii }.dumps(&value);
+    Ok(Jinja::from_safe_string(text))
 }
 
 /// The time `seconds` after 1970 in UTC, by the directives of Python's `strftime` that templates use.
@@ -201,6 +135,7 @@ fn civil_date(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::Value;
 
     #[test]
     fn dates_as_python_writes_them() {

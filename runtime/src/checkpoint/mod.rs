@@ -3,17 +3,16 @@
 
 mod header;
 mod mmap;
-pub(crate) mod python_json;
 mod quantized;
 mod reader;
 mod save;
 mod tensor;
 mod writer;
 
-pub use quantized::{Absmax, FourBit, Weight};
+pub use quantized::{Bnb4bitTensor, GroupBytes, ScaleBytes, Weight};
 pub use reader::Checkpoint;
 pub use safetensors::Dtype;
-pub use save::FourBitNote;
+pub use save::BnbConfig;
 pub use tensor::{Tensor, TensorRef};
 pub(crate) use writer::stage_file;
 pub use writer::{CheckpointWriter, DEFAULT_SHARD_BYTES, write_file};

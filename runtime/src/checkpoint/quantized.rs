@@ -1,11 +1,12 @@
 use halfbyte::DType;
-use halfbyte::quant::{BLOCK_SIZES, Format, GROUP};
+use halfbyte::quant::{Absmax, BLOCK_SIZES, Format, GROUP};
 use safetensors::Dtype;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::tensor::f32s;
-use super::{Checkpoint, Tensor, TensorRef, python_json};
+use super::{Checkpoint, Tensor, TensorRef};
 use crate::config::{dtype_by_name, dtype_name};
+use crate::python_json::Dumps;
 use crate::{Error, Result};
 
 /// Codes of a 4-bit format.
@@ -28,12 +29,12 @@ pub enum Weight<'a> {
     /// Unquantised, of a floating-point type.
     Dense(TensorRef<'a>),
     /// In bitsandbytes' 4 bits.
-    FourBit(FourBit<'a>),
+    Quantized(Bnb4bitTensor<'a>),
 }
 
 /// A weight `[out, in]` in bitsandbytes' 4-bit layout, as bytes of its file.
 #[derive(Debug, Clone, Copy)]
-pub struct FourBit<'a> {
+pub struct Bnb4bitTensor<'a> {
     /// Which codes.
     pub format: Format,
     /// Elements that share a scale; one of [`BLOCK_SIZES`].
@@ -45,27 +46,25 @@ pub struct FourBit<'a> {
     /// Two codes a byte, the first in the high half, over the flattened weight: `⌈out·in / 2⌉` bytes.
     pub codes: &'a [u8],
     /// One scale for each block, `⌈out·in / block_size⌉` of them.
-    pub absmax: Absmax<'a>,
+    pub absmax: ScaleBytes<'a>,
     /// What the 16 codes stand for: f32, little-endian.
     pub quant_map: &'a [u8],
 }
 
 /// The scales of a 4-bit weight's blocks; f32 little-endian and of any alignment.
+///
+/// With double quantisation, block `i` has `map[codes[i]] · groups.absmax[i / 256] + offset`.
+pub type ScaleBytes<'a> = Absmax<&'a [u8], &'a [u8], GroupBytes<'a>>;
+
+/// What doubly quantised scales share, in groups or all.
 #[derive(Debug, Clone, Copy)]
-pub enum Absmax<'a> {
-    /// f32 each.
-    Plain(&'a [u8]),
-    /// Double quantisation: block `i` has `map[codes[i]] · groups[i / 256] + offset`.
-    Nested {
-        /// A byte for each block.
-        codes: &'a [u8],
-        /// An f32 for each [`GROUP`] blocks.
-        groups: &'a [u8],
-        /// Mean of the scales.
-        offset: f32,
-        /// What the bytes stand for, 256 f32.
-        map: &'a [u8],
-    },
+pub struct GroupBytes<'a> {
+    /// An f32 for each [`GROUP`] blocks.
+    pub absmax: &'a [u8],
+    /// Mean of the scales.
+    pub offset: f32,
+    /// What the bytes stand for, 256 f32.
+    pub map: &'a [u8],
 }
 
 impl Checkpoint {
@@ -80,20 +79,20 @@ impl Checkpoint {
         match states {
             [(_, None), (_, None)] => dense(tensor, shape).map(Weight::Dense),
             [(format, Some(state)), (_, None)] | [(_, None), (format, Some(state))] => {
-                self.four_bit(tensor, format, state, shape).map(Weight::FourBit)
+                self.quantized(tensor, format, state, shape).map(Weight::Quantized)
             }
             _ => Err(broken(tensor, "it has both an nf4 and an fp4 state; write the checkpoint again")),
         }
     }
 
-    fn four_bit<'a>(
+    fn quantized<'a>(
         &'a self,
         tensor: TensorRef<'a>,
         format: Format,
         state: TensorRef<'a>,
         want: [usize; 2],
-    ) -> Result<FourBit<'a>> {
-        let state = State::parse(tensor, state, format)?;
+    ) -> Result<Bnb4bitTensor<'a>> {
+        let state = QuantState::parse(tensor, state, format)?;
         if state.shape != want {
             return Err(broken(tensor, format!("its state says that it is {:?}, expected {want:?}", state.shape)));
         }
@@ -109,18 +108,20 @@ impl Checkpoint {
             None => Absmax::Plain(part("absmax", Dtype::F32, 4 * blocks)?),
             Some(offset) => Absmax::Nested {
                 codes: part("absmax", Dtype::U8, blocks)?,
-                groups: part("nested_absmax", Dtype::F32, 4 * blocks.div_ceil(GROUP))?,
-                offset,
-                map: part("nested_quant_map", Dtype::F32, 4 * MAP)?,
+                groups: GroupBytes {
+                    absmax: part("nested_absmax", Dtype::F32, 4 * blocks.div_ceil(GROUP))?,
+                    offset,
+                    map: part("nested_quant_map", Dtype::F32, 4 * MAP)?,
+                },
             },
         };
         let quant_map = part("quant_map", Dtype::F32, 4 * CODES)?;
-        let State { block_size, shape, dtype, .. } = state;
-        Ok(FourBit { format, block_size, shape, dtype, codes, absmax, quant_map })
+        let QuantState { block_size, shape, dtype, .. } = state;
+        Ok(Bnb4bitTensor { format, block_size, shape, dtype, codes, absmax, quant_map })
     }
 }
 
-impl<'a> FourBit<'a> {
+impl<'a> Bnb4bitTensor<'a> {
     /// The weight that a tensor of this name is a part of, if it is named like one.
     pub(super) fn weight_of_part(name: &str) -> Option<&str> {
         PARTS.iter().find_map(|part| name.strip_suffix(part)?.strip_suffix('.'))
@@ -133,18 +134,18 @@ impl<'a> FourBit<'a> {
 
     /// The state as bitsandbytes writes it, to the byte: `json.dumps` of its `QuantState.as_dict`.
     pub fn state_json(&self) -> String {
-        let [rows, cols] = self.shape;
-        let mut json = format!(
-            r#"{{"quant_type": "{}", "blocksize": {}, "dtype": "{}", "shape": [{rows}, {cols}]"#,
-            self.format,
-            self.block_size,
-            dtype_name(self.dtype),
-        );
-        if let Absmax::Nested { offset, .. } = self.absmax {
-            let offset = python_json::float(f64::from(offset));
-            json += &format!(r#", "nested_blocksize": {GROUP}, "nested_dtype": "float32", "nested_offset": {offset}"#);
+        let mut state = json!({
+            "quant_type": self.format.to_string(),
+            "blocksize": self.block_size,
+            "dtype": dtype_name(self.dtype),
+            "shape": self.shape,
+        });
+        if let Absmax::Nested { groups: GroupBytes { offset, .. }, .. } = self.absmax {
+            state["nested_blocksize"] = GROUP.into();
+            state["nested_dtype"] = "float32".into();
+            state["nested_offset"] = f64::from(offset).into();
         }
-        json + "}"
+        Dumps::new(None).dumps(&state)
     }
 
     /// Hands on each tensor of this weight as bitsandbytes names and shapes them.
@@ -157,10 +158,10 @@ impl<'a> FourBit<'a> {
         part("quant_map", Dtype::F32, self.quant_map)?;
         match self.absmax {
             Absmax::Plain(absmax) => part("absmax", Dtype::F32, absmax)?,
-            Absmax::Nested { codes, groups, map, .. } => {
+            Absmax::Nested { codes, groups } => {
                 part("absmax", Dtype::U8, codes)?;
-                part("nested_absmax", Dtype::F32, groups)?;
-                part("nested_quant_map", Dtype::F32, map)?;
+                part("nested_absmax", Dtype::F32, groups.absmax)?;
+                part("nested_quant_map", Dtype::F32, groups.map)?;
             }
         }
         part(&state_part(self.format), Dtype::U8, self.state_json().as_bytes())
@@ -199,14 +200,14 @@ fn broken(weight: TensorRef, reason: impl Into<String>) -> Error {
 }
 
 /// What a `quant_state.bitsandbytes__*` tensor says.
-struct State {
+struct QuantState {
     block_size: usize,
     shape: [usize; 2],
     dtype: DType,
     nested_offset: Option<f32>,
 }
 
-impl State {
+impl QuantState {
     fn parse(weight: TensorRef, state: TensorRef, format: Format) -> Result<Self> {
         let json: Value = serde_json::from_slice(state.data)
             .map_err(|e| broken(weight, format!("its quant_state is not JSON ({e}); download the file again")))?;

@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use super::header::Header;
 use super::mmap::Bytes;
-use super::{FourBit, TensorRef};
+use super::{Bnb4bitTensor, TensorRef};
 use crate::{Error, Result, files};
 
 const ONE_FILE: &str = "model.safetensors";
@@ -106,7 +106,7 @@ impl Checkpoint {
 
     /// The names of all tensors without those that are parts of a 4-bit weight (its scales and tables), sorted.
     pub fn weight_names(&self) -> impl Iterator<Item = &str> {
-        self.names().filter(|name| FourBit::weight_of_part(name).is_none_or(|weight| !self.has(weight)))
+        self.names().filter(|name| Bnb4bitTensor::weight_of_part(name).is_none_or(|weight| !self.has(weight)))
     }
 
     /// Whether there is a tensor of this name.

@@ -5,9 +5,9 @@ use halfbyte::DType;
 use halfbyte::quant::Format;
 use serde_json::{Value, json};
 
-use super::{CheckpointWriter, python_json};
+use super::CheckpointWriter;
 use crate::config::dtype_name;
-use crate::{Error, Result};
+use crate::{Error, Result, python_json};
 
 /// What belongs to a model beside its weights and `config.json`.
 const COMPANIONS: [&str; 9] = [
@@ -22,9 +22,9 @@ const COMPANIONS: [&str; 9] = [
     "chat_template.json",
 ];
 
-/// How a 4-bit checkpoint was quantised, as `config.json` tells it.
+/// How a 4-bit checkpoint was quantised: what is ours to choose of `quantization_config`, transformers' `BitsAndBytesConfig`.
 #[derive(Debug, Clone, Copy)]
-pub struct FourBitNote {
+pub struct BnbConfig {
     /// Which codes.
     pub format: Format,
     /// Whether the block scales are quantised too.
@@ -36,16 +36,16 @@ pub struct FourBitNote {
 impl CheckpointWriter {
     /// Adds `config.json` from the text of the source model's, with the `quantization_config` that transformers writes
     /// for a bitsandbytes model, or without any.
-    pub fn put_config(&mut self, source: &str, note: Option<FourBitNote>) -> Result<()> {
+    pub fn put_config(&mut self, source: &str, bnb: Option<BnbConfig>) -> Result<()> {
         const NAME: &str = "config.json";
         let mut config: Value = serde_json::from_str(source).map_err(Error::json(Path::new(NAME)))?;
         if let Some(keys) = config.as_object_mut() {
-            match note {
-                Some(note) => keys.insert("quantization_config".to_owned(), note.to_json()),
+            match bnb {
+                Some(bnb) => keys.insert("quantization_config".to_owned(), bnb.to_json()),
                 None => keys.shift_remove("quantization_config"),
             };
         }
-        self.put_file(NAME, (python_json::sorted(config) + "\n").as_bytes())
+        self.put_file(NAME, (python_json::sorted(&config) + "\n").as_bytes())
     }
 
     /// Copies the tokenizer, the chat template and the generation defaults of the model in `from`, those that there are.
@@ -60,7 +60,7 @@ impl CheckpointWriter {
     }
 }
 
-impl FourBitNote {
+impl BnbConfig {
     fn to_json(self) -> Value {
         json!({
             "_load_in_4bit": true,

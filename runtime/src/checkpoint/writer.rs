@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use safetensors::Dtype;
 use serde_json::json;
 
-use super::{FourBit, Tensor, header, python_json};
+use super::{Bnb4bitTensor, Tensor, header};
 use crate::files::{self, Staged};
-use crate::{Error, Result};
+use crate::{Error, Result, python_json};
 
 /// Bytes of tensors in a file before another is begun, as huggingface_hub has it.
 pub const DEFAULT_SHARD_BYTES: u64 = 5_000_000_000;
@@ -83,7 +83,7 @@ impl CheckpointWriter {
     }
 
     /// Adds all tensors of a 4-bit weight.
-    pub fn put_four_bit(&mut self, name: &str, weight: &FourBit) -> Result<()> {
+    pub fn put_quantized(&mut self, name: &str, weight: &Bnb4bitTensor) -> Result<()> {
         weight.each_tensor(name, |tensor| self.put(tensor))
     }
 
@@ -111,7 +111,7 @@ impl CheckpointWriter {
         }
         if n > 1 {
             let index = json!({"metadata": {"total_size": self.bytes}, "weight_map": weight_map});
-            self.put_file("model.safetensors.index.json", (python_json::sorted(index) + "\n").as_bytes())?;
+            self.put_file("model.safetensors.index.json", (python_json::sorted(&index) + "\n").as_bytes())?;
         }
         files.into_iter().try_for_each(|(file, path)| file.rename(&path))?;
         self.others.drain(..).try_for_each(Staged::commit)?;

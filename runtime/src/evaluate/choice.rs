@@ -3,9 +3,9 @@
 use super::questions::{Accuracy, Question};
 use crate::{
     Result,
-    model::{Activations, Pass, Qwen3},
+    batch::{Sample, batches},
+    model::{Activations, ForwardContext, LossBuffers, Qwen3},
     tokenizer::Tokenizer,
-    train::{data::Sample, trainer::batches},
 };
 use halfbyte::{Backend, Float};
 
@@ -29,14 +29,15 @@ fn samples(question: &Question, tokenizer: &Tokenizer) -> Result<Vec<Sample>> {
 /// Answers each question with the option of the highest summed log-likelihood after context and question; options are
 /// not divided by their length.
 ///
-/// `acts` must have room for the longest question with an option.
+/// `acts` must have room for the longest question with an option, and `loss` for as many targets as `acts` for tokens.
 ///
 /// # Errors
 /// A question does not fit, or the device refuses.
 pub fn choose<B: Backend, T: Float>(
     model: &Qwen3<B, T>,
-    pass: Pass<'_, B, T>,
+    ctx: ForwardContext<'_, B, T>,
     acts: &mut Activations<B, T>,
+    loss: &mut LossBuffers<B, T>,
     tokenizer: &Tokenizer,
     questions: &[Question],
 ) -> Result<(Vec<usize>, Accuracy)> {
@@ -46,7 +47,7 @@ pub fn choose<B: Backend, T: Float>(
     }
     let mut losses = Vec::new();
     for batch in batches(&all, acts.capacity)? {
-        losses.extend(model.target_losses(pass, acts, &batch)?);
+        losses.extend(model.target_losses(ctx, acts, loss, &batch)?);
     }
     let mut rest = losses.as_slice();
     let mut sums = Vec::new();

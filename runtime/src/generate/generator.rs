@@ -3,7 +3,7 @@
 use super::stream::TextStream;
 use crate::{
     Error, Result,
-    model::{Decoder, Pass, Qwen3, SampleOptions},
+    model::{Decoder, ForwardContext, Qwen3, SampleOptions},
     tokenizer::Tokenizer,
 };
 use halfbyte::{Backend, Float};
@@ -43,7 +43,7 @@ pub struct Generated {
 /// The prompt is empty or too long, or the device refuses.
 pub fn generate<B: Backend, T: Float>(
     model: &Qwen3<B, T>,
-    pass: Pass<'_, B, T>,
+    ctx: ForwardContext<'_, B, T>,
     tokenizer: &Tokenizer,
     prompt: &[u32],
     options: &GenerateOptions,
@@ -52,8 +52,8 @@ pub fn generate<B: Backend, T: Float>(
     if options.max_new_tokens == 0 {
         return Err(Error::setting("max_new_tokens", 0, "it must be at least 1"));
     }
-    let capacity = prompt.len() + options.max_new_tokens;
-    let mut decoder = Decoder::new(model, pass, 1, capacity, tokenizer.vocab_size(), options.sample)?;
+    let capacity = prompt.len().saturating_add(options.max_new_tokens);
+    let mut decoder = Decoder::new(model, ctx, 1, capacity, tokenizer.vocab_size(), options.sample)?;
     let began = Instant::now();
     let mut next = decoder.prefill(&[prompt.to_vec()])?[0];
     let (prompt_seconds, began) = (began.elapsed().as_secs_f64(), Instant::now());

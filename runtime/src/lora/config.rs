@@ -3,9 +3,9 @@ use std::path::Path;
 use serde_json::{Map, Number, Value, json};
 
 use super::Targets;
-use crate::checkpoint::python_json;
 use crate::config::Projection;
 use crate::config::keys::Keys;
+use crate::python_json::Dumps;
 use crate::{Error, Result, files};
 
 /// The file of an adapter's configuration.
@@ -189,7 +189,7 @@ impl LoraConfig {
         keys.extend(self.fields().as_object().cloned().unwrap_or_default());
         // Not the inner objects: of patterns, the first that matches counts.
         keys.sort_keys();
-        python_json::pretty(&Value::Object(keys))
+        Dumps::new(Some(2)).dumps(&Value::Object(keys))
     }
 
     fn fields(&self) -> Value {

@@ -13,10 +13,10 @@ const ALIGN: usize = 64;
 
 /// One adapted layer and where its tensors lie in the flat buffer.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Site {
+pub struct LoraModule {
     /// The layer.
     pub module: Module,
-    /// Position among the sites: its dropout masks are its own.
+    /// Position among the adapted modules: its dropout masks are its own.
     pub index: usize,
     /// Inputs and outputs of the layer.
     pub in_features: usize,
@@ -38,7 +38,7 @@ pub struct Site {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Layout {
     /// In the model's order.
-    pub sites: Vec<Site>,
+    pub modules: Vec<LoraModule>,
     /// The trained output head `[vocab, hidden]`, if it is in `modules_to_save`.
     pub head: Option<Range<usize>>,
     /// Elements in all, padding included.
@@ -48,7 +48,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Lays out the sites, which must come in the model's order, then the head of `head_len` elements.
+    /// Lays out the modules, which must come in the model's order, then the head of `head_len` elements.
     ///
     /// # Errors
     /// A target is the output head, which can be trained whole (`modules_to_save`) but not adapted.
@@ -69,8 +69,8 @@ impl Layout {
             columns.1 = xa.end.next_multiple_of(8);
             layout.xa_columns = layout.xa_columns.max(columns.1);
             let (a, b) = (layout.take(rank * in_features), layout.take(out_features * rank));
-            let index = layout.sites.len();
-            layout.sites.push(Site { module, index, in_features, out_features, rank, scale, a, b, xa });
+            let index = layout.modules.len();
+            layout.modules.push(LoraModule { module, index, in_features, out_features, rank, scale, a, b, xa });
         }
         layout.head = head_len.map(|len| layout.take(len));
         Ok(layout)
@@ -82,16 +82,16 @@ impl Layout {
         start..start + len
     }
 
-    /// The site of a layer, if it is adapted.
-    pub fn site(&self, layer: usize, projection: Projection) -> Option<&Site> {
-        let at = self.sites.binary_search_by_key(&Module::Layer(layer, projection), |site| site.module);
-        at.ok().map(|i| &self.sites[i])
+    /// The module of a layer, if it is adapted.
+    pub fn module(&self, layer: usize, projection: Projection) -> Option<&LoraModule> {
+        let at = self.modules.binary_search_by_key(&Module::Layer(layer, projection), |lora| lora.module);
+        at.ok().map(|i| &self.modules[i])
     }
 
     /// The lowest decoder layer with an adapter: the backward pass ends there.
     pub fn lowest_layer(&self) -> Option<usize> {
-        // Sites are in the model's order.
-        match self.sites.first()?.module {
+        // Modules are in the model's order.
+        match self.modules.first()?.module {
             Module::Layer(layer, _) => Some(layer),
             Module::LmHead => None,
         }
@@ -105,9 +105,9 @@ impl Layout {
         let head_len = adapter.lm_head.as_ref().map(|head| head.weight.len());
         let layout = Layout::new(adapter.layers.iter().map(|layer| layer.target), head_len)?;
         let mut flat = vec![0.0; layout.len];
-        for (site, layer) in layout.sites.iter().zip(&adapter.layers) {
-            flat[site.a.clone()].copy_from_slice(&layer.a);
-            flat[site.b.clone()].copy_from_slice(&layer.b);
+        for (lora, layer) in layout.modules.iter().zip(&adapter.layers) {
+            flat[lora.a.clone()].copy_from_slice(&layer.a);
+            flat[lora.b.clone()].copy_from_slice(&layer.b);
         }
         if let (Some(range), Some(head)) = (layout.head.clone(), &adapter.lm_head) {
             flat[range].copy_from_slice(&head.weight);
@@ -117,29 +117,29 @@ impl Layout {
 
     /// The adapter that `flat` holds.
     pub fn to_adapter(&self, config: &LoraConfig, model: &Qwen3Config, flat: &[f32]) -> Adapter {
-        let weights = |site: &Site| LoraWeights {
+        let weights = |lora: &LoraModule| LoraWeights {
             target: Target {
-                module: site.module,
-                r: site.rank,
-                scaling: site.scale,
-                shape: [site.out_features, site.in_features],
+                module: lora.module,
+                r: lora.rank,
+                scaling: lora.scale,
+                shape: [lora.out_features, lora.in_features],
             },
-            a: flat[site.a.clone()].to_vec(),
-            b: flat[site.b.clone()].to_vec(),
+            a: flat[lora.a.clone()].to_vec(),
+            b: flat[lora.b.clone()].to_vec(),
         };
         let head =
             |range: Range<usize>| HeadWeights { shape: model.shape(Module::LmHead), weight: flat[range].to_vec() };
         Adapter {
             config: config.clone(),
-            layers: self.sites.iter().map(weights).collect(),
+            layers: self.modules.iter().map(weights).collect(),
             lm_head: self.head.clone().map(head),
         }
     }
 
     /// Trained numbers, padding not counted.
     pub fn n_trainable(&self) -> usize {
-        let sites: usize = self.sites.iter().map(|site| site.a.len() + site.b.len()).sum();
-        sites + self.head.as_ref().map_or(0, |head| head.len())
+        let modules: usize = self.modules.iter().map(|lora| lora.a.len() + lora.b.len()).sum();
+        modules + self.head.as_ref().map_or(0, |head| head.len())
     }
 }
 
@@ -161,14 +161,14 @@ impl<B: Backend, T: Float> DeviceAdapter<B, T> {
         Ok(DeviceAdapter { layout, compute: backend.upload(&host)? })
     }
 
-    /// `A` of a site, `[r, in]`.
-    pub(crate) fn a(&self, site: &Site) -> View<'_, B, T> {
-        self.compute.at(site.a.clone())
+    /// `A` of a module, `[r, in]`.
+    pub(crate) fn a(&self, lora: &LoraModule) -> View<'_, B, T> {
+        self.compute.at(lora.a.clone())
     }
 
-    /// `B` of a site, `[out, r]`.
-    pub(crate) fn b(&self, site: &Site) -> View<'_, B, T> {
-        self.compute.at(site.b.clone())
+    /// `B` of a module, `[out, r]`.
+    pub(crate) fn b(&self, lora: &LoraModule) -> View<'_, B, T> {
+        self.compute.at(lora.b.clone())
     }
 
     /// The trained head, `[vocab, hidden]`.

@@ -34,8 +34,8 @@ fn head(model: &Qwen3Config, files: &Checkpoint) -> Result<HeadWeights> {
     Ok(HeadWeights { shape, weight })
 }
 
-fn random_a(init: &Init, r: usize, cols: usize, site: u32, seed: u64) -> Result<Vec<f32>> {
-    let words = |quad: usize| philox([quad as u32, (quad >> 32) as u32, site, STREAM], seed);
+fn random_a(init: &Init, r: usize, cols: usize, module: u32, seed: u64) -> Result<Vec<f32>> {
+    let words = |quad: usize| philox([quad as u32, (quad >> 32) as u32, module, STREAM], seed);
     let quads = (0..(r * cols).div_ceil(4)).map(words);
     let mut a: Vec<f32> = match init {
         Init::Kaiming => {
@@ -92,8 +92,8 @@ mod tests {
     }
 
     #[test]
-    fn sites_and_seeds_differ() {
-        let make = |site, seed| random_a(&Init::Kaiming, 4, 64, site, seed).unwrap();
+    fn modules_and_seeds_differ() {
+        let make = |module, seed| random_a(&Init::Kaiming, 4, 64, module, seed).unwrap();
         assert_eq!(make(0, 0), make(0, 0));
         assert_ne!(make(0, 0), make(1, 0));
         assert_ne!(make(0, 0), make(0, 1));

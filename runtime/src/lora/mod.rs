@@ -10,6 +10,6 @@ mod init;
 mod targets;
 
 pub use config::{Init, LoraConfig};
-pub use device::{DeviceAdapter, Layout, Site};
+pub use device::{DeviceAdapter, Layout, LoraModule};
 pub use files::{Adapter, HeadWeights, LoraWeights};
 pub use targets::{Target, Targets};

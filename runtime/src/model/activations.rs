@@ -1,42 +1,84 @@
-use super::Qwen3;
-use crate::{Result, config::Qwen3Config, train::packing::Batch};
-use halfbyte::{Backend, Buf, Float};
+use super::{ForwardContext, Keep, Qwen3, residual::ResidualStream, rows::Rows};
+use crate::{Error, Result, batch::Batch, config::Qwen3Config};
+use halfbyte::{Backend, Buf, Float, View};
+
+/// The tokens in hand, on the device.
+pub(super) struct Tokens<B: Backend> {
+    /// How many, of how many sequences, and the longest of these.
+    pub n: usize,
+    n_seqs: usize,
+    pub max_len: usize,
+    /// `[n]`
+    pub ids: Buf<B, u32>,
+    /// `[n]`
+    pub positions: Buf<B, u32>,
+    /// `[n_seqs + 1]`
+    cu_seqlens: Buf<B, u32>,
+}
+
+impl<B: Backend> Tokens<B> {
+    fn new(backend: &B, capacity: usize) -> Result<Self> {
+        Ok(Tokens {
+            n: 0,
+            n_seqs: 0,
+            max_len: 0,
+            ids: backend.zeros(capacity)?,
+            positions: backend.zeros(capacity)?,
+            cu_seqlens: backend.zeros(capacity + 1)?,
+        })
+    }
+
+    pub fn ids(&self) -> View<'_, B, u32> {
+        self.ids.at(0..self.n)
+    }
+
+    pub fn positions(&self) -> View<'_, B, u32> {
+        self.positions.at(0..self.n)
+    }
+
+    pub fn cu_seqlens(&self) -> View<'_, B, u32> {
+        self.cu_seqlens.at(0..self.n_seqs + 1)
+    }
+}
 
 /// What the forward pass keeps of one decoder layer for the backward pass.
 ///
 /// Not kept, because they are cheap to make again: the normed inputs of the projections and the output of SwiGLU.
 pub(super) struct LayerActivations<B: Backend, T: Float> {
     /// `[n, q + 2 kv]`: before the norms and the rotation.
-    pub qkv: Buf<B, T>,
+    pub qkv: Rows<B, T>,
     /// `[n, q]`: rotated.
-    pub q: Buf<B, T>,
+    pub q: Rows<B, T>,
     /// `[n, kv]`: rotated.
-    pub k: Buf<B, T>,
+    pub k: Rows<B, T>,
     /// `[n, q]`
-    pub attention: Buf<B, T>,
-    /// `[heads.q, n]`
-    pub lse: Buf<B, f32>,
-    /// `[n, hidden]`: the residual stream between attention and MLP.
-    pub middle: Buf<B, T>,
+    pub attention: Rows<B, T>,
+    /// `[heads.q, n]`, in the memory of `[n, heads.q]`.
+    pub lse: Rows<B, f32>,
     /// `[n, 2 intermediate]`
-    pub gate_up: Buf<B, T>,
+    pub gate_up: Rows<B, T>,
     /// `[n, xa_columns]`: `x Aᵀ` of each adapter.
-    pub xa: Buf<B, T>,
+    pub xa: Rows<B, T>,
 }
 
 impl<B: Backend, T: Float> LayerActivations<B, T> {
-    fn new(backend: &B, config: &Qwen3Config, n: usize, xa_columns: usize) -> Result<Self> {
+    fn new(ctx: ForwardContext<'_, B, T>, config: &Qwen3Config, capacity: usize) -> Result<Self> {
         let (q, kv) = (config.q_size(), config.kv_size());
+        let rows = |cols| Rows::new(ctx.backend, capacity, cols);
         Ok(LayerActivations {
-            qkv: backend.zeros(n * (q + 2 * kv))?,
-            q: backend.zeros(n * q)?,
-            k: backend.zeros(n * kv)?,
-            attention: backend.zeros(n * q)?,
-            lse: backend.zeros(n * config.n_heads)?,
-            middle: backend.zeros(n * config.hidden_size)?,
-            gate_up: backend.zeros(n * 2 * config.intermediate_size)?,
-            xa: backend.zeros(n * xa_columns)?,
+            qkv: rows(q + 2 * kv)?,
+            q: rows(q)?,
+            k: rows(kv)?,
+            attention: rows(q)?,
+            lse: Rows::new(ctx.backend, capacity, config.n_heads)?,
+            gate_up: rows(2 * config.intermediate_size)?,
+            xa: rows(ctx.xa_columns())?,
         })
+    }
+
+    fn bytes(&self) -> usize {
+        let LayerActivations { qkv, q, k, attention, lse, gate_up, xa } = self;
+        [qkv, q, k, attention, gate_up, xa].map(Rows::bytes).iter().sum::<usize>() + lse.bytes()
     }
 }
 
@@ -44,55 +86,31 @@ impl<B: Backend, T: Float> LayerActivations<B, T> {
 pub struct Activations<B: Backend, T: Float> {
     /// The most tokens that fit.
     pub capacity: usize,
-    /// Tokens, sequences and longest sequence of the batch in hand.
-    pub(super) n: usize,
-    pub(super) n_seqs: usize,
-    pub(super) max_len: usize,
-    /// `[n]`
-    pub(super) ids: Buf<B, u32>,
-    /// `[n]`
-    pub(super) positions: Buf<B, u32>,
-    /// `[n_seqs + 1]`
-    pub(super) cu_seqlens: Buf<B, u32>,
-    /// The residual stream: what enters each layer, then what leaves the last. `[n, hidden]` each.
-    pub(super) residual: Vec<Buf<B, T>>,
-    /// One for each layer, or one for all where layers are computed again in the backward pass.
+    pub(super) tokens: Tokens<B>,
+    pub(super) residual: ResidualStream<B, T>,
+    /// One for each layer, or one for all where they are not kept.
     pub(super) layers: Vec<LayerActivations<B, T>>,
     /// `[n, hidden]`, scratch: a projection's normed input.
-    pub(super) normed: Buf<B, T>,
+    pub(super) normed: Rows<B, T>,
     /// `[n, intermediate]`, scratch: SwiGLU's output.
-    pub(super) gated: Buf<B, T>,
+    pub(super) gated: Rows<B, T>,
 }
 
 impl<B: Backend, T: Float> Activations<B, T> {
-    /// Memory for `capacity` tokens. With `checkpointing`, only the residual stream between layers is kept and each
-    /// layer is computed again in the backward pass; without, everything that it needs is kept.
+    /// Memory for `capacity` tokens and the adapter of `ctx`.
     ///
     /// # Errors
     /// The device has too little memory.
-    pub fn new(
-        backend: &B,
-        model: &Qwen3<B, T>,
-        capacity: usize,
-        xa_columns: usize,
-        checkpointing: bool,
-    ) -> Result<Self> {
-        let config = &model.config;
-        let kept = if checkpointing { 1 } else { config.n_layers };
-        let residual = |_| Ok(backend.zeros(capacity * config.hidden_size)?);
-        let layer = |_| LayerActivations::new(backend, config, capacity, xa_columns);
+    pub fn new(ctx: ForwardContext<'_, B, T>, model: &Qwen3<B, T>, capacity: usize, keep: Keep) -> Result<Self> {
+        let (backend, config) = (ctx.backend, &model.config);
+        let kept = if keep == Keep::Everything { config.n_layers } else { 1 };
         Ok(Activations {
             capacity,
-            n: 0,
-            n_seqs: 0,
-            max_len: 0,
-            ids: backend.zeros(capacity)?,
-            positions: backend.zeros(capacity)?,
-            cu_seqlens: backend.zeros(capacity + 1)?,
-            residual: (0..=config.n_layers).map(residual).collect::<Result<_>>()?,
-            layers: (0..kept).map(layer).collect::<Result<_>>()?,
-            normed: backend.zeros(capacity * config.hidden_size)?,
-            gated: backend.zeros(capacity * config.intermediate_size)?,
+            tokens: Tokens::new(backend, capacity)?,
+            residual: ResidualStream::new(backend, capacity, config.hidden_size, config.n_layers, keep)?,
+            layers: (0..kept).map(|_| LayerActivations::new(ctx, config, capacity)).collect::<Result<_>>()?,
+            normed: Rows::new(backend, capacity, config.hidden_size)?,
+            gated: Rows::new(backend, capacity, config.intermediate_size)?,
         })
     }
 
@@ -101,66 +119,91 @@ impl<B: Backend, T: Float> Activations<B, T> {
         i % self.layers.len()
     }
 
-    /// Whether the activations of a layer are gone when the next one has run.
-    pub(super) fn recomputes(&self) -> bool {
-        self.layers.len() < self.residual.len() - 1
+    /// Whether a backward pass must compute layers again, if it can.
+    pub(super) fn recomputes(&self) -> Result<bool> {
+        match self.residual.keep() {
+            Keep::Everything => Ok(false),
+            Keep::Residual => Ok(true),
+            Keep::Nothing => {
+                Err(Error::setting("what activations keep", "nothing", "a backward pass needs the residual stream"))
+            }
+        }
     }
 
-    /// Puts a batch of at most `capacity` tokens in hand.
-    pub(super) fn take(&mut self, backend: &B, batch: &Batch) -> Result<()> {
-        let n = batch.n_tokens();
-        assert!(n <= self.capacity, "a batch of {n} tokens for activations of {}", self.capacity);
-        backend.write(&batch.ids, self.ids.at_mut(0..n))?;
-        backend.write(&batch.positions, self.positions.at_mut(0..n))?;
-        backend.write(&batch.cu_seqlens, self.cu_seqlens.at_mut(0..batch.cu_seqlens.len()))?;
-        (self.n, self.n_seqs, self.max_len) = (n, batch.cu_seqlens.len() - 1, batch.max_len);
+    /// Puts a batch in hand.
+    ///
+    /// # Errors
+    /// It has more tokens than fit, or some that the model has not.
+    pub(super) fn take(&mut self, backend: &B, config: &Qwen3Config, batch: &Batch) -> Result<()> {
+        let (n, ends) = (batch.n_tokens(), batch.cu_seqlens.len());
+        batch.check(config)?;
+        if n > self.capacity {
+            let want = format!("the activations have room for {}", self.capacity);
+            return Err(Error::setting("the number of a batch's tokens", n, want));
+        }
+        let tokens = &mut self.tokens;
+        backend.write(&batch.ids, tokens.ids.at_mut(0..n))?;
+        backend.write(&batch.positions, tokens.positions.at_mut(0..n))?;
+        backend.write(&batch.cu_seqlens, tokens.cu_seqlens.at_mut(0..ends))?;
+        (tokens.n, tokens.n_seqs, tokens.max_len) = (n, ends - 1, batch.max_len);
         Ok(())
+    }
+
+    /// Bytes of activations, those of the tokens' ids and positions not counted.
+    pub fn bytes(&self) -> usize {
+        let layers: usize = self.layers.iter().map(LayerActivations::bytes).sum();
+        self.residual.bytes() + layers + self.normed.bytes() + self.gated.bytes()
     }
 }
 
-/// The memory of a backward pass, allocated once: gradients of activations. There are none of frozen weights.
+/// The memory of a backward pass, allocated once: gradients of activations, one layer's worth, and of the adapter.
+/// There are none of frozen weights.
 pub struct Gradients<B: Backend, T: Float> {
+    /// `[layout.len]`: of the adapter, laid out like it.
+    pub adapter: Buf<B, f32>,
     /// `[n, hidden]`: of the residual stream.
-    pub(super) residual: Buf<B, T>,
+    pub(super) residual: Rows<B, T>,
     /// `[n, hidden]`: of a projection's normed input.
-    pub(super) normed: Buf<B, T>,
+    pub(super) normed: Rows<B, T>,
     /// `[n, q + 2 kv]`
-    pub(super) qkv: Buf<B, T>,
+    pub(super) qkv: Rows<B, T>,
     /// `[n, q]`: rotated.
-    pub(super) q: Buf<B, T>,
+    pub(super) q: Rows<B, T>,
     /// `[n, kv]`: rotated.
-    pub(super) k: Buf<B, T>,
+    pub(super) k: Rows<B, T>,
     /// `[n, q]`
-    pub(super) attention: Buf<B, T>,
-    /// `[heads.q, n]`
-    pub(super) delta: Buf<B, f32>,
+    pub(super) attention: Rows<B, T>,
+    /// `[heads.q, n]`, in the memory of `[n, heads.q]`.
+    pub(super) delta: Rows<B, f32>,
     /// `[n, intermediate]`
-    pub(super) gated: Buf<B, T>,
+    pub(super) gated: Rows<B, T>,
     /// `[n, 2 intermediate]`
-    pub(super) gate_up: Buf<B, T>,
+    pub(super) gate_up: Rows<B, T>,
     /// `[n, xa_columns]`
-    pub(super) xa: Buf<B, T>,
+    pub(super) xa: Rows<B, T>,
 }
 
 impl<B: Backend, T: Float> Gradients<B, T> {
-    /// Memory for `capacity` tokens.
+    /// Memory for `capacity` tokens and the adapter of `ctx`.
     ///
     /// # Errors
     /// The device has too little memory.
-    pub fn new(backend: &B, model: &Qwen3<B, T>, capacity: usize, xa_columns: usize) -> Result<Self> {
-        let config = &model.config;
-        let (q, kv) = (config.q_size(), config.kv_size());
+    pub fn new(ctx: ForwardContext<'_, B, T>, model: &Qwen3<B, T>, capacity: usize) -> Result<Self> {
+        let (backend, config) = (ctx.backend, &model.config);
+        let (hidden, inter, q, kv) = (config.hidden_size, config.intermediate_size, config.q_size(), config.kv_size());
+        let rows = |cols| Rows::new(backend, capacity, cols);
         Ok(Gradients {
-            residual: backend.zeros(capacity * config.hidden_size)?,
-            normed: backend.zeros(capacity * config.hidden_size)?,
-            qkv: backend.zeros(capacity * (q + 2 * kv))?,
-            q: backend.zeros(capacity * q)?,
-            k: backend.zeros(capacity * kv)?,
-            attention: backend.zeros(capacity * q)?,
-            delta: backend.zeros(capacity * config.n_heads)?,
-            gated: backend.zeros(capacity * config.intermediate_size)?,
-            gate_up: backend.zeros(capacity * 2 * config.intermediate_size)?,
-            xa: backend.zeros(capacity * xa_columns)?,
+            adapter: backend.zeros(ctx.adapter.map_or(0, |adapter| adapter.layout.len))?,
+            residual: rows(hidden)?,
+            normed: rows(hidden)?,
+            qkv: rows(q + 2 * kv)?,
+            q: rows(q)?,
+            k: rows(kv)?,
+            attention: rows(q)?,
+            delta: Rows::new(backend, capacity, config.n_heads)?,
+            gated: rows(inter)?,
+            gate_up: rows(2 * inter)?,
+            xa: rows(ctx.xa_columns())?,
         })
     }
 }

@@ -3,31 +3,15 @@
 //! The rule: adapter gradients `+=`; activation gradients `=`; the residual stream `+=`. No gradient of a frozen
 //! weight exists, and nothing below the lowest adapter is differentiated.
 
-use super::{Activations, Gradients, Layer, Pass, Qwen3, weights::Stack};
-use crate::{Result, lora::Site};
+use super::{Activations, ForwardContext, Gradients, Qwen3, attention::Attend, weights::MergedLinear};
+use crate::{Result, lora::LoraModule};
 use halfbyte::{
     Backend, Buf, Float, Mat, MatMut,
-    ops::{AttentionGrad, LoraGrad, Op, QkNormRopeGrad, RmsNorm, RmsNormGrad, Swiglu, SwigluGrad},
+    ops::{AttentionGrad, LoraGrad, Op, QkNormRopeGrad, RmsNormGrad, Swiglu, SwigluGrad},
 };
 
-/// The gradients of an adapter: `[layout.len]`, laid out like it.
-pub struct AdapterGradients<B: Backend> {
-    /// All of them.
-    pub flat: Buf<B, f32>,
-}
-
-impl<B: Backend> AdapterGradients<B> {
-    /// Zeros for an adapter of `len` numbers.
-    ///
-    /// # Errors
-    /// The device has too little memory.
-    pub fn new(backend: &B, len: usize) -> Result<Self> {
-        Ok(AdapterGradients { flat: backend.zeros(len)? })
-    }
-}
-
-/// Matrices of one call of [`Pass::project_back`].
-struct Back<'a, B: Backend, T: Float> {
+/// The matrices of [`ForwardContext::project`] and their gradients.
+struct ProjectGrad<'a, B: Backend, T: Float> {
     /// `[n, in]`: the projection's input.
     x: Mat<'a, B, T>,
     /// `[n, xa_columns]`, from the forward pass.
@@ -40,33 +24,33 @@ struct Back<'a, B: Backend, T: Float> {
     d_x: Option<MatMut<'a, B, T>>,
 }
 
-impl<B: Backend, T: Float> Pass<'_, B, T> {
-    /// The gradient of [`Pass::project`].
-    fn project_back(
+impl<B: Backend, T: Float> ForwardContext<'_, B, T> {
+    /// The gradient of [`ForwardContext::project`]; `d_adapter` is flat, `[layout.len]`.
+    fn project_grad(
         &self,
         layer: usize,
-        stack: &Stack<B, T>,
-        mut m: Back<'_, B, T>,
-        grads: &mut AdapterGradients<B>,
+        linear: &MergedLinear<B, T>,
+        mut m: ProjectGrad<'_, B, T>,
+        d_adapter: &mut Buf<B, f32>,
     ) -> Result<()> {
         if let Some(d_x) = &mut m.d_x {
-            stack.backward(self.backend, m.d_out, d_x.reborrow())?;
+            linear.backward(self.backend, m.d_out, d_x.reborrow())?;
         }
         let Some(adapter) = self.adapter else { return Ok(()) };
-        for (projection, columns) in &stack.modules {
-            let Some(site) = adapter.layout.site(layer, *projection) else { continue };
-            let Site { a, b, .. } = site;
+        for (projection, columns) in &linear.modules {
+            let Some(lora) = adapter.layout.module(layer, *projection) else { continue };
+            let LoraModule { a, b, .. } = lora;
             // `A` lies before `B`.
-            let (d_a, d_b) = grads.flat.at_mut(a.start..b.end).split(b.start - a.start);
+            let (d_a, d_b) = d_adapter.at_mut(a.start..b.end).split(b.start - a.start);
             LoraGrad {
                 x: m.x,
-                a: adapter.a(site),
-                b: adapter.b(site),
-                scale: site.scale,
-                dropout: self.dropout(site.index),
-                xa: m.xa.columns(site.xa.clone()),
+                a: adapter.a(lora),
+                b: adapter.b(lora),
+                scale: lora.scale,
+                dropout: self.dropout(lora.index),
+                xa: m.xa.columns(lora.xa.clone()),
                 d_out: m.d_out.columns(columns.clone()),
-                d_xa: m.d_xa.reborrow().columns(site.xa.clone()),
+                d_xa: m.d_xa.reborrow().columns(lora.xa.clone()),
                 d_a: d_a.into_at(0..a.len()),
                 d_b,
                 d_x: m.d_x.as_mut().map(MatMut::reborrow),
@@ -78,173 +62,150 @@ impl<B: Backend, T: Float> Pass<'_, B, T> {
 }
 
 impl<B: Backend, T: Float> Qwen3<B, T> {
-    /// From the gradient of what leaves the last layer, in `grads`, to the gradients of the adapters.
+    /// From the gradient of what leaves the last layer, in `grads`, to the gradients of the adapters, which are added.
     ///
     /// # Errors
-    /// The device refuses.
+    /// `acts` keep nothing, or the device refuses.
     pub fn backward(
         &self,
-        pass: Pass<'_, B, T>,
+        ctx: ForwardContext<'_, B, T>,
         acts: &mut Activations<B, T>,
         grads: &mut Gradients<B, T>,
-        adapter_grads: &mut AdapterGradients<B>,
     ) -> Result<()> {
-        let Some(lowest) = pass.adapter.and_then(|a| a.layout.lowest_layer()) else { return Ok(()) };
+        let recomputes = acts.recomputes()?;
+        let Some(lowest) = ctx.adapter.and_then(|a| a.layout.lowest_layer()) else { return Ok(()) };
         let last = self.layers.len() - 1;
         for i in (lowest..=last).rev() {
             // The activations of the last layer are still there.
-            if acts.recomputes() && i < last {
-                self.layer_forward(pass, acts, i)?;
+            if recomputes && i < last {
+                self.layer_forward(ctx, acts, i, &mut Attend::Packed)?;
             }
-            self.mlp_backward(pass, acts, grads, adapter_grads, i)?;
-            self.attention_backward(pass, acts, grads, adapter_grads, i, i > lowest)?;
+            self.mlp_backward(ctx, acts, grads, i)?;
+            self.attention_backward(ctx, acts, grads, i, i > lowest)?;
         }
         Ok(())
     }
 
     fn mlp_backward(
         &self,
-        pass: Pass<'_, B, T>,
+        ctx: ForwardContext<'_, B, T>,
         acts: &mut Activations<B, T>,
-        grads: &mut Gradients<B, T>,
-        adapter_grads: &mut AdapterGradients<B>,
+        g: &mut Gradients<B, T>,
         i: usize,
     ) -> Result<()> {
-        let (n, backend, config) = (acts.n, pass.backend, &self.config);
-        let (hidden, inter, eps) = (config.hidden_size, config.intermediate_size, config.rms_norm_eps);
-        let layer = &self.layers[i];
-        let slot = acts.slot(i);
-        let a = &acts.layers[slot];
-        let xa = a.xa.mat(n, a.xa.len() / acts.capacity);
-        let gate_up = a.gate_up.mat(n, 2 * inter);
-        let middle = a.middle.mat(n, hidden);
+        let (layer, n, slot) = (&self.layers[i], acts.tokens.n, acts.slot(i));
+        let Activations { residual, layers, normed, gated, .. } = acts;
+        let (a, middle) = (&layers[slot], residual.at(2 * i + 1).rows(n));
 
-        Swiglu { gate_up, out: acts.gated.mat_mut(n, inter) }.run(backend)?;
-        let down = Back {
-            x: acts.gated.mat(n, inter),
-            xa,
-            d_out: grads.residual.mat(n, hidden),
-            d_xa: grads.xa.mat_mut(n, xa.shape()[1]),
-            d_x: Some(grads.gated.mat_mut(n, inter)),
-        };
-        pass.project_back(i, &layer.down, down, adapter_grads)?;
-
-        let d_gate_up = grads.gate_up.mat_mut(n, 2 * inter);
-        SwigluGrad { gate_up, d_out: grads.gated.mat(n, inter), d_gate_up }.run(backend)?;
-        let normed = acts.normed.mat_mut(n, hidden);
-        RmsNorm { x: middle, add: None, weight: layer.mlp_norm.view(), eps, out: normed }.run(backend)?;
-        let gate_up = Back {
-            x: acts.normed.mat(n, hidden),
-            xa,
-            d_out: grads.gate_up.mat(n, 2 * inter),
-            d_xa: grads.xa.mat_mut(n, xa.shape()[1]),
-            d_x: Some(grads.normed.mat_mut(n, hidden)),
-        };
-        pass.project_back(i, &layer.gate_up, gate_up, adapter_grads)?;
-        self.norm_backward(backend, middle, &layer.mlp_norm, grads)
+        Swiglu { gate_up: a.gate_up.rows(n), out: gated.rows_mut(n) }.run(ctx.backend)?;
+        let (x, d_x) = (gated.rows(n), Some(g.gated.rows_mut(n)));
+        let down = ProjectGrad { x, xa: a.xa.rows(n), d_out: g.residual.rows(n), d_xa: g.xa.rows_mut(n), d_x };
+        ctx.project_grad(i, &layer.down, down, &mut g.adapter)?;
+        let (d_out, d_gate_up) = (g.gated.rows(n), g.gate_up.rows_mut(n));
+        SwigluGrad { gate_up: a.gate_up.rows(n), d_out, d_gate_up }.run(ctx.backend)?;
+        self.rms_norm(ctx, middle, &layer.mlp_norm, normed.rows_mut(n))?;
+        let (x, d_x) = (normed.rows(n), Some(g.normed.rows_mut(n)));
+        let gate_up = ProjectGrad { x, xa: a.xa.rows(n), d_out: g.gate_up.rows(n), d_xa: g.xa.rows_mut(n), d_x };
+        ctx.project_grad(i, &layer.gate_up, gate_up, &mut g.adapter)?;
+        self.norm_backward(ctx, middle, &layer.mlp_norm, g)
     }
 
     fn attention_backward(
         &self,
-        pass: Pass<'_, B, T>,
+        ctx: ForwardContext<'_, B, T>,
         acts: &mut Activations<B, T>,
-        grads: &mut Gradients<B, T>,
-        adapter_grads: &mut AdapterGradients<B>,
+        g: &mut Gradients<B, T>,
         i: usize,
         trained_below: bool,
     ) -> Result<()> {
-        let (n, backend, config) = (acts.n, pass.backend, &self.config);
-        let (hidden, eps, q, kv) = (config.hidden_size, config.rms_norm_eps, config.q_size(), config.kv_size());
-        let layer = &self.layers[i];
-        let slot = acts.slot(i);
+        let (layer, n, slot) = (&self.layers[i], acts.tokens.n, acts.slot(i));
         let a = &acts.layers[slot];
-        let xa = a.xa.mat(n, a.xa.len() / acts.capacity);
+        let (x, d_x) = (a.attention.rows(n), Some(g.attention.rows_mut(n)));
+        let o = ProjectGrad { x, xa: a.xa.rows(n), d_out: g.residual.rows(n), d_xa: g.xa.rows_mut(n), d_x };
+        ctx.project_grad(i, &layer.o, o, &mut g.adapter)?;
+        self.attend_backward(ctx, acts, g, i)?;
+        self.rotate_backward(ctx, acts, g, i)?;
 
-        let o = Back {
-            x: a.attention.mat(n, q),
-            xa,
-            d_out: grads.residual.mat(n, hidden),
-            d_xa: grads.xa.mat_mut(n, xa.shape()[1]),
-            d_x: Some(grads.attention.mat_mut(n, q)),
-        };
-        pass.project_back(i, &layer.o, o, adapter_grads)?;
-        self.scores_backward(backend, layer, acts, grads, slot)?;
-
-        let x = acts.residual[i].mat(n, hidden);
-        let normed = acts.normed.mat_mut(n, hidden);
-        RmsNorm { x, add: None, weight: layer.attention_norm.view(), eps, out: normed }.run(backend)?;
-        let qkv = Back {
-            x: acts.normed.mat(n, hidden),
-            xa,
-            d_out: grads.qkv.mat(n, q + 2 * kv),
-            d_xa: grads.xa.mat_mut(n, xa.shape()[1]),
-            d_x: trained_below.then(|| grads.normed.mat_mut(n, hidden)),
-        };
-        pass.project_back(i, &layer.qkv, qkv, adapter_grads)?;
+        let Activations { residual, layers, normed, .. } = acts;
+        let (a, before) = (&layers[slot], residual.at(2 * i).rows(n));
+        self.rms_norm(ctx, before, &layer.attention_norm, normed.rows_mut(n))?;
+        let (x, d_x) = (normed.rows(n), trained_below.then(|| g.normed.rows_mut(n)));
+        let qkv = ProjectGrad { x, xa: a.xa.rows(n), d_out: g.qkv.rows(n), d_xa: g.xa.rows_mut(n), d_x };
+        ctx.project_grad(i, &layer.qkv, qkv, &mut g.adapter)?;
         if trained_below {
-            self.norm_backward(backend, x, &layer.attention_norm, grads)?;
+            self.norm_backward(ctx, before, &layer.attention_norm, g)?;
         }
         Ok(())
     }
 
-    /// Through attention, rotation and head norms: from `grads.attention` to `grads.qkv`.
-    fn scores_backward(
+    /// Through attention: from `g.attention` to `g.q`, `g.k` and the values of `g.qkv`.
+    fn attend_backward(
         &self,
-        backend: &B,
-        layer: &Layer<B, T>,
+        ctx: ForwardContext<'_, B, T>,
         acts: &Activations<B, T>,
-        grads: &mut Gradients<B, T>,
-        slot: usize,
+        g: &mut Gradients<B, T>,
+        i: usize,
     ) -> Result<()> {
-        let (n, config, a) = (acts.n, &self.config, &acts.layers[slot]);
-        let (q, kv) = (config.q_size(), config.kv_size());
-        let qkv = a.qkv.mat(n, q + 2 * kv);
+        let (n, tokens, a) = (acts.tokens.n, &acts.tokens, &acts.layers[acts.slot(i)]);
+        let values = self.config.v_columns();
         AttentionGrad {
-            q: a.q.mat(n, q),
-            k: a.k.mat(n, kv),
-            v: qkv.columns(q + kv..q + 2 * kv),
-            heads: config.heads(),
-            cu_seqlens: acts.cu_seqlens.at(0..acts.n_seqs + 1),
-            max_len: acts.max_len,
-            scale: config.attention_scale(),
-            out: a.attention.mat(n, q),
-            lse: a.lse.at(0..config.n_heads * n),
-            d_out: grads.attention.mat(n, q),
-            delta: grads.delta.at_mut(0..config.n_heads * n),
-            d_q: grads.q.mat_mut(n, q),
-            d_k: grads.k.mat_mut(n, kv),
-            d_v: grads.qkv.mat_mut(n, q + 2 * kv).columns(q + kv..q + 2 * kv),
+            q: a.q.rows(n),
+            k: a.k.rows(n),
+            v: a.qkv.rows(n).columns(values.clone()),
+            heads: self.config.heads(),
+            cu_seqlens: tokens.cu_seqlens(),
+            max_len: tokens.max_len,
+            scale: self.config.attention_scale(),
+            out: a.attention.rows(n),
+            lse: a.lse.flat(n),
+            d_out: g.attention.rows(n),
+            delta: g.delta.flat_mut(n),
+            d_q: g.q.rows_mut(n),
+            d_k: g.k.rows_mut(n),
+            d_v: g.qkv.rows_mut(n).columns(values),
         }
-        .run(backend)?;
+        .run(ctx.backend)?;
+        Ok(())
+    }
+
+    /// Through rotation and head norms: from `g.q` and `g.k` to the queries and keys of `g.qkv`.
+    fn rotate_backward(
+        &self,
+        ctx: ForwardContext<'_, B, T>,
+        acts: &Activations<B, T>,
+        g: &mut Gradients<B, T>,
+        i: usize,
+    ) -> Result<()> {
+        let (layer, n, a) = (&self.layers[i], acts.tokens.n, &acts.layers[acts.slot(i)]);
         QkNormRopeGrad {
-            qkv,
-            heads: config.heads(),
+            qkv: a.qkv.rows(n),
+            heads: self.config.heads(),
             q_weight: layer.q_norm.view(),
             k_weight: layer.k_norm.view(),
-            eps: config.rms_norm_eps,
-            positions: acts.positions.at(0..n),
+            eps: self.config.rms_norm_eps,
+            positions: acts.tokens.positions(),
             cos: self.rope.cos.view(),
             sin: self.rope.sin.view(),
-            d_q: grads.q.mat(n, q),
-            d_k: grads.k.mat(n, kv),
-            d_qk: grads.qkv.mat_mut(n, q + 2 * kv).columns(0..q + kv),
+            d_q: g.q.rows(n),
+            d_k: g.k.rows(n),
+            d_qk: g.qkv.rows_mut(n).columns(0..self.config.v_columns().start),
         }
-        .run(backend)?;
+        .run(ctx.backend)?;
         Ok(())
     }
 
-    /// Through a norm, from `grads.normed` into the residual stream's gradient.
+    /// Through a norm, from `g.normed` into the residual stream's gradient.
     fn norm_backward(
         &self,
-        backend: &B,
+        ctx: ForwardContext<'_, B, T>,
         x: Mat<'_, B, T>,
         weight: &Buf<B, f32>,
-        grads: &mut Gradients<B, T>,
+        g: &mut Gradients<B, T>,
     ) -> Result<()> {
-        let [n, hidden] = x.shape();
-        let (d_out, d_x) = (grads.normed.mat(n, hidden), grads.residual.mat_mut(n, hidden));
-        let eps = self.config.rms_norm_eps;
-        RmsNormGrad { x, weight: weight.view(), eps, d_out, d_x, accumulate: true }.run(backend)?;
+        let [n, _] = x.shape();
+        let (weight, eps, d_out, d_x) =
+            (weight.view(), self.config.rms_norm_eps, g.normed.rows(n), g.residual.rows_mut(n));
+        RmsNormGrad { x, weight, eps, d_out, d_x, accumulate: true }.run(ctx.backend)?;
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     Layer, Qwen3,
-    weights::{Absmax, FourBit, Stack, Weight},
+    weights::{MergedLinear, QuantizedWeight, Weight},
 };
 use crate::{
     Error, Result,
@@ -13,7 +13,7 @@ use half::{bf16, f16};
 use halfbyte::{
     Backend, Buf, DType, Element, Float, ViewMut,
     ops::{Cast, NestAbsmax, Op, Quantize},
-    quant::{self, Format, GROUP, Group, n_blocks},
+    quant::{self, Absmax, Format, GROUP, Group, ScaleBufs, n_blocks},
 };
 use std::{borrow::Cow, ops::Range};
 
@@ -23,7 +23,7 @@ pub enum Base {
     /// In the compute type.
     Unquantized,
     /// In 4 bits, quantised while loading.
-    FourBit {
+    Quantized {
         /// nf4 or fp4.
         format: Format,
         /// Elements that share a scale; bitsandbytes' default is 64.
@@ -37,7 +37,7 @@ pub enum Base {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Dense,
-    FourBit { format: Format, block_size: usize, nested: bool },
+    Quantized { format: Format, block_size: usize, double_quant: bool },
 }
 
 /// A weight on its way.
@@ -51,15 +51,15 @@ impl<'a> Source<'a> {
     pub(super) fn new(files: &'a Checkpoint, base: Base, name: &str, shape: [usize; 2]) -> Result<Self> {
         let weight = files.weight(name, shape)?;
         let kind = match (&weight, base) {
-            (checkpoint::Weight::FourBit(w), _) => {
-                Kind::FourBit { format: w.format, block_size: w.block_size, nested: has_standard_map(w) }
+            (checkpoint::Weight::Quantized(w), _) => {
+                Kind::Quantized { format: w.format, block_size: w.block_size, double_quant: has_standard_map(w) }
             }
             (_, Base::Unquantized) => Kind::Dense,
-            (_, Base::FourBit { format, block_size, double_quant }) => {
-                Kind::FourBit { format, block_size, nested: double_quant }
+            (_, Base::Quantized { format, block_size, double_quant }) => {
+                Kind::Quantized { format, block_size, double_quant }
             }
         };
-        if let checkpoint::Weight::FourBit(w) = &weight {
+        if let checkpoint::Weight::Quantized(w) = &weight {
             check_codes(w, name)?;
         }
         Ok(Source { rows: shape[0], weight, kind })
@@ -67,14 +67,14 @@ impl<'a> Source<'a> {
 }
 
 /// Whether the scales are nested with the one map that kernels know; other maps are undone while loading.
-fn has_standard_map(weight: &checkpoint::FourBit) -> bool {
+fn has_standard_map(weight: &checkpoint::Bnb4bitTensor) -> bool {
     match weight.absmax {
-        checkpoint::Absmax::Nested { map, .. } => floats(map) == quant::DYNAMIC_MAP.as_slice(),
-        checkpoint::Absmax::Plain(_) => false,
+        Absmax::Nested { groups, .. } => floats(groups.map) == quant::DYNAMIC_MAP.as_slice(),
+        Absmax::Plain(_) => false,
     }
 }
 
-fn check_codes(weight: &checkpoint::FourBit, name: &str) -> Result<()> {
+fn check_codes(weight: &checkpoint::Bnb4bitTensor, name: &str) -> Result<()> {
     if weight.quant_map() == weight.format.codes() {
         return Ok(());
     }
@@ -159,9 +159,14 @@ impl<'a, B: Backend> Loader<'a, B> {
         self.weight(&[source], shape[1])
     }
 
-    /// Layers with one input, stacked where they are held alike.
-    fn stack<T: Float>(&self, config: &Qwen3Config, layer: usize, projections: &[Projection]) -> Result<Stack<B, T>> {
-        let mut stack = Stack { parts: Vec::new(), modules: Vec::new(), out_features: 0 };
+    /// Layers with one input, merged where they are held alike.
+    fn merged<T: Float>(
+        &self,
+        config: &Qwen3Config,
+        layer: usize,
+        projections: &[Projection],
+    ) -> Result<MergedLinear<B, T>> {
+        let mut linear = MergedLinear { parts: Vec::new(), modules: Vec::new(), out_features: 0 };
         let mut pending: Vec<Source> = Vec::new();
         let mut cols = 0;
         for &projection in projections {
@@ -170,21 +175,21 @@ impl<'a, B: Backend> Loader<'a, B> {
             cols = k;
             let source = Source::new(self.files, self.base, &format!("{module}.weight"), [rows, k])?;
             if pending.last().is_some_and(|last| !joins(last, &source, k)) {
-                self.push(&mut stack, std::mem::take(&mut pending), k)?;
+                self.push(&mut linear, std::mem::take(&mut pending), k)?;
             }
             pending.push(source);
-            stack.modules.push((projection, stack.out_features..stack.out_features + rows));
-            stack.out_features += rows;
+            linear.modules.push((projection, linear.out_features..linear.out_features + rows));
+            linear.out_features += rows;
         }
-        self.push(&mut stack, pending, cols)?;
-        Ok(stack)
+        self.push(&mut linear, pending, cols)?;
+        Ok(linear)
     }
 
-    /// The next part of a stack.
-    fn push<T: Float>(&self, stack: &mut Stack<B, T>, sources: Vec<Source>, cols: usize) -> Result<()> {
-        let start = stack.parts.last().map_or(0, |(_, columns)| columns.end);
+    /// The next part of a merged layer.
+    fn push<T: Float>(&self, linear: &mut MergedLinear<B, T>, sources: Vec<Source>, cols: usize) -> Result<()> {
+        let start = linear.parts.last().map_or(0, |(_, columns)| columns.end);
         let rows: usize = sources.iter().map(|s| s.rows).sum();
-        stack.parts.push((self.weight(&sources, cols)?, start..start + rows));
+        linear.parts.push((self.weight(&sources, cols)?, start..start + rows));
         Ok(())
     }
 
@@ -200,46 +205,42 @@ impl<'a, B: Backend> Loader<'a, B> {
                 }
                 Ok(Weight::Dense(out))
             }
-            Kind::FourBit { format, block_size, nested } => {
+            Kind::Quantized { format, block_size, double_quant } => {
                 let blocks = n_blocks(rows * cols, block_size);
                 let codes = self.backend.zeros((rows * cols).div_ceil(2))?;
-                let absmax = if nested {
-                    Absmax::Nested(self.backend.zeros(blocks)?, self.backend.zeros(blocks.div_ceil(GROUP))?)
-                } else {
-                    Absmax::Plain(self.backend.zeros(blocks)?)
-                };
-                let mut weight = FourBit { format, block_size, rows, cols, codes, absmax };
+                let scales = ScaleBufs::zeros(self.backend, blocks, double_quant)?;
+                let mut weight = QuantizedWeight { format, block_size, rows, cols, codes, scales };
                 for (source, range) in placed(sources, cols) {
-                    self.four_bit(source, &mut weight, range)?;
+                    self.quantized(source, &mut weight, range)?;
                 }
-                Ok(Weight::FourBit(weight))
+                Ok(Weight::Quantized(weight))
             }
         }
     }
 
     /// One source into its elements `range` of a 4-bit weight.
-    fn four_bit(&self, source: &Source, weight: &mut FourBit<B>, range: Range<usize>) -> Result<()> {
+    fn quantized(&self, source: &Source, weight: &mut QuantizedWeight<B>, range: Range<usize>) -> Result<()> {
         match &source.weight {
             checkpoint::Weight::Dense(tensor) => with_dtype!(tensor, S => {
                 self.quantize(&self.backend.upload(&elements::<S>(tensor.data))?, weight, range)
             }),
-            checkpoint::Weight::FourBit(stored) => {
+            checkpoint::Weight::Quantized(stored) => {
                 self.backend.write(stored.codes, weight.codes.at_mut(bytes_of(&range)))?;
                 self.scales(stored, weight, range)
             }
         }
     }
 
-    fn quantize<S: Float>(&self, x: &Buf<B, S>, weight: &mut FourBit<B>, range: Range<usize>) -> Result<()> {
-        let FourBit { format, block_size, .. } = *weight;
+    fn quantize<S: Float>(&self, x: &Buf<B, S>, weight: &mut QuantizedWeight<B>, range: Range<usize>) -> Result<()> {
+        let QuantizedWeight { format, block_size, .. } = *weight;
         let blocks = blocks_of(&range, block_size);
         let codes = weight.codes.at_mut(bytes_of(&range));
-        match &mut weight.absmax {
+        match &mut weight.scales {
             Absmax::Plain(absmax) => {
                 let absmax = absmax.at_mut(blocks);
                 Quantize { x: x.view(), format, block_size, codes, absmax }.run(self.backend)?;
             }
-            Absmax::Nested(nested, groups) => {
+            Absmax::Nested { codes: nested, groups } => {
                 let mut absmax = self.backend.zeros(blocks.len())?;
                 let all = absmax.view_mut();
                 Quantize { x: x.view(), format, block_size, codes, absmax: all }.run(self.backend)?;
@@ -251,31 +252,37 @@ impl<'a, B: Backend> Loader<'a, B> {
     }
 
     /// Scales as the checkpoint has them; nested ones with a map of their own are undone.
-    fn scales(&self, stored: &checkpoint::FourBit, weight: &mut FourBit<B>, range: Range<usize>) -> Result<()> {
+    fn scales(
+        &self,
+        stored: &checkpoint::Bnb4bitTensor,
+        weight: &mut QuantizedWeight<B>,
+        range: Range<usize>,
+    ) -> Result<()> {
         let blocks = blocks_of(&range, weight.block_size);
-        match (&stored.absmax, &mut weight.absmax) {
-            (checkpoint::Absmax::Plain(values), Absmax::Plain(absmax)) => {
+        match (&stored.absmax, &mut weight.scales) {
+            (Absmax::Plain(values), Absmax::Plain(absmax)) => {
                 self.backend.write(&floats(values), absmax.at_mut(blocks))?;
             }
-            (&checkpoint::Absmax::Nested { codes, groups, offset, .. }, Absmax::Nested(nested, out)) => {
-                let groups: Vec<Group> = floats(groups).into_iter().map(|absmax| Group { absmax, offset }).collect();
+            (&Absmax::Nested { codes, groups }, Absmax::Nested { codes: nested, groups: out }) => {
+                let group = |absmax| Group { absmax, offset: groups.offset };
+                let groups: Vec<Group> = floats(groups.absmax).into_iter().map(group).collect();
                 self.backend.write(&groups, out.at_mut(groups_of(&blocks)))?;
                 self.backend.write(codes, nested.at_mut(blocks))?;
             }
-            (&checkpoint::Absmax::Nested { codes, groups, offset, map }, Absmax::Plain(absmax)) => {
-                let (map, groups) = (floats(map), floats(groups));
+            (Absmax::Nested { codes, groups }, Absmax::Plain(absmax)) => {
+                let (map, offset, groups) = (floats(groups.map), groups.offset, floats(groups.absmax));
                 let undone = |(i, &code): (usize, &u8)| map[usize::from(code)] * groups[i / GROUP] + offset;
                 let values: Vec<f32> = codes.iter().enumerate().map(undone).collect();
                 self.backend.write(&values, absmax.at_mut(blocks))?;
             }
             // `Source::new` makes nested weights only of sources that are quantised here or have nested scales.
-            (checkpoint::Absmax::Plain(_), Absmax::Nested(..)) => {}
+            (Absmax::Plain(_), Absmax::Nested { .. }) => {}
         }
         Ok(())
     }
 }
 
-/// Each source and its elements in the stacked weight.
+/// Each source and its elements in the merged weight.
 fn placed<'s, 'a>(sources: &'s [Source<'a>], cols: usize) -> impl Iterator<Item = (&'s Source<'a>, Range<usize>)> {
     sources.iter().scan(0, move |row, source| {
         let start = *row * cols;
@@ -300,8 +307,8 @@ fn groups_of(blocks: &Range<usize>) -> Range<usize> {
 fn joins(last: &Source, next: &Source, cols: usize) -> bool {
     let unit = match last.kind {
         Kind::Dense => 1,
-        Kind::FourBit { block_size, nested: false, .. } => block_size,
-        Kind::FourBit { block_size, nested: true, .. } => block_size * GROUP,
+        Kind::Quantized { block_size, double_quant: false, .. } => block_size,
+        Kind::Quantized { block_size, double_quant: true, .. } => block_size * GROUP,
     };
     last.kind == next.kind && (last.rows * cols).is_multiple_of(unit)
 }
@@ -334,10 +341,10 @@ impl<B: Backend> Loader<'_, B> {
             q_norm: norm("self_attn.q_norm", config.head_dim)?,
             k_norm: norm("self_attn.k_norm", config.head_dim)?,
             mlp_norm: norm("post_attention_layernorm", config.hidden_size)?,
-            qkv: self.stack(config, i, &[Q, K, V])?,
-            o: self.stack(config, i, &[O])?,
-            gate_up: self.stack(config, i, &[Gate, Up])?,
-            down: self.stack(config, i, &[Down])?,
+            qkv: self.merged(config, i, &[Q, K, V])?,
+            o: self.merged(config, i, &[O])?,
+            gate_up: self.merged(config, i, &[Gate, Up])?,
+            down: self.merged(config, i, &[Down])?,
         })
     }
 }

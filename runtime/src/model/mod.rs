@@ -1,27 +1,32 @@
 //! The Qwen3 model: weights, activations, the forward pass and the backward pass down to the adapters.
 
 mod activations;
+mod attention;
 mod backward;
+mod context;
 mod decode;
 mod forward;
 mod load;
 mod loss;
+mod residual;
 mod rope;
+mod rows;
 mod save;
 mod weights;
 
 pub use activations::{Activations, Gradients};
-pub use backward::AdapterGradients;
+pub use context::{DropoutSeed, ForwardContext};
 pub use decode::{Decoder, SampleOptions};
-pub use forward::{DropoutSeed, Pass};
 pub use load::Base;
 pub use loss::LossBuffers;
+pub use residual::Keep;
 pub use rope::RopeTables;
 pub use save::{QuantizeReport, quantize_checkpoint};
-pub use weights::{FourBit, Stack, Weight};
+pub use weights::{MergedLinear, QuantizedWeight, Weight};
 
 use crate::config::Qwen3Config;
 use halfbyte::{Backend, Buf, Float, ops::Heads};
+use std::ops::Range;
 
 /// A Qwen3 model in a backend's memory. Its weights are frozen.
 pub struct Qwen3<B: Backend, T: Float> {
@@ -47,16 +52,22 @@ pub struct Layer<B: Backend, T: Float> {
     pub(crate) k_norm: Buf<B, f32>,
     /// `[hidden]`
     pub(crate) mlp_norm: Buf<B, f32>,
-    pub(crate) qkv: Stack<B, T>,
-    pub(crate) o: Stack<B, T>,
-    pub(crate) gate_up: Stack<B, T>,
-    pub(crate) down: Stack<B, T>,
+    pub(crate) qkv: MergedLinear<B, T>,
+    pub(crate) o: MergedLinear<B, T>,
+    pub(crate) gate_up: MergedLinear<B, T>,
+    pub(crate) down: MergedLinear<B, T>,
 }
 
 impl Qwen3Config {
     /// The heads as ops take them.
     pub(crate) fn heads(&self) -> Heads {
         Heads { q: self.n_heads, kv: self.n_kv_heads, dim: self.head_dim }
+    }
+
+    /// The columns of the values behind those of queries and keys.
+    pub(crate) fn v_columns(&self) -> Range<usize> {
+        let start = self.q_size() + self.kv_size();
+        start..start + self.kv_size()
     }
 
     /// `head_dim^-0.5`

@@ -3,17 +3,19 @@
 use super::{
     Base,
     load::{Loader, Source},
-    weights::{Absmax, FourBit, Weight},
+    weights::{QuantizedWeight, Weight},
 };
 use crate::{
     Error, Result,
-    checkpoint::{self, Checkpoint, CheckpointWriter, DEFAULT_SHARD_BYTES, FourBitNote, Tensor, TensorRef},
+    checkpoint::{
+        self, BnbConfig, Checkpoint, CheckpointWriter, DEFAULT_SHARD_BYTES, GroupBytes, ScaleBytes, Tensor, TensorRef,
+    },
     config::{Module, Qwen3Config},
     files,
 };
 use halfbyte::{
     Backend, DType,
-    quant::{BLOCK_SIZES, DYNAMIC_MAP, Group},
+    quant::{Absmax, BLOCK_SIZES, DYNAMIC_MAP, Group, ScaleBufs},
 };
 use std::{collections::BTreeMap, path::Path};
 
@@ -23,7 +25,7 @@ pub struct QuantizeReport {
     /// Weights that were quantised.
     pub n_quantized: usize,
     /// Weights that had been in 4 bits before and were copied as they are.
-    pub n_four_bit: usize,
+    pub n_quantized_before: usize,
     /// Bytes of all tensors before.
     pub bytes_before: u64,
     /// Bytes of all tensors after.
@@ -44,15 +46,15 @@ pub fn quantize_checkpoint<B: Backend>(
     backend: &B,
     from: &Path,
     to: &Path,
-    note: FourBitNote,
+    bnb: BnbConfig,
     block_size: usize,
     mut progress: impl FnMut(usize, usize),
 ) -> Result<QuantizeReport> {
     let config = Qwen3Config::open(from)?;
     let text = files::read_to_string(&from.join("config.json"))?;
     let files = Checkpoint::open(from)?;
-    let FourBitNote { format, double_quant, .. } = note;
-    let base = Base::FourBit { format, block_size, double_quant };
+    let BnbConfig { format, double_quant, .. } = bnb;
+    let base = Base::Quantized { format, block_size, double_quant };
     let linears = linears(&files, &config, base)?;
     check_others(&files, &config)?;
 
@@ -70,11 +72,11 @@ pub fn quantize_checkpoint<B: Backend>(
             None => out.put(as_it_is(files.tensor(name)?))?,
         }
     }
-    out.put_config(&text, Some(note))?;
+    out.put_config(&text, Some(bnb))?;
     out.put_companions(from)?;
     let bytes_after = out.finish()?;
-    let n_four_bit = linears.len() - n_quantized;
-    Ok(QuantizeReport { n_quantized, n_four_bit, bytes_before: files.bytes() as u64, bytes_after })
+    let n_quantized_before = linears.len() - n_quantized;
+    Ok(QuantizeReport { n_quantized, n_quantized_before, bytes_before: files.bytes() as u64, bytes_after })
 }
 
 /// A linear layer's weight in the file.
@@ -88,23 +90,23 @@ impl Linear<'_> {
     fn dense(&self) -> Option<DType> {
         match &self.source.weight {
             checkpoint::Weight::Dense(tensor) => tensor.float(),
-            checkpoint::Weight::FourBit(_) => None,
+            checkpoint::Weight::Quantized(_) => None,
         }
     }
 }
 
 /// The linear layers of the decoder by the names of their weights, if there is something to quantise.
 fn linears<'a>(files: &'a Checkpoint, config: &Qwen3Config, base: Base) -> Result<BTreeMap<String, Linear<'a>>> {
-    if let Base::FourBit { block_size, .. } = base
+    if let Base::Quantized { block_size, .. } = base
         && !BLOCK_SIZES.contains(&block_size)
     {
         return Err(Error::setting("the block size", block_size, format!("it must be one of {BLOCK_SIZES:?}")));
     }
     if files.has("lm_head.weight")
-        && let checkpoint::Weight::FourBit(_) = files.weight("lm_head.weight", config.shape(Module::LmHead))?
+        && let checkpoint::Weight::Quantized(_) = files.weight("lm_head.weight", config.shape(Module::LmHead))?
     {
         let reason = "transformers reads no output head in 4 bits; begin with the unquantised checkpoint";
-        return Err(four_bit_already(files, "lm_head.weight", reason));
+        return Err(quantized_already(files, "lm_head.weight", reason));
     }
     let mut found = BTreeMap::new();
     for module in config.modules().filter(|module| *module != Module::LmHead) {
@@ -114,7 +116,7 @@ fn linears<'a>(files: &'a Checkpoint, config: &Qwen3Config, base: Base) -> Resul
     }
     if found.values().all(|linear| linear.dense().is_none()) {
         let first = found.keys().next().map_or("", String::as_str);
-        return Err(four_bit_already(files, first, "it and all others are in 4 bits already; nothing to quantise"));
+        return Err(quantized_already(files, first, "it and all others are in 4 bits already; nothing to quantise"));
     }
     Ok(found)
 }
@@ -136,7 +138,7 @@ fn check_others(files: &Checkpoint, config: &Qwen3Config) -> Result<()> {
     Ok(())
 }
 
-fn four_bit_already(files: &Checkpoint, name: &str, reason: &str) -> Error {
+fn quantized_already(files: &Checkpoint, name: &str, reason: &str) -> Error {
     Error::Quantized { path: files.dir().to_owned(), name: name.to_owned(), reason: reason.to_owned() }
 }
 
@@ -154,59 +156,51 @@ fn put_quantized<B: Backend>(
     out: &mut CheckpointWriter,
 ) -> Result<()> {
     // `Source::new` found that it will be in 4 bits.
-    let Weight::FourBit(weight) = loader.weight::<f32>(std::slice::from_ref(&linear.source), linear.shape[1])? else {
+    let Weight::Quantized(weight) = loader.weight::<f32>(std::slice::from_ref(&linear.source), linear.shape[1])? else {
         return Ok(());
     };
-    let FourBit { format, block_size, codes, absmax, .. } = &weight;
+    let QuantizedWeight { format, block_size, codes, scales, .. } = &weight;
     let codes = codes.to_vec(loader.backend)?;
-    let scales = HostScales::of(loader.backend, absmax)?;
+    let scales = to_host(loader.backend, scales)?;
     // bitsandbytes' table of fp4 has no negative zero.
     let quant_map = format.codes().map(|code| code + 0.0);
-    out.put_four_bit(
+    out.put_quantized(
         name,
-        &checkpoint::FourBit {
+        &checkpoint::Bnb4bitTensor {
             format: *format,
             block_size: *block_size,
             shape: linear.shape,
             dtype,
             codes: &codes,
-            absmax: scales.absmax(),
+            absmax: bytes(&scales),
             quant_map: bytemuck::cast_slice(quant_map.as_slice()),
         },
     )
 }
 
-/// The scales of a weight, on the host.
-enum HostScales {
-    Plain(Vec<f32>),
-    Nested { codes: Vec<u8>, groups: Vec<f32>, offset: f32 },
+/// Scales on the host: with double quantisation the groups' scales, and the weight's offset.
+type HostScales = Absmax<Vec<f32>, Vec<u8>, (Vec<f32>, f32)>;
+
+fn to_host<B: Backend>(backend: &B, scales: &ScaleBufs<B>) -> Result<HostScales> {
+    Ok(match scales {
+        Absmax::Plain(absmax) => Absmax::Plain(absmax.to_vec(backend)?),
+        Absmax::Nested { codes, groups } => {
+            let groups: Vec<Group> = groups.to_vec(backend)?;
+            // One weight has one offset, which each of its groups repeats.
+            let offset = groups.first().map_or(0.0, |group| group.offset);
+            let absmax = groups.iter().map(|group| group.absmax).collect();
+            Absmax::Nested { codes: codes.to_vec(backend)?, groups: (absmax, offset) }
+        }
+    })
 }
 
-impl HostScales {
-    fn of<B: Backend>(backend: &B, absmax: &Absmax<B>) -> Result<Self> {
-        Ok(match absmax {
-            Absmax::Plain(absmax) => HostScales::Plain(absmax.to_vec(backend)?),
-            Absmax::Nested(codes, groups) => {
-                let groups: Vec<Group> = groups.to_vec(backend)?;
-                HostScales::Nested {
-                    codes: codes.to_vec(backend)?,
-                    // One weight has one offset, which each of its groups repeats.
-                    offset: groups.first().map_or(0.0, |group| group.offset),
-                    groups: groups.iter().map(|group| group.absmax).collect(),
-                }
-            }
-        })
-    }
-
-    fn absmax(&self) -> checkpoint::Absmax<'_> {
-        match self {
-            HostScales::Plain(absmax) => checkpoint::Absmax::Plain(bytemuck::cast_slice(absmax)),
-            HostScales::Nested { codes, groups, offset } => checkpoint::Absmax::Nested {
-                codes,
-                groups: bytemuck::cast_slice(groups),
-                offset: *offset,
-                map: bytemuck::cast_slice(DYNAMIC_MAP.as_slice()),
-            },
+fn bytes(scales: &HostScales) -> ScaleBytes<'_> {
+    match scales {
+        Absmax::Plain(absmax) => Absmax::Plain(bytemuck::cast_slice(absmax)),
+        Absmax::Nested { codes, groups: (absmax, offset) } => {
+            let map = bytemuck::cast_slice(DYNAMIC_MAP.as_slice());
+            let groups = GroupBytes { absmax: bytemuck::cast_slice(absmax), offset: *offset, map };
+            Absmax::Nested { codes, groups }
         }
     }
 }

@@ -1,41 +1,29 @@
-//! Linear weights in a backend's memory: dense or 4-bit, the layers that share an input stacked by rows.
+//! Linear weights in a backend's memory: dense or 4-bit, the layers that share an input merged by rows.
 
 use crate::{Result, config::Projection};
 use halfbyte::{
     Backend, Buf, Float, Mat, MatMut,
     ops::{Linear, Linear4, Linear4Grad, LinearGrad, Op},
-    quant::{Format, Group, Scales, Weight4},
+    quant::{Format, ScaleBufs, Weight4},
 };
 use std::ops::Range;
 
 /// A 4-bit weight `[rows, cols]` in bitsandbytes' layout.
-pub struct FourBit<B: Backend> {
+pub struct QuantizedWeight<B: Backend> {
     pub(super) format: Format,
     pub(super) block_size: usize,
     pub(super) rows: usize,
     pub(super) cols: usize,
     /// `[rows * cols / 2]`
     pub(super) codes: Buf<B, u8>,
-    pub(super) absmax: Absmax<B>,
+    pub(super) scales: ScaleBufs<B>,
 }
 
-/// The scales of a 4-bit weight.
-pub(super) enum Absmax<B: Backend> {
-    /// `[blocks]`
-    Plain(Buf<B, f32>),
-    /// `[blocks]`, `[blocks / 256]`
-    Nested(Buf<B, u8>, Buf<B, Group>),
-}
-
-impl<B: Backend> FourBit<B> {
+impl<B: Backend> QuantizedWeight<B> {
     /// The weight as ops take it.
     pub fn view(&self) -> Weight4<'_, B> {
-        let scales = match &self.absmax {
-            Absmax::Plain(absmax) => Scales::Plain(absmax.view()),
-            Absmax::Nested(codes, groups) => Scales::Nested { codes: codes.view(), groups: groups.view() },
-        };
-        let FourBit { format, block_size, rows, cols, .. } = *self;
-        Weight4 { format, block_size, rows, cols, codes: self.codes.view(), scales }
+        let QuantizedWeight { format, block_size, rows, cols, .. } = *self;
+        Weight4 { format, block_size, rows, cols, codes: self.codes.view(), scales: self.scales.view() }
     }
 }
 
@@ -44,7 +32,7 @@ pub enum Weight<B: Backend, T: Float> {
     /// In the compute type.
     Dense(Buf<B, T>),
     /// In 4 bits.
-    FourBit(FourBit<B>),
+    Quantized(QuantizedWeight<B>),
 }
 
 impl<B: Backend, T: Float> Weight<B, T> {
@@ -58,7 +46,7 @@ impl<B: Backend, T: Float> Weight<B, T> {
     ) -> Result<()> {
         match self {
             Weight::Dense(weight) => Linear { x, weight: weight.view(), out, accumulate }.run(backend)?,
-            Weight::FourBit(weight) => Linear4 { x, weight: weight.view(), out, accumulate }.run(backend)?,
+            Weight::Quantized(weight) => Linear4 { x, weight: weight.view(), out, accumulate }.run(backend)?,
         }
         Ok(())
     }
@@ -73,7 +61,7 @@ impl<B: Backend, T: Float> Weight<B, T> {
     ) -> Result<()> {
         match self {
             Weight::Dense(weight) => LinearGrad { d_out, weight: weight.view(), d_x, accumulate }.run(backend)?,
-            Weight::FourBit(weight) => Linear4Grad { d_out, weight: weight.view(), d_x, accumulate }.run(backend)?,
+            Weight::Quantized(weight) => Linear4Grad { d_out, weight: weight.view(), d_x, accumulate }.run(backend)?,
         }
         Ok(())
     }
@@ -81,9 +69,9 @@ impl<B: Backend, T: Float> Weight<B, T> {
 
 /// Linear layers with one input, their outputs side by side.
 ///
-/// Stacked layers that are held alike share one weight; where they cannot (mixed checkpoints, scales that
-/// do not line up), the stack has several parts.
-pub struct Stack<B: Backend, T: Float> {
+/// Merged layers that are held alike share one weight; where they cannot (mixed checkpoints, scales that
+/// do not line up), there are several parts.
+pub struct MergedLinear<B: Backend, T: Float> {
     /// Weights and the columns of the output that they make.
     pub(super) parts: Vec<(Weight<B, T>, Range<usize>)>,
     /// The layers and the columns of the output that they make.
@@ -91,7 +79,7 @@ pub struct Stack<B: Backend, T: Float> {
     pub(super) out_features: usize,
 }
 
-impl<B: Backend, T: Float> Stack<B, T> {
+impl<B: Backend, T: Float> MergedLinear<B, T> {
     /// `out (+)= x Wᵀ`: x `[n, in]`, out `[n, out_features]`.
     pub(super) fn forward(
         &self,

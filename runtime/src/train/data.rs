@@ -12,6 +12,7 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 
+use crate::batch::Sample;
 use crate::chat::{Chat, ChatTemplate};
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
@@ -19,32 +20,6 @@ use crate::tokenizer::Tokenizer;
 mod turns;
 
 use turns::{HeldMarkers, assistant_turns};
-
-/// The token ids of one example.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Sample {
-    /// `[n_tokens]` token ids.
-    pub ids: Vec<u32>,
-    /// `[n_tokens]` whether the token is one to predict.
-    pub mask: Vec<bool>,
-}
-
-impl Sample {
-    fn push(&mut self, ids: &[u32], trained: bool) {
-        self.ids.extend(ids);
-        self.mask.resize(self.ids.len(), trained);
-    }
-
-    fn truncate(&mut self, len: usize) {
-        self.ids.truncate(len);
-        self.mask.truncate(len);
-    }
-
-    /// The number of tokens to predict. The first token never is one, since nothing precedes it.
-    pub fn n_targets(&self) -> usize {
-        self.mask.iter().skip(1).filter(|&&trained| trained).count()
-    }
-}
 
 /// What becomes of a sample longer than the limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -2,66 +2,11 @@
 
 use halfbyte::rng::philox;
 
+use crate::batch::{Batch, Sample};
 use crate::error::{Error, Result};
-use crate::train::data::Sample;
-
-pub use halfbyte::ops::IGNORE;
 
 /// Sets the shuffle's random numbers apart from other uses of the same seed ("shuf").
 const SHUFFLE_STREAM: u32 = 0x7368_7566;
-
-/// Sequences laid end to end without padding; each attends to itself only.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Batch {
-    /// `[n_tokens]` token ids.
-    pub ids: Vec<u32>,
-    /// `[n_tokens]` positions, counted from 0 in each sequence.
-    pub positions: Vec<u32>,
-    /// `[n_tokens]` the id that each position should predict, or [`IGNORE`].
-    pub labels: Vec<u32>,
-    /// `[n_sequences + 1]` where each sequence begins, and the end.
-    pub cu_seqlens: Vec<u32>,
-    /// The length of the longest sequence, in tokens.
-    pub max_len: usize,
-}
-
-impl Batch {
-    /// Lays `samples` end to end.
-    pub fn new<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> Self {
-        let mut batch = Self { cu_seqlens: vec![0], ..Self::default() };
-        for sample in samples {
-            batch.push(sample);
-        }
-        batch
-    }
-
-    /// Prompts end to end, without targets.
-    pub fn of_prompts(prompts: &[Vec<u32>]) -> Self {
-        let samples = prompts.iter().map(|ids| Sample { ids: ids.clone(), mask: vec![false; ids.len()] });
-        Self::new(&samples.collect::<Vec<_>>())
-    }
-
-    fn push(&mut self, sample: &Sample) {
-        let len = sample.ids.len();
-        self.ids.extend(&sample.ids);
-        self.positions.extend(0..len as u32);
-        let next = sample.ids.iter().zip(&sample.mask).skip(1);
-        self.labels.extend(next.map(|(&id, &trained)| if trained { id } else { IGNORE }));
-        self.labels.resize(self.ids.len(), IGNORE);
-        self.cu_seqlens.push(self.ids.len() as u32);
-        self.max_len = self.max_len.max(len);
-    }
-
-    /// The number of tokens.
-    pub fn n_tokens(&self) -> usize {
-        self.ids.len()
-    }
-
-    /// The number of positions that have a target.
-    pub fn n_targets(&self) -> usize {
-        self.labels.iter().filter(|&&label| label != IGNORE).count()
-    }
-}
 
 /// How long to train.
 #[derive(Clone, Copy, Debug, PartialEq)]

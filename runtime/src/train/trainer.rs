@@ -1,14 +1,14 @@
 //! Training an adapter: one optimiser step after another.
 
 use super::{
-    data::Sample,
-    packing::{Batch, BatchOptions, Step},
+    packing::{BatchOptions, Step},
     schedule::Schedule,
 };
 use crate::{
     Error, Result,
+    batch::{Batch, Sample, batches},
     lora::{Adapter, DeviceAdapter, Layout, LoraConfig},
-    model::{Activations, AdapterGradients, DropoutSeed, Gradients, LossBuffers, Pass, Qwen3},
+    model::{Activations, DropoutSeed, ForwardContext, Gradients, Keep, LossBuffers, Qwen3},
 };
 use halfbyte::{
     Backend, Buf, DType, Float,
@@ -32,6 +32,21 @@ impl Default for OptimizerOptions {
     fn default() -> Self {
         OptimizerOptions { weight_decay: 0.0, betas: [0.9, 0.999], eps: 1e-8, max_grad_norm: 1.0 }
     }
+}
+
+/// How a trainer runs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TrainerOptions {
+    /// The most tokens of a micro-batch, or of a sample to evaluate.
+    pub capacity: usize,
+    /// Computes activations again in the backward pass instead of keeping them: less memory, more time.
+    pub gradient_checkpointing: bool,
+    /// The learning rate over the steps.
+    pub schedule: Schedule,
+    /// How the optimiser moves.
+    pub optimizer: OptimizerOptions,
+    /// Of the dropout masks.
+    pub seed: u64,
 }
 
 /// What a step did.
@@ -89,21 +104,25 @@ struct Optimizer<B: Backend> {
     steps: u32,
 }
 
+impl<B: Backend> Optimizer<B> {
+    fn new(backend: &B, weights: &[f32]) -> Result<Self> {
+        let zeros = || backend.zeros(weights.len());
+        Ok(Optimizer { weights: backend.upload(weights)?, m: zeros()?, v: zeros()?, norm: backend.zeros(1)?, steps: 0 })
+    }
+}
+
 /// Trains an adapter on a frozen model. All memory is allocated at the start.
 pub struct Trainer<'m, B: Backend, T: Float> {
     backend: &'m B,
     model: &'m Qwen3<B, T>,
     config: LoraConfig,
     adapter: DeviceAdapter<B, T>,
-    grads: AdapterGradients<B>,
     optimizer: Optimizer<B>,
     acts: Activations<B, T>,
-    act_grads: Gradients<B, T>,
+    grads: Gradients<B, T>,
     loss: LossBuffers<B, T>,
     loss_scale: LossScale,
-    options: OptimizerOptions,
-    schedule: Schedule,
-    seed: u64,
+    options: TrainerOptions,
     micro_batches: u64,
 }
 
@@ -114,55 +133,34 @@ pub fn micro_batch_capacity(samples: &[Sample], options: &BatchOptions) -> usize
 }
 
 impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
-    /// Memory to train `adapter` on micro-batches of up to `capacity` tokens.
+    /// Memory to train `adapter` on micro-batches of up to `options.capacity` tokens.
     ///
     /// # Errors
     /// The adapter has a target that cannot be trained, or the device has too little memory.
-    #[expect(clippy::too_many_arguments, reason = "each is one thing that a run is made of, named at the call")]
-    pub fn new(
-        backend: &'m B,
-        model: &'m Qwen3<B, T>,
-        adapter: &Adapter,
-        capacity: usize,
-        gradient_checkpointing: bool,
-        schedule: Schedule,
-        options: OptimizerOptions,
-        seed: u64,
-    ) -> Result<Self> {
+    pub fn new(backend: &'m B, model: &'m Qwen3<B, T>, adapter: &Adapter, options: TrainerOptions) -> Result<Self> {
         let (layout, flat) = Layout::of(adapter)?;
-        let (len, xa_columns) = (layout.len, layout.xa_columns);
+        let config = adapter.config.clone();
+        let adapter = DeviceAdapter::new(backend, layout, &flat)?;
+        let (ctx, capacity) = (ForwardContext::new(backend, Some(&adapter)), options.capacity);
+        let keep = if options.gradient_checkpointing { Keep::Residual } else { Keep::Everything };
         Ok(Trainer {
             backend,
             model,
-            config: adapter.config.clone(),
-            adapter: DeviceAdapter::new(backend, layout, &flat)?,
-            grads: AdapterGradients::new(backend, len)?,
-            optimizer: Optimizer {
-                weights: backend.upload(&flat)?,
-                m: backend.zeros(len)?,
-                v: backend.zeros(len)?,
-                norm: backend.zeros(1)?,
-                steps: 0,
-            },
-            acts: Activations::new(backend, model, capacity, xa_columns, gradient_checkpointing)?,
-            act_grads: Gradients::new(backend, model, capacity, xa_columns)?,
+            config,
+            optimizer: Optimizer::new(backend, &flat)?,
+            acts: Activations::new(ctx, model, capacity, keep)?,
+            grads: Gradients::new(ctx, model, capacity)?,
             loss: LossBuffers::new(backend, model, capacity)?,
             loss_scale: LossScale::new(T::DTYPE),
+            adapter,
             options,
-            schedule,
-            seed,
             micro_batches: 0,
         })
     }
 
-    /// What a pass without dropout reads.
-    pub fn pass(&self) -> Pass<'_, B, T> {
-        Pass { backend: self.backend, adapter: Some(&self.adapter), dropout: None }
-    }
-
-    /// Columns that activations of this trainer's adapter need; see [`Layout::xa_columns`].
-    pub fn xa_columns(&self) -> usize {
-        self.adapter.layout.xa_columns
+    /// What a forward pass without dropout reads.
+    pub fn context(&self) -> ForwardContext<'_, B, T> {
+        ForwardContext::new(self.backend, Some(&self.adapter))
     }
 
     /// Trains on one step's micro-batches.
@@ -174,16 +172,16 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
     /// The loss or the gradient is not finite (in f16 such a step is left out and the loss scale halved, until it
     /// is 1), or the device refuses.
     pub fn step(&mut self, step: &Step) -> Result<StepReport> {
-        self.backend.clear(self.grads.flat.view_mut())?;
+        self.backend.clear(self.grads.adapter.view_mut())?;
         self.loss.clear(self.backend)?;
         let scale = self.loss_scale.scale;
         for batch in &step.micro_batches {
             self.accumulate(batch, scale / step.n_targets as f32)?;
         }
-        Norm { x: self.grads.flat.view(), out: self.optimizer.norm.view_mut() }.run(self.backend)?;
+        Norm { x: self.grads.adapter.view(), out: self.optimizer.norm.view_mut() }.run(self.backend)?;
         let loss = f64::from(self.loss.total(self.backend)?) / step.n_targets as f64;
         let norm = self.optimizer.norm.to_vec(self.backend)?[0];
-        let lr = self.schedule.lr(step.index);
+        let lr = self.options.schedule.lr(step.index);
         let mut report = StepReport {
             loss,
             grad_norm: f64::from(norm / scale),
@@ -204,24 +202,24 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
 
     fn accumulate(&mut self, batch: &Batch, grad_scale: f32) -> Result<()> {
         let p = self.config.dropout;
-        let seed = DropoutSeed { p, seed: self.seed, micro_batch: self.micro_batches };
+        let seed = DropoutSeed { p, seed: self.options.seed, micro_batch: self.micro_batches };
         self.micro_batches += 1;
         let dropout = (p != 0.0).then_some(seed);
-        let pass = Pass { backend: self.backend, adapter: Some(&self.adapter), dropout };
-        self.model.forward(pass, &mut self.acts, batch)?;
-        let (acts, grads) = (&mut self.acts, &mut self.act_grads);
-        self.model.loss_backward(pass, batch, acts, &mut self.loss, grads, &mut self.grads, grad_scale)?;
-        self.model.backward(pass, acts, grads, &mut self.grads)
+        let ctx = ForwardContext { backend: self.backend, adapter: Some(&self.adapter), dropout };
+        let (acts, grads) = (&mut self.acts, &mut self.grads);
+        self.model.forward(ctx, acts, batch)?;
+        self.model.loss_backward(ctx, batch, acts, &mut self.loss, grads, grad_scale)?;
+        self.model.backward(ctx, acts, grads)
     }
 
     fn update(&mut self, norm: f32, scale: f32, lr: f32) -> Result<()> {
-        let OptimizerOptions { weight_decay, betas, eps, max_grad_norm } = self.options;
+        let OptimizerOptions { weight_decay, betas, eps, max_grad_norm } = self.options.optimizer;
         let clip = if max_grad_norm > 0.0 { (max_grad_norm / (norm / scale + 1e-6)).min(1.0) } else { 1.0 };
         let optimizer = &mut self.optimizer;
         optimizer.steps += 1;
         AdamW {
             weights: optimizer.weights.view_mut(),
-            grads: self.grads.flat.view(),
+            grads: self.grads.adapter.view(),
             m: optimizer.m.view_mut(),
             v: optimizer.v.view_mut(),
             compute: self.adapter.compute.view_mut(),
@@ -244,15 +242,15 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
         Err(Error::Diverged { step, loss })
     }
 
-    /// Mean loss of the targets of `samples`, in nats; NaN where there are none.
+    /// Mean loss of the targets of `samples`, in nats; NaN where there are none. Takes no memory beyond the trainer's.
     ///
     /// # Errors
     /// A sample is longer than the trainer's capacity, or the device refuses.
     pub fn evaluate(&mut self, samples: &[Sample]) -> Result<f64> {
-        let pass = Pass { backend: self.backend, adapter: Some(&self.adapter), dropout: None };
+        let ctx = ForwardContext::new(self.backend, Some(&self.adapter));
         let (mut sum, mut n) = (0.0, 0);
         for batch in batches(samples, self.acts.capacity)? {
-            let losses = self.model.target_losses(pass, &mut self.acts, &batch)?;
+            let losses = self.model.target_losses(ctx, &mut self.acts, &mut self.loss, &batch)?;
             sum += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
             n += losses.len();
         }
@@ -273,7 +271,7 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
     /// # Errors
     /// The device refuses.
     pub fn gradients(&self) -> Result<Adapter> {
-        let flat = self.grads.flat.to_vec(self.backend)?;
+        let flat = self.grads.adapter.to_vec(self.backend)?;
         Ok(self.adapter.layout.to_adapter(&self.config, &self.model.config, &flat))
     }
 
@@ -281,27 +279,4 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
     pub fn n_trainable(&self) -> usize {
         self.adapter.layout.n_trainable()
     }
-}
-
-/// Samples in their order, as many to a batch as fit `capacity` tokens.
-///
-/// # Errors
-/// A sample alone does not fit.
-pub fn batches(samples: &[Sample], capacity: usize) -> Result<Vec<Batch>> {
-    let mut batches = Vec::new();
-    let mut rest = samples;
-    while let Some(first) = rest.first() {
-        let (mut n, mut tokens) = (1, first.ids.len());
-        if tokens > capacity {
-            let want = format!("at most {capacity} tokens fit; raise --max-seq-length or --batch-size");
-            return Err(Error::setting("a sample's length", tokens, want));
-        }
-        while rest.get(n).is_some_and(|next| tokens + next.ids.len() <= capacity) {
-            tokens += rest[n].ids.len();
-            n += 1;
-        }
-        batches.push(Batch::new(&rest[..n]));
-        rest = &rest[n..];
-    }
-    Ok(batches)
 }

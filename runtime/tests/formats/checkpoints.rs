@@ -4,11 +4,11 @@ use std::path::Path;
 
 use half::{bf16, f16};
 use halfbyte::DType;
-use halfbyte::quant::Format;
+use halfbyte::quant::{Absmax, Format};
 use halfbyte_runtime::Error;
 use halfbyte_runtime::checkpoint::{
-    Absmax, Checkpoint, CheckpointWriter, DEFAULT_SHARD_BYTES, Dtype, FourBit, FourBitNote, Tensor, TensorRef, Weight,
-    write_file,
+    Bnb4bitTensor, BnbConfig, Checkpoint, CheckpointWriter, DEFAULT_SHARD_BYTES, Dtype, GroupBytes, Tensor, TensorRef,
+    Weight, write_file,
 };
 use halfbyte_runtime::config::Qwen3Config;
 use serde_json::Value;
@@ -20,11 +20,11 @@ fn f32s(bytes: &[u8]) -> Vec<f32> {
 }
 
 /// Dequantises by bitsandbytes' formula, one element after the other, with f32 roundings where it has them.
-fn dequantize(weight: &FourBit) -> Vec<f32> {
+fn dequantize(weight: &Bnb4bitTensor) -> Vec<f32> {
     let absmax = match weight.absmax {
         Absmax::Plain(absmax) => f32s(absmax),
-        Absmax::Nested { codes, groups, offset, map } => {
-            let (groups, map) = (f32s(groups), f32s(map));
+        Absmax::Nested { codes, groups: GroupBytes { absmax, offset, map } } => {
+            let (groups, map) = (f32s(absmax), f32s(map));
             codes.iter().enumerate().map(|(i, &c)| map[c as usize] * groups[i / 256] + offset).collect()
         }
     };
@@ -51,7 +51,7 @@ fn every_weight_that_bitsandbytes_quantised_is_read() {
     for case in cases {
         let name = case["name"].as_str().unwrap();
         let shape: [usize; 2] = serde_json::from_value(case["shape"].clone()).unwrap();
-        let Weight::FourBit(weight) = file.weight(&format!("{name}.weight"), shape).unwrap() else {
+        let Weight::Quantized(weight) = file.weight(&format!("{name}.weight"), shape).unwrap() else {
             panic!("{name} is not 4-bit")
         };
         assert_eq!(weight.format.to_string(), case["quant_type"]);
@@ -70,9 +70,9 @@ fn copy(from: &Checkpoint, config: &Qwen3Config, to: &mut CheckpointWriter) -> u
     let shapes: BTreeMap<_, _> = config.modules().map(|m| (format!("{m}.weight"), config.shape(m))).collect();
     for name in from.weight_names() {
         match shapes.get(name).map(|shape| from.weight(name, *shape).unwrap()) {
-            Some(Weight::FourBit(weight)) => {
+            Some(Weight::Quantized(weight)) => {
                 four_bit += 1;
-                to.put_four_bit(name, &weight).unwrap();
+                to.put_quantized(name, &weight).unwrap();
             }
             _ => to.put(plain(from.tensor(name).unwrap())).unwrap(),
         }
@@ -92,14 +92,14 @@ fn checkpoints_are_written_as_the_real_libraries_wrote_them() {
         let mut to = CheckpointWriter::create(out.path(), DEFAULT_SHARD_BYTES).unwrap();
         let four_bit = copy(&from, &config, &mut to);
         assert_eq!(four_bit, if config.quantization.is_some() { 14 } else { 0 });
-        let note = config.quantization.map(|q| FourBitNote {
+        let bnb = config.quantization.map(|q| BnbConfig {
             format: if q.quant_type == "nf4" { Format::Nf4 } else { Format::Fp4 },
             double_quant: q.double_quant,
             compute: DType::F32,
         });
         let (base, _) = name(&dir).split_once('-').map_or((name(&dir), ()), |(base, _)| (base.to_owned(), ()));
         let source = fs::read_to_string(dir.with_file_name(base).join("config.json")).unwrap();
-        to.put_config(&source, note).unwrap();
+        to.put_config(&source, bnb).unwrap();
         to.put_companions(&dir).unwrap();
         assert!(names(out.path()).iter().all(|n| n.ends_with(".tmp")), "nothing has its name before the end");
         assert_eq!(to.finish().unwrap(), from.bytes() as u64);
@@ -172,7 +172,7 @@ fn codes_stored_as_another_type_are_the_same_bytes() {
     });
     write_file(&path, &viewed.collect::<Vec<_>>()).unwrap();
     let file = Checkpoint::open(out.path()).unwrap();
-    let (Weight::FourBit(a), Weight::FourBit(b)) =
+    let (Weight::Quantized(a), Weight::Quantized(b)) =
         (from.weight(weight, [64, 128]).unwrap(), file.weight(weight, [64, 128]).unwrap())
     else {
         panic!("not 4-bit")

@@ -4,7 +4,7 @@ use std::path::Path;
 use halfbyte::quant::Format;
 use halfbyte::{Cpu, DType};
 use halfbyte_runtime::Result;
-use halfbyte_runtime::checkpoint::{Checkpoint, FourBitNote, Tensor, write_file};
+use halfbyte_runtime::checkpoint::{BnbConfig, Checkpoint, Tensor, write_file};
 use halfbyte_runtime::model::{QuantizeReport, quantize_checkpoint};
 
 use super::{assert_same, golden, names};
@@ -13,8 +13,8 @@ use super::{assert_same, golden, names};
 const LINEARS: usize = 14;
 
 fn quantize(from: &Path, to: &Path, format: Format, double_quant: bool, block_size: usize) -> Result<QuantizeReport> {
-    let note = FourBitNote { format, double_quant, compute: DType::F32 };
-    quantize_checkpoint(&Cpu::new(), from, to, note, block_size, |_, _| ())
+    let bnb = BnbConfig { format, double_quant, compute: DType::F32 };
+    quantize_checkpoint(&Cpu::new(), from, to, bnb, block_size, |_, _| ())
 }
 
 #[test]
@@ -29,7 +29,10 @@ fn nf4_checkpoints_are_those_of_transformers_to_the_byte() {
             names(out.path()).iter().for_each(|file| assert_same(&out.path().join(file), &want.join(file)));
             let (before, after) = (Checkpoint::open(&from).unwrap(), Checkpoint::open(&want).unwrap());
             let (bytes_before, bytes_after) = (before.bytes() as u64, after.bytes() as u64);
-            assert_eq!(report, QuantizeReport { n_quantized: LINEARS, n_four_bit: 0, bytes_before, bytes_after });
+            assert_eq!(
+                report,
+                QuantizeReport { n_quantized: LINEARS, n_quantized_before: 0, bytes_before, bytes_after }
+            );
         }
     }
 }
@@ -73,7 +76,7 @@ fn weights_in_4_bits_stay_as_they_are() {
     let from = mixed(&dense, &four_bit, None);
     let out = tempfile::tempdir().unwrap();
     let report = quantize(from.path(), out.path(), Format::Nf4, true, 64).unwrap();
-    assert_eq!((report.n_quantized, report.n_four_bit), (LINEARS / 2, LINEARS / 2));
+    assert_eq!((report.n_quantized, report.n_quantized_before), (LINEARS / 2, LINEARS / 2));
     assert_same(&out.path().join("model.safetensors"), &four_bit.join("model.safetensors"));
 }
 

@@ -1,9 +1,9 @@
 use std::path::PathBuf;
 
+use halfbyte_runtime::batch::{Batch, IGNORE, Sample};
 use halfbyte_runtime::chat::ChatTemplate;
 use halfbyte_runtime::tokenizer::Tokenizer;
-use halfbyte_runtime::train::data::{DataOptions, Dataset, Overlong, Sample};
-use halfbyte_runtime::train::packing::{Batch, IGNORE};
+use halfbyte_runtime::train::data::{DataOptions, Dataset, Overlong};
 use serde_json::{Value, json};
 
 use crate::{test_data, tiny_model};

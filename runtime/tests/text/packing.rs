@@ -1,8 +1,8 @@
 use std::collections::HashMap;
 
 use halfbyte::rng::philox;
-use halfbyte_runtime::train::data::Sample;
-use halfbyte_runtime::train::packing::{Batch, BatchOptions, Batcher, IGNORE, Step, TrainLength};
+use halfbyte_runtime::batch::{Batch, IGNORE, Sample};
+use halfbyte_runtime::train::packing::{BatchOptions, Batcher, Step, TrainLength};
 
 const MAX_LEN: usize = 32;
 

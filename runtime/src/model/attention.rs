@@ -1,0 +1,97 @@
+//! What the tokens in hand attend to: the one part of a layer that training, prompts and generation do differently.
+
+use super::{
+    ForwardContext, Qwen3,
+    activations::{LayerActivations, Tokens},
+    rows,
+};
+use crate::{Result, config::Qwen3Config};
+use halfbyte::{
+    Backend, Buf, Float, Mat, View,
+    ops::{Attention, CacheAppend, DecodeAttention, Op},
+};
+
+/// Keys and values of the tokens so far.
+pub(super) struct KvCache<B: Backend, T: Float> {
+    /// Positions of one sequence.
+    pub capacity: usize,
+    /// Of each layer, `[n_seqs, capacity, kv]` each.
+    layers: Vec<LayerCache<B, T>>,
+}
+
+struct LayerCache<B: Backend, T: Float> {
+    k: Buf<B, T>,
+    v: Buf<B, T>,
+}
+
+impl<B: Backend, T: Float> KvCache<B, T> {
+    /// For `n_seqs` sequences of up to `capacity` tokens each.
+    pub fn new(backend: &B, config: &Qwen3Config, n_seqs: usize, capacity: usize) -> Result<Self> {
+        let shape = [n_seqs, capacity, config.kv_size()];
+        let layer = |_| Ok(LayerCache { k: rows::zeros(backend, &shape)?, v: rows::zeros(backend, &shape)? });
+        Ok(KvCache { capacity, layers: (0..config.n_layers).map(layer).collect::<Result<_>>()? })
+    }
+}
+
+/// A cache, and where the tokens in hand go in it.
+pub(super) struct CacheSlots<'a, B: Backend, T: Float> {
+    pub cache: &'a mut KvCache<B, T>,
+    /// `[n]`: the sequence of each token.
+    pub seqs: View<'a, B, u32>,
+}
+
+impl<B: Backend, T: Float> CacheSlots<'_, B, T> {
+    /// Stores keys and values of the tokens in hand.
+    fn append(
+        &mut self,
+        backend: &B,
+        layer: usize,
+        k: Mat<'_, B, T>,
+        v: Mat<'_, B, T>,
+        positions: View<'_, B, u32>,
+    ) -> Result<()> {
+        let (capacity, cache) = (self.cache.capacity, &mut self.cache.layers[layer]);
+        let (k_cache, v_cache) = (cache.k.view_mut(), cache.v.view_mut());
+        CacheAppend { k, v, seqs: self.seqs, positions, capacity, k_cache, v_cache }.run(backend)?;
+        Ok(())
+    }
+}
+
+/// What the tokens in hand attend to.
+pub(super) enum Attend<'a, B: Backend, T: Float> {
+    /// Each to the tokens before it in its packed sequence.
+    Packed,
+    /// The same, where sequences begin; their keys and values stay in a cache.
+    Prefill(CacheSlots<'a, B, T>),
+    /// One new token of each sequence, to all before it in the cache.
+    Decode(CacheSlots<'a, B, T>),
+}
+
+impl<B: Backend, T: Float> Qwen3<B, T> {
+    /// Attention of layer `i`: from `a.q`, `a.k` and the values in `a.qkv` to `a.attention`.
+    pub(super) fn attend(
+        &self,
+        ctx: ForwardContext<'_, B, T>,
+        i: usize,
+        tokens: &Tokens<B>,
+        a: &mut LayerActivations<B, T>,
+        attend: &mut Attend<'_, B, T>,
+    ) -> Result<()> {
+        let (n, positions) = (tokens.n, tokens.positions());
+        let (heads, scale) = (self.config.heads(), self.config.attention_scale());
+        let (q, k, v) = (a.q.rows(n), a.k.rows(n), a.qkv.rows(n).columns(self.config.v_columns()));
+        if let Attend::Prefill(slots) | Attend::Decode(slots) = attend {
+            slots.append(ctx.backend, i, k, v, positions)?;
+        }
+        let out = a.attention.rows_mut(n);
+        if let Attend::Decode(CacheSlots { cache, .. }) = attend {
+            let (capacity, cache) = (cache.capacity, &cache.layers[i]);
+            let (k_cache, v_cache) = (cache.k.view(), cache.v.view());
+            DecodeAttention { q, k_cache, v_cache, heads, positions, capacity, scale, out }.run(ctx.backend)?;
+        } else {
+            let (cu_seqlens, max_len, lse) = (tokens.cu_seqlens(), tokens.max_len, a.lse.flat_mut(n));
+            Attention { q, k, v, heads, cu_seqlens, max_len, scale, out, lse }.run(ctx.backend)?;
+        }
+        Ok(())
+    }
+}

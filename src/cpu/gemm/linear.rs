@@ -1,0 +1,57 @@
+use super::{
+    blocked,
+    epilogue::store,
+    gemv,
+    operand::{ByColumn, ByRow},
+    source::{Dense, Source},
+};
+use crate::{
+    Cpu, Float, MatMut,
+    ops::{Linear, LinearGrad},
+};
+
+pub(in crate::cpu) fn linear<T: Float, O: Float>(op: Linear<'_, Cpu, T, O>) {
+    let Linear { x, weight, out, accumulate } = op;
+    let weight = Dense::of(weight, out.cols, x.cols);
+    forward(Dense::new(x), weight, out, accumulate);
+}
+
+pub(in crate::cpu) fn linear_grad<T: Float>(op: LinearGrad<'_, Cpu, T>) {
+    let LinearGrad { d_out, weight, d_x, accumulate } = op;
+    let weight = Dense::of(weight, d_out.cols, d_x.cols);
+    backward(Dense::new(d_out), weight, d_x, accumulate);
+}
+
+/// `out (+)= x · weightᵀ`.
+pub(super) fn forward<O: Float>(x: impl Source, weight: impl Source, out: MatMut<'_, Cpu, O>, accumulate: bool) {
+    if gemv::suits(out.rows) {
+        gemv::multiply(
+            &x,
+            &weight,
+            out,
+            #[inline(always)]
+            |sums, out| store(accumulate, 1.0, sums, out),
+        );
+    } else {
+        let (x, weight) = (ByRow(x), ByRow(weight));
+        blocked::multiply(
+            &x,
+            &weight,
+            out,
+            #[inline(always)]
+            |_, _, sums, out| store(accumulate, 1.0, sums, out),
+        );
+    }
+}
+
+/// `d_x (+)= d_out · weight`.
+pub(super) fn backward<T: Float>(d_out: impl Source, weight: impl Source, d_x: MatMut<'_, Cpu, T>, accumulate: bool) {
+    let (d_out, weight) = (ByRow(d_out), ByColumn(weight));
+    blocked::multiply(
+        &d_out,
+        &weight,
+        d_x,
+        #[inline(always)]
+        |_, _, sums, out| store(accumulate, 1.0, sums, out),
+    );
+}

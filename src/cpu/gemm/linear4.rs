@@ -1,0 +1,18 @@
+use super::{
+    linear::{backward, forward},
+    source::{Dense, Quantized},
+};
+use crate::{
+    Cpu, Float,
+    ops::{Linear4, Linear4Grad},
+};
+
+pub(in crate::cpu) fn linear4<T: Float, O: Float>(op: Linear4<'_, Cpu, T, O>) {
+    let Linear4 { x, weight, out, accumulate } = op;
+    forward(Dense::new(x), Quantized::<T>::new(weight), out, accumulate);
+}
+
+pub(in crate::cpu) fn linear4_grad<T: Float>(op: Linear4Grad<'_, Cpu, T>) {
+    let Linear4Grad { d_out, weight, d_x, accumulate } = op;
+    backward(Dense::new(d_out), Quantized::<T>::new(weight), d_x, accumulate);
+}

@@ -1,0 +1,104 @@
+use super::{
+    blocked,
+    epilogue::store,
+    gemv,
+    operand::{ByColumn, ByRow},
+    source::{Dense, drop_elements},
+};
+use crate::{
+    Cpu, Float, MatMut,
+    cpu::simd::convert,
+    ops::{Lora, LoraGrad},
+};
+
+pub(in crate::cpu) fn lora<T: Float>(op: Lora<'_, Cpu, T>) {
+    let Lora { x, a, b, scale, dropout, mut xa, out } = op;
+    let rank = xa.cols;
+    let (a, b) = (Dense::of(a, rank, x.cols), Dense::of(b, out.cols, rank));
+    let x = Dense { mat: x, dropout };
+    if gemv::suits(out.rows) {
+        gemv::multiply(
+            &x,
+            &a,
+            xa.reborrow(),
+            #[inline(always)]
+            |sums, out| convert::narrow(sums, out),
+        );
+        gemv::multiply(
+            &Dense::new(xa.mat()),
+            &b,
+            out,
+            #[inline(always)]
+            |sums, out| store(true, scale, sums, out),
+        );
+    } else {
+        blocked::multiply_transposed(
+            &ByRow(a),
+            &ByRow(x),
+            xa.reborrow(),
+            #[inline(always)]
+            |_, sums, out| convert::narrow(sums, out),
+        );
+        let xa = ByRow(Dense::new(xa.mat()));
+        blocked::multiply(
+            &xa,
+            &ByRow(b),
+            out,
+            #[inline(always)]
+            |_, _, sums, out| store(true, scale, sums, out),
+        );
+    }
+}
+
+pub(in crate::cpu) fn lora_grad<T: Float>(op: LoraGrad<'_, Cpu, T>) {
+    let LoraGrad { x, a, b, scale, dropout, xa, d_out, mut d_xa, d_a, d_b, d_x } = op;
+    let ([_, inputs], [_, outputs], rank) = (x.shape(), d_out.shape(), xa.cols);
+    let (a, b) = (Dense::of(a, rank, inputs), Dense::of(b, outputs, rank));
+
+    let by_row = ByRow(Dense::new(d_out));
+    blocked::multiply_transposed(
+        &ByColumn(b),
+        &by_row,
+        d_xa.reborrow(),
+        #[inline(always)]
+        |_, sums, out| {
+            store(false, scale, sums, out);
+        },
+    );
+    let d_xa = d_xa.mat();
+
+    let (xa, d_out) = (ByColumn(Dense::new(xa)), ByColumn(Dense::new(d_out)));
+    let d_b = MatMut::new(d_b, outputs, rank);
+    blocked::multiply_transposed(
+        &xa,
+        &d_out,
+        d_b,
+        #[inline(always)]
+        |_, sums, out| store(true, scale, sums, out),
+    );
+
+    let (rows, x) = (ByColumn(Dense::new(d_xa)), ByColumn(Dense { mat: x, dropout }));
+    let d_a = MatMut::new(d_a, rank, inputs);
+    blocked::multiply(
+        &rows,
+        &x,
+        d_a,
+        #[inline(always)]
+        |_, _, sums, out| store(true, 1.0, sums, out),
+    );
+
+    if let Some(d_x) = d_x {
+        blocked::multiply(
+            &ByRow(Dense::new(d_xa)),
+            &ByColumn(a),
+            d_x,
+            #[inline(always)]
+            |row, first, sums, out| {
+                if let Some(dropout) = &dropout {
+                    drop_elements(dropout, row, first, sums);
+                }
+                store(true, 1.0, sums, out);
+            },
+        );
+    }
+}

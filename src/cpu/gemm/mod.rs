@@ -1,0 +1,11 @@
+//! Matrix products: one way for many rows ([`blocked`]), one for few ([`gemv`]), over whatever a [`source`] reads.
+
+mod blocked;
+mod epilogue;
+mod gemv;
+pub(super) mod linear;
+pub(super) mod linear4;
+pub(super) mod lora;
+pub(super) mod operand;
+pub(super) mod source;
+pub(super) mod weight_grad;

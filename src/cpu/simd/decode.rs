@@ -1,0 +1,90 @@
+//! From 4-bit weights to f32.
+
+use super::{convert, look_up::look_up, vectorize};
+use crate::{
+    Cpu, Float,
+    quant::{DYNAMIC_MAP, GROUP, Group, Scales, Weight4},
+};
+use std::ops::Range;
+
+impl Scales<'_, Cpu> {
+    /// The absmax of block `i`.
+    #[inline(always)]
+    fn absmax(&self, i: usize) -> f32 {
+        match self {
+            Scales::Plain(absmax) => absmax.slice()[i],
+            Scales::Nested { codes, groups } => groups.slice()[i / GROUP].absmax_of(codes.slice()[i]),
+        }
+    }
+}
+
+/// Cuts elements `first .. first + len` of the flattened weight into runs of one block each, and calls
+/// `f(run, first element, absmax)` with the run's place among the elements.
+#[inline(always)]
+pub(super) fn each_run(
+    weight: &Weight4<'_, Cpu>,
+    first: usize,
+    len: usize,
+    mut f: impl FnMut(Range<usize>, usize, f32),
+) {
+    // Block sizes are powers of two.
+    let shift = weight.block_size.trailing_zeros();
+    let mut done = 0;
+    while done < len {
+        let at = first + done;
+        let block = at >> shift;
+        let end = (((block + 1) << shift) - first).min(len);
+        f(done..end, at, weight.scales.absmax(block));
+        done = end;
+    }
+}
+
+/// Calls `f(first column, codes, absmax)` for each block of a row. Rows must be whole blocks.
+#[inline(always)]
+pub(super) fn each_block(weight: &Weight4<'_, Cpu>, row: usize, mut f: impl FnMut(usize, &[u8], f32)) {
+    let size = weight.block_size;
+    let bytes = weight.codes.slice()[row * weight.cols / 2..][..weight.cols / 2].chunks_exact(size / 2);
+    let first = row * weight.cols / size;
+    match &weight.scales {
+        Scales::Plain(absmax) => {
+            for (i, (bytes, absmax)) in bytes.zip(&absmax.slice()[first..]).enumerate() {
+                f(i * size, bytes, *absmax);
+            }
+        }
+        Scales::Nested { codes, groups } => {
+            let map = &*DYNAMIC_MAP;
+            for (i, (bytes, code)) in bytes.zip(&codes.slice()[first..]).enumerate() {
+                let Group { absmax, offset } = groups.slice()[(first + i) / GROUP];
+                f(i * size, bytes, map[usize::from(*code)] * absmax + offset);
+            }
+        }
+    }
+}
+
+/// What the 16 codes stand for in a block, rounded to `T`.
+#[inline(always)]
+pub(super) fn values<T: Float>(codes: &[f32; 16], absmax: f32) -> [f32; 16] {
+    let mut values = *codes;
+    values.iter_mut().for_each(|value| *value *= absmax);
+    convert::round::<T>(&mut values);
+    values
+}
+
+/// Elements `first ..` of the flattened weight, each rounded to `T`.
+pub(in crate::cpu) fn decode<T: Float>(weight: &Weight4<'_, Cpu>, first: usize, out: &mut [f32]) {
+    vectorize(
+        #[inline(always)]
+        || {
+            let codes = weight.format.codes();
+            each_run(
+                weight,
+                first,
+                out.len(),
+                #[inline(always)]
+                |run, at, absmax| {
+                    look_up(&values::<T>(codes, absmax), weight.codes.slice(), at, &mut out[run]);
+                },
+            );
+        },
+    );
+}

@@ -1,0 +1,116 @@
+//! Which vector instructions this machine has, found at run time, and code compiled for them.
+//!
+//! What every SAFETY comment in this folder rests on: [`level`] names a level only where `detect` found all of its
+//! instructions, so that a function compiled for a level may be called wherever `level` is at least that.
+#![allow(unsafe_code)]
+
+pub(super) mod convert;
+pub(super) mod decode;
+pub(super) mod gemv;
+mod look_up;
+pub(super) mod pack;
+pub(super) mod sum;
+pub(super) mod tile;
+
+use std::sync::LazyLock;
+
+/// What the hot loops are compiled for, from little to much.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Level {
+    /// Whatever every machine of the architecture has (NEON on 64-bit ARM).
+    Portable,
+    /// AVX2, FMA and F16C.
+    Avx2,
+    /// AVX-512 F, BW, DQ and VL, besides.
+    Avx512,
+    /// AVX-512 BF16, besides.
+    Avx512Bf16,
+}
+
+static LEVEL: LazyLock<Level> = LazyLock::new(detect);
+
+/// What this machine can do.
+#[inline]
+pub(super) fn level() -> Level {
+    *LEVEL
+}
+
+#[cfg(target_arch = "x86_64")]
+fn detect() -> Level {
+    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+    let avx512 = is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl");
+    match (avx2, avx512, is_x86_feature_detected!("avx512bf16")) {
+        (true, true, true) => Level::Avx512Bf16,
+        (true, true, false) => Level::Avx512,
+        (true, false, _) => Level::Avx2,
+        (false, ..) => Level::Portable,
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn detect() -> Level {
+    Level::Portable
+}
+
+impl std::fmt::Display for Level {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Level::Portable if cfg!(target_arch = "aarch64") => "neon",
+            Level::Portable => "portable",
+            Level::Avx2 => "avx2",
+            Level::Avx512 => "avx512",
+            Level::Avx512Bf16 => "avx512-bf16",
+        })
+    }
+}
+
+/// The vector extensions that were found, by the names that `/proc/cpuinfo` gives them.
+pub fn features() -> Vec<&'static str> {
+    #[cfg(target_arch = "x86_64")]
+    let found = [
+        ("sse2", true),
+        ("avx2", is_x86_feature_detected!("avx2")),
+        ("fma", is_x86_feature_detected!("fma")),
+        ("f16c", is_x86_feature_detected!("f16c")),
+        ("avx512f", is_x86_feature_detected!("avx512f")),
+        ("avx512bw", is_x86_feature_detected!("avx512bw")),
+        ("avx512dq", is_x86_feature_detected!("avx512dq")),
+        ("avx512vl", is_x86_feature_detected!("avx512vl")),
+        ("avx512_bf16", is_x86_feature_detected!("avx512bf16")),
+    ];
+    #[cfg(not(target_arch = "x86_64"))]
+    let found = [("neon", cfg!(target_arch = "aarch64"))];
+    found.into_iter().filter(|(_, have)| *have).map(|(name, _)| name).collect()
+}
+
+/// Runs `f`, compiled for the best instructions of this machine. Only what is inlined is: `f` must be a closure with
+/// `#[inline(always)]`, and call such functions.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) fn vectorize<R>(f: impl FnOnce() -> R) -> R {
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn avx2<R>(f: impl FnOnce() -> R) -> R {
+        f()
+    }
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+    fn avx512<R>(f: impl FnOnce() -> R) -> R {
+        f()
+    }
+    match level() {
+        Level::Portable => f(),
+        // SAFETY: `detect` found AVX2, FMA and F16C.
+        Level::Avx2 => unsafe { avx2(f) },
+        // SAFETY: `detect` found AVX-512 F, BW, DQ and VL, besides AVX2, FMA and F16C.
+        Level::Avx512 | Level::Avx512Bf16 => unsafe { avx512(f) },
+    }
+}
+
+/// Runs `f`. The architecture's base set is all that is known.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline(always)]
+pub(super) fn vectorize<R>(f: impl FnOnce() -> R) -> R {
+    f()
+}
