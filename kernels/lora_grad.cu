@@ -42,29 +42,38 @@ struct Columns {
 
 // A CTA takes 64 columns of x and the tokens of one part; a warp 16 TILES columns of r, every `groups`-th run of 16
 // tokens. The sums of the warps are added in order. Column 16t + 8e + j is column 2t + e of product j.
-template <class T, bool DROP, int TILES> __device__ void weight_grad(const LoraWeightGradParams &p) {
-    constexpr unsigned WARPS = LORA_WEIGHT_GRAD_WARPS, COLS = LORA_WEIGHT_GRAD_COLS, RUN = LORA_WEIGHT_GRAD_RUN;
-    extern __shared__ float sums[]; // [r chunks][TILES * 32][32]
-    unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    unsigned chunks = 1;
-    while (chunks * 16 * TILES < p.r) chunks *= 2;
-    unsigned chunk = warp % chunks, group = warp / chunks, groups = WARPS / chunks;
-    unsigned col0 = blockIdx.x * COLS, r0 = chunk * 16 * TILES;
-    unsigned begin = blockIdx.y * p.split_len, end = min(begin + p.split_len, p.n);
-    Dropout dropout = dropout_of(p.dropout);
-    // Columns and rows that do not exist repeat the last ones; tokens that do not are zeros in xa_t.
-    unsigned col = min(col0 + 8 * g, p.cols - 8);
-    const T *x = static_cast<const T *>(p.x.ptr) + col;
-    const T *a[2 * TILES];
-#pragma unroll
-    for (int i = 0; i < 2 * TILES; i++)
-        a[i] = row_of<T>(p.xa_t, min(r0 + 8 * i + g, p.r - 1)) + 4 * t;
+//
+// x is the large matrix and is read once, 16 bytes a lane, 4 tokens of 8 columns, so that a warp's load is whole lines of
+// 128 bytes; xa_t is small and comes from the cache. The contraction is over tokens, which are rows of both: xa has been
+// transposed, and of x `pair` puts two tokens of one column together, which is the operand that ldmatrix.trans would make
+// of a tile in shared memory, without the tile. The next run is under way while this one is multiplied. The sums, 32 or
+// 64 f32 a thread, leave room for two CTAs on a multiprocessor. The bound is the memory.
+template <class T, bool DROP, int TILES> struct WeightGrad {
+    static constexpr unsigned WARPS = LORA_WEIGHT_GRAD_WARPS, RUN = LORA_WEIGHT_GRAD_RUN;
+    const LoraWeightGradParams &p;
+    Dropout dropout;
+    unsigned lane, g, t, chunk, group, groups; // chunk: of r; group: of the warps that share a chunk
+    unsigned col0, r0, col;
+    const T *x, *a[2 * TILES];
     float acc[TILES][8][4] = {};
-    auto load = [&](Columns &columns, unsigned token) {
+
+    __device__ __forceinline__ WeightGrad(const LoraWeightGradParams &p)
+        : p(p), dropout(dropout_of(p.dropout)), lane(threadIdx.x % 32), g(lane / 4), t(lane % 4) {
+        unsigned warp = threadIdx.x / 32, chunks = 1;
+        while (chunks * 16 * TILES < p.r) chunks *= 2;
+        chunk = warp % chunks, group = warp / chunks, groups = WARPS / chunks;
+        col0 = blockIdx.x * LORA_WEIGHT_GRAD_COLS, r0 = chunk * 16 * TILES;
+        // Columns and rows that do not exist repeat the last ones; tokens that do not are zeros in xa_t.
+        col = min(col0 + 8 * g, p.cols - 8);
+        x = static_cast<const T *>(p.x.ptr) + col;
+#pragma unroll
+        for (int i = 0; i < 2 * TILES; i++) a[i] = row_of<T>(p.xa_t, min(r0 + 8 * i + g, p.r - 1)) + 4 * t;
+    }
+    __device__ __forceinline__ void load(Columns &columns, unsigned token) const {
 #pragma unroll
         for (int i = 0; i < 4; i++) columns.rows[i] = load16(x + size_t(min(token + 4 * t + i, p.n - 1)) * p.x.stride);
-    };
-    auto multiply = [&](Columns &columns, unsigned token) {
+    }
+    __device__ __forceinline__ void multiply(Columns &columns, unsigned token) {
         uint2 as[2 * TILES];
 #pragma unroll
         for (int i = 0; i < 2 * TILES; i++) as[i] = load8bytes(a[i] + token);
@@ -77,47 +86,63 @@ template <class T, bool DROP, int TILES> __device__ void weight_grad(const LoraW
 #pragma unroll
             for (int j = 0; j < 8; j++) mma_m16n8k16<T>(acc[m][j], operand, columns.pair(j, 0), columns.pair(j, 2));
         }
-    };
-    Columns columns, next;
-    unsigned token = begin + group * RUN, step = groups * RUN;
-    if (token < end) load(columns, token);
-    for (; token < end; token += step) {
-        if (token + step < end) load(next, token + step);
-        multiply(columns, token);
-        columns = next;
     }
-    float *mine = sums + chunk * TILES * 32 * 32 + lane;
-    for (unsigned from = 1; from < groups; from++) {
-        __syncthreads();
-        if (group == from)
-#pragma unroll
-            for (int i = 0; i < TILES * 32; i++) mine[i * 32] = acc[i / 32][i / 4 % 8][i % 4];
-        __syncthreads();
-        if (group == 0)
-#pragma unroll
-            for (int i = 0; i < TILES * 32; i++) acc[i / 32][i / 4 % 8][i % 4] += mine[i * 32];
-    }
-    if (group != 0) return;
-    float *out = p.partial + size_t(blockIdx.y) * p.r * p.cols;
-#pragma unroll
-    for (int m = 0; m < TILES; m++)
-#pragma unroll
-        for (int q = 0; q < 4; q++) {
-            unsigned row = r0 + 16 * m + g + q / 2 * 8, at = col0 + 16 * t + q % 2 * 8;
-            if (row >= p.r || at >= p.cols) continue;
-            Vec8 v;
-#pragma unroll
-            for (int j = 0; j < 8; j++) v.v[j] = acc[m][j][q];
-            store8(out + size_t(row) * p.cols + at, v);
+    // This warp's runs of tokens begin .. end.
+    __device__ __forceinline__ void add(unsigned begin, unsigned end) {
+        Columns columns, next;
+        unsigned token = begin + group * RUN, step = groups * RUN;
+        if (token < end) load(columns, token);
+        for (; token < end; token += step) {
+            if (token + step < end) load(next, token + step);
+            multiply(columns, token);
+            columns = next;
         }
+    }
+    // Adds the groups of each chunk to its first, one after the other, through one buffer: the first barrier says that
+    // it has been read, the second that it has been written. `sums`: [r chunks][TILES * 32][32], a lane's own in one bank.
+    __device__ __forceinline__ void add_groups(float *sums) {
+        float *mine = sums + chunk * TILES * 32 * 32 + lane;
+        for (unsigned from = 1; from < groups; from++) {
+            __syncthreads();
+            if (group == from)
+#pragma unroll
+                for (int i = 0; i < TILES * 32; i++) mine[i * 32] = acc[i / 32][i / 4 % 8][i % 4];
+            __syncthreads();
+            if (group == 0)
+#pragma unroll
+                for (int i = 0; i < TILES * 32; i++) acc[i / 32][i / 4 % 8][i % 4] += mine[i * 32];
+        }
+    }
+    __device__ __forceinline__ void store(float *out) const {
+#pragma unroll
+        for (int m = 0; m < TILES; m++)
+#pragma unroll
+            for (int q = 0; q < 4; q++) {
+                unsigned row = r0 + 16 * m + g + q / 2 * 8, at = col0 + 16 * t + q % 2 * 8;
+                if (row >= p.r || at >= p.cols) continue;
+                Vec8 v;
+#pragma unroll
+                for (int j = 0; j < 8; j++) v.v[j] = acc[m][j][q];
+                store8(out + size_t(row) * p.cols + at, v);
+            }
+    }
+};
+
+template <class T, bool DROP, int TILES> __device__ void weight_grad(const LoraWeightGradParams &p) {
+    extern __shared__ float sums[];
+    unsigned begin = blockIdx.y * p.split_len, end = min(begin + p.split_len, p.n);
+    WeightGrad<T, DROP, TILES> products(p);
+    products.add(begin, end);
+    products.add_groups(sums);
+    if (products.group == 0) products.store(p.partial + size_t(blockIdx.y) * p.r * p.cols);
 }
 
 #define INSTANTIATE_WEIGHT_GRAD(T, width)                                                                              \
-    extern "C" __global__ void __launch_bounds__(LORA_WEIGHT_GRAD_THREADS, 2)                                                               \
+    extern "C" __global__ void __launch_bounds__(LORA_WEIGHT_GRAD_THREADS, 2)                                          \
         lora_weight_grad##width##_##T(const __grid_constant__ LoraWeightGradParams p) {                                \
         weight_grad<T, false, width / 16>(p);                                                                          \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(LORA_WEIGHT_GRAD_THREADS, width == 16 ? 2 : 1)                                             \
+    extern "C" __global__ void __launch_bounds__(LORA_WEIGHT_GRAD_THREADS, width == 16 ? 2 : 1)                        \
         lora_weight_grad##width##_drop_##T(const __grid_constant__ LoraWeightGradParams p) {                           \
         weight_grad<T, true, width / 16>(p);                                                                           \
     }
