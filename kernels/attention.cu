@@ -8,9 +8,9 @@
 // Queries are loaded once. Keys and values pass in two stages by cp.async: a stage is asked for before the other is
 // worked on, so that a tile's memory latency hides behind the two products of the tile before.
 //
-// Registers set the tiles. At D = 128 a thread of the mma.sync form has 128 f32 of `o` and 64 of scores (keys 64), so two
-// CTAs of 128 threads fill the registers; of the wgmma form 64 and 64 (keys 128), in one CTA of 256 threads that may have
-// 255 registers each. Shared memory at D = 128: 96 and 160 KiB. The bound is the tensor cores' rate.
+// Registers set the tiles. At D = 128 a thread of the mma.sync form has 128 f32 of `o` and 64 of scores (keys 64), so
+// two CTAs of 128 threads fill the registers; of the wgmma form 64 and 64 (keys 128), in one CTA of 256 threads that
+// may have 255 registers each. Shared memory at D = 128: 96 and 160 KiB. The bound is the tensor cores' rate.
 #include "attention.cuh"
 #include "reduce.cuh"
 
@@ -70,7 +70,8 @@ template <int M> struct Softmax {
 
     // Adds each row's sum up over the four lanes that have a share of it; stores the logarithm for rows below `len`, of
     // which this warp's first is `query`, and gives back what to multiply the rows by.
-    __device__ __forceinline__ void finish(float (&inverse)[M][2], float *lse, unsigned query, unsigned len, float scale) {
+    __device__ __forceinline__ void finish(float (&inverse)[M][2], float *lse, unsigned query, unsigned len,
+                                           float scale) {
         unsigned lane = threadIdx.x % 32;
 #pragma unroll
         for (int m = 0; m < M; m++)
@@ -160,8 +161,8 @@ template <class T, int D, class C> __device__ __forceinline__ void attention(con
 ATTENTION_MMA(attention, AttentionParams, MmaTiles)
 ATTENTION_WGMMA(attention, AttentionParams, WgmmaTiles)
 
-// Any type and alignment, sums in f32: one warp for each query row. A lane has the score of one of 32 keys, then columns
-// of the sums; tiles are padded by one element, so that 32 lanes that read a column of keys read 32 banks.
+// Any type and alignment, sums in f32: one warp for each query row. A lane has the score of one of 32 keys, then
+// columns of the sums; tiles are padded by one element, so that 32 lanes that read a column of keys read 32 banks.
 template <class T, int D> __device__ __forceinline__ void attention_simt(const AttentionParams &p) {
     constexpr int WARPS = ATTENTION_SIMT_WARPS, THREADS = 32 * WARPS, TILE = 32, PART = D / 32;
     __shared__ float ks[TILE][D + 1], vs[TILE][D + 1], qs[WARPS][D];

@@ -1,5 +1,7 @@
 #pragma once
-// Tiles of attention: rows of one head in shared memory, and their products.
+// Tiles of attention: rows of one head in shared memory, and their products, by one of two engines with one interface:
+// `Mma` (mma.sync, synchronous, whose begin, commit, publish and wait are nothing) and `Wgmma` (asynchronous). Both
+// have sums in the same registers, so that all that is done between products is written once.
 #include "attention_ptx.cuh"
 #include "params.h"
 #include "wgmma.cuh"

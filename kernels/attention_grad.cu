@@ -1,12 +1,13 @@
-// The gradients of causal attention, deterministic: every sum belongs to one warp and runs in a fixed order.
-// Kernel 1: delta. Kernel 2: d_k and d_v, one CTA for a tile of keys of one key head. Kernel 3: d_q, one CTA for 128 query
-// rows of one head.
+// The gradients of causal attention, deterministic: every sum belongs to one warp and runs in a fixed order. Kernel 1:
+// delta. Kernel 2: d_k and d_v, one CTA for a tile of keys of one key head. Kernel 3: d_q, one CTA for 128 query rows
+// of one head.
 //
 // Kernels 2 and 3 both compute the scores again, which costs 7 products in place of 5: the price of having no sum that
 // CTAs share, so no atomic additions and no second pass over d_q. Both keep what they own in registers for the whole
-// loop and let the other side's tiles pass in two stages of cp.async. Kernel 2 computes scores with keys as rows, so that
-// the weights are the left operand of d_v += P^T d_out without a transpose; lse and delta then belong to columns and come
-// through shared memory with the tiles. A group of query heads is one loop: the sum over its heads stays in registers.
+// loop and let the other side's tiles pass in two stages of cp.async. Kernel 2 computes scores with keys as rows, so
+// that the weights are the left operand of d_v += P^T d_out without a transpose; lse and delta then belong to columns
+// and come through shared memory with the tiles. A group of query heads is one loop: the sum over its heads stays in
+// registers.
 //
 // Registers set the tiles: at D = 128 a warp's 16 rows of d_k and d_v are 128 f32 a thread, scores and their gradient
 // 64 more with 64 queries. The bound is the tensor cores' rate.

@@ -1,6 +1,6 @@
 #pragma once
-// Gradients of attention for any type and alignment, products and sums in f32. A warp owns one row; its lanes compute the
-// weights of 32 rows of the other side, then own columns of the sums.
+// Gradients of attention for any type and alignment, products and sums in f32. A warp owns one row; its lanes compute
+// the weights of 32 rows of the other side, then own columns of the sums.
 #include "attention.cuh"
 
 // 32 rows of one matrix. The padding puts a column, which 32 lanes read in `dot`, into 32 banks.

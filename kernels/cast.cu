@@ -1,4 +1,5 @@
-// Rounding from one compute type to another. Eight elements for each thread.
+// Rounding from one compute type to another. Eight elements for each thread, so that the wider side moves in whole
+// 16-byte pieces, too. The bound is the memory.
 #include "params.h"
 #include "vec8.cuh"
 

@@ -3,10 +3,10 @@
 // parts up, in the order of the splits: which CTA that is does not change the result.
 //
 // D / VEC lanes share a row of keys or values, 16 bytes each (LANES: 16 at D = 128 in bf16, so that a warp reads two
-// whole rows at once); these lane groups take keys in turn, U at a time, whose loads of keys and values are all asked for
-// before the first is used. A lane keeps maximum, sum and its own VEC columns of the values of all G heads in registers,
-// so keys need no shared memory; what the lane groups, the warps and then the CTAs have found is merged at the end.
-// More than 4 heads take the registers of a second CTA. The bound is the memory: a byte of cache is read once.
+// whole rows at once); these lane groups take keys in turn, U at a time, whose loads of keys and values are all asked
+// for before the first is used. A lane keeps maximum, sum and its own VEC columns of the values of all G heads in
+// registers, so keys need no shared memory; what the lane groups, the warps and then the CTAs have found is merged at
+// the end. More than 4 heads take the registers of a second CTA. The bound is the memory: a byte of cache is read once.
 #include "attention_ptx.cuh"
 #include "params.h"
 
@@ -199,8 +199,8 @@ __device__ __forceinline__ void merge_warps(State<T, G> &state, Shared<D, G> &sh
 // Adds the warps up: to the output when this CTA has all the keys, else to its part of `partial`, which has, for each
 // head and split, D weighted sums, then the maximum and the sum of exponentials.
 template <class T, int D, int G>
-__device__ __forceinline__ void store_part(const DecodeAttentionParams &p, const Job<G> &job, const Shared<D, G> &shared,
-                                           T *out, float *partial) {
+__device__ __forceinline__ void store_part(const DecodeAttentionParams &p, const Job<G> &job,
+                                           const Shared<D, G> &shared, T *out, float *partial) {
     for (unsigned i = threadIdx.x; i < job.heads * D; i += THREADS) {
         unsigned g = i / D, d = i % D;
         float o = 0;
@@ -235,8 +235,8 @@ __device__ __forceinline__ bool is_last(const DecodeAttentionParams &p, const Jo
 
 // Adds the splits up, in their order. From L2: another multiprocessor wrote them.
 template <class T, int D, int G>
-__device__ __forceinline__ void add_splits(const DecodeAttentionParams &p, const Job<G> &job, Shared<D, G> &shared, T *out,
-                                           const float *partial) {
+__device__ __forceinline__ void add_splits(const DecodeAttentionParams &p, const Job<G> &job,
+                                           Shared<D, G> &shared, T *out, const float *partial) {
     Parts<D, G> &parts = shared.parts;
     for (unsigned i = threadIdx.x; i < job.active * job.heads; i += THREADS) {
         const float *end_of_part = partial + (i % job.heads * p.splits + i / job.heads) * (D + STATS) + D;
@@ -259,9 +259,9 @@ __device__ __forceinline__ void add_splits(const DecodeAttentionParams &p, const
 template <class T, int D, int G>
 __device__ __forceinline__ void decode_attention(const DecodeAttentionParams &p) {
     // Keys of a lane group at a time: as many as the registers leave room for.
-    constexpr unsigned U = G > 2 ? 2 : 4, BATCH = THREADS / (D / VEC<T>)*U;
+    constexpr unsigned U = G > 2 ? 2 : 4, GROUPS = THREADS / (D / VEC<T>);
     __shared__ Shared<D, G> shared;
-    Job<G> job(p, BATCH);
+    Job<G> job(p, GROUPS * U);
     if (job.begin >= job.len) return;
     State<T, G> state;
     state.clear();

@@ -1,4 +1,8 @@
-// 4-bit weights to the compute type. Each thread decodes eight weights at a time: 4 bytes in, 16 bytes out in bf16.
+// 4-bit weights to the compute type. Each thread decodes eight weights at a time: 4 bytes in, 16 bytes out in bf16, so
+// a warp reads 128 neighbouring bytes and writes 512. AHEAD groups are loaded, scales included, before the first is
+// decoded. CTAs walk over the weight, as many as fit at once: each fills its two tables once. Eight weights never
+// straddle blocks, which have 32 and more. The bound is the memory, 2.5 bytes a weight; the tables keep look-ups out of
+// its way.
 #include "quant.cuh"
 
 constexpr unsigned THREADS = DEQUANTIZE_THREADS;

@@ -1,6 +1,8 @@
 #pragma once
 // What the kernels of linear.cu and linear4.cu share. All compute out (+)= x B, x [n, k], out [n, m]. The weight W
 // is row-major [rows, cols]; forward B = W^T (m = rows, k = cols), in the gradient B = W (m = cols, k = rows).
+// Where there are fewer tiles than multiprocessors, several CTAs share the contraction of one; each leaves its sums in
+// `partial`, and linear_sum adds them in order: no atomics, and the same bits every time.
 #include "params.h"
 #include "types.cuh"
 

@@ -1,4 +1,5 @@
-// out (+)= x W^T and d_x (+)= d_out W with a dense W. Which kernel takes which shape: src/cuda/launch/linear.rs.
+// out (+)= x W^T and d_x (+)= d_out W with a dense W. Which kernel takes which shape:
+// src/cuda/launch/gemm/linear.rs. `simt` and `mma` are what simt.cuh and mma.cuh make of a dense weight.
 #include "params.h"
 #include "simt.cuh"
 #include "mma.cuh"
@@ -51,6 +52,11 @@ ENTRIES(linear_grad_mma128, LinearParams, MMA_THREADS, 2, mma, true, 128)
 // (g, t) holds k = 16 t .. 16 t + 15 of each 64, of rows g and g + 8, and x of token g at the same k; which of them
 // the tensor cores call which column does not matter to a sum. Wants x, its rows and the weight aligned to 16 bytes and
 // cols a multiple of 8.
+//
+// The weight is read once and never again, so it does not pass through shared memory: a warp asks for 4 KiB of it, 16
+// rows by 128, before it multiplies, and 24 warps on a multiprocessor (3 CTAs; 2 with 16 tokens, by registers) keep 96
+// KiB under way. The 8 warps of a CTA share the k of one tile of rows, so that a weight of few rows has CTAs enough. x
+// comes from L1. The bound is the memory.
 
 constexpr int SKINNY_WARPS = LINEAR_SKINNY_THREADS / 32;
 constexpr int SKINNY_K = 128; // what a warp loads at a time of 16 rows

@@ -1,4 +1,6 @@
-// out (+)= x W^T and d_x (+)= d_out W with a 4-bit W. Which kernel takes which shape: src/cuda/launch/linear4.rs.
+// out (+)= x W^T and d_x (+)= d_out W with a 4-bit W. Which kernel takes which shape: src/cuda/launch/gemm/linear4.rs.
+// A weight is dequantized to what dequantize.cu makes of it, rounded to the compute type, by all kernels here but the
+// skinny ones, which round less (skinny4.cuh).
 #include "skinny4.cuh"
 #include "simt.cuh"
 #include "mma.cuh"
@@ -52,8 +54,10 @@ ENTRY_F32(linear4_grad_simt, Linear4Params, SIMT_THREADS, 2, simt, true, false)
 
 // ------------------------------------------------------------------------------- 9 tokens and more: tensor cores
 
-// Decodes a tile: each thread 32 weights of one row, so of one block. Wants the codes aligned to 16 bytes and cols a
-// multiple of 32.
+// Dequantizes a tile: each thread 32 weights of one row, so of one block, as 16 bytes of codes and one scale. What was
+// fetched waits in registers while the tile before is multiplied; look-ups and stores then overlap with the other
+// warps' products. 32 lanes store to 16 (GRAD: 8) rows, eight lanes to different banks at a time (mma.cuh). Wants the
+// codes aligned to 16 bytes and cols a multiple of 32.
 template <class T, bool GRAD> struct QuantizedStager {
     static constexpr int STAGES = GEMM_MMA_QUANTIZED_STAGES;
     static constexpr bool DEQUANTIZES = true;
@@ -127,7 +131,8 @@ ENTRIES(linear4_skinny16, Linear4Params, LINEAR4_SKINNY_THREADS, 1, skinny, 2, L
 ENTRIES_F32_OUT(linear4_skinny8, Linear4Params, LINEAR4_SKINNY_THREADS, 1, skinny, 1, LINEAR4_SKINNY_STAGES)
 ENTRIES_F32_OUT(linear4_skinny16, Linear4Params, LINEAR4_SKINNY_THREADS, 1, skinny, 2, LINEAR4_SKINNY_STAGES)
 // For GPUs with 99 KiB of shared memory: 8 warps.
-ENTRIES(linear4_skinny8_small, Linear4Params, LINEAR4_SKINNY_SMALL_THREADS, 1, skinny, 1, LINEAR4_SKINNY_SMALL_STAGES)
-ENTRIES(linear4_skinny16_small, Linear4Params, LINEAR4_SKINNY_SMALL_THREADS, 1, skinny, 2, LINEAR4_SKINNY_SMALL_STAGES)
-ENTRIES_F32_OUT(linear4_skinny8_small, Linear4Params, LINEAR4_SKINNY_SMALL_THREADS, 1, skinny, 1, LINEAR4_SKINNY_SMALL_STAGES)
-ENTRIES_F32_OUT(linear4_skinny16_small, Linear4Params, LINEAR4_SKINNY_SMALL_THREADS, 1, skinny, 2, LINEAR4_SKINNY_SMALL_STAGES)
+constexpr int SMALL_THREADS = LINEAR4_SKINNY_SMALL_THREADS, SMALL_STAGES = LINEAR4_SKINNY_SMALL_STAGES;
+ENTRIES(linear4_skinny8_small, Linear4Params, SMALL_THREADS, 1, skinny, 1, SMALL_STAGES)
+ENTRIES(linear4_skinny16_small, Linear4Params, SMALL_THREADS, 1, skinny, 2, SMALL_STAGES)
+ENTRIES_F32_OUT(linear4_skinny8_small, Linear4Params, SMALL_THREADS, 1, skinny, 1, SMALL_STAGES)
+ENTRIES_F32_OUT(linear4_skinny16_small, Linear4Params, SMALL_THREADS, 1, skinny, 2, SMALL_STAGES)

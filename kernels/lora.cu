@@ -1,26 +1,32 @@
 // The low-rank adapter in two kernels that each read every large matrix once: lora_down (n x cols to n x r) and lora_up
-// (n x r to n x cols); lora_skinny is both in one, for decoding. The gradients are in lora_grad.cu.
-// Each has a form for the tensor cores, named by the columns of r that a warp takes, and one for any type and any
-// alignment. The tensor cores do not care in which order a contraction is done, as long as both operands agree: each
-// thread loads 8 or 16 neighbouring bytes, and what these are is the k-th element for both.
+// (n x r to n x cols); lora_skinny is both in one, for decoding. The gradients are in lora_grad.cu. Each has a form for
+// the tensor cores, named by the columns of r that a warp takes, and one for any type and any alignment. The tensor
+// cores do not care in which order a contraction is done, as long as both operands agree: each thread loads 8 or 16
+// neighbouring bytes, and what these are is the k-th element for both. So no operand passes through shared memory,
+// which would cost a barrier and save nothing: x and out are read once, and the factors, which are small, come from the
+// cache. The bound is the memory.
 #include "cluster.cuh"
 #include "lora.cuh"
 #include "reduce.cuh"
 
 // ------------------------------------------------------------------------------------------------ down
 
-template <class T> __device__ __forceinline__ void store_down(const LoraDownParams &p, unsigned row, unsigned col, float v) {
+template <class T>
+__device__ __forceinline__ void store_down(const LoraDownParams &p, unsigned row, unsigned col, float v) {
     if (row < p.n && col < p.r) row_of<T>(p.out, row)[col] = from_f32<T>(p.scale * v);
 }
 
 // A warp's part of the products of 16 TILES tokens with 8 COLS columns of r: it walks over `cols` in runs of 32, AHEAD
-// at a time. A thread's 16 bytes of x are columns 8t .. 8t + 7 of a run.
+// at a time, whose loads are all under way before the first product. A thread's 16 bytes of x are columns 8t .. 8t + 7
+// of a run: four lanes read 64 neighbouring bytes of a row. AHEAD is what the registers leave room for, in
+// INSTANTIATE_DOWN.
 template <class T, int COLS, int TILES> struct Down {
     float acc[TILES][COLS][4] = {};
 
     // Runs `run`, `run + step` and so on.
     template <bool DROP, int AHEAD>
-    __device__ __forceinline__ void add(const LoraDownParams &p, unsigned row0, unsigned r0, unsigned run, unsigned step) {
+    __device__ __forceinline__ void add(const LoraDownParams &p, unsigned row0, unsigned r0, unsigned run,
+                                        unsigned step) {
         unsigned g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
         Dropout dropout = dropout_of(p.dropout);
         // Rows that do not exist repeat the last one; their sums are not stored.
@@ -81,7 +87,7 @@ template <class T, int COLS, int TILES> struct Down {
     }
 };
 
-// The warps of a CTA share out `cols`; their sums are added in order.
+// The warps of a CTA share out `cols`, because r gives one CTA too little to do; their sums are added in order.
 template <class T, bool DROP, int COLS, int TILES, int WARPS, int AHEAD> __device__ void down(const LoraDownParams &p) {
     constexpr int ROWS = 16 * TILES, WIDTH = 8 * COLS;
     extern __shared__ float sums[]; // [WARPS][ROWS][WIDTH]
@@ -92,7 +98,7 @@ template <class T, bool DROP, int COLS, int TILES, int WARPS, int AHEAD> __devic
     Down<T, COLS, TILES> products;
     products.template add<DROP, AHEAD>(p, row0, r0, warp, WARPS);
     products.store(sums + warp * ROWS * WIDTH);
-    __syncthreads();
+    __syncthreads(); // all warps' sums are there
     for (unsigned i = threadIdx.x; i < ROWS * WIDTH; i += 32 * WARPS) {
         float sum = 0;
         for (int w = 0; w < WARPS; w++) sum += sums[w * ROWS * WIDTH + i];
@@ -100,7 +106,7 @@ template <class T, bool DROP, int COLS, int TILES, int WARPS, int AHEAD> __devic
         sums[i] = sum; // for the transposed copy: no other thread reads this element above
     }
     if (!p.out_t.ptr) return;
-    __syncthreads();
+    __syncthreads(); // the totals are there, which other threads read across
     for (unsigned i = threadIdx.x; i < ROWS * WIDTH; i += 32 * WARPS) {
         unsigned row = row0 + i % ROWS, col = r0 + i / ROWS;
         if (row >= p.out_t.stride || col >= p.r) continue;
@@ -109,7 +115,8 @@ template <class T, bool DROP, int COLS, int TILES, int WARPS, int AHEAD> __devic
     }
 }
 
-// `lora_down<width>`: many tokens; `lora_down_skinny<width>`: few, so that more warps share a row. `_drop`: with dropout.
+// `lora_down<width>`: many tokens; `lora_down_skinny<width>`: few, so that more warps share a row. `_drop`: with
+// dropout.
 #define INSTANTIATE_DOWN(T, name, drop, width, ahead, ahead_skinny)                                                    \
     extern "C" __global__ void __launch_bounds__(32 * LORA_DOWN_WARPS, 2)                                              \
         lora_down##name##_##T(const __grid_constant__ LoraDownParams p) {                                              \
@@ -155,7 +162,9 @@ INSTANTIATE(lora_down_simt, LoraDownParams)
 // ------------------------------------------------------------------------------------------------ up
 
 // A warp's 32 columns of `out`, for 16 TILES rows at a time; r is contracted in chunks of 16 DEPTH. Column 8t + 2j + e
-// of the warp is column 2t + e of its j-th product, so that a thread ends up with eight neighbouring columns.
+// of the warp is column 2t + e of its j-th product, so that a thread ends up with eight neighbouring columns: `out`,
+// the large matrix, moves in 16 bytes. B stays in registers for all rows of the CTA (r up to 16 DEPTH), which is why a
+// CTA takes 64 tokens and not more: there have to be enough of them. `out` is asked for before the products.
 template <class T, int DEPTH, int TILES> struct Up {
     unsigned g, t, col0;
     bool inside;
@@ -289,6 +298,8 @@ INSTANTIATE(lora_up_simt, LoraUpParams)
 
 // Skinny tokens, 16 for each cluster of CTAs: down and up in one launch, for decoding, where an adapter is a matter of
 // latency. All warps of the cluster share out the columns of x; each CTA adds up what the others have in shared memory.
+// 8 CTAs are the largest cluster that every GPU with clusters takes. Each CTA has all of xa in the end, and a part of
+// `out`.
 constexpr unsigned SKINNY_WARPS = LORA_SKINNY_WARPS, CLUSTER = LORA_SKINNY_CLUSTER;
 
 template <class T, int WIDTH> struct SkinnyShared {
@@ -296,9 +307,13 @@ template <class T, int WIDTH> struct SkinnyShared {
     float sums[16 * WIDTH];
     T xa[16 * WIDTH];
 };
+// The launch computes the same.
+template <class T, int WIDTH> constexpr unsigned SKINNY_BYTES =
+    WIDTH * LORA_SKINNY_TOKENS * ((LORA_SKINNY_WARPS + 1) * sizeof(float) + sizeof(T));
 
 template <class T, int WIDTH, int AHEAD> __device__ void lora_skinny(const LoraDownParams &p, const LoraUpParams &q) {
     extern __shared__ uint4 memory[];
+    static_assert(sizeof(SkinnyShared<T, WIDTH>) == SKINNY_BYTES<T, WIDTH>);
     auto &s = *reinterpret_cast<SkinnyShared<T, WIDTH> *>(memory);
     unsigned rank = cluster_rank(), warp = threadIdx.x / 32, row0 = blockIdx.x / CLUSTER * 16;
     unsigned first = rank * SKINNY_WARPS + warp;
@@ -309,13 +324,13 @@ template <class T, int WIDTH, int AHEAD> __device__ void lora_skinny(const LoraD
     Up<T, WIDTH / 16, 1> tile(q, first * 32);
     tile.load_b(q, 0);
     tile.load_out(q, row0);
-    __syncthreads();
+    __syncthreads(); // all warps of this CTA have stored their sums
     for (unsigned i = threadIdx.x; i < 16 * WIDTH; i += 32 * SKINNY_WARPS) {
         float sum = 0;
         for (unsigned w = 0; w < SKINNY_WARPS; w++) sum += s.warps[w][i];
         s.sums[i] = sum;
     }
-    cluster_sync();
+    cluster_sync(); // every CTA has its sums
     for (unsigned i = threadIdx.x; i < 16 * WIDTH; i += 32 * SKINNY_WARPS) {
         float sum = 0;
         for (unsigned c = 0; c < CLUSTER; c++) sum += *cluster_shared(s.sums + i, c);
@@ -323,7 +338,7 @@ template <class T, int WIDTH, int AHEAD> __device__ void lora_skinny(const LoraD
         s.xa[i] = from_f32<T>(col < p.r ? p.scale * sum : 0.f);
         if (rank == 0) store_down<T>(p, row0 + i / WIDTH, col, sum);
     }
-    // Nobody leaves while another CTA may read its shared memory.
+    // Nobody leaves while another CTA may read its shared memory; and all of xa is there for this CTA's warps.
     cluster_sync();
     for (unsigned block = first; block * 32 < q.cols; block += SKINNY_WARPS * CLUSTER) {
         if (block != first) {

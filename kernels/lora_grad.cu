@@ -43,11 +43,11 @@ struct Columns {
 // A CTA takes 64 columns of x and the tokens of one part; a warp 16 TILES columns of r, every `groups`-th run of 16
 // tokens. The sums of the warps are added in order. Column 16t + 8e + j is column 2t + e of product j.
 //
-// x is the large matrix and is read once, 16 bytes a lane, 4 tokens of 8 columns, so that a warp's load is whole lines of
-// 128 bytes; xa_t is small and comes from the cache. The contraction is over tokens, which are rows of both: xa has been
-// transposed, and of x `pair` puts two tokens of one column together, which is the operand that ldmatrix.trans would make
-// of a tile in shared memory, without the tile. The next run is under way while this one is multiplied. The sums, 32 or
-// 64 f32 a thread, leave room for two CTAs on a multiprocessor. The bound is the memory.
+// x is the large matrix and is read once, 16 bytes a lane, 4 tokens of 8 columns, so that a warp's load is whole lines
+// of 128 bytes; xa_t is small and comes from the cache. The contraction is over tokens, which are rows of both: xa has
+// been transposed, and of x `pair` puts two tokens of one column together, which is the operand that ldmatrix.trans
+// would make of a tile in shared memory, without the tile. The next run is under way while this one is multiplied. The
+// sums, 32 or 64 f32 a thread, leave room for two CTAs on a multiprocessor. The bound is the memory.
 template <class T, bool DROP, int TILES> struct WeightGrad {
     static constexpr unsigned WARPS = LORA_WEIGHT_GRAD_WARPS, RUN = LORA_WEIGHT_GRAD_RUN;
     const LoraWeightGradParams &p;
@@ -99,7 +99,8 @@ template <class T, bool DROP, int TILES> struct WeightGrad {
         }
     }
     // Adds the groups of each chunk to its first, one after the other, through one buffer: the first barrier says that
-    // it has been read, the second that it has been written. `sums`: [r chunks][TILES * 32][32], a lane's own in one bank.
+    // it has been read, the second that it has been written. `sums`: [r chunks][TILES * 32][32], a lane's own in one
+    // bank.
     __device__ __forceinline__ void add_groups(float *sums) {
         float *mine = sums + chunk * TILES * 32 * 32 + lane;
         for (unsigned from = 1; from < groups; from++) {

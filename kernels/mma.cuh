@@ -2,6 +2,13 @@
 // Products on tensor cores (mma.sync) for bf16 and f16. x goes to shared memory by asynchronous copies; so does a
 // dense weight; a 4-bit weight is decoded into it. Tiles are [tokens TOKENS, outputs 128], 64 of k at a time.
 // Wants x and its rows aligned to 16 bytes, and of the weight what its stager wants.
+//
+// 8 warps, 2 by 4: each has TOKENS / 2 by 32 of the tile, so 64 f32 of sums a thread at 128 tokens, and reads operands
+// of both sides with ldmatrix. Three stages of x: two are under way while one is multiplied. A dense weight has the
+// same; a 4-bit weight has two stages, because it waits in registers as codes, a quarter of the size, and not in shared
+// memory. At 128 tokens that makes 96 and 80 KiB and 128 registers, so that two CTAs share a multiprocessor and one
+// multiplies while the other waits, dequantizes or stores. The bound is the tensor cores' rate for many tokens, the
+// weight's traffic for few.
 #include "gemm.cuh"
 #include "ptx.cuh"
 
@@ -87,10 +94,6 @@ __device__ __forceinline__ void multiply(float (&acc)[MT][4][4], uint32_t x_tile
     }
 }
 
-template <int TOKENS, class Stager> constexpr int tensor_shared() {
-    return X_STAGES * TOKENS * TILE_K * 2 + Stager::STAGES * TILE_W_BYTES;
-}
-
 // One tile of a CTA: blockIdx.x counts tiles, tokens fastest; blockIdx.y is the part of k. Dynamic shared memory:
 // X_STAGES tiles of x, then Stager::STAGES tiles of the weight.
 template <bool GRAD, int TOKENS, class T, class O, class Stager>
@@ -129,7 +132,9 @@ __device__ void mma_gemm(const Gemm<T, O> &p, Stager &stager) {
     float acc[MT][4][4] = {};
     for (unsigned step = 0; step < steps; step++) {
         cp_async_wait<X_STAGES - 2>();
-        __syncthreads(); // this step's tiles are complete; the buffers of the step before are free
+        // This step's tiles are complete for all threads (copies by the wait, decoded ones by the barrier), and the
+        // buffers of the step before are free: `queue` fills that of x, `dequantize` that of the weight.
+        __syncthreads();
         queue(step + X_STAGES - 1);
         multiply<GRAD, MT, T>(acc, x_at + step % X_STAGES * X_BYTES, w_at + step % Stager::STAGES * TILE_W_BYTES,
                               x_row, w_col);

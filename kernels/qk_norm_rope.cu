@@ -1,6 +1,8 @@
-// RMSNorm of every query and key head, then rotation by position, and the gradient of both.
-// A group of D / 2 / VEC lanes takes HEADS heads of one token; a lane holds one pack of the first half of a head and
-// the pack that it is rotated with.
+// RMSNorm of every query and key head, then rotation by position, and the gradient of both. A group of D / 2 / VEC
+// lanes takes HEADS heads of one token; a lane holds one pack of the first half of a head and the pack that it is
+// rotated with. So a rotation needs no other lane, the sum of squares log2(LANES) shuffles, and cosine and sine are
+// loaded once for HEADS heads. The forward pass loads all heads before the first is used. The bound is the memory. No
+// shared memory, no barrier.
 #include "params.h"
 #include "types.cuh"
 

@@ -1,4 +1,7 @@
-// Rounding to 4 bits, and double quantisation, bit for bit as bitsandbytes does them.
+// Rounding to 4 bits, and double quantisation, bit for bit as bitsandbytes does them: the intrinsics keep the compiler
+// from contracting to FMA. A thread has eight neighbours, so a block of 64 is eight lanes and its maximum three
+// shuffles; blocks of more than 256 elements span warps and meet in shared memory. A CTA has 4096 elements, the largest
+// block, so that none spans CTAs.
 #include "quant.cuh"
 #include "vec8.cuh"
 
@@ -39,7 +42,7 @@ __device__ unsigned block_largest(const Vec8 &x, unsigned block_shift) {
     for (unsigned o = 1; o < min(threads, 32u); o <<= 1) largest = max(largest, __shfl_xor_sync(~0u, largest, o));
     if (threads <= 32) return largest;
     if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = largest;
-    __syncthreads();
+    __syncthreads(); // `block_shift` is the same for all, so all come here
     unsigned first = threadIdx.x / threads * (threads / 32);
     for (unsigned i = 0; i < threads / 32; i++) largest = max(largest, warps[first + i]);
     return largest;
@@ -86,7 +89,8 @@ INSTANTIATE_QUANTIZE(f32)
 constexpr unsigned COLUMNS = NEST_ABSMAX_COLUMNS;
 static_assert(COLUMNS == 32, "one for each lane");
 
-// `count` numbers, a row apart, from the first to the last.
+// `count` numbers, a row apart, from the first to the last. The additions depend on each other and cannot be reordered,
+// so that loading AHEAD of them is all there is to hide.
 __device__ __forceinline__ float sum_column(const float *x, unsigned count) {
     constexpr unsigned AHEAD = 16;
     float sum = 0, next[AHEAD];
@@ -105,15 +109,17 @@ __device__ __forceinline__ float sum_column(const float *x, unsigned count) {
 extern "C" __global__ void nest_absmax_runs(const __grid_constant__ NestAbsmaxParams p) {
     unsigned run = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (run >= p.n_runs) return;
-    p.sums[size_t(run) * COLUMNS + lane] = sum_column(p.absmax + (size_t(run) << p.run_shift) * COLUMNS + lane, 1u << p.run_shift);
+    const float *x = p.absmax + (size_t(run) << p.run_shift) * COLUMNS + lane;
+    p.sums[size_t(run) * COLUMNS + lane] = sum_column(x, 1u << p.run_shift);
 }
 
 // Sums runs of `x`'s rows into `out`, and returns how many there are.
 __device__ unsigned sum_runs(const float *x, unsigned rows, unsigned shift, float *out) {
     unsigned runs = rows >> shift;
+    unsigned lane = threadIdx.x % 32;
     for (unsigned i = threadIdx.x / 32; i < runs; i += blockDim.x / 32)
-        out[size_t(i) * COLUMNS + threadIdx.x % 32] = sum_column(x + (size_t(i) << shift) * COLUMNS + threadIdx.x % 32, 1u << shift);
-    __syncthreads();
+        out[size_t(i) * COLUMNS + lane] = sum_column(x + (size_t(i) << shift) * COLUMNS + lane, 1u << shift);
+    __syncthreads(); // the next level reads what other warps have written
     return runs;
 }
 

@@ -1,5 +1,7 @@
 // Sum and Euclidean norm of a flat vector, in two kernels: one f64 for each CTA, then one CTA over those. The order
-// depends only on the length. f64 because the squares of gradients scaled for f16 leave the range of f32.
+// depends only on the length. f64 because the squares of gradients scaled for f16 leave the range of f32. The launch
+// sets the number of CTAs by the length, not by the GPU, and threads by a constant, so that the same vector has the
+// same sum everywhere. The bound is the memory.
 #include "params.h"
 #include "vec8.cuh"
 
@@ -10,7 +12,7 @@ __device__ __forceinline__ double block_sum(double v) {
 #pragma unroll
     for (int o = 16; o > 0; o >>= 1) v += __shfl_xor_sync(~0u, v, o);
     if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = v;
-    __syncthreads();
+    __syncthreads(); // called once in a kernel: nothing read `shared` before
     double total = 0;
 #pragma unroll
     for (int i = 0; i < THREADS / 32; i++) total += shared[i];

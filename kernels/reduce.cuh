@@ -14,6 +14,8 @@ __device__ __forceinline__ float warp_max(float v) {
 }
 
 // `shared`: 32 floats that nothing else uses between two calls. blockDim.x is a multiple of 32.
+// The first barrier lets whoever still reads the last call's sums finish; after the second, all warps' sums are there.
+// Each warp then adds them up for itself, which saves a third barrier and a broadcast.
 __device__ __forceinline__ float block_sum(float v, float *shared) {
     v = warp_sum(v);
     __syncthreads();

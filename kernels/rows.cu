@@ -1,4 +1,5 @@
-// Rows of one matrix to rows of another. One CTA for each row.
+// Rows of one matrix to rows of another. One CTA for each row, in 16-byte pieces where both rows begin at 16 bytes.
+// Only the row number is waited for; the bound is the memory.
 #include "params.h"
 #include "types.cuh"
 

@@ -3,6 +3,12 @@
 // A thread's largest logit is found on the way to the largest of all. The k-th largest of these 1024 is at most the
 // k-th largest logit, so that one more pass can collect a short list of candidates into shared memory, in order of
 // id, on which thresholds are searched by bisection. What does not fit the list takes the same steps on the whole row.
+//
+// A warp looks at a range of ids of its own, so that lists, masses and the cumulative sum are in order of id without a
+// sort, and the draw is the same whatever path led to it. Sums of masses are f64 across warps, in a fixed order. A
+// helper that writes to a field of `Shared` again has a barrier before it, so that what stood there has been read. A
+// row is small (0.6 MB in f32) and comes from L2 after the first pass; the bound is the latency of passes and barriers
+// on one multiprocessor.
 #include "philox.cuh"
 #include "reduce.cuh"
 #include "types.cuh"

@@ -1,6 +1,10 @@
 #pragma once
 // Products with FMA in f32, for f32 and for what the tensor-core kernels do not take: any shape, any stride.
 // A weight source `W` gives at(i) and at4(i): elements of the flattened weight, as rounded to the compute type.
+//
+// 256 threads, 16 by 16, have 4 x 4 outputs each: two 16-byte reads of shared memory feed 16 FMA. Tiles have k as rows,
+// so that what a thread reads is contiguous; the 4 elements of padding keep rows aligned to 16 bytes and bring the
+// transposing stores from 16 threads on a bank down to two.
 #include "gemm.cuh"
 #include "reduce.cuh"
 
@@ -35,7 +39,7 @@ template <bool GRAD, class T, class O, class W> __device__ void simt_gemm(const 
     uint2 part = p.part(SIMT_K);
     float sums[4][4] = {};
     for (unsigned k0 = part.x; k0 < part.y; k0 += SIMT_K) {
-        __syncthreads();
+        __syncthreads(); // the tiles before have been read
 #pragma unroll
         for (int i = 0; i < SIMT_TILE / 16; i++) { // x: 16 threads read one row
             unsigned token = token0 + ty + 16 * i, k = k0 + tx;
@@ -63,7 +67,8 @@ template <bool GRAD, class T, class O, class W> __device__ void simt_gemm(const 
     for (int i = 0; i < 16; i++) p.store(token0 + ty * 4 + i / 4, j0 + tx * 4 + i % 4, sums[i / 4][i % 4]);
 }
 
-// Forward for up to 8 tokens: one warp for each weight row.
+// Forward for up to 8 tokens: one warp for each weight row, whose lanes read it 4 elements each and multiply it with
+// all tokens: the weight is read once. x comes from L1. No shared memory, no barrier.
 template <class T, class O, class W> __device__ void simt_rows(const Gemm<T, O> &p, const W &w) {
     constexpr int TOKENS = GEMM_SIMT_ROWS_TOKENS;
     unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;

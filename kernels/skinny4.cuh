@@ -3,6 +3,14 @@
 // tensor cores: 16 of its rows, as they lie in memory, and the tokens are operand B. One look-up turns a byte of codes
 // into a pair of T; the table has a copy for each lane, so no two lanes want the same bank. The scale multiplies the
 // sum over 64 weights.
+//
+// Each warp streams its own units of 16 rows by 256 of k, 2 KiB of codes, through STAGES buffers of its own by
+// cp.async, so that no barrier stands in the stream: 16 warps keep two units each, 64 KiB, under way on a
+// multiprocessor. One CTA has all of it, because the 64 KiB table is made once for a CTA (small GPUs: 8 warps, 2
+// stages). Where there are fewer tiles of 16 rows than warps, `splits` warps share the k of one and add their sums in
+// shared memory, in order. The bound is the memory, and close behind it the issue slots: a prmt and a look-up for two
+// weights leave room for little else.
+//
 // Wants rows >= 16, cols % 256 = 0, blocks of 64 and more, and x, its rows and the codes aligned to 16 bytes.
 #include "ptx.cuh"
 #include "quant.cuh"
@@ -59,7 +67,8 @@ template <class T, class O, int TOKENS8, int STAGES> struct Skinny {
     unsigned tile, share; // of this warp: its tile of a group, and its share of that tile's units
 
     __device__ __forceinline__ Skinny(const Linear4Params &p, const float *map)
-        : p(p), map(map), warp(threadIdx.x / 32), lane(threadIdx.x % 32), tile(warp / p.splits), share(warp % p.splits) {
+        : p(p), map(map), warp(threadIdx.x / 32), lane(threadIdx.x % 32), tile(warp / p.splits),
+          share(warp % p.splits) {
         extern __shared__ __align__(128) char shared[];
         table = shared;
         tiles_at_once = blockDim.x / 32 / p.splits;
@@ -78,7 +87,8 @@ template <class T, class O, int TOKENS8, int STAGES> struct Skinny {
         return {last ? at.group + gridDim.x : at.group, last ? 0 : at.unit + 1};
     }
 
-    // Queues the codes of a unit; 8 lanes copy 128 bytes of a row. The XOR keeps the reads free of bank conflicts.
+    // Queues the codes of a unit; 8 lanes copy 128 bytes of a row. `multiply` reads 8 bytes a lane, in half-warps: 32
+    // bytes of each of four rows, which the XOR puts into different quarters of the 32 banks.
     __device__ __forceinline__ void queue(Place at, int stage) const {
         if (inside(at)) {
             unsigned r = lane / 8, piece = lane % 8;
@@ -153,7 +163,9 @@ template <class T, class O, int TOKENS8, int STAGES> struct Skinny {
         }
     }
 
-    // Adds up the warps of each tile, in order, and stores. `odd` alternates, so that one barrier is enough.
+    // Adds up the warps of each tile, in order, and stores. `odd` alternates between two buffers, so that one barrier
+    // is enough: a warp that writes to this one again has passed the barrier of the other, and so has everyone who read
+    // this.
     __device__ __forceinline__ void finish(unsigned group, unsigned odd, const float (&acc)[TOKENS8][4]) const {
         unsigned first = odd * 16 * SUMS;
 #pragma unroll

@@ -1,4 +1,6 @@
-// SwiGLU and its gradient. Eight columns of one row for each thread; the CTAs of a row are neighbours.
+// SwiGLU and its gradient. Eight columns of one row for each thread; the CTAs of a row are neighbours. gate and up are
+// halves of one row, so that a thread's loads are two streams of whole lines, all asked for before the first is used.
+// The bound is the memory: three vectors of f columns a row, in the gradient five.
 #include "params.h"
 #include "vec8.cuh"
 

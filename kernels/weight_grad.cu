@@ -1,5 +1,5 @@
 // The weight gradient of a dense layer, d_weight += d_out^T x in f32. Each CTA owns a tile of the gradient and adds
-// over all tokens in order.
+// over all tokens in order: nothing is added across CTAs, and the f32 gradient is read and written once.
 #include "params.h"
 #include "ptx.cuh"
 
@@ -7,15 +7,19 @@ constexpr unsigned THREADS = WEIGHT_GRAD_THREADS;
 
 // ------------------------------------------------------------------------------------------------ tensor cores
 
-// A CTA's tile is TILE x TILE, a warp's 64 x 32. Both operands lie in memory with tokens as rows, so that a step of
-// DEPTH tokens is copied as it is and transposed on the way into registers.
+// A CTA's tile is TILE x TILE, a warp's 64 x 32 (8 warps, 2 by 4), 64 f32 of sums a thread. Both operands lie in memory
+// with tokens as rows, so that a step of DEPTH tokens is copied as it is and transposed on the way into registers. Four
+// stages of 16 KiB: three are under way while one is multiplied. With 128 registers and 64 KiB two CTAs share a
+// multiprocessor, so that one adds to memory while the other multiplies. The bound is the tensor cores' rate for many
+// tokens, the f32 gradient's traffic for few.
 constexpr unsigned TILE = WEIGHT_GRAD_MMA_TILE, DEPTH = WEIGHT_GRAD_MMA_TOKENS, STAGES = WEIGHT_GRAD_MMA_STAGES;
 
 template <class T> struct Stage {
     T d_out[DEPTH * TILE], x[DEPTH * TILE];
 };
 
-// Rows of 16 chunks of 16 bytes; the exclusive or spreads one column of chunks over the banks.
+// Rows of 16 chunks of 16 bytes, 256 bytes: without the exclusive or, the same chunk of 8 tokens, which is what
+// ldmatrix reads at a time, would lie in the same four banks; with it, in all 32.
 __device__ __forceinline__ unsigned swizzled(unsigned token, unsigned col) {
     return token * TILE + ((col / 8 ^ token % 8) * 8 + col % 8);
 }
@@ -77,6 +81,7 @@ template <class T> struct Accumulator {
 template <class T> __device__ void weight_grad(const WeightGradParams &p) {
     extern __shared__ uint4 memory[];
     Stage<T> *stages = reinterpret_cast<Stage<T> *>(memory);
+    static_assert(sizeof(Stage<T>) == DEPTH * 2 * TILE * 2, "the launch counts with this");
     unsigned across = (p.cols + TILE - 1) / TILE, warp = threadIdx.x / 32;
     unsigned row0 = blockIdx.x / across * TILE, col0 = blockIdx.x % across * TILE;
     unsigned steps = (p.n + DEPTH - 1) / DEPTH;
@@ -93,8 +98,8 @@ template <class T> __device__ void weight_grad(const WeightGradParams &p) {
     unsigned warp_row = warp / 4 * 64, warp_col = warp % 4 * 32;
     for (unsigned step = 0; step < steps; step++) {
         cp_async_wait<STAGES - 2>();
-        __syncthreads();
-        // The stage of the step before: everybody is done with it.
+        __syncthreads(); // this step's stage is complete for all threads, and all have done with the one before
+        // Into the stage of the step before. A group is closed even when it is empty, so that the wait counts right.
         load(step + STAGES - 1);
         sum.add(stages[step % STAGES], warp_row, warp_col);
     }
@@ -111,7 +116,8 @@ INSTANTIATE_WEIGHT_GRAD(f16)
 
 // ------------------------------------------------------------------------------------------------ any type
 
-// A CTA's tile is 64 x 64, a thread's 4 x 4: rows ty + 16 i, columns tx + 16 j.
+// A CTA's tile is 64 x 64, a thread's 4 x 4: rows ty + 16 i, columns tx + 16 j, so that the 16 columns of a half-warp
+// are neighbours, in memory and in banks.
 template <class T> __device__ void weight_grad_simt(const WeightGradParams &p) {
     constexpr unsigned SIDE = WEIGHT_GRAD_SIMT_TILE, TOKENS = 16;
     __shared__ float d_out[TOKENS][SIDE], x[TOKENS][SIDE];
