@@ -7,25 +7,34 @@
 use super::{driver::refused, stream::Queue};
 use crate::Result;
 use cudarc::driver::{CudaEvent, PinnedHostSlice, result};
+use std::thread;
 
-/// Slots of the ring: as many copies can wait behind kernels before the host has to.
+/// Slots of the ring: as many small copies can wait behind kernels before the host has to.
 const SLOTS: usize = 16;
 /// Bytes of a slot.
 const SLOT: usize = 2 << 20;
+/// Slots that are filled at once, each by a thread; what was in the others before is copied meanwhile.
+const GROUP: usize = 4;
 
-/// Slots that are filled in turn, each when the copy from it before has been done.
+/// Memory, and what says that the copy from it is over.
+struct Slot {
+    memory: PinnedHostSlice<u8>,
+    done: CudaEvent,
+}
+
+/// Slots that are filled in turn, each when the copy from it before is over.
 pub(super) struct Ring {
-    slots: Vec<(PinnedHostSlice<u8>, CudaEvent)>,
+    slots: Vec<Slot>,
     next: usize,
 }
 
 impl Ring {
     pub(super) fn new(queue: &Queue) -> Result<Self> {
         let slot = |_| {
-            // SAFETY: a slot is read by the device only, and only what `copy` wrote to it just before.
-            let memory =
-                unsafe { queue.context.alloc_pinned(SLOT) }.map_err(refused("allocating page-locked memory"))?;
-            Ok((memory, queue.context.new_event(None).map_err(refused("making an event"))?))
+            // SAFETY: only `Slot::send` reads a slot, as much of it as `Slot::fill` wrote just before.
+            let memory = unsafe { queue.context.alloc_pinned(SLOT) };
+            let memory = memory.map_err(refused("allocating page-locked memory"))?;
+            Ok(Slot { memory, done: queue.context.new_event(None).map_err(refused("making an event"))? })
         };
         Ok(Ring { slots: (0..SLOTS).map(slot).collect::<Result<_>>()?, next: 0 })
     }
@@ -35,29 +44,67 @@ impl Ring {
     /// # Safety
     /// As many bytes at `out` are live until the stream has passed the copy.
     pub(super) unsafe fn copy(&mut self, queue: &Queue, host: &[u8], out: u64) -> Result<()> {
-        for (i, piece) in host.chunks(SLOT).enumerate() {
-            let (memory, done) = &mut self.slots[self.next];
-            self.next = (self.next + 1) % SLOTS;
-            // An event that was never recorded is over.
-            done.synchronize().map_err(refused("waiting for a copy to the device"))?;
-            let staged = memory.as_mut_slice().map_err(refused("using page-locked memory"))?;
-            staged[..piece.len()].copy_from_slice(piece);
-            let to = out + (i * SLOT) as u64;
-            // SAFETY: the caller promises memory at `out`; the slot is not written again before `done` says that this
-            // copy is over.
-            unsafe { result::memcpy_htod_async(to, &staged[..piece.len()], queue.stream.cu_stream()) }
-                .and_then(|()| done.record(&queue.stream))
-                .map_err(refused("copying to the device"))?;
+        for (i, group) in host.chunks(GROUP * SLOT).enumerate() {
+            let n = group.len().div_ceil(SLOT);
+            let first = if self.next + n > SLOTS { 0 } else { self.next };
+            self.next = first + n;
+            let slots = &mut self.slots[first..first + n];
+            fill(slots, group)?;
+            for (j, (slot, piece)) in slots.iter_mut().zip(group.chunks(SLOT)).enumerate() {
+                let to = out + ((i * GROUP + j) * SLOT) as u64;
+                // SAFETY: `to` and what lies behind it is the piece's part of the memory at `out`, which this
+                // function's contract makes live.
+                unsafe { slot.send(queue, piece.len(), to) }?;
+            }
         }
         Ok(())
+    }
+}
+
+/// Fills each slot with its piece of `host`, all but the first by threads of their own: weights are read from a file,
+/// page by page, as they are copied. (Not by rayon's: one that waits may take up other work, and queue it in the middle
+/// of this thread's turn.)
+fn fill(slots: &mut [Slot], host: &[u8]) -> Result<()> {
+    let mut pieces = slots.iter_mut().zip(host.chunks(SLOT));
+    let first = pieces.next();
+    thread::scope(|scope| {
+        let others: Vec<_> = pieces.map(|(slot, piece)| scope.spawn(|| slot.fill(piece))).collect();
+        let first = first.map_or(Ok(()), |(slot, piece)| slot.fill(piece));
+        let join = |thread: thread::ScopedJoinHandle<'_, Result<()>>| {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        others.into_iter().map(join).fold(first, Result::and)
+    })
+}
+
+impl Slot {
+    fn fill(&mut self, piece: &[u8]) -> Result<()> {
+        // An event that was never recorded is over.
+        self.done.synchronize().map_err(refused("waiting for a copy to the device"))?;
+        let memory = self.memory.as_mut_slice().map_err(refused("using page-locked memory"))?;
+        memory[..piece.len()].copy_from_slice(piece);
+        Ok(())
+    }
+
+    /// Queues the copy of the first `len` bytes to the device address `to`.
+    ///
+    /// # Safety
+    /// As many bytes at `to` are live until the stream has passed the copy.
+    unsafe fn send(&mut self, queue: &Queue, len: usize, to: u64) -> Result<()> {
+        let memory = self.memory.as_slice().map_err(refused("using page-locked memory"))?;
+        // SAFETY: `to` is as this function's contract says; the slot is not filled again before `done` says that this
+        // copy is over.
+        unsafe { result::memcpy_htod_async(to, &memory[..len], queue.stream.cu_stream()) }
+            .and_then(|()| self.done.record(&queue.stream))
+            .map_err(refused("copying to the device"))
     }
 }
 
 impl Drop for Ring {
     fn drop(&mut self) {
         // The memory goes with the slots. Where the wait fails the GPU does nothing more.
-        for (_, done) in &self.slots {
-            let _ = done.synchronize();
+        for slot in &self.slots {
+            let _ = slot.done.synchronize();
         }
     }
 }
