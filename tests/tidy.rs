@@ -29,6 +29,7 @@ const UNSAFE_ROOMS: &[&str] = &[
     "src/cuda/blas.rs",
     "src/cuda/device.rs",
     "src/cuda/graph.rs",
+    "src/cuda/kernel.rs",
     "src/cuda/memory.rs",
     "src/cuda/staging.rs",
     "src/cuda/stream.rs",
