@@ -3,19 +3,18 @@
 
 use super::{
     blas::Blas,
+    driver::{describe, refused},
     scratch::Scratch,
     staging::Ring,
-    stream::{Queue, Turn, full_name},
+    stream::{Queue, Turn},
 };
 use crate::{Error, Result};
 use cudarc::{
     driver::{CudaContext, CudaEvent, CudaFunction, CudaModule, DriverError, sys},
     nvrtc::Ptx,
 };
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use parking_lot::Mutex;
+use std::{collections::HashMap, sync::Arc};
 
 mod embedded {
     include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
@@ -65,11 +64,6 @@ pub struct Cuda {
     pub(super) staging: Mutex<Option<Ring>>,
     modules: Mutex<HashMap<&'static str, Arc<CudaModule>>>,
     functions: Mutex<Functions>,
-}
-
-/// The lock, also after a panic elsewhere: the maps are only ever added to.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Cuda {
@@ -175,7 +169,7 @@ impl Cuda {
     ) -> Result<Option<CudaFunction>> {
         /// What a kernel may use without asking.
         const DEFAULT_SHARED: u32 = 48 * 1024;
-        let mut functions = lock(&self.functions);
+        let mut functions = self.functions.lock();
         match functions.get(&(name, suffix)) {
             None => {}
             Some(None) => return Ok(None),
@@ -200,7 +194,7 @@ impl Cuda {
     }
 
     fn module(&self, file: &'static str) -> Result<Arc<CudaModule>> {
-        let mut modules = lock(&self.modules);
+        let mut modules = self.modules.lock();
         if let Some(module) = modules.get(file) {
             return Ok(module.clone());
         }
@@ -215,15 +209,7 @@ impl Cuda {
     }
 }
 
-/// What the driver says, in words.
-pub(super) fn describe(error: DriverError) -> String {
-    match (error.error_name(), error.error_string()) {
-        (Ok(name), Ok(text)) => format!("{} ({})", text.to_string_lossy(), name.to_string_lossy()),
-        _ => format!("{error:?}"),
-    }
-}
-
-/// The driver refused `what`.
-pub(super) fn refused(what: &'static str) -> impl Fn(DriverError) -> Error {
-    move |error| Error::Cuda { what, reason: describe(error) }
+/// A function's name in its module.
+pub(super) fn full_name(name: &str, suffix: &str) -> String {
+    if suffix.is_empty() { name.into() } else { format!("{name}_{suffix}") }
 }

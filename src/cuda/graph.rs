@@ -3,9 +3,8 @@
 
 use super::{
     Cuda,
-    device::refused,
-    memory::Allocation,
-    stream::{Queue, Recording},
+    driver::refused,
+    stream::{Allocation, Queue, Recording},
 };
 use crate::{Error, Result};
 use cudarc::driver::{CudaGraph, sys};

@@ -3,60 +3,13 @@
 
 use super::{
     Cuda,
-    device::{describe, lock, refused},
+    driver::{describe, refused},
     staging::Ring,
-    stream::Queue,
+    stream::Allocation,
 };
 use crate::{Buf, Element, Error, Parts, Result, Storage, View, ViewMut, element, ops::Check};
-use cudarc::driver::{CudaSlice, DevicePtr, DriverError, result, sys};
-use std::{
-    marker::PhantomData,
-    mem::ManuallyDrop,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
-
-/// Bytes allocated now, and at most.
-#[derive(Default)]
-pub(super) struct Meter {
-    now: AtomicUsize,
-    peak: AtomicUsize,
-}
-
-impl Meter {
-    fn add(&self, bytes: usize) {
-        let now = self.now.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        self.peak.fetch_max(now, Ordering::Relaxed);
-    }
-
-    fn sub(&self, bytes: usize) {
-        self.now.fetch_sub(bytes, Ordering::Relaxed);
-    }
-}
-
-/// A piece of device memory: of a [`Memory`], and of the recorded graphs that use it.
-pub struct Allocation {
-    bytes: ManuallyDrop<CudaSlice<u8>>,
-    queue: Arc<Queue>,
-}
-
-/// Frees in the order of the queue, or behind the graph that is being recorded.
-impl Drop for Allocation {
-    fn drop(&mut self) {
-        let turn = self.queue.turn();
-        self.queue.meter.sub(self.bytes.len());
-        // SAFETY: this is the only place that takes it, and runs once.
-        let bytes = unsafe { ManuallyDrop::take(&mut self.bytes) };
-        // A GPU that cannot be made current is lost, its memory with it.
-        let _ = self.queue.context.bind_to_thread();
-        match turn.borrow_mut().as_mut() {
-            Some(recording) => recording.dropped.push(bytes),
-            None => drop(bytes),
-        }
-    }
-}
+use cudarc::driver::{DevicePtr, DriverError, result, sys};
+use std::{marker::PhantomData, sync::Arc};
 
 /// Owned device memory.
 pub struct Memory<T> {
@@ -120,10 +73,9 @@ impl Cuda {
         // One byte at least, so that there is an address.
         // SAFETY: the contents are set by both callers before anyone can read them.
         let slice = unsafe { stream.alloc::<u8>(bytes.max(1)) }.map_err(allocation(bytes))?;
-        self.queue.meter.add(slice.len());
         let ptr = slice.device_ptr(stream).0;
-        let allocation = Allocation { bytes: ManuallyDrop::new(slice), queue: self.queue.clone() };
-        Ok(Buf(Memory { ptr, len, allocation: Arc::new(allocation), element: PhantomData }))
+        let allocation = Arc::new(Allocation::new(slice, self.queue.clone()));
+        Ok(Buf(Memory { ptr, len, allocation, element: PhantomData }))
     }
 
     pub(super) fn alloc_zeros<T: Element>(&self, len: usize) -> Result<Buf<Self, T>> {
@@ -156,7 +108,7 @@ impl Cuda {
             return Ok(());
         }
         let _turn = self.queue.turn_outside_graphs("copying to the device")?;
-        let mut staging = lock(&self.staging);
+        let mut staging = self.staging.lock();
         let ring = match &mut *staging {
             Some(ring) => ring,
             none => none.insert(Ring::new(&self.queue)?),
@@ -197,7 +149,6 @@ impl Cuda {
     }
 
     pub(super) fn memory_use(&self) -> (usize, usize) {
-        let meter = &self.queue.meter;
-        (meter.now.load(Ordering::Relaxed), meter.peak.load(Ordering::Relaxed))
+        self.queue.meter.read()
     }
 }

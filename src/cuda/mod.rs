@@ -1,7 +1,9 @@
 //! The CUDA backend: hand-written kernels from `kernels/`, compiled at build time and loaded through the driver.
 mod blas;
 mod device;
+mod driver;
 mod graph;
+mod kernel;
 mod launch;
 mod memory;
 #[allow(missing_docs, non_camel_case_types, clippy::all)]
@@ -13,7 +15,8 @@ mod stream;
 pub use blas::has_cublaslt;
 pub use device::{Cuda, architectures, device_count, kernels, nvcc_version};
 pub use graph::Graph;
-pub use memory::{Allocation, Memory};
+pub use memory::Memory;
+pub use stream::Allocation;
 
 use crate::{
     Backend, Buf, Element, Float, Result, View, ViewMut,

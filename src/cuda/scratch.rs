@@ -1,8 +1,8 @@
 //! Memory that kernels of one op hand to each other.
 
-use super::{Cuda, device::lock};
+use super::Cuda;
 use crate::{Buf, Result, element};
-use std::sync::Mutex;
+use parking_lot::Mutex;
 
 /// The scratch buffers, and how many there are.
 macro_rules! slots {
@@ -49,7 +49,7 @@ impl Cuda {
     /// what is kept is never more than what is used.
     pub(super) fn scratch<T>(&self, slot: Slot, len: usize) -> Result<*mut T> {
         let bytes = element::bytes::<T>(len)?;
-        let mut kept = lock(&self.scratch.0[slot as usize]);
+        let mut kept = self.scratch.0[slot as usize].lock();
         let have = kept.last().map_or(0, Buf::len);
         if have < bytes || kept.is_empty() {
             let size = bytes.max(2 * have).next_multiple_of(256);

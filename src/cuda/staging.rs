@@ -4,7 +4,7 @@
 //! was allocated. Here it does not: `host` has been read when [`Ring::copy`] returns, whatever it is.
 #![allow(unsafe_code)]
 
-use super::{device::refused, stream::Queue};
+use super::{driver::refused, stream::Queue};
 use crate::Result;
 use cudarc::driver::{CudaEvent, PinnedHostSlice, result};
 

@@ -1,17 +1,20 @@
-//! The queue: one stream, whose turn it is to use it, and the one place where kernels are launched.
+//! One stream, whose turn it is to use it, and the memory that is freed in its order.
 #![allow(unsafe_code)]
 
-use super::{
-    Cuda,
-    device::{describe, refused},
-    memory::{Allocation, Meter},
-};
+use super::driver::refused;
 use crate::{Error, Result};
-use cudarc::driver::{self, CudaContext, CudaSlice, CudaStream, DeviceRepr, PushKernelArg};
+use cudarc::driver::{CudaContext, CudaSlice, CudaStream};
 use parking_lot::{ReentrantMutex, ReentrantMutexGuard};
-use std::{cell::RefCell, marker::PhantomData, sync::Arc};
+use std::{
+    cell::RefCell,
+    mem::ManuallyDrop,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
-/// The stream of one [`Cuda`]. All that it ever does goes here, in order.
+/// The stream of one [`super::Cuda`]. All that it ever does goes here, in order.
 ///
 /// Kernels of one op hand each other scratch memory, and what is queued while a graph is recorded becomes part of it.
 /// So a thread has the queue to itself for as long as an op, or a recording, takes: its [`Turn`].
@@ -58,82 +61,54 @@ impl Queue {
     }
 }
 
-/// A kernel whose only argument is one `P`, by value: `file` names the fatbin, `name` the function without its
-/// type suffix.
-pub(super) struct Kernel<P> {
-    pub(super) file: &'static str,
-    pub(super) name: &'static str,
-    params: PhantomData<fn(P)>,
+/// Bytes allocated now, and at most.
+#[derive(Default)]
+pub(super) struct Meter {
+    now: AtomicUsize,
+    peak: AtomicUsize,
 }
 
-impl<P> Kernel<P> {
-    pub(super) const fn new(file: &'static str, name: &'static str) -> Self {
-        Kernel { file, name, params: PhantomData }
+impl Meter {
+    fn add(&self, bytes: usize) {
+        let now = self.now.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.peak.fetch_max(now, Ordering::Relaxed);
+    }
+
+    fn sub(&self, bytes: usize) {
+        self.now.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Both.
+    pub(super) fn read(&self) -> (usize, usize) {
+        (self.now.load(Ordering::Relaxed), self.peak.load(Ordering::Relaxed))
     }
 }
 
-/// Blocks, threads of a block, bytes of dynamic shared memory.
-#[derive(Clone, Copy)]
-pub(super) struct LaunchConfig {
-    pub(super) grid: [u32; 3],
-    pub(super) threads: u32,
-    pub(super) shared: u32,
+/// A piece of device memory: of a [`super::Memory`], and of the recorded graphs that use it.
+pub struct Allocation {
+    bytes: ManuallyDrop<CudaSlice<u8>>,
+    pub(super) queue: Arc<Queue>,
 }
 
-impl LaunchConfig {
-    pub(super) fn new(blocks: u32, threads: u32) -> Self {
-        LaunchConfig { grid: [blocks, 1, 1], threads, shared: 0 }
+impl Allocation {
+    pub(super) fn new(bytes: CudaSlice<u8>, queue: Arc<Queue>) -> Self {
+        queue.meter.add(bytes.len());
+        Allocation { bytes: ManuallyDrop::new(bytes), queue }
     }
 }
 
-/// `P` as a kernel argument.
-#[repr(transparent)]
-struct Argument<P>(P);
-
-// SAFETY: bindgen made every `P` that a `Kernel` names from kernels/params.h, the header that the kernels include, and
-// compiled checks of its layout with it.
-unsafe impl<P: Copy> DeviceRepr for Argument<P> {}
-
-impl Cuda {
-    /// Whether this build has `kernel` for this GPU: some are compiled for some architectures only.
-    pub(super) fn has<P>(&self, kernel: &Kernel<P>, suffix: &'static str) -> Result<bool> {
-        Ok(self.function(kernel.file, kernel.name, suffix, 0)?.is_some())
-    }
-
-    /// Queues `kernel`; its function is `name_suffix`, or `name` without a suffix. Nothing is queued for an empty grid.
-    ///
-    /// # Safety
-    /// The pointers in `params` must be as long as its dimensions say, and stay live until the stream has
-    /// passed this launch.
-    pub(super) unsafe fn launch<P: Copy>(
-        &self,
-        kernel: &Kernel<P>,
-        suffix: &'static str,
-        params: P,
-        config: LaunchConfig,
-    ) -> Result<()> {
-        if config.grid.contains(&0) {
-            return Ok(());
+/// Frees in the order of the queue, or behind the graph that is being recorded.
+impl Drop for Allocation {
+    fn drop(&mut self) {
+        let turn = self.queue.turn();
+        self.queue.meter.sub(self.bytes.len());
+        // SAFETY: this is the only place that takes it, and runs once.
+        let bytes = unsafe { ManuallyDrop::take(&mut self.bytes) };
+        // A GPU that cannot be made current is lost, its memory with it.
+        let _ = self.queue.context.bind_to_thread();
+        match turn.borrow_mut().as_mut() {
+            Some(recording) => recording.dropped.push(bytes),
+            None => drop(bytes),
         }
-        let fail = |reason| Error::Launch { kernel: full_name(kernel.name, suffix), reason };
-        let function = self
-            .function(kernel.file, kernel.name, suffix, config.shared)?
-            .ok_or_else(|| fail("this build does not have it for this GPU; see HALFBYTE_CUDA_ARCHS".into()))?;
-        let config = driver::LaunchConfig {
-            grid_dim: config.grid.into(),
-            block_dim: (config.threads, 1, 1),
-            shared_mem_bytes: config.shared,
-        };
-        let argument = Argument(params);
-        // SAFETY: every kernel takes the one `P` that its `Kernel` names; that its pointers are live and long enough is
-        // promised to this function, whose contract that is.
-        unsafe { self.queue.stream.launch_builder(&function).arg(&argument).launch(config) }
-            .map(drop)
-            .map_err(|e| fail(describe(e)))
     }
-}
-
-/// A function's name in its module.
-pub(super) fn full_name(name: &str, suffix: &str) -> String {
-    if suffix.is_empty() { name.into() } else { format!("{name}_{suffix}") }
 }

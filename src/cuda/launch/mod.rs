@@ -22,8 +22,8 @@ pub(super) mod swiglu;
 
 use super::{
     Cuda,
+    kernel::{Kernel, LaunchConfig},
     params::{ELEMENTWISE_PER_THREAD, ELEMENTWISE_THREADS, Matrix, MatrixMut, Weight4Params},
-    stream::{Kernel, LaunchConfig},
 };
 use crate::{DType, Element, Error, Mat, MatMut, Result, ops::Heads, quant};
 use core::ffi::c_void;

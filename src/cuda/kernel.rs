@@ -1,0 +1,82 @@
+//! The one place where kernels are launched.
+#![allow(unsafe_code)]
+
+use super::{Cuda, device::full_name, driver::describe};
+use crate::{Error, Result};
+use cudarc::driver::{self, DeviceRepr, PushKernelArg};
+use std::marker::PhantomData;
+
+/// A kernel whose only argument is one `P`, by value: `file` names the fatbin, `name` the function without its
+/// type suffix.
+pub(super) struct Kernel<P> {
+    pub(super) file: &'static str,
+    pub(super) name: &'static str,
+    params: PhantomData<fn(P)>,
+}
+
+impl<P> Kernel<P> {
+    pub(super) const fn new(file: &'static str, name: &'static str) -> Self {
+        Kernel { file, name, params: PhantomData }
+    }
+}
+
+/// Blocks, threads of a block, bytes of dynamic shared memory.
+#[derive(Clone, Copy)]
+pub(super) struct LaunchConfig {
+    pub(super) grid: [u32; 3],
+    pub(super) threads: u32,
+    pub(super) shared: u32,
+}
+
+impl LaunchConfig {
+    pub(super) fn new(blocks: u32, threads: u32) -> Self {
+        LaunchConfig { grid: [blocks, 1, 1], threads, shared: 0 }
+    }
+}
+
+/// `P` as a kernel argument.
+#[repr(transparent)]
+struct Argument<P>(P);
+
+// SAFETY: bindgen made every `P` that a `Kernel` names from kernels/params.h, the header that the kernels include, and
+// compiled checks of its layout with it.
+unsafe impl<P: Copy> DeviceRepr for Argument<P> {}
+
+impl Cuda {
+    /// Whether this build has `kernel` for this GPU: some are compiled for some architectures only.
+    pub(super) fn has<P>(&self, kernel: &Kernel<P>, suffix: &'static str) -> Result<bool> {
+        Ok(self.function(kernel.file, kernel.name, suffix, 0)?.is_some())
+    }
+
+    /// Queues `kernel`; its function is `name_suffix`, or `name` without a suffix. Nothing is queued for an empty grid.
+    ///
+    /// # Safety
+    /// The pointers in `params` must be as long as its dimensions say, and stay live until the stream has
+    /// passed this launch.
+    pub(super) unsafe fn launch<P: Copy>(
+        &self,
+        kernel: &Kernel<P>,
+        suffix: &'static str,
+        params: P,
+        config: LaunchConfig,
+    ) -> Result<()> {
+        if config.grid.contains(&0) {
+            return Ok(());
+        }
+        let fail = |reason| Error::Launch { kernel: full_name(kernel.name, suffix), reason };
+        let function = self
+            .function(kernel.file, kernel.name, suffix, config.shared)?
+            .ok_or_else(|| fail("this build does not have it for this GPU; see HALFBYTE_CUDA_ARCHS".into()))?;
+        let config = driver::LaunchConfig {
+            grid_dim: config.grid.into(),
+            block_dim: (config.threads, 1, 1),
+            shared_mem_bytes: config.shared,
+        };
+        let argument = Argument(params);
+        // SAFETY: every kernel takes the one `P` that its `Kernel` names; that its pointers are live and long enough is
+        // promised to this function, whose contract that is.
+        unsafe { self.queue.stream.launch_builder(&function).arg(&argument).launch(config) }
+            .map(drop)
+            .map_err(|e| fail(describe(e)))
+    }
+}
