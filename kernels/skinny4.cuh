@@ -64,11 +64,10 @@ template <class T, class O, int TOKENS8, int STAGES> struct Skinny {
     const float *map;
     char *table;
     unsigned warp, lane, tiles_at_once, groups, units;
-    unsigned tile, share; // of this warp: its tile of a group, and its share of that tile's units
+    unsigned tile; // of a group: this warp's
 
     __device__ __forceinline__ Skinny(const Linear4Params &p, const float *map)
-        : p(p), map(map), warp(threadIdx.x / 32), lane(threadIdx.x % 32), tile(warp / p.splits),
-          share(warp % p.splits) {
+        : p(p), map(map), warp(threadIdx.x / 32), lane(threadIdx.x % 32), tile(warp / p.splits) {
         extern __shared__ __align__(128) char shared[];
         table = shared;
         tiles_at_once = blockDim.x / 32 / p.splits;
@@ -79,7 +78,10 @@ template <class T, class O, int TOKENS8, int STAGES> struct Skinny {
     __device__ __forceinline__ unsigned first_row(unsigned group) const {
         return min((group * tiles_at_once + tile) * 16, p.weight.rows - 16);
     }
-    __device__ __forceinline__ unsigned k0(Place at) const { return (at.unit * p.splits + share) * UNIT_K; }
+    // The warps of a tile take its units in turn. Not `warp % p.splits`: a division in every step, or one register more.
+    __device__ __forceinline__ unsigned k0(Place at) const {
+        return (at.unit * p.splits + warp - tile * p.splits) * UNIT_K;
+    }
     // Not at the end of the groups, nor of k?
     __device__ __forceinline__ bool inside(Place at) const { return at.group < groups && k0(at) < p.weight.cols; }
     __device__ __forceinline__ Place after(Place at) const {

@@ -33,7 +33,8 @@ fn reduce(
         blocks: blocks as u32,
         accumulate: accumulate.into(),
     };
-    // SAFETY: `x` is `params.len` long, `out` holds one number (verified), `partial` one for each CTA.
+    // SAFETY: `params.len` is the length of `x`, `Sum::verify` and `Norm::verify` checked that `out` holds one number, and
+    // `partial` was made with one for each CTA.
     unsafe {
         cuda.launch(parts, "", params, LaunchConfig::new(params.blocks, REDUCE_THREADS))?;
         cuda.launch(total, "", params, LaunchConfig::new(1, REDUCE_THREADS))
