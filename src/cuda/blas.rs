@@ -142,8 +142,17 @@ fn data_type(dtype: DType) -> sys::cudaDataType {
 }
 
 impl Blas {
-    /// Queues a product; sums that `accumulate` are added to what is in `out`. False: cuBLASLt is not installed, or has
-    /// no algorithm for this.
+    /// Whether there is a cuBLASLt to ask; the first call opens it.
+    pub(super) fn is_open(&self) -> Result<bool> {
+        let mut state = self.0.lock();
+        if let State::Unknown = *state {
+            *state = Library::open()?;
+        }
+        Ok(matches!(*state, State::Open(_)))
+    }
+
+    /// Queues a product; sums that `accumulate` are added to what is in `out`. False: cuBLASLt is not open, or has no
+    /// algorithm for this.
     ///
     /// # Safety
     /// The matrices are live and as large as `shape` says, the workspace has [`WORKSPACE`] bytes, and nothing else on
@@ -157,9 +166,6 @@ impl Blas {
         workspace: *mut c_void,
     ) -> Result<bool> {
         let mut state = self.0.lock();
-        if let State::Unknown = *state {
-            *state = Library::open()?;
-        }
         let State::Open(library) = &mut *state else { return Ok(false) };
         let handle = library.handle.0;
         let make = || Plan::new(handle, shape).map_err(refused("planning a matrix product"));
@@ -277,4 +283,40 @@ fn prefer(preference: sys::cublasLtMatmulPreference_t) -> Result<(), CublasError
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plans_are_bounded_and_the_oldest_goes_first() {
+        let key = |n| BlasShape {
+            grad: false,
+            n,
+            m: 8,
+            k: 8,
+            x_stride: 8,
+            weight_stride: 8,
+            out_stride: 8,
+            input: DType::Bf16,
+            output: DType::Bf16,
+        };
+        let mut plans = Plans::default();
+        let mut made = 0;
+        let mut ask = |plans: &mut Plans, n| {
+            let make = || {
+                made += 1;
+                Ok(None)
+            };
+            assert!(plans.get_or_make(key(n), make).unwrap().is_none());
+            made
+        };
+        for n in 0..Plans::MOST + 10 {
+            ask(&mut plans, n);
+        }
+        assert_eq!((plans.made.len(), plans.order.len()), (Plans::MOST, Plans::MOST));
+        assert_eq!(ask(&mut plans, 10), Plans::MOST + 10, "one that is kept is not made again");
+        assert_eq!(ask(&mut plans, 0), Plans::MOST + 11, "the oldest was forgotten");
+    }
 }

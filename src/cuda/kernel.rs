@@ -80,3 +80,20 @@ impl Cuda {
             .map_err(|e| fail(describe(e)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cuda::gpu;
+
+    #[test]
+    fn a_kernel_that_this_build_does_not_have_is_not_there() {
+        let Some(cuda) = gpu() else { return };
+        let kernel = |name| Kernel::<()>::new("cast", name);
+        assert!(cuda.has(&kernel("cast"), "f32_f32").unwrap());
+        assert!(!cuda.has(&kernel("cast"), "f32_f64").unwrap());
+        // SAFETY: nothing is launched, since there is no such kernel.
+        let error = unsafe { cuda.launch(&kernel("no"), "", (), LaunchConfig::new(1, 32)) }.unwrap_err().to_string();
+        assert!(error.contains("`no`") && error.contains("HALFBYTE_CUDA_ARCHS"), "{error}");
+    }
+}

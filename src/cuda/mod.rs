@@ -78,3 +78,18 @@ impl Backend for Cuda {
 
     each_op! { launch_each }
 }
+
+/// The GPU, for tests; without one, none and a word about it, or a failure under `HALFBYTE_REQUIRE_CUDA=1`.
+#[cfg(test)]
+fn gpu() -> Option<Cuda> {
+    match Cuda::new(0) {
+        Ok(cuda) => Some(cuda),
+        Err(e) if std::env::var_os("HALFBYTE_REQUIRE_CUDA").is_some_and(|v| v == "1") => {
+            panic!("HALFBYTE_REQUIRE_CUDA=1, but: {e}")
+        }
+        Err(e) => {
+            eprintln!("skipped on the GPU: {e}");
+            None
+        }
+    }
+}

@@ -85,7 +85,7 @@ unsafe fn run_blas(cuda: &Cuda, gemm: &Gemm, weight: *const c_void) -> Result<bo
     let aligned = gemm.x.is_aligned(gemm.input, 16)
         && gemm.out.is_aligned(gemm.output, 16)
         && is_aligned(weight, cols * gemm.input.bytes(), 16);
-    if !aligned || [gemm.n, rows, cols].contains(&0) || !blas::has_cublaslt() {
+    if !aligned || [gemm.n, rows, cols].contains(&0) || !cuda.blas.is_open()? {
         return Ok(false);
     }
     let shape = BlasShape {
