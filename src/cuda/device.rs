@@ -56,6 +56,8 @@ type Functions = HashMap<(&'static str, &'static str), Option<(CudaFunction, u32
 pub struct Cuda {
     pub(super) queue: Arc<Queue>,
     pub(super) n_sms: u32,
+    /// Bytes of device memory.
+    pub(super) total_memory: usize,
     /// Bytes of shared memory that one CTA can have.
     pub(super) max_shared: usize,
     pub(super) scratch: Scratch,
@@ -86,9 +88,11 @@ impl Cuda {
         let n_sms = context.attribute(sms).map_err(refused("asking for the number of multiprocessors"))?;
         let shared = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
         let max_shared = context.attribute(shared).map_err(refused("asking for the size of shared memory"))?;
+        let (_, total_memory) = context.mem_get_info().map_err(refused("asking for the size of memory"))?;
         Ok(Cuda {
             queue: Arc::new(Queue::new(context)?),
             n_sms: n_sms.unsigned_abs(),
+            total_memory,
             max_shared: max_shared.unsigned_abs() as usize,
             scratch: Scratch::default(),
             blas: Blas::default(),

@@ -68,6 +68,10 @@ fn allocation(bytes: usize) -> impl Fn(DriverError) -> Error {
 impl Cuda {
     fn alloc<T: Element>(&self, len: usize) -> Result<Buf<Self, T>> {
         let bytes = element::bytes::<T>(len)?;
+        // The driver was once seen to grant 2^63 - 1 bytes.
+        if bytes > self.total_memory {
+            return Err(Error::OutOfMemory { bytes });
+        }
         let _turn = self.queue.turn_outside_graphs("allocating device memory")?;
         let stream = &self.queue.stream;
         // One byte at least, so that there is an address.
