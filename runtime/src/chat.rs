@@ -9,6 +9,7 @@ use minijinja::{Environment, ErrorKind, Value as Jinja};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
+use crate::files;
 use crate::tokenizer::{Tokenizer, read_json, token_content};
 
 mod python;
@@ -136,8 +137,8 @@ type Sources = (PathBuf, Vec<(String, String)>);
 
 fn read_sources(dir: &Path, config: &Value) -> Result<Option<Sources>> {
     let file = dir.join("chat_template.jinja");
-    if file.is_file() {
-        let source = std::fs::read_to_string(&file).map_err(Error::io("read", &file))?;
+    if file.exists() {
+        let source = files::read_to_string(&file)?;
         return Ok(Some((file, vec![("default".into(), source)])));
     }
     let path = dir.join("tokenizer_config.json");

@@ -10,6 +10,7 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper};
 
 use crate::error::{Error, Result};
+use crate::files;
 
 /// Longer texts are cut at line starts and encoded in parallel.
 const PARALLEL_BYTES: usize = 1 << 16;
@@ -38,12 +39,12 @@ impl Tokenizer {
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
         let path = dir.join("tokenizer.json");
-        if !path.is_file() {
+        if !path.exists() {
             let hint = "copy it from the model's original checkpoint, or save it there with transformers' \
                         AutoTokenizer.save_pretrained";
             return Err(Error::MissingFile { dir: dir.to_owned(), wanted: "tokenizer.json".into(), hint });
         }
-        let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
+        let bytes = files::read(&path)?;
         let corrupt = |e: tokenizers::Error| corrupt(&path, &e);
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(corrupt)?;
         inner.with_truncation(None).map_err(corrupt)?;
@@ -203,10 +204,10 @@ pub(crate) fn token_content(token: &Value) -> Option<&str> {
 
 /// A JSON file, or `None` if there is no such file.
 pub(crate) fn read_json(path: &Path) -> Result<Option<Value>> {
-    if !path.is_file() {
+    if !path.exists() {
         return Ok(None);
     }
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let bytes = files::read(path)?;
     serde_json::from_slice(&bytes).map(Some).map_err(Error::json(path))
 }
 

@@ -14,5 +14,5 @@ pub use reader::Checkpoint;
 pub use safetensors::Dtype;
 pub use save::BnbConfig;
 pub use tensor::{Tensor, TensorRef};
-pub(crate) use writer::stage_file;
+pub(crate) use writer::write_tensors;
 pub use writer::{CheckpointWriter, DEFAULT_SHARD_BYTES, write_file};

@@ -32,6 +32,10 @@ struct SafetensorsFile {
 impl Checkpoint {
     /// Opens the checkpoint in a folder: `model.safetensors`, or the shards that `model.safetensors.index.json` names.
     pub fn open(dir: &Path) -> Result<Self> {
+        files::read_together(dir, &[ONE_FILE, INDEX], || Self::read(dir))
+    }
+
+    fn read(dir: &Path) -> Result<Self> {
         if dir.join(ONE_FILE).exists() {
             return Self::open_file(&dir.join(ONE_FILE));
         }

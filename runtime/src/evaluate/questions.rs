@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
+use crate::files;
 
 /// A question with its choices.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +47,7 @@ struct Entry {
 /// When the file cannot be read, is not of this format or has no samples; a bad sample is named with its index.
 pub fn read_questions(path: impl AsRef<Path>) -> Result<Vec<Question>> {
     let path = path.as_ref();
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let bytes = files::read(path)?;
     let fail = |reason| Error::Data { path: path.to_owned(), reason };
     let file: File = serde_json::from_slice(&bytes)
         .map_err(|e| fail(format!("expected {{\"samples\": […]}} in lawqa_jp's format: {e}")))?;

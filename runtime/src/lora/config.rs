@@ -9,7 +9,7 @@ use crate::python_json::Dumps;
 use crate::{Error, Result, files};
 
 /// The file of an adapter's configuration.
-pub(super) const FILE: &str = "adapter_config.json";
+pub(crate) const FILE: &str = "adapter_config.json";
 /// The version of PEFT whose format is written.
 const PEFT_VERSION: &str = "0.21.2";
 

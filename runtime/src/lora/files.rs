@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 use safetensors::Dtype;
 
 use super::{LoraConfig, Target, config};
-use crate::checkpoint::{Checkpoint, Tensor, TensorRef, stage_file};
+use crate::checkpoint::{Checkpoint, Tensor, TensorRef, write_tensors};
 use crate::config::{Module, Qwen3Config};
-use crate::{Error, Result, files};
+use crate::files::{self, OutputFolder, Staged, Transaction};
+use crate::{Error, Result};
 
 /// The file of an adapter's weights.
-const WEIGHTS: &str = "adapter_model.safetensors";
+pub(crate) const WEIGHTS: &str = "adapter_model.safetensors";
 /// PEFT's name for the model that it wraps.
 const PREFIX: &str = "base_model.model.";
 
@@ -45,13 +46,18 @@ pub struct LoraWeights {
 }
 
 impl Adapter {
-    /// Reads PEFT's adapter in a folder. Also returns notes for the user.
+    /// Reads PEFT's adapter in a folder: both files of one save, also while another is made. Also returns notes for the
+    /// user.
     ///
     /// # Errors
     /// Those of [`LoraConfig::open`] and [`LoraConfig::resolve`]; [`Error::MissingTensor`] and [`Error::Tensor`] for
     /// tensors that are absent or have other shapes than the model calls for; [`Error::Adapter`] for tensors that have
     /// no place in the model.
     pub fn open(dir: &Path, model: &Qwen3Config) -> Result<(Self, Option<String>)> {
+        files::read_together(dir, &[config::FILE, WEIGHTS], || Self::read(dir, model))
+    }
+
+    fn read(dir: &Path, model: &Qwen3Config) -> Result<(Self, Option<String>)> {
         let (config, note) = LoraConfig::open(dir)?;
         let path = dir.join(WEIGHTS);
         if !path.exists() {
@@ -75,19 +81,29 @@ impl Adapter {
         Ok((Self { config, layers, lm_head }, note))
     }
 
-    /// Writes both files of PEFT's adapter into a folder, which is made if need be. Neither is replaced before both are
-    /// on the disk.
+    /// Writes both files of PEFT's adapter into a folder, which is made if need be. They take the place of an adapter that
+    /// is there, both or neither.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: the disk is full or fails, or another process writes into the folder.
     pub fn save(&self, dir: &Path) -> Result<()> {
-        files::check_writable(dir)?;
-        let weights = self.stage_weights(&dir.join(WEIGHTS))?;
-        let text = self.config.to_json();
-        let path = dir.join(config::FILE);
-        let config = files::stage(&path, |w| w.write_all(text.as_bytes()).map_err(Error::io("write", &path)))?;
-        weights.commit()?;
-        config.commit()
+        let folder = OutputFolder::claim(dir)?;
+        let mut transaction = folder.transaction();
+        self.stage(dir, Staged::create(&dir.join(WEIGHTS))?, &mut transaction)?;
+        transaction.commit()
     }
 
-    fn stage_weights(&self, path: &Path) -> Result<files::Staged> {
+    /// Adds both files of an adapter in `dir` to a transaction; the weights go to `weights`, an empty file.
+    pub(crate) fn stage(&self, dir: &Path, weights: Staged, transaction: &mut Transaction) -> Result<()> {
+        self.write_weights(&weights)?;
+        let (path, text) = (dir.join(config::FILE), self.config.to_json());
+        let config = files::stage(&path, |w| w.write_all(text.as_bytes()).map_err(Error::io("write", &path)))?;
+        transaction.add(weights);
+        transaction.add(config);
+        Ok(())
+    }
+
+    fn write_weights(&self, to: &Staged) -> Result<()> {
         let mut parts: Vec<(String, [usize; 2], &[f32])> = Vec::new();
         for LoraWeights { target, a, b } in &self.layers {
             let ([rows, cols], r) = (target.shape, target.r);
@@ -101,7 +117,7 @@ impl Adapter {
             .iter()
             .map(|(name, shape, data)| Tensor { name, dtype: Dtype::F32, shape, data: bytemuck::cast_slice(data) })
             .collect();
-        stage_file(path, &tensors)
+        write_tensors(to, &tensors)
     }
 }
 

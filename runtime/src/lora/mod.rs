@@ -9,7 +9,9 @@ mod files;
 mod init;
 mod targets;
 
+pub(crate) use config::FILE as CONFIG;
 pub use config::{Init, LoraConfig};
 pub use device::{DeviceAdapter, Layout, LoraModule};
+pub(crate) use files::WEIGHTS;
 pub use files::{Adapter, HeadWeights, LoraWeights};
 pub use targets::{Target, Targets};

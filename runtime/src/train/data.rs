@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use crate::batch::Sample;
 use crate::chat::{Chat, ChatTemplate};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::tokenizer::Tokenizer;
 
 mod turns;
@@ -71,7 +72,7 @@ impl Dataset {
         options: &DataOptions,
     ) -> Result<Self> {
         let path = path.as_ref();
-        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+        let bytes = files::read(path)?;
         let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
         let lines: Vec<_> = bytes.split(|&byte| byte == b'\n').enumerate().collect();
         let encoder = Encoder { tokenizer, template, options };

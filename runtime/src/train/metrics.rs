@@ -47,6 +47,14 @@ pub struct Record {
     pub eval_accuracy: Option<f64>,
 }
 
+impl Record {
+    /// As a line of JSON, with its end.
+    pub(super) fn to_line(&self) -> String {
+        // Numbers under fixed keys: there is nothing in it that JSON could refuse.
+        serde_json::to_string(self).unwrap_or_default() + "\n"
+    }
+}
+
 /// A file of metrics: one JSON object per line, each on the disk before the next step.
 ///
 /// JSON has no NaN and no infinity: they are written as `null`.
@@ -83,10 +91,13 @@ impl MetricsLog {
     /// # Errors
     /// When it cannot be written.
     pub fn write(&mut self, record: &Record) -> Result<()> {
-        let mut line = serde_json::to_vec(record).map_err(Error::json(&self.path))?;
-        line.push(b'\n');
+        self.write_line(&record.to_line())
+    }
+
+    /// Writes a line that a record became.
+    pub(super) fn write_line(&mut self, line: &str) -> Result<()> {
         // One call without a buffer: a reader never sees half a line.
-        self.file.write_all(&line).map_err(Error::io("write", &self.path))
+        self.file.write_all(line.as_bytes()).map_err(Error::io("write", &self.path))
     }
 
     /// The file.

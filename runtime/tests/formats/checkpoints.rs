@@ -101,7 +101,7 @@ fn checkpoints_are_written_as_the_real_libraries_wrote_them() {
         let source = fs::read_to_string(dir.with_file_name(base).join("config.json")).unwrap();
         to.put_config(&source, bnb).unwrap();
         to.put_companions(&dir).unwrap();
-        assert!(names(out.path()).iter().all(|n| n.ends_with(".tmp")), "nothing has its name before the end");
+        assert!(names(out.path()).iter().all(|n| n.ends_with(".partial")), "nothing has its name before the end");
         assert_eq!(to.finish().unwrap(), from.bytes() as u64);
         assert_eq!(names(out.path()), ["config.json", "generation_config.json", "model.safetensors"]);
         for file in names(out.path()) {

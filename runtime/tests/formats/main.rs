@@ -6,6 +6,8 @@ mod checkpoints;
 mod configs;
 mod damage;
 mod disk_full;
+mod faults;
+mod folders;
 mod quantize;
 
 use std::path::{Path, PathBuf};

@@ -1,0 +1,163 @@
+use std::fs::{self, File, Metadata, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::layer;
+use super::staged::Staged;
+use super::transaction::{self, RECORD, Transaction};
+use crate::{Error, Result};
+
+/// A folder that only this process writes into, until it is dropped or the process ends, however it does.
+///
+/// Folders that were made for it and stay empty are removed with it.
+#[derive(Debug)]
+pub struct OutputFolder {
+    dir: PathBuf,
+    /// Folders that did not exist, the innermost first.
+    made: Vec<PathBuf>,
+    _lock: Option<File>,
+}
+
+impl OutputFolder {
+    /// Takes `dir`, which is made if need be: ends what an interrupted save had decided, clears what killed runs left
+    /// behind, and makes sure that files can be written.
+    ///
+    /// # Errors
+    /// Another process has it, or it cannot be written.
+    pub fn claim(dir: &Path) -> Result<Self> {
+        let made = make_folders(dir)?;
+        let lock = lock(dir)?;
+        let folder = Self { dir: dir.to_owned(), made, _lock: lock };
+        transaction::settle(dir)?;
+        transaction::clear_temporaries(dir)?;
+        Staged::create(&dir.join("probe"))?.discard()?;
+        Ok(folder)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Refuses to go on where one of these files exists; `hint` says what to do.
+    pub(crate) fn refuse_existing(&self, names: &[&str], hint: &str) -> Result<()> {
+        match names.iter().map(|name| self.dir.join(name)).find(|path| path.exists()) {
+            Some(path) => Err(Error::io("replace", &path)(io::Error::new(io::ErrorKind::AlreadyExists, hint))),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses to go on where less than `bytes` can be written.
+    pub(crate) fn expect_space(&self, bytes: u64) -> Result<()> {
+        match layer::free_bytes(&self.dir) {
+            Some(free) if free < bytes => {
+                let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+                let reason = format!("the result needs {} MiB and {} MiB are free there", mib(bytes), mib(free));
+                Err(Error::io("write into the folder", &self.dir)(io::Error::new(io::ErrorKind::StorageFull, reason)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Files that will change together.
+    pub(crate) fn transaction(&self) -> Transaction {
+        Transaction::new(&self.dir)
+    }
+
+    /// Removes a file that may not be there.
+    pub(crate) fn remove(&self, name: &str) -> Result<()> {
+        let path = self.dir.join(name);
+        match layer::remove(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", &path)(e)),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for OutputFolder {
+    fn drop(&mut self) {
+        // One that is not empty stays, and so do those that it is in.
+        let _ = self.made.iter().try_for_each(|dir| layer::remove_folder(dir));
+    }
+}
+
+/// Makes `dir` and what it is in; gives what was made, the innermost first.
+fn make_folders(dir: &Path) -> Result<Vec<PathBuf>> {
+    let missing: Vec<_> = dir.ancestors().take_while(|d| !d.as_os_str().is_empty() && !d.exists()).collect();
+    for dir in missing.iter().rev() {
+        match layer::make_folder(dir) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
+            made => made.map_err(Error::io("make the folder", dir))?,
+        }
+    }
+    if !dir.is_dir() {
+        return Err(Error::io("write into the folder", dir)(io::ErrorKind::NotADirectory.into()));
+    }
+    Ok(missing.into_iter().map(Path::to_owned).collect())
+}
+
+/// The lock of a folder is on the folder itself, so that no file stays behind. None where the system has no such locks.
+fn lock(dir: &Path) -> Result<Option<File>> {
+    let Ok(file) = File::open(dir) else { return Ok(None) };
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => {
+            let reason = "another run is writing into it; wait for it, or choose another folder";
+            Err(Error::io("write into the folder", dir)(io::Error::new(io::ErrorKind::ResourceBusy, reason)))
+        }
+        Err(TryLockError::Error(_)) => Ok(None),
+    }
+}
+
+/// How long a reader waits for a writer that is just giving files their names.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Reads files of `dir` that belong together: all old or all new, though another process may replace them meanwhile.
+///
+/// # Errors
+/// Those of `read`; a save that was cut short cannot be ended, because the folder is read-only.
+pub(crate) fn read_together<R>(dir: &Path, names: &[&str], read: impl Fn() -> Result<R>) -> Result<R> {
+    let began = Instant::now();
+    loop {
+        settle_to_read(dir, began)?;
+        let before = identities(dir, names);
+        let result = read();
+        if (identities(dir, names) == before && !dir.join(RECORD).exists()) || began.elapsed() > PATIENCE {
+            return result;
+        }
+    }
+}
+
+/// Ends a save that was cut short, or waits for the one that is under way.
+fn settle_to_read(dir: &Path, began: Instant) -> Result<()> {
+    while dir.join(RECORD).exists() {
+        match lock(dir) {
+            Ok(_lock) => return transaction::settle(dir),
+            Err(e) if began.elapsed() > PATIENCE => return Err(e),
+            Err(_) => thread::sleep(Duration::from_millis(5)),
+        }
+    }
+    Ok(())
+}
+
+/// What changes when a file is replaced.
+fn identities(dir: &Path, names: &[&str]) -> Vec<Option<Identity>> {
+    names.iter().map(|name| fs::metadata(dir.join(name)).ok().map(|m| identity(&m))).collect()
+}
+
+#[derive(PartialEq)]
+struct Identity {
+    file: u64,
+    len: u64,
+    modified: Option<std::time::SystemTime>,
+}
+
+fn identity(metadata: &Metadata) -> Identity {
+    #[cfg(unix)]
+    let file = std::os::unix::fs::MetadataExt::ino(metadata);
+    #[cfg(not(unix))]
+    let file = 0;
+    Identity { file, len: metadata.len(), modified: metadata.modified().ok() }
+}

@@ -1,0 +1,150 @@
+//! Whatever operation on the disk fails, and whenever a process is killed: a folder holds its old contents or its new
+//! ones, whole.
+
+use std::fs;
+use std::path::Path;
+
+use halfbyte_runtime::Result;
+use halfbyte_runtime::checkpoint::{Checkpoint, CheckpointWriter, Dtype, Tensor};
+use halfbyte_runtime::config::Qwen3Config;
+use halfbyte_runtime::files::{Fault, with_fault};
+use halfbyte_runtime::lora::Adapter;
+use halfbyte_runtime::train::metrics::Record;
+use halfbyte_runtime::train::output::RunOutput;
+
+use super::{golden, names};
+
+fn adapter(name: &str) -> Adapter {
+    let model = Qwen3Config::open(&golden("qwen3-tiny/untied")).unwrap();
+    Adapter::open(&golden(&format!("qwen3-tiny/{name}")), &model).unwrap().0
+}
+
+/// What a reader finds.
+fn found(dir: &Path) -> Option<(Adapter, String)> {
+    let model = Qwen3Config::open(&golden("qwen3-tiny/untied")).unwrap();
+    let any = names(dir).iter().any(|name| name.starts_with("adapter_"));
+    let open = || Adapter::open(dir, &model).unwrap_or_else(|e| panic!("half an adapter: {e}; {:?}", names(dir))).0;
+    any.then(open).map(|adapter| (adapter, fs::read_to_string(dir.join("metrics.jsonl")).unwrap()))
+}
+
+/// A run of one step that ends with this adapter.
+fn run(dir: &Path, step: u64, adapter: &Adapter) -> Result<()> {
+    let mut output = RunOutput::create(dir, true)?;
+    output.reserve(100_000)?;
+    output.record(&Record { step, ..Record::default() })?;
+    output.save(adapter)
+}
+
+const FILES: [&str; 3] = ["adapter_config.json", "adapter_model.safetensors", "metrics.jsonl"];
+
+/// Every operation of a run fails once, over an adapter that exists and in a new folder.
+#[test]
+fn a_run_that_fails_anywhere_leaves_the_old_adapter_or_the_new() {
+    let (old, new) = (adapter("adapter-plain"), adapter("adapter-rslora"));
+    let (old_lines, new_lines) = ("{\"step\":1}\n".to_owned(), "{\"step\":2}\n".to_owned());
+    for exists in [false, true] {
+        let before = exists.then(|| (old.clone(), old_lines.clone()));
+        let after = Some((new.clone(), new_lines.clone()));
+        for fault in [Fault::Error, Fault::Stop] {
+            let mut at = 0;
+            loop {
+                let parent = tempfile::tempdir().unwrap();
+                let dir = parent.path().join("runs/adapter");
+                if exists {
+                    run(&dir, 1, &old).unwrap();
+                }
+                let (result, done) = with_fault(at, fault, || run(&dir, 2, &new));
+                if done <= at {
+                    assert!(at > 20, "only {at} operations");
+                    break;
+                }
+                let now = if dir.exists() { found(&dir) } else { None };
+                let place = format!("operation {at}, {fault:?}, exists: {exists}, {result:?}");
+                assert!(now == before || now == after, "neither old nor new: {place}");
+                assert!(result.is_err() || now == after, "a failure was not reported: {place}");
+                run(&dir, 2, &new).unwrap_or_else(|e| panic!("a later run is refused: {e}; {place}"));
+                assert_eq!(names(&dir), FILES, "{place}");
+                assert!(found(&dir) == after, "{place}");
+                at += 1;
+            }
+        }
+    }
+}
+
+/// What fails before the first name changes leaves nothing of itself behind.
+#[test]
+fn an_error_leaves_no_stray_files() {
+    let mut at = 0;
+    loop {
+        let dir = tempfile::tempdir().unwrap();
+        let (result, done) = with_fault(at, Fault::Error, || run(dir.path(), 1, &adapter("adapter-plain")));
+        if done <= at {
+            break;
+        }
+        let allowed = |name: &String| FILES.contains(&name.as_str()) || name == "metrics.partial.jsonl";
+        assert!(names(dir.path()).iter().all(allowed), "operation {at}: {result:?}, {:?}", names(dir.path()));
+        at += 1;
+    }
+}
+
+/// A sharded checkpoint with its index and another file.
+fn write(dir: &Path) -> Result<()> {
+    let mut writer = CheckpointWriter::create(dir, 100)?;
+    for (name, byte) in [("a", 1), ("b", 2), ("c", 3)] {
+        writer.put(Tensor { name, dtype: Dtype::U8, shape: &[80], data: &[byte; 80] })?;
+    }
+    writer.put_file("config.json", b"{}".as_slice())?;
+    writer.finish().map(drop)
+}
+
+#[test]
+fn a_checkpoint_is_whole_or_absent() {
+    for fault in [Fault::Error, Fault::Stop] {
+        let mut at = 0;
+        loop {
+            let dir = tempfile::tempdir().unwrap();
+            let (result, done) = with_fault(at, fault, || write(dir.path()));
+            if done <= at {
+                assert!(at > 20, "only {at} operations");
+                break;
+            }
+            let place = format!("operation {at}, {fault:?}, {result:?}");
+            match Checkpoint::open(dir.path()) {
+                Ok(checkpoint) => {
+                    assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["a", "b", "c"], "{place}");
+                    assert_eq!(fs::read(dir.path().join("config.json")).unwrap(), b"{}", "{place}");
+                    assert_eq!(names(dir.path()).len(), 5, "{place}: {:?}", names(dir.path()));
+                }
+                Err(e) => {
+                    assert!(result.is_err(), "{place}: {e}");
+                    write(dir.path()).unwrap_or_else(|e| panic!("a later one is refused: {e}; {place}"));
+                }
+            }
+            at += 1;
+        }
+    }
+}
+
+/// While one thread replaces an adapter again and again, another reads it.
+#[test]
+fn a_reader_sees_no_mixture() {
+    let dir = tempfile::tempdir().unwrap();
+    let both = [adapter("adapter-plain"), adapter("adapter-rslora")];
+    both[0].save(dir.path()).unwrap();
+    let model = Qwen3Config::open(&golden("qwen3-tiny/untied")).unwrap();
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            for i in 0..300 {
+                // A reader that settles what this one left may have the folder for a moment.
+                while both[i % 2].save(dir.path()).is_err() {}
+            }
+        });
+        let mut reads = 0;
+        while !writer.is_finished() {
+            let (now, _) = Adapter::open(dir.path(), &model).unwrap();
+            assert!(both.contains(&now), "weights of one adapter with the configuration of another");
+            reads += 1;
+        }
+        assert!(reads > 10, "{reads} reads");
+    });
+}
