@@ -2,7 +2,7 @@
 mod common;
 
 use clap::Parser;
-use common::{Assets, Interrupt, exit, parse_bool};
+use common::{Assets, Signals, exit, exit_code, note, output::print, parse_bool};
 use halfbyte::{Backend, Float, quant::Format};
 use halfbyte_runtime::{
     Error, Result,
@@ -13,10 +13,11 @@ use halfbyte_runtime::{
     generate::generator::{GenerateOptions, generate},
     lora::{Adapter, DeviceAdapter, Layout},
     model::{Base, ForwardContext, Qwen3, SampleOptions},
+    options as ranges,
     tokenizer::Tokenizer,
 };
 use std::{
-    io::{IsTerminal, Read, Write},
+    io::{IsTerminal, Read},
     ops::ControlFlow,
     path::PathBuf,
     process::ExitCode,
@@ -24,6 +25,7 @@ use std::{
 
 /// Generate text with a Qwen3 checkpoint and a LoRA adapter.
 #[derive(Parser)]
+#[command(allow_negative_numbers = true)]
 struct Args {
     /// Folder of a Hugging Face Qwen3 checkpoint [default: the embedded model]
     #[arg(long)]
@@ -56,22 +58,22 @@ struct Args {
     #[arg(long, default_value = "true", value_parser = parse_bool, action = clap::ArgAction::Set)]
     bnb_4bit_use_double_quant: bool,
     /// At most so many
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 256, value_parser = ranges::MAX_NEW_TOKENS.parser::<usize>())]
     max_new_tokens: usize,
     /// 0 takes the most probable token [default: the checkpoint's]
-    #[arg(long)]
+    #[arg(long, value_parser = ranges::TEMPERATURE.parser::<f32>())]
     temperature: Option<f32>,
     /// Choose among so many; 0 is off [default: the checkpoint's]
-    #[arg(long)]
+    #[arg(long, value_parser = ranges::TOP_K.parser::<usize>())]
     top_k: Option<usize>,
     /// Choose among the likeliest with this probability together; 1 is off [default: the checkpoint's]
-    #[arg(long)]
+    #[arg(long, value_parser = ranges::TOP_P.parser::<f32>())]
     top_p: Option<f32>,
     /// Choose among those at least this share as likely as the likeliest; 0 is off [default: the checkpoint's]
-    #[arg(long)]
+    #[arg(long, value_parser = ranges::MIN_P.parser::<f32>())]
     min_p: Option<f32>,
     /// Makes tokens that were there less likely; 1 is off
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, value_parser = ranges::REPETITION_PENALTY.parser::<f32>())]
     repetition_penalty: f32,
     /// Same seed, same text
     #[arg(long, default_value_t = 0)]
@@ -112,9 +114,9 @@ impl Args {
             return Ok(prompt);
         }
         let template = ChatTemplate::open(dir, tokenizer)?;
-        template.note().iter().for_each(|note| eprintln!("{note}"));
+        template.note().iter().for_each(|text| note!("{text}"));
         if self.enable_thinking.is_some() && !template.uses("enable_thinking") {
-            eprintln!("the chat template does not read enable_thinking: it has no effect");
+            note!("the chat template does not read enable_thinking: it has no effect");
         }
         let system = self.system.iter().map(|text| message("system", text));
         let messages: Vec<_> = system.chain([message("user", &prompt)]).collect();
@@ -131,7 +133,7 @@ impl Args {
 fn standard_input() -> Result<String> {
     let mut stdin = std::io::stdin();
     if stdin.is_terminal() {
-        eprintln!("reading the prompt from standard input; end it with Ctrl-D");
+        note!("reading the prompt from standard input; end it with Ctrl-D");
     }
     let mut text = String::new();
     let read = stdin.read_to_string(&mut text);
@@ -141,13 +143,14 @@ fn standard_input() -> Result<String> {
 
 struct Inference {
     args: Args,
-    interrupt: Interrupt,
+    signals: Signals,
 }
 
 impl Job for Inference {
-    type Output = ();
+    type Output = Option<i32>;
 
-    fn run<B: Backend, T: Float>(self, backend: B) -> Result<()> {
+    /// The signal that ended it early, if one did.
+    fn run<B: Backend, T: Float>(self, backend: B) -> Result<Option<i32>> {
         let args = &self.args;
         let dir = args.model.clone().unwrap_or_else(|| Assets::find().model());
         let (config, tokenizer) = (Qwen3Config::open(&dir)?, Tokenizer::open(&dir)?);
@@ -157,7 +160,7 @@ impl Job for Inference {
         let model = Qwen3::<B, T>::load(&backend, &Checkpoint::open(&dir)?, &config, args.base())?;
         let adapter = match adapter {
             Some((adapter, note)) => {
-                note.iter().for_each(|note| eprintln!("{note}"));
+                note.iter().for_each(|text| note!("{text}"));
                 let (layout, flat) = Layout::of(&adapter)?;
                 Some(DeviceAdapter::new(&backend, layout, &flat)?)
             }
@@ -172,19 +175,14 @@ impl Job for Inference {
             sample: args.sampling(&defaults),
             skip_special: true,
         };
-        let mut out = std::io::stdout();
         let made = generate(&model, ctx, &tokenizer, &prompt, &options, |piece| {
-            let written = out.write_all(piece.as_bytes()).and_then(|()| out.flush());
             // A reader that is gone, as `head` is, wants no more.
-            if written.is_err() || self.interrupt.happened() {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
+            let read = print(format_args!("{piece}"));
+            if read && self.signals.caught().is_none() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
-        let _ = writeln!(out);
+        print(format_args!("\n"));
         let decoded = made.ids.len().saturating_sub(1);
-        eprintln!(
+        note!(
             "{}: {} tokens read in {:.2} s, {} written at {:.1} tokens/s",
             backend.name(),
             prompt.len(),
@@ -192,7 +190,7 @@ impl Job for Inference {
             made.ids.len(),
             decoded as f64 / made.decode_seconds,
         );
-        Ok(())
+        Ok(self.signals.caught())
     }
 }
 
@@ -200,7 +198,6 @@ fn main() -> ExitCode {
     let args = Args::parse();
     exit(|| {
         let (device, dtype) = (args.device, device::compute_dtype(&args.bnb_4bit_compute_dtype)?);
-        device::run(device, dtype, Inference { args, interrupt: Interrupt::listen() })?;
-        Ok(ExitCode::SUCCESS)
+        Ok(exit_code(device::run(device, dtype, Inference { args, signals: Signals::listen() })?))
     })
 }

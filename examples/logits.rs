@@ -4,7 +4,7 @@
 mod common;
 
 use clap::Parser;
-use common::{Assets, exit};
+use common::{Assets, exit, note, say};
 use halfbyte::{Backend, Float};
 use halfbyte_runtime::{
     Error, Result,
@@ -72,7 +72,7 @@ impl Job for Logits {
         batch.check(&config)?;
         let adapter = self.lora_path.map(|dir| Adapter::open(&dir, &config)).transpose()?;
         if let Some(note) = adapter.as_ref().and_then(|(_, note)| note.as_ref()) {
-            eprintln!("{note}");
+            note!("{note}");
         }
         let model = Qwen3::<B, T>::load(&backend, &Checkpoint::open(&self.model)?, &config, Base::Unquantized)?;
         let adapter = match adapter {
@@ -91,6 +91,10 @@ impl Job for Logits {
 fn main() -> ExitCode {
     let args = Args::parse();
     exit(|| {
+        if args.output.exists() {
+            let exists = std::io::Error::new(std::io::ErrorKind::AlreadyExists, "it exists; choose another name");
+            return Err(Error::Io { path: args.output, action: "write", source: exists });
+        }
         let model = args.model.unwrap_or_else(|| Assets::find().model());
         let mut texts: Vec<Vec<u32>> = args.ids.into_iter().map(|Ids(ids)| ids).collect();
         if !args.prompt.is_empty() {
@@ -107,7 +111,7 @@ fn main() -> ExitCode {
         let ids = Tensor { name: "ids", dtype: Dtype::I64, shape: &shape[..1], data: ids };
         let logits = Tensor { name: "logits", dtype: Dtype::F32, shape: &shape, data: logits };
         write_file(&args.output, &[ids, logits])?;
-        println!("logits of {} tokens over {} ids written to {}", shape[0], shape[1], args.output.display());
+        say!("logits of {} tokens over {} ids written to {}", shape[0], shape[1], args.output.display());
         Ok(ExitCode::SUCCESS)
     })
 }

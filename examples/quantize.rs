@@ -3,7 +3,7 @@
 mod common;
 
 use clap::Parser;
-use common::{Assets, exit, parse_bool};
+use common::{Assets, Signals, exit, exit_code, note, parse_bool, say};
 use halfbyte::{Backend, DType, Float, quant::Format};
 use halfbyte_runtime::{
     Result,
@@ -13,6 +13,7 @@ use halfbyte_runtime::{
 };
 use std::{
     io::{IsTerminal, Write},
+    ops::ControlFlow,
     path::PathBuf,
     process::ExitCode,
     time::Instant,
@@ -49,21 +50,24 @@ struct Quantize {
     output: PathBuf,
     bnb: BnbConfig,
     block_size: usize,
+    signals: Signals,
 }
 
 impl Job for Quantize {
-    type Output = QuantizeReport;
+    type Output = Option<QuantizeReport>;
 
-    fn run<B: Backend, T: Float>(self, backend: B) -> Result<QuantizeReport> {
-        let Quantize { model, output, bnb, block_size } = self;
-        println!("quantising {} on {}", model.display(), backend.name());
+    /// None if a signal ended it early.
+    fn run<B: Backend, T: Float>(self, backend: B) -> Result<Option<QuantizeReport>> {
+        let Quantize { model, output, bnb, block_size, signals } = self;
+        say!("quantising {} on {}", model.display(), backend.name());
         let shown = std::io::stderr().is_terminal();
         let progress = |done, total| {
             if shown {
-                eprint!("\r{done} of {total} weights{}", if done == total { "\n" } else { "" });
                 // A terminal that takes no text is no reason to stop.
-                let _ = std::io::stderr().flush();
+                let _ =
+                    write!(std::io::stderr(), "\r{done} of {total} weights{}", if done == total { "\n" } else { "" });
             }
+            if signals.caught().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         quantize_checkpoint(&backend, &model, &output, bnb, block_size, progress)
     }
@@ -79,11 +83,15 @@ fn main() -> ExitCode {
             compute: compute_dtype(&args.bnb_4bit_compute_dtype)?,
         };
         let model = args.model.unwrap_or_else(|| Assets::find().model());
-        let job = Quantize { model, output: args.output.clone(), bnb, block_size: args.block_size };
+        let signals = Signals::listen();
+        let (output, block_size) = (args.output.clone(), args.block_size);
+        let job = Quantize { model, output, bnb, block_size, signals: signals.clone() };
         // Scales are f32 whatever a model computes in.
-        let report = device::run(args.device, DType::F32, job)?;
-        summary(&args.output, &report, start.elapsed().as_secs_f64());
-        Ok(ExitCode::SUCCESS)
+        match device::run(args.device, DType::F32, job)? {
+            Some(report) => summary(&args.output, &report, start.elapsed().as_secs_f64()),
+            None => note!("interrupted: nothing was written"),
+        }
+        Ok(exit_code(signals.caught()))
     })
 }
 
@@ -91,9 +99,9 @@ fn summary(output: &std::path::Path, report: &QuantizeReport, seconds: f64) {
     let QuantizeReport { n_quantized, n_quantized_before, bytes_before, bytes_after } = *report;
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     if n_quantized_before > 0 {
-        println!("{n_quantized_before} weights were in 4 bits already and stay as they are");
+        say!("{n_quantized_before} weights were in 4 bits already and stay as they are");
     }
-    println!(
+    say!(
         "{n_quantized} weights in {seconds:.1} s: {:.1} MiB before, {:.1} MiB after ({:.0} %)\nwritten to {}",
         mib(bytes_before),
         mib(bytes_after),

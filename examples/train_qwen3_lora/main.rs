@@ -5,9 +5,10 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod options;
+mod save;
 
 use clap::Parser;
-use common::{Interrupt, exit};
+use common::{Signals, exit, exit_code, note, say};
 use halfbyte::{Backend, Float};
 use halfbyte_runtime::{
     Result,
@@ -20,14 +21,14 @@ use halfbyte_runtime::{
         choice,
         questions::{Question, read_questions},
     },
-    files,
     generate::generator::{GenerateOptions, generate},
     lora::Adapter,
     model::{Activations, Keep, LossBuffers, Qwen3, SampleOptions},
     tokenizer::Tokenizer,
     train::{
         data::{DataOptions, Dataset},
-        metrics::{MetricsLog, Progress, Record},
+        metrics::{Progress, Record},
+        output::RunOutput,
         packing::Batcher,
         trainer::{StepReport, Trainer, micro_batch_capacity},
     },
@@ -37,7 +38,7 @@ use std::{path::PathBuf, process::ExitCode, time::Instant};
 
 struct Training {
     args: Args,
-    interrupt: Interrupt,
+    signals: Signals,
 }
 
 /// What is trained on, and what is asked.
@@ -51,7 +52,7 @@ impl Texts {
     fn read(args: &Args, plan: &Plan, config: &Qwen3Config, tokenizer: &Tokenizer) -> Result<Self> {
         // Only data with messages needs one, and is refused without; why there is none must not get lost.
         let template = ChatTemplate::open(&plan.model, tokenizer);
-        let template = template.inspect_err(|e| eprintln!("no chat template: {e}")).ok();
+        let template = template.inspect_err(|e| note!("no chat template: {e}")).ok();
         let options = DataOptions {
             max_seq_length: args.max_seq_length,
             overlong: args.overlong,
@@ -103,14 +104,14 @@ impl Examiner<'_> {
     ) -> Result<Option<f64>> {
         let loss = self.heldout_loss(trainer)?;
         if let Some(loss) = loss {
-            println!("{when}: held-out loss {loss:.3} nats a token");
+            say!("{when}: held-out loss {loss:.3} nats a token");
         }
         if let Some(questions) = &self.texts.questions {
             let ctx = trainer.context();
             let mut acts = Activations::new(ctx, model, EXAM_TOKENS, Keep::Nothing)?;
             let mut loss = LossBuffers::new(backend, model, EXAM_TOKENS)?;
             let (_, accuracy) = choice::choose(model, ctx, &mut acts, &mut loss, self.tokenizer, questions)?;
-            println!("{when}: exam {accuracy}");
+            say!("{when}: exam {accuracy}");
         }
         if let Some(question) = self.question {
             let prompt = self.tokenizer.encode(question)?;
@@ -122,40 +123,40 @@ impl Examiner<'_> {
             };
             let go_on = |_: &str| std::ops::ControlFlow::Continue(());
             let answer = generate(model, trainer.context(), self.tokenizer, &prompt, &options, go_on)?;
-            println!("{when}: {question} ->{}", answer.text.trim_end());
+            say!("{when}: {question} ->{}", answer.text.trim_end());
         }
         Ok(loss)
     }
 }
 
 impl Job for Training {
-    type Output = bool;
+    type Output = Option<i32>;
 
-    /// Whether it was interrupted.
-    fn run<B: Backend, T: Float>(self, backend: B) -> Result<bool> {
-        let Training { args, interrupt } = self;
+    /// The signal that ended it early, if one did.
+    fn run<B: Backend, T: Float>(self, backend: B) -> Result<Option<i32>> {
+        let Training { args, signals } = self;
         let plan = Plan::new(&args);
-        files::check_writable(&args.output)?;
+        let mut output = RunOutput::create(&args.output, args.overwrite)?;
         let config = Qwen3Config::open(&plan.model)?;
         let tokenizer = Tokenizer::open(&plan.model)?;
         let texts = Texts::read(&args, &plan, &config, &tokenizer)?;
-        texts.train.note().iter().for_each(|note| println!("{note}"));
+        texts.train.note().iter().for_each(|text| say!("{text}"));
         let batch_options = batch_options(&args, &plan);
         let batcher = Batcher::new(&texts.train.samples, batch_options)?;
         let lora = lora_config(&args, &plan);
-        lora.resolve(&config)?;
+        output.reserve(lora.weight_bytes(&config)?)?;
 
         let files = Checkpoint::open(&plan.model)?;
         let began = Instant::now();
         let model = Qwen3::<B, T>::load(&backend, &files, &config, args.base())?;
         backend.synchronize()?;
-        println!("{} on {}: loaded in {:.1} s", plan.model.display(), backend.name(), began.elapsed().as_secs_f64());
+        say!("{} on {}: loaded in {:.1} s", plan.model.display(), backend.name(), began.elapsed().as_secs_f64());
 
         let adapter = Adapter::init(lora, &config, &files, args.seed)?;
         let capacity = micro_batch_capacity(&texts.train.samples, &batch_options).max(texts.longest_heldout());
         let options = trainer_options(&args, &plan, capacity, batcher.total_steps())?;
         let mut trainer = Trainer::new(&backend, &model, &adapter, options)?;
-        println!(
+        say!(
             "{} samples, {} tokens ({} trained on); {} steps; {} trainable numbers",
             texts.train.samples.len(),
             texts.train.n_tokens(),
@@ -164,19 +165,19 @@ impl Job for Training {
             trainer.n_trainable(),
         );
         let examiner = Examiner { tokenizer: &tokenizer, texts: &texts, question: plan.question };
-        examiner.examine("before", &backend, &model, &mut trainer)?;
-        let run = Run { args: &args, batcher: &batcher, examiner: &examiner, interrupt: &interrupt };
-        run.train(&mut trainer)?;
-        trainer.adapter()?.save(&args.output)?;
-        println!("adapter saved in {}", args.output.display());
-        if interrupt.happened() {
-            println!("interrupted: the adapter is that of the steps so far");
-            return Ok(true);
+        if signals.caught().is_none() {
+            examiner.examine("before", &backend, &model, &mut trainer)?;
         }
-        examiner.examine("after", &backend, &model, &mut trainer)?;
-        let (_, peak) = backend.memory();
-        println!("peak memory {:.2} GiB", peak as f64 / (1u64 << 30) as f64);
-        Ok(false)
+        let mut run =
+            Run { args: &args, batcher: &batcher, examiner: &examiner, signals: &signals, tokens: 0, steps: 0 };
+        run.train_and_save(&mut trainer, &mut output)?;
+        let signal = signals.caught();
+        if signal.is_none() {
+            examiner.examine("after", &backend, &model, &mut trainer)?;
+            let (_, peak) = backend.memory();
+            say!("peak memory {:.2} GiB", peak as f64 / (1u64 << 30) as f64);
+        }
+        Ok(signal)
     }
 }
 
@@ -185,33 +186,65 @@ struct Run<'a> {
     args: &'a Args,
     batcher: &'a Batcher<'a>,
     examiner: &'a Examiner<'a>,
-    interrupt: &'a Interrupt,
+    signals: &'a Signals,
+    /// Trained on so far.
+    tokens: u64,
+    /// Done so far.
+    steps: u64,
 }
 
 impl Run<'_> {
-    fn train<B: Backend, T: Float>(&self, trainer: &mut Trainer<'_, B, T>) -> Result<()> {
-        let mut log = MetricsLog::create(self.args.output.join("metrics.jsonl"))?;
-        let total = self.batcher.total_steps();
-        let mut progress = Progress::new(0, total, self.args.logging_steps);
-        let (began, mut tokens) = (Instant::now(), 0);
+    /// Trains, and saves what was learnt: also when a signal or an error ends it early, but not before there is something.
+    fn train_and_save<B: Backend, T: Float>(
+        &mut self,
+        trainer: &mut Trainer<'_, B, T>,
+        output: &mut RunOutput,
+    ) -> Result<()> {
+        let began = Instant::now();
+        let trained = self.train(trainer, output);
+        let seconds = began.elapsed().as_secs_f64();
+        let all = self.steps == self.batcher.total_steps();
+        if self.steps == 0 {
+            trained?;
+            say!("interrupted before the first step: nothing was trained, and nothing is saved");
+            return Ok(());
+        }
+        save::save(output, &trainer.adapter()?, self.signals)?;
+        say!("trained on {} tokens in {seconds:.1} s: {:.0} tokens/s", self.tokens, self.tokens as f64 / seconds);
+        say!("adapter saved in {}", output.path().display());
+        if !all {
+            say!("it is that of the first {} of {} steps", self.steps, self.batcher.total_steps());
+        }
+        trained
+    }
+
+    fn train<B: Backend, T: Float>(&mut self, trainer: &mut Trainer<'_, B, T>, output: &mut RunOutput) -> Result<()> {
+        let mut progress = Progress::new(0, self.batcher.total_steps(), self.args.logging_steps);
+        let began = Instant::now();
+        let mut lost = false;
         for step in self.batcher.steps(0) {
-            if self.interrupt.happened() {
+            if self.signals.caught().is_some() {
+                progress.note("interrupted: saving what was learnt (again to end at once)");
                 break;
             }
             let step_began = Instant::now();
             let report = trainer.step(&step)?;
-            tokens += report.n_tokens as u64;
-            let mut record = record(&report, step.index + 1, tokens, step_began, began);
+            self.tokens += report.n_tokens as u64;
+            self.steps = step.index + 1;
+            let mut record = record(&report, self.steps, self.tokens, step_began, began);
             record.epoch = Some(step.epoch as f64);
             if self.args.eval_steps > 0 && record.step.is_multiple_of(self.args.eval_steps) {
                 record.eval_loss = self.examiner.heldout_loss(trainer)?;
             }
-            log.write(&record)?;
+            // The adapter is worth more: metrics are written again when it is saved.
+            if let Err(e) = output.record(&record)
+                && !std::mem::replace(&mut lost, true)
+            {
+                progress.note(&format!("metrics will be written at the end only: {e}"));
+            }
             progress.step(&record);
         }
         progress.finish();
-        let seconds = began.elapsed().as_secs_f64();
-        println!("trained on {tokens} tokens in {seconds:.1} s: {:.0} tokens/s", tokens as f64 / seconds);
         Ok(())
     }
 }
@@ -234,7 +267,6 @@ fn main() -> ExitCode {
     let args = Args::parse();
     exit(|| {
         let (device, dtype) = (args.device, device::compute_dtype(&args.bnb_4bit_compute_dtype)?);
-        let interrupted = device::run(device, dtype, Training { args, interrupt: Interrupt::listen() })?;
-        Ok(if interrupted { ExitCode::from(130) } else { ExitCode::SUCCESS })
+        Ok(exit_code(device::run(device, dtype, Training { args, signals: Signals::listen() })?))
     })
 }

@@ -8,6 +8,7 @@ use halfbyte_runtime::{
     device::Device,
     lora::{LoraConfig, Targets},
     model::Base,
+    options as ranges,
     train::{
         data::Overlong,
         packing::{BatchOptions, TrainLength},
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 
 /// Fine-tune a LoRA adapter on a Qwen3 checkpoint.
 #[derive(Parser)]
+#[command(allow_negative_numbers = true)]
 pub struct Args {
     /// Folder of a Hugging Face Qwen3 checkpoint [default: the embedded model]
     #[arg(long)]
@@ -35,6 +37,9 @@ pub struct Args {
     /// Folder for the adapter and metrics.jsonl
     #[arg(long, default_value = "adapter")]
     pub output: PathBuf,
+    /// Replace an adapter that is in the folder, once the new one is trained
+    #[arg(long)]
+    pub overwrite: bool,
     /// Hold the base in 4 bits (QLoRA); without it the base stays unquantised, in the compute type
     #[arg(long)]
     pub use_4bit: bool,
@@ -48,13 +53,13 @@ pub struct Args {
     #[arg(long, default_value = "true", value_parser = parse_bool, action = clap::ArgAction::Set)]
     pub bnb_4bit_use_double_quant: bool,
     /// Rank
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 16, value_parser = ranges::LORA_R.parser::<usize>())]
     pub lora_r: usize,
     /// Scaling times rank
-    #[arg(long, default_value_t = 32.0)]
+    #[arg(long, default_value_t = 32.0, value_parser = ranges::LORA_ALPHA.parser::<f64>())]
     pub lora_alpha: f64,
     /// Share of adapter inputs dropped in training
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, value_parser = ranges::LORA_DROPOUT.parser::<f32>())]
     pub lora_dropout: f32,
     /// all-linear, names separated by commas, or a regular expression
     #[arg(long, default_value = "all-linear")]
@@ -66,34 +71,34 @@ pub struct Args {
     #[arg(long, value_parser = ["lm_head"])]
     pub modules_to_save: Option<String>,
     /// Peak learning rate [default: 2e-4; 5e-3 for the embedded model]
-    #[arg(long)]
+    #[arg(long, value_parser = ranges::LEARNING_RATE.parser::<f64>())]
     pub learning_rate: Option<f64>,
     /// linear, cosine or constant
     #[arg(long, default_value = "cosine")]
     pub lr_scheduler_type: ScheduleKind,
     /// Share of the steps in which the learning rate rises
-    #[arg(long, default_value_t = 0.05)]
+    #[arg(long, default_value_t = 0.05, value_parser = ranges::WARMUP_RATIO.parser::<f64>())]
     pub warmup_ratio: f64,
     /// Decoupled weight decay
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, value_parser = ranges::WEIGHT_DECAY.parser::<f32>())]
     pub weight_decay: f32,
     /// Gradients are scaled down to this norm; 0 turns it off
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, value_parser = ranges::MAX_GRAD_NORM.parser::<f32>())]
     pub max_grad_norm: f32,
     /// Passes over the data [default: 3; 8 for the embedded model]
-    #[arg(long)]
+    #[arg(long, value_parser = ranges::EPOCHS.parser::<f64>())]
     pub epochs: Option<f64>,
     /// Stop after so many steps, whatever the epochs
-    #[arg(long)]
+    #[arg(long, value_parser = ranges::MAX_STEPS.parser::<u64>())]
     pub max_steps: Option<u64>,
     /// Samples of a micro-batch (with --packing: sequences of the full length) [default: 4; 16 for the embedded model]
-    #[arg(long)]
+    #[arg(long, value_parser = ranges::BATCH_SIZE.parser::<usize>())]
     pub batch_size: Option<usize>,
     /// Micro-batches of an optimiser step
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = ranges::ACCUMULATION.parser::<usize>())]
     pub gradient_accumulation_steps: usize,
     /// Longest sample, in tokens
-    #[arg(long, default_value_t = 2048)]
+    #[arg(long, default_value_t = 2048, value_parser = ranges::MAX_SEQ_LENGTH.parser::<usize>())]
     pub max_seq_length: usize,
     /// What becomes of longer samples: error, truncate or skip
     #[arg(long, default_value = "error", value_parser = parse_overlong)]
@@ -111,10 +116,10 @@ pub struct Args {
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// Steps between lines of progress where there is no terminal
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, value_parser = ranges::LOGGING_STEPS.parser::<u64>())]
     pub logging_steps: u64,
     /// Steps between evaluations; 0 evaluates only before and after
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = ranges::EVAL_STEPS.parser::<u64>())]
     pub eval_steps: u64,
 }
 

@@ -172,6 +172,16 @@ impl Error {
         move |e| Error::Corrupt { path: path.to_owned(), format: "JSON", reason: e.to_string() }
     }
 
+    /// A setting or a target of an adapter's file, which such an error does not know.
+    pub(crate) fn in_file(self, path: &Path) -> Error {
+        match self {
+            Error::Setting { .. } | Error::Target { .. } => {
+                Error::Adapter { path: path.to_owned(), reason: self.to_string() }
+            }
+            other => other,
+        }
+    }
+
     /// An [`Error::Setting`].
     pub(crate) fn setting(name: &'static str, got: impl ToString, want: impl Into<String>) -> Error {
         Error::Setting { name, got: got.to_string(), want: want.into() }

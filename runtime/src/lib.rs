@@ -10,6 +10,7 @@ pub mod files;
 pub mod generate;
 pub mod lora;
 pub mod model;
+pub mod options;
 mod python_json;
 pub mod tokenizer;
 pub mod train;

@@ -2,8 +2,9 @@
 
 use super::stream::TextStream;
 use crate::{
-    Error, Result,
+    Result,
     model::{Decoder, ForwardContext, Qwen3, SampleOptions},
+    options::MAX_NEW_TOKENS,
     tokenizer::Tokenizer,
 };
 use halfbyte::{Backend, Float};
@@ -49,9 +50,7 @@ pub fn generate<B: Backend, T: Float>(
     options: &GenerateOptions,
     mut stream: impl FnMut(&str) -> ControlFlow<()>,
 ) -> Result<Generated> {
-    if options.max_new_tokens == 0 {
-        return Err(Error::setting("max_new_tokens", 0, "it must be at least 1"));
-    }
+    MAX_NEW_TOKENS.check(options.max_new_tokens)?;
     let capacity = prompt.len().saturating_add(options.max_new_tokens);
     let mut decoder = Decoder::new(model, ctx, 1, capacity, tokenizer.vocab_size(), options.sample)?;
     let began = Instant::now();

@@ -66,7 +66,8 @@ impl Adapter {
         }
         let mut tensors = Tensors::open(path)?;
         let mut layers = Vec::new();
-        for target in config.resolve(model)? {
+        let targets = config.resolve(model).map_err(|e| e.in_file(&dir.join(config::FILE)))?;
+        for target in targets {
             let ([rows, cols], r) = (target.shape, target.r);
             let a = tensors.take(&key(target.module, "lora_A.weight"), [r, cols])?;
             let b = tensors.take(&key(target.module, "lora_B.weight"), [rows, r])?;

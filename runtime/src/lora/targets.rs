@@ -2,7 +2,7 @@ use regex::Regex;
 
 use super::LoraConfig;
 use crate::config::{Module, Projection, Qwen3Config};
-use crate::{Error, Result};
+use crate::{Error, Result, options};
 
 /// Modules by name, as PEFT takes them.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,7 +67,7 @@ impl LoraConfig {
     /// The modules of a model to adapt, in the order of the model, each with its rank and scaling.
     ///
     /// # Errors
-    /// [`Error::Target`] for an entry of a list or pattern that matches nothing or is no regular expression, if nothing
+    /// [`Error::Setting`] for a rank, an alpha or a dropout out of range; [`Error::Target`] for an entry of a list or pattern that matches nothing or is no regular expression, if nothing
     /// is left to adapt, and if an output head would be saved that is also the embedding.
     pub fn resolve(&self, model: &Qwen3Config) -> Result<Vec<Target>> {
         if self.save_lm_head && model.tie_word_embeddings {
@@ -75,6 +75,7 @@ impl LoraConfig {
                           it out";
             return Err(target_error("modules_to_save", "lm_head", reason));
         }
+        options::LORA_DROPOUT.check(self.dropout)?;
         let chosen = self.choose(model)?;
         let ranks = patterns("rank_pattern", &self.rank_pattern, &chosen)?;
         let alphas = patterns("alpha_pattern", &self.alpha_pattern, &chosen)?;
@@ -88,10 +89,21 @@ impl LoraConfig {
         chosen.into_iter().map(with_rank).collect()
     }
 
+    /// Bytes of the adapter's weights for a model.
+    ///
+    /// # Errors
+    /// Those of [`LoraConfig::resolve`].
+    pub fn weight_bytes(&self, model: &Qwen3Config) -> Result<u64> {
+        let numbers = |r: usize, [rows, cols]: [usize; 2]| r as u64 * (rows as u64 + cols as u64);
+        let adapters: u64 = self.resolve(model)?.iter().map(|target| numbers(target.r, target.shape)).sum();
+        let [vocab, hidden] = model.shape(Module::LmHead);
+        let head = if self.save_lm_head { vocab as u64 * hidden as u64 } else { 0 };
+        Ok(size_of::<f32>() as u64 * (adapters + head))
+    }
+
     fn scaling(&self, r: usize, alpha: f64) -> Result<f32> {
-        if r == 0 {
-            return Err(target_error("r", "0", "a rank must be at least 1"));
-        }
+        options::LORA_R.check(r)?;
+        options::LORA_ALPHA.check(alpha)?;
         let scaling = alpha / if self.use_rslora { (r as f64).sqrt() } else { r as f64 };
         if !(scaling as f32).is_finite() {
             return Err(target_error("lora_alpha", &alpha.to_string(), "it must be a finite number"));

@@ -5,7 +5,7 @@ use super::{
     attention::{Attend, CacheSlots, KvCache},
     rows::{self, Rows},
 };
-use crate::{Error, Result, batch::Batch};
+use crate::{Error, Result, batch::Batch, options};
 use halfbyte::{
     Backend, Buf, Float,
     ops::{GatherRows, Op, Sample},
@@ -32,6 +32,15 @@ impl SampleOptions {
     /// Always the most probable token.
     pub const GREEDY: Self =
         SampleOptions { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 0 };
+
+    /// Refuses what is out of range.
+    fn check(&self) -> Result<()> {
+        options::TEMPERATURE.check(self.temperature)?;
+        options::TOP_K.check(self.top_k)?;
+        options::TOP_P.check(self.top_p)?;
+        options::MIN_P.check(self.min_p)?;
+        options::REPETITION_PENALTY.check(self.repetition_penalty)
+    }
 }
 
 /// Generates for a fixed number of sequences up to a fixed length; all memory but a prompt's is allocated at the start.
@@ -66,7 +75,7 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
     /// tokeniser knows.
     ///
     /// # Errors
-    /// `capacity` is beyond the model's positions, or the device has too little memory.
+    /// An option is out of range, `capacity` is beyond the model's positions, or the device has too little memory.
     pub fn new(
         model: &'m Qwen3<B, T>,
         ctx: ForwardContext<'m, B, T>,
@@ -76,6 +85,7 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
         options: SampleOptions,
     ) -> Result<Self> {
         let (backend, config) = (ctx.backend, &model.config);
+        options.check()?;
         if capacity > config.max_position_embeddings {
             let want = format!("the model has {} positions", config.max_position_embeddings);
             return Err(Error::setting("prompt and new tokens together", capacity, want));

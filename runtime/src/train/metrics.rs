@@ -167,7 +167,9 @@ impl Progress {
     /// Prints a line of its own.
     pub fn note(&mut self, text: &str) {
         match &mut self.view {
-            View::Bar(bar) => bar.suspend(|| eprintln!("{text}")),
+            View::Bar(bar) => bar.suspend(|| {
+                let _ = writeln!(io::stderr(), "{text}");
+            }),
             View::Lines { out, .. } => {
                 let _ = writeln!(out, "{text}");
             }

@@ -4,6 +4,7 @@ use halfbyte::rng::philox;
 
 use crate::batch::{Batch, Sample};
 use crate::error::{Error, Result};
+use crate::options;
 
 /// Sets the shuffle's random numbers apart from other uses of the same seed ("shuf").
 const SHUFFLE_STREAM: u32 = 0x7368_7566;
@@ -117,16 +118,18 @@ impl<'a> Batcher<'a> {
             TrainLength::Steps(steps) => return Ok(steps),
             TrainLength::Epochs(epochs) => epochs,
         };
-        if !(epochs > 0.0 && epochs <= f64::from(u32::MAX)) {
-            return Err(Error::setting("epochs", epochs, "it must be more than 0"));
-        }
         let steps_in = |epoch| self.steps_of(&self.plan(epoch));
         let whole = epochs.trunc() as u64;
         // Without packing all epochs have the same number of steps.
         let steps = if self.options.packing { (0..whole).map(steps_in).sum() } else { whole * steps_in(0) };
         // A hair less, so that the rounding of 2.2 does not become a step.
         let rest = steps_in(whole) as f64 * epochs.fract() - 1e-6;
-        Ok(steps + rest.ceil().max(0.0) as u64)
+        let steps = steps + rest.ceil().max(0.0) as u64;
+        if steps == 0 {
+            let got = format!("{epochs}, which is no step with {} samples", self.samples.len());
+            return Err(Error::setting(options::EPOCHS.name, got, "there must be at least 1 step; raise it"));
+        }
+        Ok(steps)
     }
 
     fn micro_batch(&self, samples: &[usize]) -> Batch {
@@ -180,15 +183,12 @@ impl Iterator for Steps<'_> {
 }
 
 fn check_options(options: &BatchOptions) -> Result<()> {
-    let positive = [
-        ("batch size", options.batch_size),
-        ("max sequence length", options.max_seq_length),
-        ("gradient accumulation steps", options.gradient_accumulation_steps),
-    ];
-    for (name, value) in positive {
-        if value == 0 {
-            return Err(Error::setting(name, value, "it must be at least 1"));
-        }
+    options::BATCH_SIZE.check(options.batch_size)?;
+    options::MAX_SEQ_LENGTH.check(options.max_seq_length)?;
+    options::ACCUMULATION.check(options.gradient_accumulation_steps)?;
+    match options.length {
+        TrainLength::Epochs(epochs) => options::EPOCHS.check(epochs)?,
+        TrainLength::Steps(steps) => options::MAX_STEPS.check(steps)?,
     }
     // Offsets into a micro-batch are u32 on the device, and i32 in places.
     match options.batch_size.checked_mul(options.max_seq_length) {

@@ -9,6 +9,7 @@ use crate::{
     batch::{Batch, Sample, batches},
     lora::{Adapter, DeviceAdapter, Layout, LoraConfig},
     model::{Activations, DropoutSeed, ForwardContext, Gradients, Keep, LossBuffers, Qwen3},
+    options,
 };
 use halfbyte::{
     Backend, Buf, DType, Float,
@@ -133,16 +134,18 @@ pub fn micro_batch_capacity(samples: &[Sample], options: &BatchOptions) -> usize
 }
 
 impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
-    /// Memory to train `adapter` on micro-batches of up to `options.capacity` tokens.
+    /// Memory to train `adapter` on micro-batches of up to `trainer.capacity` tokens.
     ///
     /// # Errors
-    /// The adapter has a target that cannot be trained, or the device has too little memory.
-    pub fn new(backend: &'m B, model: &'m Qwen3<B, T>, adapter: &Adapter, options: TrainerOptions) -> Result<Self> {
+    /// An option is out of range, the adapter has a target that cannot be trained, or the device has too little memory.
+    pub fn new(backend: &'m B, model: &'m Qwen3<B, T>, adapter: &Adapter, trainer: TrainerOptions) -> Result<Self> {
+        options::WEIGHT_DECAY.check(trainer.optimizer.weight_decay)?;
+        options::MAX_GRAD_NORM.check(trainer.optimizer.max_grad_norm)?;
         let (layout, flat) = Layout::of(adapter)?;
         let config = adapter.config.clone();
         let adapter = DeviceAdapter::new(backend, layout, &flat)?;
-        let (ctx, capacity) = (ForwardContext::new(backend, Some(&adapter)), options.capacity);
-        let keep = if options.gradient_checkpointing { Keep::Residual } else { Keep::Everything };
+        let (ctx, capacity) = (ForwardContext::new(backend, Some(&adapter)), trainer.capacity);
+        let keep = if trainer.gradient_checkpointing { Keep::Residual } else { Keep::Everything };
         Ok(Trainer {
             backend,
             model,
@@ -153,7 +156,7 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
             loss: LossBuffers::new(backend, model, capacity)?,
             loss_scale: LossScale::new(T::DTYPE),
             adapter,
-            options,
+            options: trainer,
             micro_batches: 0,
         })
     }

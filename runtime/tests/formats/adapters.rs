@@ -183,7 +183,10 @@ fn targets_that_match_nothing_are_named() {
             "`h` of `layers_pattern`",
         ),
         (resolve(|c| c.rank_pattern = q_proj("v_proj")), "`v_proj` of `rank_pattern`: it matches no module"),
-        (resolve(|c| c.rank_pattern = vec![("q_proj".to_owned(), 0)]), "rank must be at least 1"),
+        (
+            resolve(|c| c.rank_pattern = vec![("q_proj".to_owned(), 0)]),
+            "rank of the adapter is 0, but it must be from 1",
+        ),
         (resolve(|c| c.alpha = f64::NAN), "finite"),
     ];
     for (got, want) in cases {
