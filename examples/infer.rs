@@ -12,7 +12,7 @@ use halfbyte_runtime::{
     device::{self, Device, Job},
     generate::generator::{GenerateOptions, generate},
     lora::{Adapter, DeviceAdapter, Layout},
-    model::{Base, ForwardContext, Qwen3, SampleOptions},
+    model::{Base, ForwardContext, Qwen3, SampleOptions, checkpoint_note},
     options as ranges,
     tokenizer::Tokenizer,
 };
@@ -57,9 +57,9 @@ struct Args {
     /// Quantise the scales too: true or false
     #[arg(long, default_value = "true", value_parser = parse_bool, action = clap::ArgAction::Set)]
     bnb_4bit_use_double_quant: bool,
-    /// At most so many
-    #[arg(long, default_value_t = 256, value_parser = ranges::MAX_NEW_TOKENS.parser::<usize>())]
-    max_new_tokens: usize,
+    /// At most so many [default: the checkpoint's, or 256]
+    #[arg(long, value_parser = ranges::MAX_NEW_TOKENS.parser::<usize>())]
+    max_new_tokens: Option<usize>,
     /// 0 takes the most probable token [default: the checkpoint's]
     #[arg(long, value_parser = ranges::TEMPERATURE.parser::<f32>())]
     temperature: Option<f32>,
@@ -72,9 +72,9 @@ struct Args {
     /// Choose among those at least this share as likely as the likeliest; 0 is off [default: the checkpoint's]
     #[arg(long, value_parser = ranges::MIN_P.parser::<f32>())]
     min_p: Option<f32>,
-    /// Makes tokens that were there less likely; 1 is off
-    #[arg(long, default_value_t = 1.0, value_parser = ranges::REPETITION_PENALTY.parser::<f32>())]
-    repetition_penalty: f32,
+    /// Makes tokens that were there less likely; 1 is off [default: the checkpoint's]
+    #[arg(long, value_parser = ranges::REPETITION_PENALTY.parser::<f32>())]
+    repetition_penalty: Option<f32>,
     /// Same seed, same text
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -94,7 +94,7 @@ impl Args {
             top_k: self.top_k.unwrap_or(if sampled { defaults.top_k.unwrap_or(50) } else { 0 }),
             top_p: self.top_p.unwrap_or(default(defaults.top_p, 1.0)),
             min_p: self.min_p.unwrap_or(default(defaults.min_p, 0.0)),
-            repetition_penalty: self.repetition_penalty,
+            repetition_penalty: self.repetition_penalty.or(defaults.repetition_penalty).unwrap_or(1.0),
             seed: self.seed,
         }
     }
@@ -157,7 +157,10 @@ impl Job for Inference {
         let defaults = GenerationConfig::open(&dir)?;
         let prompt = tokenizer.encode(&args.text(&dir, &tokenizer)?)?;
         let adapter = args.lora_path.as_ref().map(|path| Adapter::open(path, &config)).transpose()?;
-        let model = Qwen3::<B, T>::load(&backend, &Checkpoint::open(&dir)?, &config, args.base())?;
+        let files = Checkpoint::open(&dir)?;
+        let notes = [checkpoint_note(&files, &config)?, defaults.note()];
+        notes.iter().flatten().for_each(|text| note!("{text}"));
+        let model = Qwen3::<B, T>::load(&backend, &files, &config, args.base())?;
         let adapter = match adapter {
             Some((adapter, note)) => {
                 note.iter().for_each(|text| note!("{text}"));
@@ -170,7 +173,7 @@ impl Job for Inference {
         let mut stop_tokens = tokenizer.eos_ids().to_vec();
         stop_tokens.extend(defaults.eos_token_ids.iter().chain(&config.eos_token_ids));
         let options = GenerateOptions {
-            max_new_tokens: args.max_new_tokens,
+            max_new_tokens: args.max_new_tokens.or(defaults.max_new_tokens).unwrap_or(256),
             stop_tokens,
             sample: args.sampling(&defaults),
             skip_special: true,

@@ -7,9 +7,10 @@ use common::{Assets, Signals, exit, exit_code, note, parse_bool, say};
 use halfbyte::{Backend, DType, Float, quant::Format};
 use halfbyte_runtime::{
     Result,
-    checkpoint::BnbConfig,
+    checkpoint::{BnbConfig, Checkpoint},
+    config::Qwen3Config,
     device::{self, Device, Job, compute_dtype},
-    model::{QuantizeReport, quantize_checkpoint},
+    model::{QuantizeReport, checkpoint_note, quantize_checkpoint},
 };
 use std::{
     io::{IsTerminal, Write},
@@ -69,6 +70,8 @@ impl Job for Quantize {
             }
             if signals.caught().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
+        let note = checkpoint_note(&Checkpoint::open(&model)?, &Qwen3Config::open(&model)?)?;
+        note.iter().for_each(|text| note!("{text}"));
         quantize_checkpoint(&backend, &model, &output, bnb, block_size, progress)
     }
 }

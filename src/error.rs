@@ -73,11 +73,16 @@ pub enum Error {
     },
     /// There is too little memory.
     #[error(
-        "out of memory: {bytes} more bytes were asked for; try a smaller batch, a shorter sequence or activation checkpointing"
+        "out of memory: {} more were asked for{}; try a smaller batch, a shorter sequence, a lower rank or activation \
+         checkpointing",
+        mebibytes(*bytes),
+        free.map_or(String::new(), |free| format!(" and {} are free", mebibytes(free)))
     )]
     OutOfMemory {
         /// The allocation that failed.
         bytes: usize,
+        /// Bytes that were free, where the device tells.
+        free: Option<usize>,
     },
     /// More elements than an address space has bytes.
     #[error("{len} elements of {size} bytes were asked for, which is more than memory can hold; check the sizes")]
@@ -99,3 +104,7 @@ pub enum Error {
 
 /// Shorthand for this crate's results.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+fn mebibytes(bytes: usize) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}

@@ -9,10 +9,9 @@ mod save;
 
 use clap::Parser;
 use common::{Signals, exit, exit_code, note, say};
-use halfbyte::{Backend, Float};
+use halfbyte::{Backend, Float, cpu};
 use halfbyte_runtime::{
     Result,
-    batch::Batch,
     chat::ChatTemplate,
     checkpoint::Checkpoint,
     config::Qwen3Config,
@@ -23,7 +22,7 @@ use halfbyte_runtime::{
     },
     generate::generator::{GenerateOptions, generate},
     lora::Adapter,
-    model::{Activations, Keep, LossBuffers, Qwen3, SampleOptions},
+    model::{Activations, Keep, LossBuffers, Qwen3, SampleOptions, checkpoint_note},
     tokenizer::Tokenizer,
     train::{
         data::{DataOptions, Dataset},
@@ -46,6 +45,8 @@ struct Texts {
     train: Dataset,
     heldout: Option<Dataset>,
     questions: Option<Vec<Question>>,
+    /// Of the exam that run at once.
+    exam_tokens: usize,
 }
 
 impl Texts {
@@ -62,14 +63,16 @@ impl Texts {
         let read = |path: &PathBuf| -> Result<Dataset> {
             let data = Dataset::read(path, tokenizer, template.as_ref(), &options)?;
             // Here, and not when the first bad sample's turn comes.
-            Batch::new(&data.samples).check(config)?;
+            data.expect_fits(path, config)?;
             Ok(data)
         };
-        Ok(Texts {
-            train: read(&plan.data)?,
-            heldout: plan.eval_data.as_ref().map(read).transpose()?,
-            questions: plan.exam.as_ref().map(read_questions).transpose()?,
-        })
+        let questions = plan.exam.as_ref().map(read_questions).transpose()?;
+        let longest = match (&questions, &plan.exam) {
+            (Some(questions), Some(path)) => choice::expect_fits(questions, path, config, tokenizer)?,
+            _ => 0,
+        };
+        let (train, heldout) = (read(&plan.data)?, plan.eval_data.as_ref().map(read).transpose()?);
+        Ok(Texts { train, heldout, questions, exam_tokens: longest.max(EXAM_TOKENS) })
     }
 
     /// Tokens of the longest held-out sample.
@@ -79,7 +82,7 @@ impl Texts {
     }
 }
 
-/// The most tokens of the exam that run at once: the longest question that can be asked.
+/// Tokens of the exam that run at once, unless one question has more.
 const EXAM_TOKENS: usize = 2048;
 
 /// What is measured before and after.
@@ -108,8 +111,8 @@ impl Examiner<'_> {
         }
         if let Some(questions) = &self.texts.questions {
             let ctx = trainer.context();
-            let mut acts = Activations::new(ctx, model, EXAM_TOKENS, Keep::Nothing)?;
-            let mut loss = LossBuffers::new(backend, model, EXAM_TOKENS)?;
+            let mut acts = Activations::new(ctx, model, self.texts.exam_tokens, Keep::Nothing)?;
+            let mut loss = LossBuffers::new(backend, model, self.texts.exam_tokens)?;
             let (_, accuracy) = choice::choose(model, ctx, &mut acts, &mut loss, self.tokenizer, questions)?;
             say!("{when}: exam {accuracy}");
         }
@@ -147,6 +150,7 @@ impl Job for Training {
         output.reserve(lora.weight_bytes(&config)?)?;
 
         let files = Checkpoint::open(&plan.model)?;
+        checkpoint_note(&files, &config)?.iter().for_each(|text| note!("{text}"));
         let began = Instant::now();
         let model = Qwen3::<B, T>::load(&backend, &files, &config, args.base())?;
         backend.synchronize()?;
@@ -175,7 +179,11 @@ impl Job for Training {
         if signal.is_none() {
             examiner.examine("after", &backend, &model, &mut trainer)?;
             let (_, peak) = backend.memory();
-            say!("peak memory {:.2} GiB", peak as f64 / (1u64 << 30) as f64);
+            let gib = |bytes: usize| bytes as f64 / (1u64 << 30) as f64;
+            let process = cpu::process_peak().map_or(String::new(), |peak| {
+                format!("; the process {:.2} GiB, pages of mapped files among it", gib(peak))
+            });
+            say!("peak memory: buffers {:.2} GiB{process}", gib(peak));
         }
         Ok(signal)
     }

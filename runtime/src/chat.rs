@@ -113,10 +113,18 @@ impl ChatTemplate {
     /// When a message has no known role or no text, or the template refuses the conversation.
     pub fn render(&self, chat: &Chat<'_>) -> Result<String> {
         check_messages(chat.messages).map_err(|reason| Error::Template { path: self.path.clone(), reason })?;
-        let fail = |e| template_error(&self.path, &e);
         let name = if chat.tools.is_some() { "tool_use" } else { "default" };
-        let template = self.environment.get_template(name).or_else(|_| self.environment.get_template("default"));
-        template.and_then(|template| template.render(self.variables(chat))).map_err(fail)
+        let mut environment = self.environment.clone();
+        environment.set_fuel(Some(python::fuel(chat)));
+        let template = environment.get_template(name).or_else(|_| environment.get_template("default"));
+        let mut out = python::Limited::new(chat);
+        let rendered =
+            template.and_then(|template| template.render_captured_to(self.variables(chat), &mut out).map(drop));
+        match rendered {
+            Err(_) if out.is_full() => Err(Error::Template { path: self.path.clone(), reason: out.reason() }),
+            Err(e) => Err(template_error(&self.path, &e)),
+            Ok(()) => Ok(out.into_text()),
+        }
     }
 
     fn variables(&self, chat: &Chat<'_>) -> Jinja {

@@ -172,11 +172,11 @@ impl Error {
         move |e| Error::Corrupt { path: path.to_owned(), format: "JSON", reason: e.to_string() }
     }
 
-    /// A setting or a target of an adapter's file, which such an error does not know.
+    /// The error of a setting or a target that came from a file, which such an error does not know.
     pub(crate) fn in_file(self, path: &Path) -> Error {
         match self {
             Error::Setting { .. } | Error::Target { .. } => {
-                Error::Adapter { path: path.to_owned(), reason: self.to_string() }
+                Error::Data { path: path.to_owned(), reason: self.to_string() }
             }
             other => other,
         }

@@ -45,8 +45,11 @@ impl Tokenizer {
             return Err(Error::MissingFile { dir: dir.to_owned(), wanted: "tokenizer.json".into(), hint });
         }
         let bytes = files::read(&path)?;
+        check_json(&path, &bytes)?;
         let corrupt = |e: tokenizers::Error| corrupt(&path, &e);
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(corrupt)?;
+        // The library panics on some files that are JSON, but no tokenizer.
+        let read = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes));
+        let mut inner = read.unwrap_or_else(|_| Err("it is no tokenizer that can be read".into())).map_err(corrupt)?;
         inner.with_truncation(None).map_err(corrupt)?;
         inner.with_padding(None);
         if !matches!(inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_))) {
@@ -151,12 +154,13 @@ impl Tokenizer {
     fn read_eos(&mut self, dir: &Path) -> Result<()> {
         let path = dir.join("tokenizer_config.json");
         let config = read_json(&path)?.unwrap_or_default();
-        let of_tokenizer = match token_content(&config["eos_token"]) {
-            Some(token) => {
-                let unknown = || config_error(&path, "eos_token", token, "it must be a token of tokenizer.json");
-                Some(self.token_to_id(token).ok_or_else(unknown)?)
+        let of_tokenizer = match &config["eos_token"] {
+            Value::Null => None,
+            value => {
+                let id = token_content(value).and_then(|token| self.token_to_id(token));
+                let unknown = || config_error(&path, "eos_token", value, "it must be a token of tokenizer.json");
+                Some(id.ok_or_else(unknown)?)
             }
-            None => None,
         };
         let of_generation = self.eos_token_ids(&dir.join("generation_config.json"))?;
         let of_model = self.eos_token_ids(&dir.join("config.json"))?;
@@ -186,6 +190,29 @@ impl Tokenizer {
             }
         };
         ids.iter().map(check).collect()
+    }
+}
+
+/// Finds what the tokenizers library would panic on or take hours for.
+fn check_json(path: &Path, bytes: &[u8]) -> Result<()> {
+    /// Of an added token, each of which becomes a part of one pattern.
+    const MAX_BYTES: usize = 4096;
+    #[derive(serde::Deserialize)]
+    struct Added {
+        #[serde(default)]
+        added_tokens: Vec<Content>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Content {
+        content: String,
+    }
+    let Added { added_tokens } = serde_json::from_slice(bytes).map_err(Error::json(path))?;
+    match added_tokens.iter().enumerate().find(|(_, token)| token.content.len() > MAX_BYTES) {
+        Some((i, Content { content })) => {
+            let got = format!("of {} bytes (number {i})", content.len());
+            Err(config_error(path, "added_tokens", got, format!("a token has at most {MAX_BYTES}")))
+        }
+        None => Ok(()),
     }
 }
 

@@ -20,12 +20,12 @@ mod sample;
 mod simd;
 mod swiglu;
 
+pub use memory::{free_memory, process_peak};
 pub use simd::features;
 
 use crate::{
-    Backend, Buf, Element, Error, Float, Result, View, ViewMut,
+    Backend, Buf, Element, Float, Result, View, ViewMut,
     backend::each_op,
-    element,
     ops::{self, Check, Checked},
 };
 
@@ -46,11 +46,6 @@ fn run(op: impl FnOnce() + Send) -> Result<()> {
     Ok(())
 }
 
-/// The bytes in `  1234 kB`.
-fn kibibytes(text: &str) -> Option<usize> {
-    text.trim().strip_suffix("kB")?.trim().parse::<usize>().ok().map(|n| n * 1024)
-}
-
 /// Runs each op by the function of its name, in its module.
 macro_rules! run_each {
     ($($name:ident($Op:ident $(<$($T:ident),+>)?) in $($module:ident)::+;)*) => {$(
@@ -68,12 +63,11 @@ impl Backend for Cpu {
     }
 
     fn zeros<T: Element>(&self, len: usize) -> Result<Buf<Self, T>> {
-        let bytes = element::bytes::<T>(len)?;
-        bytemuck::allocation::try_zeroed_vec(len).map(Buf).map_err(|()| Error::OutOfMemory { bytes })
+        memory::Memory::zeros(len).map(Buf)
     }
 
     fn upload<T: Element>(&self, host: &[T]) -> Result<Buf<Self, T>> {
-        Ok(Buf(host.to_vec()))
+        memory::Memory::copy_of(host).map(Buf)
     }
 
     fn download<T: Element>(&self, view: View<'_, Self, T>) -> Result<Vec<T>> {
@@ -101,11 +95,9 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    /// The process's resident bytes and their peak, from `/proc/self/status`; zeros where there is none.
+    /// Of all buffers of this process.
     fn memory(&self) -> (usize, usize) {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let field = |name| status.lines().find_map(|line| line.strip_prefix(name)).and_then(kibibytes).unwrap_or(0);
-        (field("VmRSS:"), field("VmHWM:"))
+        memory::in_use()
     }
 
     fn replay(&self, _graph: &mut (), mut step: impl FnMut() -> Result<()>) -> Result<()> {

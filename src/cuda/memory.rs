@@ -58,25 +58,29 @@ unsafe impl Storage for Cuda {
     }
 }
 
-fn allocation(bytes: usize) -> impl Fn(DriverError) -> Error {
-    move |error| match error.0 {
-        sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::OutOfMemory { bytes },
-        _ => Error::Cuda { what: "allocating device memory", reason: describe(error) },
-    }
-}
-
 impl Cuda {
+    fn out_of_memory(&self, bytes: usize) -> Error {
+        Error::OutOfMemory { bytes, free: self.free_and_total_memory().ok().map(|(free, _)| free) }
+    }
+
+    fn allocation(&self, bytes: usize) -> impl Fn(DriverError) -> Error {
+        move |error| match error.0 {
+            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => self.out_of_memory(bytes),
+            _ => Error::Cuda { what: "allocating device memory", reason: describe(error) },
+        }
+    }
+
     fn alloc<T: Element>(&self, len: usize) -> Result<Buf<Self, T>> {
         let bytes = element::bytes::<T>(len)?;
         // The driver was once seen to grant 2^63 - 1 bytes.
         if bytes > self.total_memory {
-            return Err(Error::OutOfMemory { bytes });
+            return Err(self.out_of_memory(bytes));
         }
         let _turn = self.queue.turn_outside_graphs("allocating device memory")?;
         let stream = &self.queue.stream;
         // One byte at least, so that there is an address.
         // SAFETY: the contents are set by both callers before anyone can read them.
-        let slice = unsafe { stream.alloc::<u8>(bytes.max(1)) }.map_err(allocation(bytes))?;
+        let slice = unsafe { stream.alloc::<u8>(bytes.max(1)) }.map_err(self.allocation(bytes))?;
         let ptr = slice.device_ptr(stream).0;
         let allocation = Arc::new(Allocation::new(slice, self.queue.clone()));
         Ok(Buf(Memory { ptr, len, allocation, element: PhantomData }))

@@ -1,10 +1,12 @@
 //! Jinja as Python's transformers sets it up.
 
+use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use minijinja::value::{Kwargs, Value as Jinja, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, escape_formatter};
 
+use super::Chat;
 use crate::python_json::{self, Dumps};
 
 /// An environment without templates.
@@ -26,6 +28,63 @@ pub(super) fn environment() -> Environment<'static> {
     environment
 }
 
+/// The most spaces of a level of `tojson`: what depends on it is the size of its text.
+const MAX_INDENT: usize = 64;
+
+/// Bytes that a conversation brings along.
+fn bytes_of(chat: &Chat) -> u64 {
+    let messages: usize = chat.messages.iter().map(|message| message.to_string().len() + 64).sum();
+    let others = chat.tools.map_or(0, |tools| tools.to_string().len());
+    (messages + others) as u64
+}
+
+/// How many steps a template may take: a thousand times what Qwen3's takes, so that one that never ends does.
+pub(super) fn fuel(chat: &Chat) -> u64 {
+    2_000_000 + 20 * bytes_of(chat)
+}
+
+/// Text of a size that a conversation can have.
+pub(super) struct Limited {
+    text: Vec<u8>,
+    most: usize,
+    full: bool,
+}
+
+impl Limited {
+    pub fn new(chat: &Chat) -> Self {
+        let most = usize::try_from(bytes_of(chat)).unwrap_or(usize::MAX).saturating_mul(8).saturating_add(1 << 22);
+        Self { text: Vec::new(), most, full: false }
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.full
+    }
+
+    pub fn reason(&self) -> String {
+        format!("it makes more than {} bytes of this conversation", self.most)
+    }
+
+    pub fn into_text(self) -> String {
+        // A template writes text.
+        String::from_utf8(self.text).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
+    }
+}
+
+impl io::Write for Limited {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.text.len() + bytes.len() > self.most {
+            self.full = true;
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.text.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Prints `True`, `False`, `None` and floats as Python does.
 fn format_value(out: &mut Output<'_>, state: &State<'_, '_>, value: &Jinja) -> Result<(), Error> {
     let text = match value.kind() {
@@ -44,6 +103,9 @@ fn format_value(out: &mut Output<'_>, state: &State<'_, '_>, value: &Jinja) -> R
 /// `json.dumps`, where everything beyond ASCII stays as it is unless `ensure_ascii=True` says otherwise.
 fn tojson(value: Jinja, options: Kwargs) -> Result<Jinja, Error> {
     let indent: Option<usize> = options.get("indent")?;
+    if indent.is_some_and(|indent| indent > MAX_INDENT) {
+        return Err(Error::new(ErrorKind::InvalidOperation, format!("tojson indents by at most {MAX_INDENT}")));
+    }
     let sort_keys = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
     let ensure_ascii = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
     let separators: Option<(String, String)> = options

@@ -102,7 +102,7 @@ impl Checkpoint {
         let part = |part: &str, dtype, bytes| {
             let found = self.get(&format!("{}.{part}", tensor.name));
             let found = found.ok_or_else(|| broken(tensor, format!("its part `{part}` is missing")))?;
-            part_bytes(tensor, found.expect_dtype(dtype)?, bytes)
+            part_bytes(tensor, found.expect_dtype(dtype)?.expect_finite()?, bytes)
         };
         let absmax = match state.nested_offset {
             None => Absmax::Plain(part("absmax", Dtype::F32, 4 * blocks)?),

@@ -24,7 +24,9 @@ pub struct GenerationConfig {
     pub min_p: Option<f32>,
     /// Divides the logits of tokens that came before, if they are positive, and multiplies them otherwise; above 0.
     pub repetition_penalty: Option<f32>,
-    /// Keys that are set but of no meaning here, for a note to the user.
+    /// How many tokens to generate.
+    pub max_new_tokens: Option<usize>,
+    /// Keys that would change what transformers generates and cannot be followed here, for a note to the user.
     pub ignored: Vec<String>,
 }
 
@@ -37,8 +39,37 @@ const HARMLESS: [&str; 6] = [
     "transformers_version",
     "use_cache",
 ];
-const READ: [&str; 8] =
-    ["eos_token_id", "pad_token_id", "do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty"];
+/// Keys that change nothing as transformers has them by default.
+const DEFAULTS: [(&str, f64); 17] = [
+    ("num_beams", 1.0),
+    ("num_beam_groups", 1.0),
+    ("num_return_sequences", 1.0),
+    ("length_penalty", 1.0),
+    ("diversity_penalty", 0.0),
+    ("encoder_repetition_penalty", 1.0),
+    ("no_repeat_ngram_size", 0.0),
+    ("encoder_no_repeat_ngram_size", 0.0),
+    ("typical_p", 1.0),
+    ("epsilon_cutoff", 0.0),
+    ("eta_cutoff", 0.0),
+    ("min_length", 0.0),
+    ("early_stopping", 0.0),
+    ("remove_invalid_values", 0.0),
+    ("output_scores", 0.0),
+    ("output_logits", 0.0),
+    ("return_dict_in_generate", 0.0),
+];
+const READ: [&str; 9] = [
+    "eos_token_id",
+    "pad_token_id",
+    "do_sample",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "max_new_tokens",
+];
 
 impl GenerationConfig {
     /// Reads `generation_config.json` of a checkpoint's folder; all defaults where there is none.
@@ -61,10 +92,18 @@ impl GenerationConfig {
             top_p: float("top_p")?,
             min_p: float("min_p")?,
             repetition_penalty: float("repetition_penalty")?,
-            ignored: keys.others(&[&HARMLESS[..], &READ[..]].concat()),
+            max_new_tokens: keys.get("max_new_tokens", "a whole number")?,
+            ignored: keys.others_but(&[&HARMLESS[..], &READ[..]].concat(), &DEFAULTS),
         };
         config.check(keys)?;
         Ok(config)
+    }
+
+    /// Which keys of it cannot be followed, for the user.
+    pub fn note(&self) -> Option<String> {
+        let keys = self.ignored.join(", ");
+        (!keys.is_empty())
+            .then(|| format!("generation_config.json: not followed here, though it would change the text: {keys}"))
     }
 
     fn check(&self, keys: Keys) -> Result<()> {

@@ -88,7 +88,15 @@ impl<'a> Keys<'a> {
 
     /// The keys that are set (not null) and not in `known`.
     pub fn others(&self, known: &[&str]) -> Vec<String> {
-        self.map.iter().filter(|(k, v)| !v.is_null() && !known.contains(&k.as_str())).map(|(k, _)| k.clone()).collect()
+        self.others_but(known, &[])
+    }
+
+    /// The same without those that are set to the number or flag (as 1 or 0) beside them.
+    pub fn others_but(&self, known: &[&str], defaults: &[(&str, f64)]) -> Vec<String> {
+        let number = |value: &Value| value.as_f64().or(value.as_bool().map(|flag| f64::from(u8::from(flag))));
+        let default = |key: &str, value: &Value| defaults.iter().any(|&(k, v)| k == key && number(value) == Some(v));
+        let other = |key: &str, value: &Value| !value.is_null() && !known.contains(&key) && !default(key, value);
+        self.map.iter().filter(|(key, value)| other(key, value)).map(|(key, _)| key.clone()).collect()
     }
 
     /// The error of a key with a senseless value.

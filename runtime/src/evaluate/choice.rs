@@ -2,12 +2,14 @@
 
 use super::questions::{Accuracy, Question};
 use crate::{
-    Result,
-    batch::{Sample, batches},
+    Error, Result,
+    batch::{Batch, Sample, batches},
+    config::Qwen3Config,
     model::{Activations, ForwardContext, LossBuffers, Qwen3},
     tokenizer::Tokenizer,
 };
 use halfbyte::{Backend, Float};
+use std::path::Path;
 
 /// Each option as a continuation of its question; only the option's tokens are scored.
 fn samples(question: &Question, tokenizer: &Tokenizer) -> Result<Vec<Sample>> {
@@ -24,6 +26,23 @@ fn samples(question: &Question, tokenizer: &Tokenizer) -> Result<Vec<Sample>> {
         Ok(Sample { ids: [prompt.as_slice(), &option].concat(), mask })
     };
     question.options.iter().map(continued).collect()
+}
+
+/// Refuses questions that the model has no tokens or positions for; gives the tokens of the longest with an option.
+///
+/// # Errors
+/// [`Error::Data`] names the file that they come from, the question and the number.
+pub fn expect_fits(questions: &[Question], path: &Path, config: &Qwen3Config, tokenizer: &Tokenizer) -> Result<usize> {
+    let mut longest = 0;
+    for (i, question) in questions.iter().enumerate() {
+        for sample in samples(question, tokenizer)? {
+            let reason = |e| format!("question {} (from 1): {e}", i + 1);
+            let checked = Batch::new([&sample]).check(config);
+            checked.map_err(|e| Error::Data { path: path.to_owned(), reason: reason(e) })?;
+            longest = longest.max(sample.ids.len());
+        }
+    }
+    Ok(longest)
 }
 
 /// Answers each question with the option of the highest summed log-likelihood after context and question; options are

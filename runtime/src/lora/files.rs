@@ -149,7 +149,7 @@ impl Tensors {
             hint: hint.to_owned(),
         })?;
         self.left.remove(name);
-        tensor.expect_shape(&shape)?.to_f32()
+        tensor.expect_shape(&shape)?.expect_finite()?.to_f32()
     }
 
     fn expect_empty(&self) -> Result<()> {

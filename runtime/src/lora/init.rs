@@ -16,6 +16,7 @@ impl Adapter {
     /// # Errors
     /// A target matches nothing, or the initialisation is one that only PEFT can make.
     pub fn init(config: LoraConfig, model: &Qwen3Config, files: &Checkpoint, seed: u64) -> Result<Self> {
+        expect_memory(config.weight_bytes(model)?)?;
         let targets = config.resolve(model)?;
         let fresh = |(index, target): (usize, &Target)| -> Result<LoraWeights> {
             let [rows, cols] = target.shape;
@@ -25,6 +26,19 @@ impl Adapter {
         let layers = targets.iter().enumerate().map(fresh).collect::<Result<_>>()?;
         let lm_head = config.save_lm_head.then(|| head(model, files)).transpose()?;
         Ok(Adapter { config, layers, lm_head })
+    }
+}
+
+/// Refuses an adapter whose weights alone would fill the memory: the operating system might grant them all the same, and
+/// end the program once they are written.
+fn expect_memory(bytes: u64) -> Result<()> {
+    match halfbyte::cpu::free_memory() {
+        Some(free) if free as u64 <= bytes => {
+            let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+            let got = format!("of {} MiB, with {} MiB of memory free", mib(bytes), mib(free as u64));
+            Err(Error::setting("an adapter", got, "it must fit; lower --lora-r, or adapt fewer modules"))
+        }
+        _ => Ok(()),
     }
 }
 

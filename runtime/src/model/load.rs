@@ -2,6 +2,7 @@
 
 use super::{
     Layer, Qwen3,
+    rope::{MAX_POSITIONS, RopeTables},
     weights::{MergedLinear, QuantizedWeight, Weight},
 };
 use crate::{
@@ -60,7 +61,7 @@ impl<'a> Source<'a> {
             }
         };
         if let checkpoint::Weight::Quantized(w) = &weight {
-            check_codes(w, name)?;
+            check_codes(files, w, name)?;
         }
         Ok(Source { rows: shape[0], weight, kind })
     }
@@ -74,12 +75,14 @@ fn has_standard_map(weight: &checkpoint::Bnb4bitTensor) -> bool {
     }
 }
 
-fn check_codes(weight: &checkpoint::Bnb4bitTensor, name: &str) -> Result<()> {
+fn check_codes(files: &Checkpoint, weight: &checkpoint::Bnb4bitTensor, name: &str) -> Result<()> {
     if weight.quant_map() == weight.format.codes() {
         return Ok(());
     }
     let want = format!("the {} codes of bitsandbytes; quantise the checkpoint again", weight.format);
-    Err(Error::Tensor { path: Default::default(), name: format!("{name}.quant_map"), got: "other codes".into(), want })
+    let name = format!("{name}.quant_map");
+    let path = files.tensor(&name)?.file.to_owned();
+    Err(Error::Tensor { path, name, got: "other codes".into(), want })
 }
 
 /// Little-endian f32 of any alignment.
@@ -126,6 +129,7 @@ macro_rules! with_dtype {
 impl<'a, B: Backend> Loader<'a, B> {
     /// `tensor` in the compute type, into `out`.
     fn dense<T: Float>(&self, tensor: TensorRef, out: ViewMut<'_, B, T>) -> Result<()> {
+        let tensor = tensor.expect_finite()?;
         with_dtype!(tensor, S => {
             let host = elements::<S>(tensor.data);
             if S::DTYPE == T::DTYPE {
@@ -148,7 +152,7 @@ impl<'a, B: Backend> Loader<'a, B> {
 
     /// A norm's weight.
     fn vector(&self, name: &str, len: usize) -> Result<Buf<B, f32>> {
-        let host = self.files.tensor(name)?.expect_shape(&[len])?.to_f32()?;
+        let host = self.files.tensor(name)?.expect_shape(&[len])?.expect_finite()?.to_f32()?;
         Ok(self.backend.upload(&host)?)
     }
 
@@ -221,7 +225,7 @@ impl<'a, B: Backend> Loader<'a, B> {
     /// One source into its elements `range` of a 4-bit weight.
     fn quantized(&self, source: &Source, weight: &mut QuantizedWeight<B>, range: Range<usize>) -> Result<()> {
         match &source.weight {
-            checkpoint::Weight::Dense(tensor) => with_dtype!(tensor, S => {
+            checkpoint::Weight::Dense(tensor) => with_dtype!(tensor.expect_finite()?, S => {
                 self.quantize(&self.backend.upload(&elements::<S>(tensor.data))?, weight, range)
             }),
             checkpoint::Weight::Quantized(stored) => {
@@ -313,6 +317,29 @@ fn joins(last: &Source, next: &Source, cols: usize) -> bool {
     last.kind == next.kind && (last.rows * cols).is_multiple_of(unit)
 }
 
+/// Whether the output head is not the embedding: where config.json says so, and where the file has another one all the
+/// same, which transformers uses, too.
+fn head_is_separate(files: &Checkpoint, config: &Qwen3Config) -> Result<bool> {
+    let Some(head) = files.get("lm_head.weight") else { return Ok(!config.tie_word_embeddings) };
+    let embedding = files.tensor("model.embed_tokens.weight")?;
+    Ok(!config.tie_word_embeddings || (head.dtype, head.data) != (embedding.dtype, embedding.data))
+}
+
+/// What the user should know about a checkpoint whose files contradict each other.
+///
+/// # Errors
+/// It has no embedding.
+pub fn checkpoint_note(files: &Checkpoint, config: &Qwen3Config) -> Result<Option<String>> {
+    let contradiction = config.tie_word_embeddings && head_is_separate(files, config)?;
+    let dir = files.dir().display();
+    Ok(contradiction.then(|| {
+        format!(
+            "`{dir}`: config.json ties the output head to the embedding, but there is another `lm_head.weight`: the \
+             model uses that one, as in transformers; set `tie_word_embeddings` to false, or remove it"
+        )
+    }))
+}
+
 impl<B: Backend, T: Float> Qwen3<B, T> {
     /// Puts the weights of a checkpoint into `backend`'s memory.
     ///
@@ -320,14 +347,16 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
     /// A tensor is missing, of another shape or damaged; the device has too little memory.
     pub fn load(backend: &B, files: &Checkpoint, config: &Qwen3Config, base: Base) -> Result<Self> {
         let loader = Loader { backend, files, base };
+        let max_position_embeddings = config.max_position_embeddings.min(MAX_POSITIONS);
+        let config = &Qwen3Config { max_position_embeddings, ..config.clone() };
         let table = [config.vocab_size, config.hidden_size];
         Ok(Qwen3 {
             config: config.clone(),
             embedding: loader.matrix("model.embed_tokens.weight", table)?,
             layers: (0..config.n_layers).map(|i| loader.layer(config, i)).collect::<Result<_>>()?,
             norm: loader.vector("model.norm.weight", config.hidden_size)?,
-            head: if config.tie_word_embeddings { None } else { Some(loader.head(config)?) },
-            rope: super::RopeTables::new(backend, config, config.max_position_embeddings)?,
+            head: if head_is_separate(files, config)? { Some(loader.head(config)?) } else { None },
+            rope: RopeTables::new(backend, config, config.max_position_embeddings)?,
         })
     }
 }

@@ -17,7 +17,7 @@ mod weights;
 pub use activations::{Activations, Gradients};
 pub use context::{DropoutSeed, ForwardContext};
 pub use decode::{Decoder, SampleOptions};
-pub use load::Base;
+pub use load::{Base, checkpoint_note};
 pub use loss::LossBuffers;
 pub use residual::Keep;
 pub use rope::RopeTables;

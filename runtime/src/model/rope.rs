@@ -9,6 +9,9 @@ pub struct RopeTables<B: Backend> {
     pub(crate) sin: Buf<B, f32>,
 }
 
+/// Positions that tables are made for at most, whatever a configuration promises: 1 GiB for heads of 256.
+pub(super) const MAX_POSITIONS: usize = 1 << 20;
+
 impl<B: Backend> RopeTables<B> {
     /// Tables for positions below `positions`.
     pub(super) fn new(backend: &B, config: &Qwen3Config, positions: usize) -> Result<Self> {

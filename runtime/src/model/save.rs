@@ -71,7 +71,7 @@ pub fn quantize_checkpoint<B: Backend>(
                 put_quantized(&loader, linear, dtype, name, &mut out)?;
                 n_quantized += 1;
             }
-            None => out.put(as_it_is(files.tensor(name)?))?,
+            None => out.put(as_it_is(files.tensor(name)?.expect_finite()?))?,
         }
     }
     if progress(n_quantized, total).is_break() {

@@ -12,8 +12,9 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 
-use crate::batch::Sample;
+use crate::batch::{Batch, Sample};
 use crate::chat::{Chat, ChatTemplate};
+use crate::config::Qwen3Config;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::tokenizer::Tokenizer;
@@ -105,6 +106,18 @@ impl Dataset {
             _ => return Ok(()),
         };
         Err(Error::Data { path: path.to_owned(), reason })
+    }
+
+    /// Refuses samples with tokens or positions that the model has not.
+    ///
+    /// # Errors
+    /// [`Error::Data`] names the file, the sample and the number.
+    pub fn expect_fits(&self, path: &Path, config: &Qwen3Config) -> Result<()> {
+        let check = |(i, sample): (usize, &Sample)| {
+            let reason = |e| format!("sample {} (from 1, without those left out): {e}", i + 1);
+            Batch::new([sample]).check(config).map_err(|e| Error::Data { path: path.to_owned(), reason: reason(e) })
+        };
+        self.samples.par_iter().enumerate().try_for_each(check)
     }
 
     /// The number of tokens.

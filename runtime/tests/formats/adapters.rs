@@ -187,7 +187,7 @@ fn targets_that_match_nothing_are_named() {
             resolve(|c| c.rank_pattern = vec![("q_proj".to_owned(), 0)]),
             "rank of the adapter is 0, but it must be from 1",
         ),
-        (resolve(|c| c.alpha = f64::NAN), "finite"),
+        (resolve(|c| c.alpha = f64::NAN), "lora_alpha is NaN"),
     ];
     for (got, want) in cases {
         let error = got.unwrap_err();

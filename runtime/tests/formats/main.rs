@@ -8,6 +8,7 @@ mod damage;
 mod disk_full;
 mod faults;
 mod folders;
+mod numbers;
 mod quantize;
 
 use std::path::{Path, PathBuf};

@@ -2,6 +2,7 @@
 
 mod chat;
 mod data;
+mod hostile;
 mod metrics;
 mod packing;
 mod questions;

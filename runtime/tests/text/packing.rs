@@ -202,7 +202,6 @@ fn lengths_in_steps_and_fractions_of_epochs() {
     assert_eq!(run(TrainLength::Epochs(1.0)).len(), 5);
     assert_eq!(run(TrainLength::Epochs(0.5)).len(), 3);
     assert_eq!(run(TrainLength::Epochs(2.2)).len(), 11);
-    assert_eq!(run(TrainLength::Steps(0)).len(), 0);
     let seven = run(TrainLength::Steps(7));
     assert_eq!((seven.len(), seven[4].epoch, seven[5].epoch), (7, 0, 1));
 }
@@ -217,7 +216,12 @@ fn refuses_what_makes_no_sense() {
     assert!(
         refusal(&samples, BatchOptions { gradient_accumulation_steps: 0, ..ok }).contains("accumulation steps is 0")
     );
-    assert!(refusal(&samples, BatchOptions { max_seq_length: usize::MAX, ..ok }).contains("at most 2147483647 tokens"));
+    assert!(refusal(&samples, BatchOptions { max_seq_length: usize::MAX, ..ok }).contains("longest sequence is 1844"));
+    let large = BatchOptions { batch_size: 1_000_000, max_seq_length: 1_000_000, ..ok };
+    assert!(refusal(&samples, large).contains("at most 2147483647 tokens"));
+    assert!(refusal(&samples, BatchOptions { length: TrainLength::Steps(0), ..ok }).contains("steps is 0"));
+    let none = refusal(&samples, BatchOptions { length: TrainLength::Epochs(1e-9), ..ok });
+    assert!(none.contains("no step with 3 samples"), "{none}");
     for epochs in [0.0, -1.0, f64::NAN, f64::INFINITY] {
         assert!(refusal(&samples, BatchOptions { length: TrainLength::Epochs(epochs), ..ok }).contains("epochs is"));
     }

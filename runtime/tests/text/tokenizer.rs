@@ -93,7 +93,7 @@ fn folders_without_a_good_tokenizer_are_refused() {
     let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
     assert!(refusal().contains("has no tokenizer.json; copy it from"), "{}", refusal());
     write("tokenizer.json", "{\"version\": \"1.0\"");
-    assert!(refusal().contains("is damaged or not a tokenizer.json file"), "{}", refusal());
+    assert!(refusal().contains("tokenizer.json` is damaged or not a JSON file"), "{}", refusal());
     let good = std::fs::read_to_string(tiny_model().join("tokenizer.json")).unwrap();
     let mut other: Value = serde_json::from_str(&good).unwrap();
     other["decoder"] = serde_json::json!({"type": "Fuse"});
@@ -102,6 +102,9 @@ fn folders_without_a_good_tokenizer_are_refused() {
     write("tokenizer.json", &good);
     let tokenizer = Tokenizer::open(folder.path()).unwrap();
     assert_eq!((tokenizer.eos_id(), tokenizer.eos_ids()), (None, &[][..]));
+    write("tokenizer_config.json", "{\"eos_token\": 7}");
+    assert!(refusal().contains("`eos_token` is 7, but it must be a token"), "{}", refusal());
+    write("tokenizer_config.json", "{}");
     write("generation_config.json", "{\"eos_token_id\": [4093, 5000]}");
     assert!(refusal().contains("`eos_token_id` is 5000, but it must be an id below 4096"), "{}", refusal());
     write("generation_config.json", "{\"eos_token_id\": 4091}");
