@@ -10,10 +10,12 @@ mod mutate;
 
 use formats::{FORMATS, Format, Outcome, Reader};
 use mutate::{Mutant, mutant};
+use serde_json::Value;
 use std::{
     env, fs,
+    os::unix::fs::FileExt,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, ExitCode, Stdio},
     thread,
     time::{Duration, Instant},
@@ -21,8 +23,9 @@ use std::{
 
 /// Mutants of each format in a short campaign.
 const SHORT: u64 = 1500;
-/// A mutant that takes longer hangs.
+/// A mutant that computes for longer hangs, and so does one that does nothing for much longer.
 const HANG: Duration = Duration::from_secs(5);
+const IDLE: Duration = Duration::from_secs(60);
 /// KiB of address space of a child.
 const MEMORY: &str = "6291456";
 
@@ -51,7 +54,7 @@ fn main() -> ExitCode {
     if let Some(seed) = number("--seed") {
         return show(chosen[0], seed);
     }
-    let mut failed = false;
+    let mut failed = !replay(&chosen);
     for format in chosen {
         let began = Instant::now();
         let limit = number("--seconds").map(Duration::from_secs);
@@ -72,6 +75,31 @@ fn main() -> ExitCode {
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
+/// Whether these formats read corpus.json as it says: inputs that once did harm, or are refused for a reason of their own,
+/// with what becomes of them and what must be said.
+fn replay(formats: &[&Format]) -> bool {
+    let corpus: Vec<Value> = serde_json::from_str(include_str!("corpus.json")).unwrap();
+    let reader = Reader::new();
+    let (mut n, mut wrong) = (0, 0);
+    for case in &corpus {
+        let [name, input, wanted, says] = ["format", "input", "outcome", "says"].map(|key| case[key].as_str().unwrap());
+        let Some(format) = formats.iter().find(|format| format.name == name) else { continue };
+        let began = Instant::now();
+        let (outcome, said) = match (format.read)(&reader, input.as_bytes()) {
+            Outcome::Refused(message) => ("refused", message),
+            Outcome::Accepted(meaning) => ("accepted", meaning),
+        };
+        n += 1;
+        if outcome != wanted || !said.contains(says) || began.elapsed() > HANG {
+            wrong += 1;
+            let shown: String = input.chars().take(200).collect();
+            println!("{}: {shown}\n  expected {} with `{}`, but it is {outcome}: {said}", name, wanted, says);
+        }
+    }
+    println!("corpus: {n} inputs, {wrong} of them not as they must be");
+    wrong == 0
+}
+
 /// Runs mutants in children, so that one that ends its process ends nothing else.
 fn campaign(format: &Format, mutants: u64, limit: Option<Duration>) -> Tally {
     /// Of one child.
@@ -82,10 +110,10 @@ fn campaign(format: &Format, mutants: u64, limit: Option<Duration>) -> Tally {
     while next < mutants && limit.is_none_or(|limit| began.elapsed() < limit) {
         let count = BATCH.min(mutants - next);
         let progress = folder.path().join("progress");
-        fs::write(&progress, next.to_string()).unwrap();
+        fs::write(&progress, next.to_le_bytes()).unwrap();
         let mut child = spawn(format, next, count, &progress);
         let ended = watch(&mut child, &progress, limit.map(|limit| limit.saturating_sub(began.elapsed())));
-        let at: u64 = fs::read_to_string(&progress).unwrap().parse().unwrap();
+        let at = seed_in(&progress);
         let mut output = String::new();
         std::io::Read::read_to_string(&mut child.stdout.take().unwrap(), &mut output).unwrap();
         read_report(&output, &mut tally);
@@ -101,6 +129,19 @@ fn campaign(format: &Format, mutants: u64, limit: Option<Duration>) -> Tally {
         }
     }
     tally
+}
+
+/// The mutant that a child is at: eight bytes that it overwrites.
+fn seed_in(progress: &Path) -> u64 {
+    u64::from_le_bytes(fs::read(progress).unwrap().try_into().unwrap())
+}
+
+/// Seconds that a process has computed.
+fn cpu_time(child: &Child) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap_or_default();
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
+    let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    Duration::from_millis(ticks * 10)
 }
 
 fn spawn(format: &Format, first: u64, count: u64, progress: &Path) -> Child {
@@ -121,16 +162,16 @@ enum Ended {
 
 fn watch(child: &mut Child, progress: &Path, limit: Option<Duration>) -> Ended {
     let began = Instant::now();
-    let (mut last, mut moved) = (String::new(), Instant::now());
+    let (mut last, mut moved, mut computed) = (u64::MAX, Instant::now(), Duration::ZERO);
     loop {
         if let Some(status) = child.try_wait().unwrap() {
             return if status.success() { Ended::Done } else { Ended::Badly(format!("the process ended: {status}")) };
         }
-        let now = fs::read_to_string(progress).unwrap_or_default();
+        let now = seed_in(progress);
         if now != last {
-            (last, moved) = (now, Instant::now());
+            (last, moved, computed) = (now, Instant::now(), cpu_time(child));
         }
-        let hangs = moved.elapsed() > HANG;
+        let hangs = cpu_time(child).saturating_sub(computed) > HANG || moved.elapsed() > IDLE;
         if hangs || limit.is_some_and(|limit| began.elapsed() > limit) {
             child.kill().unwrap();
             child.wait().unwrap();
@@ -158,13 +199,13 @@ fn read_report(output: &str, tally: &mut Tally) {
 
 /// Reads mutants, and tells its parent about each hundred of them, and about each finding at once.
 fn child(format: &Format, first: u64, count: u64) -> ExitCode {
-    let progress = PathBuf::from(env::var_os("HALFBYTE_FUZZ_PROGRESS").unwrap());
+    let progress = fs::OpenOptions::new().write(true).open(env::var_os("HALFBYTE_FUZZ_PROGRESS").unwrap()).unwrap();
     let reader = Reader::new();
     let seeds = (format.seeds)();
     let originals: Vec<_> = seeds.iter().map(|seed| (format.read)(&reader, seed)).collect();
     let (mut refused, mut accepted, mut nameless) = (0, 0, 0);
     for seed in first..first + count {
-        if fs::write(&progress, seed.to_string()).is_err() {
+        if progress.write_all_at(&seed.to_le_bytes(), 0).is_err() {
             return ExitCode::FAILURE;
         }
         let mutant = mutant(&seeds, seed, format.json);
