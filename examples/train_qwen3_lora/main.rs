@@ -8,7 +8,7 @@ mod options;
 
 use clap::Parser;
 use common::{Interrupt, exit};
-use halfbyte::{Backend, Float};
+use halfbyte::{Backend, Float, host};
 use halfbyte_runtime::{
     Result,
     batch::Batch,
@@ -174,9 +174,18 @@ impl Job for Training {
             return Ok(true);
         }
         examiner.examine("after", &backend, &model, &mut trainer)?;
-        let (_, peak) = backend.memory();
-        println!("peak memory {:.2} GiB", peak as f64 / (1u64 << 30) as f64);
+        println!("{}", peak_memory(&backend));
         Ok(false)
+    }
+}
+
+/// The most memory that buffers took, and the process with all else.
+fn peak_memory(backend: &impl Backend) -> String {
+    let gib = |bytes: usize| bytes as f64 / (1u64 << 30) as f64;
+    let buffers = format!("peak memory {:.2} GiB in buffers", gib(backend.memory().peak));
+    match host::process_peak() {
+        Some(peak) => format!("{buffers}; {:.2} GiB of the host in all, mapped files included", gib(peak)),
+        None => buffers,
     }
 }
 

@@ -10,6 +10,7 @@ mod init;
 mod targets;
 
 pub use config::{Init, LoraConfig};
+pub(crate) use device::SMALLER;
 pub use device::{DeviceAdapter, Layout, LoraModule};
 pub use files::{Adapter, HeadWeights, LoraWeights};
 pub use targets::{Target, Targets};

@@ -327,7 +327,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
             layers: (0..config.n_layers).map(|i| loader.layer(config, i)).collect::<Result<_>>()?,
             norm: loader.vector("model.norm.weight", config.hidden_size)?,
             head: if config.tie_word_embeddings { None } else { Some(loader.head(config)?) },
-            rope: super::RopeTables::new(backend, config, config.max_position_embeddings)?,
+            rope: super::RopeTables::new(backend, config)?,
         })
     }
 }
