@@ -103,7 +103,7 @@ proptest! {
             let (k_cache, v_cache) = (k_cache.view_mut(), v_cache.view_mut());
             let append = CacheAppend { k, v, seqs: at.view(), positions: at.view(), capacity, k_cache, v_cache };
             let row = product(&[capacity, width]).filter(|row| (1..=LEN as u128).contains(row));
-            prop_assert_eq!(append.check(&Cpu::new()).is_ok(), row.is_some_and(|row| LEN as u128 % row == 0));
+            prop_assert_eq!(append.check(&Cpu::new()).is_ok(), row.is_some_and(|row| (LEN as u128).is_multiple_of(row)));
         }
         let [many, kv, dim] = heads;
         for heads in [Heads { q: 1, kv: 1, dim: 64 }, Heads { q: many, kv, dim }, Heads { q: many, kv: other, dim: 32 }] {
@@ -156,5 +156,5 @@ proptest! {
 }
 
 fn groups(heads: Heads) -> bool {
-    heads.kv > 0 && heads.q > 0 && heads.q % heads.kv == 0 && [32, 64, 128].contains(&heads.dim)
+    heads.kv > 0 && heads.q > 0 && heads.q.is_multiple_of(heads.kv) && [32, 64, 128].contains(&heads.dim)
 }
