@@ -176,6 +176,15 @@ fn memory_is_counted(_: &Cuda) {
     assert_eq!(backend.memory(), MemoryUse { allocated: before, ..with }, "bytes without it");
 }
 
+/// Some of it is the context's.
+fn all_memory_of_a_gpu_is_refused(backend: &Cuda) {
+    let (_, total) = backend.free_and_total_memory().unwrap();
+    let error = backend.zeros::<u8>(total).err().expect("more than is free").to_string();
+    assert!(error.contains("GiB more were asked for") && error.contains("iB are free"), "{error}");
+    let buf = backend.upload(&[1.5_f32; 3]).expect("what there is memory for, is given");
+    assert_eq!(buf.to_vec(backend).unwrap(), [1.5; 3]);
+}
+
 /// Other checks come and go at the same time.
 fn the_peak_is_the_most<B: Backend>(backend: &B) {
     let buf = backend.zeros::<f32>(1000).unwrap();
@@ -199,5 +208,6 @@ pub fn cuda_checks() -> Vec<Check<Cuda>> {
     vec![
         ("a_recorded_graph_keeps_its_memory", a_recorded_graph_keeps_its_memory),
         ("memory_is_counted", memory_is_counted),
+        ("all_memory_of_a_gpu_is_refused", all_memory_of_a_gpu_is_refused),
     ]
 }
