@@ -176,7 +176,7 @@ fn data_beyond_memory_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("data.jsonl");
     sparse(&path, b"{\"text\": \"a\"}\n", 1 << 40);
-    let tokenizer = Tokenizer::open(&root().join("examples/assets/tiny-qwen3")).unwrap();
+    let tokenizer = Tokenizer::open(root().join("examples/assets/tiny-qwen3")).unwrap();
     let options =
         DataOptions { max_seq_length: 10, overlong: Overlong::Error, append_eos: true, enable_thinking: None };
     let error = Dataset::read(&path, &tokenizer, None, &options).err();
