@@ -82,13 +82,13 @@ fn held() -> Option<[usize; 3]> {
 fn soak<B: Backend>(backend: &B) {
     let first = round(backend);
     (1..WARM_UP).for_each(|_| assert!(round(backend) == first, "a round of the warm-up differs from the first"));
-    let (before, memory) = (held(), backend.memory().0);
+    let (before, memory) = (held(), backend.memory().allocated);
     let (began, mut rounds) = (Instant::now(), 0);
     while began.elapsed() < seconds() {
         assert!(round(backend) == first, "round {rounds} differs from the first");
         rounds += 1;
     }
-    assert_eq!(backend.memory().0, memory, "buffers were not given back");
+    assert_eq!(backend.memory().allocated, memory, "buffers were not given back");
     if let (Some(before), Some(after)) = (before, held()) {
         println!("{rounds} rounds on {}: memory, threads, files {before:?} before, {after:?} after", backend.name());
         // An allocator keeps pages; a leak of one small tensor in each round would be more.

@@ -9,7 +9,7 @@ mod save;
 
 use clap::Parser;
 use common::{Signals, exit, exit_code, note, say};
-use halfbyte::{Backend, Float, cpu};
+use halfbyte::{Backend, Float, host};
 use halfbyte_runtime::{
     Result,
     chat::ChatTemplate,
@@ -178,14 +178,19 @@ impl Job for Training {
         let signal = signals.caught();
         if signal.is_none() {
             examiner.examine("after", &backend, &model, &mut trainer)?;
-            let (_, peak) = backend.memory();
-            let gib = |bytes: usize| bytes as f64 / (1u64 << 30) as f64;
-            let process = cpu::process_peak().map_or(String::new(), |peak| {
-                format!("; the process {:.2} GiB, pages of mapped files among it", gib(peak))
-            });
-            say!("peak memory: buffers {:.2} GiB{process}", gib(peak));
+            say!("{}", peak_memory(&backend));
         }
         Ok(signal)
+    }
+}
+
+/// The most memory that buffers took, and the process with all else.
+fn peak_memory(backend: &impl Backend) -> String {
+    let gib = |bytes: usize| bytes as f64 / (1u64 << 30) as f64;
+    let buffers = format!("peak memory {:.2} GiB in buffers", gib(backend.memory().peak));
+    match host::process_peak() {
+        Some(peak) => format!("{buffers}; {:.2} GiB of the host in all, mapped files included", gib(peak)),
+        None => buffers,
     }
 }
 

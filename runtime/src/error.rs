@@ -7,6 +7,16 @@ pub enum Error {
     /// A kernel refused, or the device did.
     #[error(transparent)]
     Kernel(#[from] halfbyte::Error),
+    /// There is too little memory for what was asked for.
+    #[error("{what}: {source}; {advice}")]
+    OutOfMemory {
+        /// What it was to hold.
+        what: String,
+        /// How to do with less.
+        advice: &'static str,
+        /// How much was asked for.
+        source: halfbyte::Error,
+    },
     /// The operating system refused a file operation.
     #[error("cannot {action} `{}`: {source}", path.display())]
     Io {
@@ -165,6 +175,14 @@ impl Error {
     /// Makes an [`Error::Io`] of what the operating system says.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
         move |source| Error::Io { path: path.to_owned(), action, source }
+    }
+
+    /// Says what memory was to hold, and how to do with less, where there was too little; other errors stay as they are.
+    pub(crate) fn memory_for(what: impl FnOnce() -> String, advice: &'static str) -> impl FnOnce(Error) -> Error {
+        move |error| match error {
+            Error::Kernel(source) if source.is_memory() => Error::OutOfMemory { what: what(), advice, source },
+            other => other,
+        }
     }
 
     /// An [`Error::Corrupt`] JSON file.

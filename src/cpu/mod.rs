@@ -20,12 +20,13 @@ mod sample;
 mod simd;
 mod swiglu;
 
-pub use memory::{free_memory, process_peak};
+pub use memory::Memory;
 pub use simd::features;
 
 use crate::{
-    Backend, Buf, Element, Float, Result, View, ViewMut,
+    Backend, Buf, Element, Float, MemoryUse, Result, View, ViewMut,
     backend::each_op,
+    host,
     ops::{self, Check, Checked},
 };
 
@@ -63,15 +64,15 @@ impl Backend for Cpu {
     }
 
     fn zeros<T: Element>(&self, len: usize) -> Result<Buf<Self, T>> {
-        memory::Memory::zeros(len).map(Buf)
+        Memory::zeros(len).map(Buf)
     }
 
     fn upload<T: Element>(&self, host: &[T]) -> Result<Buf<Self, T>> {
-        memory::Memory::copy_of(host).map(Buf)
+        Memory::copy(host).map(Buf)
     }
 
     fn download<T: Element>(&self, view: View<'_, Self, T>) -> Result<Vec<T>> {
-        Ok(view.slice().to_vec())
+        memory::copy(view.slice())
     }
 
     fn write<T: Element>(&self, host: &[T], out: ViewMut<'_, Self, T>) -> Result<()> {
@@ -95,9 +96,9 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    /// Of all buffers of this process.
-    fn memory(&self) -> (usize, usize) {
-        memory::in_use()
+    /// Of all `Cpu`s of the process.
+    fn memory(&self) -> MemoryUse {
+        host::BUFFERS.read()
     }
 
     fn replay(&self, _graph: &mut (), mut step: impl FnMut() -> Result<()>) -> Result<()> {

@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use half::{bf16, f16};
-use halfbyte::DType;
+use halfbyte::{DType, host};
 use rayon::prelude::*;
 use safetensors::Dtype;
 
@@ -49,12 +49,16 @@ impl<'a> TensorRef<'a> {
     /// Its elements as f32, which is exact for bf16, f16 and f32.
     ///
     /// # Errors
-    /// [`Error::Tensor`] for other types.
+    /// [`Error::Tensor`] for other types; or there is too little memory.
     pub fn to_f32(&self) -> Result<Vec<f32>> {
         match self.dtype {
-            Dtype::F32 => Ok(f32s(self.data)),
-            Dtype::BF16 => Ok(halves(self.data).map(|h| bf16::from_bits(h).to_f32()).collect()),
-            Dtype::F16 => Ok(halves(self.data).map(|h| f16::from_bits(h).to_f32()).collect()),
+            Dtype::F32 => Ok(host::collect(self.data.len() / 4, words(self.data))?),
+            Dtype::BF16 => {
+                Ok(host::collect(self.data.len() / 2, halves(self.data).map(|h| bf16::from_bits(h).to_f32()))?)
+            }
+            Dtype::F16 => {
+                Ok(host::collect(self.data.len() / 2, halves(self.data).map(|h| f16::from_bits(h).to_f32()))?)
+            }
             _ => Err(self.wrong("bfloat16, float16 or float32")),
         }
     }
@@ -117,8 +121,12 @@ fn first_special<const N: usize>(data: &[u8], special: impl Fn([u8; N]) -> bool 
 
 /// Little-endian f32 of any alignment.
 pub(crate) fn f32s(bytes: &[u8]) -> Vec<f32> {
+    words(bytes).collect()
+}
+
+fn words(bytes: &[u8]) -> impl Iterator<Item = f32> {
     let (words, _) = bytes.as_chunks::<4>();
-    words.iter().map(|w| f32::from_le_bytes(*w)).collect()
+    words.iter().map(|w| f32::from_le_bytes(*w))
 }
 
 fn halves(bytes: &[u8]) -> impl Iterator<Item = u16> {

@@ -5,11 +5,14 @@ use crate::{
     Error, Result,
     config::{Module, Projection, Qwen3Config},
 };
-use halfbyte::{Backend, Buf, Float, View};
+use halfbyte::{Backend, Buf, Float, View, elements, host};
 use std::ops::Range;
 
 /// Tensors start at multiples of this, so that kernels can move 16 bytes at a time.
 const ALIGN: usize = 64;
+
+/// How to do with less memory for an adapter.
+pub(crate) const SMALLER: &str = "lower --lora-r, or adapt fewer --target-modules";
 
 /// One adapted layer and where its tensors lie in the flat buffer.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,7 +54,8 @@ impl Layout {
     /// Lays out the modules, which must come in the model's order, then the head of `head_len` elements.
     ///
     /// # Errors
-    /// A target is the output head, which can be trained whole (`modules_to_save`) but not adapted.
+    /// A target is the output head, which can be trained whole (`modules_to_save`) but not adapted; or no memory could
+    /// hold all.
     pub fn new(targets: impl IntoIterator<Item = Target>, head_len: Option<usize>) -> Result<Self> {
         let mut layout = Layout::default();
         // Of the layer in hand.
@@ -64,22 +68,23 @@ impl Layout {
             if columns.0 != layer {
                 columns = (layer, 0);
             }
-            let xa = columns.1..columns.1 + rank;
+            let (a, b) = (layout.take(&[rank, in_features])?, layout.take(&[out_features, rank])?);
+            let xa = columns.1..elements::<f32>(&[rank])? + columns.1;
             // Columns start at multiples of 8 for the same reason as tensors do.
-            columns.1 = xa.end.next_multiple_of(8);
+            columns.1 = elements::<f32>(&[xa.end.next_multiple_of(8)])?;
             layout.xa_columns = layout.xa_columns.max(columns.1);
-            let (a, b) = (layout.take(rank * in_features), layout.take(out_features * rank));
             let index = layout.modules.len();
             layout.modules.push(LoraModule { module, index, in_features, out_features, rank, scale, a, b, xa });
         }
-        layout.head = head_len.map(|len| layout.take(len));
+        layout.head = head_len.map(|len| layout.take(&[len])).transpose()?;
         Ok(layout)
     }
 
-    fn take(&mut self, len: usize) -> Range<usize> {
-        let start = self.len;
-        self.len = (start + len).next_multiple_of(ALIGN);
-        start..start + len
+    /// The next tensor. What [`elements`] has let pass is below 2^61, so that two such numbers can be added.
+    fn take(&mut self, shape: &[usize]) -> Result<Range<usize>> {
+        let (start, len) = (self.len, elements::<f32>(shape)?);
+        self.len = elements::<f32>(&[(start + len).next_multiple_of(ALIGN)])?;
+        Ok(start..start + len)
     }
 
     /// The module of a layer, if it is adapted.
@@ -100,11 +105,11 @@ impl Layout {
     /// Where the tensors of `adapter` lie, and all its numbers at their places.
     ///
     /// # Errors
-    /// As for [`Layout::new`].
+    /// As for [`Layout::new`]; or there is too little memory.
     pub fn of(adapter: &Adapter) -> Result<(Self, Vec<f32>)> {
         let head_len = adapter.lm_head.as_ref().map(|head| head.weight.len());
         let layout = Layout::new(adapter.layers.iter().map(|layer| layer.target), head_len)?;
-        let mut flat = vec![0.0; layout.len];
+        let mut flat = host::zeros(layout.len)?;
         for (lora, layer) in layout.modules.iter().zip(&adapter.layers) {
             flat[lora.a.clone()].copy_from_slice(&layer.a);
             flat[lora.b.clone()].copy_from_slice(&layer.b);
@@ -116,24 +121,23 @@ impl Layout {
     }
 
     /// The adapter that `flat` holds.
-    pub fn to_adapter(&self, config: &LoraConfig, model: &Qwen3Config, flat: &[f32]) -> Adapter {
-        let weights = |lora: &LoraModule| LoraWeights {
-            target: Target {
-                module: lora.module,
-                r: lora.rank,
-                scaling: lora.scale,
-                shape: [lora.out_features, lora.in_features],
-            },
-            a: flat[lora.a.clone()].to_vec(),
-            b: flat[lora.b.clone()].to_vec(),
+    ///
+    /// # Errors
+    /// There is too little memory.
+    pub fn to_adapter(&self, config: &LoraConfig, model: &Qwen3Config, flat: &[f32]) -> Result<Adapter> {
+        let copy = |range: &Range<usize>| host::collect(range.len(), flat[range.clone()].iter().copied());
+        let weights = |lora: &LoraModule| {
+            let shape = [lora.out_features, lora.in_features];
+            let target = Target { module: lora.module, r: lora.rank, scaling: lora.scale, shape };
+            Ok(LoraWeights { target, a: copy(&lora.a)?, b: copy(&lora.b)? })
         };
         let head =
-            |range: Range<usize>| HeadWeights { shape: model.shape(Module::LmHead), weight: flat[range].to_vec() };
-        Adapter {
+            |range| -> Result<_> { Ok(HeadWeights { shape: model.shape(Module::LmHead), weight: copy(range)? }) };
+        Ok(Adapter {
             config: config.clone(),
-            layers: self.modules.iter().map(weights).collect(),
-            lm_head: self.head.clone().map(head),
-        }
+            layers: self.modules.iter().map(weights).collect::<Result<_>>()?,
+            lm_head: self.head.as_ref().map(head).transpose()?,
+        })
     }
 
     /// Trained numbers, padding not counted.
@@ -157,8 +161,8 @@ impl<B: Backend, T: Float> DeviceAdapter<B, T> {
     /// # Errors
     /// The device has too little memory.
     pub fn new(backend: &B, layout: Layout, flat: &[f32]) -> Result<Self> {
-        let host: Vec<T> = flat.iter().map(|&v| T::from_f32(v)).collect();
-        Ok(DeviceAdapter { layout, compute: backend.upload(&host)? })
+        let compute = host::collect(flat.len(), flat.iter().map(|&v| T::from_f32(v)))?;
+        Ok(DeviceAdapter { layout, compute: backend.upload(&compute)? })
     }
 
     /// `A` of a module, `[r, in]`.

@@ -1,10 +1,13 @@
-use super::{Adapter, HeadWeights, Init, LoraConfig, LoraWeights, Target};
+use super::{Adapter, HeadWeights, Init, LoraConfig, LoraWeights, SMALLER, Target};
 use crate::{
     Error, Result,
     checkpoint::Checkpoint,
     config::{Module, Qwen3Config},
 };
-use halfbyte::rng::{philox, uniform};
+use halfbyte::{
+    elements, host,
+    rng::{philox, uniform},
+};
 
 /// Sets these random numbers apart from other uses of the same seed ("lora").
 const STREAM: u32 = 0x6c6f_7261;
@@ -14,14 +17,14 @@ impl Adapter {
     /// output head, if it is trained, as `files` has it. Same seed, same adapter.
     ///
     /// # Errors
-    /// A target matches nothing, or the initialisation is one that only PEFT can make.
+    /// A target matches nothing, the initialisation is one that only PEFT can make, or there is too little memory.
     pub fn init(config: LoraConfig, model: &Qwen3Config, files: &Checkpoint, seed: u64) -> Result<Self> {
-        expect_memory(config.weight_bytes(model)?)?;
         let targets = config.resolve(model)?;
+        room_for(&targets).map_err(Error::memory_for(|| format!("an adapter with r = {}", config.r), SMALLER))?;
         let fresh = |(index, target): (usize, &Target)| -> Result<LoraWeights> {
             let [rows, cols] = target.shape;
             let a = random_a(&config.init, target.r, cols, index as u32, seed)?;
-            Ok(LoraWeights { target: *target, a, b: vec![0.0; rows * target.r] })
+            Ok(LoraWeights { target: *target, a, b: host::zeros(elements::<f32>(&[rows, target.r])?)? })
         };
         let layers = targets.iter().enumerate().map(fresh).collect::<Result<_>>()?;
         let lm_head = config.save_lm_head.then(|| head(model, files)).transpose()?;
@@ -29,17 +32,15 @@ impl Adapter {
     }
 }
 
-/// Refuses an adapter whose weights alone would fill the memory: the operating system might grant them all the same, and
-/// end the program once they are written.
-fn expect_memory(bytes: u64) -> Result<()> {
-    match halfbyte::cpu::free_memory() {
-        Some(free) if free as u64 <= bytes => {
-            let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-            let got = format!("of {} MiB, with {} MiB of memory free", mib(bytes), mib(free as u64));
-            Err(Error::setting("an adapter", got, "it must fit; lower --lora-r, or adapt fewer modules"))
-        }
-        _ => Ok(()),
-    }
+/// Whether all numbers of the adapter fit into memory, before the first of them is made.
+fn room_for(targets: &[Target]) -> Result<()> {
+    // What `elements` has let pass is below 2^61, so that two such numbers can be added.
+    let add = |sum: usize, t: &Target| {
+        let (a, b) = (elements::<f32>(&[t.r, t.shape[1]])?, elements::<f32>(&[t.shape[0], t.r])?);
+        elements::<f32>(&[sum + a + b])
+    };
+    let all = targets.iter().try_fold(0, add)?;
+    Ok(host::check(all * size_of::<f32>())?)
 }
 
 fn head(model: &Qwen3Config, files: &Checkpoint) -> Result<HeadWeights> {
@@ -49,16 +50,18 @@ fn head(model: &Qwen3Config, files: &Checkpoint) -> Result<HeadWeights> {
 }
 
 fn random_a(init: &Init, r: usize, cols: usize, module: u32, seed: u64) -> Result<Vec<f32>> {
+    let len = elements::<f32>(&[r, cols])?;
     let words = |quad: usize| philox([quad as u32, (quad >> 32) as u32, module, STREAM], seed);
-    let quads = (0..(r * cols).div_ceil(4)).map(words);
+    let quads = (0..len.div_ceil(4)).map(words);
     let mut a: Vec<f32> = match init {
         Init::Kaiming => {
             let bound = (cols as f32).sqrt().recip();
-            quads.flatten().map(|word| (2.0 * uniform(word) - 1.0) * bound).collect()
+            host::collect(len, quads.flatten().map(|word| (2.0 * uniform(word) - 1.0) * bound))?
         }
         Init::Gaussian => {
             let deviation = 1.0 / r as f32;
-            quads.flat_map(|[a, b, c, d]| [normal(a, b), normal(c, d)].concat()).map(|v| v * deviation).collect()
+            let normals = quads.flat_map(|[a, b, c, d]| [normal(a, b), normal(c, d)]).flatten();
+            host::collect(len, normals.map(|v| v * deviation))?
         }
         Init::Other(value) => {
             let reason =
@@ -66,7 +69,7 @@ fn random_a(init: &Init, r: usize, cols: usize, module: u32, seed: u64) -> Resul
             return Err(Error::Adapter { path: Default::default(), reason });
         }
     };
-    a.truncate(r * cols);
+    a.truncate(len);
     Ok(a)
 }
 

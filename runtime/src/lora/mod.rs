@@ -11,6 +11,7 @@ mod targets;
 
 pub(crate) use config::FILE as CONFIG;
 pub use config::{Init, LoraConfig};
+pub(crate) use device::SMALLER;
 pub use device::{DeviceAdapter, Layout, LoraModule};
 pub(crate) use files::WEIGHTS;
 pub use files::{Adapter, HeadWeights, LoraWeights};

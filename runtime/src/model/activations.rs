@@ -24,7 +24,7 @@ impl<B: Backend> Tokens<B> {
             max_len: 0,
             ids: backend.zeros(capacity)?,
             positions: backend.zeros(capacity)?,
-            cu_seqlens: backend.zeros(capacity + 1)?,
+            cu_seqlens: backend.zeros(capacity.saturating_add(1))?,
         })
     }
 

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{Error, Result, batch::Batch, options};
 use halfbyte::{
-    Backend, Buf, Float,
+    Backend, Buf, Float, host,
     ops::{GatherRows, Op, Sample},
 };
 
@@ -84,12 +84,27 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
         n_vocab: usize,
         options: SampleOptions,
     ) -> Result<Self> {
-        let (backend, config) = (ctx.backend, &model.config);
         options.check()?;
-        if capacity > config.max_position_embeddings {
-            let want = format!("the model has {} positions", config.max_position_embeddings);
+        let config = &model.config;
+        if capacity > config.positions() {
+            let want = format!("the model has {} positions", config.positions());
             return Err(Error::setting("prompt and new tokens together", capacity, want));
         }
+        let what = || format!("{n_seqs} sequences of up to {capacity} tokens");
+        let n_vocab = n_vocab.min(config.vocab_size);
+        Self::allocate(model, ctx, n_seqs, capacity, n_vocab, options)
+            .map_err(Error::memory_for(what, "lower --max-new-tokens, or shorten the prompt"))
+    }
+
+    fn allocate(
+        model: &'m Qwen3<B, T>,
+        ctx: ForwardContext<'m, B, T>,
+        n_seqs: usize,
+        capacity: usize,
+        n_vocab: usize,
+        options: SampleOptions,
+    ) -> Result<Self> {
+        let (backend, config) = (ctx.backend, &model.config);
         let seqs: Vec<u32> = (0..n_seqs as u32).collect();
         let mut acts = Activations::new(ctx, model, n_seqs, Keep::Nothing)?;
         acts.tokens.n = n_seqs;
@@ -97,7 +112,7 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
             model,
             ctx,
             options,
-            n_vocab: n_vocab.min(config.vocab_size),
+            n_vocab,
             n_seqs,
             position: 0,
             cache: KvCache::new(backend, config, n_seqs, capacity)?,
@@ -116,7 +131,9 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
         self.check(prompts)?;
         self.position = 0;
         let (ctx, batch) = (self.ctx, Batch::of_prompts(prompts));
-        let mut acts = Activations::new(ctx, self.model, batch.n_tokens(), Keep::Nothing)?;
+        let acts = Activations::new(ctx, self.model, batch.n_tokens(), Keep::Nothing);
+        let what = || format!("prompts of {} tokens", batch.n_tokens());
+        let mut acts = acts.map_err(Error::memory_for(what, "shorten the prompt"))?;
         acts.take(ctx.backend, &self.model.config, &batch)?;
         let seqs = prompts.iter().enumerate().flat_map(|(s, prompt)| std::iter::repeat_n(s as u32, prompt.len()));
         let seqs = ctx.backend.upload(&seqs.collect::<Vec<_>>())?;
@@ -153,7 +170,7 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
     /// The tokens of the prompts, and the position of the last of each.
     fn write_history(&mut self, prompts: &[Vec<u32>]) -> Result<()> {
         let (backend, capacity) = (self.ctx.backend, self.cache.capacity);
-        let mut history = vec![0; self.n_seqs * capacity];
+        let mut history = host::zeros(self.state.history.len())?;
         for (row, prompt) in history.chunks_exact_mut(capacity).zip(prompts) {
             row[..prompt.len()].copy_from_slice(prompt);
         }

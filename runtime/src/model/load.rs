@@ -1,8 +1,7 @@
 //! From a checkpoint's files to a backend's memory, quantising on the way.
 
 use super::{
-    Layer, Qwen3,
-    rope::{MAX_POSITIONS, RopeTables},
+    Layer, Qwen3, RopeTables,
     weights::{MergedLinear, QuantizedWeight, Weight},
 };
 use crate::{
@@ -347,8 +346,6 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
     /// A tensor is missing, of another shape or damaged; the device has too little memory.
     pub fn load(backend: &B, files: &Checkpoint, config: &Qwen3Config, base: Base) -> Result<Self> {
         let loader = Loader { backend, files, base };
-        let max_position_embeddings = config.max_position_embeddings.min(MAX_POSITIONS);
-        let config = &Qwen3Config { max_position_embeddings, ..config.clone() };
         let table = [config.vocab_size, config.hidden_size];
         Ok(Qwen3 {
             config: config.clone(),
@@ -356,7 +353,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
             layers: (0..config.n_layers).map(|i| loader.layer(config, i)).collect::<Result<_>>()?,
             norm: loader.vector("model.norm.weight", config.hidden_size)?,
             head: if head_is_separate(files, config)? { Some(loader.head(config)?) } else { None },
-            rope: RopeTables::new(backend, config, config.max_position_embeddings)?,
+            rope: RopeTables::new(backend, config)?,
         })
     }
 }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{Error, Result, batch::Batch, lora::DeviceAdapter};
 use halfbyte::{
-    Backend, Buf, Float, Mat, MatMut,
+    Backend, Buf, Float, Mat, MatMut, elements, host,
     ops::{CrossEntropy, GatherRows, Linear, LinearGrad, Op, RmsNormGrad, ScatterRows, Sum, WeightGrad},
 };
 use std::ops::Range;
@@ -261,7 +261,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         let mut head = HeadBuffers::new(ctx.backend, self, n)?;
         self.forward(ctx, acts, batch)?;
         self.take_rows(ctx, acts, &mut head, &(0..n as u32).collect::<Vec<_>>())?;
-        let mut all = Vec::with_capacity(n * self.config.vocab_size);
+        let mut all = host::room(elements::<f32>(&[n, self.config.vocab_size])?)?;
         self.each_logits(ctx, &mut head, n, |logits, _| {
             all.extend(ctx.backend.download(logits.into_view().view())?);
             Ok(())

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     Error, Result,
     batch::{Batch, Sample, batches},
-    lora::{Adapter, DeviceAdapter, Layout, LoraConfig},
+    lora::{Adapter, DeviceAdapter, Layout, LoraConfig, SMALLER},
     model::{Activations, DropoutSeed, ForwardContext, Gradients, Keep, LossBuffers, Qwen3},
     options,
 };
@@ -127,11 +127,18 @@ pub struct Trainer<'m, B: Backend, T: Float> {
     micro_batches: u64,
 }
 
-/// The most tokens that one micro-batch can have.
+/// The most tokens that one micro-batch can have: never more than there are.
 pub fn micro_batch_capacity(samples: &[Sample], options: &BatchOptions) -> usize {
-    let longest = samples.iter().map(|sample| sample.ids.len()).max().unwrap_or(0);
-    options.batch_size * if options.packing { options.max_seq_length } else { longest }
+    let lengths = || samples.iter().map(|sample| sample.ids.len());
+    let longest = if options.packing { options.max_seq_length } else { lengths().max().unwrap_or(0) };
+    options.batch_size.saturating_mul(longest).min(lengths().sum())
 }
+
+/// How to do with less memory for activations.
+const SHORTER: &str = "lower --batch-size or --max-seq-length, or use --gradient-checkpointing";
+
+/// What one micro-batch after the other goes through.
+type Buffers<B, T> = (Activations<B, T>, Gradients<B, T>, LossBuffers<B, T>);
 
 impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
     /// Memory to train `adapter` on micro-batches of up to `trainer.capacity` tokens.
@@ -141,24 +148,42 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
     pub fn new(backend: &'m B, model: &'m Qwen3<B, T>, adapter: &Adapter, trainer: TrainerOptions) -> Result<Self> {
         options::WEIGHT_DECAY.check(trainer.optimizer.weight_decay)?;
         options::MAX_GRAD_NORM.check(trainer.optimizer.max_grad_norm)?;
-        let (layout, flat) = Layout::of(adapter)?;
         let config = adapter.config.clone();
-        let adapter = DeviceAdapter::new(backend, layout, &flat)?;
-        let (ctx, capacity) = (ForwardContext::new(backend, Some(&adapter)), trainer.capacity);
-        let keep = if trainer.gradient_checkpointing { Keep::Residual } else { Keep::Everything };
+        let what = || format!("an adapter with r = {} and its optimizer", config.r);
+        let trained = Self::trained(backend, adapter).map_err(Error::memory_for(what, SMALLER))?;
+        let (adapter, optimizer) = trained;
+        let ctx = ForwardContext::new(backend, Some(&adapter));
+        let what = || format!("micro-batches of up to {} tokens", trainer.capacity);
+        let buffers = Self::buffers(ctx, model, &trainer).map_err(Error::memory_for(what, SHORTER))?;
+        let (acts, grads, loss) = buffers;
+        let loss_scale = LossScale::new(T::DTYPE);
         Ok(Trainer {
             backend,
             model,
             config,
-            optimizer: Optimizer::new(backend, &flat)?,
-            acts: Activations::new(ctx, model, capacity, keep)?,
-            grads: Gradients::new(ctx, model, capacity)?,
-            loss: LossBuffers::new(backend, model, capacity)?,
-            loss_scale: LossScale::new(T::DTYPE),
             adapter,
+            optimizer,
+            acts,
+            grads,
+            loss,
+            loss_scale,
             options: trainer,
             micro_batches: 0,
         })
+    }
+
+    /// The memory of what is trained.
+    fn trained(backend: &B, adapter: &Adapter) -> Result<(DeviceAdapter<B, T>, Optimizer<B>)> {
+        let (layout, flat) = Layout::of(adapter)?;
+        Ok((DeviceAdapter::new(backend, layout, &flat)?, Optimizer::new(backend, &flat)?))
+    }
+
+    /// The memory of a micro-batch.
+    fn buffers(ctx: ForwardContext<'_, B, T>, model: &Qwen3<B, T>, options: &TrainerOptions) -> Result<Buffers<B, T>> {
+        let keep = if options.gradient_checkpointing { Keep::Residual } else { Keep::Everything };
+        let acts = Activations::new(ctx, model, options.capacity, keep)?;
+        let grads = Gradients::new(ctx, model, options.capacity)?;
+        Ok((acts, grads, LossBuffers::new(ctx.backend, model, options.capacity)?))
     }
 
     /// What a forward pass without dropout reads.
@@ -266,7 +291,7 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
     /// The device refuses.
     pub fn adapter(&self) -> Result<Adapter> {
         let flat = self.optimizer.weights.to_vec(self.backend)?;
-        Ok(self.adapter.layout.to_adapter(&self.config, &self.model.config, &flat))
+        self.adapter.layout.to_adapter(&self.config, &self.model.config, &flat)
     }
 
     /// The gradients of the last step, as tensors of an adapter; waits. For inspection.
@@ -275,7 +300,7 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
     /// The device refuses.
     pub fn gradients(&self) -> Result<Adapter> {
         let flat = self.grads.adapter.to_vec(self.backend)?;
-        Ok(self.adapter.layout.to_adapter(&self.config, &self.model.config, &flat))
+        self.adapter.layout.to_adapter(&self.config, &self.model.config, &flat)
     }
 
     /// Numbers that are trained.

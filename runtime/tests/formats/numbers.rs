@@ -148,5 +148,5 @@ fn tables_of_positions_are_bounded() {
     config.insert("max_position_embeddings".into(), 33_000_000_u64.into());
     fs::write(&path, serde_json::to_string(&config).unwrap()).unwrap();
     let model = load(dir.path()).unwrap();
-    assert_eq!(model.config.max_position_embeddings, 1 << 20);
+    assert_eq!(model.config.positions(), 1 << 20);
 }

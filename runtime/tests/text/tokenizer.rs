@@ -112,7 +112,7 @@ fn folders_without_a_good_tokenizer_are_refused() {
     let tokenizer = Tokenizer::open(folder.path()).unwrap();
     assert_eq!((tokenizer.eos_id(), tokenizer.eos_ids()), (Some(4093), &[4091][..]));
     write("tokenizer_config.json", "{\"eos_token\": \"<end>\"}");
-    assert!(refusal().contains("`eos_token` is <end>, but it must be a token of tokenizer.json"), "{}", refusal());
+    assert!(refusal().contains("`eos_token` is \"<end>\", but it must be a token of tokenizer.json"), "{}", refusal());
     write("tokenizer_config.json", "{");
     assert!(refusal().contains("tokenizer_config.json"), "{}", refusal());
 }
