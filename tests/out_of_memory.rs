@@ -144,8 +144,13 @@ fn adapters_beyond_memory_are_refused() {
     let _alone = alone();
     let setup = Setup::new(|_| ());
     for r in [1 << 28, 1 << 40, 1 << 62, usize::MAX] {
-        says(setup.adapter(r).err(), &[&format!("r = {r}"), "--lora-r", "--target-modules"]);
+        says(setup.adapter(r).err(), &[&r.to_string(), "from 1 to 65536"]);
     }
+    // The largest rank, for a model as wide as a configuration may have it.
+    let wide = Qwen3Config { intermediate_size: 1 << 22, ..setup.model.config.clone() };
+    let config = LoraConfig::new(65_536, 1.0, Targets::from_text("all-linear"));
+    let error = Adapter::init(config, &wide, &setup.files, 0).err();
+    says(error, &["r = 65536", "--lora-r", "--target-modules"]);
 }
 
 #[test]

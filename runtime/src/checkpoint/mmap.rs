@@ -11,7 +11,8 @@ use crate::{Error, Result, files};
 /// The bytes of a file, read from the disk as they are touched, or bytes that are part of the program.
 #[derive(Debug)]
 pub(super) enum Bytes {
-    Mapped(Mmap, #[allow(dead_code, reason = "it is there to be dropped")] lost::Watch),
+    /// The watch goes first: another map may take the address.
+    Mapped(#[allow(dead_code, reason = "it is there to be dropped")] lost::Watch, Mmap),
     Static(&'static [u8]),
 }
 
@@ -25,7 +26,7 @@ impl Bytes {
         // replaces files by renaming (`files::Transaction`), which leaves what is mapped as it was.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))?;
         let watch = lost::watch(path, &map);
-        Ok(Self::Mapped(map, watch))
+        Ok(Self::Mapped(watch, map))
     }
 }
 
@@ -34,7 +35,7 @@ impl Deref for Bytes {
 
     fn deref(&self) -> &[u8] {
         match self {
-            Self::Mapped(map, _) => map,
+            Self::Mapped(_, map) => map,
             Self::Static(bytes) => bytes,
         }
     }
