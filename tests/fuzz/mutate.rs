@@ -121,6 +121,8 @@ fn structural(random: &mut Random, origin: usize, mut value: Value) -> Mutant {
         _ => {
             if let Some(inner) = value.pointer_mut(&pointer)
                 && *inner != new
+                // Null is the default, which may be the value that was there.
+                && !new.is_null()
                 && !(is_unset(inner) && is_unset(&new))
             {
                 *inner = new;

@@ -60,6 +60,11 @@ pub struct Qwen3Config {
 impl Qwen3Config {
     /// Reads `config.json` of a checkpoint's folder.
     pub fn open(dir: &Path) -> Result<Self> {
+        // The first file of a checkpoint that is read: a save that was cut short is ended before.
+        files::read_together(dir, &["config.json"], || Self::read(dir))
+    }
+
+    fn read(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
         if !path.exists() {
             let hint = "give the folder of a Hugging Face Qwen3 checkpoint";

@@ -113,33 +113,42 @@ fn lock(dir: &Path) -> Result<Option<File>> {
 
 /// How long a reader waits for a writer that is just giving files their names.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often a reader begins again because of one.
+const TRIES: usize = 1000;
 
 /// Reads files of `dir` that belong together: all old or all new, though another process may replace them meanwhile.
 ///
 /// # Errors
-/// Those of `read`; a save that was cut short cannot be ended, because the folder is read-only.
+/// Those of `read`; a save that was cut short cannot be ended, because the folder is read-only; the files are replaced
+/// faster than they are read.
 pub(crate) fn read_together<R>(dir: &Path, names: &[&str], read: impl Fn() -> Result<R>) -> Result<R> {
-    let began = Instant::now();
-    loop {
-        settle_to_read(dir, began)?;
+    for _ in 0..TRIES {
+        settle_to_read(dir, Instant::now())?;
         let before = identities(dir, names);
         let result = read();
-        if (identities(dir, names) == before && !dir.join(RECORD).exists()) || began.elapsed() > PATIENCE {
+        if identities(dir, names) == before && !dir.join(RECORD).exists() {
             return result;
         }
     }
+    let reason = "another run replaces its files again and again; wait for it";
+    Err(Error::io("read the folder", dir)(io::Error::new(io::ErrorKind::ResourceBusy, reason)))
 }
 
 /// Ends a save that was cut short, or waits for the one that is under way.
 fn settle_to_read(dir: &Path, began: Instant) -> Result<()> {
     while dir.join(RECORD).exists() {
         match lock(dir) {
-            Ok(_lock) => return transaction::settle(dir),
+            Ok(_lock) => return transaction::settle(dir).map_err(|e| cut_short(dir, &e)),
             Err(e) if began.elapsed() > PATIENCE => return Err(e),
             Err(_) => thread::sleep(Duration::from_millis(5)),
         }
     }
     Ok(())
+}
+
+fn cut_short(dir: &Path, error: &Error) -> Error {
+    let reason = format!("{error}; open it once where the folder can be written");
+    Error::io("end the save that was cut short in", dir)(io::Error::other(reason))
 }
 
 /// What changes when a file is replaced.
@@ -160,4 +169,34 @@ fn identity(metadata: &Metadata) -> Identity {
     #[cfg(not(unix))]
     let file = 0;
     Identity { file, len: metadata.len(), modified: metadata.modified().ok() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_replaced_while_it_is_read_is_read_again_and_never_mixed() {
+        let dir = tempfile::tempdir().unwrap();
+        let replace = |n: usize| {
+            fs::write(dir.path().join("b"), vec![b'x'; n]).unwrap();
+            fs::rename(dir.path().join("b"), dir.path().join("a")).unwrap();
+        };
+        replace(1);
+        let reads = std::cell::Cell::new(0);
+        let read = |last: usize| {
+            reads.set(0);
+            read_together(dir.path(), &["a"], || {
+                reads.set(reads.get() + 1);
+                if reads.get() < last {
+                    replace(1 + reads.get());
+                }
+                Ok(reads.get())
+            })
+        };
+        assert_eq!(read(3).unwrap(), 3);
+        let error = read(usize::MAX).unwrap_err().to_string();
+        assert!(error.contains("again and again"), "{error}");
+        assert_eq!(reads.get(), TRIES);
+    }
 }

@@ -49,10 +49,10 @@ pub(super) fn create_new(path: &Path) -> io::Result<File> {
 
 /// Half of it where a fault is due.
 pub(super) fn write(mut file: &File, bytes: &[u8]) -> io::Result<()> {
-    let (half, rest) = bytes.split_at(bytes.len() / 2);
-    file.write_all(half)?;
-    operation()?;
-    file.write_all(rest)
+    match operation() {
+        Ok(()) => file.write_all(bytes),
+        Err(fault) => file.write_all(&bytes[..bytes.len() / 2]).and(Err(fault)),
+    }
 }
 
 pub(super) fn set_len(file: &File, len: u64) -> io::Result<()> {
@@ -101,7 +101,7 @@ pub(super) fn sync_folder(dir: &Path) -> io::Result<()> {
 pub(super) fn reserve(file: &File, bytes: u64) -> io::Result<()> {
     operation()?;
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes) {
+    match rustix::io::retry_on_intr(|| rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes)) {
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
         done => done?,
     }

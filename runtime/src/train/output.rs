@@ -1,6 +1,6 @@
 //! Where a training run leaves what it made: adapter and metrics, all of one run.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::metrics::{MetricsLog, Record};
 use crate::files::{self, OutputFolder, PARTIAL_METRICS, Staged};
@@ -97,8 +97,15 @@ impl RunOutput {
     /// # Errors
     /// As for [`RunOutput::create`]; this one stays in force then.
     pub fn move_to(&mut self, dir: &Path) -> Result<()> {
+        let same = |there: PathBuf| self.path().canonicalize().is_ok_and(|here| here == there);
+        if dir.canonicalize().is_ok_and(same) {
+            return Ok(());
+        }
         let other = Self::create(dir, false)?;
         let lines = std::mem::take(&mut self.lines);
+        self.log = None;
+        // The metrics go along; what stays would be a killed run's to the next one.
+        let _ = self.folder.remove(PARTIAL_METRICS);
         *self = Self { lines, ..other };
         Ok(())
     }

@@ -109,6 +109,9 @@ fn a_checkpoint_is_whole_or_absent() {
                 break;
             }
             let place = format!("operation {at}, {fault:?}, {result:?}");
+            let decided = dir.path().join(".halfbyte-commit").exists();
+            let config = Qwen3Config::open(dir.path()).unwrap_err().to_string();
+            assert!(!decided || !config.contains("has no config.json"), "it was decided: {config}; {place}");
             match Checkpoint::open(dir.path()) {
                 Ok(checkpoint) => {
                     assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["a", "b", "c"], "{place}");
@@ -117,12 +120,32 @@ fn a_checkpoint_is_whole_or_absent() {
                 }
                 Err(e) => {
                     assert!(result.is_err(), "{place}: {e}");
+                    assert!(fault == Fault::Stop || names(dir.path()).is_empty(), "{place}: {:?}", names(dir.path()));
                     write(dir.path()).unwrap_or_else(|e| panic!("a later one is refused: {e}; {place}"));
                 }
             }
             at += 1;
         }
     }
+}
+
+/// A folder that cannot be written, with a save in it that was cut short: neither adapter is read, and what to do is said.
+#[test]
+fn a_save_that_cannot_be_ended_is_told() {
+    let (old, new) = (adapter("adapter-plain"), adapter("adapter-rslora"));
+    let model = Qwen3Config::open(&golden("qwen3-tiny/untied")).unwrap();
+    let cut = (0..).find_map(|at| {
+        let dir = tempfile::tempdir().unwrap();
+        run(dir.path(), 1, &old).unwrap();
+        let _ = with_fault(at, Fault::Stop, || run(dir.path(), 2, &new));
+        dir.path().join(".halfbyte-commit").exists().then_some(dir)
+    });
+    let dir = cut.unwrap();
+    let open = || Adapter::open(dir.path(), &model);
+    let error = with_fault(0, Fault::Stop, open).0.unwrap_err().to_string();
+    assert!(error.contains("cut short") && error.contains("where the folder can be written"), "{error}");
+    assert!(open().unwrap().0 == new);
+    assert!(!dir.path().join(".halfbyte-commit").exists());
 }
 
 /// While one thread replaces an adapter again and again, another reads it.
@@ -134,7 +157,7 @@ fn a_reader_sees_no_mixture() {
     let model = Qwen3Config::open(&golden("qwen3-tiny/untied")).unwrap();
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
-            for i in 0..300 {
+            for i in 0..1000 {
                 // A reader that settles what this one left may have the folder for a moment.
                 while both[i % 2].save(dir.path()).is_err() {}
             }

@@ -101,6 +101,20 @@ fn a_save_that_failed_can_go_elsewhere() {
 }
 
 #[test]
+fn a_run_that_moves_takes_its_metrics_along() {
+    let parent = tempfile::tempdir().unwrap();
+    let (first, other) = (parent.path().join("first"), parent.path().join("other"));
+    let mut run = RunOutput::create(&first, false).unwrap();
+    run.record(&Record { step: 1, ..Record::default() }).unwrap();
+    run.move_to(&first.join(".")).unwrap_or_else(|e| panic!("its own folder is refused: {e}"));
+    run.move_to(&other).unwrap();
+    run.save(&adapter()).unwrap();
+    drop(run);
+    assert_eq!(names(parent.path()), ["other"]);
+    assert_eq!(fs::read_to_string(other.join("metrics.jsonl")).unwrap(), "{\"step\":1}\n");
+}
+
+#[test]
 fn room_that_is_not_there_is_refused_at_the_start() {
     let dir = tempfile::tempdir().unwrap();
     let error = RunOutput::create(dir.path(), false).unwrap().reserve(1 << 60).unwrap_err().to_string();
