@@ -2,7 +2,7 @@
 mod common;
 
 use clap::Parser;
-use common::{Assets, Signals, exit, exit_code, note, output::print, parse_bool};
+use common::{Assets, Signals, exit, exit_code, note, output::print, parse_bool, within};
 use halfbyte::{Backend, Float, quant::Format};
 use halfbyte_runtime::{
     Error, Result,
@@ -58,22 +58,22 @@ struct Args {
     #[arg(long, default_value = "true", value_parser = parse_bool, action = clap::ArgAction::Set)]
     bnb_4bit_use_double_quant: bool,
     /// At most so many [default: the checkpoint's, or 256]
-    #[arg(long, value_parser = ranges::MAX_NEW_TOKENS.parser::<usize>())]
+    #[arg(long, value_parser = within::<usize>(ranges::MAX_NEW_TOKENS))]
     max_new_tokens: Option<usize>,
     /// 0 takes the most probable token [default: the checkpoint's]
-    #[arg(long, value_parser = ranges::TEMPERATURE.parser::<f32>())]
+    #[arg(long, value_parser = within::<f32>(ranges::TEMPERATURE))]
     temperature: Option<f32>,
     /// Choose among so many; 0 is off [default: the checkpoint's]
-    #[arg(long, value_parser = ranges::TOP_K.parser::<usize>())]
+    #[arg(long, value_parser = within::<usize>(ranges::TOP_K))]
     top_k: Option<usize>,
     /// Choose among the likeliest with this probability together; 1 is off [default: the checkpoint's]
-    #[arg(long, value_parser = ranges::TOP_P.parser::<f32>())]
+    #[arg(long, value_parser = within::<f32>(ranges::TOP_P))]
     top_p: Option<f32>,
     /// Choose among those at least this share as likely as the likeliest; 0 is off [default: the checkpoint's]
-    #[arg(long, value_parser = ranges::MIN_P.parser::<f32>())]
+    #[arg(long, value_parser = within::<f32>(ranges::MIN_P))]
     min_p: Option<f32>,
     /// Makes tokens that were there less likely; 1 is off [default: the checkpoint's]
-    #[arg(long, value_parser = ranges::REPETITION_PENALTY.parser::<f32>())]
+    #[arg(long, value_parser = within::<f32>(ranges::REPETITION_PENALTY))]
     repetition_penalty: Option<f32>,
     /// Same seed, same text
     #[arg(long, default_value_t = 0)]

@@ -2,10 +2,12 @@
 #![allow(dead_code, unused_macros, unused_imports, reason = "each example uses its part")]
 
 pub mod output;
+mod ranged;
 mod signals;
 
 pub use output::exit;
 pub(crate) use output::{note, say};
+pub use ranged::within;
 pub use signals::{Signals, asks_to_retry, exit_code};
 
 use std::path::PathBuf;

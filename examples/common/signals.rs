@@ -1,56 +1,104 @@
-//! Signals that ask a program to end: Ctrl-C, and what a scheduler sends.
+//! Signals that ask a program to end: Ctrl-C, and what a scheduler or a closing terminal sends.
 
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    flag, low_level,
+};
 use std::{
+    fs,
     process::ExitCode,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
+    thread,
+    time::{Duration, Instant},
 };
 
 #[cfg(unix)]
-const ASKED: [i32; 3] = [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP];
+const ASKED: [i32; 3] = [SIGINT, SIGTERM, signal_hook::consts::SIGHUP];
 #[cfg(not(unix))]
-const ASKED: [i32; 2] = [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM];
+const ASKED: [i32; 2] = [SIGINT, SIGTERM];
 
-/// SIGINT, SIGTERM and SIGHUP. The first is noted, so that the program can end in order; a second one ends it at once.
+/// Between looks at what came.
+const LOOK: Duration = Duration::from_millis(20);
+/// Signals this close together are one event: `timeout` sends its own to a process and again to its group.
+const TOGETHER: Duration = Duration::from_millis(200);
+
+/// SIGINT, SIGTERM and SIGHUP, but for those that were ignored when the program began, as `nohup` does. The first is
+/// noted, so that the program can end in order; a second one of the first two kinds ends it at once.
 #[derive(Clone)]
 pub struct Signals {
-    /// The last signal, or 0.
+    /// The one to end with, or 0.
+    first: Arc<AtomicUsize>,
+    /// The last one that was not taken, or 0.
     last: Arc<AtomicUsize>,
-    /// Whether there was one.
-    armed: Arc<AtomicBool>,
+    /// Whether none ends the program at once.
+    patient: Arc<AtomicBool>,
 }
 
 impl Signals {
     /// Listens from now on.
     pub fn listen() -> Self {
-        let signals = Signals { last: Arc::default(), armed: Arc::default() };
-        for signal in ASKED {
-            // In this order: the first signal arms what the second runs into.
-            let listening =
-                signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, signals.armed.clone())
-                    .and_then(|_| signal_hook::flag::register(signal, signals.armed.clone()))
-                    .and_then(|_| signal_hook::flag::register_usize(signal, signals.last.clone(), signal as usize));
-            if let Err(e) = listening {
-                super::note!("signal {signal} will end the program at once: {e}");
+        let signals = Signals { first: Arc::default(), last: Arc::default(), patient: Arc::default() };
+        let (unseen, ignored) = (Arc::new(AtomicUsize::new(0)), ignored());
+        for signal in ASKED.into_iter().filter(|signal| ignored & (1 << (signal - 1)) == 0) {
+            for noted in [&signals.last, &unseen] {
+                if let Err(e) = flag::register_usize(signal, noted.clone(), signal as usize) {
+                    super::note!("signal {signal} will end the program at once: {e}");
+                }
             }
         }
+        let patient = signals.patient.clone();
+        thread::spawn(move || end_at_the_second(&unseen, &patient));
         signals
     }
 
-    /// The signal that came, if one did.
+    /// The signal to end with, if one came.
     pub fn caught(&self) -> Option<i32> {
-        i32::try_from(self.last.load(SeqCst)).ok().filter(|&signal| signal != 0)
+        let _ = self.first.compare_exchange(0, self.last.load(SeqCst), SeqCst, SeqCst);
+        number(self.first.load(SeqCst))
     }
 
-    /// The signal that came since this was last called; another one ends nothing until then.
-    pub fn take(&self) -> Option<i32> {
-        let signal = self.caught();
-        self.last.store(0, SeqCst);
-        self.armed.store(false, SeqCst);
-        signal
+    /// From now on no signal ends the program at once: [`Self::take`] tells of each.
+    pub fn be_patient(&self) {
+        self.caught();
+        self.patient.store(true, SeqCst);
+        self.take();
     }
+
+    /// The signal that came since this was last called.
+    pub fn take(&self) -> Option<i32> {
+        number(self.last.swap(0, SeqCst))
+    }
+}
+
+fn number(signal: usize) -> Option<i32> {
+    i32::try_from(signal).ok().filter(|&signal| signal != 0)
+}
+
+/// A terminal that closes sends several SIGHUP: they are never the second signal.
+fn end_at_the_second(unseen: &AtomicUsize, patient: &AtomicBool) {
+    let mut first: Option<Instant> = None;
+    loop {
+        thread::sleep(LOOK);
+        match (number(unseen.swap(0, SeqCst)), first) {
+            (None, _) => {}
+            _ if patient.load(SeqCst) => {}
+            (Some(_), None) => first = Some(Instant::now()),
+            (Some(signal), Some(at)) if !asks_to_retry(signal) && at.elapsed() >= TOGETHER => {
+                low_level::exit(128 + signal)
+            }
+            (Some(_), Some(_)) => {}
+        }
+    }
+}
+
+/// The signals that are ignored, one bit each. Only Linux tells.
+fn ignored() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 /// What shells expect of a program that a signal ended.
@@ -58,13 +106,7 @@ pub fn exit_code(signal: Option<i32>) -> ExitCode {
     signal.map_or(ExitCode::SUCCESS, |signal| ExitCode::from(u8::try_from(128 + signal).unwrap_or(1)))
 }
 
-/// Whether the signal asks to try again rather than to give up.
+/// Whether the signal asks to try again rather than to give up: SIGHUP.
 pub fn asks_to_retry(signal: i32) -> bool {
-    #[cfg(unix)]
-    return signal == signal_hook::consts::SIGHUP;
-    #[cfg(not(unix))]
-    return {
-        let _ = signal;
-        false
-    };
+    ![SIGINT, SIGTERM].contains(&signal)
 }

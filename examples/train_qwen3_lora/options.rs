@@ -1,6 +1,6 @@
 //! The options, and what the library makes of them.
 
-use crate::common::{Assets, parse_bool};
+use crate::common::{Assets, parse_bool, within};
 use clap::Parser;
 use halfbyte::quant::Format;
 use halfbyte_runtime::{
@@ -53,13 +53,13 @@ pub struct Args {
     #[arg(long, default_value = "true", value_parser = parse_bool, action = clap::ArgAction::Set)]
     pub bnb_4bit_use_double_quant: bool,
     /// Rank
-    #[arg(long, default_value_t = 16, value_parser = ranges::LORA_R.parser::<usize>())]
+    #[arg(long, default_value_t = 16, value_parser = within::<usize>(ranges::LORA_R))]
     pub lora_r: usize,
     /// Scaling times rank
-    #[arg(long, default_value_t = 32.0, value_parser = ranges::LORA_ALPHA.parser::<f64>())]
+    #[arg(long, default_value_t = 32.0, value_parser = within::<f64>(ranges::LORA_ALPHA))]
     pub lora_alpha: f64,
     /// Share of adapter inputs dropped in training
-    #[arg(long, default_value_t = 0.0, value_parser = ranges::LORA_DROPOUT.parser::<f32>())]
+    #[arg(long, default_value_t = 0.0, value_parser = within::<f32>(ranges::LORA_DROPOUT))]
     pub lora_dropout: f32,
     /// all-linear, names separated by commas, or a regular expression
     #[arg(long, default_value = "all-linear")]
@@ -71,34 +71,34 @@ pub struct Args {
     #[arg(long, value_parser = ["lm_head"])]
     pub modules_to_save: Option<String>,
     /// Peak learning rate [default: 2e-4; 5e-3 for the embedded model]
-    #[arg(long, value_parser = ranges::LEARNING_RATE.parser::<f64>())]
+    #[arg(long, value_parser = within::<f64>(ranges::LEARNING_RATE))]
     pub learning_rate: Option<f64>,
     /// linear, cosine or constant
     #[arg(long, default_value = "cosine")]
     pub lr_scheduler_type: ScheduleKind,
     /// Share of the steps in which the learning rate rises
-    #[arg(long, default_value_t = 0.05, value_parser = ranges::WARMUP_RATIO.parser::<f64>())]
+    #[arg(long, default_value_t = 0.05, value_parser = within::<f64>(ranges::WARMUP_RATIO))]
     pub warmup_ratio: f64,
     /// Decoupled weight decay
-    #[arg(long, default_value_t = 0.0, value_parser = ranges::WEIGHT_DECAY.parser::<f32>())]
+    #[arg(long, default_value_t = 0.0, value_parser = within::<f32>(ranges::WEIGHT_DECAY))]
     pub weight_decay: f32,
     /// Gradients are scaled down to this norm; 0 turns it off
-    #[arg(long, default_value_t = 1.0, value_parser = ranges::MAX_GRAD_NORM.parser::<f32>())]
+    #[arg(long, default_value_t = 1.0, value_parser = within::<f32>(ranges::MAX_GRAD_NORM))]
     pub max_grad_norm: f32,
     /// Passes over the data [default: 3; 8 for the embedded model]
-    #[arg(long, value_parser = ranges::EPOCHS.parser::<f64>())]
+    #[arg(long, value_parser = within::<f64>(ranges::EPOCHS))]
     pub epochs: Option<f64>,
     /// Stop after so many steps, whatever the epochs
-    #[arg(long, value_parser = ranges::MAX_STEPS.parser::<u64>())]
+    #[arg(long, value_parser = within::<u64>(ranges::MAX_STEPS))]
     pub max_steps: Option<u64>,
     /// Samples of a micro-batch (with --packing: sequences of the full length) [default: 4; 16 for the embedded model]
-    #[arg(long, value_parser = ranges::BATCH_SIZE.parser::<usize>())]
+    #[arg(long, value_parser = within::<usize>(ranges::BATCH_SIZE))]
     pub batch_size: Option<usize>,
     /// Micro-batches of an optimiser step
-    #[arg(long, default_value_t = 1, value_parser = ranges::ACCUMULATION.parser::<usize>())]
+    #[arg(long, default_value_t = 1, value_parser = within::<usize>(ranges::ACCUMULATION))]
     pub gradient_accumulation_steps: usize,
     /// Longest sample, in tokens
-    #[arg(long, default_value_t = 2048, value_parser = ranges::MAX_SEQ_LENGTH.parser::<usize>())]
+    #[arg(long, default_value_t = 2048, value_parser = within::<usize>(ranges::MAX_SEQ_LENGTH))]
     pub max_seq_length: usize,
     /// What becomes of longer samples: error, truncate or skip
     #[arg(long, default_value = "error", value_parser = parse_overlong)]
@@ -116,10 +116,10 @@ pub struct Args {
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// Steps between lines of progress where there is no terminal
-    #[arg(long, default_value_t = 20, value_parser = ranges::LOGGING_STEPS.parser::<u64>())]
+    #[arg(long, default_value_t = 20, value_parser = within::<u64>(ranges::LOGGING_STEPS))]
     pub logging_steps: u64,
     /// Steps between evaluations; 0 evaluates only before and after
-    #[arg(long, default_value_t = 0, value_parser = ranges::EVAL_STEPS.parser::<u64>())]
+    #[arg(long, default_value_t = 0, value_parser = within::<u64>(ranges::EVAL_STEPS))]
     pub eval_steps: u64,
 }
 

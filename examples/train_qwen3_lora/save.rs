@@ -19,11 +19,12 @@ const LOOK: Duration = Duration::from_millis(100);
 /// another folder, or says by a signal that it is to give up.
 pub fn save(output: &mut RunOutput, adapter: &Adapter, signals: &Signals) -> Result<()> {
     let Err(first) = output.save(adapter) else { return Ok(()) };
+    // Before anybody can read of it: a signal that answers must not end the program.
+    signals.be_patient();
     note!("error: {first}");
     note!("the adapter is kept in memory, and saving is tried again every {} s: make room, or", PAUSE.as_secs());
     note!("  send SIGHUP to try at once; Ctrl-C or SIGTERM tries once more and then drops it");
     let typed = keyboard();
-    signals.take();
     loop {
         let wish = wait(signals, typed.as_ref());
         if let Wish::Folder(dir) = &wish

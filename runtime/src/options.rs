@@ -14,21 +14,23 @@ pub struct Range {
     high: f64,
     /// Whether the bounds themselves are left out.
     open: [bool; 2],
+    /// Whether 0, which is outside, has a meaning of its own.
+    or_zero: bool,
 }
 
 /// From `low` to `high`, both included.
 const fn closed(name: &'static str, low: f64, high: f64) -> Range {
-    Range { name, low, high, open: [false; 2] }
+    Range { name, low, high, open: [false; 2], or_zero: false }
 }
 
 /// Above `low`, up to `high`.
 const fn above(name: &'static str, low: f64, high: f64) -> Range {
-    Range { name, low, high, open: [true, false] }
+    Range { name, low, high, open: [true, false], or_zero: false }
 }
 
 /// From `low` to below `high`.
 const fn below(name: &'static str, low: f64, high: f64) -> Range {
-    Range { name, low, high, open: [false, true] }
+    Range { name, low, high, open: [false, true], or_zero: false }
 }
 
 /// Peak learning rate.
@@ -61,8 +63,8 @@ pub const LORA_ALPHA: Range = above("lora_alpha", 0.0, 1e9);
 pub const LORA_DROPOUT: Range = below("lora_dropout", 0.0, 1.0);
 /// Tokens to generate.
 pub const MAX_NEW_TOKENS: Range = closed("the number of new tokens", 1.0, 1e7);
-/// Divides logits; 0 takes the most probable token.
-pub const TEMPERATURE: Range = closed("the temperature", 0.0, 1e3);
+/// Divides logits; 0 takes the most probable token. Much less than the least could take logits to infinity.
+pub const TEMPERATURE: Range = Range { or_zero: true, ..closed("the temperature", 1e-6, 1e3) };
 /// Choose among so many tokens; 0 is all.
 pub const TOP_K: Range = closed("top_k", 0.0, 1e7);
 /// Choose among the likeliest tokens with this probability together.
@@ -99,7 +101,7 @@ impl Range {
         let [low_open, high_open] = self.open;
         let above = if low_open { value > self.low } else { value >= self.low };
         let below = if high_open { value < self.high } else { value <= self.high };
-        above && below
+        above && below || self.or_zero && value == 0.0
     }
 
     /// Refuses a value outside; NaN is outside of every range.
@@ -133,7 +135,8 @@ impl fmt::Display for Range {
         let [low_open, high_open] = self.open;
         let low = if low_open { "above" } else { "from" };
         let high = if high_open { "to below" } else { "to" };
-        write!(f, "{low} {} {high} {}", self.low, self.high)
+        let zero = if self.or_zero { "0, or " } else { "" };
+        write!(f, "{zero}{low} {} {high} {}", self.low, self.high)
     }
 }
 
@@ -155,6 +158,8 @@ mod tests {
         for text in ["0", "18446744073709551615", "4611686018427387904", "1.5"] {
             assert!(LORA_R.parse::<usize>(text).is_err(), "{text}");
         }
+        assert_eq!(TEMPERATURE.parse::<f32>("0"), Ok(0.0));
+        assert_eq!(TEMPERATURE.parse::<f32>("1e-38").unwrap_err(), "it must be a number, 0, or from 0.000001 to 1000");
         let message = LORA_DROPOUT.check(f32::NAN).unwrap_err().to_string();
         assert_eq!(message, "lora_dropout is NaN, but it must be from 0 to below 1");
     }

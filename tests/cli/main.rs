@@ -4,6 +4,7 @@ mod common;
 mod kills;
 mod lost;
 mod options;
+mod signals;
 
 use common::root;
 use halfbyte_runtime::{

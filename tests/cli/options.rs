@@ -29,7 +29,7 @@ const TRAINING: [(&str, &[&str]); 14] = [
 
 const INFERENCE: [(&str, &[&str]); 6] = [
     ("--max-new-tokens", &["0", "18446744073709551615"]),
-    ("--temperature", &["-1", "nan", "inf"]),
+    ("--temperature", &["-1", "1e-38", "nan", "inf"]),
     ("--top-k", &["-1", "18446744073709551615"]),
     ("--top-p", &["0", "1.1", "nan"]),
     ("--min-p", &["-0.1", "1.1", "nan"]),
@@ -75,5 +75,6 @@ fn the_documented_options_are_those_of_the_programs() {
         fs::write(&path, &want).unwrap();
     }
     let have = fs::read_to_string(&path).unwrap_or_default();
+    assert!(want.contains("--lora-dropout <LORA_DROPOUT>") && want.contains("a number, from 0 to below 1"), "{want}");
     assert!(have == want, "{} is not what the programs say: run with HALFBYTE_BLESS=1", text(&path));
 }
