@@ -18,6 +18,7 @@ use halfbyte_runtime::{
 };
 use std::{
     fs,
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -80,6 +81,9 @@ fn held() -> Option<[usize; 3]> {
 }
 
 fn soak<B: Backend>(backend: &B) {
+    // What another soak of this process takes is not this one's.
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let first = round(backend);
     (1..WARM_UP).for_each(|_| assert!(round(backend) == first, "a round of the warm-up differs from the first"));
     let (before, memory) = (held(), backend.memory().allocated);
@@ -93,7 +97,7 @@ fn soak<B: Backend>(backend: &B) {
         println!("{rounds} rounds on {}: memory, threads, files {before:?} before, {after:?} after", backend.name());
         // An allocator keeps pages; a leak of one small tensor in each round would be more.
         assert!(after[0] <= before[0] + 8 * 1024, "{} KiB more after {rounds} rounds", after[0] - before[0]);
-        assert_eq!(after[1..], before[1..], "threads and open files");
+        assert!(after[1] <= before[1] && after[2] <= before[2], "more threads or open files: {before:?}, {after:?}");
     }
 }
 

@@ -120,7 +120,7 @@ fn structural(random: &mut Random, origin: usize, mut value: Value) -> Mutant {
         }
         _ => {
             if let Some(inner) = value.pointer_mut(&pointer)
-                && *inner != new
+                && !is_same(inner, &new)
                 // Null is the default, which may be the value that was there.
                 && !new.is_null()
                 && !(is_unset(inner) && is_unset(&new))
@@ -131,6 +131,11 @@ fn structural(random: &mut Random, origin: usize, mut value: Value) -> Mutant {
         }
     }
     Mutant { bytes: value.to_string().into_bytes(), origin, replaced, what }
+}
+
+/// Whether two values mean the same: 0 is 0.0.
+fn is_same(a: &Value, b: &Value) -> bool {
+    a == b || a.is_number() && a.as_f64() == b.as_f64()
 }
 
 /// What means the same as null.
