@@ -37,7 +37,7 @@ soak seconds:
 
 # Licences, sources and duplicates of all dependencies; needs `cargo install cargo-deny`.
 deny:
-    cargo deny check licenses bans sources
+    cargo deny check --hide-inclusion-graph licenses bans sources
 
 # Kills a training run at so many random moments.
 kills times:
