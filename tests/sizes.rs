@@ -65,7 +65,7 @@ proptest! {
     fn elements_are_counted(shape in prop::collection::vec(size(), 0..5), pair in pair()) {
         for shape in [&shape[..], &pair] {
             let zero = shape.contains(&0).then_some(0);
-            let want = zero.or(product(shape)).filter(|n| n * 4 <= isize::MAX as u128);
+            let want = zero.or(product(shape)).filter(|n| n.checked_mul(4).is_some_and(|bytes| bytes <= isize::MAX as u128));
             prop_assert_eq!(elements::<f32>(shape).ok().map(|n| n as u128), want);
         }
     }
@@ -135,10 +135,10 @@ proptest! {
             Target { module: Module::Layer(i, Projection::Q), shape, r, scaling: 1.0 }
         };
         let layout = Layout::new(shapes.iter().enumerate().map(target), None);
-        let numbers = shapes.iter().map(|&([out, inputs], r)| {
+        let mut numbers = shapes.iter().map(|&([out, inputs], r)| {
             product(&[r, inputs])?.checked_add(product(&[out, r])?)
         });
-        let all = numbers.sum::<Option<u128>>();
+        let all = numbers.try_fold(0_u128, |all, n| all.checked_add(n?));
         match layout {
             Ok(layout) => {
                 prop_assert_eq!(Some(layout.n_trainable() as u128), all);
