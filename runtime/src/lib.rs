@@ -4,6 +4,7 @@ pub mod chat;
 pub mod checkpoint;
 pub mod config;
 pub mod device;
+pub mod embedded;
 mod error;
 pub mod evaluate;
 pub mod files;
@@ -12,6 +13,7 @@ pub mod lora;
 pub mod model;
 pub mod options;
 mod python_json;
+pub mod settings;
 pub mod tokenizer;
 pub mod train;
 
