@@ -9,6 +9,7 @@ mod error;
 pub mod evaluate;
 pub mod files;
 pub mod generate;
+pub mod llm;
 pub mod lora;
 pub mod model;
 pub mod options;

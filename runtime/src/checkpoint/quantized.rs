@@ -56,6 +56,22 @@ pub struct Bnb4bitTensor<'a> {
 /// With double quantisation, block `i` has `map[codes[i]] · groups.absmax[i / 256] + offset`.
 pub type ScaleBytes<'a> = Absmax<&'a [u8], &'a [u8], GroupBytes<'a>>;
 
+/// How a checkpoint holds its 4-bit weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QuantizedAs {
+    /// Which codes.
+    pub format: Format,
+    /// Whether the scales are quantised too.
+    pub double_quant: bool,
+}
+
+impl std::fmt::Display for QuantizedAs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let double = if self.double_quant { ", double-quantised" } else { "" };
+        write!(f, "{} in 4 bits{double}", self.format)
+    }
+}
+
 /// What doubly quantised scales share, in groups or all.
 #[derive(Debug, Clone, Copy)]
 pub struct GroupBytes<'a> {
@@ -68,6 +84,16 @@ pub struct GroupBytes<'a> {
 }
 
 impl Checkpoint {
+    /// How the first of its 4-bit weights is held; `None` where all are unquantised.
+    pub fn quantized_as(&self) -> Option<QuantizedAs> {
+        let state = |name: &str| {
+            let (weight, state) = name.split_once(".quant_state.bitsandbytes__")?;
+            let double_quant = self.has(&format!("{weight}.nested_absmax"));
+            Some(QuantizedAs { format: state.parse().ok()?, double_quant })
+        };
+        self.names().find_map(state)
+    }
+
     /// The weight of this name and shape `[out, in]`, quantised or not as its own tensors say.
     ///
     /// # Errors
