@@ -65,7 +65,7 @@ impl Program {
         let file = matches.get_one::<String>("config").map(Into::into).or(sources.file);
         let on = |name: &str| matches.try_get_one(name).ok().flatten() == Some(&true);
         let use_generation_config = on("use-generation-config");
-        let loaded = Sources { file, options, use_generation_config, ..sources }.load()?;
+        let loaded = Sources { file, use_generation_config, ..sources }.load_below(&options)?;
         Ok(Asked { loaded, print_config: on("print-config"), check: on("check"), matches })
     }
 

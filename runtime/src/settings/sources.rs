@@ -83,8 +83,6 @@ pub struct Sources {
     pub dotenv: Option<PathBuf>,
     /// Of the environment: `HALFBYTE_SECTION__NAME` and its value.
     pub variables: Vec<(String, String)>,
-    /// Of the command line.
-    pub(super) options: Vec<Given>,
 }
 
 /// The file that is read where none is named.
@@ -109,6 +107,11 @@ impl Sources {
     /// A file cannot be read, or a setting is unknown, has a bad value, or is given twice in one place; the error names
     /// the place.
     pub fn load(&self) -> Result<Loaded> {
+        self.load_below(&[])
+    }
+
+    /// The options of a command line count more.
+    pub(super) fn load_below(&self, options: &[Given]) -> Result<Loaded> {
         let mut layers = Vec::new();
         layers.extend(self.file.as_deref().map(toml_file).transpose()?);
         layers.extend(self.dotenv.as_deref().map(dotenv_file).transpose()?);
@@ -118,7 +121,7 @@ impl Sources {
         let layers: Vec<Vec<Given>> = layers.into_iter().map(resolve).collect::<Result<_>>()?;
         layers.iter().try_for_each(|layer| expect_once(layer))?;
         let mut given: Vec<Given> = layers.concat();
-        given.extend(self.options.iter().cloned());
+        given.extend_from_slice(options);
         let loaded = Loaded::new(&given)?;
         if !self.use_generation_config {
             return Ok(loaded);
