@@ -71,6 +71,13 @@ fn partial(dir: &Path, name: &str) -> bool {
     names(dir).iter().map(|name| name.to_string_lossy()).any(|name| name.starts_with(&begin) && name.ends_with(end))
 }
 
+/// Signals are heard, the last of which is SIGHUP, the lowest bit.
+fn listens(child: &Child) -> bool {
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+    u64::from_str_radix(caught.trim(), 16).unwrap() & 1 == 1
+}
+
 /// The checkpoint is open: what follows is loading.
 fn loads(child: &Child) -> bool {
     let maps = fs::read_to_string(format!("/proc/{}/maps", child.id()));
@@ -112,7 +119,7 @@ fn reading_texts_is_ended_at_once() {
     let model = small_model();
     let data = fs::read_to_string(model.path().join("data.jsonl")).unwrap() + "\n";
     fs::write(model.path().join("data.jsonl"), data.repeat(20_000)).unwrap();
-    nothing_trained(|| model.train(&[]), |_, output| output.exists(), "loaded in");
+    nothing_trained(|| model.train(&[]), |child, output| listens(child) && output.exists(), "loaded in");
 }
 
 #[test]
@@ -146,11 +153,6 @@ fn an_answer_that_has_not_begun_is_ended_at_once() {
     let long = "The ferry bell shall be rung. ".repeat(4000);
     let reading = infer(&["--model", text(small.path()), "--prompt", &long]);
     let loading = infer(&["--model", text(large.path()), "--prompt", "The"]);
-    let listens = |child: &Child| {
-        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
-        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
-        u64::from_str_radix(caught.trim(), 16).unwrap() & (1 << (15 - 1)) != 0
-    };
     let in_prompt = |child: &Child| {
         let loaded = loads(child);
         thread::sleep(Duration::from_millis(if loaded { 300 } else { 0 }));
