@@ -54,6 +54,8 @@ fn interrupted(mut command: Command, signal: &str, moment: impl Fn(&mut Child) -
         thread::sleep(Duration::from_millis(1));
     }
     send(signal, &child);
+    // Open, or who reads it would see its end.
+    let _stdin = child.stdin.take();
     let done = child.wait_with_output().unwrap();
     let [stdout, stderr] = [done.stdout, done.stderr].map(|said| String::from_utf8(said).unwrap());
     Interrupted { code: done.status.code(), stdout, stderr }
@@ -106,9 +108,9 @@ fn nothing_trained(run: impl Fn() -> Command, moment: impl Fn(&mut Child, &Path)
     for ((signal, code), output) in KINDS.into_iter().flat_map(|kind| [(kind, &fresh), (kind, &old)]) {
         let command = with_signals(run().args(["--output", text(output)]), DEFAULT);
         let Interrupted { code: ended, stdout, stderr } = interrupted(command, signal, |child| moment(child, output));
+        assert!(!stdout.contains(next) && !stderr.contains(next), "{signal} waited for that: {stdout}{stderr}");
         assert_eq!(ended, Some(code), "{signal}: {stdout}{stderr}");
         assert!(stderr.ends_with("nothing was trained, and nothing is saved\n"), "{signal}: {stderr}");
-        assert!(!stdout.contains(next) && !stderr.contains(next), "{signal} waited for that: {stdout}{stderr}");
         assert_eq!(names(parent.path()), ["old"], "{signal}");
         assert_eq!(names(&old), ["notes.txt"], "{signal}");
     }
@@ -153,15 +155,17 @@ fn an_answer_that_has_not_begun_is_ended_at_once() {
     let long = "The ferry bell shall be rung. ".repeat(4000);
     let reading = infer(&["--model", text(small.path()), "--prompt", &long]);
     let loading = infer(&["--model", text(large.path()), "--prompt", "The"]);
-    let in_prompt = |child: &Child| {
-        let loaded = loads(child);
-        thread::sleep(Duration::from_millis(if loaded { 300 } else { 0 }));
-        loaded
+    let soon = |after: fn(&Child) -> bool| {
+        move |child: &Child| {
+            let come = after(child);
+            thread::sleep(Duration::from_millis(if come { 300 } else { 0 }));
+            come
+        }
     };
     for (run, moment) in [
-        (waiting, Box::new(listens) as Box<dyn Fn(&Child) -> bool>),
+        (waiting, Box::new(soon(listens)) as Box<dyn Fn(&Child) -> bool>),
         (loading, Box::new(loads)),
-        (reading, Box::new(in_prompt)),
+        (reading, Box::new(soon(loads))),
     ] {
         let Interrupted { code, stdout, stderr } = interrupted(run, "TERM", |child| moment(child));
         assert_eq!(code, Some(143), "{stderr}");
