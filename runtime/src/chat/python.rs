@@ -223,7 +223,8 @@ mod tests {
         let environment = environment();
         let value: Value =
             serde_json::from_str(r#"{"b": [1, 2.0, {}, 1e-7], "a": "é\u0001\"<&'", "c": null}"#).unwrap();
-        let render = |source: &str| environment.render_str(source, minijinja::context! { value => Serde(&value) }).unwrap();
+        let render =
+            |source: &str| environment.render_str(source, minijinja::context! { value => Serde(&value) }).unwrap();
         assert_eq!(
             render("{{ value | tojson }}"),
             "{\"b\": [1, 2.0, {}, 1e-07], \"a\": \"é\\u0001\\\"<&'\", \"c\": null}"
