@@ -18,8 +18,9 @@ pub struct Assets(PathBuf);
 impl Assets {
     /// In the checkout, or under `HALFBYTE_ROOT` on machines that only have the binaries.
     pub fn find() -> Self {
-        let root = std::env::var_os("HALFBYTE_ROOT").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
-        Assets(PathBuf::from(root).join("examples/assets"))
+        let of_root = |root| PathBuf::from(root).join("examples");
+        let examples = std::env::var_os("HALFBYTE_ROOT").map_or(env!("CARGO_MANIFEST_DIR").into(), of_root);
+        Assets(examples.join("assets"))
     }
 
     /// The small Qwen3.

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use minijinja::{Environment, ErrorKind, Value as Jinja};
+use minijinja::{Environment, ErrorKind, Value as Jinja, value::Serde};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
@@ -136,7 +136,7 @@ impl ChatTemplate {
             variables.insert("enable_thinking".into(), enable.into());
         }
         variables.extend(chat.extra.cloned().unwrap_or_default());
-        Jinja::from_serialize(variables)
+        Jinja::from(Serde(&variables))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value as Jinja, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, escape_formatter};
 
@@ -12,8 +13,8 @@ use crate::python_json::{self, Dumps};
 /// An environment without templates.
 pub(super) fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    environment.set_syntax(syntax.expect("the usual delimiters differ"));
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     environment.set_formatter(format_value);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
@@ -38,7 +39,8 @@ fn bytes_of(chat: &Chat) -> u64 {
     (messages + others) as u64
 }
 
-/// How many steps a template may take: a thousand times what Qwen3's takes, so that one that never ends does.
+/// How many steps a template may take: a thousand times what Qwen3's takes, so that one that never ends does. 64 bytes
+/// that it makes are a step too, so this bounds its memory as well.
 pub(super) fn fuel(chat: &Chat) -> u64 {
     2_000_000 + 20 * bytes_of(chat)
 }
@@ -86,7 +88,7 @@ impl io::Write for Limited {
 }
 
 /// Prints `True`, `False`, `None` and floats as Python does.
-fn format_value(out: &mut Output<'_>, state: &State<'_, '_>, value: &Jinja) -> Result<(), Error> {
+fn format_value(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Jinja) -> Result<(), Error> {
     let text = match value.kind() {
         ValueKind::Bool if value.is_true() => "True".into(),
         ValueKind::Bool => "False".into(),
@@ -101,7 +103,7 @@ fn format_value(out: &mut Output<'_>, state: &State<'_, '_>, value: &Jinja) -> R
 }
 
 /// `json.dumps`, where everything beyond ASCII stays as it is unless `ensure_ascii=True` says otherwise.
-fn tojson(value: Jinja, options: Kwargs) -> Result<Jinja, Error> {
+fn tojson(state: &State<'_, '_>, value: Jinja, options: Kwargs) -> Result<Jinja, Error> {
     let indent: Option<usize> = options.get("indent")?;
     if indent.is_some_and(|indent| indent > MAX_INDENT) {
         return Err(Error::new(ErrorKind::InvalidOperation, format!("tojson indents by at most {MAX_INDENT}")));
@@ -116,6 +118,7 @@ fn tojson(value: Jinja, options: Kwargs) -> Result<Jinja, Error> {
     let python = Dumps::new(indent);
     let separators = separators.unwrap_or(python.separators);
     let text = Dumps { indent, separators, sort_keys, ensure_ascii }.dumps(&value);
+    state.consume_fuel(text.len() as u64 / 4)?; // as much as minijinja's own
     Ok(Jinja::from_safe_string(text))
 }
 
@@ -197,6 +200,7 @@ fn civil_date(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use minijinja::value::Serde;
     use serde_json::Value;
 
     #[test]
@@ -219,7 +223,8 @@ mod tests {
         let environment = environment();
         let value: Value =
             serde_json::from_str(r#"{"b": [1, 2.0, {}, 1e-7], "a": "é\u0001\"<&'", "c": null}"#).unwrap();
-        let render = |source: &str| environment.render_str(source, minijinja::context! { value }).unwrap();
+        let render =
+            |source: &str| environment.render_str(source, minijinja::context! { value => Serde(&value) }).unwrap();
         assert_eq!(
             render("{{ value | tojson }}"),
             "{\"b\": [1, 2.0, {}, 1e-07], \"a\": \"é\\u0001\\\"<&'\", \"c\": null}"

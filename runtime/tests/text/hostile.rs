@@ -23,6 +23,9 @@ fn templates_end() {
         "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
         "{% for a in range(99999) %}{% for b in range(99999) %}xxxxxxxxxxxxxxxxxxxxxxxx{% endfor %}{% endfor %}",
         "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{% set n = namespace(x='x' * 99999) %}{% for a in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+        "{% set n = namespace(x=[1]) %}{% for a in range(99) %}{% set n.x = n.x + n.x %}{% endfor %}",
+        "{% set x = 'x' * 9999999 %}{% for a in range(99999) %}{% if x | upper == x %}{% endif %}{% endfor %}",
     ];
     for source in sources {
         let began = Instant::now();
@@ -30,6 +33,17 @@ fn templates_end() {
         assert!(error.starts_with("chat template `hostile`"), "{error}");
         assert!(began.elapsed() < Duration::from_secs(5), "{source}: {:?}", began.elapsed());
     }
+}
+
+/// What a filter does takes as many steps as its text is long.
+#[test]
+fn templates_end_that_write_a_long_conversation_over_and_over() {
+    let messages = [message("user", &"x".repeat(1_000_000))];
+    let began = Instant::now();
+    let source = "{% for a in range(99999) %}{% set text = messages | tojson %}{% endfor %}";
+    let error = render(source, &messages).unwrap_err();
+    assert!(error.contains("fuel"), "{error}");
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }
 
 /// The limits are far above what real conversations take.
