@@ -5,8 +5,8 @@ pub mod output;
 mod ranged;
 mod signals;
 
-pub use output::start;
 pub(crate) use output::{note, say};
+pub use output::{start, start_with};
 pub use ranged::within;
 pub use signals::{Signals, asks_to_retry, exit_code};
 

@@ -24,12 +24,14 @@ pub struct GenerateOptions {
 }
 
 /// What was generated.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Generated {
     /// The text.
     pub text: String,
     /// Its tokens, without the one that ended it.
     pub ids: Vec<u32>,
+    /// Tokens of the prompt.
+    pub n_prompt: usize,
     /// Seconds for the prompt.
     pub prompt_seconds: f64,
     /// Seconds for the tokens after the first.
@@ -74,7 +76,7 @@ pub fn generate_all<B: Backend, T: Float>(
     let began = Instant::now();
     let mut next = decoder.prefill(prompts)?;
     let (prompt_seconds, began) = (began.elapsed().as_secs_f64(), Instant::now());
-    let mut texts: Vec<_> = prompts.iter().map(|_| Text::new(tokenizer, options)).collect();
+    let mut texts: Vec<_> = prompts.iter().map(|prompt| Text::new(tokenizer, options, prompt.len())).collect();
     loop {
         let mut flow = ControlFlow::Continue(());
         for (i, (text, &token)) in texts.iter_mut().zip(&next).enumerate() {
@@ -107,14 +109,8 @@ struct Text<'a> {
 }
 
 impl<'a> Text<'a> {
-    fn new(tokenizer: &'a Tokenizer, options: &GenerateOptions) -> Self {
-        let made = Generated {
-            text: String::new(),
-            ids: Vec::new(),
-            prompt_seconds: 0.0,
-            decode_seconds: 0.0,
-            stopped: false,
-        };
+    fn new(tokenizer: &'a Tokenizer, options: &GenerateOptions, n_prompt: usize) -> Self {
+        let made = Generated { n_prompt, ..Generated::default() };
         Text { stream: TextStream::new(tokenizer, options.skip_special), made, ended: false }
     }
 

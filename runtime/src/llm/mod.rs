@@ -12,6 +12,7 @@
 mod conversation;
 mod engine;
 mod force;
+mod need;
 
 pub use conversation::Conversation;
 pub use engine::Stream;
