@@ -8,6 +8,7 @@ mod error;
 pub mod evaluate;
 pub mod files;
 pub mod generate;
+mod json;
 pub mod lora;
 pub mod model;
 pub mod options;
