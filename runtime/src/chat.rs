@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 use crate::files;
-use crate::tokenizer::{Tokenizer, read_json, token_content};
+use crate::tokenizer::{Tokenizer, read_config, token_content};
 
 mod python;
 
@@ -61,7 +61,7 @@ impl ChatTemplate {
     /// When there is no template and no markers, or the template is not valid.
     pub fn open(dir: impl AsRef<Path>, tokenizer: &Tokenizer) -> Result<Self> {
         let dir = dir.as_ref();
-        let config = read_json(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
+        let config = read_config(dir)?;
         let (path, sources) = match read_sources(dir, &config)? {
             Some(found) => found,
             None => return Self::chatml(dir, tokenizer),

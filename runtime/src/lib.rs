@@ -9,6 +9,7 @@ mod error;
 pub mod evaluate;
 pub mod files;
 pub mod generate;
+mod json;
 pub mod llm;
 pub mod lora;
 pub mod model;

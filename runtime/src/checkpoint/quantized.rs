@@ -7,7 +7,7 @@ use super::tensor::f32s;
 use super::{Checkpoint, Tensor, TensorRef};
 use crate::config::{dtype_by_name, dtype_name};
 use crate::python_json::Dumps;
-use crate::{Error, Result};
+use crate::{Error, Result, json};
 
 /// Codes of a 4-bit format.
 const CODES: usize = 16;
@@ -111,6 +111,11 @@ impl Checkpoint {
         }
     }
 
+    /// Whether a weight of this name would be in 4 bits.
+    pub(super) fn is_quantized(&self, name: &str) -> bool {
+        [Format::Nf4, Format::Fp4].iter().any(|&format| self.has(&format!("{name}.{}", state_part(format))))
+    }
+
     fn quantized<'a>(
         &'a self,
         tensor: TensorRef<'a>,
@@ -130,6 +135,11 @@ impl Checkpoint {
             let found = found.ok_or_else(|| broken(tensor, format!("its part `{part}` is missing")))?;
             part_bytes(tensor, found.expect_dtype(dtype)?.expect_finite()?, bytes)
         };
+        let nested = ["nested_absmax", "nested_quant_map"].map(|part| format!("{}.{part}", tensor.name));
+        if let (None, Some(part)) = (state.nested_offset, nested.iter().find(|part| self.has(part))) {
+            let reason = format!("`{part}` is there, but its quant_state has no `nested_offset`; write it again");
+            return Err(broken(tensor, reason));
+        }
         let absmax = match state.nested_offset {
             None => Absmax::Plain(part("absmax", Dtype::F32, 4 * blocks)?),
             Some(offset) => Absmax::Nested {
@@ -235,7 +245,7 @@ struct QuantState {
 
 impl QuantState {
     fn parse(weight: TensorRef, state: TensorRef, format: Format) -> Result<Self> {
-        let json: Value = serde_json::from_slice(state.data)
+        let json = json::parse(state.data)
             .map_err(|e| broken(weight, format!("its quant_state is not JSON ({e}); download the file again")))?;
         Self::read(&json, format).map_err(|(key, want)| {
             let got = json.get(key).map_or_else(|| "missing".to_owned(), Value::to_string);

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
-use crate::files;
+use crate::{files, json};
 
 /// A question with its choices.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +49,8 @@ pub fn read_questions(path: impl AsRef<Path>) -> Result<Vec<Question>> {
     let path = path.as_ref();
     let bytes = files::read(path)?;
     let fail = |reason| Error::Data { path: path.to_owned(), reason };
-    let file: File = serde_json::from_slice(&bytes)
+    let file: File = json::parse(&bytes)
+        .and_then(serde_json::from_value)
         .map_err(|e| fail(format!("expected {{\"samples\": […]}} in lawqa_jp's format: {e}")))?;
     if file.samples.is_empty() {
         return Err(fail("there are no samples".into()));
@@ -64,6 +65,13 @@ fn parse(sample: serde_json::Value) -> Result<Question, String> {
     if options.len() < 2 {
         return Err(format!("`選択肢` is {:?}, expected lines `a …`, `b …` and so on", entry.options));
     }
+    if let Some(empty) = options.iter().position(String::is_empty) {
+        return Err(format!("choice {} of `選択肢` is empty", letter(empty)));
+    }
+    let twice = |i: &usize| options[..*i].contains(&options[*i]);
+    if let Some(second) = (0..options.len()).find(twice) {
+        return Err(format!("choice {} of `選択肢` is also one before it: {:?}", letter(second), options[second]));
+    }
     let answer = (0..options.len()).find(|&index| entry.output.trim() == letter(index).to_string());
     let Some(answer) = answer else {
         let last = letter(options.len() - 1);
@@ -77,8 +85,9 @@ fn parse(sample: serde_json::Value) -> Result<Question, String> {
 fn parse_options(text: &str) -> Vec<String> {
     let mut options: Vec<String> = Vec::new();
     for line in text.lines() {
-        let next = letter(options.len());
-        let begun = line.trim_start().strip_prefix(next).filter(|rest| rest.starts_with(char::is_whitespace));
+        let next = (options.len() < LETTERS).then(|| letter(options.len()));
+        let rest = next.and_then(|next| line.trim_start().strip_prefix(next));
+        let begun = rest.filter(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace));
         match (begun, options.last_mut()) {
             (Some(rest), _) => options.push(rest.trim().to_owned()),
             (None, Some(option)) => *option = format!("{option}\n{}", line.trim_end()),
@@ -89,9 +98,12 @@ fn parse_options(text: &str) -> Vec<String> {
     options.iter().map(|option| option.trim_end().to_owned()).collect()
 }
 
-/// The letter of a choice: 0 is a.
+/// There are no more choices than letters.
+const LETTERS: usize = 26;
+
+/// The letter of a choice: 0 is a. There is none beyond z.
 pub fn letter(index: usize) -> char {
-    u8::try_from(index).ok().and_then(|index| b'a'.checked_add(index)).map_or('?', char::from)
+    ('a'..='z').nth(index).unwrap_or('?')
 }
 
 /// The score of a set of answers.

@@ -2,6 +2,7 @@
 
 mod folder;
 mod layer;
+mod log;
 mod staged;
 mod transaction;
 mod unfinished;
@@ -16,6 +17,7 @@ pub use folder::OutputFolder;
 pub(crate) use folder::read_together;
 #[doc(hidden)]
 pub use layer::{Fault, with_fault};
+pub(crate) use log::Log;
 pub(crate) use staged::{PARTIAL_METRICS, Staged};
 pub(crate) use transaction::Transaction;
 pub use unfinished::abandon;
@@ -26,8 +28,9 @@ pub use unfinished::abandon;
 /// # Errors
 /// What `write` returns, or [`Error::Io`]; nothing is left behind then.
 pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    let mut staged = stage(path, write)?;
     let mut transaction = Transaction::new(folder_of(path));
-    transaction.add(stage(path, write)?);
+    transaction.add(&mut staged);
     transaction.commit()
 }
 
@@ -80,7 +83,9 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
 
 /// Reads a whole text file.
 pub fn read_to_string(path: &Path) -> Result<String> {
-    let invalid = |_| Error::io("read", path)(io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text"));
+    let invalid = |_| {
+        Error::io("read", path)(io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text; save it as UTF-8"))
+    };
     String::from_utf8(read(path)?).map_err(invalid)
 }
 
@@ -91,6 +96,17 @@ mod tests {
 
     fn names(dir: &Path) -> Vec<String> {
         fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_longest_names_can_be_written() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a".repeat(255), "é".repeat(127), "語".repeat(85)] {
+            let path = dir.path().join(&name);
+            write_bytes(&path, b"x").unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(names(dir.path()), [name]);
+            fs::remove_file(path).unwrap();
+        }
     }
 
     #[test]

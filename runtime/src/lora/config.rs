@@ -6,7 +6,7 @@ use super::Targets;
 use crate::config::Projection;
 use crate::config::keys::Keys;
 use crate::python_json::Dumps;
-use crate::{Error, Result, files};
+use crate::{Error, Result, files, options};
 
 /// The file of an adapter's configuration.
 pub(crate) const FILE: &str = "adapter_config.json";
@@ -78,6 +78,9 @@ const REFUSED: [&str; 15] = [
     "monteclora_config",
 ];
 
+/// Those of them that an empty object sets, too: PEFT fills it with defaults.
+const VARIANTS: [&str; 5] = ["kasa_config", "velora_config", "arrow_config", "use_bdlora", "monteclora_config"];
+
 /// Keys that become fields.
 const FIELDS: [&str; 17] = [
     "peft_type",
@@ -145,7 +148,7 @@ impl LoraConfig {
 
     /// Parses the text of an `adapter_config.json`; `path` is for the errors.
     pub fn parse(path: &Path, text: &str) -> Result<(Self, Option<String>)> {
-        let value: Value = serde_json::from_str(text).map_err(Error::json(path))?;
+        let value = crate::json::parse(text.as_bytes()).map_err(Error::json(path))?;
         let keys = Keys::new(path, &value)?;
         refuse_other_methods(keys)?;
         let config = Self {
@@ -157,14 +160,15 @@ impl LoraConfig {
             exclude_modules: Targets::parse(keys, "exclude_modules")?,
             layers_to_transform: one_or_more(keys, "layers_to_transform")?,
             layers_pattern: one_or_more(keys, "layers_pattern")?,
-            rank_pattern: pattern(keys, "rank_pattern", |v| usize::try_from(v.as_u64()?).ok())?,
-            alpha_pattern: pattern(keys, "alpha_pattern", Value::as_f64)?,
+            rank_pattern: pattern(keys, "rank_pattern", "a whole number", |v| usize::try_from(v.as_u64()?).ok())?,
+            alpha_pattern: pattern(keys, "alpha_pattern", "a number", Value::as_f64)?,
             save_lm_head: saves_lm_head(keys)?,
             init: Init::parse(keys)?,
             base_model: keys.text("base_model_name_or_path")?,
             rest: CARRIED.iter().filter_map(|&k| Some((k.to_owned(), keys.raw(k)?.clone()))).collect(),
         };
-        keys.check("lora_dropout", (0.0..1.0).contains(&config.dropout), || "it must be from 0 to below 1".to_owned())?;
+        keys.in_range("lora_alpha", &options::LORA_ALPHA, Some(config.alpha))?;
+        keys.in_range("lora_dropout", &options::LORA_DROPOUT, Some(config.dropout))?;
         let others = keys.others(&[&REFUSED[..], &FIELDS[..], &CARRIED[..]].concat());
         let note = (!others.is_empty())
             .then(|| format!("`{}`: keys that are not known and are ignored: {}", path.display(), others.join(", ")));
@@ -274,7 +278,7 @@ fn refuse_other_methods(keys: Keys) -> Result<()> {
         let unset = match keys.raw(key) {
             None | Some(Value::Bool(false)) => true,
             Some(Value::Array(list)) => list.is_empty(),
-            Some(Value::Object(object)) => object.is_empty(),
+            Some(Value::Object(object)) => object.is_empty() && !VARIANTS.contains(&key),
             Some(_) => false,
         };
         keys.support(key, unset, "an adapter without it")?;
@@ -298,10 +302,10 @@ fn one_or_more<T: serde::de::DeserializeOwned>(keys: Keys, key: &str) -> Result<
 }
 
 /// An object from regular expressions to values, in the file's order.
-fn pattern<T>(keys: Keys, key: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Vec<(String, T)>> {
+fn pattern<T>(keys: Keys, key: &str, want: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Vec<(String, T)>> {
     let Some(object) = keys.get::<Map<String, Value>>(key, "an object")? else { return Ok(Vec::new()) };
     let entries = object.iter().map(|(k, v)| Some((k.clone(), read(v)?))).collect::<Option<_>>();
-    entries.ok_or_else(|| keys.wrong(key, "each of its values must be a number"))
+    entries.ok_or_else(|| keys.wrong(key, &format!("each of its values must be {want}")))
 }
 
 /// Whole numbers without a point, as PEFT's alphas are.

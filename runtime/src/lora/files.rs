@@ -6,7 +6,7 @@ use safetensors::Dtype;
 use super::{LoraConfig, Target, config};
 use crate::checkpoint::{Checkpoint, Tensor, TensorRef, write_tensors};
 use crate::config::{Module, Qwen3Config};
-use crate::files::{self, OutputFolder, Staged, Transaction};
+use crate::files::{self, OutputFolder, Staged};
 use crate::{Error, Result};
 
 /// The file of an adapter's weights.
@@ -89,19 +89,18 @@ impl Adapter {
     /// [`Error::Io`]: the disk is full or fails, or another process writes into the folder.
     pub fn save(&self, dir: &Path) -> Result<()> {
         let folder = OutputFolder::claim(dir)?;
+        let mut weights = Staged::create(&dir.join(WEIGHTS))?;
+        let mut config = self.stage(dir, &weights)?;
         let mut transaction = folder.transaction();
-        self.stage(dir, Staged::create(&dir.join(WEIGHTS))?, &mut transaction)?;
+        [&mut weights, &mut config].into_iter().for_each(|file| transaction.add(file));
         transaction.commit()
     }
 
-    /// Adds both files of an adapter in `dir` to a transaction; the weights go to `weights`, an empty file.
-    pub(crate) fn stage(&self, dir: &Path, weights: Staged, transaction: &mut Transaction) -> Result<()> {
-        self.write_weights(&weights)?;
+    /// Writes the weights of an adapter in `dir` to a file of it, and gives its configuration's.
+    pub(crate) fn stage(&self, dir: &Path, weights: &Staged) -> Result<Staged> {
+        self.write_weights(weights)?;
         let (path, text) = (dir.join(config::FILE), self.config.to_json());
-        let config = files::stage(&path, |w| w.write_all(text.as_bytes()).map_err(Error::io("write", &path)))?;
-        transaction.add(weights);
-        transaction.add(config);
-        Ok(())
+        files::stage(&path, |w| w.write_all(text.as_bytes()).map_err(Error::io("write", &path)))
     }
 
     fn write_weights(&self, to: &Staged) -> Result<()> {

@@ -226,7 +226,7 @@ fn compile(key: &str, pattern: &str, wrap: impl Fn(&str) -> String) -> Result<Re
 
 /// A construct that the regex crate understands but not as Python's `re` does.
 fn differs_from_python(pattern: &str) -> Option<&'static str> {
-    const ANYWHERE: [&str; 8] = [r"\<", r"\>", r"\p", r"\P", "++", "*+", "?+", "}+"];
+    const ANYWHERE: [&str; 9] = [r"\<", r"\>", r"\b{", r"\p", r"\P", "++", "*+", "?+", "}+"];
     const IN_CLASS: [&str; 4] = ["[", "&&", "--", "~~"];
     let mut in_class = false;
     let mut rest = pattern;
@@ -235,12 +235,13 @@ fn differs_from_python(pattern: &str) -> Option<&'static str> {
         if let Some(found) = constructs.iter().find(|&&x| rest.starts_with(x)) {
             return Some(found);
         }
-        match c {
-            '[' => in_class = true,
-            ']' => in_class = false,
-            _ => {}
-        }
-        let skip = if c == '\\' { rest.chars().take(2).map(char::len_utf8).sum() } else { c.len_utf8() };
+        let skip = match c {
+            '\\' => rest.chars().take(2).map(char::len_utf8).sum(),
+            // A bracket that comes first does not close its class.
+            '[' => ["[^]", "[]", "[^", "["].into_iter().find(|open| rest.starts_with(open)).map_or(1, str::len),
+            _ => c.len_utf8(),
+        };
+        in_class = c == '[' || in_class && c != ']';
         rest = &rest[skip..];
     }
     None

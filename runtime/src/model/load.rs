@@ -331,12 +331,22 @@ fn head_is_separate(files: &Checkpoint, config: &Qwen3Config) -> Result<bool> {
 pub fn checkpoint_note(files: &Checkpoint, config: &Qwen3Config) -> Result<Option<String>> {
     let contradiction = config.tie_word_embeddings && head_is_separate(files, config)?;
     let dir = files.dir().display();
-    Ok(contradiction.then(|| {
+    let head = contradiction.then(|| {
         format!(
             "`{dir}`: config.json ties the output head to the embedding, but there is another `lm_head.weight`: the \
              model uses that one, as in transformers; set `tie_word_embeddings` to false, or remove it"
         )
-    }))
+    });
+    let others = files.others(&config.tensor_names().collect());
+    let unused = others.first().map(|first| {
+        format!(
+            "`{dir}`: {} of its tensors are no part of the model that config.json describes and are not used, as in \
+             transformers; the first of them is `{first}`",
+            others.len()
+        )
+    });
+    let notes: Vec<String> = head.into_iter().chain(unused).collect();
+    Ok((!notes.is_empty()).then(|| notes.join("\n")))
 }
 
 impl<B: Backend, T: Float> Qwen3<B, T> {

@@ -234,10 +234,34 @@ fn order_blank_lines_windows_line_ends_and_byte_order_marks() {
     assert_eq!(dataset.n_targets(), dataset.n_tokens() - 200);
 }
 
+/// A line with all private characters, each of which would be looked for in the whole line.
+#[test]
+fn a_line_full_of_private_characters_is_refused_at_once() {
+    let all: String = ('\u{F0000}'..='\u{FFFFD}').collect();
+    let content = format!("{}{all}", "a".repeat(2 << 20));
+    let began = std::time::Instant::now();
+    let error = tiny().refusal(json!({"messages": [{"role": "assistant", "content": content}]}).to_string());
+    assert!(error.contains("use all private characters"), "{error}");
+    assert!(began.elapsed() < std::time::Duration::from_secs(3), "{:?}", began.elapsed());
+}
+
 #[test]
 fn bad_lines_are_named() {
     let bench = tiny();
-    let cases: [(&[u8], &str); 17] = [
+    let cases: [(&[u8], &str); 24] = [
+        (b"{\"text\": \"a b\", \"text\": \"c d\"}", "line 1: not valid JSON: the key `text` is given twice; keep one"),
+        (b"{\"text\": \"a\", \"prompt\": \"b\"}", "line 1: `prompt` means nothing beside `text`"),
+        (b"{\"messages\": [], \"prompt\": \"b\"}", "line 1: `prompt` means nothing beside `messages`"),
+        (
+            b"{\"prompt\": \"a\", \"completion\": \"b\", \"tools\": []}",
+            "line 1: `tools` means nothing beside `completion`",
+        ),
+        (
+            b"{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}], \"enable_thinking\": true}",
+            "line 1: the chat template does not read `enable_thinking`, so it would be ignored",
+        ),
+        (b"{\0\"\0t\0\"\0:\0\"\0a\0\"\0}\0", "line 1: not valid JSON: it has NUL bytes, as UTF-16 text has"),
+        (b"{\"text\": \"a \\ud800\"}", "line 1: not valid JSON: "),
         (b"", "the file is empty"),
         (b"\n  \n", "the file is empty"),
         (b"{\"text\": \"a b\"}\n{\"text\": \"a", "line 2: not valid JSON: EOF while parsing a string, at column"),

@@ -42,6 +42,9 @@ fn bad_samples_are_named_by_their_index() {
         (with("output", json!(3)), "sample 1: invalid type"),
         (with("選択肢", json!("a one")), "sample 1: `選択肢` is \"a one\", expected lines"),
         (with("選択肢", json!("one\ntwo")), "sample 1: `選択肢`"),
+        (with("選択肢", json!("a one\nb \nc three\nd four")), "sample 1: choice b of `選択肢` is empty"),
+        (with("選択肢", json!("a one\nb two\nc\nd four")), "sample 1: choice c of `選択肢` is empty"),
+        (with("選択肢", json!("a one\nb two\nc one\nd four")), "sample 1: choice c of `選択肢` is also one before it"),
         (with("問題文", json!(null)), "sample 1: invalid type: null"),
         (read("{\"samples\": [{}]}").unwrap_err().to_string(), "sample 0: missing field `コンテキスト`"),
         (read("{\"samples\": []}").unwrap_err().to_string(), "there are no samples"),
@@ -52,6 +55,27 @@ fn bad_samples_are_named_by_their_index() {
     for (message, want) in cases {
         assert!(message.contains(want), "{message}\nwanted: {want}");
     }
+    let twice =
+        json!({"samples": [sample()]}).to_string().replace("\"output\":\"c\"", "\"output\":\"c\",\"output\":\"a\"");
+    assert!(read(&twice).unwrap_err().to_string().contains("the key `output` is given twice"));
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_an_exam() {
+    let marked = format!("\u{FEFF}{}", json!({"samples": [sample()]}));
+    assert_eq!(read(&marked).unwrap().len(), 1);
+}
+
+/// What stands behind z in ASCII is no letter.
+#[test]
+fn there_are_as_many_choices_as_letters() {
+    let mut many = sample();
+    let choices = ('a'..='z').map(|c| format!("{c} choice {c}\n")).collect::<String>() + "{ more\n? and more";
+    many["選択肢"] = choices.into();
+    let questions = read(&json!({"samples": [many]}).to_string()).unwrap();
+    assert_eq!(questions[0].options.len(), 26);
+    assert_eq!(questions[0].options[25], "choice z\n{ more\n? and more");
+    assert_eq!(letter(26), '?');
 }
 
 #[test]
