@@ -147,7 +147,7 @@ impl Job for Training {
         let batch_options = batch_options(&args, &plan);
         let batcher = Batcher::new(&texts.train.samples, batch_options)?;
         let lora = lora_config(&args, &plan);
-        output.reserve(lora.weight_bytes(&config)?)?;
+        output.reserve(lora.weight_bytes(&config)? as u64)?;
 
         let files = Checkpoint::open(&plan.model)?;
         checkpoint_note(&files, &config)?.iter().for_each(|text| note!("{text}"));
