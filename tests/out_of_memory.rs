@@ -10,6 +10,7 @@ use halfbyte_runtime::{
     batch::Sample,
     checkpoint::Checkpoint,
     config::Qwen3Config,
+    evaluate::questions::read_questions,
     lora::{Adapter, LoraConfig, Targets},
     model::{Base, Decoder, ForwardContext, Qwen3, SampleOptions},
     tokenizer::Tokenizer,
@@ -186,6 +187,9 @@ fn data_beyond_memory_are_refused() {
         DataOptions { max_seq_length: 10, overlong: Overlong::Error, append_eos: true, enable_thinking: None };
     let error = Dataset::read(&path, &tokenizer, None, &options).err();
     says(error, &["data.jsonl", "2048.0 GiB", "a part of it"]);
+    says(read_questions(&path).err(), &["data.jsonl", "3072.0 GiB", "a part of it"]);
+    sparse(&dir.path().join("tokenizer.json"), b"{", 1 << 40);
+    says(Tokenizer::open(dir.path()).err(), &["tokenizer.json", "1024.0 GiB", "a smaller file"]);
 }
 
 #[test]
