@@ -222,7 +222,7 @@ impl Run<'_> {
             say!("interrupted before the first step: nothing was trained, and nothing is saved");
             return Ok(());
         }
-        save::save(output, &trainer.adapter()?, self.signals)?;
+        save::save(output, trainer.adapter()?, self.signals)?;
         say!("trained on {} tokens in {seconds:.1} s: {:.0} tokens/s", self.tokens, self.tokens as f64 / seconds);
         say!("adapter saved in {}", output.path().display());
         if !all {
