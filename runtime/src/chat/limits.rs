@@ -16,8 +16,9 @@ fn bytes_of(chat: &Chat) -> u64 {
 }
 
 /// How much a template may do, where a step is one, and so are 64 bytes that it makes: time and memory have a limit.
-/// Qwen3's takes 0.1 to 0.7 of it for each byte, most where there are many short messages; less than 10,000 in
-/// all for a short talk with fifty tools.
+///
+/// Ten times what Qwen3's takes, and more: that is 0.1 for each byte of long messages, and 0.8 where there are many short
+/// ones, with tools or without.
 pub(super) fn fuel(chat: &Chat) -> u64 {
     2_000_000 + 8 * bytes_of(chat)
 }
