@@ -169,7 +169,7 @@ fn train_like_golden<B: Backend>(backend: &B, base: &str, checkpointing: bool) {
         }
     }
     let want = golden_adapter(&golden, &tag, "after5", &adapter);
-    assert_same_tensors(&trainer.adapter().unwrap(), &want, 1e-4, "adapter after five steps");
+    assert_same_tensors(trainer.adapter().unwrap(), &want, 1e-4, "adapter after five steps");
 }
 
 fn bf16_loss_is_within_a_percent<B: Backend>(backend: &B) {

@@ -146,7 +146,7 @@ impl Job for Training {
         let batch_options = batch_options(&args, &plan);
         let batcher = Batcher::new(&texts.train.samples, batch_options)?;
         let lora = lora_config(&args, &plan);
-        output.reserve(lora.weight_bytes(&config)?)?;
+        output.reserve(lora.weight_bytes(&config)? as u64)?;
 
         let files = Checkpoint::open(&plan.model)?;
         checkpoint_note(&files, &config)?.iter().for_each(|text| note!("{text}"));
@@ -218,7 +218,7 @@ impl Run<'_> {
         if self.steps == 0 {
             return trained;
         }
-        save::save(output, &trainer.adapter()?, self.signals)?;
+        save::save(output, trainer.adapter()?, self.signals)?;
         say!("trained on {} tokens in {seconds:.1} s: {:.0} tokens/s", self.tokens, self.tokens as f64 / seconds);
         say!("adapter saved in {}", output.path().display());
         if !all {

@@ -11,6 +11,8 @@ use std::fs::{File, Metadata};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 
+use halfbyte::host;
+
 use crate::{Error, Result};
 
 pub use folder::OutputFolder;
@@ -72,11 +74,19 @@ fn expect_regular(metadata: &Metadata) -> io::Result<()> {
 
 /// Reads a whole file.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
+    read_to_use(path, 1, "take a smaller file")
+}
+
+/// Reads a whole file, if there is memory for it and for what is made of it: `times` its size in all.
+pub(crate) fn read_to_use(path: &Path, times: usize, advice: &'static str) -> Result<Vec<u8>> {
     let mut file = open(path)?;
     let failed = |e| Error::io("read", path)(e);
     let len = usize::try_from(file.metadata().map_err(failed)?.len()).unwrap_or(usize::MAX);
-    let mut bytes = Vec::new();
-    bytes.try_reserve_exact(len).map_err(|_| failed(io::ErrorKind::OutOfMemory.into()))?;
+    let room = || -> Result<_> {
+        host::check(len.saturating_mul(times))?;
+        Ok(host::room(len)?)
+    };
+    let mut bytes = room().map_err(Error::memory_for(|| format!("`{}` and what it says", path.display()), advice))?;
     file.read_to_end(&mut bytes).map_err(failed)?;
     Ok(bytes)
 }

@@ -140,6 +140,29 @@ impl Layout {
         })
     }
 
+    /// Puts what `flat` holds into `adapter`, which must have come from this layout, with no more memory than a piece of
+    /// it takes.
+    ///
+    /// # Errors
+    /// The device refuses.
+    pub(crate) fn fetch<B: Backend>(&self, backend: &B, flat: &Buf<B, f32>, adapter: &mut Adapter) -> Result<()> {
+        const PIECE: usize = 1 << 16;
+        let fetch = |range: &Range<usize>, out: &mut [f32]| -> Result<()> {
+            for (start, piece) in range.clone().step_by(PIECE).zip(out.chunks_mut(PIECE)) {
+                piece.copy_from_slice(&backend.download(flat.at(start..start + piece.len()))?);
+            }
+            Ok(())
+        };
+        for (lora, layer) in self.modules.iter().zip(&mut adapter.layers) {
+            fetch(&lora.a, &mut layer.a)?;
+            fetch(&lora.b, &mut layer.b)?;
+        }
+        match (&self.head, &mut adapter.lm_head) {
+            (Some(range), Some(head)) => fetch(range, &mut head.weight),
+            _ => Ok(()),
+        }
+    }
+
     /// Trained numbers, padding not counted.
     pub fn n_trainable(&self) -> usize {
         let modules: usize = self.modules.iter().map(|lora| lora.a.len() + lora.b.len()).sum();

@@ -20,7 +20,9 @@ impl Adapter {
     /// A target matches nothing, the initialisation is one that only PEFT can make, or there is too little memory.
     pub fn init(config: LoraConfig, model: &Qwen3Config, files: &Checkpoint, seed: u64) -> Result<Self> {
         let targets = config.resolve(model)?;
-        room_for(&targets).map_err(Error::memory_for(|| format!("an adapter with r = {}", config.r), SMALLER))?;
+        // Before the first of its numbers is made.
+        let room = || Ok(host::check(config.weight_bytes(model)?)?);
+        room().map_err(Error::memory_for(|| format!("an adapter with r = {}", config.r), SMALLER))?;
         let fresh = |(index, target): (usize, &Target)| -> Result<LoraWeights> {
             let [rows, cols] = target.shape;
             let a = random_a(&config.init, target.r, cols, index as u32, seed)?;
@@ -30,17 +32,6 @@ impl Adapter {
         let lm_head = config.save_lm_head.then(|| head(model, files)).transpose()?;
         Ok(Adapter { config, layers, lm_head })
     }
-}
-
-/// Whether all numbers of the adapter fit into memory, before the first of them is made.
-fn room_for(targets: &[Target]) -> Result<()> {
-    // What `elements` has let pass is below 2^61, so that two such numbers can be added.
-    let add = |sum: usize, t: &Target| {
-        let (a, b) = (elements::<f32>(&[t.r, t.shape[1]])?, elements::<f32>(&[t.shape[0], t.r])?);
-        elements::<f32>(&[sum + a + b])
-    };
-    let all = targets.iter().try_fold(0, add)?;
-    Ok(host::check(all * size_of::<f32>())?)
 }
 
 fn head(model: &Qwen3Config, files: &Checkpoint) -> Result<HeadWeights> {

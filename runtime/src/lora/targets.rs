@@ -1,3 +1,4 @@
+use halfbyte::elements;
 use regex::Regex;
 
 use super::LoraConfig;
@@ -67,8 +68,9 @@ impl LoraConfig {
     /// The modules of a model to adapt, in the order of the model, each with its rank and scaling.
     ///
     /// # Errors
-    /// [`Error::Setting`] for a rank, an alpha or a dropout out of range; [`Error::Target`] for an entry of a list or pattern that matches nothing or is no regular expression, if nothing
-    /// is left to adapt, and if an output head would be saved that is also the embedding.
+    /// [`Error::Setting`] for a rank, an alpha or a dropout out of range; [`Error::Target`] for an entry of a list or
+    /// pattern that matches nothing or is no regular expression, if nothing is left to adapt, and if an output head would
+    /// be saved that is also the embedding.
     pub fn resolve(&self, model: &Qwen3Config) -> Result<Vec<Target>> {
         if self.save_lm_head && model.tie_word_embeddings {
             let reason = "the model's output head is its embedding, and an adapter's own head would part the two; leave \
@@ -92,13 +94,15 @@ impl LoraConfig {
     /// Bytes of the adapter's weights for a model.
     ///
     /// # Errors
-    /// Those of [`LoraConfig::resolve`].
-    pub fn weight_bytes(&self, model: &Qwen3Config) -> Result<u64> {
-        let numbers = |r: usize, [rows, cols]: [usize; 2]| r as u64 * (rows as u64 + cols as u64);
-        let adapters: u64 = self.resolve(model)?.iter().map(|target| numbers(target.r, target.shape)).sum();
-        let [vocab, hidden] = model.shape(Module::LmHead);
-        let head = if self.save_lm_head { vocab as u64 * hidden as u64 } else { 0 };
-        Ok(size_of::<f32>() as u64 * (adapters + head))
+    /// Those of [`LoraConfig::resolve`]; or no memory could hold them.
+    pub fn weight_bytes(&self, model: &Qwen3Config) -> Result<usize> {
+        let head = if self.save_lm_head { elements::<f32>(&model.shape(Module::LmHead))? } else { 0 };
+        // What `elements` has let pass is below 2^61, so that three such numbers can be added.
+        let add = |sum: usize, t: &Target| {
+            let (a, b) = (elements::<f32>(&[t.r, t.shape[1]])?, elements::<f32>(&[t.shape[0], t.r])?);
+            elements::<f32>(&[sum + a + b])
+        };
+        Ok(self.resolve(model)?.iter().try_fold(head, add)? * size_of::<f32>())
     }
 
     fn scaling(&self, r: usize, alpha: f64) -> Result<f32> {

@@ -9,7 +9,6 @@
 
 use std::path::Path;
 
-use halfbyte::host;
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 
@@ -74,7 +73,8 @@ impl Dataset {
         options: &DataOptions,
     ) -> Result<Self> {
         let path = path.as_ref();
-        let bytes = read(path)?;
+        // A token takes 5 bytes, and few are longer.
+        let bytes = files::read_to_use(path, 2, "train on a part of it")?;
         let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
         let lines: Vec<_> = bytes.split(|&byte| byte == b'\n').enumerate().collect();
         let read = |variable: &&str| template.is_some_and(|template| template.uses(variable));
@@ -140,15 +140,6 @@ impl Dataset {
         (cut + skipped > 0)
             .then(|| format!("of {lines} samples, {cut} were cut to the length limit and {skipped} left out"))
     }
-}
-
-/// The bytes of a data file, if it and its samples fit into memory. A token takes 5 bytes, and few are longer.
-fn read(path: &Path) -> Result<Vec<u8>> {
-    let size = std::fs::metadata(path).map_err(Error::io("read", path))?.len();
-    let needed = usize::try_from(size).unwrap_or(usize::MAX).saturating_mul(2);
-    let what = || format!("`{}` and its samples", path.display());
-    host::check(needed).map_err(Error::from).map_err(Error::memory_for(what, "train on a part of it"))?;
-    files::read(path)
 }
 
 /// What became of a line.

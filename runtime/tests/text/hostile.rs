@@ -35,15 +35,37 @@ fn templates_end() {
     }
 }
 
-/// What a filter does takes as many steps as its text is long.
+/// Each would make half a gigabyte, and far more with a few rounds more.
 #[test]
-fn templates_end_that_write_a_long_conversation_over_and_over() {
-    let messages = [message("user", &"x".repeat(1_000_000))];
-    let began = Instant::now();
-    let source = "{% for a in range(99999) %}{% set text = messages | tojson %}{% endfor %}";
-    let error = render(source, &messages).unwrap_err();
-    assert!(error.contains("fuel"), "{error}");
-    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+fn templates_that_make_too_much_are_refused() {
+    let messages = [message("user", "hello")];
+    let doubled = |start: &str, change: &str| {
+        let double = "{% for i in range(25) %}CHANGE{% endfor %}{{ ns.x | length }}".replace("CHANGE", change);
+        format!("{{% set ns = namespace(x={start}) %}}{double}")
+    };
+    let text = |change| doubled("'sixteen letters.'", change);
+    let sources = [
+        text("{% set ns.x = ns.x ~ ns.x %}"),
+        text("{% set ns.x = ns.x + ns.x %}"),
+        text("{% set ns.x = [ns.x, ns.x] | join %}"),
+        text("{% set ns.x = ''.join([ns.x, ns.x]) %}"),
+        text("{% set ns.x = ns.x.replace('s', 'ss').replace('.', 'letters.letters.') %}"),
+        text("{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}{% set ns.x = y %}"),
+        doubled("[1]", "{% set ns.x = (ns.x + ns.x) | list %}"),
+        doubled("[1]", "{% set ns.x = [ns.x, ns.x] %}").replace("length", "tojson | length"),
+        "{{ ([1] * 99999) | tojson(separators=('x' * 9999, ':')) | length }}".into(),
+        "{{ '{:999999999}'.format(1) | length }}".into(),
+        "{{ '{0:}>999999999}'.format(1) | length }}".into(),
+    ];
+    for source in &sources {
+        let error = render(source, &messages).expect_err(source);
+        assert!(error.contains("out of fuel"), "{error}\n{source}");
+    }
+    let widths = "{{ '{:>3}{:}^3}{{99999999999}}'.format(1, 2) }} {{ '{} 99999999999'.format(1) }}";
+    assert_eq!(render(widths, &messages).unwrap(), "  1}2}{99999999999} 1 99999999999");
+    let depth = "{% set ns = namespace(x=[1]) %}{% for i in range(999) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x | tojson }}";
+    let error = render(depth, &messages).unwrap_err();
+    assert!(error.contains("at most 128 levels"), "{error}");
 }
 
 /// The limits are far above what real conversations take.
