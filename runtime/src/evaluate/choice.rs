@@ -82,3 +82,33 @@ pub fn choose<B: Backend, T: Float>(
     let accuracy = Accuracy::new(questions, &chosen)?;
     Ok((chosen, accuracy))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The exam of the training program is made of these: its score depends on every token.
+    #[test]
+    fn a_sample_is_context_and_question_and_then_an_option_encoded_apart() {
+        let root = std::env::var_os("HALFBYTE_ROOT");
+        let root = root.map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".."), Into::into);
+        let tokenizer = Tokenizer::open(root.join("examples/assets/tiny-qwen3")).unwrap();
+        let question = |context: &str| Question {
+            id: "1".into(),
+            context: context.into(),
+            instruction: "not part of it".into(),
+            question: "Where is the mill?".into(),
+            options: ["by the river", "on the hill"].map(String::from).to_vec(),
+            answer: Some(1),
+        };
+        for (context, prompt) in [("", "Where is the mill?"), ("A town.", "A town.\nWhere is the mill?")] {
+            let samples = samples(&question(context), &tokenizer).unwrap();
+            for (sample, option) in samples.iter().zip([" by the river", " on the hill"]) {
+                let (prompt, option) = (tokenizer.encode(prompt).unwrap(), tokenizer.encode(option).unwrap());
+                assert_eq!(sample.ids, [prompt.as_slice(), &option].concat());
+                assert_eq!(sample.mask, [vec![false; prompt.len()], vec![true; option.len()]].concat());
+            }
+            assert_eq!(samples.len(), 2);
+        }
+    }
+}

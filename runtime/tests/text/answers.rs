@@ -107,7 +107,14 @@ fn verdicts() {
         ("bを選びます。aの期間は長い。", "b"),
         ("bが適切であり、aの根拠はない。", "b"),
         ("bは正しいとは言えない。正解はd。", "d"),
+        ("答え: b（六月以内に限る。aの期間ではない）", "b"),
+        ("答えは\n\nb\n\n理由: aは長い", "b"),
+        ("a、b、c、dの中から選ぶと、bです", "b"),
+        ("「a」「b」「c」のうち「b」が正しい", "b"),
+        ("最も適切な選択肢はｂです。", "b"),
         ("Answer: d", "d"),
+        ("The correct option is b; a is too long.", "b"),
+        ("b is the best answer, a the worst.", "b"),
         ("**Answer:** d", "d"),
         ("The answer is (c).", "c"),
         ("The correct answer is **B**, because a and c say otherwise.", "b"),
@@ -142,6 +149,9 @@ fn a_verdict_for_two_is_none() {
 #[test]
 fn letters_without_a_verdict() {
     check(&[
+        ("b）六月以内", "b"),
+        ("b．六月以内", "b"),
+        ("bの「第5条」", "b"),
         ("b\n\naは要件を満たさず、cは期間が長い。", "b"),
         ("考えると、aは長く、cは短い。\n\nb", "b"),
         ("b 第1項に定めるとおり", "b"),

@@ -29,7 +29,7 @@ macro_rules! pattern {
 
 /// What leads to a verdict: the answer is, 答えは.
 static LEADS: Pattern = pattern!(
-    r"(?:\b(?:answer|choice|conclusion)(?:\s+(?:is|would\s+be|should\s+be|must\s+be)\s*:?|\s*(?:[:=\]→]|->))"
+    r"(?:\b(?:answer|choice|option|conclusion)(?:\s+(?:is|would\s+be|should\s+be|must\s+be)\s*:?|\s*(?:[:=\]→]|->))"
     r"|\b(?:i|we|i'll|i'd|i\s+would)\s+(?:choose|chose|pick|select|answer|go\s+with)"
     r"|(?:答え?|解答|回答|正解|正答|結論|正しいの|適切なの|正しいもの|適切なもの|選択肢)"
     r"(?:として)?\s*(?:は|[:=→】\]]|->)+[、,]?)\s*$"
@@ -39,7 +39,7 @@ static LEADS: Pattern = pattern!(
 static FOLLOWS: Pattern = pattern!(
     r"^(?:(?:が|は)、?(?:最も|もっとも)?(?:正解|正答|正しい|適切|答え)"
     r"|(?:です|だ|である|でしょう|とな(?:る|り)|にな(?:る|ります)|を選|と思|と考え|と判断)(?:[^か]|$)"
-    r"|\s+is\s+(?:the\s+)?(?:most\s+|only\s+)?(?:correct|right|answer|appropriate|true))"
+    r"|\s+is\s+(?:the\s+)?(?:most\s+|only\s+|best\s+)?(?:correct|right|answer|appropriate|true|option|choice))"
 );
 
 /// What denies the letter before it: is wrong, ではなく.
@@ -144,8 +144,9 @@ fn joins(beside: Option<char>, beyond: Option<char>) -> bool {
 
 /// Whether it is the English article or pronoun.
 fn is_word(c: char, before: &str, rest: &str) -> bool {
-    let followed = rest.trim_start_matches(' ');
-    let by_word = followed.len() < rest.len() && followed.starts_with(|c: char| c.is_ascii_alphabetic());
+    let mut followed = rest.trim_start_matches(' ').chars();
+    let word = [followed.next(), followed.next()].iter().all(|c| c.is_some_and(|c| c.is_ascii_alphabetic()));
+    let by_word = rest.starts_with(' ') && word;
     matches!(c, 'a' | 'A' | 'I') && by_word && !AFTER_NAME.is_match(rest) && !before.trim_end().ends_with(':')
 }
 
