@@ -122,7 +122,8 @@ fn numbers_that_json_does_not_have_are_refused() {
         let mut scores = scores([1.0, 2.0, 3.0]);
         change(&mut scores);
         let row = Row::scored(item, "h".into(), scores, 1, 0.0);
-        let error = Report::new(&[row.clone()], String::new(), String::new(), json!(null)).unwrap_err().to_string();
+        let error =
+            Report::new(std::slice::from_ref(&row), String::new(), String::new(), json!(null)).unwrap_err().to_string();
         let dir = tempfile::tempdir().unwrap();
         let mut output = open(dir.path(), false);
         assert_eq!(output.record(row).unwrap_err().to_string(), error);
