@@ -1,6 +1,7 @@
 //! Files that are either whole or absent, also several of them together, whatever fails and whenever a process is killed.
 
 mod folder;
+mod journal;
 mod layer;
 mod log;
 mod staged;
@@ -17,6 +18,7 @@ use crate::{Error, Result};
 
 pub use folder::OutputFolder;
 pub(crate) use folder::read_together;
+pub(crate) use journal::Journal;
 #[doc(hidden)]
 pub use layer::{Fault, with_fault};
 pub(crate) use log::Log;

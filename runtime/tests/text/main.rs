@@ -1,10 +1,12 @@
-//! Text in and out: tokenizer, chat template, training data, batches, schedules, metrics, questions.
+//! Text in and out: tokenizer, chat template, training data, batches, schedules, metrics, questions and answers.
 
+mod answers;
 mod chat;
 mod data;
 mod hostile;
 mod metrics;
 mod packing;
+mod prompts;
 mod questions;
 mod schedule;
 mod stream;
