@@ -12,6 +12,8 @@ pub mod lora;
 pub mod model;
 pub mod options;
 mod python_json;
+#[cfg(feature = "rag")]
+pub mod rag;
 pub mod tokenizer;
 pub mod train;
 
