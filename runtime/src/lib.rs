@@ -15,6 +15,8 @@ pub mod lora;
 pub mod model;
 pub mod options;
 mod python_json;
+#[cfg(feature = "rag")]
+pub mod rag;
 pub mod settings;
 pub mod tokenizer;
 pub mod train;

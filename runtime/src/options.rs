@@ -73,15 +73,17 @@ pub const TOP_P: Range = above("top_p", 0.0, 1.0);
 pub const MIN_P: Range = closed("min_p", 0.0, 1.0);
 /// Divides the logits of tokens that were there.
 pub const REPETITION_PENALTY: Range = closed("the repetition penalty", 0.01, 100.0);
+/// Passages to retrieve for a question.
+pub const PASSAGES: Range = closed("the number of passages", 1.0, 1000.0);
+/// Characters of a passage.
+pub const CHUNK_SIZE: Range = closed("the chunk size", 2.0, 1e6);
+/// Characters that a passage shares with the one before it.
+pub const CHUNK_OVERLAP: Range = closed("the chunk overlap", 0.0, 5e5);
+/// Tokens of all passages in a prompt.
+pub const CONTEXT_TOKENS: Range = closed("the tokens of the context", 1.0, 1e7);
 
 /// Questions to ask.
 pub const LIMIT: Range = closed("the limit of questions", 1.0, 1e9);
-/// Passages that a question gets.
-pub const PASSAGES: Range = closed("the number of passages", 1.0, 1e3);
-/// Characters of a passage.
-pub const CHUNK_SIZE: Range = closed("the size of a passage", 50.0, 1e6);
-/// Characters that two passages share.
-pub const CHUNK_OVERLAP: Range = closed("the overlap of passages", 0.0, 5e5);
 
 /// A number that has a range.
 pub trait Number: Copy + fmt::Display + FromStr {

@@ -10,7 +10,7 @@ use crate::{Error, Result, files};
 
 /// The bytes of a file, read from the disk as they are touched, or bytes that are part of the program.
 #[derive(Debug)]
-pub(super) enum Bytes {
+pub(crate) enum Bytes {
     /// The watch goes first: another map may take the address.
     Mapped(#[allow(dead_code, reason = "it is there to be dropped")] lost::Watch, Mmap),
     Static(&'static [u8]),
@@ -40,6 +40,11 @@ impl Deref for Bytes {
         }
     }
 }
+
+// SAFETY: the bytes lie in a map or in the program, and `Bytes` only points to them; no method of it takes `&mut self`, so
+// they stay where they are, as memmap2 promises of its maps, until it is dropped.
+#[cfg(feature = "rag")]
+unsafe impl stable_deref_trait::StableDeref for Bytes {}
 
 /// What becomes of a program that touches a page whose file has lost it: SIGBUS, which kills without a word.
 #[cfg(unix)]

@@ -2,7 +2,7 @@
 //! bitsandbytes' 4-bit weights among them.
 
 mod header;
-mod mmap;
+pub(crate) mod mmap;
 mod quantized;
 mod reader;
 mod save;

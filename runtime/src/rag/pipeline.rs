@@ -1,0 +1,54 @@
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{Index, Passage, RetrievalSettings, context, prompt};
+use crate::Result;
+use crate::tokenizer::Tokenizer;
+
+/// Questions to answers from the passages of an index, by whatever answers a conversation.
+pub struct RagPipeline<A> {
+    index: Index,
+    settings: RetrievalSettings,
+    tokenizer: Tokenizer,
+    answerer: A,
+}
+
+/// An answer, and what it was given to answer from.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Answer {
+    /// The answer.
+    pub text: String,
+    /// The passages of the prompt: `[1]` in the answer is the first.
+    pub sources: Vec<Passage>,
+}
+
+impl<A: FnMut(&[Value]) -> Result<String>> RagPipeline<A> {
+    /// `answerer` takes messages, objects with `role` and `content`; `tokenizer` is its model's, which counts what fits
+    /// into the prompt.
+    ///
+    /// # Errors
+    /// A setting is out of its range.
+    pub fn new(index: Index, settings: RetrievalSettings, tokenizer: Tokenizer, answerer: A) -> Result<Self> {
+        settings.check()?;
+        Ok(Self { index, settings, tokenizer, answerer })
+    }
+
+    /// The passages that [`Self::answer`] puts into the prompt.
+    ///
+    /// # Errors
+    /// The index is damaged, or the tokenizer cannot represent a text.
+    pub fn retrieve(&self, question: &str) -> Result<Vec<Passage>> {
+        let found = self.index.search(question, self.settings.top_k)?;
+        context(&found, self.settings.context_tokens, &self.tokenizer)
+    }
+
+    /// Retrieves passages and has the question answered from them.
+    ///
+    /// # Errors
+    /// Those of [`Self::retrieve`] and of the answerer.
+    pub fn answer(&mut self, question: &str) -> Result<Answer> {
+        let sources = self.retrieve(question)?;
+        let text = (self.answerer)(&prompt(question, &sources))?;
+        Ok(Answer { text, sources })
+    }
+}
