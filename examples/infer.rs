@@ -11,7 +11,7 @@ use halfbyte_runtime::{
     config::{GenerationConfig, Qwen3Config},
     device::{self, Device, Job},
     generate::generator::{GenerateOptions, generate},
-    lora::{Adapter, DeviceAdapter, Layout},
+    lora::Adapter,
     model::{Base, ForwardContext, Qwen3, SampleOptions, checkpoint_note},
     options as ranges,
     tokenizer::Tokenizer,
@@ -164,8 +164,7 @@ impl Job for Inference {
         let adapter = match adapter {
             Some((adapter, note)) => {
                 note.iter().for_each(|text| note!("{text}"));
-                let (layout, flat) = Layout::of(&adapter)?;
-                Some(DeviceAdapter::new(&backend, layout, &flat)?)
+                Some(model.adapt(&backend, &adapter)?)
             }
             None => None,
         };

@@ -1,6 +1,6 @@
 use regex::Regex;
 
-use super::LoraConfig;
+use super::{LoraConfig, Table};
 use crate::config::{Module, Projection, Qwen3Config};
 use crate::{Error, Result, options};
 
@@ -89,16 +89,32 @@ impl LoraConfig {
         chosen.into_iter().map(with_rank).collect()
     }
 
+    /// The tokens that have rows of their own in each table of a model, the embedding first. A head that is the embedding
+    /// follows it.
+    ///
+    /// # Errors
+    /// [`Error::Target`] for a module that is no such table, a token that the model has not or that comes twice, and a head
+    /// that would be parted from the embedding that it is or that is trained whole.
+    pub fn tokens(&self, model: &Qwen3Config) -> Result<Vec<(Table, Vec<u32>)>> {
+        let tokens = self.trainable_tokens.resolve(model)?;
+        if self.save_lm_head && tokens.iter().any(|(table, _)| *table == Table::Head) {
+            let reason = "the head is trained whole (`modules_to_save`); leave one of the two out";
+            return Err(target_error("trainable_token_indices", "lm_head", reason));
+        }
+        Ok(tokens)
+    }
+
     /// Bytes of the adapter's weights for a model.
     ///
     /// # Errors
-    /// Those of [`LoraConfig::resolve`].
+    /// Those of [`LoraConfig::resolve`] and [`LoraConfig::tokens`].
     pub fn weight_bytes(&self, model: &Qwen3Config) -> Result<u64> {
         let numbers = |r: usize, [rows, cols]: [usize; 2]| r as u64 * (rows as u64 + cols as u64);
         let adapters: u64 = self.resolve(model)?.iter().map(|target| numbers(target.r, target.shape)).sum();
         let [vocab, hidden] = model.shape(Module::LmHead);
         let head = if self.save_lm_head { vocab as u64 * hidden as u64 } else { 0 };
-        Ok(size_of::<f32>() as u64 * (adapters + head))
+        let tokens: u64 = self.tokens(model)?.iter().map(|(_, ids)| ids.len() as u64 * hidden as u64).sum();
+        Ok(size_of::<f32>() as u64 * (adapters + head + tokens))
     }
 
     fn scaling(&self, r: usize, alpha: f64) -> Result<f32> {

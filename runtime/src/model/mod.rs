@@ -12,6 +12,7 @@ mod residual;
 mod rope;
 mod rows;
 mod save;
+mod tokens;
 mod untrained;
 mod weights;
 

@@ -166,20 +166,15 @@ impl<'a> Table<'a> {
         Ok(Some(table))
     }
 
-    fn row(&self, i: usize) -> Result<Vec<f32>> {
-        let bytes = self.tensor.data.len() / self.rows;
-        TensorRef { data: &self.tensor.data[i * bytes..(i + 1) * bytes], ..self.tensor }.to_f32()
-    }
-
     fn rows(&self, rows: impl IntoIterator<Item = usize>) -> Result<Vec<Vec<f32>>> {
-        rows.into_iter().filter(|&i| i < self.rows).map(|i| self.row(i)).collect()
+        rows.into_iter().filter(|&i| i < self.rows).map(|i| self.tensor.row(i)).collect()
     }
 
     fn is_untrained(&self, id: u32) -> Result<bool> {
         if id as usize >= self.rows {
             return Ok(false);
         }
-        let row = self.row(id as usize)?;
+        let row = self.tensor.row(id as usize)?;
         Ok(self.clouds.iter().any(|cloud| distance(&row, &cloud.centre) <= cloud.reach))
     }
 }

@@ -150,7 +150,7 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
         options::MAX_GRAD_NORM.check(trainer.optimizer.max_grad_norm)?;
         let config = adapter.config.clone();
         let what = || format!("an adapter with r = {} and its optimizer", config.r);
-        let trained = Self::trained(backend, adapter).map_err(Error::memory_for(what, SMALLER))?;
+        let trained = Self::trained(backend, model, adapter).map_err(Error::memory_for(what, SMALLER))?;
         let (adapter, optimizer) = trained;
         let ctx = ForwardContext::new(backend, Some(&adapter));
         let what = || format!("micro-batches of up to {} tokens", trainer.capacity);
@@ -173,9 +173,9 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
     }
 
     /// The memory of what is trained.
-    fn trained(backend: &B, adapter: &Adapter) -> Result<(DeviceAdapter<B, T>, Optimizer<B>)> {
+    fn trained(backend: &B, model: &Qwen3<B, T>, adapter: &Adapter) -> Result<(DeviceAdapter<B, T>, Optimizer<B>)> {
         let (layout, flat) = Layout::of(adapter)?;
-        Ok((DeviceAdapter::new(backend, layout, &flat)?, Optimizer::new(backend, &flat)?))
+        Ok((model.adapt_flat(backend, layout, &flat)?, Optimizer::new(backend, &flat)?))
     }
 
     /// The memory of a micro-batch.
@@ -259,7 +259,7 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
             grad_scale: clip / scale,
         }
         .run(self.backend)?;
-        Ok(())
+        self.adapter.patch(self.backend)
     }
 
     fn overflow(&mut self, step: u64, loss: f64) -> Result<()> {
