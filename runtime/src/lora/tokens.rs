@@ -132,6 +132,17 @@ impl TrainableTokens {
     }
 }
 
+/// As it is written on the command line.
+impl Display for TrainableTokens {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("[]"),
+            Self::Ids(ids) => f.write_str(&ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",")),
+            Self::Modules(_) => self.to_json().fmt(f),
+        }
+    }
+}
+
 /// PEFT takes the end of a module's name.
 fn table(name: &str) -> Result<Table> {
     match name {

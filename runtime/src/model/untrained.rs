@@ -11,7 +11,7 @@ use crate::{
     batch::Sample,
     checkpoint::{self, Checkpoint, TensorRef},
     config::{Module, Qwen3Config},
-    lora::LoraConfig,
+    lora::{self, LoraConfig, TrainableTokens},
     tokenizer::Tokenizer,
 };
 use rayon::prelude::*;
@@ -47,12 +47,10 @@ pub fn untrained_tokens(
     samples: &[Sample],
     lora: &LoraConfig,
 ) -> Result<Vec<UntrainedToken>> {
-    let embedding = Table::open(files, config, tokenizer, "model.embed_tokens.weight")?;
-    let separate = head_is_separate(files, config)?;
-    let head = match separate && !lora.save_lm_head {
-        true => Table::open(files, config, tokenizer, "lm_head.weight")?,
-        false => None,
-    };
+    let trained = lora.tokens(config)?;
+    let open = |table| Table::open(files, config, tokenizer, table, &trained);
+    let (embedding, separate) = (open(lora::Table::Embedding)?, head_is_separate(files, config)?);
+    let head = if separate && !lora.save_lm_head { open(lora::Table::Head)? } else { None };
     let uses: Vec<_> = uses(tokenizer, samples).into_iter().collect();
     let judge = |&(id, Use { n_targets, written }): &(u32, Use)| -> Result<Option<UntrainedToken>> {
         let untrained = |table: &Option<Table>| table.as_ref().map_or(Ok(false), |table| table.is_untrained(id));
@@ -73,6 +71,9 @@ pub fn untrained_tokens(
     Ok(found)
 }
 
+/// Tokens that a note names; more are counted.
+const NAMED: usize = 8;
+
 /// What the user should know about [`untrained_tokens`], and do about them.
 ///
 /// # Errors
@@ -84,8 +85,6 @@ pub fn untrained_note(
     samples: &[Sample],
     lora: &LoraConfig,
 ) -> Result<Option<String>> {
-    /// More are counted.
-    const NAMED: usize = 8;
     let found = untrained_tokens(files, config, tokenizer, samples, lora)?;
     if found.is_empty() {
         return Ok(None);
@@ -94,17 +93,33 @@ pub fn untrained_note(
     if found.len() > NAMED {
         named.push(format!("and {} more", found.len() - NAMED));
     }
-    let separate = head_is_separate(files, config)?;
-    let advice = match (found.iter().any(|token| token.head), separate) {
-        (true, true) => "train the head whole (--modules-to-save lm_head), or take tokens that the base knows",
-        _ => "take tokens that the base knows: `eos_token_id` of config.json names the one that ends a text",
-    };
     Ok(Some(format!(
         "`{}` never learnt tokens that are to be trained or written: {}. LoRA leaves their rows as they are, so that they \
-         are hardly told from other unused ones; {advice}",
+         are hardly told from other unused ones. {}",
         files.dir().display(),
         named.join("; "),
+        advice(&found, head_is_separate(files, config)?),
     )))
+}
+
+fn advice(found: &[UntrainedToken], separate: bool) -> String {
+    let ids =
+        |of: fn(&UntrainedToken) -> bool| found.iter().filter(|&token| of(token)).map(|t| t.id).collect::<Vec<_>>();
+    let (embedding, head) = (ids(|token| token.embedding), ids(|token| token.head));
+    let whole_head = if separate && !head.is_empty() { ", or the head whole (--modules-to-save lm_head)" } else { "" };
+    let rows = match separate {
+        false => TrainableTokens::Ids(embedding),
+        true => {
+            let modules = [("embed_tokens", embedding), ("lm_head", head)];
+            let used = modules.into_iter().filter(|(_, ids)| !ids.is_empty());
+            TrainableTokens::Modules(used.map(|(name, ids)| (name.to_owned(), ids)).collect())
+        }
+    };
+    let rows = if found.len() > NAMED { "…".to_owned() } else { rows.to_string() };
+    format!(
+        "Train these rows too (--trainable-token-indices '{rows}'){whole_head}; or take tokens that the base knows: \
+         `eos_token_id` of config.json names the one that ends a text"
+    )
 }
 
 /// How a run uses a token.
@@ -138,6 +153,8 @@ fn uses(tokenizer: &Tokenizer, samples: &[Sample]) -> BTreeMap<u32, Use> {
 struct Table<'a> {
     tensor: TensorRef<'a>,
     rows: usize,
+    /// Tokens whose rows the adapter trains.
+    trained: Vec<u32>,
     clouds: Vec<Cloud>,
 }
 
@@ -153,10 +170,17 @@ const SAMPLED: usize = 4096;
 
 impl<'a> Table<'a> {
     /// None where it is in 4 bits.
-    fn open(files: &'a Checkpoint, config: &Qwen3Config, tokenizer: &Tokenizer, name: &str) -> Result<Option<Self>> {
+    fn open(
+        files: &'a Checkpoint,
+        config: &Qwen3Config,
+        tokenizer: &Tokenizer,
+        table: lora::Table,
+        trained: &[(lora::Table, Vec<u32>)],
+    ) -> Result<Option<Self>> {
         let shape @ [rows, _] = config.shape(Module::LmHead);
-        let checkpoint::Weight::Dense(tensor) = files.weight(name, shape)? else { return Ok(None) };
-        let mut table = Table { tensor, rows, clouds: Vec::new() };
+        let checkpoint::Weight::Dense(tensor) = files.weight(&table.tensor(), shape)? else { return Ok(None) };
+        let trained = trained.iter().filter(|(of, _)| *of == table).flat_map(|(_, ids)| ids).copied().collect();
+        let mut table = Table { tensor, rows, trained, clouds: Vec::new() };
         let sampled = table.rows((0..rows).step_by(rows.div_ceil(SAMPLED)))?;
         let (beyond, never) = (table.rows(tokenizer.vocab_size()..rows)?, table.rows(never_used(tokenizer))?);
         let clouds = [Cloud::of_unused(&beyond, &sampled), Cloud::of_unused(&never, &sampled)];
@@ -171,7 +195,7 @@ impl<'a> Table<'a> {
     }
 
     fn is_untrained(&self, id: u32) -> Result<bool> {
-        if id as usize >= self.rows {
+        if id as usize >= self.rows || self.trained.contains(&id) {
             return Ok(false);
         }
         let row = self.tensor.row(id as usize)?;

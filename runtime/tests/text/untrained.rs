@@ -3,7 +3,7 @@ use halfbyte::rng::{philox, uniform};
 use halfbyte_runtime::batch::Sample;
 use halfbyte_runtime::checkpoint::{Checkpoint, Dtype, Tensor, write_file};
 use halfbyte_runtime::config::Qwen3Config;
-use halfbyte_runtime::lora::{LoraConfig, Targets};
+use halfbyte_runtime::lora::{LoraConfig, Targets, TrainableTokens};
 use halfbyte_runtime::model::{UntrainedToken, untrained_note, untrained_tokens};
 use halfbyte_runtime::tokenizer::Tokenizer;
 use halfbyte_runtime::train::data::{DataOptions, Dataset, Overlong};
@@ -144,7 +144,12 @@ fn rows_of_a_separate_embedding_and_head_are_told_apart() {
     let note = crafted.note(&samples).unwrap();
     assert!(note.contains("300 \"") && note.contains("(head, 2 times a target)"), "{note}");
     assert!(note.contains("(embedding and head, once a target)"), "{note}");
-    assert!(note.contains("--modules-to-save lm_head"), "{note}");
+    let rows = r#"--trainable-token-indices '{"embed_tokens":[100,200],"lm_head":[300,200]}'"#;
+    assert!(note.contains(rows) && note.contains("--modules-to-save lm_head"), "{note}");
+    let mut trained = lora();
+    trained.trainable_tokens = TrainableTokens::from_text(r#"{"embed_tokens":[100,200],"lm_head":[300]}"#).unwrap();
+    let rows: Vec<_> = crafted.found_under(&trained, &samples).iter().map(|t| (t.id, t.embedding, t.head)).collect();
+    assert_eq!(rows, [(200, false, true)], "nor are rows that are trained");
     assert!(!note.contains("400 "), "{note}");
 }
 
@@ -158,8 +163,13 @@ fn new_rows_that_are_the_mean_of_the_others_are_found() {
     }
     let crafted = Crafted::new(&embedding, None);
     assert_eq!(ids(&crafted.found(&[trained(&[1, 4000, 4003, 3999, 4091])])), [4000, 4003]);
-    let note = crafted.note(&[trained(&[1, 4000, 4091])]).unwrap();
-    assert!(note.contains("eos_token_id") && !note.contains("lm_head"), "a tied head cannot be saved alone: {note}");
+    let trained_text = trained(&[1, 4000, 4091]);
+    let note = crafted.note(std::slice::from_ref(&trained_text)).unwrap();
+    assert!(note.contains("--trainable-token-indices '4000'") && note.contains("eos_token_id"), "{note}");
+    assert!(!note.contains("lm_head"), "a tied head cannot be trained alone: {note}");
+    let mut trained = lora();
+    trained.trainable_tokens = TrainableTokens::Ids(vec![4000]);
+    assert_eq!(crafted.found_under(&trained, &[trained_text]), []);
 }
 
 #[test]
