@@ -113,3 +113,37 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        checkpoint::Checkpoint,
+        config::Qwen3Config,
+        lora::{LoraConfig, Targets, TrainableTokens},
+        model::{Base, QuantizedWeight, Weight},
+    };
+    use halfbyte::{
+        Cpu,
+        quant::{Format, ScaleBufs},
+    };
+    use std::path::Path;
+
+    #[test]
+    fn rows_of_a_head_in_4_bits_are_refused() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/golden/qwen3-tiny/untied");
+        let (config, files) = (Qwen3Config::open(&dir).unwrap(), Checkpoint::open(&dir).unwrap());
+        let cpu = Cpu::new();
+        let mut model = Qwen3::<_, f32>::load(&cpu, &files, &config, Base::Unquantized).unwrap();
+        let mut lora = LoraConfig::new(8, 16.0, Targets::AllLinear);
+        lora.trainable_tokens = TrainableTokens::from_text(r#"{"lm_head": [3]}"#).unwrap();
+        let adapter = Adapter::init(lora, &config, &files, 0).unwrap();
+        assert!(model.adapt(&cpu, &adapter).is_ok());
+        let (format, block_size, [rows, cols]) = (Format::Nf4, 64, [config.vocab_size, config.hidden_size]);
+        let codes = cpu.zeros(rows * cols / 2).unwrap();
+        let scales = ScaleBufs::zeros(&cpu, rows * cols / block_size, false).unwrap();
+        model.head = Some(Weight::Quantized(QuantizedWeight { format, block_size, rows, cols, codes, scales }));
+        let error = model.adapt(&cpu, &adapter).err().unwrap().to_string();
+        assert!(error.contains("trainable_token_indices") && error.contains("4 bits"), "{error}");
+    }
+}
