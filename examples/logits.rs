@@ -12,7 +12,7 @@ use halfbyte_runtime::{
     checkpoint::{Checkpoint, Dtype, Tensor, write_file},
     config::Qwen3Config,
     device::{self, Device, Job, compute_dtype},
-    lora::{Adapter, DeviceAdapter, Layout},
+    lora::Adapter,
     model::{Activations, Base, ForwardContext, Keep, Qwen3},
     tokenizer::Tokenizer,
 };
@@ -76,10 +76,7 @@ impl Job for Logits {
         }
         let model = Qwen3::<B, T>::load(&backend, &Checkpoint::open(&self.model)?, &config, Base::Unquantized)?;
         let adapter = match adapter {
-            Some((adapter, _)) => {
-                let (layout, flat) = Layout::of(&adapter)?;
-                Some(DeviceAdapter::new(&backend, layout, &flat)?)
-            }
+            Some((adapter, _)) => Some(model.adapt(&backend, &adapter)?),
             None => None,
         };
         let ctx = ForwardContext::new(&backend, adapter.as_ref());

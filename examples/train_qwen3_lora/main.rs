@@ -21,7 +21,7 @@ use halfbyte_runtime::{
     },
     generate::generator::{GenerateOptions, generate},
     lora::Adapter,
-    model::{Activations, Keep, LossBuffers, Qwen3, SampleOptions, checkpoint_note},
+    model::{Activations, Keep, LossBuffers, Qwen3, SampleOptions, checkpoint_note, untrained_note},
     tokenizer::Tokenizer,
     train::{
         data::{DataOptions, Dataset},
@@ -149,7 +149,8 @@ impl Job for Training {
         output.reserve(lora.weight_bytes(&config)? as u64)?;
 
         let files = Checkpoint::open(&plan.model)?;
-        checkpoint_note(&files, &config)?.iter().for_each(|text| note!("{text}"));
+        let untrained = untrained_note(&files, &config, &tokenizer, &texts.train.samples, &lora)?;
+        [checkpoint_note(&files, &config)?, untrained].iter().flatten().for_each(|text| note!("{text}"));
         let began = Instant::now();
         let model = Qwen3::<B, T>::load(&backend, &files, &config, args.base())?;
         backend.synchronize()?;

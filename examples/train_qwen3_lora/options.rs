@@ -6,7 +6,7 @@ use halfbyte::quant::Format;
 use halfbyte_runtime::{
     Result,
     device::Device,
-    lora::{LoraConfig, Targets},
+    lora::{LoraConfig, Targets, TrainableTokens},
     model::Base,
     options as ranges,
     train::{
@@ -70,6 +70,9 @@ pub struct Args {
     /// Train the output head whole: lm_head
     #[arg(long, value_parser = ["lm_head"])]
     pub modules_to_save: Option<String>,
+    /// Train the embedding's rows of these tokens, and so a tied head's: 1,2,3, or {"embed_tokens": [1, 2], "lm_head": [2]}
+    #[arg(long, value_parser = TrainableTokens::from_text)]
+    pub trainable_token_indices: Option<TrainableTokens>,
     /// Peak learning rate [default: 2e-4; 5e-3 for the embedded model]
     #[arg(long, value_parser = within::<f64>(ranges::LEARNING_RATE))]
     pub learning_rate: Option<f64>,
@@ -206,6 +209,7 @@ pub fn lora_config(args: &Args, plan: &Plan) -> LoraConfig {
     lora.dropout = args.lora_dropout;
     lora.use_rslora = args.use_rslora;
     lora.save_lm_head = args.modules_to_save.is_some();
+    lora.trainable_tokens = args.trainable_token_indices.clone().unwrap_or_default();
     lora.base_model = Some(plan.model.display().to_string());
     lora
 }

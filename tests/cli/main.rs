@@ -6,6 +6,7 @@ mod lost;
 mod options;
 mod saving;
 mod signals;
+mod tokens;
 
 use common::root;
 use halfbyte_runtime::{

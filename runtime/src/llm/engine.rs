@@ -7,7 +7,7 @@ use crate::{
     config::Qwen3Config,
     device::{self, Device, Job},
     generate::generator::{GenerateOptions, Generated, generate_all},
-    lora::{Adapter, DeviceAdapter, Layout},
+    lora::{Adapter, DeviceAdapter},
     model::{Activations, Base, ForwardContext, Keep, LossBuffers, Qwen3},
     tokenizer::Tokenizer,
 };
@@ -57,11 +57,7 @@ impl Job for Load<'_> {
 
     fn run<B: Backend, T: Float>(self, backend: B) -> Result<Box<dyn Engine>> {
         let model = Qwen3::<B, T>::load(&backend, self.files, self.config, self.base)?;
-        let on_device = |adapter| {
-            let (layout, flat) = Layout::of(adapter)?;
-            DeviceAdapter::new(&backend, layout, &flat)
-        };
-        let adapter = self.adapter.map(on_device).transpose()?;
+        let adapter = self.adapter.map(|adapter| model.adapt(&backend, adapter)).transpose()?;
         Ok(Box::new(Loaded { backend, model, adapter }))
     }
 }

@@ -2,7 +2,7 @@ use std::path::Path;
 
 use serde_json::{Map, Number, Value, json};
 
-use super::Targets;
+use super::{Targets, TrainableTokens};
 use crate::config::Projection;
 use crate::config::keys::Keys;
 use crate::python_json::Dumps;
@@ -40,6 +40,8 @@ pub struct LoraConfig {
     pub alpha_pattern: Vec<(String, f64)>,
     /// Whether the adapter has an output head of its own (PEFT's `modules_to_save: ["lm_head"]`).
     pub save_lm_head: bool,
+    /// Tokens that have rows of their own in the embedding or the output head.
+    pub trainable_tokens: TrainableTokens,
     /// How A and B begin.
     pub init: Init,
     /// The model that the adapter is for: a folder or a name on the hub.
@@ -60,7 +62,7 @@ pub enum Init {
 }
 
 /// Keys that must be unset (null, false or empty), because they change the result.
-const REFUSED: [&str; 15] = [
+const REFUSED: [&str; 14] = [
     "use_dora",
     "use_qalora",
     "fan_in_fan_out",
@@ -71,7 +73,6 @@ const REFUSED: [&str; 15] = [
     "layer_replication",
     "target_parameters",
     "megatron_config",
-    "trainable_token_indices",
     "alora_invocation_tokens",
     "arrow_config",
     "use_bdlora",
@@ -82,7 +83,7 @@ const REFUSED: [&str; 15] = [
 const VARIANTS: [&str; 5] = ["kasa_config", "velora_config", "arrow_config", "use_bdlora", "monteclora_config"];
 
 /// Keys that become fields.
-const FIELDS: [&str; 17] = [
+const FIELDS: [&str; 18] = [
     "peft_type",
     "task_type",
     "bias",
@@ -97,6 +98,7 @@ const FIELDS: [&str; 17] = [
     "rank_pattern",
     "alpha_pattern",
     "modules_to_save",
+    "trainable_token_indices",
     "init_lora_weights",
     "base_model_name_or_path",
     "inference_mode",
@@ -130,6 +132,7 @@ impl LoraConfig {
             rank_pattern: Vec::new(),
             alpha_pattern: Vec::new(),
             save_lm_head: false,
+            trainable_tokens: TrainableTokens::None,
             init: Init::Kaiming,
             base_model: None,
             rest: Map::new(),
@@ -163,6 +166,7 @@ impl LoraConfig {
             rank_pattern: pattern(keys, "rank_pattern", "a whole number", |v| usize::try_from(v.as_u64()?).ok())?,
             alpha_pattern: pattern(keys, "alpha_pattern", "a number", Value::as_f64)?,
             save_lm_head: saves_lm_head(keys)?,
+            trainable_tokens: TrainableTokens::parse(keys)?,
             init: Init::parse(keys)?,
             base_model: keys.text("base_model_name_or_path")?,
             rest: CARRIED.iter().filter_map(|&k| Some((k.to_owned(), keys.raw(k)?.clone()))).collect(),
@@ -212,6 +216,7 @@ impl LoraConfig {
             "rank_pattern": ranks,
             "alpha_pattern": alphas,
             "modules_to_save": self.save_lm_head.then(|| json!(["lm_head"])),
+            "trainable_token_indices": self.trainable_tokens.to_json(),
             "init_lora_weights": self.init.to_json(),
             "base_model_name_or_path": self.base_model,
         })

@@ -1,4 +1,4 @@
-use super::{Adapter, HeadWeights, Init, LoraConfig, LoraWeights, SMALLER, Target};
+use super::{Adapter, HeadWeights, Init, LoraConfig, LoraWeights, SMALLER, Table, Target, TokenRows};
 use crate::{
     Error, Result,
     checkpoint::Checkpoint,
@@ -14,7 +14,7 @@ const STREAM: u32 = 0x6c6f_7261;
 
 impl Adapter {
     /// A new adapter for `model`, which changes nothing yet: `A` random (PEFT's distributions), `B` zero, and the
-    /// output head, if it is trained, as `files` has it. Same seed, same adapter.
+    /// output head and rows of tokens, if they are trained, as `files` has them. Same seed, same adapter.
     ///
     /// # Errors
     /// A target matches nothing, the initialisation is one that only PEFT can make, or there is too little memory.
@@ -30,7 +30,9 @@ impl Adapter {
         };
         let layers = targets.iter().enumerate().map(fresh).collect::<Result<_>>()?;
         let lm_head = config.save_lm_head.then(|| head(model, files)).transpose()?;
-        Ok(Adapter { config, layers, lm_head })
+        let own = |(table, ids)| token_rows(model, files, table, ids);
+        let tokens = config.tokens(model)?.into_iter().map(own).collect::<Result<_>>()?;
+        Ok(Adapter { config, layers, lm_head, tokens })
     }
 }
 
@@ -38,6 +40,16 @@ fn head(model: &Qwen3Config, files: &Checkpoint) -> Result<HeadWeights> {
     let shape = model.shape(Module::LmHead);
     let weight = files.tensor("lm_head.weight")?.expect_shape(&shape)?.to_f32()?;
     Ok(HeadWeights { shape, weight })
+}
+
+fn token_rows(model: &Qwen3Config, files: &Checkpoint, table: Table, ids: Vec<u32>) -> Result<TokenRows> {
+    let shape = model.shape(Module::LmHead);
+    let tensor = files.tensor(&table.tensor())?.expect_shape(&shape)?.expect_finite()?;
+    let mut weight = host::room(elements::<f32>(&[ids.len(), shape[1]])?)?;
+    for &id in &ids {
+        weight.extend(tensor.row(id as usize)?);
+    }
+    Ok(TokenRows { table, ids, weight })
 }
 
 fn random_a(init: &Init, r: usize, cols: usize, module: u32, seed: u64) -> Result<Vec<f32>> {

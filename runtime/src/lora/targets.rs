@@ -1,7 +1,7 @@
 use halfbyte::elements;
 use regex::Regex;
 
-use super::LoraConfig;
+use super::{LoraConfig, Table};
 use crate::config::{Module, Projection, Qwen3Config};
 use crate::{Error, Result, options};
 
@@ -91,18 +91,35 @@ impl LoraConfig {
         chosen.into_iter().map(with_rank).collect()
     }
 
+    /// The tokens that have rows of their own in each table of a model, the embedding first. A head that is the embedding
+    /// follows it.
+    ///
+    /// # Errors
+    /// [`Error::Target`] for a module that is no such table, a token that the model has not or that comes twice, and a head
+    /// that would be parted from the embedding that it is or that is trained whole.
+    pub fn tokens(&self, model: &Qwen3Config) -> Result<Vec<(Table, Vec<u32>)>> {
+        let tokens = self.trainable_tokens.resolve(model)?;
+        if self.save_lm_head && tokens.iter().any(|(table, _)| *table == Table::Head) {
+            let reason = "the head is trained whole (`modules_to_save`); leave one of the two out";
+            return Err(target_error("trainable_token_indices", "lm_head", reason));
+        }
+        Ok(tokens)
+    }
+
     /// Bytes of the adapter's weights for a model.
     ///
     /// # Errors
-    /// Those of [`LoraConfig::resolve`]; or no memory could hold them.
+    /// Those of [`LoraConfig::resolve`] and [`LoraConfig::tokens`]; or no memory could hold them.
     pub fn weight_bytes(&self, model: &Qwen3Config) -> Result<usize> {
         let head = if self.save_lm_head { elements::<f32>(&model.shape(Module::LmHead))? } else { 0 };
         // What `elements` has let pass is below 2^61, so that three such numbers can be added.
+        let rows = |sum: usize, ids: usize| elements::<f32>(&[sum + elements::<f32>(&[ids, model.hidden_size])?]);
+        let fixed = self.tokens(model)?.iter().try_fold(head, |sum, (_, ids)| rows(sum, ids.len()))?;
         let add = |sum: usize, t: &Target| {
             let (a, b) = (elements::<f32>(&[t.r, t.shape[1]])?, elements::<f32>(&[t.shape[0], t.r])?);
             elements::<f32>(&[sum + a + b])
         };
-        Ok(self.resolve(model)?.iter().try_fold(head, add)? * size_of::<f32>())
+        Ok(self.resolve(model)?.iter().try_fold(fixed, add)? * size_of::<f32>())
     }
 
     fn scaling(&self, r: usize, alpha: f64) -> Result<f32> {

@@ -316,7 +316,7 @@ fn joins(last: &Source, next: &Source, cols: usize) -> bool {
 
 /// Whether the output head is not the embedding: where config.json says so, and where the file has another one all the
 /// same, which transformers uses, too.
-fn head_is_separate(files: &Checkpoint, config: &Qwen3Config) -> Result<bool> {
+pub(super) fn head_is_separate(files: &Checkpoint, config: &Qwen3Config) -> Result<bool> {
     let Some(head) = files.get("lm_head.weight") else { return Ok(!config.tie_word_embeddings) };
     let embedding = files.tensor("model.embed_tokens.weight")?;
     Ok(!config.tie_word_embeddings || (head.dtype, head.data) != (embedding.dtype, embedding.data))

@@ -12,6 +12,8 @@ mod residual;
 mod rope;
 mod rows;
 mod save;
+mod tokens;
+mod untrained;
 mod weights;
 
 pub use activations::{Activations, Gradients};
@@ -22,6 +24,7 @@ pub use loss::LossBuffers;
 pub use residual::Keep;
 pub use rope::RopeTables;
 pub use save::{QuantizeReport, quantize_checkpoint};
+pub use untrained::{UntrainedToken, untrained_note, untrained_tokens};
 pub use weights::{MergedLinear, QuantizedWeight, Weight};
 
 use crate::config::Qwen3Config;

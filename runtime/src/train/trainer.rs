@@ -182,7 +182,7 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
     fn trained(backend: &B, model: &Qwen3<B, T>, adapter: &Adapter) -> Result<Trained<B, T>> {
         let (layout, flat) = Layout::of(adapter)?;
         let copy = layout.to_adapter(&adapter.config, &model.config, &flat)?;
-        Ok((DeviceAdapter::new(backend, layout, &flat)?, copy, Optimizer::new(backend, &flat)?))
+        Ok((model.adapt_flat(backend, layout, &flat)?, copy, Optimizer::new(backend, &flat)?))
     }
 
     /// The memory of a micro-batch.
@@ -266,7 +266,7 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
             grad_scale: clip / scale,
         }
         .run(self.backend)?;
-        Ok(())
+        self.adapter.patch(self.backend)
     }
 
     fn overflow(&mut self, step: u64, loss: f64) -> Result<()> {

@@ -69,11 +69,11 @@ fn qwen3() -> Option<Bench> {
 #[test]
 fn text_is_trained_whole_and_ends() {
     let bench = tiny();
-    let eos = bench.tokenizer.token_to_id("<|im_end|>").unwrap();
+    let eos = bench.tokenizer.token_to_id("<|endoftext|>").unwrap();
     let sample = bench.sample(&json!({"text": "Once upon a time", "id": 7}));
     assert_eq!(sample.ids, [bench.ids("Once upon a time"), vec![eos]].concat());
     assert!(sample.mask.iter().all(|&trained| trained));
-    let ended = bench.sample(&json!({"text": "Once upon a time<|im_end|>"}));
+    let ended = bench.sample(&json!({"text": "Once upon a time<|endoftext|>"}));
     assert_eq!(ended, sample, "an end token is not doubled");
     let open =
         bench.read(json!({"text": "Once upon a time"}).to_string(), &DataOptions { append_eos: false, ..OPTIONS });
@@ -91,7 +91,7 @@ fn only_the_completion_is_trained_and_the_boundary_is_exact() {
     let prompt_ids = bench.ids(prompt);
     assert_eq!(sample.ids[..prompt_ids.len()], prompt_ids);
     assert_eq!(sample.mask.iter().position(|&trained| trained), Some(prompt_ids.len()));
-    assert_eq!(bench.trained(&sample), [format!("{completion}<|im_end|>")]);
+    assert_eq!(bench.trained(&sample), [format!("{completion}<|endoftext|>")]);
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod questions;
 mod schedule;
 mod stream;
 mod tokenizer;
+mod untrained;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -32,8 +32,8 @@ fn qwen3_vocabulary_and_end_tokens() {
 #[test]
 fn the_tiny_model_has_its_end_tokens_from_its_configuration() {
     let tokenizer = Tokenizer::open(tiny_model()).unwrap();
-    assert_eq!((tokenizer.vocab_size(), tokenizer.eos_id()), (4096, Some(4093)));
-    assert_eq!(tokenizer.eos_ids(), [4093, 4091]);
+    assert_eq!((tokenizer.vocab_size(), tokenizer.eos_id()), (4096, Some(4091)));
+    assert_eq!(tokenizer.eos_ids(), [4091, 4093]);
 }
 
 /// A text of random pieces that begin, end or are hard to cut at line breaks.
