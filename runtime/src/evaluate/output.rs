@@ -108,6 +108,12 @@ impl ScoringOutput {
         self.folder.path()
     }
 
+    /// The number of questions, in all their orders.
+    #[allow(clippy::len_without_is_empty, reason = "a run without questions cannot finish")]
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
     /// The questions that have no row yet.
     pub fn left(&self) -> Vec<Item> {
         let open = self.items.iter().zip(&self.rows).filter(|(_, row)| row.is_none());

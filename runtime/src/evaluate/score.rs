@@ -85,7 +85,7 @@ mod tests {
     fn what_cannot_be_compared_is_refused() {
         for bad in [f32::NAN, f32::INFINITY] {
             let error = Scores::new(&options(&["x", "y"]), &[&[1.0], &[1.0, bad]]).unwrap_err().to_string();
-            assert!(error.contains("for option b") && error.contains(&bad.to_string().to_lowercase()[..3]), "{error}");
+            assert!(error.contains("for option b") && error.contains(&bad.to_string()), "{error}");
         }
         assert!(Scores::new(&options(&["x", "y"]), &[&[1.0], &[]]).is_err());
         assert!(Scores::new(&options(&["x", "y"]), &[&[1.0]]).unwrap_err().to_string().contains("2 options"));

@@ -19,7 +19,7 @@ pub use engine::Stream;
 pub use force::{expect_effect, in_force};
 
 use crate::{
-    Error, Result,
+    Result,
     batch::Sample,
     chat::{Chat, ChatTemplate, message},
     checkpoint::Checkpoint,
@@ -84,12 +84,12 @@ impl Prepared {
     }
 
     /// The text of a conversation as the model reads it, the system prompt of the settings first; without a template the
-    /// text of its only message.
+    /// texts of the messages, which a model that was never taught to converse may continue.
     ///
     /// # Errors
-    /// The template refuses it, or there are several messages and no template.
+    /// The template refuses it.
     pub fn text(&self, messages: &[Value]) -> Result<String> {
-        let Some(template) = &self.template else { return only_text(messages) };
+        let Some(template) = &self.template else { return Ok(texts(messages)) };
         let own = messages.first().is_some_and(|message| message["role"] == "system");
         let system = self.settings.system.iter().filter(|_| !own).map(|text| message("system", text));
         let messages: Vec<_> = system.chain(messages.iter().cloned()).collect();
@@ -109,14 +109,8 @@ impl Prepared {
     }
 }
 
-fn only_text(messages: &[Value]) -> Result<String> {
-    match messages {
-        [message] if message["role"] == "user" => Ok(message["content"].as_str().unwrap_or_default().to_owned()),
-        _ => {
-            let want = "without a chat template it must be one message of the user; use a model with a template";
-            Err(Error::setting("the conversation", format!("{} messages", messages.len()), want))
-        }
-    }
+fn texts(messages: &[Value]) -> String {
+    messages.iter().filter_map(|message| message["content"].as_str()).collect::<Vec<_>>().join("\n\n")
 }
 
 /// A model that answers. Threads may share it.

@@ -24,7 +24,8 @@ pub fn chunks(text: &str, settings: &RetrievalSettings) -> Vec<Range<usize>> {
     while start < cuts.len() {
         let end = cuts.end(start, settings.chunk_size);
         let range = trimmed(text, cuts.bytes[start]..cuts.bytes[end]);
-        if !range.is_empty() {
+        // All but white space of it may be in the one before already.
+        if !range.is_empty() && ranges.last().is_none_or(|last: &Range<usize>| last.end < range.end) {
             ranges.push(range);
         }
         // A passage takes more than half of `chunk_size`, and the overlap is no more than that: each begins later.

@@ -31,7 +31,5 @@ section! {
         output: PathBuf = "evaluation".into(), also ["output_dir"];
         /// Replace results that are in the folder
         overwrite: bool = false;
-        /// Folder of an index to take passages from
-        retrieve: Option<PathBuf> = None;
     }
 }

@@ -5,12 +5,15 @@ use crate::{
     Error, Result,
     options::{CHUNK_OVERLAP, CHUNK_SIZE, CONTEXT_TOKENS, PASSAGES},
 };
+use std::path::PathBuf;
 
 section! {
     /// How texts are cut, and what of them goes into a prompt.
     RetrievalSettings {
+        /// Folder of an index: passages come from it
+        index: Option<PathBuf> = None, also ["retrieve"];
         /// Passages for a question
-        top_k: usize = 5, within PASSAGES, also ["passages"];
+        top_k: usize = 5, within PASSAGES;
         /// Characters of the longest passage
         chunk_size: usize = 500, within CHUNK_SIZE;
         /// The most characters that a passage shares with the one before it; at most half of the chunk size
