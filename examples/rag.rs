@@ -18,10 +18,8 @@ use std::{
 fn main() -> ExitCode {
     let path = value_parser!(PathBuf);
     let documents = "Make the index of these: folders of .txt and .md, JSONL with {\"text\"}, lawqa_jp's JSON";
-    let command = Command::new("rag")
-        .version(env!("CARGO_PKG_VERSION"))
-        .about("Answer questions from one's own texts")
-        .args([
+    let command =
+        Command::new("rag").version(env!("CARGO_PKG_VERSION")).about("Answer questions from one's own texts").args([
             Arg::new("documents").long("documents").num_args(1..).value_parser(path).help(documents),
             Arg::new("question").long("question").help("What to answer from the index"),
             Arg::new("passages").long("passages").action(ArgAction::SetTrue).help("Show what is found, and end"),

@@ -217,8 +217,16 @@ impl Asked {
 /// Names the setting and where it was asked for.
 pub fn expect_effect(loaded: &Loaded) -> Result<()> {
     if loaded.config.evaluation.mode == Mode::Likelihood {
-        let unused =
-            ["max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "system", "enable_thinking"];
+        let unused = [
+            "max_new_tokens",
+            "temperature",
+            "top_k",
+            "top_p",
+            "min_p",
+            "repetition_penalty",
+            "system",
+            "enable_thinking",
+        ];
         unused.iter().try_for_each(|name| loaded.refuse("llm", name, "nothing is written in likelihood mode"))?;
         if !loaded.config.evaluation.shuffle_options {
             loaded.refuse("llm", "seed", "nothing is shuffled or written")?;
@@ -226,7 +234,9 @@ pub fn expect_effect(loaded: &Loaded) -> Result<()> {
     }
     if loaded.config.retrieval.index.is_none() {
         let unused = ["top_k", "context_tokens"];
-        unused.iter().try_for_each(|name| loaded.refuse("retrieval", name, "no passages are retrieved; give --retrieve"))?;
+        unused
+            .iter()
+            .try_for_each(|name| loaded.refuse("retrieval", name, "no passages are retrieved; give --retrieve"))?;
     }
     Ok(())
 }
