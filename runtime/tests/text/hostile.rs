@@ -24,7 +24,6 @@ fn templates_end() {
         "{% for a in range(99999) %}{% for b in range(99999) %}xxxxxxxxxxxxxxxxxxxxxxxx{% endfor %}{% endfor %}",
         "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
         "{% set n = namespace(x='x' * 99999) %}{% for a in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
-        "{% set n = namespace(x=[1]) %}{% for a in range(99) %}{% set n.x = n.x + n.x %}{% endfor %}",
         "{% set x = 'x' * 9999999 %}{% for a in range(99999) %}{% if x | upper == x %}{% endif %}{% endfor %}",
     ];
     for source in sources {
