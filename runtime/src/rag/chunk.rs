@@ -24,13 +24,13 @@ pub fn chunks(text: &str, settings: &RetrievalSettings) -> Vec<Range<usize>> {
     while start < cuts.len() {
         let end = cuts.end(start, settings.chunk_size);
         let range = trimmed(text, cuts.bytes[start]..cuts.bytes[end]);
-        let begin = cuts.place(range.start);
+        let (begin, blank) = (cuts.place(range.start), range.is_empty());
         // All but white space of it may be in the one before already.
-        if !range.is_empty() && ranges.last().is_none_or(|last: &Range<usize>| last.end < range.end) {
+        if !blank && ranges.last().is_none_or(|last: &Range<usize>| last.end < range.end) {
             ranges.push(range);
         }
         // A passage takes more than half of `chunk_size`, and the overlap is no more than that: each begins later.
-        start = if end == cuts.len() { end } else { cuts.next(begin, end, settings.chunk_overlap) };
+        start = if end == cuts.len() || blank { end } else { cuts.next(begin, end, settings.chunk_overlap) };
     }
     ranges
 }
