@@ -6,7 +6,7 @@ use common::{Signals, exit_code, note, say, start_with};
 use halfbyte_runtime::{
     Result,
     evaluate::{
-        exam::{self, Exam, Progress, Retrieve},
+        exam::{self, Exam, Progress},
         output::ScoringOutput,
         report::{Report, Score},
     },
@@ -35,22 +35,23 @@ fn run(asked: Asked) -> Result<ExitCode> {
     let prepared = Prepared::new(&config.llm)?;
     expect_effect(loaded, "llm", config.llm.load_in_4bit, &prepared.files)?;
     let index = config.retrieval.index.as_deref().map(Index::open).transpose()?;
-    let passages = |question: &str| passages(index.as_ref(), config, &prepared, question);
-    let retrieve: Option<Retrieve> = if index.is_some() { Some(&passages) } else { None };
     prepared.notes.iter().chain(&in_force(&prepared)).for_each(|line| note!("{line}"));
-    let sitting = Exam::new(&prepared, &config.evaluation, retrieve);
+    let evaluation = &config.evaluation;
     if asked.check {
-        let (too_long, memory) = (sitting.too_long(&items)?, prepared.check(None)?);
+        let passages = |question: &str| passages(index.as_ref(), config, &prepared, question);
+        let exam = Exam::new(&prepared, evaluation, index.is_some().then_some(&passages));
+        let (too_long, memory) = (exam.too_long(&items)?, prepared.check(None)?);
         say!("{} questions, of which {too_long} do not fit the model; {memory}", items.len());
         return Ok(ExitCode::SUCCESS);
     }
-    let evaluation = &config.evaluation;
     let settings = exam::run_settings(config);
     let mut output = ScoringOutput::open(&evaluation.output, items, settings, evaluation.overwrite)?;
-    let llm = Prepared::new(&config.llm)?.load()?;
+    let llm = prepared.load()?;
     note!("device: {}", llm.device());
+    let passages = |question: &str| passages(index.as_ref(), config, llm.prepared(), question);
+    let exam = Exam::new(llm.prepared(), evaluation, index.is_some().then_some(&passages));
     let bar = progress_bar(output.len());
-    let report = sitting.sit(&llm, &mut output, |progress| {
+    let report = exam.sit(&llm, &mut output, |progress| {
         // What was answered is on the disk.
         signals.note();
         show(&bar, progress);

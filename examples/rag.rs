@@ -7,8 +7,9 @@ use halfbyte_runtime::{
     Error, Result,
     llm::{Prepared, expect_effect, in_force},
     rag::{Index, Passage, RagPipeline},
-    settings::{Asked, Program, RagConfig},
+    settings::{Asked, Loaded, Program, RagConfig},
 };
+use serde_json::Value;
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
@@ -48,7 +49,7 @@ fn run(asked: Asked) -> Result<ExitCode> {
     }
     match question {
         Some(question) if matches.get_flag("passages") => find(config, folder, question)?,
-        Some(question) => answer(config, question)?,
+        Some(question) => answer(&asked.loaded, folder, question)?,
         None => {}
     }
     Ok(ExitCode::SUCCESS)
@@ -99,10 +100,15 @@ fn find(config: &RagConfig, folder: &Path, question: &str) -> Result<()> {
     Ok(())
 }
 
-fn answer(config: &RagConfig, question: &str) -> Result<()> {
-    let prepared = Prepared::new(&config.llm)?;
+fn answer(loaded: &Loaded, folder: &Path, question: &str) -> Result<()> {
+    let config = &loaded.config;
+    let (index, prepared) = (Index::open(folder)?, Prepared::new(&config.llm)?);
+    expect_effect(loaded, "llm", config.llm.load_in_4bit, &prepared.files)?;
     prepared.notes.iter().chain(&in_force(&prepared)).for_each(|line| note!("{line}"));
-    let answer = RagPipeline::new(config)?.answer(question)?;
+    let (tokenizer, llm) = (prepared.tokenizer.clone(), prepared.load()?);
+    note!("device: {}", llm.device());
+    let answerer = |messages: &[Value]| Ok(llm.chat(messages)?.text);
+    let answer = RagPipeline::with(index, config.retrieval.clone(), tokenizer, answerer)?.answer(question)?;
     say!("{}\n", answer.text.trim());
     answer.sources.iter().enumerate().for_each(|(i, passage)| say!("[{}] {}", i + 1, source(passage)));
     Ok(())
