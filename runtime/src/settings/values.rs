@@ -31,6 +31,14 @@ pub trait Value: Sized {
     }
 }
 
+/// The value of a text, for options that are no settings.
+///
+/// # Errors
+/// What it must be.
+pub fn parse<V: Value>(text: &str) -> Result<V, String> {
+    V::parse(text, None).ok_or_else(|| format!("it must be {}", V::wanted(None)))
+}
+
 macro_rules! numbers {
     ($($T:ty),*) => {$(
         impl Value for $T {
