@@ -3,7 +3,7 @@
 use clap::Parser;
 use halfbyte_runtime::{
     Error, Result,
-    settings::{Asked, Program, Sources},
+    settings::{Asked, Program, Sources, with_dashes},
 };
 use std::{
     fmt, io,
@@ -43,9 +43,13 @@ fn attempt(write: impl FnOnce() -> io::Result<()>) -> bool {
     failed.is_none()
 }
 
-/// Reads a command line of its own and does `main`; see [`finish`].
+/// Reads a command line of its own, as freely as one of settings, and does `main`; see [`finish`].
 pub fn start<A: Parser>(main: impl FnOnce(A) -> Result<ExitCode>) -> ExitCode {
-    finish(A::try_parse().map_err(Error::from).and_then(main))
+    let mut command = A::command().args_override_self(true);
+    let arguments: Vec<_> = std::env::args_os().map(|argument| with_dashes(&command, argument)).collect();
+    let matches = command.try_get_matches_from_mut(arguments);
+    let read = matches.and_then(|matches| A::from_arg_matches(&matches).map_err(|e| e.format(&mut command)));
+    finish(read.map_err(Error::from).and_then(main))
 }
 
 /// Reads all sources of settings and does `main`, unless they are only to be printed; see [`finish`].

@@ -126,11 +126,6 @@ impl Range {
         Err(Error::setting(self.name, value, format!("it must be {self}")))
     }
 
-    /// [`Range::parse`] as a function.
-    pub fn parser<N: Number>(self) -> impl Fn(&str) -> Result<N, String> + Clone {
-        move |text: &str| self.parse(text)
-    }
-
     /// A value from its text, for programs.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! The training example as a user meets it: refusals, interruption, a full disk, the same adapter twice.
 #[path = "../common/mod.rs"]
 mod common;
+mod effects;
 mod kills;
 mod lost;
 mod options;

@@ -61,7 +61,7 @@ impl ScoringOutput {
         let folder = OutputFolder::claim(dir)?;
         let hint = "it is another run's result; choose another --output, or pass --overwrite";
         if !overwrite {
-            folder.refuse_existing(&[METRICS, DETAILS], hint)?;
+            files::refuse_existing(folder.path(), &[METRICS, DETAILS], hint)?;
         }
         let questions = serde_json::to_string(&items).map_err(Error::json(dir))?;
         let halfbyte = env!("CARGO_PKG_VERSION").to_owned();

@@ -43,14 +43,6 @@ impl OutputFolder {
         &self.dir
     }
 
-    /// Refuses to go on where one of these files exists; `hint` says what to do.
-    pub(crate) fn refuse_existing(&self, names: &[&str], hint: &str) -> Result<()> {
-        match names.iter().map(|name| self.dir.join(name)).find(|path| path.exists()) {
-            Some(path) => Err(Error::io("replace", &path)(io::Error::new(io::ErrorKind::AlreadyExists, hint))),
-            None => Ok(()),
-        }
-    }
-
     /// Refuses to go on where less than `bytes` can be written.
     pub(crate) fn expect_space(&self, bytes: u64) -> Result<()> {
         match layer::free_bytes(&self.dir) {
@@ -74,6 +66,14 @@ impl OutputFolder {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", &path)(e)),
             _ => Ok(()),
         }
+    }
+}
+
+/// Refuses to go on where `dir` has one of these files; `hint` says what to do.
+pub(crate) fn refuse_existing(dir: &Path, names: &[&str], hint: &str) -> Result<()> {
+    match names.iter().map(|name| dir.join(name)).find(|path| path.exists()) {
+        Some(path) => Err(Error::io("replace", &path)(io::Error::new(io::ErrorKind::AlreadyExists, hint))),
+        None => Ok(()),
     }
 }
 

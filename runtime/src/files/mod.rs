@@ -17,7 +17,7 @@ use halfbyte::host;
 use crate::{Error, Result};
 
 pub use folder::OutputFolder;
-pub(crate) use folder::read_together;
+pub(crate) use folder::{read_together, refuse_existing};
 pub(crate) use journal::Journal;
 #[doc(hidden)]
 pub use layer::{Fault, with_fault};

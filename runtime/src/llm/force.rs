@@ -5,9 +5,13 @@ use crate::{
     Error, Result,
     chat::ChatTemplate,
     checkpoint::{Checkpoint, QuantizedAs},
+    config::Qwen3Config,
     lora::LoraConfig,
-    settings::{LlmSettings, Loaded, Value},
+    model::Base,
+    settings::{LlmSettings, Loaded, Section, Value},
 };
+use halfbyte::DType;
+use std::path::Path;
 
 /// Refuses ways of holding the base that a checkpoint in 4 bits does not leave open.
 pub(super) fn expect_base(settings: &LlmSettings, files: &Checkpoint) -> Result<()> {
@@ -52,21 +56,26 @@ pub(super) fn expect_template(settings: &LlmSettings, template: Option<&ChatTemp
 /// # Errors
 /// Names the setting and where it was asked for.
 pub fn expect_effect(loaded: &Loaded, section: &str, in_4bit: bool, files: &Checkpoint) -> Result<()> {
+    let Some(settings) = loaded.config.section(section) else { return Ok(()) };
+    let idle = idle(settings, in_4bit, files);
+    idle.iter().try_for_each(|(name, why)| loaded.refuse(section, name, why))
+}
+
+/// The settings of a 4-bit base that cannot have an effect, and why.
+pub(crate) fn idle(settings: &dyn Section, in_4bit: bool, files: &Checkpoint) -> Vec<(&'static str, String)> {
     let found = files.quantized_as();
-    for (name, text) in [
+    let why = |(name, text): (&'static str, Option<String>)| match text {
+        Some(text) if settings.show(name).as_ref() != Some(&text) => {
+            Some((name, format!("the checkpoint is in 4 bits already, with {text}")))
+        }
+        None if !in_4bit => Some((name, "the base is not held in 4 bits".into())),
+        _ => None,
+    };
+    let all = [
         ("bnb_4bit_quant_type", found.map(|found| found.format.show())),
         ("bnb_4bit_use_double_quant", found.map(|found| found.double_quant.show())),
-    ] {
-        let asked = loaded.config.section(section).and_then(|section| section.show(name));
-        match text {
-            Some(text) if asked.as_ref() != Some(&text) => {
-                loaded.refuse(section, name, &format!("the checkpoint is in 4 bits already, with {text}"))?;
-            }
-            None if !in_4bit => loaded.refuse(section, name, "the base is not held in 4 bits")?,
-            _ => {}
-        }
-    }
-    Ok(())
+    ];
+    all.into_iter().filter_map(why).collect()
 }
 
 /// Model, base, compute type, adapter and sampling, a line for each.
@@ -77,38 +86,30 @@ pub fn in_force(prepared: &Prepared) -> Vec<String> {
         _ => "none".into(),
     };
     vec![
-        format!(
-            "model: {} ({} layers, hidden {})",
-            prepared.dir.display(),
-            prepared.config.n_layers,
-            prepared.config.hidden_size
-        ),
-        format!(
-            "base: {}; computing in {}",
-            base(settings, prepared.files.quantized_as()),
-            settings.bnb_4bit_compute_dtype.show()
-        ),
+        model_line(&prepared.dir, &prepared.config),
+        base_line(settings.base(), prepared.files.quantized_as(), settings.bnb_4bit_compute_dtype),
         format!("adapter: {adapter}"),
         format!("sampling: {}", sampling(settings)),
     ]
 }
 
-/// How the base is held, and who says so.
-fn base(settings: &LlmSettings, found: Option<QuantizedAs>) -> String {
-    match found {
-        Some(found) => format!("{found} (as the checkpoint has it)"),
-        None if settings.load_in_4bit => {
-            let format = settings.bnb_4bit_quant_type;
-            format!(
-                "{} (quantised while loading)",
-                QuantizedAs { format, double_quant: settings.bnb_4bit_use_double_quant }
-            )
-        }
-        None => "unquantised".into(),
-    }
+pub(crate) fn model_line(dir: &Path, config: &Qwen3Config) -> String {
+    format!("model: {} ({} layers, hidden {})", dir.display(), config.n_layers, config.hidden_size)
 }
 
-fn describe(lora: &LoraConfig) -> String {
+/// How the base is held, and who says so.
+pub(crate) fn base_line(base: Base, found: Option<QuantizedAs>, dtype: DType) -> String {
+    let held = match (found, base) {
+        (Some(found), _) => format!("{found} (as the checkpoint has it)"),
+        (None, Base::Quantized { format, double_quant, .. }) => {
+            format!("{} (quantised while loading)", QuantizedAs { format, double_quant })
+        }
+        (None, Base::Unquantized) => "unquantised".into(),
+    };
+    format!("base: {held}; computing in {}", dtype.show())
+}
+
+pub(crate) fn describe(lora: &LoraConfig) -> String {
     format!("r {}, alpha {}, targets {}", lora.r, lora.alpha, lora.target_modules)
 }
 

@@ -1,10 +1,10 @@
 //! What can be known of a run before weights are loaded.
 
 use super::Prepared;
-use crate::{Result, batch::Batch, chat::message, config::Qwen3Config, model::Base};
+use crate::{Result, batch::Batch, chat::message, checkpoint::QuantizedAs, config::Qwen3Config, model::Base};
 use halfbyte::DType;
 
-const GIB: f64 = (1u64 << 30) as f64;
+pub(crate) const GIB: f64 = (1u64 << 30) as f64;
 
 impl Prepared {
     /// Reads a prompt as a run would, and says what memory it would take.
@@ -35,36 +35,33 @@ impl Prepared {
 
     /// What the base's weights take on the device.
     pub fn weight_bytes(&self) -> usize {
-        let size = size_of(self.settings.bnb_4bit_compute_dtype);
-        let (linear, other) = parameters(&self.config);
-        let quantized = self.files.quantized_as();
-        let double = match (quantized, self.settings.base()) {
-            (Some(found), _) => Some(found.double_quant),
-            (None, Base::Quantized { double_quant, .. }) => Some(double_quant),
-            (None, Base::Unquantized) => None,
-        };
-        let linear = match double {
-            // Half a byte, and for 64 of them a scale of one byte (4 for 256 more) or of four.
-            Some(true) => linear / 2 + linear / 64 + linear / 4096,
-            Some(false) => linear / 2 + linear / 16,
-            None => linear * size,
-        };
-        linear + other * size
+        base_bytes(&self.config, self.files.quantized_as(), self.settings.base(), self.settings.bnb_4bit_compute_dtype)
     }
 
     /// What keys and values of so many tokens take.
     pub fn cache_bytes(&self, n_tokens: usize) -> usize {
         let config = &self.config;
-        let size = size_of(self.settings.bnb_4bit_compute_dtype);
+        let size = self.settings.bnb_4bit_compute_dtype.bytes();
         2 * config.n_layers * config.n_kv_heads * config.head_dim * n_tokens * size
     }
 }
 
-fn size_of(dtype: DType) -> usize {
-    match dtype {
-        DType::Bf16 | DType::F16 => 2,
-        DType::F32 => 4,
-    }
+/// What the weights of a base take on the device, with the tables of its rotations.
+pub(crate) fn base_bytes(config: &Qwen3Config, found: Option<QuantizedAs>, base: Base, dtype: DType) -> usize {
+    let (linear, other) = parameters(config);
+    let double = match (found, base) {
+        (Some(found), _) => Some(found.double_quant),
+        (None, Base::Quantized { double_quant, .. }) => Some(double_quant),
+        (None, Base::Unquantized) => None,
+    };
+    let linear = match double {
+        // Half a byte, and for 64 of them a scale of one byte (4 for 256 more) or of four.
+        Some(true) => linear / 2 + linear / 64 + linear / 4096,
+        Some(false) => linear / 2 + linear / 16,
+        None => linear * dtype.bytes(),
+    };
+    let rotations = config.positions() * config.head_dim * DType::F32.bytes();
+    linear + other * dtype.bytes() + rotations
 }
 
 /// Of the linear layers, and of all else: embedding, head and norms.

@@ -103,7 +103,7 @@ impl<B: Backend, T: Float> Activations<B, T> {
     /// The device has too little memory.
     pub fn new(ctx: ForwardContext<'_, B, T>, model: &Qwen3<B, T>, capacity: usize, keep: Keep) -> Result<Self> {
         let (backend, config) = (ctx.backend, &model.config);
-        let kept = if keep == Keep::Everything { config.n_layers } else { 1 };
+        let kept = keep.layers(config.n_layers);
         Ok(Activations {
             capacity,
             tokens: Tokens::new(backend, capacity)?,

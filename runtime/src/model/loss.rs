@@ -12,7 +12,7 @@ use halfbyte::{
 use std::ops::Range;
 
 /// Rows whose logits exist at once: 300 MiB of bf16 at 151,936 tokens.
-const CHUNK: usize = 1024;
+pub(super) const CHUNK: usize = 1024;
 
 /// Memory for the logits of some rows, which are of the compute type in training and f32 in evaluation.
 struct Logits<B: Backend> {

@@ -59,7 +59,7 @@ impl Program {
     /// # Errors
     /// [`Error::Usage`] where clap refuses or has been asked for help; a setting is unknown or bad.
     pub fn read(&self, arguments: impl IntoIterator<Item = OsString>, sources: Sources) -> Result<Asked> {
-        let arguments = arguments.into_iter().map(|argument| self.with_dashes(argument));
+        let arguments = arguments.into_iter().map(|argument| with_dashes(&self.command, argument));
         let matches = self.command.clone().try_get_matches_from(arguments)?;
         let options = self.options(&matches)?;
         let file = matches.get_one::<String>("config").map(Into::into).or(sources.file);
@@ -67,16 +67,6 @@ impl Program {
         let use_generation_config = on("use-generation-config");
         let loaded = Sources { file, use_generation_config, ..sources }.load_below(&options)?;
         Ok(Asked { loaded, print_config: on("print-config"), check: on("check"), matches })
-    }
-
-    /// `--lora_r` is `--lora-r`.
-    fn with_dashes(&self, argument: OsString) -> OsString {
-        let Some(option) = argument.to_str().and_then(|text| text.strip_prefix("--")) else { return argument };
-        let (name, value) = option.split_at(option.find('=').unwrap_or(option.len()));
-        let name = dashes(name);
-        let ours =
-            |arg: &Arg| arg.get_long() == Some(&name) || arg.get_all_aliases().is_some_and(|all| all.contains(&&*name));
-        if self.command.get_arguments().any(ours) { format!("--{name}{value}").into() } else { argument }
     }
 
     /// Those that were given.
@@ -99,6 +89,16 @@ impl Program {
     pub fn print(&self, loaded: &Loaded) -> String {
         loaded.print(self.sections)
     }
+}
+
+/// `--lora_r` is `--lora-r`, where `command` has that.
+pub fn with_dashes(command: &Command, argument: OsString) -> OsString {
+    let Some(option) = argument.to_str().and_then(|text| text.strip_prefix("--")) else { return argument };
+    let (name, value) = option.split_at(option.find('=').unwrap_or(option.len()));
+    let name = dashes(name);
+    let ours =
+        |arg: &Arg| arg.get_long() == Some(&name) || arg.get_all_aliases().is_some_and(|all| all.contains(&&*name));
+    if command.get_arguments().any(ours) { format!("--{name}{value}").into() } else { argument }
 }
 
 fn dashes(name: &str) -> String {

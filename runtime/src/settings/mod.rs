@@ -20,7 +20,7 @@ mod sources;
 mod train;
 mod values;
 
-pub use command::{Asked, Program};
+pub use command::{Asked, Program, with_dashes};
 pub use evaluation::{EvaluationSettings, Mode};
 pub use llm::{EMBEDDED, LlmSettings};
 pub use retrieval::RetrievalSettings;
@@ -28,7 +28,7 @@ pub(crate) use section::section;
 pub use section::{Field, Section};
 pub use sources::{Loaded, Source, Sources};
 pub use train::TrainSettings;
-pub use values::{Value, Whole};
+pub use values::{Value, Whole, parse};
 
 /// All settings of a question-answering application.
 #[derive(Clone, Debug, Default, PartialEq)]

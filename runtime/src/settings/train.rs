@@ -5,7 +5,7 @@ use crate::{
     Result,
     device::Device,
     embedded,
-    lora::{LoraConfig, Targets},
+    lora::{LoraConfig, Targets, TrainableTokens},
     model::Base,
     options::*,
     train::{
@@ -23,7 +23,7 @@ section! {
     TrainSettings {
         /// Folder of a Hugging Face Qwen3 checkpoint, or `embedded`
         model_name: String = EMBEDDED.into(), also ["model", "model_name_or_path"];
-        /// Go on training this PEFT adapter, whose rank and target modules then count
+        /// Go on training this PEFT adapter; its rank, alpha, dropout and modules count
         lora_path: Option<PathBuf> = None, also ["adapter"];
         /// Training data: JSONL with {"text"}, {"prompt","completion"} or {"messages"} [default: the embedded by-laws]
         data: Option<PathBuf> = None, also ["train_file", "dataset"];
@@ -55,6 +55,8 @@ section! {
         use_rslora: bool = false;
         /// Train a module whole
         modules_to_save: Option<Whole> = None;
+        /// Train rows of tokens in the embedding, and in a tied head: 1,2,3, or {"embed_tokens": [1], "lm_head": [2]}
+        trainable_token_indices: TrainableTokens = TrainableTokens::None;
         /// Peak learning rate [default: 2e-4; 5e-3 for the embedded model]
         learning_rate: Option<f64> = None, within LEARNING_RATE, also ["lr"];
         /// How the learning rate falls
@@ -67,7 +69,7 @@ section! {
         max_grad_norm: f32 = 1.0, within MAX_GRAD_NORM;
         /// Passes over the data [default: 3; 8 for the embedded model]
         epochs: Option<f64> = None, within EPOCHS, also ["num_train_epochs", "num_epochs"];
-        /// Stop after so many steps, whatever the epochs
+        /// Train for so many steps instead of epochs
         max_steps: Option<u64> = None, within MAX_STEPS;
         /// Samples of a micro-batch (with packing: sequences of the full length) [default: 4; 16 for the embedded model]
         batch_size: Option<usize> = None, within BATCH_SIZE, also ["per_device_train_batch_size", "micro_batch_size"];
@@ -105,8 +107,23 @@ impl TrainSettings {
         embedded::resolve(&self.model_name)
     }
 
+    /// The file to train on.
+    pub(crate) fn data_file(&self) -> Result<PathBuf> {
+        self.data.clone().map_or_else(|| embedded::town("train.jsonl"), Ok)
+    }
+
+    /// The file to evaluate on, if there is one.
+    pub(crate) fn heldout_file(&self) -> Result<Option<PathBuf>> {
+        self.file(&self.eval_data, "heldout.jsonl")
+    }
+
+    /// The file of the exam, if there is one.
+    pub(crate) fn exam_file(&self) -> Result<Option<PathBuf>> {
+        self.file(&self.exam, "exam.json")
+    }
+
     /// `path`, or without own data the embedded file.
-    pub(crate) fn file(&self, path: &Option<PathBuf>, embedded: &str) -> Result<Option<PathBuf>> {
+    fn file(&self, path: &Option<PathBuf>, embedded: &str) -> Result<Option<PathBuf>> {
         match path {
             None if self.data.is_none() => embedded::town(embedded).map(Some),
             path => Ok(path.clone()),
@@ -140,6 +157,7 @@ impl TrainSettings {
         lora.dropout = self.lora_dropout;
         lora.use_rslora = self.use_rslora;
         lora.save_lm_head = self.modules_to_save == Some(Whole::LmHead);
+        lora.trainable_tokens = self.trainable_token_indices.clone();
         lora.base_model = Some(self.model_dir()?.display().to_string());
         Ok(lora)
     }

@@ -3,7 +3,7 @@
 use super::Mode;
 use crate::{
     device::Device,
-    lora::Targets,
+    lora::{Targets, TrainableTokens},
     options::{Number, Range},
     train::{data::Overlong, schedule::ScheduleKind},
 };
@@ -29,6 +29,14 @@ pub trait Value: Sized {
     fn json(&self) -> Json {
         self.show().into()
     }
+}
+
+/// The value of a text, for options that are no settings.
+///
+/// # Errors
+/// What it must be.
+pub fn parse<V: Value>(text: &str) -> Result<V, String> {
+    V::parse(text, None).ok_or_else(|| format!("it must be {}", V::wanted(None)))
 }
 
 macro_rules! numbers {
@@ -119,6 +127,25 @@ impl Value for Targets {
 
     fn show(&self) -> String {
         self.to_string()
+    }
+}
+
+impl Value for TrainableTokens {
+    fn wanted(_: Option<Range>) -> String {
+        "token ids separated by commas, or JSON with a list for each module".into()
+    }
+
+    fn parse(text: &str, _: Option<Range>) -> Option<Self> {
+        let none = text.is_empty() || text.eq_ignore_ascii_case("none");
+        if none { Some(TrainableTokens::None) } else { TrainableTokens::from_text(text).ok() }
+    }
+
+    fn show(&self) -> String {
+        match self {
+            TrainableTokens::None => "none".into(),
+            TrainableTokens::Ids(ids) => ids.iter().map(u32::to_string).collect::<Vec<_>>().join(","),
+            TrainableTokens::Modules(_) => self.to_json().to_string(),
+        }
     }
 }
 

@@ -31,13 +31,14 @@ impl RunOutput {
     /// Another process writes into it, it cannot be written, or it has an adapter and `overwrite` is not set.
     pub fn create(dir: &Path, overwrite: bool) -> Result<Self> {
         let folder = OutputFolder::claim(dir)?;
-        if !overwrite {
-            folder.refuse_existing(
-                &[WEIGHTS, CONFIG],
-                "it is a trained adapter; choose another --output, or pass --overwrite",
-            )?;
-        }
+        Self::expect_free(dir, overwrite)?;
         Ok(Self { folder, log: None, lines: String::new(), reserved: None })
+    }
+
+    /// Refuses a folder that has an adapter, unless `overwrite` is set.
+    pub(crate) fn expect_free(dir: &Path, overwrite: bool) -> Result<()> {
+        let hint = "it is a trained adapter; choose another --output, or pass --overwrite";
+        if overwrite { Ok(()) } else { files::refuse_existing(dir, &[WEIGHTS, CONFIG], hint) }
     }
 
     /// Where it is.
