@@ -55,7 +55,7 @@ section! {
         use_rslora: bool = false;
         /// Train a module whole
         modules_to_save: Option<Whole> = None;
-        /// Train rows of tokens in the embedding, and in a tied head: 1,2,3, or {"embed_tokens": [1], "lm_head": [2]}
+        /// Train the embedding's rows of these tokens, and so a tied head's
         trainable_token_indices: TrainableTokens = TrainableTokens::None;
         /// Peak learning rate [default: 2e-4; 5e-3 for the embedded model]
         learning_rate: Option<f64> = None, within LEARNING_RATE, also ["lr"];

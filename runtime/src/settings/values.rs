@@ -132,20 +132,16 @@ impl Value for Targets {
 
 impl Value for TrainableTokens {
     fn wanted(_: Option<Range>) -> String {
-        "token ids separated by commas, or JSON with a list for each module".into()
+        "ids, as 1,2,3, or JSON, as {\"embed_tokens\": [1, 2], \"lm_head\": [2]}".into()
     }
 
     fn parse(text: &str, _: Option<Range>) -> Option<Self> {
         let none = text.is_empty() || text.eq_ignore_ascii_case("none");
-        if none { Some(TrainableTokens::None) } else { TrainableTokens::from_text(text).ok() }
+        if none { Some(TrainableTokens::None) } else { TrainableTokens::from_text(text) }
     }
 
     fn show(&self) -> String {
-        match self {
-            TrainableTokens::None => "none".into(),
-            TrainableTokens::Ids(ids) => ids.iter().map(u32::to_string).collect::<Vec<_>>().join(","),
-            TrainableTokens::Modules(_) => self.to_json().to_string(),
-        }
+        if *self == TrainableTokens::None { "none".into() } else { self.to_string() }
     }
 }
 
