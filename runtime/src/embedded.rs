@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// In the checkout, or under `HALFBYTE_ROOT` on machines that only have the binaries.
 fn assets() -> PathBuf {
-    let checkout = || Path::new(env!("CARGO_MANIFEST_DIR")).join("..").into();
+    let checkout = || Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let root = std::env::var_os("HALFBYTE_ROOT").map_or_else(checkout, PathBuf::from);
     root.join("examples/assets")
 }

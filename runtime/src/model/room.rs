@@ -69,7 +69,7 @@ mod tests {
         let adapter = Adapter::init(LoraConfig::new(5, 8.0, Targets::AllLinear), &config, &files, 0).unwrap();
         let (layout, flat) = Layout::of(&adapter).unwrap();
         let room = Room { config: &config, xa_columns: layout.xa_columns, size: size_of::<T>() };
-        let on_device = DeviceAdapter::<_, T>::new(&backend, layout, &flat).unwrap();
+        let on_device = DeviceAdapter::<_, T>::new(&backend, layout, &flat, &[]).unwrap();
         let ctx = ForwardContext::new(&backend, Some(&on_device));
         for keep in [Keep::Everything, Keep::Residual, Keep::Nothing] {
             let want = allocated(&backend, || Activations::new(ctx, &model, capacity, keep));

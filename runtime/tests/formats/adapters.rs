@@ -94,7 +94,7 @@ fn trainable_tokens_that_make_no_sense_are_refused() {
         assert!(error.contains(want), "{text}: {error}");
     }
     for text in ["1;2", "-1", "4294967296", "{\"embed_tokens\": 1}", "1.5", "x"] {
-        assert!(TrainableTokens::from_text(text).unwrap_err().contains("it must be ids, as 1,2,3"), "{text}");
+        assert_eq!(TrainableTokens::from_text(text), None, "{text}");
     }
 }
 
