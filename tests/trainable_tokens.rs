@@ -81,7 +81,7 @@ fn train_like_peft<B: Backend>(backend: &B, case: &str, base: &str, checkpointin
             assert!((report.grad_norm / want - 1.0).abs() <= 1e-4, "{case}: gradient norm {}", report.grad_norm);
         }
     }
-    assert_tensors(&golden, &trainer.adapter().unwrap(), &format!("{case}.after5"));
+    assert_tensors(&golden, trainer.adapter().unwrap(), &format!("{case}.after5"));
 }
 
 fn training_equals_peft<B: Backend>(backend: &B) {

@@ -164,7 +164,8 @@ fn options_without_effect_are_refused_by_their_place() {
     trained(&settings(folder.path(), "adapter"));
     let (lora, data) = (format!("--lora-path={}", adapter.display()), format!("--data={}", data.display()));
     let refused = |options: &[&str]| {
-        let line = ["program", &data, "--output=none-such"].iter().chain(options).map(Into::into);
+        let line = ["program", &data, "--output=none-such"];
+        let line = line.iter().chain(options).map(Into::into);
         let program = Program::new(clap::Command::new("program"), &["train"]);
         let asked = program.read(line, Sources::default()).unwrap();
         Prepared::of(&asked.loaded).err().map(|e| e.to_string()).unwrap_or_default()
