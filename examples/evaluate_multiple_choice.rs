@@ -12,7 +12,7 @@ use halfbyte_runtime::{
     },
     llm::{Prepared, expect_effect, in_force},
     rag::{Index, context},
-    settings::{Asked, Program, RagConfig},
+    settings::{Asked, Program, RagConfig, RetrievalSettings},
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{ops::ControlFlow, process::ExitCode};
@@ -36,6 +36,11 @@ fn run(asked: Asked) -> Result<ExitCode> {
     expect_effect(loaded, "llm", config.llm.load_in_4bit, &prepared.files)?;
     let index = config.retrieval.index.as_deref().map(Index::open).transpose()?;
     prepared.notes.iter().chain(&in_force(&prepared)).for_each(|line| note!("{line}"));
+    if let Some(path) = &config.retrieval.index {
+        let RetrievalSettings { top_k, context_tokens, .. } = config.retrieval;
+        let most = format!("up to {top_k} passages in place of each question's context, {context_tokens} tokens");
+        note!("retrieval: {}: {most}", path.display());
+    }
     let evaluation = &config.evaluation;
     if asked.check {
         let passages = |question: &str| passages(index.as_ref(), config, &prepared, question);
@@ -89,7 +94,7 @@ fn print(report: &Report, output: impl std::fmt::Display) {
     if let Some(score) = score {
         print_score(score, *n_right, *n_scored);
     }
-    say!("{n_rows} asked, {n_unparsable} answers without a letter, {n_too_long} too long for the model");
+    say!("{n_rows} asked; answers without a letter: {n_unparsable}; too long for the model: {n_too_long}");
     say!("{tokens} tokens in {seconds:.1} s; metrics.json and details.csv are in {output}");
 }
 

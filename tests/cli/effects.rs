@@ -10,7 +10,7 @@ use std::{
 use tempfile::TempDir;
 
 /// What an option does, and what it would be wrong to see without it.
-enum Sees {
+pub enum Sees {
     /// The program says this.
     Says(String),
     /// The program fails with this.
@@ -20,44 +20,44 @@ enum Sees {
     /// Standard output is another.
     Output,
 }
-use Sees::{File, Output, Refused, Says};
+pub use Sees::{File, Output, Refused, Says};
 
 /// An option with its value, what stands beside it in both runs, and what is seen.
-struct Row {
+pub struct Row {
     option: Vec<String>,
     beside: Vec<String>,
     sees: Sees,
 }
 
-fn words(line: &str) -> Vec<String> {
+pub fn words(line: &str) -> Vec<String> {
     line.split_whitespace().map(str::to_owned).collect()
 }
 
-fn row(option: &str, sees: Sees) -> Row {
+pub fn row(option: &str, sees: Sees) -> Row {
     Row { option: words(option), beside: Vec::new(), sees }
 }
 
 impl Row {
-    fn beside(self, line: &str) -> Row {
+    pub fn beside(self, line: &str) -> Row {
         Row { beside: words(line), ..self }
     }
 }
 
-fn says(text: impl Into<String>) -> Sees {
+pub fn says(text: impl Into<String>) -> Sees {
     Says(text.into())
 }
 
 /// A program with a command line that works.
-struct Driven {
-    name: &'static str,
-    line: Vec<String>,
+pub struct Driven {
+    pub name: &'static str,
+    pub line: Vec<String>,
     /// What is appended to the folder for the option `--output`, where there is one.
-    output: Option<&'static str>,
+    pub output: Option<&'static str>,
 }
 
 /// What came of a run.
-struct Ran {
-    done: bool,
+pub struct Ran {
+    pub done: bool,
     stdout: String,
     /// With standard error.
     said: String,
@@ -71,7 +71,7 @@ impl Ran {
 }
 
 impl Driven {
-    fn run(&self, options: &[String]) -> Ran {
+    pub fn run(&self, options: &[String]) -> Ran {
         let folder = tempfile::tempdir().unwrap();
         let mut command = Command::new(example(self.name));
         command.args(&self.line).stdin(Stdio::null()).current_dir(folder.path());
@@ -98,7 +98,7 @@ impl Driven {
     }
 
     /// Sees what each row says; each option has one.
-    fn see(&self, rows: &[Row]) {
+    pub fn see(&self, rows: &[Row]) {
         let mut without = HashMap::new();
         for Row { option, beside, sees } in rows {
             let without: &Ran = without.entry(beside).or_insert_with(|| self.run(beside));
@@ -120,17 +120,17 @@ impl Driven {
 }
 
 /// What rows name.
-struct Files {
-    model: SmallModel,
+pub struct Files {
+    pub model: SmallModel,
     /// An adapter for it.
-    adapter: PathBuf,
-    settings: PathBuf,
+    pub adapter: PathBuf,
+    pub settings: PathBuf,
     few: PathBuf,
-    folder: TempDir,
+    pub folder: TempDir,
 }
 
 impl Files {
-    fn new(settings: &str) -> Files {
+    pub fn new(settings: &str) -> Files {
         let (model, folder) = (small_model(), tempfile::tempdir().unwrap());
         let [adapter, file, few] = ["adapter", "own.toml", "few.jsonl"].map(|name| folder.path().join(name));
         let done = model.train(&["--max-steps", "2", "--output", text(&adapter)]).output().unwrap();
@@ -141,16 +141,16 @@ impl Files {
         Files { model, adapter, settings: file, few, folder }
     }
 
-    fn model(&self) -> String {
+    pub fn model(&self) -> String {
         format!("--model-name {}", text(self.model.path()))
     }
 
-    fn other(&self) -> PathBuf {
+    pub fn other(&self) -> PathBuf {
         self.folder.path().join("other")
     }
 }
 
-fn show(option: &str, path: &Path) -> String {
+pub fn show(option: &str, path: &Path) -> String {
     format!("{option} {}", path.display())
 }
 

@@ -1,4 +1,5 @@
 //! The training example as a user meets it: refusals, interruption, a full disk, the same adapter twice.
+mod answers;
 #[path = "../common/mod.rs"]
 mod common;
 mod effects;

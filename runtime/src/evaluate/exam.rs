@@ -226,6 +226,7 @@ pub fn expect_effect(loaded: &Loaded) -> Result<()> {
             "repetition_penalty",
             "system",
             "enable_thinking",
+            "raw",
         ];
         unused.iter().try_for_each(|name| loaded.refuse("llm", name, "nothing is written in likelihood mode"))?;
         if !loaded.config.evaluation.shuffle_options {
