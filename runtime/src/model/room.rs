@@ -3,7 +3,7 @@
 use super::{Keep, loss::CHUNK};
 use crate::config::Qwen3Config;
 
-/// Bytes of buffers, as their constructors allocate them.
+/// Bytes of buffers, as their constructors allocate them: runtime/tests/need.rs sees that.
 pub(crate) struct Room<'a> {
     pub config: &'a Qwen3Config,
     /// [`crate::lora::Layout::xa_columns`], 0 without an adapter.
@@ -39,52 +39,5 @@ impl Room<'_> {
         let logits = (rows * self.size).div_ceil(word).max(1) * self.config.vocab_size * word;
         // Rows, labels and losses, and the summed loss; then inputs of the head and their gradients.
         (3 * capacity + 1) * word + 4 * capacity * self.config.hidden_size * self.size + logits
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        Result,
-        checkpoint::Checkpoint,
-        embedded,
-        lora::{Adapter, DeviceAdapter, Layout, LoraConfig, Targets},
-        model::{Activations, Base, ForwardContext, Gradients, LossBuffers, Qwen3},
-        settings::EMBEDDED,
-    };
-    use half::bf16;
-    use halfbyte::{Backend, Cpu, Float};
-
-    fn allocated<X>(backend: &Cpu, make: impl FnOnce() -> Result<X>) -> usize {
-        let before = backend.memory().allocated;
-        let _made = make().unwrap();
-        backend.memory().allocated - before
-    }
-
-    fn equals_what_is_allocated<T: Float>(capacity: usize) {
-        let (backend, dir) = (Cpu::new(), embedded::resolve(EMBEDDED).unwrap());
-        let (config, files) = (Qwen3Config::open(&dir).unwrap(), Checkpoint::open(&dir).unwrap());
-        let model = Qwen3::<_, T>::load(&backend, &files, &config, Base::Unquantized).unwrap();
-        let adapter = Adapter::init(LoraConfig::new(5, 8.0, Targets::AllLinear), &config, &files, 0).unwrap();
-        let (layout, flat) = Layout::of(&adapter).unwrap();
-        let room = Room { config: &config, xa_columns: layout.xa_columns, size: size_of::<T>() };
-        let on_device = DeviceAdapter::<_, T>::new(&backend, layout, &flat, &[]).unwrap();
-        let ctx = ForwardContext::new(&backend, Some(&on_device));
-        for keep in [Keep::Everything, Keep::Residual, Keep::Nothing] {
-            let want = allocated(&backend, || Activations::new(ctx, &model, capacity, keep));
-            assert_eq!(room.activations(capacity, keep), want, "{keep:?}");
-        }
-        let want = allocated(&backend, || Gradients::new(ctx, &model, capacity));
-        assert_eq!(room.gradients(capacity) + flat.len() * size_of::<f32>(), want);
-        let want = allocated(&backend, || LossBuffers::new(&backend, &model, capacity));
-        assert_eq!(room.loss(capacity), want);
-    }
-
-    #[test]
-    fn it_is_what_the_constructors_allocate() {
-        equals_what_is_allocated::<bf16>(1500);
-        equals_what_is_allocated::<bf16>(7);
-        equals_what_is_allocated::<f32>(33);
     }
 }
