@@ -2,18 +2,18 @@
 mod common;
 
 use clap::Parser;
-use common::{exit, say};
+use common::{say, start};
 use cudarc::driver::{CudaContext, DriverError};
 use halfbyte::{Backend, Cpu, Cuda, cpu, cuda};
 use std::process::ExitCode;
 
 /// Say what halfbyte sees on this machine, and what to do about what is missing.
 #[derive(Parser)]
+#[command(version)]
 struct Args {}
 
 fn main() -> ExitCode {
-    let Args {} = Args::parse();
-    exit(|| {
+    start(|Args {}| {
         tell();
         Ok(ExitCode::SUCCESS)
     })

@@ -2,7 +2,7 @@
 mod common;
 
 use clap::Parser;
-use common::{Assets, Signals, exit, exit_code, note, output::print, parse_bool, within};
+use common::{Assets, Signals, exit_code, note, output::print, parse_bool, start, within};
 use halfbyte::{Backend, Float, quant::Format};
 use halfbyte_runtime::{
     Error, Result,
@@ -25,7 +25,7 @@ use std::{
 
 /// Generate text with a Qwen3 checkpoint and a LoRA adapter.
 #[derive(Parser)]
-#[command(allow_negative_numbers = true)]
+#[command(version, allow_negative_numbers = true)]
 struct Args {
     /// Folder of a Hugging Face Qwen3 checkpoint [default: the embedded model]
     #[arg(long)]
@@ -179,6 +179,8 @@ impl Job for Inference {
             skip_special: true,
         };
         let made = generate(&model, ctx, &tokenizer, &prompt, &options, |piece| {
+            // From here on there is something to end in order.
+            self.signals.note();
             // A reader that is gone, as `head` is, wants no more.
             let read = print(format_args!("{piece}"));
             if read && self.signals.caught().is_none() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
@@ -198,9 +200,9 @@ impl Job for Inference {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    exit(|| {
+    start(|args: Args| {
         let (device, dtype) = (args.device, device::compute_dtype(&args.bnb_4bit_compute_dtype)?);
-        Ok(exit_code(device::run(device, dtype, Inference { args, signals: Signals::listen() })?))
+        let signals = Signals::listen("interrupted: nothing was written");
+        Ok(exit_code(device::run(device, dtype, Inference { args, signals })?))
     })
 }

@@ -4,7 +4,7 @@
 mod common;
 
 use clap::Parser;
-use common::{Assets, exit, note, say};
+use common::{Assets, Signals, note, say, start};
 use halfbyte::{Backend, Float};
 use halfbyte_runtime::{
     Error, Result,
@@ -20,7 +20,7 @@ use std::{num::ParseIntError, path::PathBuf, process::ExitCode};
 
 /// Write a model's logits into a safetensors file.
 #[derive(Parser)]
-#[command(group(clap::ArgGroup::new("texts").required(true).multiple(true).args(["prompt", "ids"])))]
+#[command(version, group(clap::ArgGroup::new("texts").required(true).multiple(true).args(["prompt", "ids"])))]
 struct Args {
     /// Folder of a Hugging Face Qwen3 checkpoint, in 4 bits or not [default: the embedded model]
     #[arg(long)]
@@ -89,8 +89,8 @@ impl Job for Logits {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    exit(|| {
+    start(|args: Args| {
+        let _signals = Signals::listen("interrupted: an unfinished file is removed");
         if args.output.exists() {
             let exists = std::io::Error::new(std::io::ErrorKind::AlreadyExists, "it exists; choose another name");
             return Err(Error::Io { path: args.output, action: "write", source: exists });

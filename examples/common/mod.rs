@@ -5,7 +5,7 @@ pub mod output;
 mod ranged;
 mod signals;
 
-pub use output::exit;
+pub use output::start;
 pub(crate) use output::{note, say};
 pub use ranged::within;
 pub use signals::{Signals, asks_to_retry, exit_code};

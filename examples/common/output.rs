@@ -1,5 +1,6 @@
 //! Printing that never ends a program: what it was run for comes first.
 
+use clap::Parser;
 use halfbyte_runtime::Result;
 use std::{
     fmt, io,
@@ -11,7 +12,7 @@ use std::{
 /// Why standard output took no more.
 static FAILED: Mutex<Option<io::ErrorKind>> = Mutex::new(None);
 
-/// `println!` that remembers a failure for [`exit`].
+/// `println!` that remembers a failure for [`start`].
 macro_rules! say {
     ($($arg:tt)*) => {{ $crate::common::output::print(format_args!("{}\n", format_args!($($arg)*))); }};
 }
@@ -27,18 +28,22 @@ pub(crate) use {note, say};
 
 /// Writes to standard output, unless that failed before; gives whether it is still there.
 pub fn print(text: fmt::Arguments<'_>) -> bool {
+    attempt(|| io::stdout().write_fmt(text))
+}
+
+/// Does what writes to standard output, unless that failed before; gives whether it is still there.
+fn attempt(write: impl FnOnce() -> io::Result<()>) -> bool {
     let mut failed = FAILED.lock().unwrap_or_else(PoisonError::into_inner);
     if failed.is_none() {
-        let mut out = io::stdout();
-        *failed = out.write_fmt(text).and_then(|()| out.flush()).err().map(|e| e.kind());
+        *failed = write().and_then(|()| io::stdout().flush()).err().map(|e| e.kind());
     }
     failed.is_none()
 }
 
-/// The exit code of `main`; an error goes to stderr. A standard output that could not be written is one, unless its
-/// reader just went away, as `head` does.
-pub fn exit(main: impl FnOnce() -> Result<ExitCode>) -> ExitCode {
-    let code = main().unwrap_or_else(|e| {
+/// Reads the command line and does `main`; gives its exit code. An error goes to stderr. A standard output that could not
+/// be written is one, unless its reader just went away, as `head` does.
+pub fn start<A: Parser>(main: impl FnOnce(A) -> Result<ExitCode>) -> ExitCode {
+    let code = A::try_parse().map_or_else(|asked| Ok(explain(&asked)), main).unwrap_or_else(|e| {
         note!("error: {e}");
         ExitCode::FAILURE
     });
@@ -49,4 +54,14 @@ pub fn exit(main: impl FnOnce() -> Result<ExitCode>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Prints a refusal of the command line, or the help that was asked for.
+fn explain(asked: &clap::Error) -> ExitCode {
+    if asked.use_stderr() {
+        let _ = asked.print();
+    } else {
+        attempt(|| asked.print());
+    }
+    ExitCode::from(u8::try_from(asked.exit_code()).unwrap_or(1))
 }

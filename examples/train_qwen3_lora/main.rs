@@ -7,8 +7,7 @@ mod common;
 mod options;
 mod save;
 
-use clap::Parser;
-use common::{Signals, exit, exit_code, note, say};
+use common::{Signals, exit_code, note, say, start};
 use halfbyte::{Backend, Float, host};
 use halfbyte_runtime::{
     Result,
@@ -169,14 +168,13 @@ impl Job for Training {
             trainer.n_trainable(),
         );
         let examiner = Examiner { tokenizer: &tokenizer, texts: &texts, question: plan.question };
-        if signals.caught().is_none() {
-            examiner.examine("before", &backend, &model, &mut trainer)?;
-        }
+        examiner.examine("before", &backend, &model, &mut trainer)?;
         let mut run =
             Run { args: &args, batcher: &batcher, examiner: &examiner, signals: &signals, tokens: 0, steps: 0 };
         run.train_and_save(&mut trainer, &mut output)?;
         let signal = signals.caught();
         if signal.is_none() {
+            signals.end_at_once("interrupted: the adapter is saved");
             examiner.examine("after", &backend, &model, &mut trainer)?;
             say!("{}", peak_memory(&backend));
         }
@@ -218,9 +216,7 @@ impl Run<'_> {
         let seconds = began.elapsed().as_secs_f64();
         let all = self.steps == self.batcher.total_steps();
         if self.steps == 0 {
-            trained?;
-            say!("interrupted before the first step: nothing was trained, and nothing is saved");
-            return Ok(());
+            return trained;
         }
         save::save(output, &trainer.adapter()?, self.signals)?;
         say!("trained on {} tokens in {seconds:.1} s: {:.0} tokens/s", self.tokens, self.tokens as f64 / seconds);
@@ -242,6 +238,8 @@ impl Run<'_> {
             }
             let step_began = Instant::now();
             let report = trainer.step(&step)?;
+            // From here on there is something to save.
+            self.signals.note();
             self.tokens += report.n_tokens as u64;
             self.steps = step.index + 1;
             let mut record = record(&report, self.steps, self.tokens, step_began, began);
@@ -277,9 +275,9 @@ fn record(report: &StepReport, step: u64, tokens: u64, step_began: Instant, bega
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    exit(|| {
+    start(|args: Args| {
         let (device, dtype) = (args.device, device::compute_dtype(&args.bnb_4bit_compute_dtype)?);
-        Ok(exit_code(device::run(device, dtype, Training { args, signals: Signals::listen() })?))
+        let signals = Signals::listen("interrupted before the first step: nothing was trained, and nothing is saved");
+        Ok(exit_code(device::run(device, dtype, Training { args, signals })?))
     })
 }

@@ -20,7 +20,7 @@ use std::path::PathBuf;
 
 /// Fine-tune a LoRA adapter on a Qwen3 checkpoint.
 #[derive(Parser)]
-#[command(allow_negative_numbers = true)]
+#[command(version, allow_negative_numbers = true)]
 pub struct Args {
     /// Folder of a Hugging Face Qwen3 checkpoint [default: the embedded model]
     #[arg(long)]

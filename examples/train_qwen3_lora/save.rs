@@ -5,6 +5,7 @@ use halfbyte_runtime::{Result, lora::Adapter, train::output::RunOutput};
 use std::{
     io::{IsTerminal, stdin},
     path::Path,
+    process,
     sync::mpsc::{Receiver, channel},
     thread,
     time::{Duration, Instant},
@@ -23,7 +24,7 @@ pub fn save(output: &mut RunOutput, adapter: &Adapter, signals: &Signals) -> Res
     signals.be_patient();
     note!("error: {first}");
     note!("the adapter is kept in memory, and saving is tried again every {} s: make room, or", PAUSE.as_secs());
-    note!("  send SIGHUP to try at once; Ctrl-C or SIGTERM tries once more and then drops it");
+    note!("  `kill -USR1 {}` to try at once; Ctrl-C or SIGTERM tries once more and then drops it", process::id());
     let typed = keyboard();
     loop {
         let wish = wait(signals, typed.as_ref());

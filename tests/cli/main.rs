@@ -4,6 +4,7 @@ mod common;
 mod kills;
 mod lost;
 mod options;
+mod saving;
 mod signals;
 
 use common::root;
@@ -13,9 +14,9 @@ use halfbyte_runtime::{
 };
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{self, BufRead, BufReader, Lines, Write},
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Child, ChildStderr, Command, Output, Stdio},
 };
 use tempfile::TempDir;
 
@@ -90,6 +91,69 @@ impl SmallModel {
         command.args(arguments);
         command
     }
+}
+
+/// A model of 370 MB whose loading takes a while: its file has a header, and zeros that take no room on the disk.
+fn large_model() -> SmallModel {
+    const LAYERS: usize = 12;
+    let model = small_model();
+    let config = fs::read_to_string(model.path().join("config.json")).unwrap();
+    let config = config.replace("\"hidden_size\": 32", "\"hidden_size\": 1024");
+    let config = config.replace("\"intermediate_size\": 64", "\"intermediate_size\": 4096");
+    let config = config.replace("\"num_hidden_layers\": 1", &format!("\"num_hidden_layers\": {LAYERS}"));
+    fs::write(model.path().join("config.json"), config).unwrap();
+    let config = Qwen3Config::open(model.path()).unwrap();
+    let (mut header, mut at) = (serde_json::Map::new(), 0);
+    let mut put = |name: String, shape: &[usize]| {
+        let end = at + 2 * shape.iter().product::<usize>();
+        let entry = serde_json::json!({"dtype": "BF16", "shape": shape, "data_offsets": [at, end]});
+        header.insert(name, entry);
+        at = end;
+    };
+    put("model.embed_tokens.weight".into(), &[4096, 1024]);
+    put("model.norm.weight".into(), &[1024]);
+    for layer in 0..LAYERS {
+        let norms = ["input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm"];
+        for (norm, width) in norms.into_iter().zip([1024, 1024, 32, 32]) {
+            put(format!("model.layers.{layer}.{norm}.weight"), &[width]);
+        }
+    }
+    for module in config.modules().filter(|module| *module != Module::LmHead) {
+        put(format!("{module}.weight"), &config.shape(module));
+    }
+    let header = serde_json::to_vec(&header).unwrap();
+    let mut file = fs::File::create(model.path().join("model.safetensors")).unwrap();
+    file.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
+    file.write_all(&header).unwrap();
+    file.set_len((8 + header.len() + at) as u64).unwrap();
+    model
+}
+
+/// A run that is under way, and what it says on its standard error.
+struct Begun {
+    child: Child,
+    said: Lines<BufReader<ChildStderr>>,
+}
+
+impl Begun {
+    /// Waits for its end; gives the exit code.
+    fn end(mut self) -> Option<i32> {
+        self.said.by_ref().for_each(drop);
+        self.child.wait().unwrap().code()
+    }
+}
+
+/// Reads lines until one contains `word`.
+fn until(lines: &mut impl Iterator<Item = io::Result<String>>, word: &str) {
+    assert!(lines.any(|line| line.unwrap().contains(word)), "it never said `{word}`");
+}
+
+fn send(signal: &str, child: &Child) {
+    assert!(Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap().success());
+}
+
+fn saved(dir: &Path) -> bool {
+    dir.join("adapter_model.safetensors").exists() && dir.join("adapter_config.json").exists()
 }
 
 fn text(path: &Path) -> &str {

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::layer;
 use super::staged::Staged;
 use super::transaction::{self, RECORD, Transaction};
+use super::{layer, unfinished};
 use crate::{Error, Result};
 
 /// A folder that only this process writes into, until it is dropped or the process ends, however it does.
@@ -80,6 +80,7 @@ impl Drop for OutputFolder {
     fn drop(&mut self) {
         // One that is not empty stays, and so do those that it is in.
         let _ = self.made.iter().try_for_each(|dir| layer::remove_folder(dir));
+        self.made.iter().for_each(|dir| unfinished::done(dir));
     }
 }
 
@@ -87,7 +88,7 @@ impl Drop for OutputFolder {
 fn make_folders(dir: &Path) -> Result<Vec<PathBuf>> {
     let missing: Vec<_> = dir.ancestors().take_while(|d| !d.as_os_str().is_empty() && !d.exists()).collect();
     for dir in missing.iter().rev() {
-        match layer::make_folder(dir) {
+        match unfinished::make(dir, layer::make_folder) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
             made => made.map_err(Error::io("make the folder", dir))?,
         }

@@ -4,6 +4,7 @@ mod folder;
 mod layer;
 mod staged;
 mod transaction;
+mod unfinished;
 
 use std::fs::{File, Metadata};
 use std::io::{self, BufWriter, Read, Write};
@@ -17,6 +18,7 @@ pub(crate) use folder::read_together;
 pub use layer::{Fault, with_fault};
 pub(crate) use staged::{PARTIAL_METRICS, Staged};
 pub(crate) use transaction::Transaction;
+pub use unfinished::abandon;
 
 /// Writes a file so that `path` holds either its old contents or all of the new ones, even if the disk fills up or the
 /// power fails: into a temporary file of the same folder, flushed to the disk, then renamed.

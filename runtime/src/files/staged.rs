@@ -3,7 +3,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::layer;
+use super::{layer, unfinished};
 use crate::{Error, Result};
 
 /// A file under a temporary name beside its final one; removed unless it is committed.
@@ -21,7 +21,7 @@ impl Staged {
         let failed = Error::io("write", path);
         for _ in 0..8 {
             let temporary = temporary_name(path);
-            match layer::create_new(&temporary) {
+            match unfinished::make(&temporary, layer::create_new) {
                 Ok(file) => return Ok(Self { file, temporary, path: path.to_owned(), keep: false }),
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(failed(e)),
@@ -71,12 +71,13 @@ impl Staged {
     /// Removes it.
     pub fn discard(mut self) -> Result<()> {
         layer::remove(&self.temporary).map_err(Error::io("remove", &self.temporary))?;
-        self.keep = true;
+        self.keep();
         Ok(())
     }
 
     /// Leaves it where it is when it is dropped.
     pub(super) fn keep(&mut self) {
+        unfinished::done(&self.temporary);
         self.keep = true;
     }
 }
@@ -97,6 +98,7 @@ impl Drop for Staged {
         if !self.keep {
             // The error that led here is the one to report.
             let _ = layer::remove(&self.temporary);
+            unfinished::done(&self.temporary);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::staged::{Staged, is_temporary};
-use super::{layer, read_to_string};
+use super::{layer, read_to_string, unfinished};
 use crate::{Error, Result};
 
 /// The file that says which temporary files are to have which names. Once it is there the new files are the folder's;
@@ -50,6 +50,7 @@ impl Transaction {
             only.keep();
             return sync_folder(&self.dir);
         }
+        let _whole = unfinished::while_naming();
         self.decide()?;
         // Once more, if it was only for a moment.
         settle(&self.dir).or_else(|_| settle(&self.dir))
