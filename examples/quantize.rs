@@ -3,14 +3,16 @@
 mod common;
 
 use clap::Parser;
-use common::{Assets, Signals, note, parse_bool, say, start};
+use common::{Signals, note, say, start};
 use halfbyte::{Backend, DType, Float, quant::Format};
 use halfbyte_runtime::{
     Result,
     checkpoint::{BnbConfig, Checkpoint},
     config::Qwen3Config,
-    device::{self, Device, Job, compute_dtype},
+    device::{self, Device, Job},
+    embedded,
     model::{QuantizeReport, checkpoint_note, quantize_checkpoint},
+    settings::{EMBEDDED, parse},
 };
 use std::{
     io::{IsTerminal, Write},
@@ -24,26 +26,27 @@ use std::{
 #[derive(Parser)]
 #[command(version)]
 struct Args {
-    /// Folder of a Hugging Face Qwen3 checkpoint [default: the embedded model]
-    #[arg(long)]
-    model: Option<PathBuf>,
+    /// Folder of a Hugging Face Qwen3 checkpoint, or `embedded`
+    #[arg(long, alias = "model", default_value = EMBEDDED)]
+    model_name: String,
     /// Folder for the 4-bit checkpoint; it must have none yet
-    #[arg(long)]
+    #[arg(long, alias = "output-dir")]
     output: PathBuf,
     /// nf4 or fp4
-    #[arg(long, default_value = "nf4")]
+    #[arg(long, default_value = "nf4", value_parser = parse::<Format>)]
     bnb_4bit_quant_type: Format,
     /// Quantise the scales too: true or false
-    #[arg(long, default_value = "true", value_parser = parse_bool, action = clap::ArgAction::Set)]
+    #[arg(long, default_value = "true", value_parser = parse::<bool>, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(action = clap::ArgAction::Set)]
     bnb_4bit_use_double_quant: bool,
     /// What config.json tells transformers to compute in: bfloat16, float16 or float32
-    #[arg(long, default_value = "bfloat16")]
-    bnb_4bit_compute_dtype: String,
+    #[arg(long, aliases = ["dtype", "torch-dtype"], default_value = "bfloat16", value_parser = parse::<DType>)]
+    bnb_4bit_compute_dtype: DType,
     /// Weights that share a scale: 32, 64, 128 … 4096
     #[arg(long, default_value_t = 64)]
     block_size: usize,
     /// auto, cpu, cuda or cuda:N
-    #[arg(long, default_value = "auto")]
+    #[arg(long, default_value = "auto", value_parser = parse::<Device>)]
     device: Device,
 }
 
@@ -82,9 +85,9 @@ fn main() -> ExitCode {
         let bnb = BnbConfig {
             format: args.bnb_4bit_quant_type,
             double_quant: args.bnb_4bit_use_double_quant,
-            compute: compute_dtype(&args.bnb_4bit_compute_dtype)?,
+            compute: args.bnb_4bit_compute_dtype,
         };
-        let model = args.model.unwrap_or_else(|| Assets::find().model());
+        let model = embedded::resolve(&args.model_name)?;
         let (output, block_size) = (args.output.clone(), args.block_size);
         let job = Quantize { model, output, bnb, block_size };
         // Scales are f32 whatever a model computes in.

@@ -74,7 +74,7 @@ pub enum Error {
         reason: String,
     },
     /// There is too little memory.
-    #[error("out of memory: {} more were asked for, {}", Size(*bytes), Free(*free))]
+    #[error("out of memory: {} more were asked for, {}", Size(*bytes as u64), Free(*free))]
     OutOfMemory {
         /// The allocation that failed.
         bytes: usize,
@@ -106,8 +106,9 @@ impl Error {
     }
 }
 
-/// Bytes, for people.
-struct Size(usize);
+/// A number of bytes, as people read it: `1.5 GiB`.
+#[derive(Debug, Clone, Copy)]
+pub struct Size(pub u64);
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -126,7 +127,7 @@ struct Free(Option<usize>);
 impl fmt::Display for Free {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Some(bytes) => write!(f, "{} are free", Size(bytes)),
+            Some(bytes) => write!(f, "{} are free", Size(bytes as u64)),
             None => f.write_str("which are not free"),
         }
     }

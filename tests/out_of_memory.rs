@@ -10,6 +10,7 @@ use halfbyte_runtime::{
     batch::Sample,
     checkpoint::Checkpoint,
     config::Qwen3Config,
+    evaluate::questions::read_questions,
     lora::{Adapter, LoraConfig, Targets},
     model::{Base, Decoder, ForwardContext, Qwen3, SampleOptions},
     tokenizer::Tokenizer,
@@ -119,6 +120,29 @@ fn micro_batches_beyond_memory_are_refused() {
     }
 }
 
+/// Hours of work must not be lost because another program has taken the memory meanwhile.
+#[test]
+fn a_trained_adapter_can_be_saved_without_free_memory() {
+    let _alone = alone();
+    let (setup, Some(_)) = (Setup::new(|_| ()), host::free()) else { return };
+    let adapter = setup.adapter(16_384).unwrap();
+    let numbers: usize = adapter.layers.iter().map(|layer| layer.a.len() + layer.b.len()).sum();
+    let options = TrainerOptions {
+        capacity: 8,
+        gradient_checkpointing: false,
+        schedule: Schedule::new(ScheduleKind::Constant, 1e-3, Warmup::Steps(0), 1).unwrap(),
+        optimizer: OptimizerOptions::default(),
+        seed: 0,
+    };
+    let mut trainer = Trainer::new(&setup.backend, &setup.model, &adapter, options).unwrap();
+    let most = 2 * numbers; // half of what the adapter takes
+    let held: Buf<Cpu, u8> = setup.backend.zeros(host::free().unwrap() - most).unwrap();
+    assert!(host::room::<f32>(numbers).is_err(), "{} bytes are still free", host::free().unwrap());
+    let saved = trainer.adapter().unwrap();
+    assert!(saved.layers == adapter.layers, "an adapter that was not trained is the one that it began with");
+    drop(held);
+}
+
 #[test]
 fn a_micro_batch_has_no_more_tokens_than_there_are() {
     let sample = |len| Sample { ids: vec![1; len], mask: vec![true; len] };
@@ -186,6 +210,9 @@ fn data_beyond_memory_are_refused() {
         DataOptions { max_seq_length: 10, overlong: Overlong::Error, append_eos: true, enable_thinking: None };
     let error = Dataset::read(&path, &tokenizer, None, &options).err();
     says(error, &["data.jsonl", "2048.0 GiB", "a part of it"]);
+    says(read_questions(&path).err(), &["data.jsonl", "3072.0 GiB", "a part of it"]);
+    sparse(&dir.path().join("tokenizer.json"), b"{", 1 << 40);
+    says(Tokenizer::open(dir.path()).err(), &["tokenizer.json", "1024.0 GiB", "a smaller file"]);
 }
 
 #[test]

@@ -67,7 +67,7 @@ fn round<B: Backend>(backend: &B) -> Round {
     let mut tokens = decoder.prefill(&[vec![1, 2, 3]]).unwrap();
     (0..8).for_each(|_| tokens.extend(decoder.step().unwrap()));
     drop(decoder);
-    (trainer.adapter().unwrap(), tokens)
+    (trainer.adapter().unwrap().clone(), tokens)
 }
 
 /// Of this process: KiB of memory that is no file's, threads, open files.

@@ -1,7 +1,10 @@
 //! Printing that never ends a program: what it was run for comes first.
 
 use clap::Parser;
-use halfbyte_runtime::Result;
+use halfbyte_runtime::{
+    Error, Result,
+    settings::{Asked, Program, Sources, with_dashes},
+};
 use std::{
     fmt, io,
     io::Write,
@@ -12,7 +15,7 @@ use std::{
 /// Why standard output took no more.
 static FAILED: Mutex<Option<io::ErrorKind>> = Mutex::new(None);
 
-/// `println!` that remembers a failure for [`start`].
+/// `println!` that remembers a failure for [`finish`].
 macro_rules! say {
     ($($arg:tt)*) => {{ $crate::common::output::print(format_args!("{}\n", format_args!($($arg)*))); }};
 }
@@ -40,12 +43,36 @@ fn attempt(write: impl FnOnce() -> io::Result<()>) -> bool {
     failed.is_none()
 }
 
-/// Reads the command line and does `main`; gives its exit code. An error goes to stderr. A standard output that could not
-/// be written is one, unless its reader just went away, as `head` does.
+/// Reads a command line of its own, as freely as one of settings, and does `main`; see [`finish`].
 pub fn start<A: Parser>(main: impl FnOnce(A) -> Result<ExitCode>) -> ExitCode {
-    let code = A::try_parse().map_or_else(|asked| Ok(explain(&asked)), main).unwrap_or_else(|e| {
-        note!("error: {e}");
-        ExitCode::FAILURE
+    let mut command = A::command().args_override_self(true);
+    let arguments: Vec<_> = std::env::args_os().map(|argument| with_dashes(&command, argument)).collect();
+    let matches = command.try_get_matches_from_mut(arguments);
+    let read = matches.and_then(|matches| A::from_arg_matches(&matches).map_err(|e| e.format(&mut command)));
+    finish(read.map_err(Error::from).and_then(main))
+}
+
+/// Reads all sources of settings and does `main`, unless they are only to be printed; see [`finish`].
+pub fn start_with(program: Program, main: impl FnOnce(Asked) -> Result<ExitCode>) -> ExitCode {
+    let asked = program.read(std::env::args_os(), Sources::here());
+    finish(asked.and_then(|asked| {
+        if asked.print_config {
+            print(format_args!("{}", program.print(&asked.loaded)));
+            return Ok(ExitCode::SUCCESS);
+        }
+        main(asked)
+    }))
+}
+
+/// The exit code of a program. An error goes to stderr. A standard output that could not be written is one, unless its
+/// reader just went away, as `head` does.
+fn finish(outcome: Result<ExitCode>) -> ExitCode {
+    let code = outcome.unwrap_or_else(|e| match e {
+        Error::Usage(asked) => explain(&asked),
+        e => {
+            note!("error: {e}");
+            ExitCode::FAILURE
+        }
     });
     match *FAILED.lock().unwrap_or_else(PoisonError::into_inner) {
         None | Some(io::ErrorKind::BrokenPipe) => code,

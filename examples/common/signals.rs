@@ -98,6 +98,11 @@ impl Signals {
     /// From now on no signal ends the program: [`Self::take`] tells of each. SIGUSR1 is one, too.
     pub fn be_patient(&self) {
         self.register(WAKES);
+        self.hand_over();
+    }
+
+    /// From now on [`Self::take`] tells of each signal that would have ended the program.
+    pub fn hand_over(&self) {
         self.look().mode = Mode::Wake;
     }
 

@@ -5,13 +5,15 @@
 
 use std::path::{Path, PathBuf};
 
+use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, Value as Jinja};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 use crate::files;
-use crate::tokenizer::{Tokenizer, read_json, token_content};
+use crate::tokenizer::{Tokenizer, read_config, token_content};
 
+mod limits;
 mod python;
 
 /// What begins the text of a message, followed by its role.
@@ -61,7 +63,7 @@ impl ChatTemplate {
     /// When there is no template and no markers, or the template is not valid.
     pub fn open(dir: impl AsRef<Path>, tokenizer: &Tokenizer) -> Result<Self> {
         let dir = dir.as_ref();
-        let config = read_json(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
+        let config = read_config(dir)?;
         let (path, sources) = match read_sources(dir, &config)? {
             Some(found) => found,
             None => return Self::chatml(dir, tokenizer),
@@ -115,9 +117,9 @@ impl ChatTemplate {
         check_messages(chat.messages).map_err(|reason| Error::Template { path: self.path.clone(), reason })?;
         let name = if chat.tools.is_some() { "tool_use" } else { "default" };
         let mut environment = self.environment.clone();
-        environment.set_fuel(Some(python::fuel(chat)));
+        environment.set_fuel(Some(limits::fuel(chat)));
         let template = environment.get_template(name).or_else(|_| environment.get_template("default"));
-        let mut out = python::Limited::new(chat);
+        let mut out = limits::Limited::new(chat);
         let rendered =
             template.and_then(|template| template.render_captured_to(self.variables(chat), &mut out).map(drop));
         match rendered {
@@ -136,7 +138,7 @@ impl ChatTemplate {
             variables.insert("enable_thinking".into(), enable.into());
         }
         variables.extend(chat.extra.cloned().unwrap_or_default());
-        Jinja::from_serialize(variables)
+        Jinja::from(Serde(variables))
     }
 }
 

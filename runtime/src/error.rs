@@ -129,6 +129,17 @@ pub enum Error {
         /// What it must be.
         want: String,
     },
+    /// A setting that came from outside is unknown, has a bad value, or would have no effect.
+    #[error("{place}: {reason}")]
+    Given {
+        /// The file and line, variable or option.
+        place: String,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// A command line is wrong, or asks for help.
+    #[error(transparent)]
+    Usage(#[from] clap::Error),
     /// A checkpoint's chat template cannot be read, or refuses a conversation.
     #[error("chat template `{}`: {reason}", path.display())]
     Template {

@@ -82,6 +82,9 @@ pub const CHUNK_OVERLAP: Range = closed("the chunk overlap", 0.0, 5e5);
 /// Tokens of all passages in a prompt.
 pub const CONTEXT_TOKENS: Range = closed("the tokens of the context", 1.0, 1e7);
 
+/// Questions to ask.
+pub const LIMIT: Range = closed("the limit of questions", 1.0, 1e9);
+
 /// A number that has a range.
 pub trait Number: Copy + fmt::Display + FromStr {
     /// As f64; whole numbers too large for it become larger.
@@ -121,11 +124,6 @@ impl Range {
             return Ok(());
         }
         Err(Error::setting(self.name, value, format!("it must be {self}")))
-    }
-
-    /// [`Range::parse`] as a function.
-    pub fn parser<N: Number>(self) -> impl Fn(&str) -> Result<N, String> + Clone {
-        move |text: &str| self.parse(text)
     }
 
     /// A value from its text, for programs.

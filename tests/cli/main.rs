@@ -1,11 +1,13 @@
 //! The training example as a user meets it: refusals, interruption, a full disk, the same adapter twice.
 #[path = "../common/mod.rs"]
 mod common;
+mod effects;
 mod kills;
 mod lost;
 mod options;
 mod saving;
 mod signals;
+mod tokens;
 
 use common::root;
 use halfbyte_runtime::{
@@ -307,6 +309,6 @@ fn a_full_disk_leaves_no_half_adapter() {
         }
     };
     let (listed, said) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
-    assert!(said.contains("MiB are free"), "{said}");
+    assert!(said.contains("iB are free"), "{said}");
     assert!(!listed.contains("adapter_"), "files were left behind: {listed}");
 }

@@ -75,6 +75,6 @@ fn the_documented_options_are_those_of_the_programs() {
         fs::write(&path, &want).unwrap();
     }
     let have = fs::read_to_string(&path).unwrap_or_default();
-    assert!(want.contains("--lora-dropout <LORA_DROPOUT>") && want.contains("a number, from 0 to below 1"), "{want}");
+    assert!(want.contains("--lora-dropout <VALUE>") && want.contains("a number, from 0 to below 1"), "{want}");
     assert!(have == want, "{} is not what the programs say: run with HALFBYTE_BLESS=1", text(&path));
 }

@@ -60,6 +60,17 @@ impl Reader {
         fs::write(&path, bytes).unwrap();
         path
     }
+
+    /// Puts the bytes into a folder of its own, beside a golden file (its path, and its name there).
+    fn folder(&self, (folder, name): (&str, &str), beside: Option<[&str; 2]>, bytes: &[u8]) -> std::path::PathBuf {
+        let folder = self.folder.path().join(folder);
+        if !folder.exists() {
+            fs::create_dir(&folder).unwrap();
+            beside.map(|[from, to]| fs::copy(golden(from), folder.join(to)).unwrap());
+        }
+        fs::write(folder.join(name), bytes).unwrap();
+        folder
+    }
 }
 
 /// The checkout, or `HALFBYTE_ROOT`.
@@ -83,9 +94,9 @@ fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
     String::from_utf8_lossy(bytes)
 }
 
-/// Printable ASCII by bytes, and two markers.
+/// GPT-2's alphabet of all bytes, and two markers.
 fn small_tokenizer() -> Vec<u8> {
-    let alphabet = (b'!'..=b'~').map(char::from).chain(['Ġ', 'Ċ']);
+    let alphabet = ('!'..='~').chain('¡'..='¬').chain('®'..='ÿ').chain('Ā'..='\u{143}');
     let vocab: serde_json::Map<_, _> = alphabet.enumerate().map(|(i, c)| (c.to_string(), json!(i))).collect();
     let n = vocab.len();
     let added = |i: usize, content: &str| {
@@ -116,12 +127,8 @@ fn read_checkpoint(reader: &Reader, bytes: &[u8]) -> Outcome {
 }
 
 fn read_index(reader: &Reader, bytes: &[u8]) -> Outcome {
-    let folder = reader.folder.path().join("sharded");
-    if !folder.exists() {
-        fs::create_dir(&folder).unwrap();
-        fs::copy(golden("untied/model.safetensors"), folder.join("model-00001-of-00001.safetensors")).unwrap();
-    }
-    fs::write(folder.join("model.safetensors.index.json"), bytes).unwrap();
+    let shard = ["untied/model.safetensors", "model-00001-of-00001.safetensors"];
+    let folder = reader.folder(("sharded", "model.safetensors.index.json"), Some(shard), bytes);
     outcome(Checkpoint::open(&folder).map(|checkpoint| checkpoint.names().map(str::to_owned).collect::<Vec<_>>()))
 }
 
@@ -132,19 +139,13 @@ fn read_adapter_config(reader: &Reader, bytes: &[u8]) -> Outcome {
 }
 
 fn read_adapter(reader: &Reader, bytes: &[u8]) -> Outcome {
-    let folder = reader.folder.path().join("adapter");
-    if !folder.exists() {
-        fs::create_dir(&folder).unwrap();
-        fs::copy(golden("adapter-plain/adapter_config.json"), folder.join("adapter_config.json")).unwrap();
-    }
-    fs::write(folder.join("adapter_model.safetensors"), bytes).unwrap();
+    let config = ["adapter-plain/adapter_config.json", "adapter_config.json"];
+    let folder = reader.folder(("adapter", "adapter_model.safetensors"), Some(config), bytes);
     outcome(Adapter::open(&folder, &reader.model).map(|(adapter, _)| adapter.layers.len()))
 }
 
 fn read_tokenizer(reader: &Reader, bytes: &[u8]) -> Outcome {
-    let folder = reader.folder.path().join("tokenizer");
-    let _ = fs::create_dir(&folder);
-    fs::write(folder.join("tokenizer.json"), bytes).unwrap();
+    let folder = reader.folder(("tokenizer", "tokenizer.json"), None, bytes);
     let read = || {
         let tokenizer = Tokenizer::open(&folder)?;
         let ids = tokenizer.encode("Hello, world!\n<|im_start|>x 1 2")?;

@@ -1,22 +1,23 @@
 //! Jinja as Python's transformers sets it up.
 
-use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value as Jinja, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, escape_formatter};
+use minijinja_contrib::pycompat;
 
-use super::Chat;
+use super::limits;
 use crate::python_json::{self, Dumps};
 
 /// An environment without templates.
 pub(super) fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    environment.set_syntax(syntax.expect("Jinja's own delimiters"));
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     environment.set_formatter(format_value);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_unknown_method_callback(method);
     environment.add_filter("tojson", tojson);
     environment.add_function("raise_exception", |message: String| -> Result<Jinja, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message))
@@ -31,62 +32,16 @@ pub(super) fn environment() -> Environment<'static> {
 /// The most spaces of a level of `tojson`: what depends on it is the size of its text.
 const MAX_INDENT: usize = 64;
 
-/// Bytes that a conversation brings along.
-fn bytes_of(chat: &Chat) -> u64 {
-    let messages: usize = chat.messages.iter().map(|message| message.to_string().len() + 64).sum();
-    let others = chat.tools.map_or(0, |tools| tools.to_string().len());
-    (messages + others) as u64
-}
-
-/// How many steps a template may take: a thousand times what Qwen3's takes, so that one that never ends does.
-pub(super) fn fuel(chat: &Chat) -> u64 {
-    2_000_000 + 20 * bytes_of(chat)
-}
-
-/// Text of a size that a conversation can have.
-pub(super) struct Limited {
-    text: Vec<u8>,
-    most: usize,
-    full: bool,
-}
-
-impl Limited {
-    pub fn new(chat: &Chat) -> Self {
-        let most = usize::try_from(bytes_of(chat)).unwrap_or(usize::MAX).saturating_mul(8).saturating_add(1 << 22);
-        Self { text: Vec::new(), most, full: false }
+/// Python's methods.
+fn method(state: &mut State<'_, '_>, value: &Jinja, name: &str, args: &[Jinja]) -> Result<Jinja, Error> {
+    if name == "format" {
+        limits::pay_for_padding(state, value.as_str().unwrap_or_default())?;
     }
-
-    pub fn is_full(&self) -> bool {
-        self.full
-    }
-
-    pub fn reason(&self) -> String {
-        format!("it makes more than {} bytes of this conversation", self.most)
-    }
-
-    pub fn into_text(self) -> String {
-        // A template writes text.
-        String::from_utf8(self.text).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
-    }
-}
-
-impl io::Write for Limited {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.text.len() + bytes.len() > self.most {
-            self.full = true;
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        self.text.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+    pycompat::unknown_method_callback(state, value, name, args)
 }
 
 /// Prints `True`, `False`, `None` and floats as Python does.
-fn format_value(out: &mut Output<'_>, state: &State<'_, '_>, value: &Jinja) -> Result<(), Error> {
+fn format_value(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Jinja) -> Result<(), Error> {
     let text = match value.kind() {
         ValueKind::Bool if value.is_true() => "True".into(),
         ValueKind::Bool => "False".into(),
@@ -101,7 +56,7 @@ fn format_value(out: &mut Output<'_>, state: &State<'_, '_>, value: &Jinja) -> R
 }
 
 /// `json.dumps`, where everything beyond ASCII stays as it is unless `ensure_ascii=True` says otherwise.
-fn tojson(value: Jinja, options: Kwargs) -> Result<Jinja, Error> {
+fn tojson(state: &State<'_, '_>, value: Jinja, options: Kwargs) -> Result<Jinja, Error> {
     let indent: Option<usize> = options.get("indent")?;
     if indent.is_some_and(|indent| indent > MAX_INDENT) {
         return Err(Error::new(ErrorKind::InvalidOperation, format!("tojson indents by at most {MAX_INDENT}")));
@@ -112,11 +67,11 @@ fn tojson(value: Jinja, options: Kwargs) -> Result<Jinja, Error> {
         .get::<Option<Vec<String>>>("separators")?
         .and_then(|pair| pair.try_into().ok().map(|[item, key]: [String; 2]| (item, key)));
     options.assert_all_used()?;
-    let value = serde_json::to_value(&value).map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))?;
     let python = Dumps::new(indent);
-    let separators = separators.unwrap_or(python.separators);
-    let text = Dumps { indent, separators, sort_keys, ensure_ascii }.dumps(&value);
-    Ok(Jinja::from_safe_string(text))
+    let dumps = Dumps { indent, separators: separators.unwrap_or(python.separators), sort_keys, ensure_ascii };
+    limits::pay_for_json(state, &value, &dumps, 0)?;
+    let value = serde_json::to_value(&value).map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))?;
+    Ok(Jinja::from_safe_string(dumps.dumps(&value)))
 }
 
 /// The time `seconds` after 1970 in UTC, by the directives of Python's `strftime` that templates use.
@@ -197,6 +152,7 @@ fn civil_date(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use minijinja::value::Serde;
     use serde_json::Value;
 
     #[test]
@@ -219,7 +175,8 @@ mod tests {
         let environment = environment();
         let value: Value =
             serde_json::from_str(r#"{"b": [1, 2.0, {}, 1e-7], "a": "é\u0001\"<&'", "c": null}"#).unwrap();
-        let render = |source: &str| environment.render_str(source, minijinja::context! { value }).unwrap();
+        let render =
+            |source: &str| environment.render_str(source, minijinja::context! { value => Serde(&value) }).unwrap();
         assert_eq!(
             render("{{ value | tojson }}"),
             "{\"b\": [1, 2.0, {}, 1e-07], \"a\": \"é\\u0001\\\"<&'\", \"c\": null}"

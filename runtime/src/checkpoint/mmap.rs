@@ -25,7 +25,7 @@ impl Bytes {
         // meanwhile is up to the user, as with every program that maps its model; this library itself only ever
         // replaces files by renaming (`files::Transaction`), which leaves what is mapped as it was.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))?;
-        let watch = lost::watch(path, &map);
+        let watch = lost::watch(path, &map).map_err(Error::io("watch", path))?;
         Ok(Self::Mapped(watch, map))
     }
 }
@@ -50,10 +50,11 @@ unsafe impl stable_deref_trait::StableDeref for Bytes {}
 #[cfg(unix)]
 mod lost {
     use std::collections::HashMap;
+    use std::io;
     use std::path::{Path, PathBuf};
     use std::ptr;
     use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::SeqCst};
-    use std::sync::{LazyLock, Mutex, Once};
+    use std::sync::{LazyLock, Mutex};
 
     /// A mapped range, and what to say of it; free where `end` is 0. The signal's handler reads these, so there are no
     /// locks and nothing is ever freed.
@@ -80,18 +81,19 @@ mod lost {
         }
     }
 
-    pub fn watch(path: &Path, map: &[u8]) -> Watch {
-        static LISTEN: Once = Once::new();
-        LISTEN.call_once(listen);
+    /// Fails where the system lets nobody listen.
+    pub fn watch(path: &Path, map: &[u8]) -> io::Result<Watch> {
+        static LISTENING: LazyLock<Result<(), String>> = LazyLock::new(|| listen().map_err(|e| e.to_string()));
+        LISTENING.as_ref().map_err(|reason| io::Error::other(format!("no handler for SIGBUS: {reason}")))?;
         let message = message(path);
         let start = map.as_ptr() as usize;
         // Taken by a value of `end` that no address is below, then filled, then valid.
         let free = |slot: &&Slot| slot.end.compare_exchange(0, 1, SeqCst, SeqCst).is_ok();
-        let Some((i, slot)) = SLOTS.iter().enumerate().find(|(_, slot)| free(slot)) else { return Watch(None) };
+        let Some((i, slot)) = SLOTS.iter().enumerate().find(|(_, slot)| free(slot)) else { return Ok(Watch(None)) };
         slot.start.store(start, SeqCst);
         slot.message.store(message, SeqCst);
         slot.end.store(start + map.len(), SeqCst);
-        Watch(Some(i))
+        Ok(Watch(Some(i)))
     }
 
     /// One for each path, for as long as the program runs.
@@ -109,7 +111,7 @@ mod lost {
         *messages.entry(path.to_owned()).or_insert_with(made) as *mut String
     }
 
-    fn listen() {
+    fn listen() -> io::Result<()> {
         let handler = |info: &libc::siginfo_t| {
             // SAFETY: the kernel fills this field for SIGBUS.
             let address = unsafe { info.si_addr() } as usize;
@@ -126,18 +128,17 @@ mod lost {
         };
         // SAFETY: the handler does what a signal handler may: it reads atomics and memory that is never freed, writes to a
         // file descriptor and ends the process.
-        let listening = unsafe { signal_hook_registry::register_sigaction(signal_hook::consts::SIGBUS, handler) };
-        // Without it the program dies all the same, only in silence.
-        let _ = listening;
+        unsafe { signal_hook_registry::register_sigaction(signal_hook::consts::SIGBUS, handler) }.map(drop)
     }
 }
 
+/// Windows lets nobody shorten a file that is mapped, so there is nothing to watch for.
 #[cfg(not(unix))]
 mod lost {
     #[derive(Debug)]
     pub struct Watch;
 
-    pub fn watch(_: &std::path::Path, _: &[u8]) -> Watch {
-        Watch
+    pub fn watch(_: &std::path::Path, _: &[u8]) -> std::io::Result<Watch> {
+        Ok(Watch)
     }
 }

@@ -9,7 +9,7 @@ mod save;
 mod tensor;
 mod writer;
 
-pub use quantized::{Bnb4bitTensor, GroupBytes, ScaleBytes, Weight};
+pub use quantized::{Bnb4bitTensor, GroupBytes, QuantizedAs, ScaleBytes, Weight};
 pub use reader::Checkpoint;
 pub use safetensors::Dtype;
 pub use save::BnbConfig;

@@ -63,6 +63,15 @@ impl<'a> TensorRef<'a> {
         }
     }
 
+    /// Row `i` of a matrix as f32.
+    ///
+    /// # Errors
+    /// Those of [`Self::to_f32`].
+    pub fn row(&self, i: usize) -> Result<Vec<f32>> {
+        let bytes = self.data.len() / self.shape[0];
+        TensorRef { data: &self.data[i * bytes..][..bytes], ..*self }.to_f32()
+    }
+
     /// Itself, if it has this shape.
     ///
     /// # Errors

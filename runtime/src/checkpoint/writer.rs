@@ -17,8 +17,9 @@ pub const DEFAULT_SHARD_BYTES: u64 = 5_000_000_000;
 /// Writes one safetensors file, atomically, with the bytes that safetensors itself would write. PyTorch's format is
 /// noted in it.
 pub fn write_file(path: &Path, tensors: &[Tensor]) -> Result<()> {
+    let mut staged = stage_file(path, tensors)?;
     let mut transaction = Transaction::new(files::folder_of(path));
-    transaction.add(stage_file(path, tensors)?);
+    transaction.add(&mut staged);
     transaction.commit()
 }
 
@@ -29,9 +30,10 @@ fn stage_file(path: &Path, tensors: &[Tensor]) -> Result<Staged> {
     Ok(staged)
 }
 
-/// Writes a safetensors file into one that is empty.
+/// Writes a safetensors file in place of what a file has.
 pub(crate) fn write_tensors(staged: &Staged, tensors: &[Tensor]) -> Result<()> {
     let path = staged.path();
+    staged.rewind()?;
     let mut tensors: Vec<_> = tensors.iter().collect();
     tensors.sort_by(|a, b| header::file_order((a.name, a.dtype), (b.name, b.dtype)));
     let header = header::encode(path, tensors.iter().map(|t| (t.name, t.dtype, t.shape, t.data.len())))?;
@@ -41,7 +43,7 @@ pub(crate) fn write_tensors(staged: &Staged, tensors: &[Tensor]) -> Result<()> {
     tensors.iter().try_for_each(|t| write(t.data))?;
     writer.flush().map_err(Error::io("write", path))?;
     drop(writer);
-    // Behind it may be room that was reserved.
+    // Behind it may be room that was reserved, or what an attempt before this one left.
     let bytes = header.len() + tensors.iter().map(|t| t.data.len()).sum::<usize>();
     staged.set_len(bytes as u64)
 }
@@ -138,7 +140,7 @@ impl CheckpointWriter {
             self.put_file("model.safetensors.index.json", (python_json::sorted(&index) + "\n").as_bytes())?;
         }
         let mut transaction = self.folder.transaction();
-        files.into_iter().chain(self.others.drain(..)).for_each(|file| transaction.add(file));
+        files.iter_mut().chain(&mut self.others).for_each(|file| transaction.add(file));
         transaction.commit()?;
         Ok(self.bytes)
     }

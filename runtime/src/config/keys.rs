@@ -3,6 +3,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::options::{Number, Range};
 use crate::{Error, Result};
 
 /// A JSON object with the path of its file and the key that leads to it, for errors that say where.
@@ -54,6 +55,16 @@ impl<'a> Keys<'a> {
     /// A finite number, if there is one.
     pub fn number(&self, key: &str) -> Result<Option<f64>> {
         self.get(key, "a number")
+    }
+
+    /// Whether `key` is there, if only as null.
+    pub fn has(&self, key: &str) -> bool {
+        self.map.contains_key(key)
+    }
+
+    /// Fails unless a value is in the range that such a setting has.
+    pub fn in_range<N: Number>(&self, key: &str, range: &Range, value: Option<N>) -> Result<()> {
+        self.check(key, value.is_none_or(|v| range.check(v).is_ok()), || format!("it must be {range}"))
     }
 
     /// A flag, false where it is absent.

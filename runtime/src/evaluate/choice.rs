@@ -1,6 +1,8 @@
 //! Scoring multiple-choice questions by the likelihood of their options.
 
+use super::prompt::{Continuations, Encoded};
 use super::questions::{Accuracy, Question};
+use super::score::{best, log_likelihood};
 use crate::{
     Error, Result,
     batch::{Batch, Sample, batches},
@@ -13,19 +15,14 @@ use std::path::Path;
 
 /// Each option as a continuation of its question; only the option's tokens are scored.
 fn samples(question: &Question, tokenizer: &Tokenizer) -> Result<Vec<Sample>> {
-    let mut prompt = String::new();
-    if !question.context.is_empty() {
-        prompt = format!("{}\n", question.context);
-    }
-    prompt += &question.question;
-    let prompt = tokenizer.encode(&prompt)?;
-    let continued = |option: &String| {
-        let option = tokenizer.encode(&format!(" {option}"))?;
-        let mut mask = vec![false; prompt.len()];
-        mask.resize(prompt.len() + option.len(), true);
-        Ok(Sample { ids: [prompt.as_slice(), &option].concat(), mask })
+    let Encoded { prompt, options } = Continuations::of_texts(question, &[]).encode(tokenizer)?;
+    let continued = |option: Vec<u32>| {
+        let mut sample = Sample::default();
+        sample.push(&prompt, false);
+        sample.push(&option, true);
+        sample
     };
-    question.options.iter().map(continued).collect()
+    Ok(options.into_iter().map(continued).collect())
 }
 
 /// Refuses questions that the model has no tokens or positions for; gives the tokens of the longest with an option.
@@ -72,17 +69,46 @@ pub fn choose<B: Backend, T: Float>(
     let mut sums = Vec::new();
     for sample in &all {
         let (own, others) = rest.split_at(sample.n_targets());
-        sums.push(own.iter().map(|&loss| f64::from(loss)).sum::<f64>());
+        sums.push(log_likelihood(own));
         rest = others;
     }
     let mut sums = sums.as_slice();
     let mut chosen = Vec::new();
     for question in questions {
         let (own, others) = sums.split_at(question.options.len());
-        let least = (0..own.len()).min_by(|&a, &b| own[a].total_cmp(&own[b]));
-        chosen.push(least.unwrap_or(0));
+        chosen.push(best(own));
         sums = others;
     }
     let accuracy = Accuracy::new(questions, &chosen)?;
     Ok((chosen, accuracy))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The exam of the training program is made of these: its score depends on every token.
+    #[test]
+    fn a_sample_is_context_and_question_and_then_an_option_encoded_apart() {
+        let root = std::env::var_os("HALFBYTE_ROOT");
+        let root = root.map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".."), Into::into);
+        let tokenizer = Tokenizer::open(root.join("examples/assets/tiny-qwen3")).unwrap();
+        let question = |context: &str| Question {
+            id: "1".into(),
+            context: context.into(),
+            instruction: "not part of it".into(),
+            question: "Where is the mill?".into(),
+            options: ["by the river", "on the hill"].map(String::from).to_vec(),
+            answer: Some(1),
+        };
+        for (context, prompt) in [("", "Where is the mill?"), ("A town.", "A town.\nWhere is the mill?")] {
+            let samples = samples(&question(context), &tokenizer).unwrap();
+            for (sample, option) in samples.iter().zip([" by the river", " on the hill"]) {
+                let (prompt, option) = (tokenizer.encode(prompt).unwrap(), tokenizer.encode(option).unwrap());
+                assert_eq!(sample.ids, [prompt.as_slice(), &option].concat());
+                assert_eq!(sample.mask, [vec![false; prompt.len()], vec![true; option.len()]].concat());
+            }
+            assert_eq!(samples.len(), 2);
+        }
+    }
 }

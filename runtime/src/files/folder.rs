@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use halfbyte::Size;
+
 use super::staged::Staged;
 use super::transaction::{self, RECORD, Transaction};
 use super::{layer, unfinished};
@@ -28,7 +30,7 @@ impl OutputFolder {
     /// Another process has it, or it cannot be written.
     pub fn claim(dir: &Path) -> Result<Self> {
         let made = make_folders(dir)?;
-        let lock = lock(dir)?;
+        let lock = lock_within(dir, READERS)?;
         let folder = Self { dir: dir.to_owned(), made, _lock: lock };
         transaction::settle(dir)?;
         transaction::clear_temporaries(dir)?;
@@ -41,20 +43,11 @@ impl OutputFolder {
         &self.dir
     }
 
-    /// Refuses to go on where one of these files exists; `hint` says what to do.
-    pub(crate) fn refuse_existing(&self, names: &[&str], hint: &str) -> Result<()> {
-        match names.iter().map(|name| self.dir.join(name)).find(|path| path.exists()) {
-            Some(path) => Err(Error::io("replace", &path)(io::Error::new(io::ErrorKind::AlreadyExists, hint))),
-            None => Ok(()),
-        }
-    }
-
     /// Refuses to go on where less than `bytes` can be written.
     pub(crate) fn expect_space(&self, bytes: u64) -> Result<()> {
         match layer::free_bytes(&self.dir) {
             Some(free) if free < bytes => {
-                let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-                let reason = format!("the result needs {} MiB and {} MiB are free there", mib(bytes), mib(free));
+                let reason = format!("the result needs {}, and {} are free there", Size(bytes), Size(free));
                 Err(Error::io("write into the folder", &self.dir)(io::Error::new(io::ErrorKind::StorageFull, reason)))
             }
             _ => Ok(()),
@@ -62,7 +55,7 @@ impl OutputFolder {
     }
 
     /// Files that will change together.
-    pub(crate) fn transaction(&self) -> Transaction {
+    pub(crate) fn transaction<'a>(&self) -> Transaction<'a> {
         Transaction::new(&self.dir)
     }
 
@@ -73,6 +66,14 @@ impl OutputFolder {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", &path)(e)),
             _ => Ok(()),
         }
+    }
+}
+
+/// Refuses to go on where `dir` has one of these files; `hint` says what to do.
+pub(crate) fn refuse_existing(dir: &Path, names: &[&str], hint: &str) -> Result<()> {
+    match names.iter().map(|name| dir.join(name)).find(|path| path.exists()) {
+        Some(path) => Err(Error::io("replace", &path)(io::Error::new(io::ErrorKind::AlreadyExists, hint))),
+        None => Ok(()),
     }
 }
 
@@ -112,6 +113,19 @@ fn lock(dir: &Path) -> Result<Option<File>> {
     }
 }
 
+/// [`lock`] that waits this long for whoever has it.
+fn lock_within(dir: &Path, patience: Duration) -> Result<Option<File>> {
+    let began = Instant::now();
+    loop {
+        match lock(dir) {
+            Err(_) if began.elapsed() < patience => thread::sleep(Duration::from_millis(5)),
+            locked => return locked,
+        }
+    }
+}
+
+/// How long a writer waits for a reader that is ending a save which was cut short.
+const READERS: Duration = Duration::from_secs(3);
 /// How long a reader waits for a writer that is just giving files their names.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often a reader begins again because of one.
@@ -124,7 +138,7 @@ const TRIES: usize = 1000;
 /// faster than they are read.
 pub(crate) fn read_together<R>(dir: &Path, names: &[&str], read: impl Fn() -> Result<R>) -> Result<R> {
     for _ in 0..TRIES {
-        settle_to_read(dir, Instant::now())?;
+        settle_to_read(dir)?;
         let before = identities(dir, names);
         let result = read();
         if identities(dir, names) == before && !dir.join(RECORD).exists() {
@@ -136,15 +150,12 @@ pub(crate) fn read_together<R>(dir: &Path, names: &[&str], read: impl Fn() -> Re
 }
 
 /// Ends a save that was cut short, or waits for the one that is under way.
-fn settle_to_read(dir: &Path, began: Instant) -> Result<()> {
-    while dir.join(RECORD).exists() {
-        match lock(dir) {
-            Ok(_lock) => return transaction::settle(dir).map_err(|e| cut_short(dir, &e)),
-            Err(e) if began.elapsed() > PATIENCE => return Err(e),
-            Err(_) => thread::sleep(Duration::from_millis(5)),
-        }
+fn settle_to_read(dir: &Path) -> Result<()> {
+    if !dir.join(RECORD).exists() {
+        return Ok(());
     }
-    Ok(())
+    let _lock = lock_within(dir, PATIENCE)?;
+    transaction::settle(dir).map_err(|e| cut_short(dir, &e))
 }
 
 fn cut_short(dir: &Path, error: &Error) -> Error {
@@ -175,6 +186,24 @@ fn identity(metadata: &Metadata) -> Identity {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As a reader has it for a moment that ends a save which was cut short.
+    #[test]
+    fn a_claim_waits_for_a_reader_and_not_for_a_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let reader = lock(dir.path()).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                thread::sleep(Duration::from_millis(50));
+                drop(reader);
+            });
+            let run = OutputFolder::claim(dir.path()).unwrap();
+            let began = Instant::now();
+            assert!(OutputFolder::claim(dir.path()).unwrap_err().to_string().contains("another run"));
+            assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+            drop(run);
+        });
+    }
 
     #[test]
     fn what_is_replaced_while_it_is_read_is_read_again_and_never_mixed() {

@@ -47,6 +47,11 @@ pub(super) fn create_new(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create_new(true).open(path)
 }
 
+pub(super) fn open(path: &Path, options: &OpenOptions) -> io::Result<File> {
+    operation()?;
+    options.open(path)
+}
+
 /// Half of it where a fault is due.
 pub(super) fn write(mut file: &File, bytes: &[u8]) -> io::Result<()> {
     match operation() {

@@ -1,7 +1,9 @@
 //! Files that are either whole or absent, also several of them together, whatever fails and whenever a process is killed.
 
 mod folder;
+mod journal;
 mod layer;
+mod log;
 mod staged;
 mod transaction;
 mod unfinished;
@@ -10,12 +12,16 @@ use std::fs::{File, Metadata};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 
+use halfbyte::host;
+
 use crate::{Error, Result};
 
 pub use folder::OutputFolder;
-pub(crate) use folder::read_together;
+pub(crate) use folder::{read_together, refuse_existing};
+pub(crate) use journal::Journal;
 #[doc(hidden)]
 pub use layer::{Fault, with_fault};
+pub(crate) use log::Log;
 pub(crate) use staged::{PARTIAL_METRICS, Staged};
 pub(crate) use transaction::Transaction;
 pub use unfinished::abandon;
@@ -26,8 +32,9 @@ pub use unfinished::abandon;
 /// # Errors
 /// What `write` returns, or [`Error::Io`]; nothing is left behind then.
 pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    let mut staged = stage(path, write)?;
     let mut transaction = Transaction::new(folder_of(path));
-    transaction.add(stage(path, write)?);
+    transaction.add(&mut staged);
     transaction.commit()
 }
 
@@ -69,18 +76,28 @@ fn expect_regular(metadata: &Metadata) -> io::Result<()> {
 
 /// Reads a whole file.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
+    read_to_use(path, 1, "take a smaller file")
+}
+
+/// Reads a whole file, if there is memory for it and for what is made of it: `times` its size in all.
+pub(crate) fn read_to_use(path: &Path, times: usize, advice: &'static str) -> Result<Vec<u8>> {
     let mut file = open(path)?;
     let failed = |e| Error::io("read", path)(e);
     let len = usize::try_from(file.metadata().map_err(failed)?.len()).unwrap_or(usize::MAX);
-    let mut bytes = Vec::new();
-    bytes.try_reserve_exact(len).map_err(|_| failed(io::ErrorKind::OutOfMemory.into()))?;
+    let room = || -> Result<_> {
+        host::check(len.saturating_mul(times))?;
+        Ok(host::room(len)?)
+    };
+    let mut bytes = room().map_err(Error::memory_for(|| format!("`{}` and what it says", path.display()), advice))?;
     file.read_to_end(&mut bytes).map_err(failed)?;
     Ok(bytes)
 }
 
 /// Reads a whole text file.
 pub fn read_to_string(path: &Path) -> Result<String> {
-    let invalid = |_| Error::io("read", path)(io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text"));
+    let invalid = |_| {
+        Error::io("read", path)(io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text; save it as UTF-8"))
+    };
     String::from_utf8(read(path)?).map_err(invalid)
 }
 
@@ -91,6 +108,17 @@ mod tests {
 
     fn names(dir: &Path) -> Vec<String> {
         fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_longest_names_can_be_written() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a".repeat(255), "é".repeat(127), "語".repeat(85)] {
+            let path = dir.path().join(&name);
+            write_bytes(&path, b"x").unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(names(dir.path()), [name]);
+            fs::remove_file(path).unwrap();
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use super::{layer, unfinished};
@@ -58,6 +58,16 @@ impl Staged {
         self.path = path;
     }
 
+    /// Begins again: what is written next goes to its beginning.
+    pub fn rewind(&self) -> Result<()> {
+        (&self.file).rewind().map_err(Error::io("write", &self.path))
+    }
+
+    /// Whether it still has its temporary name and nobody was told to give it another.
+    pub fn is_there(&self) -> bool {
+        !self.keep && self.temporary.exists()
+    }
+
     /// Ends it at `len` bytes, behind what was reserved.
     pub fn set_len(&self, len: u64) -> Result<()> {
         layer::set_len(&self.file, len).map_err(Error::io("write", &self.path))
@@ -105,7 +115,11 @@ impl Drop for Staged {
 
 /// A name in the same folder that nobody else takes: random, since processes in containers may share an id.
 fn temporary_name(path: &Path) -> PathBuf {
+    /// Bytes that file systems let a name have, without `.`, `.RANDOM` and `.partial`.
+    const LONGEST: usize = 255 - 1 - 17 - 8;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let whole = |c: &(usize, char)| c.0 + c.1.len_utf8() <= LONGEST;
+    let name: String = name.char_indices().take_while(whole).map(|(_, c)| c).collect();
     // Seeded by the operating system, and new for each.
     let random = RandomState::new().hash_one(path);
     path.with_file_name(format!(".{name}.{random:016x}.partial"))

@@ -20,21 +20,22 @@ struct Record {
     files: Vec<(String, String)>,
 }
 
-/// Files that are made under temporary names, until [`Transaction::commit`].
+/// Files that are made under temporary names, until [`Transaction::commit`]. They stay their owner's, who may try again
+/// with those that are still [`Staged::is_there`].
 #[derive(Debug)]
-pub(crate) struct Transaction {
+pub(crate) struct Transaction<'a> {
     dir: PathBuf,
-    staged: Vec<Staged>,
+    staged: Vec<&'a mut Staged>,
 }
 
-impl Transaction {
+impl<'a> Transaction<'a> {
     /// Files of `dir`, whose lock the caller holds.
     pub fn new(dir: &Path) -> Self {
         Self { dir: dir.to_owned(), staged: Vec::new() }
     }
 
     /// Takes a file whose contents are complete.
-    pub fn add(&mut self, staged: Staged) {
+    pub fn add(&mut self, staged: &'a mut Staged) {
         self.staged.push(staged);
     }
 
@@ -44,7 +45,7 @@ impl Transaction {
     /// [`Error::Io`]. The folder is as it was then, or (if it failed between two names) as it is to be once it is
     /// opened again.
     pub fn commit(mut self) -> Result<()> {
-        self.staged.iter().try_for_each(Staged::sync)?;
+        self.staged.iter().try_for_each(|staged| staged.sync())?;
         if let [only] = self.staged.as_mut_slice() {
             layer::rename(only.temporary(), only.path()).map_err(Error::io("write", only.path()))?;
             only.keep();
@@ -72,7 +73,7 @@ impl Transaction {
         {
             return Err(error);
         }
-        self.staged.iter_mut().for_each(Staged::keep);
+        self.staged.iter_mut().for_each(|staged| staged.keep());
         Ok(())
     }
 }

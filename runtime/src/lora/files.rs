@@ -3,10 +3,10 @@ use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
 
-use super::{LoraConfig, Target, config};
+use super::{LoraConfig, Table, Target, TokenRows, config};
 use crate::checkpoint::{Checkpoint, Tensor, TensorRef, write_tensors};
 use crate::config::{Module, Qwen3Config};
-use crate::files::{self, OutputFolder, Staged, Transaction};
+use crate::files::{self, OutputFolder, Staged};
 use crate::{Error, Result};
 
 /// The file of an adapter's weights.
@@ -23,6 +23,8 @@ pub struct Adapter {
     pub layers: Vec<LoraWeights>,
     /// An output head of its own that takes the place of the model's.
     pub lm_head: Option<HeadWeights>,
+    /// Rows that take the place of the embedding's and the head's, the embedding's first.
+    pub tokens: Vec<TokenRows>,
 }
 
 /// The weights of an output head.
@@ -66,7 +68,8 @@ impl Adapter {
         }
         let mut tensors = Tensors::open(path)?;
         let mut layers = Vec::new();
-        let targets = config.resolve(model).map_err(|e| e.in_file(&dir.join(config::FILE)))?;
+        let in_config = |e: Error| e.in_file(&dir.join(config::FILE));
+        let targets = config.resolve(model).map_err(in_config)?;
         for target in targets {
             let ([rows, cols], r) = (target.shape, target.r);
             let a = tensors.take(&key(target.module, "lora_A.weight"), [r, cols])?;
@@ -78,8 +81,13 @@ impl Adapter {
             let shape = model.shape(Module::LmHead);
             lm_head = Some(HeadWeights { shape, weight: tensors.take(&key(Module::LmHead, "weight"), shape)? });
         }
+        let mut tokens = Vec::new();
+        for (table, ids) in config.tokens(model).map_err(in_config)? {
+            let weight = tensors.take(&token_key(table), [ids.len(), model.hidden_size])?;
+            tokens.push(TokenRows { table, ids, weight });
+        }
         tensors.expect_empty()?;
-        Ok((Self { config, layers, lm_head }, note))
+        Ok((Self { config, layers, lm_head, tokens }, note))
     }
 
     /// Writes both files of PEFT's adapter into a folder, which is made if need be. They take the place of an adapter that
@@ -89,19 +97,18 @@ impl Adapter {
     /// [`Error::Io`]: the disk is full or fails, or another process writes into the folder.
     pub fn save(&self, dir: &Path) -> Result<()> {
         let folder = OutputFolder::claim(dir)?;
+        let mut weights = Staged::create(&dir.join(WEIGHTS))?;
+        let mut config = self.stage(dir, &weights)?;
         let mut transaction = folder.transaction();
-        self.stage(dir, Staged::create(&dir.join(WEIGHTS))?, &mut transaction)?;
+        [&mut weights, &mut config].into_iter().for_each(|file| transaction.add(file));
         transaction.commit()
     }
 
-    /// Adds both files of an adapter in `dir` to a transaction; the weights go to `weights`, an empty file.
-    pub(crate) fn stage(&self, dir: &Path, weights: Staged, transaction: &mut Transaction) -> Result<()> {
-        self.write_weights(&weights)?;
+    /// Writes the weights of an adapter in `dir` to a file of it, and gives its configuration's.
+    pub(crate) fn stage(&self, dir: &Path, weights: &Staged) -> Result<Staged> {
+        self.write_weights(weights)?;
         let (path, text) = (dir.join(config::FILE), self.config.to_json());
-        let config = files::stage(&path, |w| w.write_all(text.as_bytes()).map_err(Error::io("write", &path)))?;
-        transaction.add(weights);
-        transaction.add(config);
-        Ok(())
+        files::stage(&path, |w| w.write_all(text.as_bytes()).map_err(Error::io("write", &path)))
     }
 
     fn write_weights(&self, to: &Staged) -> Result<()> {
@@ -114,6 +121,9 @@ impl Adapter {
         if let Some(head) = &self.lm_head {
             parts.push((key(Module::LmHead, "weight"), head.shape, &head.weight));
         }
+        for TokenRows { table, ids, weight } in &self.tokens {
+            parts.push((token_key(*table), [ids.len(), weight.len() / ids.len()], weight));
+        }
         let tensors: Vec<_> = parts
             .iter()
             .map(|(name, shape, data)| Tensor { name, dtype: Dtype::F32, shape, data: bytemuck::cast_slice(data) })
@@ -124,6 +134,10 @@ impl Adapter {
 
 fn key(module: Module, part: &str) -> String {
     format!("{PREFIX}{module}.{part}")
+}
+
+fn token_key(table: Table) -> String {
+    format!("{PREFIX}{table}.token_adapter.trainable_tokens_delta")
 }
 
 /// The tensors of an adapter's file, each to be taken once.

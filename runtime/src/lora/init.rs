@@ -1,4 +1,4 @@
-use super::{Adapter, HeadWeights, Init, LoraConfig, LoraWeights, SMALLER, Target};
+use super::{Adapter, HeadWeights, Init, LoraConfig, LoraWeights, SMALLER, Table, Target, TokenRows};
 use crate::{
     Error, Result,
     checkpoint::Checkpoint,
@@ -14,13 +14,15 @@ const STREAM: u32 = 0x6c6f_7261;
 
 impl Adapter {
     /// A new adapter for `model`, which changes nothing yet: `A` random (PEFT's distributions), `B` zero, and the
-    /// output head, if it is trained, as `files` has it. Same seed, same adapter.
+    /// output head and rows of tokens, if they are trained, as `files` has them. Same seed, same adapter.
     ///
     /// # Errors
     /// A target matches nothing, the initialisation is one that only PEFT can make, or there is too little memory.
     pub fn init(config: LoraConfig, model: &Qwen3Config, files: &Checkpoint, seed: u64) -> Result<Self> {
         let targets = config.resolve(model)?;
-        room_for(&targets).map_err(Error::memory_for(|| format!("an adapter with r = {}", config.r), SMALLER))?;
+        // Before the first of its numbers is made.
+        let room = || Ok(host::check(config.weight_bytes(model)?)?);
+        room().map_err(Error::memory_for(|| format!("an adapter with r = {}", config.r), SMALLER))?;
         let fresh = |(index, target): (usize, &Target)| -> Result<LoraWeights> {
             let [rows, cols] = target.shape;
             let a = random_a(&config.init, target.r, cols, index as u32, seed)?;
@@ -28,25 +30,26 @@ impl Adapter {
         };
         let layers = targets.iter().enumerate().map(fresh).collect::<Result<_>>()?;
         let lm_head = config.save_lm_head.then(|| head(model, files)).transpose()?;
-        Ok(Adapter { config, layers, lm_head })
+        let own = |(table, ids)| token_rows(model, files, table, ids);
+        let tokens = config.tokens(model)?.into_iter().map(own).collect::<Result<_>>()?;
+        Ok(Adapter { config, layers, lm_head, tokens })
     }
-}
-
-/// Whether all numbers of the adapter fit into memory, before the first of them is made.
-fn room_for(targets: &[Target]) -> Result<()> {
-    // What `elements` has let pass is below 2^61, so that two such numbers can be added.
-    let add = |sum: usize, t: &Target| {
-        let (a, b) = (elements::<f32>(&[t.r, t.shape[1]])?, elements::<f32>(&[t.shape[0], t.r])?);
-        elements::<f32>(&[sum + a + b])
-    };
-    let all = targets.iter().try_fold(0, add)?;
-    Ok(host::check(all * size_of::<f32>())?)
 }
 
 fn head(model: &Qwen3Config, files: &Checkpoint) -> Result<HeadWeights> {
     let shape = model.shape(Module::LmHead);
     let weight = files.tensor("lm_head.weight")?.expect_shape(&shape)?.to_f32()?;
     Ok(HeadWeights { shape, weight })
+}
+
+fn token_rows(model: &Qwen3Config, files: &Checkpoint, table: Table, ids: Vec<u32>) -> Result<TokenRows> {
+    let shape = model.shape(Module::LmHead);
+    let tensor = files.tensor(&table.tensor())?.expect_shape(&shape)?.expect_finite()?;
+    let mut weight = host::room(elements::<f32>(&[ids.len(), shape[1]])?)?;
+    for &id in &ids {
+        weight.extend(tensor.row(id as usize)?);
+    }
+    Ok(TokenRows { table, ids, weight })
 }
 
 fn random_a(init: &Init, r: usize, cols: usize, module: u32, seed: u64) -> Result<Vec<f32>> {

@@ -92,35 +92,26 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
         }
         let what = || format!("{n_seqs} sequences of up to {capacity} tokens");
         let n_vocab = n_vocab.min(config.vocab_size);
-        Self::allocate(model, ctx, n_seqs, capacity, n_vocab, options)
-            .map_err(Error::memory_for(what, "lower --max-new-tokens, or shorten the prompt"))
-    }
-
-    fn allocate(
-        model: &'m Qwen3<B, T>,
-        ctx: ForwardContext<'m, B, T>,
-        n_seqs: usize,
-        capacity: usize,
-        n_vocab: usize,
-        options: SampleOptions,
-    ) -> Result<Self> {
-        let (backend, config) = (ctx.backend, &model.config);
-        let seqs: Vec<u32> = (0..n_seqs as u32).collect();
-        let mut acts = Activations::new(ctx, model, n_seqs, Keep::Nothing)?;
-        acts.tokens.n = n_seqs;
-        Ok(Decoder {
-            model,
-            ctx,
-            options,
-            n_vocab,
-            n_seqs,
-            position: 0,
-            cache: KvCache::new(backend, config, n_seqs, capacity)?,
-            acts,
-            state: State { seqs: backend.upload(&seqs)?, history: rows::zeros(backend, &[n_seqs, capacity])? },
-            logits: Rows::new(backend, n_seqs, config.vocab_size)?,
-            graph: B::Graph::default(),
-        })
+        let allocate = || {
+            let backend = ctx.backend;
+            let seqs = host::collect(n_seqs, 0..n_seqs as u32)?;
+            let mut acts = Activations::new(ctx, model, n_seqs, Keep::Nothing)?;
+            acts.tokens.n = n_seqs;
+            Ok(Decoder {
+                model,
+                ctx,
+                options,
+                n_vocab,
+                n_seqs,
+                position: 0,
+                cache: KvCache::new(backend, config, n_seqs, capacity)?,
+                acts,
+                state: State { seqs: backend.upload(&seqs)?, history: rows::zeros(backend, &[n_seqs, capacity])? },
+                logits: Rows::new(backend, n_seqs, config.vocab_size)?,
+                graph: B::Graph::default(),
+            })
+        };
+        allocate().map_err(Error::memory_for(what, "lower --max-new-tokens, or shorten the prompt"))
     }
 
     /// Runs the prompts, one for each sequence, and gives the first new token of each.

@@ -83,13 +83,15 @@ impl Built {
             contents.push((name, bytes));
         }
         folder.expect_space(manifest.total())?;
-        let mut transaction = folder.transaction();
+        let mut staged = Vec::new();
         for (name, bytes) in contents {
             let path = folder.path().join(name);
-            transaction.add(stage(&path, |w| w.write_all(&bytes).map_err(Error::io("write", &path)))?);
+            staged.push(stage(&path, |w| w.write_all(&bytes).map_err(Error::io("write", &path)))?);
         }
         let path = folder.path().join(MANIFEST);
-        transaction.add(stage(&path, |w| serde_json::to_writer(w, &manifest).map_err(Error::json(&path)))?);
+        staged.push(stage(&path, |w| serde_json::to_writer(w, &manifest).map_err(Error::json(&path)))?);
+        let mut transaction = folder.transaction();
+        staged.iter_mut().for_each(|file| transaction.add(file));
         transaction.commit()
     }
 

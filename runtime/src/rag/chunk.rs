@@ -24,11 +24,13 @@ pub fn chunks(text: &str, settings: &RetrievalSettings) -> Vec<Range<usize>> {
     while start < cuts.len() {
         let end = cuts.end(start, settings.chunk_size);
         let range = trimmed(text, cuts.bytes[start]..cuts.bytes[end]);
-        if !range.is_empty() {
+        let (begin, blank) = (cuts.place(range.start), range.is_empty());
+        // All but white space of it may be in the one before already.
+        if !blank && ranges.last().is_none_or(|last: &Range<usize>| last.end < range.end) {
             ranges.push(range);
         }
         // A passage takes more than half of `chunk_size`, and the overlap is no more than that: each begins later.
-        start = if end == cuts.len() { end } else { cuts.next(start, end, settings.chunk_overlap) };
+        start = if end == cuts.len() || blank { end } else { cuts.next(begin, end, settings.chunk_overlap) };
     }
     ranges
 }
@@ -63,6 +65,11 @@ impl Cuts {
     /// The number of characters.
     fn len(&self) -> usize {
         self.bytes.len() - 1
+    }
+
+    /// The place at a byte.
+    fn place(&self, byte: usize) -> usize {
+        self.bytes.partition_point(|&place| place < byte)
     }
 
     /// Where a passage that begins at `start` ends.

@@ -19,15 +19,14 @@ mod index;
 mod manifest;
 mod pipeline;
 mod prompt;
-mod settings;
 mod source;
 mod terms;
 
+pub use crate::settings::RetrievalSettings;
 pub use chunk::chunks;
 pub use index::{Index, Passage};
 pub use manifest::Info;
 pub use pipeline::{Answer, RagPipeline};
 pub use prompt::{context, prompt};
-pub use settings::RetrievalSettings;
 pub use source::{Document, read_documents};
 pub use terms::terms;

@@ -2,8 +2,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{Index, Passage, RetrievalSettings, context, prompt};
-use crate::Result;
+use crate::llm::Llm;
+use crate::settings::RagConfig;
 use crate::tokenizer::Tokenizer;
+use crate::{Error, Result};
 
 /// Questions to answers from the passages of an index, by whatever answers a conversation.
 pub struct RagPipeline<A> {
@@ -22,13 +24,31 @@ pub struct Answer {
     pub sources: Vec<Passage>,
 }
 
+/// Answers a conversation, on any thread.
+type Answerer = Box<dyn FnMut(&[Value]) -> Result<String> + Send>;
+
+impl RagPipeline<Answerer> {
+    /// The index and the model that the settings name.
+    ///
+    /// # Errors
+    /// There is no index, it is damaged, or the model cannot be loaded.
+    pub fn new(config: &RagConfig) -> Result<Self> {
+        let want = "it must name an index; make one with `rag --documents FOLDER --index FOLDER`";
+        let dir = config.retrieval.index.as_ref().ok_or_else(|| Error::setting("retrieval.index", "none", want))?;
+        let (index, llm) = (Index::open(dir)?, Llm::new(&config.llm)?);
+        let tokenizer = llm.prepared().tokenizer.clone();
+        let answerer: Answerer = Box::new(move |messages| Ok(llm.chat(messages)?.text));
+        Self::with(index, config.retrieval.clone(), tokenizer, answerer)
+    }
+}
+
 impl<A: FnMut(&[Value]) -> Result<String>> RagPipeline<A> {
     /// `answerer` takes messages, objects with `role` and `content`; `tokenizer` is its model's, which counts what fits
     /// into the prompt.
     ///
     /// # Errors
     /// A setting is out of its range.
-    pub fn new(index: Index, settings: RetrievalSettings, tokenizer: Tokenizer, answerer: A) -> Result<Self> {
+    pub fn with(index: Index, settings: RetrievalSettings, tokenizer: Tokenizer, answerer: A) -> Result<Self> {
         settings.check()?;
         Ok(Self { index, settings, tokenizer, answerer })
     }

@@ -49,7 +49,7 @@ impl Terms {
             let len = rest.iter().take(LONGEST_WORD).take_while(|c| word(c)).count();
             return Some((&rest[..len], start + len));
         }
-        let follows = |i: usize| rest.get(i).is_some_and(|&c| is_unspaced(c));
+        let follows = |i: usize| rest.get(i).is_some_and(|&c| c.is_alphanumeric() && is_unspaced(c));
         let len = 1 + usize::from(follows(1));
         // The last pair of a run is its end, and not the beginning of a term of one.
         Some((&rest[..len], start + if follows(2) { 1 } else { len }))

@@ -1,6 +1,5 @@
 //! What a run reports: metrics as JSON lines, and a progress bar.
 
-use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -8,7 +7,8 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use crate::error::{Error, Result};
+use crate::Result;
+use crate::files::Log;
 
 /// One line of metrics; what is `None` is left out of the line.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -59,10 +59,7 @@ impl Record {
 ///
 /// JSON has no NaN and no infinity: they are written as `null`.
 #[derive(Debug)]
-pub struct MetricsLog {
-    file: File,
-    path: PathBuf,
-}
+pub struct MetricsLog(Log);
 
 impl MetricsLog {
     /// Starts a new file, in place of an old one.
@@ -70,7 +67,7 @@ impl MetricsLog {
     /// # Errors
     /// When it cannot be written.
     pub fn create(path: impl Into<PathBuf>) -> Result<Self> {
-        Self::open(path.into(), File::options().write(true).create(true).truncate(true))
+        Log::create(path.into()).map(Self)
     }
 
     /// Goes on writing at the end of a file, or starts it.
@@ -78,12 +75,7 @@ impl MetricsLog {
     /// # Errors
     /// When it cannot be written.
     pub fn append(path: impl Into<PathBuf>) -> Result<Self> {
-        Self::open(path.into(), File::options().append(true).create(true))
-    }
-
-    fn open(path: PathBuf, options: &std::fs::OpenOptions) -> Result<Self> {
-        let file = options.open(&path).map_err(Error::io("write", &path))?;
-        Ok(Self { file, path })
+        Log::append(path.into()).map(Self)
     }
 
     /// Writes a line.
@@ -91,18 +83,17 @@ impl MetricsLog {
     /// # Errors
     /// When it cannot be written.
     pub fn write(&mut self, record: &Record) -> Result<()> {
-        self.write_line(&record.to_line())
+        self.write_lines(&record.to_line())
     }
 
-    /// Writes a line that a record became.
-    pub(super) fn write_line(&mut self, line: &str) -> Result<()> {
-        // One call without a buffer: a reader never sees half a line.
-        self.file.write_all(line.as_bytes()).map_err(Error::io("write", &self.path))
+    /// Writes lines that records became.
+    pub(super) fn write_lines(&mut self, lines: &str) -> Result<()> {
+        self.0.write(lines.as_bytes())
     }
 
     /// The file.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.0.path()
     }
 }
 

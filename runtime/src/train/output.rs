@@ -31,13 +31,14 @@ impl RunOutput {
     /// Another process writes into it, it cannot be written, or it has an adapter and `overwrite` is not set.
     pub fn create(dir: &Path, overwrite: bool) -> Result<Self> {
         let folder = OutputFolder::claim(dir)?;
-        if !overwrite {
-            folder.refuse_existing(
-                &[WEIGHTS, CONFIG],
-                "it is a trained adapter; choose another --output, or pass --overwrite",
-            )?;
-        }
+        Self::expect_free(dir, overwrite)?;
         Ok(Self { folder, log: None, lines: String::new(), reserved: None })
+    }
+
+    /// Refuses a folder that has an adapter, unless `overwrite` is set.
+    pub(crate) fn expect_free(dir: &Path, overwrite: bool) -> Result<()> {
+        let hint = "it is a trained adapter; choose another --output, or pass --overwrite";
+        if overwrite { Ok(()) } else { files::refuse_existing(dir, &[WEIGHTS, CONFIG], hint) }
     }
 
     /// Where it is.
@@ -66,30 +67,49 @@ impl RunOutput {
     pub fn record(&mut self, record: &Record) -> Result<()> {
         let line = record.to_line();
         self.lines += &line;
-        let log = match &mut self.log {
-            Some(log) => log,
-            none => none.insert(MetricsLog::create(self.folder.path().join(PARTIAL_METRICS))?),
+        let written = match &mut self.log {
+            Some(log) => log.write_lines(&line),
+            None => self.begin_log(),
         };
-        log.write_line(&line)
+        if written.is_err() {
+            // It may end with half a line: the next step begins it again.
+            self.log = None;
+        }
+        written
+    }
+
+    /// Begins the metrics that can be followed with all lines so far.
+    fn begin_log(&mut self) -> Result<()> {
+        let log = MetricsLog::create(self.path().join(PARTIAL_METRICS))?;
+        self.log.insert(log).write_lines(&self.lines)
     }
 
     /// Saves the adapter with the metrics of its run.
     ///
     /// # Errors
-    /// [`Error::Io`]. The folder is as it was then, and it can be tried again, here or after [`RunOutput::move_to`].
+    /// [`Error::Io`]. The folder is as it was then, with the room that was set aside, and it can be tried again, here or
+    /// after [`RunOutput::move_to`].
     pub fn save(&mut self, adapter: &Adapter) -> Result<()> {
-        let dir = self.folder.path();
-        let weights = self.reserved.take().map_or_else(|| Staged::create(&dir.join(WEIGHTS)), Ok)?;
-        let mut transaction = self.folder.transaction();
-        adapter.stage(dir, weights, &mut transaction)?;
-        let metrics = dir.join(METRICS);
-        let lines = self.lines.as_bytes();
-        transaction.add(files::stage(&metrics, |w| w.write_all(lines).map_err(Error::io("write", &metrics)))?);
-        transaction.commit()?;
+        let reserved = self.reserved.take().filter(Staged::is_there);
+        let mut weights = reserved.map_or_else(|| Staged::create(&self.path().join(WEIGHTS)), Ok)?;
+        let saved = self.save_all(adapter, &mut weights);
+        if saved.is_err() {
+            self.reserved = Some(weights);
+            return saved;
+        }
         self.log = None;
         // The next run would remove it, too.
         let _ = self.folder.remove(PARTIAL_METRICS);
         Ok(())
+    }
+
+    fn save_all(&self, adapter: &Adapter, weights: &mut Staged) -> Result<()> {
+        let (path, lines) = (self.path().join(METRICS), self.lines.as_bytes());
+        let mut config = adapter.stage(self.path(), weights)?;
+        let mut metrics = files::stage(&path, |w| w.write_all(lines).map_err(Error::io("write", &path)))?;
+        let mut transaction = self.folder.transaction();
+        [weights, &mut config, &mut metrics].into_iter().for_each(|file| transaction.add(file));
+        transaction.commit()
     }
 
     /// Goes on in another folder, with the metrics so far.

@@ -1,6 +1,7 @@
 //! Samples into steps: shuffling, packing without padding, gradient accumulation.
 
 use halfbyte::rng::philox;
+use rayon::prelude::*;
 
 use crate::batch::{Batch, Sample};
 use crate::error::{Error, Result};
@@ -8,6 +9,9 @@ use crate::options;
 
 /// Sets the shuffle's random numbers apart from other uses of the same seed ("shuf").
 const SHUFFLE_STREAM: u32 = 0x7368_7566;
+
+/// The most samples of all epochs that are put into micro-batches beforehand.
+const MAX_PLANNED: u64 = 1 << 25;
 
 /// How long to train.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -120,8 +124,13 @@ impl<'a> Batcher<'a> {
         };
         let steps_in = |epoch| self.steps_of(&self.plan(epoch));
         let whole = epochs.trunc() as u64;
-        // Without packing all epochs have the same number of steps.
-        let steps = if self.options.packing { (0..whole).map(steps_in).sum() } else { whole * steps_in(0) };
+        // Only another order can be packed into another number of micro-batches.
+        let steps = if self.options.packing && self.options.shuffle {
+            self.check_planning(whole)?;
+            (0..whole).into_par_iter().map(steps_in).sum()
+        } else {
+            whole * steps_in(0)
+        };
         // A hair less, so that the rounding of 2.2 does not become a step.
         let rest = steps_in(whole) as f64 * epochs.fract() - 1e-6;
         let steps = steps + rest.ceil().max(0.0) as u64;
@@ -130,6 +139,19 @@ impl<'a> Batcher<'a> {
             return Err(Error::setting(options::EPOCHS.name, got, "there must be at least 1 step; raise it"));
         }
         Ok(steps)
+    }
+
+    /// Refuses more epochs than can be planned in a few seconds: their steps must be known for the learning rate.
+    fn check_planning(&self, epochs: u64) -> Result<()> {
+        let most = MAX_PLANNED / self.samples.len() as u64;
+        // One epoch is planned in any case.
+        if epochs <= most.max(1) {
+            return Ok(());
+        }
+        let got = format!("{epochs} with packing, where the steps of each must be counted");
+        let want =
+            format!("it may be at most {} with {} samples; give --max-steps instead", most.max(1), self.samples.len());
+        Err(Error::setting(options::EPOCHS.name, got, want))
     }
 
     fn micro_batch(&self, samples: &[usize]) -> Batch {

@@ -118,6 +118,8 @@ pub struct Trainer<'m, B: Backend, T: Float> {
     model: &'m Qwen3<B, T>,
     config: LoraConfig,
     adapter: DeviceAdapter<B, T>,
+    /// What [`Trainer::adapter`] gives: taken at the start, so that saving cannot fail for memory.
+    copy: Adapter,
     optimizer: Optimizer<B>,
     acts: Activations<B, T>,
     grads: Gradients<B, T>,
@@ -137,6 +139,9 @@ pub fn micro_batch_capacity(samples: &[Sample], options: &BatchOptions) -> usize
 /// How to do with less memory for activations.
 const SHORTER: &str = "lower --batch-size or --max-seq-length, or use --gradient-checkpointing";
 
+/// An adapter on the device and on the host, and what moves it.
+type Trained<B, T> = (DeviceAdapter<B, T>, Adapter, Optimizer<B>);
+
 /// What one micro-batch after the other goes through.
 type Buffers<B, T> = (Activations<B, T>, Gradients<B, T>, LossBuffers<B, T>);
 
@@ -150,8 +155,8 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
         options::MAX_GRAD_NORM.check(trainer.optimizer.max_grad_norm)?;
         let config = adapter.config.clone();
         let what = || format!("an adapter with r = {} and its optimizer", config.r);
-        let trained = Self::trained(backend, adapter).map_err(Error::memory_for(what, SMALLER))?;
-        let (adapter, optimizer) = trained;
+        let trained = Self::trained(backend, model, adapter).map_err(Error::memory_for(what, SMALLER))?;
+        let (adapter, copy, optimizer) = trained;
         let ctx = ForwardContext::new(backend, Some(&adapter));
         let what = || format!("micro-batches of up to {} tokens", trainer.capacity);
         let buffers = Self::buffers(ctx, model, &trainer).map_err(Error::memory_for(what, SHORTER))?;
@@ -162,6 +167,7 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
             model,
             config,
             adapter,
+            copy,
             optimizer,
             acts,
             grads,
@@ -173,9 +179,10 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
     }
 
     /// The memory of what is trained.
-    fn trained(backend: &B, adapter: &Adapter) -> Result<(DeviceAdapter<B, T>, Optimizer<B>)> {
+    fn trained(backend: &B, model: &Qwen3<B, T>, adapter: &Adapter) -> Result<Trained<B, T>> {
         let (layout, flat) = Layout::of(adapter)?;
-        Ok((DeviceAdapter::new(backend, layout, &flat)?, Optimizer::new(backend, &flat)?))
+        let copy = layout.to_adapter(&adapter.config, &model.config, &flat)?;
+        Ok((model.adapt_flat(backend, layout, &flat)?, copy, Optimizer::new(backend, &flat)?))
     }
 
     /// The memory of a micro-batch.
@@ -259,7 +266,7 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
             grad_scale: clip / scale,
         }
         .run(self.backend)?;
-        Ok(())
+        self.adapter.patch(self.backend)
     }
 
     fn overflow(&mut self, step: u64, loss: f64) -> Result<()> {
@@ -285,13 +292,13 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
         Ok(sum / n as f64)
     }
 
-    /// The adapter as it is now; waits.
+    /// The adapter as it is now, in memory that was taken at the start; waits.
     ///
     /// # Errors
     /// The device refuses.
-    pub fn adapter(&self) -> Result<Adapter> {
-        let flat = self.optimizer.weights.to_vec(self.backend)?;
-        self.adapter.layout.to_adapter(&self.config, &self.model.config, &flat)
+    pub fn adapter(&mut self) -> Result<&Adapter> {
+        self.adapter.layout.fetch(self.backend, &self.optimizer.weights, &mut self.copy)?;
+        Ok(&self.copy)
     }
 
     /// The gradients of the last step, as tensors of an adapter; waits. For inspection.

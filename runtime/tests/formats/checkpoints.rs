@@ -227,6 +227,20 @@ fn a_4_bit_weight_that_contradicts_itself_is_refused() {
         (replace("float32", "float16"), "`nested_dtype` \"float16\""),
         (replace("\"nested_offset\": ", "\"nested_offset\": 1e300, \"x\": "), "`nested_offset`"),
         (replace("{", "["), "not JSON"),
+        (replace("{", "{\"blocksize\": 128, "), "the key `blocksize` is given twice"),
+        // Plain scales by its state, nested ones by its parts.
+        (
+            refusal(|part, data, dtype| {
+                if part == state {
+                    let json = String::from_utf8(data.clone()).unwrap();
+                    *data = json.replace("nested_offset", "offset").into_bytes();
+                } else if part == "absmax" {
+                    (*data, *dtype) = (vec![0; 4 * data.len()], Dtype::F32);
+                }
+                true
+            }),
+            "nested_absmax` is there, but its quant_state has no `nested_offset`",
+        ),
         (refusal(|part, _, _| part != state), "it is uint8 but has no `quant_state"),
         (refusal(|part, _, _| part != "nested_absmax"), "part `nested_absmax` is missing"),
         (refusal(|part, _, _| part != "quant_map"), "part `quant_map` is missing"),

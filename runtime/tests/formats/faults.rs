@@ -3,11 +3,12 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use halfbyte_runtime::Result;
 use halfbyte_runtime::checkpoint::{Checkpoint, CheckpointWriter, Dtype, Tensor};
 use halfbyte_runtime::config::Qwen3Config;
-use halfbyte_runtime::files::{Fault, with_fault};
+use halfbyte_runtime::files::{Fault, OutputFolder, with_fault};
 use halfbyte_runtime::lora::Adapter;
 use halfbyte_runtime::train::metrics::Record;
 use halfbyte_runtime::train::output::RunOutput;
@@ -69,6 +70,56 @@ fn a_run_that_fails_anywhere_leaves_the_old_adapter_or_the_new() {
             }
         }
     }
+}
+
+/// Metrics that cannot be followed any more are begun again with the next step, and saved with the adapter.
+#[test]
+fn a_step_that_could_not_be_noted_is_not_lost() {
+    let lines = "{\"step\":1}\n{\"step\":2}\n";
+    for at in 0..2 {
+        let dir = tempfile::tempdir().unwrap();
+        let record = |step| Record { step, ..Record::default() };
+        let mut output = RunOutput::create(dir.path(), false).unwrap();
+        let (failed, _) = with_fault(at, Fault::Error, || output.record(&record(1)));
+        assert!(failed.is_err(), "operation {at} is none of this crate's");
+        output.record(&record(2)).unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join("metrics.partial.jsonl")).unwrap(), lines);
+        output.save(&adapter("adapter-plain")).unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join("metrics.jsonl")).unwrap(), lines);
+    }
+}
+
+/// A save that failed can be tried again, in the room that was set aside for the first.
+#[test]
+fn a_second_try_has_the_room_of_the_first() {
+    let (old, new) = (adapter("adapter-plain"), adapter("adapter-rslora"));
+    let mut at = 0;
+    let mut kept = 0;
+    loop {
+        let dir = tempfile::tempdir().unwrap();
+        run(dir.path(), 1, &old).unwrap();
+        let mut output = RunOutput::create(dir.path(), true).unwrap();
+        output.reserve(100_000).unwrap();
+        output.record(&Record { step: 2, ..Record::default() }).unwrap();
+        let (saved, done) = with_fault(at, Fault::Error, || output.save(&new));
+        if done <= at {
+            break;
+        }
+        let place = format!("operation {at}, {saved:?}, {:?}", names(dir.path()));
+        if saved.is_err() && found(dir.path()).unwrap().0 == old {
+            let room = names(dir.path()).into_iter().find(|name| name.starts_with(".adapter_model.safetensors."));
+            let room = room.unwrap_or_else(|| panic!("the room is gone: {place}"));
+            assert!(fs::metadata(dir.path().join(room)).unwrap().len() >= 20_000, "{place}");
+            kept += 1;
+        }
+        output.save(&new).unwrap_or_else(|e| panic!("a second try is refused: {e}; {place}"));
+        drop(output);
+        assert!(found(dir.path()) == Some((new.clone(), "{\"step\":2}\n".to_owned())), "{place}");
+        OutputFolder::claim(dir.path()).unwrap();
+        assert_eq!(names(dir.path()), FILES, "{place}");
+        at += 1;
+    }
+    assert!(kept > 5, "only {kept} of {at} tries");
 }
 
 /// What fails before the first name changes leaves nothing of itself behind.
@@ -155,19 +206,16 @@ fn a_reader_sees_no_mixture() {
     let both = [adapter("adapter-plain"), adapter("adapter-rslora")];
     both[0].save(dir.path()).unwrap();
     let model = Qwen3Config::open(&golden("qwen3-tiny/untied")).unwrap();
+    let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let writer = scope.spawn(|| {
-            for i in 0..1000 {
-                // A reader that settles what this one left may have the folder for a moment.
-                while both[i % 2].save(dir.path()).is_err() {}
+        scope.spawn(|| {
+            for both in both.iter().cycle().take_while(|_| !done.load(SeqCst)) {
+                both.save(dir.path()).unwrap();
             }
         });
-        let mut reads = 0;
-        while !writer.is_finished() {
-            let (now, _) = Adapter::open(dir.path(), &model).unwrap();
-            assert!(both.contains(&now), "weights of one adapter with the configuration of another");
-            reads += 1;
-        }
-        assert!(reads > 10, "{reads} reads");
+        let whole = |_| Adapter::open(dir.path(), &model).map(|(now, _)| both.contains(&now));
+        let read: Result<Vec<bool>, _> = (0..200).map(whole).collect();
+        done.store(true, SeqCst);
+        assert!(read.unwrap().iter().all(|&whole| whole), "weights of one adapter with the configuration of another");
     });
 }

@@ -19,6 +19,13 @@ fn adapter() -> Adapter {
     Adapter::open(&golden("qwen3-tiny/adapter-plain"), &model).unwrap().0
 }
 
+/// A run in a folder that has noted its first step.
+fn begun(dir: &Path) -> RunOutput {
+    let mut run = RunOutput::create(dir, false).unwrap();
+    run.record(&Record { step: 1, ..Record::default() }).unwrap();
+    run
+}
+
 #[test]
 fn a_second_run_is_refused() {
     let dir = tempfile::tempdir().unwrap();
@@ -72,13 +79,9 @@ fn a_run_without_a_step_leaves_no_trace() {
 fn metrics_belong_to_the_adapter_beside_them() {
     let dir = tempfile::tempdir().unwrap();
     let metrics = || fs::read_to_string(dir.path().join("metrics.jsonl")).unwrap();
-    let record = |step| Record { step, ..Record::default() };
-    let mut run = RunOutput::create(dir.path(), false).unwrap();
-    run.record(&record(1)).unwrap();
-    run.save(&adapter()).unwrap();
-    drop(run);
+    begun(dir.path()).save(&adapter()).unwrap();
     let mut run = RunOutput::create(dir.path(), true).unwrap();
-    run.record(&record(7)).unwrap();
+    run.record(&Record { step: 7, ..Record::default() }).unwrap();
     assert_eq!(metrics(), "{\"step\":1}\n");
     assert_eq!(fs::read_to_string(dir.path().join("metrics.partial.jsonl")).unwrap(), "{\"step\":7}\n");
     run.save(&adapter()).unwrap();
@@ -91,8 +94,7 @@ fn metrics_belong_to_the_adapter_beside_them() {
 fn a_save_that_failed_can_go_elsewhere() {
     let parent = tempfile::tempdir().unwrap();
     let (gone, other) = (parent.path().join("gone"), parent.path().join("other"));
-    let mut run = RunOutput::create(&gone, false).unwrap();
-    run.record(&Record { step: 1, ..Record::default() }).unwrap();
+    let mut run = begun(&gone);
     fs::remove_dir_all(&gone).unwrap();
     run.save(&adapter()).unwrap_err();
     run.move_to(&other).unwrap();
@@ -104,8 +106,7 @@ fn a_save_that_failed_can_go_elsewhere() {
 fn a_run_that_moves_takes_its_metrics_along() {
     let parent = tempfile::tempdir().unwrap();
     let (first, other) = (parent.path().join("first"), parent.path().join("other"));
-    let mut run = RunOutput::create(&first, false).unwrap();
-    run.record(&Record { step: 1, ..Record::default() }).unwrap();
+    let mut run = begun(&first);
     run.move_to(&first.join(".")).unwrap_or_else(|e| panic!("its own folder is refused: {e}"));
     run.move_to(&other).unwrap();
     run.save(&adapter()).unwrap();
@@ -118,9 +119,9 @@ fn a_run_that_moves_takes_its_metrics_along() {
 fn room_that_is_not_there_is_refused_at_the_start() {
     let dir = tempfile::tempdir().unwrap();
     let error = RunOutput::create(dir.path(), false).unwrap().reserve(1 << 60).unwrap_err().to_string();
-    assert!(error.contains("MiB are free"), "{error}");
+    assert!(error.contains("iB are free"), "{error}");
     let writer = CheckpointWriter::create(dir.path(), 1 << 30).unwrap();
-    assert!(writer.expect_bytes(1 << 60).unwrap_err().to_string().contains("MiB are free"));
+    assert!(writer.expect_bytes(1 << 60).unwrap_err().to_string().contains("iB are free"));
 }
 
 /// A record in a downloaded folder must not reach out of it.

@@ -10,6 +10,7 @@ mod faults;
 mod folders;
 mod numbers;
 mod quantize;
+mod scoring;
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};

@@ -150,3 +150,14 @@ fn tables_of_positions_are_bounded() {
     let model = load(dir.path()).unwrap();
     assert_eq!(model.config.positions(), 1 << 20);
 }
+
+/// What is in a file and no part of the model is told of, as transformers does.
+#[test]
+fn tensors_that_are_not_used_are_told_of() {
+    let dir = golden("qwen3-tiny/untied-nf4-dq");
+    let (files, config) = (Checkpoint::open(&dir).unwrap(), Qwen3Config::open(&dir).unwrap());
+    assert_eq!(checkpoint_note(&files, &config).unwrap(), None);
+    let fewer = Qwen3Config { n_layers: config.n_layers - 1, ..config };
+    let note = checkpoint_note(&files, &fewer).unwrap().unwrap();
+    assert!(note.contains("are no part of the model") && note.contains("`model.layers.1."), "{note}");
+}

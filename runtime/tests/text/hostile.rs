@@ -23,6 +23,8 @@ fn templates_end() {
         "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
         "{% for a in range(99999) %}{% for b in range(99999) %}xxxxxxxxxxxxxxxxxxxxxxxx{% endfor %}{% endfor %}",
         "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{% set n = namespace(x='x' * 99999) %}{% for a in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+        "{% set x = 'x' * 9999999 %}{% for a in range(99999) %}{% if x | upper == x %}{% endif %}{% endfor %}",
     ];
     for source in sources {
         let began = Instant::now();
@@ -30,6 +32,39 @@ fn templates_end() {
         assert!(error.starts_with("chat template `hostile`"), "{error}");
         assert!(began.elapsed() < Duration::from_secs(5), "{source}: {:?}", began.elapsed());
     }
+}
+
+/// Each would make half a gigabyte, and far more with a few rounds more.
+#[test]
+fn templates_that_make_too_much_are_refused() {
+    let messages = [message("user", "hello")];
+    let doubled = |start: &str, change: &str| {
+        let double = "{% for i in range(25) %}CHANGE{% endfor %}{{ ns.x | length }}".replace("CHANGE", change);
+        format!("{{% set ns = namespace(x={start}) %}}{double}")
+    };
+    let text = |change| doubled("'sixteen letters.'", change);
+    let sources = [
+        text("{% set ns.x = ns.x ~ ns.x %}"),
+        text("{% set ns.x = ns.x + ns.x %}"),
+        text("{% set ns.x = [ns.x, ns.x] | join %}"),
+        text("{% set ns.x = ''.join([ns.x, ns.x]) %}"),
+        text("{% set ns.x = ns.x.replace('s', 'ss').replace('.', 'letters.letters.') %}"),
+        text("{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}{% set ns.x = y %}"),
+        doubled("[1]", "{% set ns.x = (ns.x + ns.x) | list %}"),
+        doubled("[1]", "{% set ns.x = [ns.x, ns.x] %}").replace("length", "tojson | length"),
+        "{{ ([1] * 99999) | tojson(separators=('x' * 9999, ':')) | length }}".into(),
+        "{{ '{:999999999}'.format(1) | length }}".into(),
+        "{{ '{0:}>999999999}'.format(1) | length }}".into(),
+    ];
+    for source in &sources {
+        let error = render(source, &messages).expect_err(source);
+        assert!(error.contains("out of fuel"), "{error}\n{source}");
+    }
+    let widths = "{{ '{:>3}{:}^3}{{99999999999}}'.format(1, 2) }} {{ '{} 99999999999'.format(1) }}";
+    assert_eq!(render(widths, &messages).unwrap(), "  1}2}{99999999999} 1 99999999999");
+    let depth = "{% set ns = namespace(x=[1]) %}{% for i in range(999) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x | tojson }}";
+    let error = render(depth, &messages).unwrap_err();
+    assert!(error.contains("at most 128 levels"), "{error}");
 }
 
 /// The limits are far above what real conversations take.

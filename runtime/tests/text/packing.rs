@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use halfbyte::rng::philox;
 use halfbyte_runtime::batch::{Batch, IGNORE, Sample};
@@ -231,4 +232,27 @@ fn refuses_what_makes_no_sense() {
     );
     let idle = Sample { ids: vec![1, 2], mask: vec![true, false] };
     assert!(refusal(&[idle], ok).contains("targets of a sample is 0 (sample 0)"));
+}
+
+/// The learning rate needs the number of steps before the first of them.
+#[test]
+fn epochs_that_take_too_long_to_plan_are_refused() {
+    let samples = random_samples(360, 3);
+    let began = Instant::now();
+    let new = |options| Batcher::new(&samples, options).map(|batcher| batcher.total_steps());
+    let packed = BatchOptions { packing: true, gradient_accumulation_steps: 1, ..options(0) };
+    let long = |epochs| BatchOptions { length: TrainLength::Epochs(epochs), ..packed };
+    let refusal = new(long(100_000.0)).unwrap_err().to_string();
+    assert!(refusal.contains("number of epochs is 100000") && refusal.contains("at most 93206"), "{refusal}");
+    assert!(refusal.contains("360 samples") && refusal.contains("--max-steps"), "{refusal}");
+    // Where all epochs are alike, one is enough.
+    let alike = |epochs| BatchOptions { shuffle: false, ..long(epochs) };
+    assert_eq!(new(alike(1_000_000.0)).unwrap(), 1_000_000 * new(alike(1.0)).unwrap());
+    let apart = |epochs| BatchOptions { packing: false, ..long(epochs) };
+    assert_eq!(new(apart(1_000_000.0)).unwrap(), 120_000_000);
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    // What is planned is what comes.
+    let batcher = Batcher::new(&samples, long(20.5)).unwrap();
+    assert_eq!(batcher.total_steps(), batcher.steps(0).count() as u64);
+    assert!(batcher.steps(0).last().unwrap().epoch == 20);
 }
