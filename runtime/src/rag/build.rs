@@ -118,7 +118,7 @@ fn groups(mut documents: &[Document]) -> Vec<&[Document]> {
 
 fn segment(documents: &[Document], settings: &RetrievalSettings) -> tantivy::Result<tantivy::Index> {
     let (schema, fields) = Fields::schema();
-    let tokenizers = TokenizerManager::new();
+    let tokenizers = TokenizerManager::default();
     tokenizers.register(TOKENIZER, Bigrams);
     let builder = tantivy::Index::builder().schema(schema).tokenizers(tokenizers);
     let mut writer: SingleSegmentIndexWriter =
