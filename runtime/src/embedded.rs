@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 /// In the checkout, or under `HALFBYTE_ROOT` on machines that only have the binaries.
 fn assets() -> PathBuf {
-    let checkout = || Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let checkout = || package.parent().unwrap_or(package).to_owned();
     let root = std::env::var_os("HALFBYTE_ROOT").map_or_else(checkout, PathBuf::from);
     root.join("examples/assets")
 }

@@ -1,10 +1,8 @@
 //! What can be known of a run before weights are loaded.
 
 use super::Prepared;
-use crate::{Result, batch::Batch, chat::message, checkpoint::QuantizedAs, config::Qwen3Config, model::Base};
-use halfbyte::DType;
-
-pub(crate) const GIB: f64 = (1u64 << 30) as f64;
+use crate::{Error, Result, batch::Batch, chat::message, checkpoint::QuantizedAs, config::Qwen3Config, model::Base};
+use halfbyte::{DType, Size};
 
 impl Prepared {
     /// Reads a prompt as a run would, and says what memory it would take.
@@ -16,14 +14,16 @@ impl Prepared {
             Some(prompt) => self.n_prompt(prompt)?,
             None => 0,
         };
-        let n_tokens = n_prompt + self.settings.max_new_tokens;
-        let (weights, cache) = (self.weight_bytes(), self.cache_bytes(n_tokens));
+        let new = self.settings.max_new_tokens;
+        let (n_tokens, positions) = (n_prompt.saturating_add(new), self.config.positions());
+        if n_tokens > positions {
+            let want = format!("the model has {positions} positions; lower max_new_tokens, or shorten the prompt");
+            return Err(Error::setting("prompt and new tokens together", n_tokens, want));
+        }
+        let [weights, cache] = [self.weight_bytes(), self.cache_bytes(n_tokens)].map(|bytes| Size(bytes as u64));
         Ok(format!(
-            "everything fits: {n_prompt} tokens to read, up to {} to write; about {:.2} GiB for weights and {:.2} GiB \
-             for the cache",
-            self.settings.max_new_tokens,
-            weights as f64 / GIB,
-            cache as f64 / GIB,
+            "everything fits: {n_prompt} tokens to read, up to {new} to write; about {weights} for weights and {cache} \
+             for the cache"
         ))
     }
 
