@@ -241,6 +241,6 @@ fn a_batch_of_more_samples_than_there_are_is_trained() {
     let (said, errors) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
     assert!(done.status.success(), "{errors}");
     let peak = said.lines().find(|line| line.starts_with("peak memory")).expect("a line about memory");
-    assert!(peak.contains("GiB in buffers"), "{peak}");
+    assert!(peak.contains("iB in buffers"), "{peak}");
     assert_eq!(peak.contains("in all, mapped files included"), host::process_peak().is_some(), "{peak}");
 }

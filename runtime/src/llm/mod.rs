@@ -18,7 +18,7 @@ pub use conversation::Conversation;
 pub use engine::Stream;
 pub(crate) use force::{base_line, describe, idle, model_line};
 pub use force::{expect_effect, in_force};
-pub(crate) use need::{GIB, base_bytes};
+pub(crate) use need::base_bytes;
 
 use crate::{
     Result,

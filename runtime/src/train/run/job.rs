@@ -4,7 +4,6 @@ use super::{Outcome, Prepared, Watch, Wish, examine::Examiner};
 use crate::{
     Result,
     device::Job,
-    llm::GIB,
     lora::Adapter,
     model::Qwen3,
     train::{
@@ -14,7 +13,7 @@ use crate::{
         trainer::{StepReport, Trainer},
     },
 };
-use halfbyte::{Backend, Float, host};
+use halfbyte::{Backend, Float, Size, host};
 use std::{mem, time::Instant};
 
 /// A prepared run, and who watches it.
@@ -81,9 +80,9 @@ impl Job for Training<'_> {
 
 /// The most memory that buffers took, and the process with all else.
 fn peak_memory(backend: &impl Backend) -> String {
-    let buffers = format!("peak memory {:.2} GiB in buffers", backend.memory().peak as f64 / GIB);
+    let buffers = format!("peak memory {} in buffers", Size(backend.memory().peak as u64));
     match host::process_peak() {
-        Some(peak) => format!("{buffers}; {:.2} GiB of the host in all, mapped files included", peak as f64 / GIB),
+        Some(peak) => format!("{buffers}; {} of the host in all, mapped files included", Size(peak as u64)),
         None => buffers,
     }
 }
