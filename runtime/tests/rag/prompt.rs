@@ -56,7 +56,7 @@ fn a_pipeline_answers_with_its_sources() {
         Ok("In 1887 [1].".to_owned())
     };
     let settings = RetrievalSettings { top_k: 1, ..Default::default() };
-    let mut pipeline = RagPipeline::new(build(dir.path()), settings, tokenizer(), answerer).unwrap();
+    let mut pipeline = RagPipeline::with(build(dir.path()), settings, tokenizer(), answerer).unwrap();
     let answer = pipeline.answer("When was the bridge built?").unwrap();
     assert_eq!(answer.text, "In 1887 [1].");
     assert_eq!(answer.sources.iter().map(|p| p.source.as_str()).collect::<Vec<_>>(), ["a.txt"]);
@@ -77,8 +77,8 @@ fn an_answerer_s_error_is_the_pipeline_s() {
         })
     };
     let index = build(dir.path());
-    let mut pipeline = RagPipeline::new(index, RetrievalSettings::default(), tokenizer(), fail).unwrap();
+    let mut pipeline = RagPipeline::with(index, RetrievalSettings::default(), tokenizer(), fail).unwrap();
     assert!(pipeline.answer("bridge").unwrap_err().to_string().contains("broken"));
     let bad = RetrievalSettings { top_k: 0, ..Default::default() };
-    assert!(RagPipeline::new(build(&dir.path().join("b")), bad, tokenizer(), fail).is_err());
+    assert!(RagPipeline::with(build(&dir.path().join("b")), bad, tokenizer(), fail).is_err());
 }

@@ -56,7 +56,7 @@ fn what_cannot_be_read_is_named_with_its_line() {
     ];
     for (name, bytes, reason) in cases {
         let path = write(dir, name, bytes);
-        let error = refusal(&[path.clone()]);
+        let error = refusal(std::slice::from_ref(&path));
         assert!(error.contains(reason) && error.contains(&path.display().to_string()), "{error}");
     }
     assert!(refusal(&[dir.join("none")]).contains("cannot read"));
