@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 /// Say what halfbyte sees on this machine, and what to do about what is missing.
 #[derive(Parser)]
-#[command(version)]
+#[command(name = "device_info", version)]
 struct Args {}
 
 fn main() -> ExitCode {

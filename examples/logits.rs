@@ -22,7 +22,7 @@ use std::{num::ParseIntError, path::PathBuf, process::ExitCode};
 
 /// Write a model's logits into a safetensors file.
 #[derive(Parser)]
-#[command(version, group(clap::ArgGroup::new("texts").required(true).multiple(true).args(["prompt", "ids"])))]
+#[command(name = "logits", version, group(clap::ArgGroup::new("texts").required(true).multiple(true).args(["prompt", "ids"])))]
 struct Args {
     /// Folder of a Hugging Face Qwen3 checkpoint, in 4 bits or not, or `embedded`
     #[arg(long, alias = "model", default_value = EMBEDDED)]

@@ -24,7 +24,7 @@ use std::{
 
 /// Write a Qwen3 checkpoint in bitsandbytes' 4 bits.
 #[derive(Parser)]
-#[command(version)]
+#[command(name = "quantize", version)]
 struct Args {
     /// Folder of a Hugging Face Qwen3 checkpoint, or `embedded`
     #[arg(long, alias = "model", default_value = EMBEDDED)]

@@ -21,7 +21,7 @@ fn index(folder: &Path, name: &str, document: &Path) -> PathBuf {
 
 #[test]
 fn every_option_of_scoring_is_seen() {
-    let files = Files::new("[evaluation]\nlimit = 1\n");
+    let files = Files::new("[evaluation]\nbatch_size = 2\n");
     let index = index(files.folder.path(), "index", &root().join("examples/assets/town/bylaws.txt"));
     let (few, done) = (files.folder.path().join("questions.jsonl"), files.folder.path().join("done"));
     fs::write(&few, r#"{"question": "Is it?", "options": ["yes", "no"], "answer": "b"}"#).unwrap();
@@ -62,7 +62,7 @@ fn every_option_of_scoring_is_seen() {
         idle("--raw"),
         idle("--use-generation-config"),
         row("--seed 1", Refused("nothing is shuffled")),
-        row(&show("--config", &files.settings), says("limit                        = 1 ")).beside("--print-config"),
+        row(&show("--config", &files.settings), says("batch_size                   = 2 ")).beside("--print-config"),
         row("--print-config", says("[evaluation]")),
         row("--check", says("everything fits")),
         row("--help", says("Usage:")),
@@ -72,9 +72,9 @@ fn every_option_of_scoring_is_seen() {
 
 #[test]
 fn every_option_of_answering_from_texts_is_seen() {
-    let files = Files::new("[llm]\nmax_new_tokens = 3\n");
+    let files = Files::new("[retrieval]\ntop_k = 2\n");
     let town = root().join("examples/assets/town");
-    let [first, second] = [("one", "bylaws.txt"), ("two", "train.jsonl")]
+    let [first, second] = [("one", "bylaws.txt"), ("two", "README.md")]
         .map(|(name, document)| index(files.folder.path(), name, &town.join(document)));
     let line = format!("{} --question bride --device cpu --max-new-tokens 6", show("--index", &first));
     let driven = Driven { name: "rag", line: words(&line), output: None };
@@ -105,9 +105,9 @@ fn every_option_of_answering_from_texts_is_seen() {
         row("--seed 1", Output).beside(hot),
         row("--system Answer", Refused("system is set")),
         row("--enable-thinking true", Refused("enable_thinking is set")),
-        row("--raw", says("hidden 32")).beside(&files.model()),
+        row("--raw", Output).beside(&files.model()),
         row("--use-generation-config", says("temperature 0.8")),
-        row(&show("--config", &files.settings), says("max_new_tokens               = 3 ")).beside("--print-config"),
+        row(&show("--config", &files.settings), says("top_k                        = 2 ")).beside("--print-config"),
         row("--print-config", says("[retrieval]")),
         row("--check", says("everything fits")),
         row("--help", says("Usage:")),

@@ -194,7 +194,7 @@ fn every_option_of_training_is_seen() {
         row("--max-seq-length 8", Refused("raise --max-seq-length")),
         row("--overlong skip", says("left out")).beside("--max-seq-length 24"),
         row("--packing", says("; 3 steps;")),
-        row("--gradient-checkpointing", Output).beside("--check"),
+        row("--gradient-checkpointing", Output).beside("--check --model-name embedded"),
         row("--device cuda:99", Refused("CUDA")),
         row("--seed 1", WEIGHTS),
         row("--logging-steps 1", says("step 1/")),
@@ -209,7 +209,7 @@ fn every_option_of_training_is_seen() {
 
 #[test]
 fn every_option_of_inference_is_seen() {
-    let files = Files::new("[llm]\nmax_new_tokens = 3\n");
+    let files = Files::new("[llm]\ntop_k = 7\n");
     let small = format!("{} --raw", files.model());
     let driven = Driven { name: "infer", line: words("--device cpu --prompt The --max-new-tokens 12"), output: None };
     let hot = "--temperature 9";
@@ -230,10 +230,10 @@ fn every_option_of_inference_is_seen() {
         row("--seed 1", Output).beside(hot),
         row("--system Answer", Refused("system is set")),
         row("--enable-thinking true", Refused("enable_thinking is set")),
-        row("--raw", says("tokens read")).beside(&files.model()),
+        row("--raw", Output).beside(&files.model()),
         row("--prompt Every", Output),
         row("--use-generation-config", says("temperature 0.8")),
-        row(&show("--config", &files.settings), says("max_new_tokens               = 3 ")).beside("--print-config"),
+        row(&show("--config", &files.settings), says("top_k                        = 7 ")).beside("--print-config"),
         row("--print-config", says("[llm]")),
         row("--check", says("everything fits")),
         row("--help", says("Usage:")),
@@ -270,7 +270,7 @@ fn every_option_of_logits_is_seen() {
     driven.see(&[
         row("--model-name embedded", File(NAME)),
         row(&show("--lora-path", &files.adapter), File(NAME)),
-        row("--prompt Every", says("logits of 2 tokens")),
+        row("--prompt Every", says("logits of 3 tokens")),
         row("--ids 1,2,3", says("logits of 4 tokens")),
         row(&show("--output", &other), says(format!("written to {}", other.display()))),
         row("--compute-dtype bf16", File(NAME)),
