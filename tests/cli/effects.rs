@@ -112,7 +112,8 @@ impl Driven {
             let (name, with, without) = (self.name, &with.said, &without.said);
             assert!(seen, "{name} {option:?} beside {beside:?}: {with}\nwithout it: {without}");
         }
-        let has_row = |name: &String| rows.iter().any(|row| row.option[0] == format!("--{name}"));
+        let named = |row: &Row| row.option[0].split('=').next().map(|option| option.replace('_', "-"));
+        let has_row = |name: &String| rows.iter().any(|row| named(row) == Some(format!("--{name}")));
         let missing: Vec<_> = self.options().into_iter().filter(|name| !has_row(name)).collect();
         assert!(missing.is_empty(), "{}: no row for {missing:?}", self.name);
         assert!(self.options().len() > 1, "the options of {} were not found", self.name);
@@ -182,6 +183,7 @@ fn every_option_of_training_is_seen() {
         row("--target-modules q_proj", WEIGHTS),
         row("--use-rslora", WEIGHTS),
         row("--modules-to-save lm_head", Refused("the model's output head is its embedding")),
+        row("--trainable-token-indices 1", WEIGHTS),
         row("--learning-rate 0.1", WEIGHTS),
         row("--lr-scheduler-type linear", WEIGHTS),
         row("--warmup-ratio 0.5", WEIGHTS),

@@ -51,7 +51,7 @@ fn what_cannot_be_read_is_named_with_its_line() {
         ("a.jsonl", &long, "line 2: it is not valid UTF-8"),
         ("a.jsonl", b"\n\n", "there is no text in it"),
         ("a.txt", b"one\ntwo\n\x82\xa0", "line 3: it is not valid UTF-8"),
-        ("a.json", b"{}", "lawqa_jp"),
+        ("a.json", b"{\"samples\": 3}", "lawqa_jp"),
         ("a.docx", b"x", "it is no text"),
     ];
     for (name, bytes, reason) in cases {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use halfbyte::host;
 use halfbyte_runtime::chat::{Chat, ChatTemplate, message};
 use halfbyte_runtime::tokenizer::Tokenizer;
 use serde_json::Value;
@@ -34,7 +35,7 @@ fn templates_end() {
     }
 }
 
-/// Each would make half a gigabyte, and far more with a few rounds more.
+/// Each would make half a gigabyte or more, with a few rounds more any size.
 #[test]
 fn templates_that_make_too_much_are_refused() {
     let messages = [message("user", "hello")];
@@ -52,13 +53,16 @@ fn templates_that_make_too_much_are_refused() {
         text("{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}{% set ns.x = y %}"),
         doubled("[1]", "{% set ns.x = (ns.x + ns.x) | list %}"),
         doubled("[1]", "{% set ns.x = [ns.x, ns.x] %}").replace("length", "tojson | length"),
-        "{{ ([1] * 99999) | tojson(separators=('x' * 9999, ':')) | length }}".into(),
-        "{{ '{:999999999}'.format(1) | length }}".into(),
-        "{{ '{0:}>999999999}'.format(1) | length }}".into(),
+        "{{ ([1] * 99999) | tojson(separators=('x' * 30000, ':')) | length }}".into(),
+        "{{ '{:2999999999}'.format(1) | length }}".into(),
+        "{{ '{0:}>2999999999}'.format(1) | length }}".into(),
     ];
     for source in &sources {
         let error = render(source, &messages).expect_err(source);
         assert!(error.contains("out of fuel"), "{error}\n{source}");
+        // Also of what is made before it can be charged.
+        let peak = host::process_peak().unwrap_or(0);
+        assert!(peak < 2 << 30, "{peak} bytes were taken\n{source}");
     }
     let widths = "{{ '{:>3}{:}^3}{{99999999999}}'.format(1, 2) }} {{ '{} 99999999999'.format(1) }}";
     assert_eq!(render(widths, &messages).unwrap(), "  1}2}{99999999999} 1 99999999999");
