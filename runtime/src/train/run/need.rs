@@ -15,7 +15,7 @@ use halfbyte::{Size, elements};
 pub struct Need {
     /// The base's weights.
     pub base: usize,
-    /// The adapter, its gradient and the optimiser's moments.
+    /// The adapter, its gradient and the optimiser's moments, and copies of tables in which it has rows.
     pub adapter: usize,
     /// Activations and their gradients, the logits, and what an exam takes beside them.
     pub activations: usize,
@@ -37,9 +37,16 @@ impl Prepared {
         let (config, settings, dtype) = (&self.config, &self.settings, self.settings.bnb_4bit_compute_dtype);
         let head = self.lora.save_lm_head.then(|| elements::<f32>(&config.shape(Module::LmHead))).transpose()?;
         let layout = Layout::new(self.lora.resolve(config)?, head)?;
+        let tokens = self.lora.tokens(config)?;
+        // Rows of tokens lie in a copy of their table, and a product with another of such height finds their gradients.
+        let columns = |ids: &[u32]| ids.len().next_multiple_of(8);
+        let n_rows: usize = tokens.iter().map(|(_, ids)| columns(ids)).sum();
+        let numbers = layout.len + n_rows * config.hidden_size;
+        let tables = (tokens.len() * config.hidden_size + n_rows) * config.vocab_size * dtype.bytes();
         let room = Room { config, xa_columns: layout.xa_columns, size: dtype.bytes() };
         let keep = if settings.gradient_checkpointing { Keep::Residual } else { Keep::Everything };
         let n = self.capacity;
+        let picked = n * n_rows * dtype.bytes();
         let exam = match &self.texts.questions {
             Some(_) => room.activations(self.texts.exam_tokens, Keep::Nothing) + room.loss(self.texts.exam_tokens),
             None => 0,
@@ -47,8 +54,8 @@ impl Prepared {
         Ok(Need {
             base: base_bytes(config, self.files.quantized_as(), settings.base(), dtype),
             // Weights, gradient and two moments are f32 whatever the model computes in.
-            adapter: layout.len * (4 * size_of::<f32>() + dtype.bytes()),
-            activations: room.activations(n, keep) + room.gradients(n) + room.loss(n) + exam,
+            adapter: numbers * (4 * size_of::<f32>() + dtype.bytes()) + tables,
+            activations: room.activations(n, keep) + room.gradients(n) + room.loss(n) + picked + exam,
         })
     }
 
