@@ -1,5 +1,6 @@
 //! The formats: small files that are well, and how a user's file is read.
 
+use crate::seeds::{DOTENV, SETTINGS, TEMPLATE, exam, small_tokenizer};
 use halfbyte::Cpu;
 use halfbyte_runtime::{
     Error,
@@ -9,10 +10,11 @@ use halfbyte_runtime::{
     evaluate::questions::read_questions,
     lora::{Adapter, LoraConfig},
     model::{Base, Qwen3},
+    settings::Sources,
     tokenizer::Tokenizer,
     train::data::{DataOptions, Dataset, Overlong},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use std::{env, fmt::Debug, fs, path::Path};
 use tempfile::TempDir;
 
@@ -94,28 +96,6 @@ fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
     String::from_utf8_lossy(bytes)
 }
 
-/// GPT-2's alphabet of all bytes, and two markers.
-fn small_tokenizer() -> Vec<u8> {
-    let alphabet = ('!'..='~').chain('¡'..='¬').chain('®'..='ÿ').chain('Ā'..='\u{143}');
-    let vocab: serde_json::Map<_, _> = alphabet.enumerate().map(|(i, c)| (c.to_string(), json!(i))).collect();
-    let n = vocab.len();
-    let added = |i: usize, content: &str| {
-        json!({"id": n + i, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
-               "normalized": false, "special": true})
-    };
-    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
-    json!({
-        "version": "1.0", "truncation": null, "padding": null,
-        "added_tokens": [added(0, "<|im_start|>"), added(1, "<|im_end|>")],
-        "normalizer": {"type": "NFC"}, "pre_tokenizer": byte_level, "post_processor": null, "decoder": byte_level,
-        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": "",
-                  "end_of_word_suffix": "", "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
-                  "vocab": vocab, "merges": []},
-    })
-    .to_string()
-    .into_bytes()
-}
-
 fn read_checkpoint(reader: &Reader, bytes: &[u8]) -> Outcome {
     let path = reader.file("model.safetensors", bytes);
     let digest = || -> Result<u64, Error> {
@@ -189,15 +169,6 @@ fn read_exam(reader: &Reader, bytes: &[u8]) -> Outcome {
     outcome(read_questions(reader.file("exam.json", bytes)))
 }
 
-const TEMPLATE: &str = "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' + message.content + \
-                        '<|im_end|>\\n' }}{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}\
-                        {%- endif %}{% set ns = namespace(n=0) %}{% for i in range(3) %}{% set ns.n = ns.n + i %}\
-                        {% endfor %}{{ messages | tojson(indent=2) if false }}{{ 'a' * 3 }}{{ messages[0:2] | length }}";
-
-fn exam() -> Value {
-    json!({"samples": [{"コンテキスト": "第一条", "指示": "選べ", "問題文": "何か", "選択肢": "a 一\nb 二\nc 三\nd 四", "output": "b"}]})
-}
-
 /// Keys of config.json that change nothing: what transformers notes down, what holds for training or for layers with a
 /// window only, and how weights are quantised, which each of them says for itself.
 const CONFIG_HARMLESS: &[&str] = &[
@@ -221,7 +192,7 @@ const CONFIG_HARMLESS: &[&str] = &[
     "use_sliding_window",
 ];
 
-pub const FORMATS: [Format; 11] = [
+pub const FORMATS: [Format; 14] = [
     Format {
         name: "config",
         file: "config.json",
@@ -272,7 +243,6 @@ pub const FORMATS: [Format; 11] = [
             "layer_replication",
             "megatron_config",
             "target_parameters",
-            "trainable_token_indices",
             "alora_invocation_tokens",
             "arrow_config",
             "kasa_config",
@@ -369,6 +339,42 @@ pub const FORMATS: [Format; 11] = [
         json: true,
         seeds: || vec![exam().to_string().into_bytes()],
         read: read_exam,
+        harmless: &[],
+    },
+    Format {
+        name: "exam_lines",
+        file: "exam.jsonl",
+        json: false,
+        seeds: || {
+            let lines = [
+                json!({"question": "When?", "options": ["at noon", "never"], "answer": "b"}),
+                json!({"id": "x", "context": "A town.", "question": "Who?", "options": {"a": "I", "b": "he"}, "answer": 0}),
+            ];
+            vec![lines.map(|line| line.to_string()).join("\n").into_bytes()]
+        },
+        read: |reader, bytes| outcome(read_questions(reader.file("exam.jsonl", bytes))),
+        harmless: &[],
+    },
+    Format {
+        name: "settings",
+        file: "halfbyte.toml",
+        json: false,
+        seeds: || vec![SETTINGS.into()],
+        read: |reader, bytes| {
+            let file = Some(reader.file("halfbyte.toml", bytes));
+            outcome(Sources { file, ..Sources::default() }.load().map(|loaded| loaded.config))
+        },
+        harmless: &[],
+    },
+    Format {
+        name: "dotenv",
+        file: ".env",
+        json: false,
+        seeds: || vec![DOTENV.into()],
+        read: |reader, bytes| {
+            let dotenv = Some(reader.file(".env", bytes));
+            outcome(Sources { dotenv, ..Sources::default() }.load().map(|loaded| loaded.config))
+        },
         harmless: &[],
     },
 ];

@@ -7,6 +7,7 @@
 
 mod formats;
 mod mutate;
+mod seeds;
 
 use formats::{FORMATS, Format, Outcome, Reader};
 use mutate::{Mutant, mutant};
