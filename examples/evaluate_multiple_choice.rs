@@ -29,13 +29,12 @@ fn run(asked: Asked) -> Result<ExitCode> {
     let loaded = &asked.loaded;
     let config = &loaded.config;
     exam::expect_effect(loaded)?;
-    loaded.refuse("retrieval", "chunk_size", "no index is made here")?;
-    loaded.refuse("retrieval", "chunk_overlap", "no index is made here")?;
     let items = exam::items(&config.evaluation, config.llm.seed)?;
-    let prepared = Prepared::new(&config.llm)?;
-    expect_effect(loaded, "llm", config.llm.load_in_4bit, &prepared.files)?;
+    let prepared = exam::prepare(config)?;
+    expect_effect(loaded, &prepared.files, config.evaluation.shuffle_options)?;
     let index = config.retrieval.index.as_deref().map(Index::open).transpose()?;
     prepared.notes.iter().chain(&in_force(&prepared)).for_each(|line| note!("{line}"));
+    note!("{}", exam::in_force(config));
     if let Some(path) = &config.retrieval.index {
         let RetrievalSettings { top_k, context_tokens, .. } = config.retrieval;
         let most = format!("up to {top_k} passages in place of each question's context, {context_tokens} tokens");
@@ -45,8 +44,7 @@ fn run(asked: Asked) -> Result<ExitCode> {
     if asked.check {
         let passages = |question: &str| passages(index.as_ref(), config, &prepared, question);
         let exam = Exam::new(&prepared, evaluation, index.is_some().then_some(&passages));
-        let (too_long, memory) = (exam.too_long(&items)?, prepared.check(None)?);
-        say!("{} questions, of which {too_long} do not fit the model; {memory}", items.len());
+        say!("{}", exam.check(&items)?);
         return Ok(ExitCode::SUCCESS);
     }
     let settings = exam::run_settings(config);
@@ -55,7 +53,7 @@ fn run(asked: Asked) -> Result<ExitCode> {
     note!("device: {}", llm.device());
     let passages = |question: &str| passages(index.as_ref(), config, llm.prepared(), question);
     let exam = Exam::new(llm.prepared(), evaluation, index.is_some().then_some(&passages));
-    let bar = progress_bar(output.len());
+    let bar = progress_bar(output.n_items());
     let report = exam.sit(&llm, &mut output, |progress| {
         // What was answered is on the disk.
         signals.note();

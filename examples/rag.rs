@@ -5,11 +5,10 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use common::{Signals, note, say, start_with};
 use halfbyte_runtime::{
     Error, Result,
-    llm::{Prepared, expect_effect, in_force},
-    rag::{Index, Passage, RagPipeline},
+    llm::{Prepared, expect_effect, in_force, sampling},
+    rag::{Index, Info, Passage, RagPipeline, read_documents},
     settings::{Asked, Loaded, Program, RagConfig},
 };
-use serde_json::Value;
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
@@ -42,7 +41,7 @@ fn run(asked: Asked) -> Result<ExitCode> {
     }
     expect_used(&asked, &documents, question)?;
     if asked.check {
-        return check(config, folder, &documents);
+        return check(&asked.loaded, folder, &documents);
     }
     if !documents.is_empty() {
         build(config, folder, &documents)?;
@@ -61,28 +60,46 @@ fn documents(matches: &ArgMatches) -> Vec<PathBuf> {
 
 /// Refuses what would have no effect.
 fn expect_used(asked: &Asked, documents: &[PathBuf], question: Option<&String>) -> Result<()> {
-    let loaded = &asked.loaded;
+    let (loaded, passages) = (&asked.loaded, asked.matches.get_flag("passages"));
     if documents.is_empty() {
-        let cut = ["chunk_size", "chunk_overlap"];
-        cut.iter().try_for_each(|name| loaded.refuse("retrieval", name, "the index is made already"))?;
+        loaded.refuse_options("retrieval", &["chunk_size", "chunk_overlap"], "the index is made already")?;
     }
-    if question.is_none() {
-        loaded.refuse("retrieval", "top_k", "nothing is asked; give --question")?;
-        loaded.refuse("retrieval", "context_tokens", "nothing is asked; give --question")?;
+    let names = |section: &str| loaded.config.section(section).map(|s| s.fields()).unwrap_or_default();
+    let llm: Vec<_> = names("llm").iter().map(|field| field.name).collect();
+    if question.is_none() && !asked.check {
+        let nothing = "nothing is asked; give --question";
+        loaded.refuse_options("retrieval", &["top_k", "context_tokens"], nothing)?;
+        loaded.refuse_options("llm", &llm, nothing)?;
+        if passages {
+            return Err(Error::Given { place: "--passages".into(), reason: nothing.into() });
+        }
     }
-    if question.is_none() && asked.matches.get_flag("passages") {
-        return Err(Error::Given { place: "--passages".into(), reason: "nothing is asked; give --question".into() });
+    if passages {
+        loaded.refuse_options("retrieval", &["context_tokens"], "no prompt is made")?;
+        loaded.refuse_options("llm", &llm, "no answer is written")?;
     }
     Ok(())
 }
 
-fn check(config: &RagConfig, folder: &Path, documents: &[PathBuf]) -> Result<ExitCode> {
+fn check(loaded: &Loaded, folder: &Path, documents: &[PathBuf]) -> Result<ExitCode> {
+    let prepared = prepare(loaded)?;
     if documents.is_empty() {
-        let index = Index::open(folder)?;
-        say!("the index is whole: {:?}", index.info());
+        let Info { n_documents, n_passages, .. } = Index::open(folder)?.info().clone();
+        say!("the index is whole: {n_passages} passages of {n_documents} texts");
+    } else {
+        say!("{} texts can be indexed", read_documents(documents)?.len());
     }
-    say!("{}", Prepared::new(&config.llm)?.check(None)?);
+    say!("{}", prepared.check(None)?);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Opens the model, and says what is in force.
+fn prepare(loaded: &Loaded) -> Result<Prepared> {
+    let prepared = Prepared::new(&loaded.config.llm)?;
+    expect_effect(loaded, &prepared.files, false)?;
+    prepared.notes.iter().chain(&in_force(&prepared)).for_each(|line| note!("{line}"));
+    note!("{}", sampling(&prepared.settings));
+    Ok(prepared)
 }
 
 fn build(config: &RagConfig, folder: &Path, documents: &[PathBuf]) -> Result<()> {
@@ -101,14 +118,9 @@ fn find(config: &RagConfig, folder: &Path, question: &str) -> Result<()> {
 }
 
 fn answer(loaded: &Loaded, folder: &Path, question: &str) -> Result<()> {
-    let config = &loaded.config;
-    let (index, prepared) = (Index::open(folder)?, Prepared::new(&config.llm)?);
-    expect_effect(loaded, "llm", config.llm.load_in_4bit, &prepared.files)?;
-    prepared.notes.iter().chain(&in_force(&prepared)).for_each(|line| note!("{line}"));
-    let (tokenizer, llm) = (prepared.tokenizer.clone(), prepared.load()?);
+    let (index, llm) = (Index::open(folder)?, prepare(loaded)?.load()?);
     note!("device: {}", llm.device());
-    let answerer = |messages: &[Value]| Ok(llm.chat(messages)?.text);
-    let answer = RagPipeline::with(index, config.retrieval.clone(), tokenizer, answerer)?.answer(question)?;
+    let answer = RagPipeline::of(index, loaded.config.retrieval.clone(), llm)?.answer(question)?;
     say!("{}\n", answer.text.trim());
     answer.sources.iter().enumerate().for_each(|(i, passage)| say!("[{}] {}", i + 1, source(passage)));
     Ok(())

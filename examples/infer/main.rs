@@ -9,7 +9,7 @@ use halfbyte_runtime::{
     Error, Result,
     chat::message,
     generate::generator::Generated,
-    llm::{Llm, Prepared, expect_effect, in_force},
+    llm::{Llm, Prepared, expect_effect, in_force, sampling},
     settings::{Asked, Program},
 };
 use std::{
@@ -34,8 +34,9 @@ fn run(asked: Asked) -> Result<ExitCode> {
     let prompt = if asked.check || terminal { prompt } else { Some(prompt.map_or_else(standard_input, Ok)?) };
     let llm = &asked.loaded.config.llm;
     let prepared = Prepared::new(llm)?;
-    expect_effect(&asked.loaded, "llm", llm.load_in_4bit, &prepared.files)?;
+    expect_effect(&asked.loaded, &prepared.files, false)?;
     prepared.notes.iter().chain(&in_force(&prepared)).for_each(|line| note!("{line}"));
+    note!("{}", sampling(&prepared.settings));
     if asked.check {
         say!("{}", prepared.check(prompt.as_deref())?);
         return Ok(ExitCode::SUCCESS);

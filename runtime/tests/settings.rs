@@ -151,7 +151,7 @@ fn what_python_users_type_is_understood() {
 #[test]
 fn print_config_shows_every_value_and_its_source() {
     let sources = Sources { variables: vec![("HALFBYTE_LLM__TOP_K".into(), "5".into())], ..Sources::default() };
-    let line = "--system 「簡潔に」 --lora-path a";
+    let line = "--system 「簡潔に」 --lora-path 007";
     let loaded = read(&["llm", "retrieval"], line, sources).unwrap().loaded;
     let printed = loaded.print(&["llm", "retrieval"]);
     let golden = include_str!("data/print_config.toml");
@@ -169,6 +169,11 @@ fn a_setting_without_effect_is_refused_where_it_was_asked_for() {
     let refused = loaded.refuse("llm", "bnb_4bit_quant_type", "the base is not held in 4 bits");
     says(refused.map_err(|e| e.to_string()), &["--bnb-4bit-quant-type", "no effect"]);
     loaded.refuse("llm", "temperature", "x").unwrap();
+    let names = ["temperature", "bnb_4bit_quant_type"];
+    says(loaded.refuse_options("llm", &names, "x").map_err(|e| e.to_string()), &["--bnb-4bit-quant-type", "no effect"]);
+    let of_a_file = of_file("[llm]\ntemperature = 1").unwrap();
+    of_a_file.refuse_options("llm", &names, "x").unwrap();
+    says(of_a_file.refuse("llm", "temperature", "x").map_err(|e| e.to_string()), &["line 2", "no effect"]);
 }
 
 #[test]

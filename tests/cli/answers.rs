@@ -1,8 +1,8 @@
 //! Every option of the programs that score and that answer from texts: an effect or a refusal for each.
 
 use crate::{
-    effects::{Driven, File, Files, Output, Refused, row, says, show, words},
-    example, root, text,
+    effects::{Driven, Files, Output, Refused, of_every_program, of_sampling, of_the_base, row, says, show, words},
+    example, root, small_model, text,
 };
 use std::{
     fs,
@@ -30,12 +30,12 @@ fn every_option_of_scoring_is_seen() {
     assert!(driven.run(&words(&show("--output", &done))).done);
     let idle = |option: &str| row(option, Refused("nothing is written in likelihood mode"));
     let generate = "--mode generate --max-new-tokens 2";
-    driven.see(&[
+    let rows = vec![
         row(&show("--questions", &few), says("1 asked")),
         row("--mode generate", says("answers without a letter: 3")),
         row("--limit 2", says("2 asked")),
         row("--shuffle-options", says("12 asked")),
-        row("--batch-size 1", File("metrics.json")),
+        row("--batch-size 1", says("1 at once")),
         row(&show("--output", &files.other()), says(format!("are in {}", files.other().display()))),
         row("--overwrite", says("3 asked")).beside(&show("--output", &done)),
         row(&show("--index", &index), says("in place of each question's context")),
@@ -46,11 +46,6 @@ fn every_option_of_scoring_is_seen() {
         row(&files.model(), says("hidden 32")).beside("--raw --mode generate --check"),
         row(&show("--lora-path", &files.adapter), says("adapter: /"))
             .beside(&format!("{} --raw --check {generate}", files.model())),
-        row("--device cuda:99", Refused("CUDA")),
-        row("--load-in-4bit false", says("base: unquantised")),
-        row("--bnb-4bit-compute-dtype float32", says("computing in float32")),
-        row("--bnb-4bit-quant-type fp4", says("base: fp4")),
-        row("--bnb-4bit-use-double-quant false", says("base: nf4 in 4 bits (")),
         row("--max-new-tokens 2", says("up to 2 tokens")).beside("--mode generate --max-new-tokens 3"),
         idle("--temperature 1"),
         idle("--llm-top-k 1"),
@@ -64,10 +59,10 @@ fn every_option_of_scoring_is_seen() {
         row("--seed 1", Refused("nothing is shuffled")),
         row(&show("--config", &files.settings), says("batch_size                   = 2 ")).beside("--print-config"),
         row("--print-config", says("[evaluation]")),
-        row("--check", says("everything fits")),
-        row("--help", says("Usage:")),
-        row("--version", says(concat!("evaluate_multiple_choice ", env!("CARGO_PKG_VERSION")))),
-    ]);
+        row("--check", says("checked: ")),
+    ];
+    let shared = [of_the_base(), of_every_program("evaluate_multiple_choice")];
+    driven.see(&shared.into_iter().flatten().chain(rows).collect::<Vec<_>>());
 }
 
 #[test]
@@ -76,10 +71,13 @@ fn every_option_of_answering_from_texts_is_seen() {
     let town = root().join("examples/assets/town");
     let [first, second] = [("one", "bylaws.txt"), ("two", "README.md")]
         .map(|(name, document)| index(files.folder.path(), name, &town.join(document)));
-    let line = format!("{} --question bride --device cpu --max-new-tokens 6", show("--index", &first));
+    // Short answers on the CPU by a file: on the command line they would be refused where nothing is answered.
+    let short = files.folder.path().join("short.toml");
+    fs::write(&short, "[llm]\nmax_new_tokens = 6\ndevice = 'cpu'\n").unwrap();
+    let line = format!("{} --question bride {}", show("--index", &first), show("--config", &short));
     let driven = Driven { name: "rag", line: words(&line), output: None };
-    let (small, hot) = (format!("{} --raw", files.model()), "--temperature 9");
-    driven.see(&[
+    let small = format!("{} --raw", files.model());
+    let rows = vec![
         row(&show("--index", &second), Output),
         row("--top-k 1", Output),
         row("--chunk-size 90", Refused("the index is made already")),
@@ -89,28 +87,44 @@ fn every_option_of_answering_from_texts_is_seen() {
             .beside(&show("--index", &files.other())),
         row("--question bell", Output),
         row("--passages", Output),
+        row("--passages", Refused("no answer is written")).beside("--max-new-tokens 5"),
         row(&files.model(), says("hidden 32")).beside("--raw"),
         row(&show("--lora-path", &files.adapter), says("adapter: /")).beside(&small),
-        row("--device cuda:99", Refused("CUDA")),
-        row("--load-in-4bit false", says("base: unquantised")),
-        row("--bnb-4bit-compute-dtype float32", says("computing in float32")),
-        row("--bnb-4bit-quant-type fp4", says("base: fp4")),
-        row("--bnb-4bit-use-double-quant false", says("base: nf4 in 4 bits (")),
         row("--max-new-tokens 2", says("up to 2 tokens")),
-        row("--temperature 9", Output),
-        row("--llm-top-k 1", Output).beside(hot),
-        row("--top-p 0.01", Output).beside(hot),
-        row("--min-p 0.99", Output).beside(hot),
-        row("--repetition-penalty 50", Output),
-        row("--seed 1", Output).beside(hot),
-        row("--system Answer", Refused("system is set")),
-        row("--enable-thinking true", Refused("enable_thinking is set")),
+        row("--system Answer", Output).beside(&format!("{} --temperature 2", files.model())),
         row("--raw", Output).beside(&files.model()),
-        row("--use-generation-config", says("temperature 0.8")),
         row(&show("--config", &files.settings), says("top_k                        = 2 ")).beside("--print-config"),
         row("--print-config", says("[retrieval]")),
-        row("--check", says("everything fits")),
-        row("--help", says("Usage:")),
-        row("--version", says(concat!("rag ", env!("CARGO_PKG_VERSION")))),
-    ]);
+        row("--check", says("the index is whole: ")),
+        row(&show("--documents", &town), says("texts can be indexed")).beside("--check"),
+    ];
+    let shared = [of_the_base(), of_sampling("--llm-top-k"), of_every_program("rag")];
+    driven.see(&shared.into_iter().flatten().chain(rows).collect::<Vec<_>>());
+}
+
+/// Questions and options are read as they are: a checkpoint without a template can be scored, but not asked to answer.
+#[test]
+fn likelihoods_need_no_chat_template() {
+    let model = small_model();
+    let path = model.path().join("tokenizer.json");
+    let without = fs::read_to_string(&path).unwrap().replace("<|im_start|>", "<|other_start|>");
+    fs::write(&path, without).unwrap();
+    let line = format!("--limit 2 --device cpu --model-name {}", text(model.path()));
+    let driven = Driven { name: "evaluate_multiple_choice", line: words(&line), output: Some("") };
+    let (scored, written) = (driven.run(&[]), driven.run(&words("--mode generate")));
+    assert!(scored.done && scored.said.contains("2 asked"), "{}", scored.said);
+    assert!(!written.done && written.said.contains("chat_template.jinja"), "{}", written.said);
+}
+
+/// A file serves all programs: what one of them has no use for is another's.
+#[test]
+fn a_file_may_hold_what_a_program_has_no_use_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("all.toml");
+    fs::write(&file, "[llm]\ntemperature = 0.5\n[retrieval]\ntop_k = 3\nchunk_size = 300\n").unwrap();
+    let line = format!("--limit 2 --device cpu {}", show("--config", &file));
+    let driven = Driven { name: "evaluate_multiple_choice", line: words(&line), output: Some("") };
+    let (ran, refused) = (driven.run(&[]), driven.run(&words("--temperature 0.5")));
+    assert!(ran.done, "{}", ran.said);
+    assert!(!refused.done && refused.said.contains("--temperature: llm.temperature has no effect"), "{}", refused.said);
 }

@@ -1,6 +1,6 @@
 //! Scoring multiple-choice questions by the likelihood of their options.
 
-use super::prompt::{Continuations, Encoded};
+use super::prompt::Continuations;
 use super::questions::{Accuracy, Question};
 use super::score::{best, log_likelihood};
 use crate::{
@@ -15,14 +15,7 @@ use std::path::Path;
 
 /// Each option as a continuation of its question; only the option's tokens are scored.
 fn samples(question: &Question, tokenizer: &Tokenizer) -> Result<Vec<Sample>> {
-    let Encoded { prompt, options } = Continuations::of_texts(question, &[]).encode(tokenizer)?;
-    let continued = |option: Vec<u32>| {
-        let mut sample = Sample::default();
-        sample.push(&prompt, false);
-        sample.push(&option, true);
-        sample
-    };
-    Ok(options.into_iter().map(continued).collect())
+    Ok(Continuations::of_texts(question, &[]).encode(tokenizer)?.samples())
 }
 
 /// Refuses questions that the model has no tokens or positions for; gives the tokens of the longest with an option.
@@ -40,6 +33,22 @@ pub fn expect_fits(questions: &[Question], path: &Path, config: &Qwen3Config, to
         }
     }
     Ok(longest)
+}
+
+/// The loss in nats of every target of every sample; as many tokens at once as `acts` and `buffers` have room for.
+pub(crate) fn losses<B: Backend, T: Float>(
+    model: &Qwen3<B, T>,
+    ctx: ForwardContext<'_, B, T>,
+    acts: &mut Activations<B, T>,
+    buffers: &mut LossBuffers<B, T>,
+    samples: &[Sample],
+) -> Result<Vec<Vec<f32>>> {
+    let mut all = Vec::new();
+    for batch in batches(samples, acts.capacity)? {
+        all.extend(model.target_losses(ctx, acts, buffers, &batch)?);
+    }
+    let mut rest = all.into_iter();
+    Ok(samples.iter().map(|sample| rest.by_ref().take(sample.n_targets()).collect()).collect())
 }
 
 /// Answers each question with the option of the highest summed log-likelihood after context and question; options are
@@ -61,17 +70,8 @@ pub fn choose<B: Backend, T: Float>(
     for question in questions {
         all.extend(samples(question, tokenizer)?);
     }
-    let mut losses = Vec::new();
-    for batch in batches(&all, acts.capacity)? {
-        losses.extend(model.target_losses(ctx, acts, loss, &batch)?);
-    }
-    let mut rest = losses.as_slice();
-    let mut sums = Vec::new();
-    for sample in &all {
-        let (own, others) = rest.split_at(sample.n_targets());
-        sums.push(log_likelihood(own));
-        rest = others;
-    }
+    let losses = losses(model, ctx, acts, loss, &all)?;
+    let sums: Vec<_> = losses.iter().map(|losses| log_likelihood(losses)).collect();
     let mut sums = sums.as_slice();
     let mut chosen = Vec::new();
     for question in questions {

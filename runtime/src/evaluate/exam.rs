@@ -10,9 +10,10 @@ use super::shuffle::{Item, as_given, shuffled};
 use crate::batch::Sample;
 use crate::chat::message;
 use crate::generate::generator::Generated;
-use crate::llm::{Llm, Prepared};
-use crate::settings::{EvaluationSettings, Loaded, Mode, RagConfig, Section};
-use crate::{Result, embedded};
+use crate::llm::{Llm, Prepared, sampling};
+use crate::settings::{EvaluationSettings, LlmSettings, Loaded, Mode, RagConfig, Section};
+use crate::{Error, Result, embedded};
+use halfbyte::Size;
 use serde_json::{Value, json};
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -54,6 +55,29 @@ pub fn run_settings(config: &RagConfig) -> Value {
     json!({"llm": config.llm.json(), "evaluation": evaluation, "retrieval": config.retrieval.json()})
 }
 
+/// Opens and checks the model of an exam. For likelihoods, questions are read as they are, without a chat template.
+///
+/// # Errors
+/// Those of [`Prepared::new`].
+pub fn prepare(config: &RagConfig) -> Result<Prepared> {
+    match config.evaluation.mode {
+        Mode::Generate => Prepared::new(&config.llm),
+        Mode::Likelihood => {
+            let llm = config.llm.clone();
+            Prepared::new(&LlmSettings { raw: true, system: None, enable_thinking: None, ..llm })
+        }
+    }
+}
+
+/// How answers are found, in a line.
+pub fn in_force(config: &RagConfig) -> String {
+    let answers = match config.evaluation.mode {
+        Mode::Generate => sampling(&config.llm),
+        Mode::Likelihood => "answers: the option that is likeliest after context and question".into(),
+    };
+    format!("{answers}; {} at once", config.evaluation.batch_size)
+}
+
 /// What the model is given for a question.
 struct Asked {
     item: Item,
@@ -82,17 +106,18 @@ impl<'a> Exam<'a> {
         Self { prepared, settings, retrieve }
     }
 
-    /// Questions that need more tokens than the model has positions for.
+    /// Puts the questions without a model, and says how many do not fit it and what memory its weights would take.
     ///
     /// # Errors
     /// A question cannot be put to the model.
-    pub fn too_long(&self, items: &[Item]) -> Result<usize> {
-        let limit = self.prepared.config.positions();
-        let mut n = 0;
+    pub fn check(&self, items: &[Item]) -> Result<String> {
+        let (limit, weights) = (self.prepared.config.positions(), Size(self.prepared.weight_bytes() as u64));
+        let mut too_long = 0;
         for item in items {
-            n += usize::from(self.ask(item)?.needed > limit);
+            too_long += usize::from(self.ask(item)?.needed > limit);
         }
-        Ok(n)
+        let n = items.len();
+        Ok(format!("checked: {n} questions, of which {too_long} do not fit the model; about {weights} for weights"))
     }
 
     fn ask(&self, item: &Item) -> Result<Asked> {
@@ -111,13 +136,7 @@ impl<'a> Exam<'a> {
     fn options(&self, item: &Item, question: &Question, passages: &[String]) -> Result<Asked> {
         let texts = Continuations::of_texts(question, passages);
         let encoded = texts.encode(&self.prepared.tokenizer)?;
-        let continued = |option: &Vec<u32>| {
-            let mut sample = Sample::default();
-            sample.push(&encoded.prompt, false);
-            sample.push(option, true);
-            sample
-        };
-        let paper = Paper::Options(encoded.options.iter().map(continued).collect());
+        let paper = Paper::Options(encoded.samples());
         let (n_prompt, needed) = (encoded.prompt.len(), encoded.longest());
         Ok(Asked { item: item.clone(), sha256: texts.hash(), n_prompt, needed, paper })
     }
@@ -141,7 +160,7 @@ impl<'a> Exam<'a> {
         mut each: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Option<Report>> {
         let left = output.left();
-        let total = output.len();
+        let total = output.n_items();
         let mut done = total - left.len();
         for few in left.chunks(self.settings.batch_size) {
             let began = Instant::now();
@@ -228,16 +247,18 @@ pub fn expect_effect(loaded: &Loaded) -> Result<()> {
             "enable_thinking",
             "raw",
         ];
-        unused.iter().try_for_each(|name| loaded.refuse("llm", name, "nothing is written in likelihood mode"))?;
+        loaded.refuse_options("llm", &unused, "nothing is written in likelihood mode")?;
+        if loaded.use_generation_config {
+            let reason = "it has no effect here: nothing is written in likelihood mode".into();
+            return Err(Error::Given { place: "--use-generation-config".into(), reason });
+        }
         if !loaded.config.evaluation.shuffle_options {
-            loaded.refuse("llm", "seed", "nothing is shuffled or written")?;
+            loaded.refuse_options("llm", &["seed"], "nothing is shuffled or written")?;
         }
     }
     if loaded.config.retrieval.index.is_none() {
-        let unused = ["top_k", "context_tokens"];
-        unused
-            .iter()
-            .try_for_each(|name| loaded.refuse("retrieval", name, "no passages are retrieved; give --retrieve"))?;
+        let why = "no passages are retrieved; give --retrieve";
+        loaded.refuse_options("retrieval", &["top_k", "context_tokens"], why)?;
     }
-    Ok(())
+    loaded.refuse_options("retrieval", &["chunk_size", "chunk_overlap"], "no index is made here")
 }

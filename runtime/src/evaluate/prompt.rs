@@ -4,6 +4,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::questions::{Question, letter};
+use crate::batch::Sample;
 use crate::chat;
 use crate::error::Result;
 use crate::tokenizer::Tokenizer;
@@ -131,6 +132,17 @@ impl Continuations {
 }
 
 impl Encoded {
+    /// The prompt with each option, of which only the option is scored.
+    pub fn samples(&self) -> Vec<Sample> {
+        let continued = |option: &Vec<u32>| {
+            let mut sample = Sample::default();
+            sample.push(&self.prompt, false);
+            sample.push(option, true);
+            sample
+        };
+        self.options.iter().map(continued).collect()
+    }
+
     /// Prompt and longest option, in tokens.
     pub fn longest(&self) -> usize {
         self.prompt.len() + self.options.iter().map(Vec::len).max().unwrap_or(0)

@@ -2,10 +2,11 @@
 
 use crate::{
     Result,
-    batch::{Sample, batches},
+    batch::Sample,
     checkpoint::Checkpoint,
     config::Qwen3Config,
     device::{self, Device, Job},
+    evaluate::choice::losses,
     generate::generator::{GenerateOptions, Generated, generate_all},
     lora::{Adapter, DeviceAdapter},
     model::{Activations, Base, ForwardContext, Keep, LossBuffers, Qwen3},
@@ -90,17 +91,7 @@ impl<B: Backend, T: Float> Engine for Loaded<B, T> {
         let (ctx, capacity) = (self.context(), capacity.max(longest));
         let mut acts = Activations::new(ctx, &self.model, capacity, Keep::Nothing)?;
         let mut buffers = LossBuffers::new(&self.backend, &self.model, capacity)?;
-        let mut all = Vec::new();
-        for batch in batches(samples, capacity)? {
-            all.extend(self.model.target_losses(ctx, &mut acts, &mut buffers, &batch)?);
-        }
-        let mut rest = all.as_slice();
-        let split = |sample: &Sample| {
-            let (own, others) = rest.split_at(sample.n_targets());
-            rest = others;
-            own.to_vec()
-        };
-        Ok(samples.iter().map(split).collect())
+        losses(&self.model, ctx, &mut acts, &mut buffers, samples)
     }
 
     fn device(&self) -> String {

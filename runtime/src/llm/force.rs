@@ -51,14 +51,19 @@ pub(super) fn expect_template(settings: &LlmSettings, template: Option<&ChatTemp
     }
 }
 
-/// Refuses what was asked for of `section` and cannot have an effect, even where it asks for the default.
+/// Refuses what was asked for of the section `llm` and cannot have an effect, even where it asks for the default;
+/// `seed_matters` where the seed has another use than to choose tokens.
 ///
 /// # Errors
 /// Names the setting and where it was asked for.
-pub fn expect_effect(loaded: &Loaded, section: &str, in_4bit: bool, files: &Checkpoint) -> Result<()> {
-    let Some(settings) = loaded.config.section(section) else { return Ok(()) };
-    let idle = idle(settings, in_4bit, files);
-    idle.iter().try_for_each(|(name, why)| loaded.refuse(section, name, why))
+pub fn expect_effect(loaded: &Loaded, files: &Checkpoint, seed_matters: bool) -> Result<()> {
+    let llm = &loaded.config.llm;
+    if llm.temperature == 0.0 {
+        let chance = ["top_k", "top_p", "min_p", "seed"];
+        let chance = if seed_matters { &chance[..3] } else { &chance };
+        loaded.refuse_options("llm", chance, "at temperature 0 the likeliest token is taken")?;
+    }
+    idle(llm, llm.load_in_4bit, files).iter().try_for_each(|(name, why)| loaded.refuse("llm", name, why))
 }
 
 /// The settings of a 4-bit base that cannot have an effect, and why.
@@ -78,7 +83,7 @@ pub(crate) fn idle(settings: &dyn Section, in_4bit: bool, files: &Checkpoint) ->
     all.into_iter().filter_map(why).collect()
 }
 
-/// Model, base, compute type, adapter and sampling, a line for each.
+/// Model, base with its compute type, and adapter, a line for each.
 pub fn in_force(prepared: &Prepared) -> Vec<String> {
     let settings = &prepared.settings;
     let adapter = match (&settings.lora_path, &prepared.adapter) {
@@ -89,7 +94,6 @@ pub fn in_force(prepared: &Prepared) -> Vec<String> {
         model_line(&prepared.dir, &prepared.config),
         base_line(settings.base(), prepared.files.quantized_as(), settings.bnb_4bit_compute_dtype),
         format!("adapter: {adapter}"),
-        format!("sampling: {}", sampling(settings)),
     ]
 }
 
@@ -113,7 +117,8 @@ pub(crate) fn describe(lora: &LoraConfig) -> String {
     format!("r {}, alpha {}, targets {}", lora.r, lora.alpha, lora.target_modules)
 }
 
-fn sampling(settings: &LlmSettings) -> String {
+/// How answers are written, in a line.
+pub fn sampling(settings: &LlmSettings) -> String {
     let LlmSettings { temperature, top_k, top_p, min_p, repetition_penalty, max_new_tokens, seed, .. } = settings;
     let penalty =
         if *repetition_penalty == 1.0 { String::new() } else { format!(", repetition penalty {repetition_penalty}") };
@@ -121,5 +126,5 @@ fn sampling(settings: &LlmSettings) -> String {
         0.0 => "the likeliest token".into(),
         t => format!("temperature {t}, top-k {top_k}, top-p {top_p}, min-p {min_p}, seed {seed}"),
     };
-    format!("{choice}{penalty}; up to {max_new_tokens} tokens")
+    format!("sampling: {choice}{penalty}; up to {max_new_tokens} tokens")
 }

@@ -17,7 +17,7 @@ mod need;
 pub use conversation::Conversation;
 pub use engine::Stream;
 pub(crate) use force::{base_line, describe, idle, model_line};
-pub use force::{expect_effect, in_force};
+pub use force::{expect_effect, in_force, sampling};
 pub(crate) use need::base_bytes;
 
 use crate::{
@@ -26,6 +26,7 @@ use crate::{
     chat::{Chat, ChatTemplate, message},
     checkpoint::Checkpoint,
     config::{GenerationConfig, Qwen3Config},
+    evaluate::{prompt::Encoded, score::log_likelihood},
     generate::generator::{GenerateOptions, Generated},
     lora::Adapter,
     model::checkpoint_note,
@@ -220,18 +221,9 @@ impl Llm {
     /// The text or an option is empty or too long, or the device refuses.
     pub fn scores(&self, prompt: &str, options: &[&str]) -> Result<Vec<Score>> {
         let tokenizer = &self.prepared.tokenizer;
-        let prompt = tokenizer.encode(prompt)?;
-        let continued = |option: &&str| {
-            let option = tokenizer.encode(option)?;
-            let mut mask = vec![false; prompt.len()];
-            mask.resize(prompt.len() + option.len(), true);
-            Ok(Sample { ids: [prompt.as_slice(), &option].concat(), mask })
-        };
-        let samples = options.iter().map(continued).collect::<Result<Vec<_>>>()?;
-        let score = |losses: &Vec<f32>| Score {
-            sum: -losses.iter().map(|&loss| f64::from(loss)).sum::<f64>(),
-            n_tokens: losses.len(),
-        };
+        let options = options.iter().map(|option| tokenizer.encode(option)).collect::<Result<_>>()?;
+        let samples = Encoded { prompt: tokenizer.encode(prompt)?, options }.samples();
+        let score = |losses: &Vec<f32>| Score { sum: log_likelihood(losses), n_tokens: losses.len() };
         Ok(self.losses(&samples)?.iter().map(score).collect())
     }
 

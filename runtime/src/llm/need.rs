@@ -22,7 +22,7 @@ impl Prepared {
         }
         let [weights, cache] = [self.weight_bytes(), self.cache_bytes(n_tokens)].map(|bytes| Size(bytes as u64));
         Ok(format!(
-            "everything fits: {n_prompt} tokens to read, up to {new} to write; about {weights} for weights and {cache} \
+            "checked: {n_prompt} tokens to read, up to {new} to write; about {weights} for weights and {cache} \
              for the cache"
         ))
     }

@@ -61,8 +61,8 @@ impl Manifest {
 
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(MANIFEST);
-        if dir.is_dir() && !path.exists() {
-            let hint = "it is no index; give the folder that one was written into, or build it";
+        if !path.exists() {
+            let hint = "give the folder that an index was written into, or make one: `rag --documents TEXTS`";
             return Err(Error::MissingFile { dir: dir.to_owned(), wanted: MANIFEST.into(), hint });
         }
         let value: serde_json::Value = serde_json::from_slice(&files::read(&path)?).map_err(Error::json(&path))?;

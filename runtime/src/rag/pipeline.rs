@@ -35,10 +35,23 @@ impl RagPipeline<Answerer> {
     pub fn new(config: &RagConfig) -> Result<Self> {
         let want = "it must name an index; make one with `rag --documents FOLDER --index FOLDER`";
         let dir = config.retrieval.index.as_ref().ok_or_else(|| Error::setting("retrieval.index", "none", want))?;
-        let (index, llm) = (Index::open(dir)?, Llm::new(&config.llm)?);
+        Self::of(Index::open(dir)?, config.retrieval.clone(), Llm::new(&config.llm)?)
+    }
+
+    /// An index and a model that are open already. A system prompt in the model's settings takes the place of the
+    /// pipeline's own.
+    ///
+    /// # Errors
+    /// A setting is out of its range.
+    pub fn of(index: Index, settings: RetrievalSettings, llm: Llm) -> Result<Self> {
         let tokenizer = llm.prepared().tokenizer.clone();
-        let answerer: Answerer = Box::new(move |messages| Ok(llm.chat(messages)?.text));
-        Self::with(index, config.retrieval.clone(), tokenizer, answerer)
+        let answerer: Answerer = Box::new(move |messages| {
+            let own = llm.prepared().settings.system.is_some();
+            // The model puts its settings' system prompt before a conversation that has none.
+            let asked = messages.iter().filter(|message| !own || message["role"] != "system");
+            Ok(llm.chat(&asked.cloned().collect::<Vec<_>>())?.text)
+        });
+        Self::with(index, settings, tokenizer, answerer)
     }
 }
 

@@ -73,11 +73,6 @@ impl Program {
         Program { command, sections, options }
     }
 
-    /// The text of `--help`.
-    pub fn help(&self) -> String {
-        self.command.clone().render_help().to_string()
-    }
-
     /// Reads a command line and, below it, all other sources.
     ///
     /// # Errors

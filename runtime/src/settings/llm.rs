@@ -21,7 +21,7 @@ section! {
         model_name: String = EMBEDDED.into(), also ["model"];
         /// Folder of a PEFT adapter
         lora_path: Option<PathBuf> = None, also ["adapter"];
-        /// auto, cpu, cuda or cuda:N
+        /// Where to compute
         device: Device = Device::Auto;
         /// Hold the base in 4 bits
         load_in_4bit: bool = true, also ["hf_load_in_4bit"];

@@ -2,6 +2,7 @@
 
 use super::{Field, RagConfig, section::suggestion};
 use crate::{Error, Result, files};
+use serde_json::Value as Json;
 use std::{
     collections::BTreeMap,
     fmt,
@@ -128,7 +129,7 @@ impl Sources {
         }
         let mut all = of_checkpoint(&loaded.config)?;
         all.extend(given);
-        Loaded::new(&all)
+        Ok(Loaded { use_generation_config: true, ..Loaded::new(&all)? })
     }
 }
 
@@ -137,13 +138,16 @@ impl Sources {
 pub struct Loaded {
     /// What counts.
     pub config: RagConfig,
+    /// Whether the model's `generation_config.json` was asked.
+    pub use_generation_config: bool,
     sources: BTreeMap<(String, String), Source>,
 }
 
 impl Loaded {
     /// The later counts.
     fn new(given: &[Given]) -> Result<Self> {
-        let mut loaded = Loaded { config: RagConfig::default(), sources: BTreeMap::new() };
+        let mut loaded =
+            Loaded { config: RagConfig::default(), use_generation_config: false, sources: BTreeMap::new() };
         for one in given {
             one.apply(&mut loaded.config)?;
             loaded.sources.insert((one.section.clone(), one.name.clone()), one.source.clone());
@@ -161,13 +165,23 @@ impl Loaded {
         self.sources.get(&(section.into(), name.into()))
     }
 
-    /// Refuses a setting that was asked for, because it would have no effect.
+    /// Refuses a setting that was asked for anywhere, because it contradicts what else was asked for or found.
     ///
     /// # Errors
     /// It was asked for; the error names where.
     pub fn refuse(&self, section: &str, name: &str, why: &str) -> Result<()> {
         let Some(source) = self.given(section, name) else { return Ok(()) };
         Err(Error::Given { place: source.to_string(), reason: format!("{section}.{name} has no effect here: {why}") })
+    }
+
+    /// Refuses settings on the command line that the program, as it was called, has no use for. In a file or the
+    /// environment they may be meant for another program.
+    ///
+    /// # Errors
+    /// One is on the command line.
+    pub fn refuse_options(&self, section: &str, names: &[&str], why: &str) -> Result<()> {
+        let asked = |name: &&&str| matches!(self.given(section, name), Some(Source::Option(_)));
+        names.iter().find(asked).map_or(Ok(()), |name| self.refuse(section, name, why))
     }
 
     /// Every value of these sections and where it comes from, as a TOML file.
@@ -181,16 +195,17 @@ impl Loaded {
     }
 
     fn line(&self, section: &str, field: &Field) -> String {
-        let text = self.config.section(section).and_then(|section| section.show(field.name)).unwrap_or_default();
-        let bare = text.parse::<f64>().is_ok_and(f64::is_finite) || ["true", "false"].contains(&text.as_str());
-        let text = if bare { text } else { toml_string(&text) };
+        let text = match self.config.section(section).map(|section| section.json()[field.name].take()) {
+            Some(bare @ (Json::Number(_) | Json::Bool(_))) => bare.to_string(),
+            _ => toml_string(&self.config.section(section).and_then(|s| s.show(field.name)).unwrap_or_default()),
+        };
         format!("{:<28} = {text:<24} # {}\n", field.name, self.source(section, field.name))
     }
 }
 
 fn toml_string(text: &str) -> String {
     // A JSON string is a TOML string but for DEL, which needs no escape there.
-    serde_json::Value::from(text).to_string().replace('\u{7f}', "\\u007f")
+    Json::from(text).to_string().replace('\u{7f}', "\\u007f")
 }
 
 fn expect_once(layer: &[Given]) -> Result<()> {

@@ -62,7 +62,7 @@ fn missing_files_are_named() {
         fs::write(folder.join(name), bytes).unwrap();
     }
     assert!(refusal(&dir.path().join("none")).contains("none"));
-    assert!(refusal(&dir.path().join("texts")).contains("has no halfbyte-index.json; it is no index"));
+    assert!(refusal(&dir.path().join("texts")).contains("has no halfbyte-index.json; give the folder"));
 }
 
 #[test]

@@ -71,7 +71,7 @@ impl Prepared {
         let (samples, tokens, targets, most) =
             (train.samples.len(), train.n_tokens(), train.n_targets(), self.capacity);
         Ok(format!(
-            "everything fits: {samples} samples, {tokens} tokens ({targets} trained on); {steps} steps\n\
+            "checked: {samples} samples, {tokens} tokens ({targets} trained on); {steps} steps\n\
              memory: about {all}: {base} for the base, {adapter} for the adapter and its optimiser, {activations} for \
              activations of up to {most} tokens at once",
         ))
