@@ -18,6 +18,17 @@ struct Sequence {
     }
 };
 
+// The rows that a sequence sees before its own, all of them.
+struct Prefix {
+    unsigned start = 0, len = 0;
+
+    __device__ __forceinline__ Prefix(const AttentionParams &p, unsigned index) {
+        if (!p.prefixes) return;
+        start = min(p.prefixes[2 * index], p.n_prefix);
+        len = min(p.prefixes[2 * index + 1], p.n_prefix - start);
+    }
+};
+
 // What a block works on: blocks count heads first, then sequences, then tiles.
 struct BlockJob {
     unsigned head, sequence, tile;

@@ -314,9 +314,12 @@ typedef struct {
     Matrix k;                   // T [n, kv_heads dim]
     Matrix v;                   // T [n, kv_heads dim]
     const unsigned *cu_seqlens; // [n_seqs + 1]
+    Matrix prefix_k;            // T [n_prefix, kv_heads dim]
+    Matrix prefix_v;            // T [n_prefix, kv_heads dim]
+    const unsigned *prefixes;   // [n_seqs, 2]: first row and number of rows; or null
     MatrixMut out;              // T [n, q_heads dim]
     float *lse;                 // [q_heads, n]
-    unsigned n, n_seqs, max_len, q_heads, kv_heads, dim;
+    unsigned n, n_prefix, n_seqs, max_len, q_heads, kv_heads, dim;
     float scale;
 } AttentionParams;
 

@@ -4,20 +4,21 @@ mod common;
 use common::{
     close::relative_norm,
     golden::Golden,
-    tiny::{check_greedy, check_logits, load, open_adapter, samples},
+    tiny::{check_greedy, check_logits, load, logits_tolerance, open_adapter, samples},
 };
 use half::bf16;
 use halfbyte::Backend;
 use halfbyte_runtime::{
-    batch::{Batch, Sample},
+    batch::{Batch, Branches, Sample},
     lora::Adapter,
-    model::{Activations, Decoder, ForwardContext, Gradients, Keep, LossBuffers, SampleOptions},
+    model::{Activations, Decoder, ForwardContext, Gradients, Keep, LossBuffers, Qwen3, SampleOptions},
     train::{
         packing::Step,
         schedule::{Schedule, ScheduleKind, Warmup},
         trainer::{OptimizerOptions, Trainer, TrainerOptions},
     },
 };
+use std::ops::Range;
 
 fn every_base_gives_the_logits_of_transformers<B: Backend>(backend: &B) {
     let golden = Golden::open();
@@ -113,6 +114,48 @@ fn bf16_loss_is_within_a_percent<B: Backend>(backend: &B) {
         let want = golden.floats(&format!("{tag}.loss"))[0];
         assert!((loss / want - 1.0).abs() <= 0.01, "{tag}: bf16 loss {loss}, expected {want}");
     }
+}
+
+/// Losses of each option after its prompt, each computed with the whole prompt before it.
+fn losses_alone<B: Backend>(model: &Qwen3<B, f32>, ctx: ForwardContext<'_, B, f32>, branches: &Branches) -> Vec<f32> {
+    let alone = |option: &Vec<u32>| Sample {
+        ids: [branches.prompt.as_slice(), option].concat(),
+        mask: [vec![false; branches.prompt.len()], vec![true; option.len()]].concat(),
+    };
+    let batch = Batch::new(&branches.options.iter().map(alone).collect::<Vec<_>>());
+    let mut acts = Activations::new(ctx, model, batch.n_tokens(), Keep::Nothing).unwrap();
+    let mut buffers = LossBuffers::new(ctx.backend, model, batch.n_targets()).unwrap();
+    model.target_losses(ctx, &mut acts, &mut buffers, &batch).unwrap()
+}
+
+fn options_after_a_shared_prompt_score_as_alone<B: Backend>(backend: &B) {
+    let golden = Golden::open();
+    let model = load::<B, f32>(backend, &golden, "untied-nf4-dq");
+    let adapter = model.adapt(backend, &open_adapter(&golden, "plain", &model.config)).unwrap();
+    let ctx = ForwardContext::new(backend, Some(&adapter));
+    let ids = |range: Range<u32>| range.map(|i| i * 37 % 251).collect::<Vec<_>>();
+    let branches = |prompt, options: &[Range<u32>]| Branches {
+        prompt: ids(prompt),
+        options: options.iter().cloned().map(ids).collect(),
+    };
+    let all = [
+        branches(0..70, &[70..75, 80..81, 90..140]),
+        branches(5..6, &[7..9, 1..3]),
+        branches(20..22, &[3..4, 4..5, 5..6, 6..7]),
+    ];
+    let batch = Batch::of_branches(&all);
+    assert_eq!(batch.n_tokens(), all.iter().map(Branches::n_tokens).sum::<usize>());
+    let mut acts = Activations::new(ctx, &model, batch.n_tokens(), Keep::Residual).unwrap();
+    let mut buffers = LossBuffers::new(backend, &model, batch.n_targets()).unwrap();
+    let got = model.target_losses(ctx, &mut acts, &mut buffers, &batch).unwrap();
+    let want: Vec<_> = all.iter().flat_map(|branches| losses_alone(&model, ctx, branches)).collect();
+    assert_eq!(got.len(), want.len());
+    for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+        let error = (got - want).abs();
+        assert!(error <= 2.0 * logits_tolerance(backend), "loss {i} is {got}, alone {want}");
+    }
+    let mut grads = Gradients::new(ctx, &model, batch.n_tokens()).unwrap();
+    assert_says(&refusal(model.backward(ctx, &mut acts, &mut grads)), &["whole sequences"]);
 }
 
 /// The error's text.
@@ -217,6 +260,7 @@ backends!(
     a_decoder_ends_at_its_capacity,
     tokens_that_the_model_has_not_are_refused,
     only_what_is_kept_takes_memory,
+    options_after_a_shared_prompt_score_as_alone,
     every_base_gives_the_logits_of_transformers,
     every_adapter_gives_the_logits_of_peft,
     training_equals_peft,

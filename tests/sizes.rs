@@ -123,7 +123,7 @@ proptest! {
         for heads in [Heads { q: many, kv, dim }, Heads { q: many, kv: many, dim }, Heads { q: 1, kv: 1, dim: 64 }] {
             let [q, k, v] = [&q, &k, &v].map(|buf| buf.mat(1, LEN));
             let (cu_seqlens, out, lse) = (ends.view(), out.mat_mut(1, LEN), lse.at_mut(0..heads.q.min(LEN)));
-            let op = Attention { q, k, v, heads, cu_seqlens, max_len, scale: 1.0, out, lse };
+            let op = Attention { q, k, v, heads, cu_seqlens, max_len, prefix: None, scale: 1.0, out, lse };
             let right = fits(&[heads.q, heads.dim]) && fits(&[heads.kv, heads.dim]) && groups(heads);
             prop_assert_eq!(op.check(&Cpu::new()).is_ok(), right && max_len <= LIMIT);
         }

@@ -1,6 +1,7 @@
 //! Samples of token ids, and batches of them as the model takes them: packed, without padding.
 
 use crate::{Error, Result, config::Qwen3Config};
+use std::ops::Range;
 
 pub use halfbyte::ops::IGNORE;
 
@@ -32,7 +33,45 @@ impl Sample {
     }
 }
 
-/// Sequences laid end to end without padding; each attends to itself only.
+/// A prompt, and options that may follow it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Branches {
+    /// Token ids that all options follow.
+    pub prompt: Vec<u32>,
+    /// Of each option; none is empty.
+    pub options: Vec<Vec<u32>>,
+}
+
+impl Branches {
+    /// Refuses what has nothing to score, or nothing before it to score it by.
+    pub(crate) fn expect_tokens(&self) -> Result<()> {
+        match self.options.iter().position(Vec::is_empty) {
+            Some(i) => Err(Error::setting("option", i + 1, "it must have a token")),
+            None if self.prompt.is_empty() => {
+                Err(Error::setting("a prompt", "empty", "an option needs a token before it"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Prompt and longest option, in tokens: the positions that they take.
+    pub fn longest(&self) -> usize {
+        self.prompt.len() + self.options.iter().map(Vec::len).max().unwrap_or(0)
+    }
+
+    /// Tokens that the model computes: of the prompt once, but its last with each option, which it predicts.
+    pub fn n_tokens(&self) -> usize {
+        let (shared, last) = self.parts();
+        shared.len() + self.options.iter().map(|option| last.len() + option.len()).sum::<usize>()
+    }
+
+    /// What is computed once, and what is computed with each option.
+    fn parts(&self) -> (&[u32], &[u32]) {
+        self.prompt.split_at(self.prompt.len().saturating_sub(1))
+    }
+}
+
+/// Sequences laid end to end without padding; each attends to itself, and to what it goes on from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
     /// `[n_tokens]` token ids.
@@ -45,6 +84,8 @@ pub struct Batch {
     pub cu_seqlens: Vec<u32>,
     /// The length of the longest sequence, in tokens.
     pub max_len: usize,
+    /// `[n_sequences]` the tokens of this batch that each sequence goes on from; or nothing, where none does.
+    pub prefixes: Vec<Range<u32>>,
 }
 
 impl Batch {
@@ -61,6 +102,33 @@ impl Batch {
     pub fn of_prompts(prompts: &[Vec<u32>]) -> Self {
         let samples = prompts.iter().map(|ids| Sample { ids: ids.clone(), mask: vec![false; ids.len()] });
         Self::new(&samples.collect::<Vec<_>>())
+    }
+
+    /// Prompts with their options; a prompt is computed once for all of its own. The targets are the options' tokens.
+    pub fn of_branches<'a>(all: impl IntoIterator<Item = &'a Branches>) -> Self {
+        let mut batch = Self { cu_seqlens: vec![0], ..Self::default() };
+        for branches in all {
+            let (shared, last) = branches.parts();
+            let start = batch.ids.len() as u32;
+            if !shared.is_empty() {
+                batch.push_after(start..start, &Sample { ids: shared.to_vec(), mask: vec![false; shared.len()] });
+            }
+            for option in &branches.options {
+                let mut sample = Sample::default();
+                sample.push(last, false);
+                sample.push(option, true);
+                batch.push_after(start..start + shared.len() as u32, &sample);
+            }
+        }
+        batch
+    }
+
+    /// Adds a sequence that goes on from tokens of this batch.
+    fn push_after(&mut self, prefix: Range<u32>, sample: &Sample) {
+        let first = self.ids.len();
+        self.push(sample);
+        self.positions[first..].iter_mut().for_each(|position| *position += prefix.len() as u32);
+        self.prefixes.push(prefix);
     }
 
     fn push(&mut self, sample: &Sample) {
@@ -126,20 +194,34 @@ impl Batch {
 /// # Errors
 /// A sample alone does not fit.
 pub fn batches(samples: &[Sample], capacity: usize) -> Result<Vec<Batch>> {
-    let mut batches = Vec::new();
-    let mut rest = samples;
+    Ok(fitting(samples, |sample| sample.ids.len(), capacity)?.into_iter().map(Batch::new).collect())
+}
+
+/// Prompts with their options in their order, as many to a batch as fit `capacity` tokens.
+///
+/// # Errors
+/// A prompt with its options does not fit.
+pub fn batches_of_branches(all: &[Branches], capacity: usize) -> Result<Vec<Batch>> {
+    Ok(fitting(all, Branches::n_tokens, capacity)?.into_iter().map(Batch::of_branches).collect())
+}
+
+/// Neighbours, as many together as fit `capacity` tokens.
+fn fitting<T>(items: &[T], n_tokens: impl Fn(&T) -> usize, capacity: usize) -> Result<Vec<&[T]>> {
+    let mut parts = Vec::new();
+    let mut rest = items;
     while let Some(first) = rest.first() {
-        let (mut n, mut tokens) = (1, first.ids.len());
+        let (mut n, mut tokens) = (1, n_tokens(first));
         if tokens > capacity {
             let want = format!("at most {capacity} tokens fit; raise --max-seq-length or --batch-size");
             return Err(Error::setting("a sample's length", tokens, want));
         }
-        while rest.get(n).is_some_and(|next| tokens + next.ids.len() <= capacity) {
-            tokens += rest[n].ids.len();
+        while rest.get(n).is_some_and(|next| tokens + n_tokens(next) <= capacity) {
+            tokens += n_tokens(&rest[n]);
             n += 1;
         }
-        batches.push(Batch::new(&rest[..n]));
-        rest = &rest[n..];
+        let (part, others) = rest.split_at(n);
+        parts.push(part);
+        rest = others;
     }
-    Ok(batches)
+    Ok(parts)
 }

@@ -3,29 +3,36 @@ use super::{
     math,
     simd::{tile::tile, vectorize},
 };
-use crate::{Cpu, Float, MatMut, ops::Attention};
+use crate::{
+    Cpu, Float, Mat, MatMut,
+    ops::{Attention, Prefix},
+};
 use rayon::prelude::*;
+use std::ops::Range;
 
 pub(super) use super::attention_grad::attention_grad;
 
 pub(super) fn attention<T: Float>(op: Attention<'_, Cpu, T>) {
-    let Attention { q, k, v, heads, cu_seqlens, max_len, scale, mut out, mut lse, .. } = op;
+    let Attention { q, k, v, heads, cu_seqlens, max_len, prefix, scale, mut out, mut lse } = op;
     let (n, dim, group) = (q.rows, heads.dim, heads.q / heads.kv);
     let cut = Cut::new(cu_seqlens.slice(), n, max_len);
     let panels = &cut.panels;
+    let prefix = prefix.map(|prefix| (cut_prefix(&prefix), prefix));
+    let block_len = prefix.as_ref().map_or(0, |(cut, _)| cut.block_len).max(cut.block_len);
     for kv in 0..heads.kv {
         let head = |h: usize| h * dim..(h + 1) * dim;
-        let keys = Blocks::by_row(k.columns(head(kv)), &cut);
-        let values = Blocks::by_column(v.columns(head(kv)), &cut);
+        let own = Seen::new(k.columns(head(kv)), v.columns(head(kv)), &cut);
+        let before = prefix.as_ref().map(|(cut, p)| Seen::new(p.k.columns(head(kv)), p.v.columns(head(kv)), cut));
         for h in kv * group..(kv + 1) * group {
             let q = q.columns(head(h));
             let out = out.reborrow().columns(head(h));
             let (stride, out) = (out.stride, split_rows(out, panels));
             let lse = split_rows(MatMut::new(lse.at_mut(h * n..(h + 1) * n), n, 1), panels);
             panels.par_iter().zip(out).zip(lse).for_each(|((piece, out), lse)| {
-                let mut state = Online::new(dim, scale, cut.block_len);
+                let mut state = Online::new(dim, scale, block_len);
                 let queries = panel(q, piece);
-                state.run(piece, &queries, &keys, &values);
+                before.iter().for_each(|before| state.run_before(piece, &queries, before));
+                state.run(piece, &queries, &own);
                 vectorize(
                     #[inline(always)]
                     || {
@@ -37,6 +44,31 @@ pub(super) fn attention<T: Float>(op: Attention<'_, Cpu, T>) {
                 }
             });
         }
+    }
+}
+
+/// The prefix of each sequence, whole.
+fn cut_prefix<T: Float>(prefix: &Prefix<'_, Cpu, T>) -> Cut {
+    let n = prefix.k.rows;
+    let rows = |row: &[u32]| {
+        let start = (row[0] as usize).min(n);
+        start..start + (row[1] as usize).min(n - start)
+    };
+    let prefixes: Vec<_> = prefix.rows.slice().chunks_exact(2).map(rows).collect();
+    let longest = prefixes.iter().map(Range::len).max();
+    Cut::of(&prefixes, longest.unwrap_or(0))
+}
+
+/// Keys and values of one head.
+struct Seen<'a> {
+    cut: &'a Cut,
+    keys: Blocks,
+    values: Blocks,
+}
+
+impl<'a> Seen<'a> {
+    fn new<T: Float>(k: Mat<'_, Cpu, T>, v: Mat<'_, Cpu, T>, cut: &'a Cut) -> Self {
+        Seen { cut, keys: Blocks::by_row(k, cut), values: Blocks::by_column(v, cut) }
     }
 }
 
@@ -67,31 +99,42 @@ impl Online {
         }
     }
 
-    fn run(&mut self, piece: &Piece, queries: &[f32], keys: &Blocks, values: &Blocks) {
-        let tile = tile();
-        let block_len = piece.block_len;
-        for (i, start) in (piece.sequence.start..piece.rows.end).step_by(block_len).enumerate() {
-            let block = piece.first_block + i;
-            let count = block_len.min(piece.rows.end - start);
-            let tiles = count.div_ceil(tile.rows) * tile.len();
-            self.scores[..tiles].fill(0.0);
-            keys.multiply(block, self.dim, queries, &mut self.scores[..tiles]);
-            vectorize(
-                #[inline(always)]
-                || self.weigh(count, start, piece.rows.start),
-            );
-            values.multiply(block, count, &self.scores, &mut self.sums);
+    /// The prefix of the panel's sequence: all of it, for each query.
+    fn run_before(&mut self, panel: &Piece, queries: &[f32], before: &Seen<'_>) {
+        for (block, piece) in before.cut.blocks_of(panel.index) {
+            self.see(before, block, piece.rows.len(), queries, |_| 0);
         }
     }
 
-    /// Turns the scores of `count` keys, the first of which is row `key`, into exponentials.
+    /// The rows of the panel's own sequence, up to each query.
+    fn run(&mut self, panel: &Piece, queries: &[f32], own: &Seen<'_>) {
+        let first = panel.rows.start;
+        for (i, start) in (panel.sequence.start..panel.rows.end).step_by(panel.block_len).enumerate() {
+            let count = panel.block_len.min(panel.rows.end - start);
+            self.see(own, panel.first_block + i, count, queries, |key| (start + key).saturating_sub(first));
+        }
+    }
+
+    /// The first `count` keys of a block; the first `hidden(key)` queries do not see one.
+    fn see(&mut self, seen: &Seen<'_>, block: usize, count: usize, queries: &[f32], hidden: impl Fn(usize) -> usize) {
+        let tiles = count.div_ceil(tile().rows) * tile().len();
+        self.scores[..tiles].fill(0.0);
+        seen.keys.multiply(block, self.dim, queries, &mut self.scores[..tiles]);
+        vectorize(
+            #[inline(always)]
+            || self.weigh(count, &hidden),
+        );
+        seen.values.multiply(block, count, &self.scores, &mut self.sums);
+    }
+
+    /// Turns the scores of `count` keys into exponentials.
     #[inline(always)]
-    fn weigh(&mut self, count: usize, key: usize, query: usize) {
+    fn weigh(&mut self, count: usize, hidden: impl Fn(usize) -> usize) {
         let lanes = self.max.len();
         let scores = &mut self.scores[..count * lanes];
         let before = self.max.clone();
         for (j, scores) in scores.chunks_exact_mut(lanes).enumerate() {
-            mask_and_scale(scores, (key + j).saturating_sub(query), self.scale, f32::NEG_INFINITY);
+            mask_and_scale(scores, hidden(j), self.scale, f32::NEG_INFINITY);
             self.max.iter_mut().zip(scores).for_each(|(m, s)| *m = if *s > *m { *s } else { *m });
         }
         let shrink: Vec<f32> = before.iter().zip(&self.max).map(|(before, max)| math::exp(before - max)).collect();

@@ -23,6 +23,8 @@ const PANELS: usize = 16;
 /// A piece of a sequence.
 #[derive(Clone)]
 pub(super) struct Piece {
+    /// The number of the sequence.
+    pub(super) index: usize,
     /// The rows of the whole sequence.
     pub(super) sequence: Range<usize>,
     /// The rows of the piece.
@@ -46,22 +48,36 @@ pub(super) struct Cut {
 impl Cut {
     /// Cuts the sequences of `n` rows, the longest of which has `max_len`.
     pub(super) fn new(cu_seqlens: &[u32], n: usize, max_len: usize) -> Self {
+        let row = |row: u32| (row as usize).min(n);
+        let sequences: Vec<_> = cu_seqlens.windows(2).map(|ends| row(ends[0])..row(ends[1])).collect();
+        Self::of(&sequences, max_len)
+    }
+
+    /// Cuts sequences, the longest of which has `max_len` rows.
+    pub(super) fn of(sequences: &[Range<usize>], max_len: usize) -> Self {
         let tile = tile();
         let block_len = max_len.div_ceil(tile.rows).clamp(1, PANELS) * tile.rows;
-        let pieces = |len| pieces(cu_seqlens, n, len, block_len);
+        let pieces = |len| pieces(sequences, len, block_len);
         Cut { panels: pieces(tile.cols), blocks: pieces(block_len), block_len }
+    }
+
+    /// The number and the piece of each block of sequence `index`.
+    pub(super) fn blocks_of(&self, index: usize) -> impl Iterator<Item = (usize, &Piece)> {
+        let first = self.blocks.partition_point(|piece| piece.index < index);
+        self.blocks.iter().enumerate().skip(first).take_while(move |(_, piece)| piece.index == index)
     }
 }
 
 /// Cuts sequences into pieces of at most `len` rows.
-fn pieces(cu_seqlens: &[u32], n: usize, len: usize, block_len: usize) -> Vec<Piece> {
+fn pieces(sequences: &[Range<usize>], len: usize, block_len: usize) -> Vec<Piece> {
     let mut pieces = Vec::new();
     let mut first_block = 0;
-    for pair in cu_seqlens.windows(2) {
-        let [start, end] = [pair[0], pair[1]].map(|row| (row as usize).min(n));
-        let cut = |row| Piece { sequence: start..end, rows: row..end.min(row + len), first_block, block_len };
-        pieces.extend((start..end).step_by(len).map(cut));
-        first_block += end.saturating_sub(start).div_ceil(block_len);
+    for (index, sequence) in sequences.iter().enumerate() {
+        let end = sequence.end;
+        let cut =
+            |row| Piece { index, sequence: sequence.clone(), rows: row..end.min(row + len), first_block, block_len };
+        pieces.extend(sequence.clone().step_by(len).map(cut));
+        first_block += sequence.len().div_ceil(block_len);
     }
     pieces
 }

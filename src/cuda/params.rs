@@ -549,9 +549,13 @@ pub struct AttentionParams {
     pub k: Matrix,
     pub v: Matrix,
     pub cu_seqlens: *const ::core::ffi::c_uint,
+    pub prefix_k: Matrix,
+    pub prefix_v: Matrix,
+    pub prefixes: *const ::core::ffi::c_uint,
     pub out: MatrixMut,
     pub lse: *mut f32,
     pub n: ::core::ffi::c_uint,
+    pub n_prefix: ::core::ffi::c_uint,
     pub n_seqs: ::core::ffi::c_uint,
     pub max_len: ::core::ffi::c_uint,
     pub q_heads: ::core::ffi::c_uint,
@@ -561,21 +565,25 @@ pub struct AttentionParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of AttentionParams"][::core::mem::size_of::<AttentionParams>() - 112usize];
+    ["Size of AttentionParams"][::core::mem::size_of::<AttentionParams>() - 152usize];
     ["Alignment of AttentionParams"][::core::mem::align_of::<AttentionParams>() - 8usize];
     ["Offset of field: AttentionParams::q"][::core::mem::offset_of!(AttentionParams, q) - 0usize];
     ["Offset of field: AttentionParams::k"][::core::mem::offset_of!(AttentionParams, k) - 16usize];
     ["Offset of field: AttentionParams::v"][::core::mem::offset_of!(AttentionParams, v) - 32usize];
     ["Offset of field: AttentionParams::cu_seqlens"][::core::mem::offset_of!(AttentionParams, cu_seqlens) - 48usize];
-    ["Offset of field: AttentionParams::out"][::core::mem::offset_of!(AttentionParams, out) - 56usize];
-    ["Offset of field: AttentionParams::lse"][::core::mem::offset_of!(AttentionParams, lse) - 72usize];
-    ["Offset of field: AttentionParams::n"][::core::mem::offset_of!(AttentionParams, n) - 80usize];
-    ["Offset of field: AttentionParams::n_seqs"][::core::mem::offset_of!(AttentionParams, n_seqs) - 84usize];
-    ["Offset of field: AttentionParams::max_len"][::core::mem::offset_of!(AttentionParams, max_len) - 88usize];
-    ["Offset of field: AttentionParams::q_heads"][::core::mem::offset_of!(AttentionParams, q_heads) - 92usize];
-    ["Offset of field: AttentionParams::kv_heads"][::core::mem::offset_of!(AttentionParams, kv_heads) - 96usize];
-    ["Offset of field: AttentionParams::dim"][::core::mem::offset_of!(AttentionParams, dim) - 100usize];
-    ["Offset of field: AttentionParams::scale"][::core::mem::offset_of!(AttentionParams, scale) - 104usize];
+    ["Offset of field: AttentionParams::prefix_k"][::core::mem::offset_of!(AttentionParams, prefix_k) - 56usize];
+    ["Offset of field: AttentionParams::prefix_v"][::core::mem::offset_of!(AttentionParams, prefix_v) - 72usize];
+    ["Offset of field: AttentionParams::prefixes"][::core::mem::offset_of!(AttentionParams, prefixes) - 88usize];
+    ["Offset of field: AttentionParams::out"][::core::mem::offset_of!(AttentionParams, out) - 96usize];
+    ["Offset of field: AttentionParams::lse"][::core::mem::offset_of!(AttentionParams, lse) - 112usize];
+    ["Offset of field: AttentionParams::n"][::core::mem::offset_of!(AttentionParams, n) - 120usize];
+    ["Offset of field: AttentionParams::n_prefix"][::core::mem::offset_of!(AttentionParams, n_prefix) - 124usize];
+    ["Offset of field: AttentionParams::n_seqs"][::core::mem::offset_of!(AttentionParams, n_seqs) - 128usize];
+    ["Offset of field: AttentionParams::max_len"][::core::mem::offset_of!(AttentionParams, max_len) - 132usize];
+    ["Offset of field: AttentionParams::q_heads"][::core::mem::offset_of!(AttentionParams, q_heads) - 136usize];
+    ["Offset of field: AttentionParams::kv_heads"][::core::mem::offset_of!(AttentionParams, kv_heads) - 140usize];
+    ["Offset of field: AttentionParams::dim"][::core::mem::offset_of!(AttentionParams, dim) - 144usize];
+    ["Offset of field: AttentionParams::scale"][::core::mem::offset_of!(AttentionParams, scale) - 148usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

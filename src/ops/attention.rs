@@ -26,10 +26,38 @@ pub(super) fn verify_scale<B: Backend>(check: &Check<'_, B>, scale: f32) -> Resu
     check.value(scale > 0.0 && scale.is_finite(), "scale", scale, "it must be positive and finite")
 }
 
+/// Keys and values that sequences see, all of them, before their own: those of a text that several go on from.
+pub struct Prefix<'a, B: Backend, T: Float> {
+    /// `[n_prefix, heads.kv dim]`; may be the keys of the sequences themselves.
+    pub k: Mat<'a, B, T>,
+    /// `[n_prefix, heads.kv dim]`.
+    pub v: Mat<'a, B, T>,
+    /// `[n_seqs, 2]`: of each sequence the first row, and how many. (Read by the device, which leaves rows out that are
+    /// not there.)
+    pub rows: View<'a, B, u32>,
+}
+
+impl<B: Backend, T: Float> Clone for Prefix<'_, B, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: Backend, T: Float> Copy for Prefix<'_, B, T> {}
+
+impl<B: Backend, T: Float> Prefix<'_, B, T> {
+    fn verify(&self, check: &Check<'_, B>, heads: Heads, n_seqs: usize) -> Result<()> {
+        let shape = [self.k.shape()[0], heads.kv * heads.dim];
+        check.mat("prefix.k", &self.k, shape)?;
+        check.mat("prefix.v", &self.v, shape)?;
+        check.len("prefix.rows", &self.rows, 2 * n_seqs)
+    }
+}
+
 /// Causal grouped-query attention over packed sequences, without the matrix of scores in memory.
 ///
 /// Sequence `s` is rows `cu_seqlens[s] .. cu_seqlens[s + 1]`. For row `i` and head `h`, over the rows `j <= i` of the
-/// same sequence: `p[j] = exp(scale · q[i]·k[j] - lse)`, `out[i] = sum_j p[j] · v[j]`,
+/// same sequence and all of its prefix: `p[j] = exp(scale · q[i]·k[j] - lse)`, `out[i] = sum_j p[j] · v[j]`,
 /// `lse = ln sum_j exp(scale · q[i]·k[j])` (Dao, "FlashAttention-2", 2023).
 pub struct Attention<'a, B: Backend, T: Float> {
     /// `[n, heads.q dim]`.
@@ -44,6 +72,8 @@ pub struct Attention<'a, B: Backend, T: Float> {
     pub cu_seqlens: View<'a, B, u32>,
     /// At least the longest sequence.
     pub max_len: usize,
+    /// What sequences see before their own rows. There is no gradient with one.
+    pub prefix: Option<Prefix<'a, B, T>>,
     /// `dim^-0.5`, or another positive number.
     pub scale: f32,
     /// `[n, heads.q dim]`.
@@ -54,8 +84,9 @@ pub struct Attention<'a, B: Backend, T: Float> {
 
 impl<B: Backend, T: Float> Op<B> for Attention<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
-        let Attention { q, k, v, heads, cu_seqlens, max_len, scale, ref out, ref lse } = *self;
-        Shapes { q, k, v, heads, cu_seqlens, max_len, scale, out: out.mat(), lse: lse.view() }.verify(check)
+        let Attention { q, k, v, heads, cu_seqlens, max_len, prefix, scale, ref out, ref lse } = *self;
+        Shapes { q, k, v, heads, cu_seqlens, max_len, scale, out: out.mat(), lse: lse.view() }.verify(check)?;
+        prefix.map_or(Ok(()), |prefix| prefix.verify(check, heads, cu_seqlens.len() - 1))
     }
 }
 

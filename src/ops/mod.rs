@@ -22,7 +22,7 @@ mod swiglu;
 mod weight_grad;
 
 pub use adamw::AdamW;
-pub use attention::{Attention, AttentionGrad, Heads};
+pub use attention::{Attention, AttentionGrad, Heads, Prefix};
 pub use cast::Cast;
 pub use cross_entropy::{CrossEntropy, IGNORE};
 pub use decode_attention::{CacheAppend, DecodeAttention};

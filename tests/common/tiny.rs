@@ -10,7 +10,7 @@ use halfbyte_runtime::{
 };
 
 /// Largest difference of f32 logits: sums in another order on the CPU, further ones on the GPU.
-fn logits_tolerance<B: Backend>(backend: &B) -> f32 {
+pub fn logits_tolerance<B: Backend>(backend: &B) -> f32 {
     if backend.name().starts_with("cpu") { 2e-4 } else { 1e-3 }
 }
 

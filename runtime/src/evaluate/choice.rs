@@ -5,7 +5,7 @@ use super::questions::{Accuracy, Question};
 use super::score::{best, log_likelihood};
 use crate::{
     Error, Result,
-    batch::{Batch, Sample, batches},
+    batch::{Batch, Branches, batches_of_branches},
     config::Qwen3Config,
     model::{Activations, ForwardContext, LossBuffers, Qwen3},
     tokenizer::Tokenizer,
@@ -14,47 +14,49 @@ use halfbyte::{Backend, Float};
 use std::path::Path;
 
 /// Each option as a continuation of its question; only the option's tokens are scored.
-fn samples(question: &Question, tokenizer: &Tokenizer) -> Result<Vec<Sample>> {
-    Ok(Continuations::of_texts(question, &[]).encode(tokenizer)?.samples())
+fn branches(question: &Question, tokenizer: &Tokenizer) -> Result<Branches> {
+    Continuations::of_texts(question, &[]).encode(tokenizer)
 }
 
-/// Refuses questions that the model has no tokens or positions for; gives the tokens of the longest with an option.
+/// Refuses questions that the model has no tokens or positions for; gives the tokens of the longest with its options.
 ///
 /// # Errors
 /// [`Error::Data`] names the file that they come from, the question and the number.
 pub fn expect_fits(questions: &[Question], path: &Path, config: &Qwen3Config, tokenizer: &Tokenizer) -> Result<usize> {
     let mut longest = 0;
     for (i, question) in questions.iter().enumerate() {
-        for sample in samples(question, tokenizer)? {
-            let reason = |e| format!("question {} (from 1): {e}", i + 1);
-            let checked = Batch::new([&sample]).check(config);
-            checked.map_err(|e| Error::Data { path: path.to_owned(), reason: reason(e) })?;
-            longest = longest.max(sample.ids.len());
-        }
+        let branches = branches(question, tokenizer)?;
+        let reason = |e| format!("question {} (from 1): {e}", i + 1);
+        let checked = branches.expect_tokens().and_then(|()| Batch::of_branches([&branches]).check(config));
+        checked.map_err(|e| Error::Data { path: path.to_owned(), reason: reason(e) })?;
+        longest = longest.max(branches.n_tokens());
     }
     Ok(longest)
 }
 
-/// The loss in nats of every target of every sample; as many tokens at once as `acts` and `buffers` have room for.
+/// The loss in nats of every token of every option of each prompt; as many tokens at once as `acts` and `buffers` have
+/// room for.
 pub(crate) fn losses<B: Backend, T: Float>(
     model: &Qwen3<B, T>,
     ctx: ForwardContext<'_, B, T>,
     acts: &mut Activations<B, T>,
     buffers: &mut LossBuffers<B, T>,
-    samples: &[Sample],
-) -> Result<Vec<Vec<f32>>> {
-    let mut all = Vec::new();
-    for batch in batches(samples, acts.capacity)? {
-        all.extend(model.target_losses(ctx, acts, buffers, &batch)?);
+    all: &[Branches],
+) -> Result<Vec<Vec<Vec<f32>>>> {
+    all.iter().try_for_each(Branches::expect_tokens)?;
+    let mut losses = Vec::new();
+    for batch in batches_of_branches(all, acts.capacity)? {
+        losses.extend(model.target_losses(ctx, acts, buffers, &batch)?);
     }
-    let mut rest = all.into_iter();
-    Ok(samples.iter().map(|sample| rest.by_ref().take(sample.n_targets()).collect()).collect())
+    let mut rest = losses.into_iter();
+    let mut of_option = |option: &Vec<u32>| rest.by_ref().take(option.len()).collect();
+    Ok(all.iter().map(|branches| branches.options.iter().map(&mut of_option).collect()).collect())
 }
 
 /// Answers each question with the option of the highest summed log-likelihood after context and question; options are
 /// not divided by their length.
 ///
-/// `acts` must have room for the longest question with an option, and `loss` for as many targets as `acts` for tokens.
+/// `acts` must have room for the longest question with its options, and `loss` for as many targets as `acts` for tokens.
 ///
 /// # Errors
 /// A question does not fit, or the device refuses.
@@ -66,19 +68,10 @@ pub fn choose<B: Backend, T: Float>(
     tokenizer: &Tokenizer,
     questions: &[Question],
 ) -> Result<(Vec<usize>, Accuracy)> {
-    let mut all = Vec::new();
-    for question in questions {
-        all.extend(samples(question, tokenizer)?);
-    }
+    let all = questions.iter().map(|question| branches(question, tokenizer)).collect::<Result<Vec<_>>>()?;
     let losses = losses(model, ctx, acts, loss, &all)?;
-    let sums: Vec<_> = losses.iter().map(|losses| log_likelihood(losses)).collect();
-    let mut sums = sums.as_slice();
-    let mut chosen = Vec::new();
-    for question in questions {
-        let (own, others) = sums.split_at(question.options.len());
-        chosen.push(best(own));
-        sums = others;
-    }
+    let answer = |own: &Vec<Vec<f32>>| best(&own.iter().map(|losses| log_likelihood(losses)).collect::<Vec<_>>());
+    let chosen: Vec<_> = losses.iter().map(answer).collect();
     let accuracy = Accuracy::new(questions, &chosen)?;
     Ok((chosen, accuracy))
 }
@@ -89,7 +82,7 @@ mod tests {
 
     /// The exam of the training program is made of these: its score depends on every token.
     #[test]
-    fn a_sample_is_context_and_question_and_then_an_option_encoded_apart() {
+    fn options_follow_context_and_question_encoded_apart() {
         let root = std::env::var_os("HALFBYTE_ROOT");
         let root = root.map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".."), Into::into);
         let tokenizer = Tokenizer::open(root.join("examples/assets/tiny-qwen3")).unwrap();
@@ -102,13 +95,9 @@ mod tests {
             answer: Some(1),
         };
         for (context, prompt) in [("", "Where is the mill?"), ("A town.", "A town.\nWhere is the mill?")] {
-            let samples = samples(&question(context), &tokenizer).unwrap();
-            for (sample, option) in samples.iter().zip([" by the river", " on the hill"]) {
-                let (prompt, option) = (tokenizer.encode(prompt).unwrap(), tokenizer.encode(option).unwrap());
-                assert_eq!(sample.ids, [prompt.as_slice(), &option].concat());
-                assert_eq!(sample.mask, [vec![false; prompt.len()], vec![true; option.len()]].concat());
-            }
-            assert_eq!(samples.len(), 2);
+            let ids = |text| tokenizer.encode(text).unwrap();
+            let want = Branches { prompt: ids(prompt), options: vec![ids(" by the river"), ids(" on the hill")] };
+            assert_eq!(branches(&question(context), &tokenizer).unwrap(), want);
         }
     }
 }

@@ -7,7 +7,7 @@ use super::report::Report;
 use super::row::Row;
 use super::score::Scores;
 use super::shuffle::{Item, as_given, shuffled};
-use crate::batch::Sample;
+use crate::batch::Branches;
 use crate::chat::message;
 use crate::generate::generator::Generated;
 use crate::llm::{Llm, Prepared, sampling};
@@ -89,7 +89,7 @@ struct Asked {
 }
 
 enum Paper {
-    Options(Vec<Sample>),
+    Options(Branches),
     Prompt(String),
 }
 
@@ -136,9 +136,8 @@ impl<'a> Exam<'a> {
     fn options(&self, item: &Item, question: &Question, passages: &[String]) -> Result<Asked> {
         let texts = Continuations::of_texts(question, passages);
         let encoded = texts.encode(&self.prepared.tokenizer)?;
-        let paper = Paper::Options(encoded.samples());
         let (n_prompt, needed) = (encoded.prompt.len(), encoded.longest());
-        Ok(Asked { item: item.clone(), sha256: texts.hash(), n_prompt, needed, paper })
+        Ok(Asked { item: item.clone(), sha256: texts.hash(), n_prompt, needed, paper: Paper::Options(encoded) })
     }
 
     fn prompt(&self, item: &Item, question: &Question, passages: &[String]) -> Result<Asked> {
@@ -188,16 +187,10 @@ impl<'a> Exam<'a> {
         let share = |began: Instant| began.elapsed().as_secs_f64() / asked.len() as f64;
         match self.settings.mode {
             Mode::Likelihood => {
-                let samples: Vec<_> = asked.iter().flat_map(|asked| asked.samples().iter().cloned()).collect();
-                let losses = llm.losses(&samples)?;
+                let branches: Vec<_> = asked.iter().filter_map(Asked::branches).cloned().collect();
+                let losses = llm.losses(&branches)?;
                 let seconds = share(began);
-                let mut rest = losses.as_slice();
-                let row = |asked: &Asked| {
-                    let (own, others) = rest.split_at(asked.samples().len());
-                    rest = others;
-                    asked.scored(own, seconds)
-                };
-                asked.iter().map(row).collect()
+                asked.iter().zip(&losses).map(|(asked, losses)| asked.scored(losses, seconds)).collect()
             }
             Mode::Generate => {
                 let texts: Vec<_> = asked.iter().map(|asked| asked.text().to_owned()).collect();
@@ -214,8 +207,8 @@ impl<'a> Exam<'a> {
 }
 
 impl Asked {
-    fn samples(&self) -> &[Sample] {
-        if let Paper::Options(samples) = &self.paper { samples } else { &[] }
+    fn branches(&self) -> Option<&Branches> {
+        if let Paper::Options(branches) = &self.paper { Some(branches) } else { None }
     }
 
     fn text(&self) -> &str {
@@ -225,7 +218,7 @@ impl Asked {
     fn scored(&self, losses: &[Vec<f32>], seconds: f64) -> Result<Row> {
         let losses: Vec<_> = losses.iter().map(Vec::as_slice).collect();
         let scores = Scores::new(&self.item.question.options, &losses)?;
-        let tokens = self.samples().iter().map(|sample| sample.ids.len() as u64).sum();
+        let tokens = self.branches().map_or(0, Branches::n_tokens) as u64;
         Ok(Row::scored(&self.item, self.sha256.clone(), scores, tokens, seconds))
     }
 }

@@ -4,7 +4,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::questions::{Question, letter};
-use crate::batch::Sample;
+use crate::batch::Branches;
 use crate::chat;
 use crate::error::Result;
 use crate::tokenizer::Tokenizer;
@@ -91,15 +91,6 @@ pub struct Continuations {
     pub options: Vec<String>,
 }
 
-/// Token ids of [`Continuations`]. Prompt and options are encoded apart, so the prompt's ids are the same for each.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Encoded {
-    /// Of the prompt.
-    pub prompt: Vec<u32>,
-    /// Of each option; none is empty.
-    pub options: Vec<Vec<u32>>,
-}
-
 impl Continuations {
     /// The options' texts after passages, context and question, each on a line of its own, without letters or
     /// instruction.
@@ -115,37 +106,19 @@ impl Continuations {
         Self { prompt: asked, options: options.collect() }
     }
 
-    /// The token ids.
+    /// The token ids. Prompt and options are encoded apart, so the prompt's ids are the same for each.
     ///
     /// # Errors
     /// The tokenizer cannot represent the text.
-    pub fn encode(&self, tokenizer: &Tokenizer) -> Result<Encoded> {
+    pub fn encode(&self, tokenizer: &Tokenizer) -> Result<Branches> {
         let options = self.options.iter().map(|option| tokenizer.encode(option)).collect::<Result<_>>()?;
-        Ok(Encoded { prompt: tokenizer.encode(&self.prompt)?, options })
+        Ok(Branches { prompt: tokenizer.encode(&self.prompt)?, options })
     }
 
     /// [`hash`] of the prompt and all options.
     pub fn hash(&self) -> String {
         let parts = [&self.prompt].into_iter().chain(&self.options);
         hash(&parts.map(String::as_str).collect::<Vec<_>>().join("\0"))
-    }
-}
-
-impl Encoded {
-    /// The prompt with each option, of which only the option is scored.
-    pub fn samples(&self) -> Vec<Sample> {
-        let continued = |option: &Vec<u32>| {
-            let mut sample = Sample::default();
-            sample.push(&self.prompt, false);
-            sample.push(option, true);
-            sample
-        };
-        self.options.iter().map(continued).collect()
-    }
-
-    /// Prompt and longest option, in tokens.
-    pub fn longest(&self) -> usize {
-        self.prompt.len() + self.options.iter().map(Vec::len).max().unwrap_or(0)
     }
 }
 

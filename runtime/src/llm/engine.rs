@@ -2,7 +2,7 @@
 
 use crate::{
     Result,
-    batch::Sample,
+    batch::Branches,
     checkpoint::Checkpoint,
     config::Qwen3Config,
     device::{self, Device, Job},
@@ -29,8 +29,8 @@ pub(super) trait Engine: Send + Sync {
         stream: Stream<'_>,
     ) -> Result<Vec<Generated>>;
 
-    /// The loss in nats of each target of each sample; as many tokens as `capacity` at once.
-    fn losses(&self, samples: &[Sample], capacity: usize) -> Result<Vec<Vec<f32>>>;
+    /// The loss in nats of each token of each option of each prompt; as many tokens as `capacity` at once.
+    fn losses(&self, all: &[Branches], capacity: usize) -> Result<Vec<Vec<Vec<f32>>>>;
 
     /// The name of the device.
     fn device(&self) -> String;
@@ -86,12 +86,12 @@ impl<B: Backend, T: Float> Engine for Loaded<B, T> {
         generate_all(&self.model, self.context(), tokenizer, prompts, options, stream)
     }
 
-    fn losses(&self, samples: &[Sample], capacity: usize) -> Result<Vec<Vec<f32>>> {
-        let longest = samples.iter().map(|sample| sample.ids.len()).max().unwrap_or(0);
+    fn losses(&self, all: &[Branches], capacity: usize) -> Result<Vec<Vec<Vec<f32>>>> {
+        let longest = all.iter().map(Branches::n_tokens).max().unwrap_or(0);
         let (ctx, capacity) = (self.context(), capacity.max(longest));
         let mut acts = Activations::new(ctx, &self.model, capacity, Keep::Nothing)?;
         let mut buffers = LossBuffers::new(&self.backend, &self.model, capacity)?;
-        losses(&self.model, ctx, &mut acts, &mut buffers, samples)
+        losses(&self.model, ctx, &mut acts, &mut buffers, all)
     }
 
     fn device(&self) -> String {

@@ -22,11 +22,11 @@ pub(crate) use need::base_bytes;
 
 use crate::{
     Result,
-    batch::Sample,
+    batch::Branches,
     chat::{Chat, ChatTemplate, message},
     checkpoint::Checkpoint,
     config::{GenerationConfig, Qwen3Config},
-    evaluate::{prompt::Encoded, score::log_likelihood},
+    evaluate::score::log_likelihood,
     generate::generator::{GenerateOptions, Generated},
     lora::Adapter,
     model::checkpoint_note,
@@ -222,16 +222,16 @@ impl Llm {
     pub fn scores(&self, prompt: &str, options: &[&str]) -> Result<Vec<Score>> {
         let tokenizer = &self.prepared.tokenizer;
         let options = options.iter().map(|option| tokenizer.encode(option)).collect::<Result<_>>()?;
-        let samples = Encoded { prompt: tokenizer.encode(prompt)?, options }.samples();
+        let branches = Branches { prompt: tokenizer.encode(prompt)?, options };
         let score = |losses: &Vec<f32>| Score { sum: log_likelihood(losses), n_tokens: losses.len() };
-        Ok(self.losses(&samples)?.iter().map(score).collect())
+        Ok(self.losses(&[branches])?.iter().flatten().map(score).collect())
     }
 
-    /// The loss in nats of every target of every sample.
+    /// The loss in nats of every token of every option of each prompt. A prompt is computed once.
     ///
     /// # Errors
-    /// A sample is too long or has a token that the model has not, or the device refuses.
-    pub fn losses(&self, samples: &[Sample]) -> Result<Vec<Vec<f32>>> {
-        self.engine.losses(samples, SCORED_AT_ONCE)
+    /// A prompt or an option is empty, too long or has a token that the model has not, or the device refuses.
+    pub fn losses(&self, all: &[Branches]) -> Result<Vec<Vec<Vec<f32>>>> {
+        self.engine.losses(all, SCORED_AT_ONCE)
     }
 }

@@ -14,6 +14,10 @@ pub(super) struct Tokens<B: Backend> {
     pub positions: Buf<B, u32>,
     /// `[n_seqs + 1]`
     cu_seqlens: Buf<B, u32>,
+    /// `[n_seqs, 2]`: the tokens that each sequence goes on from, the first and how many.
+    prefixes: Buf<B, u32>,
+    /// Whether a sequence goes on from others.
+    pub prefixed: bool,
 }
 
 impl<B: Backend> Tokens<B> {
@@ -25,6 +29,8 @@ impl<B: Backend> Tokens<B> {
             ids: backend.zeros(capacity)?,
             positions: backend.zeros(capacity)?,
             cu_seqlens: backend.zeros(capacity.saturating_add(1))?,
+            prefixes: backend.zeros(capacity.saturating_mul(2))?,
+            prefixed: false,
         })
     }
 
@@ -38,6 +44,10 @@ impl<B: Backend> Tokens<B> {
 
     pub fn cu_seqlens(&self) -> View<'_, B, u32> {
         self.cu_seqlens.at(0..self.n_seqs + 1)
+    }
+
+    pub fn prefixes(&self) -> Option<View<'_, B, u32>> {
+        self.prefixed.then(|| self.prefixes.at(0..2 * self.n_seqs))
     }
 }
 
@@ -121,6 +131,9 @@ impl<B: Backend, T: Float> Activations<B, T> {
 
     /// Whether a backward pass must compute layers again, if it can.
     pub(super) fn recomputes(&self) -> Result<bool> {
+        if self.tokens.prefixed {
+            return Err(Error::setting("a batch", "of branches", "a backward pass needs whole sequences"));
+        }
         match self.residual.keep() {
             Keep::Everything => Ok(false),
             Keep::Residual => Ok(true),
@@ -145,7 +158,10 @@ impl<B: Backend, T: Float> Activations<B, T> {
         backend.write(&batch.ids, tokens.ids.at_mut(0..n))?;
         backend.write(&batch.positions, tokens.positions.at_mut(0..n))?;
         backend.write(&batch.cu_seqlens, tokens.cu_seqlens.at_mut(0..ends))?;
+        let prefixes: Vec<_> = batch.prefixes.iter().flat_map(|rows| [rows.start, rows.len() as u32]).collect();
+        backend.write(&prefixes, tokens.prefixes.at_mut(0..prefixes.len()))?;
         (tokens.n, tokens.n_seqs, tokens.max_len) = (n, ends - 1, batch.max_len);
+        tokens.prefixed = !prefixes.is_empty();
         Ok(())
     }
 

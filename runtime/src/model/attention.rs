@@ -8,7 +8,7 @@ use super::{
 use crate::{Result, config::Qwen3Config};
 use halfbyte::{
     Backend, Buf, Float, Mat, View,
-    ops::{Attention, CacheAppend, DecodeAttention, Op},
+    ops::{Attention, CacheAppend, DecodeAttention, Op, Prefix},
 };
 
 /// Keys and values of the tokens so far.
@@ -59,7 +59,7 @@ impl<B: Backend, T: Float> CacheSlots<'_, B, T> {
 
 /// What the tokens in hand attend to.
 pub(super) enum Attend<'a, B: Backend, T: Float> {
-    /// Each to the tokens before it in its packed sequence.
+    /// Each to the tokens before it in its packed sequence, and in what that goes on from.
     Packed,
     /// The same, where sequences begin; their keys and values stay in a cache.
     Prefill(CacheSlots<'a, B, T>),
@@ -90,7 +90,8 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
             DecodeAttention { q, k_cache, v_cache, heads, positions, capacity, scale, out }.run(ctx.backend)?;
         } else {
             let (cu_seqlens, max_len, lse) = (tokens.cu_seqlens(), tokens.max_len, a.lse.flat_mut(n));
-            Attention { q, k, v, heads, cu_seqlens, max_len, scale, out, lse }.run(ctx.backend)?;
+            let prefix = tokens.prefixes().map(|rows| Prefix { k, v, rows });
+            Attention { q, k, v, heads, cu_seqlens, max_len, prefix, scale, out, lse }.run(ctx.backend)?;
         }
         Ok(())
     }

@@ -1,3 +1,5 @@
+use std::ptr::null;
+
 use super::{Cuda, Kernel, LaunchConfig, by_head_dim, dim, grid, head_dim_index};
 use crate::{
     DType, Float, Result,
@@ -78,14 +80,19 @@ pub(in crate::cuda) fn attention<T: Float>(cuda: &Cuda, mut op: Attention<'_, Cu
     let heads = op.heads;
     let (n, n_seqs) = (op.q.shape()[0], op.cu_seqlens.len() - 1);
     let max_len = op.max_len.min(n);
+    let prefix = op.prefix.as_ref();
     let params = AttentionParams {
         q: op.q.matrix(),
         k: op.k.matrix(),
         v: op.v.matrix(),
         cu_seqlens: op.cu_seqlens.ptr() as _,
+        prefix_k: prefix.map_or(Matrix::NONE, |prefix| prefix.k.matrix()),
+        prefix_v: prefix.map_or(Matrix::NONE, |prefix| prefix.v.matrix()),
+        prefixes: prefix.map_or(null(), |prefix| prefix.rows.ptr() as _),
         out: op.out.matrix(),
         lse: op.lse.ptr() as _,
         n: dim(n),
+        n_prefix: dim(prefix.map_or(0, |prefix| prefix.k.shape()[0])),
         n_seqs: dim(n_seqs),
         max_len: dim(max_len),
         q_heads: dim(heads.q),
@@ -94,14 +101,14 @@ pub(in crate::cuda) fn attention<T: Float>(cuda: &Cuda, mut op: Attention<'_, Cu
         scale: op.scale,
     };
     let work = Work { op: "attention", max_len, heads: heads.q, n_seqs };
-    let matrices = [params.q, params.k, params.v, params.out.as_const()];
+    let matrices = [params.q, params.k, params.v, params.prefix_k, params.prefix_v, params.out.as_const()];
     let i = head_dim_index(&heads);
     let (kernel, config) = match Engine::choose(cuda, T::DTYPE, &WGMMA[i], &matrices)? {
         Engine::Simt => (&SIMT[i], work.simt()?),
         Engine::Mma => (&MMA[i], mma(&work, &heads)?),
         Engine::Wgmma => (&WGMMA[i], wgmma(&work, &heads)?),
     };
-    // SAFETY: `Attention::verify` checked every shape; the kernels clamp `cu_seqlens` to `n`.
+    // SAFETY: `Attention::verify` checked every shape; the kernels clamp `cu_seqlens` to `n` and `prefixes` to `n_prefix`.
     unsafe { cuda.launch(kernel, T::DTYPE.suffix(), params, config) }
 }
 

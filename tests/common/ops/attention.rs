@@ -1,3 +1,5 @@
+pub mod prefix;
+
 use crate::common::{
     cases::{self, Pack},
     close::Close,
@@ -121,6 +123,7 @@ impl<B: Backend, T: Float> Setup<B> for Forward<B, T> {
             heads: pack.heads,
             cu_seqlens: cu_seqlens.view(),
             max_len: pack.max_len(),
+            prefix: None,
             scale: *scale,
             out: self.out.mat_mut(),
             lse: self.lse.view_mut(),
@@ -289,7 +292,8 @@ fn attention_grad<B: Backend>(backend: &B) {
 }
 
 pub fn checks<B: Backend>() -> Vec<Check<B>> {
-    vec![("attention", attention), ("attention_grad", attention_grad)]
+    let own: [Check<B>; 2] = [("attention", attention), ("attention_grad", attention_grad)];
+    own.into_iter().chain(prefix::checks()).collect()
 }
 
 fn tiny<B: Backend>(backend: &B) {
@@ -326,6 +330,7 @@ fn attention_refuses<B: Backend>(backend: &B) {
         heads: HEADS,
         cu_seqlens: z.view(3),
         max_len: 5,
+        prefix: None,
         scale: 0.1,
         out: z.mat_mut(5, 128),
         lse: z.out(20),
@@ -385,5 +390,9 @@ fn attention_grad_refuses<B: Backend>(backend: &B) {
 }
 
 pub fn refusals<B: Backend>() -> Vec<Check<B>> {
-    vec![("attention", attention_refuses), ("attention_grad", attention_grad_refuses)]
+    vec![
+        ("attention", attention_refuses),
+        ("attention_after_prefixes", prefix::refuses),
+        ("attention_grad", attention_grad_refuses),
+    ]
 }
