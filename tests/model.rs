@@ -185,6 +185,23 @@ fn a_decoder_ends_at_its_capacity<B: Backend>(backend: &B) {
     }
 }
 
+/// The second prompt is cut where the first part is full.
+fn prompts_run_in_parts_go_on_as_alone<B: Backend>(backend: &B) {
+    let golden = Golden::open();
+    let model = load::<B, f32>(backend, &golden, "tied-nf4-dq");
+    let ctx = ForwardContext::new(backend, None);
+    let prompts: Vec<Vec<u32>> = [3000, 2500, 5].map(|n| (0..n).map(|i| i * i % 251).collect()).to_vec();
+    let write = |prompts: &[Vec<u32>]| {
+        let mut decoder = Decoder::new(&model, ctx, prompts.len(), 3010, 256, SampleOptions::GREEDY).unwrap();
+        let first = decoder.prefill(prompts).unwrap();
+        let rest = (0..8).map(|_| decoder.step().unwrap());
+        let steps: Vec<_> = [first].into_iter().chain(rest).collect();
+        (0..prompts.len()).map(|i| steps.iter().map(|tokens| tokens[i]).collect()).collect::<Vec<Vec<_>>>()
+    };
+    let alone: Vec<_> = prompts.iter().flat_map(|prompt| write(std::slice::from_ref(prompt))).collect();
+    assert_eq!(write(&prompts), alone);
+}
+
 fn tokens_that_the_model_has_not_are_refused<B: Backend>(backend: &B) {
     let golden = Golden::open();
     let model = load::<B, f32>(backend, &golden, "tied");
@@ -258,6 +275,7 @@ fn evaluation_takes_no_device_memory_of_its_own() {
 
 backends!(
     a_decoder_ends_at_its_capacity,
+    prompts_run_in_parts_go_on_as_alone,
     tokens_that_the_model_has_not_are_refused,
     only_what_is_kept_takes_memory,
     options_after_a_shared_prompt_score_as_alone,

@@ -135,7 +135,9 @@ fn a_new_adapter_trains_its_rows_and_keeps_them<B: Backend>(backend: &B) {
         let (opened, _) = Adapter::open(dir.path(), &model.config).unwrap();
         assert!(opened.layers == trained.layers && opened.tokens == trained.tokens, "{name}: saved and opened again");
         let after = loss(backend, &model, &opened, &samples);
-        assert_eq!(after, trainer.evaluate(&samples).unwrap(), "{name}: what the trainer has is what was saved");
+        // The head's products come in chunks of another size there, and may be summed in another order: in f32.
+        let error = (after / trainer.evaluate(&samples).unwrap() - 1.0).abs();
+        assert!(error <= 1e-6, "{name}: what the trainer has is what was saved, but for {error}");
         assert!(after < before, "{name}: {after} is no less than {before}");
     }
 }

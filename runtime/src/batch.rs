@@ -15,6 +15,11 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// Without targets.
+    pub(crate) fn untrained(ids: &[u32]) -> Self {
+        Sample { ids: ids.to_vec(), mask: vec![false; ids.len()] }
+    }
+
     /// Adds tokens, all trained or none.
     pub(crate) fn push(&mut self, ids: &[u32], trained: bool) {
         self.ids.extend(ids);
@@ -84,38 +89,42 @@ pub struct Batch {
     pub cu_seqlens: Vec<u32>,
     /// The length of the longest sequence, in tokens.
     pub max_len: usize,
-    /// `[n_sequences]` the tokens of this batch that each sequence goes on from; or nothing, where none does.
+    /// `[n_sequences]` what each sequence goes on from: tokens of this batch, or rows of a cache; or nothing, where none
+    /// does.
     pub prefixes: Vec<Range<u32>>,
 }
 
 impl Batch {
     /// Lays `samples` end to end.
     pub fn new<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> Self {
-        let mut batch = Self { cu_seqlens: vec![0], ..Self::default() };
+        let mut batch = Self::empty();
         for sample in samples {
             batch.push(sample);
         }
         batch
     }
 
+    /// Without a sequence.
+    pub(crate) fn empty() -> Self {
+        Self { cu_seqlens: vec![0], ..Self::default() }
+    }
+
     /// Prompts end to end, without targets.
     pub fn of_prompts(prompts: &[Vec<u32>]) -> Self {
-        let samples = prompts.iter().map(|ids| Sample { ids: ids.clone(), mask: vec![false; ids.len()] });
-        Self::new(&samples.collect::<Vec<_>>())
+        Self::new(&prompts.iter().map(|ids| Sample::untrained(ids)).collect::<Vec<_>>())
     }
 
     /// Prompts with their options; a prompt is computed once for all of its own. The targets are the options' tokens.
     pub fn of_branches<'a>(all: impl IntoIterator<Item = &'a Branches>) -> Self {
-        let mut batch = Self { cu_seqlens: vec![0], ..Self::default() };
+        let mut batch = Self::empty();
         for branches in all {
             let (shared, last) = branches.parts();
             let start = batch.ids.len() as u32;
             if !shared.is_empty() {
-                batch.push_after(start..start, &Sample { ids: shared.to_vec(), mask: vec![false; shared.len()] });
+                batch.push_after(start..start, &Sample::untrained(shared));
             }
             for option in &branches.options {
-                let mut sample = Sample::default();
-                sample.push(last, false);
+                let mut sample = Sample::untrained(last);
                 sample.push(option, true);
                 batch.push_after(start..start + shared.len() as u32, &sample);
             }
@@ -123,8 +132,8 @@ impl Batch {
         batch
     }
 
-    /// Adds a sequence that goes on from tokens of this batch.
-    fn push_after(&mut self, prefix: Range<u32>, sample: &Sample) {
+    /// Adds a sequence that goes on from tokens of this batch, or of a cache.
+    pub(crate) fn push_after(&mut self, prefix: Range<u32>, sample: &Sample) {
         let first = self.ids.len();
         self.push(sample);
         self.positions[first..].iter_mut().for_each(|position| *position += prefix.len() as u32);

@@ -15,6 +15,8 @@ use halfbyte::{
 pub(super) struct KvCache<B: Backend, T: Float> {
     /// Positions of one sequence.
     pub capacity: usize,
+    /// Of a row.
+    width: usize,
     /// Of each layer, `[n_seqs, capacity, kv]` each.
     layers: Vec<LayerCache<B, T>>,
 }
@@ -29,7 +31,20 @@ impl<B: Backend, T: Float> KvCache<B, T> {
     pub fn new(backend: &B, config: &Qwen3Config, n_seqs: usize, capacity: usize) -> Result<Self> {
         let shape = [n_seqs, capacity, config.kv_size()];
         let layer = |_| Ok(LayerCache { k: rows::zeros(backend, &shape)?, v: rows::zeros(backend, &shape)? });
-        Ok(KvCache { capacity, layers: (0..config.n_layers).map(layer).collect::<Result<_>>()? })
+        let layers = (0..config.n_layers).map(layer).collect::<Result<_>>()?;
+        Ok(KvCache { capacity, width: config.kv_size(), layers })
+    }
+
+    /// The first row of sequence `seq`.
+    pub fn row(&self, seq: usize) -> usize {
+        seq * self.capacity
+    }
+
+    /// Keys and values of a layer, `[n_seqs capacity, kv]` each.
+    fn mats(&self, layer: usize) -> (Mat<'_, B, T>, Mat<'_, B, T>) {
+        let LayerCache { k, v } = &self.layers[layer];
+        let rows = k.len() / self.width;
+        (k.mat(rows, self.width), v.mat(rows, self.width))
     }
 }
 
@@ -61,7 +76,7 @@ impl<B: Backend, T: Float> CacheSlots<'_, B, T> {
 pub(super) enum Attend<'a, B: Backend, T: Float> {
     /// Each to the tokens before it in its packed sequence, and in what that goes on from.
     Packed,
-    /// The same, where sequences begin; their keys and values stay in a cache.
+    /// The same; what they go on from is in a cache, where their own keys and values go too.
     Prefill(CacheSlots<'a, B, T>),
     /// One new token of each sequence, to all before it in the cache.
     Decode(CacheSlots<'a, B, T>),
@@ -90,7 +105,8 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
             DecodeAttention { q, k_cache, v_cache, heads, positions, capacity, scale, out }.run(ctx.backend)?;
         } else {
             let (cu_seqlens, max_len, lse) = (tokens.cu_seqlens(), tokens.max_len, a.lse.flat_mut(n));
-            let prefix = tokens.prefixes().map(|rows| Prefix { k, v, rows });
+            let (prefix_k, prefix_v) = if let Attend::Prefill(slots) = attend { slots.cache.mats(i) } else { (k, v) };
+            let prefix = tokens.prefixes().map(|rows| Prefix { k: prefix_k, v: prefix_v, rows });
             Attention { q, k, v, heads, cu_seqlens, max_len, prefix, scale, out, lse }.run(ctx.backend)?;
         }
         Ok(())

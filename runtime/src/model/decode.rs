@@ -5,11 +5,19 @@ use super::{
     attention::{Attend, CacheSlots, KvCache},
     rows::{self, Rows},
 };
-use crate::{Error, Result, batch::Batch, options};
+use crate::{
+    Error, Result,
+    batch::{self, Batch},
+    options,
+};
 use halfbyte::{
     Backend, Buf, Float, host,
     ops::{GatherRows, Op, Sample},
 };
+use std::ops::Range;
+
+/// Tokens of prompts that are run at once: enough to keep a GPU at its work.
+const PREFILL_TOKENS: usize = 4096;
 
 /// How the next token is chosen; see [`halfbyte::ops::Sample`] for the exact meaning.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -114,32 +122,51 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
         allocate().map_err(Error::memory_for(what, "lower --max-new-tokens, or shorten the prompt"))
     }
 
-    /// Runs the prompts, one for each sequence, and gives the first new token of each.
+    /// Runs the prompts, one for each sequence, and gives the first new token of each. Long ones are run in parts, so
+    /// that activations take bounded memory.
     ///
     /// # Errors
     /// A prompt is empty, leaves no room or has a token that the model has not; the device refuses.
     pub fn prefill(&mut self, prompts: &[Vec<u32>]) -> Result<Vec<u32>> {
         self.check(prompts)?;
         self.position = 0;
-        let (ctx, batch) = (self.ctx, Batch::of_prompts(prompts));
-        let acts = Activations::new(ctx, self.model, batch.n_tokens(), Keep::Nothing);
-        let what = || format!("prompts of {} tokens", batch.n_tokens());
+        let ctx = self.ctx;
+        let parts = parts(prompts, PREFILL_TOKENS);
+        let most = parts.iter().map(|part| part.iter().map(Piece::len).sum()).max().unwrap_or(0);
+        let acts = Activations::new(ctx, self.model, most, Keep::Nothing);
+        let what = || format!("{most} tokens of prompts at a time");
         let mut acts = acts.map_err(Error::memory_for(what, "shorten the prompt"))?;
-        acts.take(ctx.backend, &self.model.config, &batch)?;
-        let seqs = prompts.iter().enumerate().flat_map(|(s, prompt)| std::iter::repeat_n(s as u32, prompt.len()));
-        let seqs = ctx.backend.upload(&seqs.collect::<Vec<_>>())?;
-        let slots = CacheSlots { cache: &mut self.cache, seqs: seqs.view() };
-        self.model.run(ctx, &mut acts, &mut Attend::Prefill(slots))?;
-
+        parts.iter().try_for_each(|part| self.prefill_part(prompts, part, &mut acts))?;
         self.write_history(prompts)?;
-        let ends: Vec<u32> = batch.cu_seqlens[1..].iter().map(|end| end - 1).collect();
-        let ends = ctx.backend.upload(&ends)?;
-        let table = acts.residual.last().rows(batch.n_tokens());
-        let out = self.acts.residual.last_mut().rows_mut(self.n_seqs);
-        GatherRows { table, rows: ends.view(), out }.run(ctx.backend)?;
         self.queue_choice()?;
-        self.position = batch.max_len;
+        self.position = prompts.iter().map(Vec::len).max().unwrap_or(0);
         Ok(self.acts.tokens.ids.to_vec(ctx.backend)?)
+    }
+
+    /// Runs a part of the prompts; what leaves the last layer at their ends goes where the next token is chosen.
+    fn prefill_part(&mut self, prompts: &[Vec<u32>], part: &[Piece], acts: &mut Activations<B, T>) -> Result<()> {
+        let backend = self.ctx.backend;
+        let mut batch = Batch::empty();
+        for Piece { seq, tokens } in part {
+            let first = self.cache.row(*seq) as u32; // attention refuses more rows than that
+            let before = first..first + tokens.start as u32;
+            batch.push_after(before, &batch::Sample::untrained(&prompts[*seq][tokens.clone()]));
+        }
+        acts.take(backend, &self.model.config, &batch)?;
+        let seqs = part.iter().flat_map(|piece| std::iter::repeat_n(piece.seq as u32, piece.len()));
+        let seqs = backend.upload(&seqs.collect::<Vec<_>>())?;
+        let slots = CacheSlots { cache: &mut self.cache, seqs: seqs.view() };
+        self.model.run(self.ctx, acts, &mut Attend::Prefill(slots))?;
+
+        let ended = |(piece, end): (&Piece, &u32)| {
+            (piece.tokens.end == prompts[piece.seq].len()).then_some((piece.seq, end - 1))
+        };
+        let (seqs, ends): (Vec<_>, Vec<_>) = part.iter().zip(&batch.cu_seqlens[1..]).filter_map(ended).unzip();
+        let Some(&first) = seqs.first() else { return Ok(()) };
+        let rows = backend.upload(&ends)?;
+        let table = acts.residual.last().rows(batch.n_tokens());
+        let out = self.acts.residual.last_mut().rows_mut(self.n_seqs).rows(first..first + ends.len());
+        Ok(GatherRows { table, rows: rows.view(), out }.run(backend)?)
     }
 
     fn check(&self, prompts: &[Vec<u32>]) -> Result<()> {
@@ -219,6 +246,39 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
         .run(ctx.backend)?;
         Ok(())
     }
+}
+
+/// Tokens of one prompt.
+struct Piece {
+    seq: usize,
+    tokens: Range<usize>,
+}
+
+impl Piece {
+    fn len(&self) -> usize {
+        self.tokens.len()
+    }
+}
+
+/// Prompts in their order, cut into parts of up to `most` tokens.
+fn parts(prompts: &[Vec<u32>], most: usize) -> Vec<Vec<Piece>> {
+    let (mut parts, mut part, mut room) = (Vec::new(), Vec::new(), most);
+    for (seq, prompt) in prompts.iter().enumerate() {
+        let mut done = 0;
+        while done < prompt.len() {
+            let n = room.min(prompt.len() - done);
+            part.push(Piece { seq, tokens: done..done + n });
+            (done, room) = (done + n, room - n);
+            if room == 0 {
+                parts.push(std::mem::take(&mut part));
+                room = most;
+            }
+        }
+    }
+    if !part.is_empty() {
+        parts.push(part);
+    }
+    parts
 }
 
 /// Nothing but ops runs in a step, so nothing but their errors can come out of it.
