@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{Error, Result, batch::Batch, options};
 use halfbyte::{
-    Backend, Buf, Float, host,
+    Backend, Buf, Count, Float, host,
     ops::{GatherRows, Op, Sample},
 };
 
@@ -90,7 +90,7 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
             let want = format!("the model has {} positions", config.positions());
             return Err(Error::setting("prompt and new tokens together", capacity, want));
         }
-        let what = || format!("{n_seqs} sequences of up to {capacity} tokens");
+        let what = || format!("{} of up to {}", Count(n_seqs, "sequence"), Count(capacity, "token"));
         let n_vocab = n_vocab.min(config.vocab_size);
         let allocate = || {
             let backend = ctx.backend;
@@ -123,7 +123,7 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
         self.position = 0;
         let (ctx, batch) = (self.ctx, Batch::of_prompts(prompts));
         let acts = Activations::new(ctx, self.model, batch.n_tokens(), Keep::Nothing);
-        let what = || format!("prompts of {} tokens", batch.n_tokens());
+        let what = || format!("prompts of {}", Count(batch.n_tokens(), "token"));
         let mut acts = acts.map_err(Error::memory_for(what, "shorten the prompt"))?;
         acts.take(ctx.backend, &self.model.config, &batch)?;
         let seqs = prompts.iter().enumerate().flat_map(|(s, prompt)| std::iter::repeat_n(s as u32, prompt.len()));
