@@ -175,6 +175,8 @@ impl Progress {
     pub fn finish(self) {
         if let View::Bar(bar) = self.view {
             bar.abandon();
+            // The bar leaves the last columns free, and so the line is not at its end.
+            let _ = writeln!(io::stderr());
         }
     }
 
