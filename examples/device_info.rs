@@ -4,7 +4,7 @@ mod common;
 use clap::Parser;
 use common::{say, start};
 use cudarc::driver::{CudaContext, DriverError};
-use halfbyte::{Backend, Cpu, Cuda, cpu, cuda};
+use halfbyte::{Backend, Count, Cpu, Cuda, cpu, cuda};
 use std::process::ExitCode;
 
 /// Say what halfbyte sees on this machine, and what to do about what is missing.
@@ -50,7 +50,7 @@ fn print_kernels() -> bool {
     }
     let archs = cuda::architectures().split(',').map(|arch| format!("sm_{}", arch.trim()));
     let archs = archs.collect::<Vec<_>>().join(" ");
-    line("kernels", format!("{} files for {archs}, by nvcc {}", kernels.len(), cuda::nvcc_version()));
+    line("kernels", format!("{} for {archs}, by nvcc {}", Count(kernels.len(), "file"), cuda::nvcc_version()));
     line("", kernels.join(" "));
     true
 }

@@ -2,7 +2,8 @@
 mod common;
 
 use clap::Command;
-use common::{Signals, exit_code, note, say, start_with};
+use common::{Signals, exit_code, note, progress_bar, say, start_with};
+use halfbyte::Count;
 use halfbyte_runtime::{
     Result,
     evaluate::{
@@ -14,7 +15,7 @@ use halfbyte_runtime::{
     rag::{Index, context},
     settings::{Asked, Program, RagConfig, RetrievalSettings},
 };
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use std::{ops::ControlFlow, process::ExitCode};
 
 fn main() -> ExitCode {
@@ -37,7 +38,11 @@ fn run(asked: Asked) -> Result<ExitCode> {
     note!("{}", exam::in_force(config));
     if let Some(path) = &config.retrieval.index {
         let RetrievalSettings { top_k, context_tokens, .. } = config.retrieval;
-        let most = format!("up to {top_k} passages in place of each question's context, {context_tokens} tokens");
+        let most = format!(
+            "up to {} in place of each question's context, {}",
+            Count(top_k, "passage"),
+            Count(context_tokens, "token")
+        );
         note!("retrieval: {}: {most}", path.display());
     }
     let evaluation = &config.evaluation;
@@ -45,6 +50,7 @@ fn run(asked: Asked) -> Result<ExitCode> {
         let passages = |question: &str| passages(index.as_ref(), config, &prepared, question);
         let exam = Exam::new(&prepared, evaluation, index.is_some().then_some(&passages));
         say!("{}", exam.check(&items)?);
+        note!("{}", prepared.expect_room(prepared.weight_bytes())?);
         return Ok(ExitCode::SUCCESS);
     }
     let settings = exam::run_settings(config);
@@ -53,7 +59,8 @@ fn run(asked: Asked) -> Result<ExitCode> {
     note!("device: {}", llm.device());
     let passages = |question: &str| passages(index.as_ref(), config, llm.prepared(), question);
     let exam = Exam::new(llm.prepared(), evaluation, index.is_some().then_some(&passages));
-    let bar = progress_bar(output.n_items());
+    let bar = progress_bar("");
+    bar.set_length(output.n_items() as u64);
     let report = exam.sit(&llm, &mut output, |progress| {
         // What was answered is on the disk.
         signals.note();
@@ -76,12 +83,6 @@ fn passages(index: Option<&Index>, config: &RagConfig, prepared: &Prepared, ques
     Ok(fit.into_iter().map(|passage| passage.text).collect())
 }
 
-fn progress_bar(total: usize) -> ProgressBar {
-    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg} {eta}");
-    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr()).with_style(style)
-}
-
 fn show(bar: &ProgressBar, Progress { done, accuracy, .. }: Progress) {
     bar.set_position(done as u64);
     bar.set_message(accuracy.map_or(String::new(), |accuracy| format!("{:.1} % right", 100.0 * accuracy.value())));
@@ -93,7 +94,7 @@ fn print(report: &Report, output: impl std::fmt::Display) {
         print_score(score, *n_right, *n_scored);
     }
     say!("{n_rows} asked; answers without a letter: {n_unparsable}; too long for the model: {n_too_long}");
-    say!("{tokens} tokens in {seconds:.1} s; metrics.json and details.csv are in {output}");
+    say!("{} in {seconds:.1} s; metrics.json and details.csv are in {output}", Count(*tokens, "token"));
 }
 
 fn print_score(score: &Score, n_right: usize, n_scored: usize) {

@@ -5,7 +5,7 @@ mod common;
 
 use clap::Parser;
 use common::{Signals, note, say, start};
-use halfbyte::{Backend, DType, Float};
+use halfbyte::{Backend, Count, DType, Float};
 use halfbyte_runtime::{
     Error, Result,
     batch::Batch,
@@ -111,7 +111,12 @@ fn main() -> ExitCode {
         let ids = Tensor { name: "ids", dtype: Dtype::I64, shape: &shape[..1], data: ids };
         let logits = Tensor { name: "logits", dtype: Dtype::F32, shape: &shape, data: logits };
         write_file(&args.output, &[ids, logits])?;
-        say!("logits of {} tokens over {} ids written to {}", shape[0], shape[1], args.output.display());
+        say!(
+            "logits of {} over {} written to {}",
+            Count(shape[0], "token"),
+            Count(shape[1], "id"),
+            args.output.display()
+        );
         Ok(ExitCode::SUCCESS)
     })
 }

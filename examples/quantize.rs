@@ -3,8 +3,8 @@
 mod common;
 
 use clap::Parser;
-use common::{Signals, note, say, start};
-use halfbyte::{Backend, DType, Float, quant::Format};
+use common::{Signals, note, progress_bar, say, start};
+use halfbyte::{Backend, Count, DType, Float, quant::Format};
 use halfbyte_runtime::{
     Result,
     checkpoint::{BnbConfig, Checkpoint},
@@ -14,13 +14,7 @@ use halfbyte_runtime::{
     model::{QuantizeReport, checkpoint_note, quantize_checkpoint},
     settings::{EMBEDDED, parse},
 };
-use std::{
-    io::{IsTerminal, Write},
-    ops::ControlFlow,
-    path::PathBuf,
-    process::ExitCode,
-    time::Instant,
-};
+use std::{ops::ControlFlow, path::PathBuf, process::ExitCode, time::Instant};
 
 /// Write a Qwen3 checkpoint in bitsandbytes' 4 bits.
 #[derive(Parser)]
@@ -63,18 +57,17 @@ impl Job for Quantize {
     fn run<B: Backend, T: Float>(self, backend: B) -> Result<Option<QuantizeReport>> {
         let Quantize { model, output, bnb, block_size } = self;
         say!("quantising {} on {}", model.display(), backend.name());
-        let shown = std::io::stderr().is_terminal();
+        let bar = progress_bar("weights");
         let progress = |done, total| {
-            if shown {
-                // A terminal that takes no text is no reason to stop.
-                let _ =
-                    write!(std::io::stderr(), "\r{done} of {total} weights{}", if done == total { "\n" } else { "" });
-            }
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
             ControlFlow::Continue(())
         };
         let note = checkpoint_note(&Checkpoint::open(&model)?, &Qwen3Config::open(&model)?)?;
         note.iter().for_each(|text| note!("{text}"));
-        quantize_checkpoint(&backend, &model, &output, bnb, block_size, progress)
+        let done = quantize_checkpoint(&backend, &model, &output, bnb, block_size, progress);
+        bar.finish_and_clear();
+        done
     }
 }
 
@@ -102,10 +95,11 @@ fn summary(output: &std::path::Path, report: &QuantizeReport, seconds: f64) {
     let QuantizeReport { n_quantized, n_quantized_before, bytes_before, bytes_after } = *report;
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     if n_quantized_before > 0 {
-        say!("{n_quantized_before} weights were in 4 bits already and stay as they are");
+        say!("in 4 bits already, left as they are: {}", Count(n_quantized_before, "weight"));
     }
     say!(
-        "{n_quantized} weights in {seconds:.1} s: {:.1} MiB before, {:.1} MiB after ({:.0} %)\nwritten to {}",
+        "{} in {seconds:.1} s: {:.1} MiB before, {:.1} MiB after ({:.0} %)\nwritten to {}",
+        Count(n_quantized, "weight"),
         mib(bytes_before),
         mib(bytes_after),
         100.0 * bytes_after as f64 / bytes_before.max(1) as f64,

@@ -3,6 +3,7 @@ mod common;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use common::{Signals, note, say, start_with};
+use halfbyte::Count;
 use halfbyte_runtime::{
     Error, Result,
     llm::{Prepared, expect_effect, in_force, sampling},
@@ -85,11 +86,12 @@ fn check(loaded: &Loaded, folder: &Path, documents: &[PathBuf]) -> Result<ExitCo
     let prepared = prepare(loaded)?;
     if documents.is_empty() {
         let Info { n_documents, n_passages, .. } = Index::open(folder)?.info().clone();
-        say!("the index is whole: {n_passages} passages of {n_documents} texts");
+        say!("the index is whole: {} of {}", Count(n_passages, "passage"), Count(n_documents, "text"));
     } else {
-        say!("{} texts can be indexed", read_documents(documents)?.len());
+        say!("{} can be indexed", Count(read_documents(documents)?.len(), "text"));
     }
     say!("{}", prepared.check(None)?);
+    note!("{}", prepared.expect_room(prepared.need(0)?.total())?);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -107,7 +109,8 @@ fn build(config: &RagConfig, folder: &Path, documents: &[PathBuf]) -> Result<()>
     let index = Index::build(folder, documents, &config.retrieval)?;
     let info = index.info();
     let seconds = began.elapsed().as_secs_f64();
-    say!("{} passages of {} texts indexed in {seconds:.1} s: {}", info.n_passages, info.n_documents, folder.display());
+    let (passages, texts) = (Count(info.n_passages, "passage"), Count(info.n_documents, "text"));
+    say!("{passages} of {texts} indexed in {seconds:.1} s: {}", folder.display());
     Ok(())
 }
 

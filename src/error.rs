@@ -121,6 +121,17 @@ impl fmt::Display for Size {
     }
 }
 
+/// A number of things, as people say it: `1 step`, `2 steps`.
+#[derive(Debug, Clone, Copy)]
+pub struct Count<'a, N>(pub N, pub &'a str);
+
+impl<N: fmt::Display + PartialEq + From<u8>> fmt::Display for Count<'_, N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Count(n, thing) = self;
+        write!(f, "{n} {thing}{}", if *n == N::from(1) { "" } else { "s" })
+    }
+}
+
 /// What is free, for people.
 struct Free(Option<usize>);
 
@@ -135,3 +146,14 @@ impl fmt::Display for Free {
 
 /// Shorthand for this crate's results.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[cfg(test)]
+mod tests {
+    use super::Count;
+
+    #[test]
+    fn one_is_no_plural() {
+        let said = [0, 1, 2].map(|n: usize| Count(n, "step").to_string());
+        assert_eq!(said, ["0 steps", "1 step", "2 steps"]);
+    }
+}

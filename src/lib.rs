@@ -19,7 +19,7 @@ pub use buffer::{Buf, Mat, MatMut, Parts, Storage, View, ViewMut};
 pub use cpu::Cpu;
 pub use cuda::Cuda;
 pub use element::{DType, Element, Float, elements};
-pub use error::{Error, Result, Size};
+pub use error::{Count, Error, Result, Size};
 pub use meter::MemoryUse;
 
 /// The README's Rust is compiled and run with the tests.

@@ -5,5 +5,5 @@ pub mod output;
 mod signals;
 
 pub(crate) use output::{note, say};
-pub use output::{start, start_with};
+pub use output::{progress_bar, start, start_with};
 pub use signals::{Signals, asks_to_retry, exit_code};

@@ -3,8 +3,10 @@
 use clap::Parser;
 use halfbyte_runtime::{
     Error, Result,
+    screen::{Stream, bars},
     settings::{Asked, Program, Sources, with_dashes},
 };
+use indicatif::{ProgressBar, ProgressStyle};
 use std::{
     fmt, io,
     io::Write,
@@ -17,17 +19,22 @@ static FAILED: Mutex<Option<io::ErrorKind>> = Mutex::new(None);
 
 /// `println!` that remembers a failure for [`finish`].
 macro_rules! say {
-    ($($arg:tt)*) => {{ $crate::common::output::print(format_args!("{}\n", format_args!($($arg)*))); }};
+    ($($arg:tt)*) => {{ $crate::common::output::say_line(&format!($($arg)*)); }};
 }
 
 /// `eprintln!` for which a standard error that is gone is no reason to stop.
 macro_rules! note {
-    ($($arg:tt)*) => {{
-        use std::io::Write as _;
-        let _ = writeln!(std::io::stderr(), $($arg)*);
-    }};
+    ($($arg:tt)*) => {{ $crate::common::output::note_line(&format!($($arg)*)); }};
 }
 pub(crate) use {note, say};
+
+pub fn say_line(text: &str) {
+    print(format_args!("{}\n", Stream::Out.fit(text)));
+}
+
+pub fn note_line(text: &str) {
+    let _ = writeln!(io::stderr(), "{}", Stream::Err.fit(text));
+}
 
 /// Writes to standard output, unless that failed before; gives whether it is still there.
 pub fn print(text: fmt::Arguments<'_>) -> bool {
@@ -41,6 +48,13 @@ fn attempt(write: impl FnOnce() -> io::Result<()>) -> bool {
         *failed = write().and_then(|()| io::stdout().flush()).err().map(|e| e.kind());
     }
     failed.is_none()
+}
+
+/// A bar for a terminal, of a length that is still to be set; it leaves nothing behind.
+pub fn progress_bar(message: &'static str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg} {eta}");
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::with_draw_target(None, bars()).with_style(style).with_message(message)
 }
 
 /// Reads a command line of its own, as freely as one of settings, and does `main`; see [`finish`].
@@ -57,7 +71,7 @@ pub fn start_with(program: Program, main: impl FnOnce(Asked) -> Result<ExitCode>
     let asked = program.read(std::env::args_os(), Sources::here());
     finish(asked.and_then(|asked| {
         if asked.print_config {
-            print(format_args!("{}", program.print(&asked.loaded)));
+            print(format_args!("{}", program.print(&asked.loaded, Stream::Out.columns())));
             return Ok(ExitCode::SUCCESS);
         }
         main(asked)

@@ -1,6 +1,6 @@
 //! Signals that ask a program to end: Ctrl-C, and what a scheduler or a closing terminal sends.
 
-use halfbyte_runtime::files;
+use halfbyte_runtime::{files, screen::Stream};
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
     flag, low_level,
@@ -147,6 +147,7 @@ fn end(signal: i32, last: Option<&'static str>) -> ! {
     files::abandon();
     let (said, wait) = mpsc::channel();
     thread::spawn(move || {
+        Stream::Err.clear_line();
         last.iter().for_each(|last| super::note!("{last}"));
         said.send(())
     });

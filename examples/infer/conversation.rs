@@ -12,10 +12,11 @@ use rustyline::{DefaultEditor, error::ReadlineError};
 use std::{ops::ControlFlow, process::ExitCode};
 
 const HELP: &str = "\
-/reset          forget what was said
-/system TEXT    forget it, and give these instructions; without TEXT, none
-/exit           end, as Ctrl-D does
-Ctrl-C stops an answer.";
+/reset        forget what was said
+/system TEXT  forget it, and follow these instructions
+/system       forget it, and follow none
+/exit         end, as Ctrl-D does
+Ctrl-C        stops an answer";
 
 const SIGINT: i32 = 2;
 
@@ -57,9 +58,12 @@ fn answer(llm: &Llm, conversation: &mut Conversation, question: &str, signals: &
         conversation.reset(None);
     }
     signals.hand_over();
-    let mut caught = None;
+    let (mut caught, mut begun) = (None, false);
     let made = conversation.ask(llm, question, |piece| {
         caught = signals.take();
+        // A text that goes on after a question begins with a space.
+        let piece = if begun { piece } else { piece.trim_start() };
+        begun |= !piece.is_empty();
         if print(format_args!("{piece}")) && caught.is_none() {
             ControlFlow::Continue(())
         } else {

@@ -5,6 +5,7 @@ mod conversation;
 
 use clap::{Arg, Command};
 use common::{Signals, exit_code, note, output::print, say, start_with};
+use halfbyte::Count;
 use halfbyte_runtime::{
     Error, Result,
     chat::message,
@@ -39,6 +40,7 @@ fn run(asked: Asked) -> Result<ExitCode> {
     note!("{}", sampling(&prepared.settings));
     if asked.check {
         say!("{}", prepared.check(prompt.as_deref())?);
+        note!("{}", prepared.expect_room(prepared.need_for(prompt.as_deref())?.total())?);
         return Ok(ExitCode::SUCCESS);
     }
     let llm = prepared.load()?;
@@ -68,7 +70,8 @@ fn speed(made: &Generated) -> String {
     let decoded = ids.len().saturating_sub(1) as f64;
     let written = ids.len();
     format!(
-        "{n_prompt} tokens read in {prompt_seconds:.2} s, {written} written at {:.1} tokens/s",
+        "{} read in {prompt_seconds:.2} s, {written} written at {:.1} tokens/s",
+        Count(*n_prompt, "token"),
         decoded / decode_seconds
     )
 }

@@ -32,6 +32,7 @@ fn run(asked: Asked) -> Result<ExitCode> {
     prepared.notes.iter().chain(&prepared.in_force()).for_each(|line| note!("{line}"));
     if asked.check {
         say!("{}", prepared.check()?);
+        note!("{}", prepared.expect_room()?);
         return Ok(ExitCode::SUCCESS);
     }
     let logging_steps = asked.loaded.config.train.logging_steps;

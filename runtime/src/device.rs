@@ -2,7 +2,7 @@
 
 use crate::{Error, Result};
 use half::{bf16, f16};
-use halfbyte::{Backend, Cpu, Cuda, DType, Float, cuda};
+use halfbyte::{Backend, Cpu, Cuda, DType, Float, Size, cuda, host};
 use std::{fmt, str::FromStr};
 
 /// Where to compute.
@@ -15,6 +15,33 @@ pub enum Device {
     Cpu,
     /// The GPU of this number.
     Cuda(usize),
+}
+
+impl Device {
+    /// Compares `need` bytes with what is free where a run would compute, and says how it stands. No GPU is opened: what
+    /// it has is not known then.
+    ///
+    /// # Errors
+    /// So much is not free; `advice` says what to do.
+    pub(crate) fn expect_room(self, need: usize, advice: &str) -> Result<String> {
+        let gpu = !cuda::kernels().is_empty() && cuda::has_driver();
+        match self {
+            Device::Cuda(n) => return Ok(format!("what is free on cuda:{n} shows when it is opened")),
+            Device::Auto if gpu => {
+                return Ok("what is free on the GPU, if there is one, shows when it is opened".into());
+            }
+            Device::Auto | Device::Cpu => {}
+        }
+        let need = Size(need as u64);
+        match host::free() {
+            Some(free) if (free as u64) < need.0 => {
+                let want = format!("{} are free; {advice}", Size(free as u64));
+                Err(Error::setting("the memory that is needed", format!("about {need}"), want))
+            }
+            Some(free) => Ok(format!("{} of memory are free", Size(free as u64))),
+            None => Ok("the system does not say how much memory is free".into()),
+        }
+    }
 }
 
 impl FromStr for Device {

@@ -17,6 +17,7 @@ pub mod options;
 mod python_json;
 #[cfg(feature = "rag")]
 pub mod rag;
+pub mod screen;
 pub mod settings;
 pub mod tokenizer;
 pub mod train;

@@ -153,14 +153,19 @@ fn print_config_shows_every_value_and_its_source() {
     let sources = Sources { variables: vec![("HALFBYTE_LLM__TOP_K".into(), "5".into())], ..Sources::default() };
     let line = "--system 「簡潔に」 --lora-path 007";
     let loaded = read(&["llm", "retrieval"], line, sources).unwrap().loaded;
-    let printed = loaded.print(&["llm", "retrieval"]);
+    let printed = loaded.print(&["llm", "retrieval"], None);
     let golden = include_str!("data/print_config.toml");
     if std::env::var_os("HALFBYTE_BLESS").is_some() {
         fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/print_config.toml"), &printed).unwrap();
     } else {
         assert_eq!(printed, golden);
     }
-    assert_eq!(of_file(&printed).unwrap().config, loaded.config, "what was printed can be read");
+    let narrow = [60, 32].map(|columns| loaded.print(&["llm", "retrieval"], Some(columns)));
+    assert!(narrow[0].lines().all(|line| line.chars().count() <= 60), "{}", narrow[0]);
+    assert!(narrow[1].contains("\n# default\nbnb_4bit_compute_dtype = \"bfloat16\"\n"), "{}", narrow[1]);
+    for printed in narrow.iter().chain([&printed]) {
+        assert_eq!(of_file(printed).unwrap().config, loaded.config, "what was printed can be read");
+    }
 }
 
 #[test]

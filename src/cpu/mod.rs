@@ -24,7 +24,7 @@ pub use memory::Memory;
 pub use simd::features;
 
 use crate::{
-    Backend, Buf, Element, Float, MemoryUse, Result, View, ViewMut,
+    Backend, Buf, Count, Element, Float, MemoryUse, Result, View, ViewMut,
     backend::each_op,
     host,
     ops::{self, Check, Checked},
@@ -60,7 +60,7 @@ impl Backend for Cpu {
     type Graph = ();
 
     fn name(&self) -> String {
-        format!("cpu ({}, {} threads)", simd::level(), rayon::current_num_threads())
+        format!("cpu ({}, {})", simd::level(), Count(rayon::current_num_threads(), "thread"))
     }
 
     fn zeros<T: Element>(&self, len: usize) -> Result<Buf<Self, T>> {

@@ -35,13 +35,18 @@ pub fn nvcc_version() -> &'static str {
     embedded::NVCC_VERSION
 }
 
+/// Whether there is a driver, found out without starting it.
+pub fn has_driver() -> bool {
+    // SAFETY: cudarc does nothing here but try to open libcuda, whose absence it would panic about elsewhere.
+    unsafe { sys::is_culib_present() }
+}
+
 /// GPUs that the driver sees.
 ///
 /// # Errors
 /// There is no driver.
 pub fn device_count() -> Result<usize> {
-    // SAFETY: does nothing but try to open libcuda, which cudarc would panic about.
-    if !unsafe { sys::is_culib_present() } {
+    if !has_driver() {
         return Err(Error::NoDriver);
     }
     let count = CudaContext::device_count().map_err(refused("counting CUDA devices"))?;

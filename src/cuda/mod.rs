@@ -13,7 +13,7 @@ mod staging;
 mod stream;
 
 pub use blas::has_cublaslt;
-pub use device::{Cuda, architectures, device_count, kernels, nvcc_version};
+pub use device::{Cuda, architectures, device_count, has_driver, kernels, nvcc_version};
 pub use graph::Graph;
 pub use memory::Memory;
 pub use stream::Allocation;

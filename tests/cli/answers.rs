@@ -39,7 +39,7 @@ fn every_option_of_scoring_is_seen() {
         row(&show("--output", &files.other()), says(format!("are in {}", files.other().display()))),
         row("--overwrite", says("3 asked")).beside(&show("--output", &done)),
         row(&show("--index", &index), says("in place of each question's context")),
-        row("--top-k 1", says("up to 1 passages")).beside(&show("--index", &index)),
+        row("--top-k 1", says("up to 1 passage ")).beside(&show("--index", &index)),
         row("--context-tokens 64", says("64 tokens")).beside(&show("--index", &index)),
         row("--chunk-size 90", Refused("no index is made here")),
         row("--chunk-overlap 9", Refused("no index is made here")),

@@ -237,7 +237,7 @@ fn every_option_of_training_is_seen() {
         row("--batch-size 16", says("; 6 steps;")),
         row("--gradient-accumulation-steps 2", says("; 6 steps;")),
         row("--max-seq-length 8", Refused("raise --max-seq-length")),
-        row("--overlong skip", says("left out")).beside("--max-seq-length 24"),
+        row("--overlong skip", says("left out: ")).beside("--max-seq-length 24"),
         row("--packing", says("; 3 steps;")),
         row("--gradient-checkpointing", Output).beside("--check --model-name embedded"),
         row("--device cuda:99", Refused("CUDA")),

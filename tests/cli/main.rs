@@ -6,6 +6,7 @@ mod effects;
 mod kills;
 mod lost;
 mod options;
+mod room;
 mod saving;
 mod signals;
 mod tokens;
@@ -96,14 +97,18 @@ impl SmallModel {
     }
 }
 
-/// A model of 370 MB whose loading takes a while: its file has a header, and zeros that take no room on the disk.
+/// A model of 370 MB whose loading takes a while.
 fn large_model() -> SmallModel {
-    const LAYERS: usize = 12;
+    hollow_model(12, 4096)
+}
+
+/// A model of hidden size 1024, whose file has a header, and zeros that take no room on the disk.
+fn hollow_model(layers: usize, intermediate: usize) -> SmallModel {
     let model = small_model();
     let config = fs::read_to_string(model.path().join("config.json")).unwrap();
     let config = config.replace("\"hidden_size\": 32", "\"hidden_size\": 1024");
-    let config = config.replace("\"intermediate_size\": 64", "\"intermediate_size\": 4096");
-    let config = config.replace("\"num_hidden_layers\": 1", &format!("\"num_hidden_layers\": {LAYERS}"));
+    let config = config.replace("\"intermediate_size\": 64", &format!("\"intermediate_size\": {intermediate}"));
+    let config = config.replace("\"num_hidden_layers\": 1", &format!("\"num_hidden_layers\": {layers}"));
     fs::write(model.path().join("config.json"), config).unwrap();
     let config = Qwen3Config::open(model.path()).unwrap();
     let (mut header, mut at) = (serde_json::Map::new(), 0);
@@ -115,7 +120,7 @@ fn large_model() -> SmallModel {
     };
     put("model.embed_tokens.weight".into(), &[4096, 1024]);
     put("model.norm.weight".into(), &[1024]);
-    for layer in 0..LAYERS {
+    for layer in 0..layers {
         let norms = ["input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm"];
         for (norm, width) in norms.into_iter().zip([1024, 1024, 32, 32]) {
             put(format!("model.layers.{layer}.{norm}.weight"), &[width]);

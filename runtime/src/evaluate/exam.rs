@@ -13,7 +13,7 @@ use crate::generate::generator::Generated;
 use crate::llm::{Llm, Prepared, sampling};
 use crate::settings::{EvaluationSettings, LlmSettings, Loaded, Mode, RagConfig, Section};
 use crate::{Error, Result, embedded};
-use halfbyte::Size;
+use halfbyte::{Count, Size};
 use serde_json::{Value, json};
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -116,8 +116,8 @@ impl<'a> Exam<'a> {
         for item in items {
             too_long += usize::from(self.ask(item)?.needed > limit);
         }
-        let n = items.len();
-        Ok(format!("checked: {n} questions, of which {too_long} do not fit the model; about {weights} for weights"))
+        let n = Count(items.len(), "question");
+        Ok(format!("checked: {n}; too long for the model: {too_long}; about {weights} for weights"))
     }
 
     fn ask(&self, item: &Item) -> Result<Asked> {

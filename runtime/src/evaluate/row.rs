@@ -74,7 +74,7 @@ impl Row {
 
     /// Of a question that needs more tokens than the model has positions for.
     pub fn too_long(item: &Item, prompt_sha256: String, needed: usize, limit: usize) -> Self {
-        let note = format!("it needs {needed} tokens, and the model takes {limit}");
+        let note = format!("it needs {}, and the model takes {limit}", halfbyte::Count(needed, "token"));
         Self::new(item, prompt_sha256, Outcome::TooLong { note }, 0, 0.0)
     }
 

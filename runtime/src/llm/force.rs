@@ -6,11 +6,11 @@ use crate::{
     chat::ChatTemplate,
     checkpoint::{Checkpoint, QuantizedAs},
     config::Qwen3Config,
-    lora::LoraConfig,
+    lora::{LoraConfig, Targets},
     model::Base,
     settings::{LlmSettings, Loaded, Section, Value},
 };
-use halfbyte::DType;
+use halfbyte::{Count, DType};
 use std::path::Path;
 
 /// Refuses ways of holding the base that a checkpoint in 4 bits does not leave open.
@@ -98,7 +98,7 @@ pub fn in_force(prepared: &Prepared) -> Vec<String> {
 }
 
 pub(crate) fn model_line(dir: &Path, config: &Qwen3Config) -> String {
-    format!("model: {} ({} layers, hidden {})", dir.display(), config.n_layers, config.hidden_size)
+    format!("model: {} ({}, hidden {})", dir.display(), Count(config.n_layers, "layer"), config.hidden_size)
 }
 
 /// How the base is held, and who says so.
@@ -114,7 +114,11 @@ pub(crate) fn base_line(base: Base, found: Option<QuantizedAs>, dtype: DType) ->
 }
 
 pub(crate) fn describe(lora: &LoraConfig) -> String {
-    format!("r {}, alpha {}, targets {}", lora.r, lora.alpha, lora.target_modules)
+    let targets = match &lora.target_modules {
+        Targets::Names(names) => names.join(", "),
+        other => other.to_string(),
+    };
+    format!("r {}, alpha {}, targets {targets}", lora.r, lora.alpha)
 }
 
 /// How answers are written, in a line.
@@ -126,5 +130,5 @@ pub fn sampling(settings: &LlmSettings) -> String {
         0.0 => "the likeliest token".into(),
         t => format!("temperature {t}, top-k {top_k}, top-p {top_p}, min-p {min_p}, seed {seed}"),
     };
-    format!("sampling: {choice}{penalty}; up to {max_new_tokens} tokens")
+    format!("sampling: {choice}{penalty}; up to {}", Count(*max_new_tokens, "token"))
 }

@@ -18,7 +18,8 @@ pub use conversation::Conversation;
 pub use engine::Stream;
 pub(crate) use force::{base_line, describe, idle, model_line};
 pub use force::{expect_effect, in_force, sampling};
-pub(crate) use need::base_bytes;
+pub(crate) use need::{AdapterRoom, base_bytes, held};
+pub use need::{Extent, Need};
 
 use crate::{
     Result,

@@ -1,8 +1,79 @@
 //! What can be known of a run before weights are loaded.
 
 use super::Prepared;
-use crate::{Error, Result, batch::Batch, chat::message, checkpoint::QuantizedAs, config::Qwen3Config, model::Base};
-use halfbyte::{DType, Size};
+use crate::{
+    Error, Result,
+    batch::Batch,
+    chat::message,
+    checkpoint::QuantizedAs,
+    config::{Module, Qwen3Config},
+    lora::{Layout, LoraConfig},
+    model::{Base, Keep, PREFILL_TOKENS, Room},
+    settings::LlmSettings,
+};
+use halfbyte::{Count, DType, Size, elements};
+
+/// How to do with less memory.
+const SMALLER: &str = "take --load-in-4bit, a smaller model, or fewer tokens (--max-new-tokens)";
+
+/// Bytes on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// The base's weights.
+    pub base: usize,
+    /// The adapter, and copies of tables in which it has rows.
+    pub adapter: usize,
+    /// Keys and values.
+    pub cache: usize,
+    /// Activations and logits.
+    pub activations: usize,
+}
+
+impl Need {
+    /// All together.
+    pub fn total(&self) -> usize {
+        self.base + self.adapter + self.cache + self.activations
+    }
+}
+
+/// What decides about the memory of an answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Extent<'a> {
+    /// The model's shape.
+    pub config: &'a Qwen3Config,
+    /// How its linear layers are held.
+    pub base: Base,
+    /// The compute type.
+    pub dtype: DType,
+    /// Its adapter.
+    pub lora: Option<&'a LoraConfig>,
+    /// Tokens of the prompt.
+    pub n_prompt: usize,
+    /// The most tokens that follow.
+    pub n_new: usize,
+}
+
+impl Extent<'_> {
+    /// What one answer takes on the device, small things not counted.
+    ///
+    /// # Errors
+    /// The adapter has a target that the model has not, or no memory could hold it.
+    pub fn need(&self) -> Result<Need> {
+        let Extent { config, dtype, n_prompt, n_new, .. } = *self;
+        let size = dtype.bytes();
+        let adapter = self.lora.map(|lora| AdapterRoom::of(lora, config)).transpose()?.unwrap_or_default();
+        let room = Room { config, xa_columns: adapter.xa_columns, size };
+        let logits = config.vocab_size * DType::F32.bytes();
+        Ok(Need {
+            base: base_bytes(config, self.base, dtype),
+            adapter: (adapter.numbers + adapter.tables) * size,
+            cache: 2 * config.n_layers * config.n_kv_heads * config.head_dim * n_prompt.saturating_add(n_new) * size,
+            activations: room.activations(n_prompt.min(PREFILL_TOKENS), Keep::Nothing)
+                + room.activations(1, Keep::Nothing)
+                + logits,
+        })
+    }
+}
 
 impl Prepared {
     /// Reads a prompt as a run would, and says what memory it would take.
@@ -10,55 +81,84 @@ impl Prepared {
     /// # Errors
     /// The prompt does not fit the model.
     pub fn check(&self, prompt: Option<&str>) -> Result<String> {
-        let n_prompt = match prompt {
-            Some(prompt) => self.n_prompt(prompt)?,
-            None => 0,
-        };
-        let new = self.settings.max_new_tokens;
+        let (n_prompt, new) = (self.n_prompt(prompt)?, self.settings.max_new_tokens);
         let (n_tokens, positions) = (n_prompt.saturating_add(new), self.config.positions());
         if n_tokens > positions {
             let want = format!("the model has {positions} positions; lower max_new_tokens, or shorten the prompt");
             return Err(Error::setting("prompt and new tokens together", n_tokens, want));
         }
-        let [weights, cache] = [self.weight_bytes(), self.cache_bytes(n_tokens)].map(|bytes| Size(bytes as u64));
+        let need = self.need(n_prompt)?;
+        let [all, base, adapter, cache, activations] =
+            [need.total(), need.base, need.adapter, need.cache, need.activations].map(|bytes| Size(bytes as u64));
+        let adapter = if need.adapter > 0 { format!("{adapter} for the adapter, ") } else { String::new() };
         Ok(format!(
-            "checked: {n_prompt} tokens to read, up to {new} to write; about {weights} for weights and {cache} \
-             for the cache"
+            "checked: {} to read, up to {new} to write\n\
+             memory: about {all}: {base} for the base, {adapter}{cache} for keys and values, {activations} for \
+             activations",
+            Count(n_prompt, "token")
         ))
     }
 
-    fn n_prompt(&self, prompt: &str) -> Result<usize> {
+    fn n_prompt(&self, prompt: Option<&str>) -> Result<usize> {
+        let Some(prompt) = prompt else { return Ok(0) };
         let prompt = self.tokenizer.encode(&self.text(&[message("user", prompt)])?)?;
         Batch::of_prompts(std::slice::from_ref(&prompt)).check(&self.config)?;
         Ok(prompt.len())
     }
 
-    /// What the base's weights take on the device.
-    pub fn weight_bytes(&self) -> usize {
-        base_bytes(&self.config, self.files.quantized_as(), self.settings.base(), self.settings.bnb_4bit_compute_dtype)
+    /// What an answer to a prompt of so many tokens takes on the device.
+    ///
+    /// # Errors
+    /// No memory could hold it.
+    pub fn need(&self, n_prompt: usize) -> Result<Need> {
+        let LlmSettings { bnb_4bit_compute_dtype: dtype, max_new_tokens: n_new, .. } = self.settings;
+        let lora = self.adapter.as_ref().map(|adapter| &adapter.config);
+        Extent { config: &self.config, base: self.base(), dtype, lora, n_prompt, n_new }.need()
     }
 
-    /// What keys and values of so many tokens take.
-    pub fn cache_bytes(&self, n_tokens: usize) -> usize {
-        let config = &self.config;
-        let size = self.settings.bnb_4bit_compute_dtype.bytes();
-        2 * config.n_layers * config.n_kv_heads * config.head_dim * n_tokens * size
+    /// What an answer to this prompt takes on the device.
+    ///
+    /// # Errors
+    /// The prompt does not fit the model, or as for [`Prepared::need`].
+    pub fn need_for(&self, prompt: Option<&str>) -> Result<Need> {
+        self.need(self.n_prompt(prompt)?)
+    }
+
+    /// Compares `bytes` with what is free on the device, as far as that is known before a GPU is opened, and says how it
+    /// stands.
+    ///
+    /// # Errors
+    /// So much is not free.
+    pub fn expect_room(&self, bytes: usize) -> Result<String> {
+        self.settings.device.expect_room(bytes, SMALLER)
+    }
+
+    fn base(&self) -> Base {
+        held(self.settings.base(), self.files.quantized_as())
+    }
+
+    /// What the base's weights take on the device.
+    pub fn weight_bytes(&self) -> usize {
+        base_bytes(&self.config, self.base(), self.settings.bnb_4bit_compute_dtype)
+    }
+}
+
+/// How a base is held that the checkpoint may have in 4 bits already.
+pub(crate) fn held(asked: Base, found: Option<QuantizedAs>) -> Base {
+    match found {
+        Some(QuantizedAs { format, double_quant }) => Base::Quantized { format, block_size: 64, double_quant },
+        None => asked,
     }
 }
 
 /// What the weights of a base take on the device, with the tables of its rotations.
-pub(crate) fn base_bytes(config: &Qwen3Config, found: Option<QuantizedAs>, base: Base, dtype: DType) -> usize {
+pub(crate) fn base_bytes(config: &Qwen3Config, base: Base, dtype: DType) -> usize {
     let (linear, other) = parameters(config);
-    let double = match (found, base) {
-        (Some(found), _) => Some(found.double_quant),
-        (None, Base::Quantized { double_quant, .. }) => Some(double_quant),
-        (None, Base::Unquantized) => None,
-    };
-    let linear = match double {
+    let linear = match base {
         // Half a byte, and for 64 of them a scale of one byte (4 for 256 more) or of four.
-        Some(true) => linear / 2 + linear / 64 + linear / 4096,
-        Some(false) => linear / 2 + linear / 16,
-        None => linear * dtype.bytes(),
+        Base::Quantized { double_quant: true, .. } => linear / 2 + linear / 64 + linear / 4096,
+        Base::Quantized { .. } => linear / 2 + linear / 16,
+        Base::Unquantized => linear * dtype.bytes(),
     };
     let rotations = config.positions() * config.head_dim * DType::F32.bytes();
     linear + other * dtype.bytes() + rotations
@@ -72,4 +172,32 @@ fn parameters(config: &Qwen3Config) -> (usize, usize) {
     let tables = if config.tie_word_embeddings { 1 } else { 2 };
     let norms = config.n_layers * (2 * hidden + 2 * dim) + hidden;
     (config.n_layers * layer, tables * config.vocab_size * hidden + norms)
+}
+
+/// What an adapter takes, in numbers.
+#[derive(Default)]
+pub(crate) struct AdapterRoom {
+    /// Of its own.
+    pub numbers: usize,
+    /// Of copies of tables in which it has rows.
+    pub tables: usize,
+    /// Rows of tokens, as a product takes them.
+    pub n_rows: usize,
+    /// [`Layout::xa_columns`].
+    pub xa_columns: usize,
+}
+
+impl AdapterRoom {
+    pub fn of(lora: &LoraConfig, config: &Qwen3Config) -> Result<Self> {
+        let head = lora.save_lm_head.then(|| elements::<f32>(&config.shape(Module::LmHead))).transpose()?;
+        let layout = Layout::new(lora.resolve(config)?, head)?;
+        let tokens = lora.tokens(config)?;
+        let n_rows: usize = tokens.iter().map(|(_, ids)| ids.len().next_multiple_of(8)).sum();
+        Ok(AdapterRoom {
+            numbers: layout.len + n_rows * config.hidden_size,
+            tables: tokens.len() * config.hidden_size * config.vocab_size,
+            n_rows,
+            xa_columns: layout.xa_columns,
+        })
+    }
 }

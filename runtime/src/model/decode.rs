@@ -11,13 +11,13 @@ use crate::{
     options,
 };
 use halfbyte::{
-    Backend, Buf, Float, host,
+    Backend, Buf, Count, Float, host,
     ops::{GatherRows, Op, Sample},
 };
 use std::ops::Range;
 
 /// Tokens of prompts that are run at once: enough to keep a GPU at its work.
-const PREFILL_TOKENS: usize = 4096;
+pub(crate) const PREFILL_TOKENS: usize = 4096;
 
 /// How the next token is chosen; see [`halfbyte::ops::Sample`] for the exact meaning.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -98,7 +98,7 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
             let want = format!("the model has {} positions", config.positions());
             return Err(Error::setting("prompt and new tokens together", capacity, want));
         }
-        let what = || format!("{n_seqs} sequences of up to {capacity} tokens");
+        let what = || format!("{} of up to {}", Count(n_seqs, "sequence"), Count(capacity, "token"));
         let n_vocab = n_vocab.min(config.vocab_size);
         let allocate = || {
             let backend = ctx.backend;
@@ -134,7 +134,7 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
         let parts = parts(prompts, PREFILL_TOKENS);
         let most = parts.iter().map(|part| part.iter().map(Piece::len).sum()).max().unwrap_or(0);
         let acts = Activations::new(ctx, self.model, most, Keep::Nothing);
-        let what = || format!("{most} tokens of prompts at a time");
+        let what = || format!("{} of prompts at a time", Count(most, "token"));
         let mut acts = acts.map_err(Error::memory_for(what, "shorten the prompt"))?;
         parts.iter().try_for_each(|part| self.prefill_part(prompts, part, &mut acts))?;
         self.write_history(prompts)?;

@@ -19,6 +19,7 @@ mod weights;
 
 pub use activations::{Activations, Gradients};
 pub use context::{DropoutSeed, ForwardContext};
+pub(crate) use decode::PREFILL_TOKENS;
 pub use decode::{Decoder, SampleOptions};
 pub use load::{Base, checkpoint_note};
 pub use loss::LossBuffers;

@@ -20,8 +20,8 @@ impl Room<'_> {
         let layer = (3 * q + 3 * kv + 2 * intermediate_size + self.xa_columns) * self.size + n_heads * size_of::<f32>();
         let states = keep.states(n_layers) * hidden_size;
         let scratch = hidden_size + intermediate_size;
-        // Ids, positions, and where sequences begin.
-        let tokens = (3 * capacity + 1) * size_of::<u32>();
+        // Ids, positions, where sequences begin, and what they go on from.
+        let tokens = (5 * capacity + 1) * size_of::<u32>();
         capacity * (keep.layers(n_layers) * layer + (states + scratch) * self.size) + tokens
     }
 

@@ -90,7 +90,7 @@ fn expect_room(paths: &[(PathBuf, String)]) -> Result<()> {
         let size = fs::metadata(path).map_err(Error::io("read", path))?.len();
         total = total.saturating_add(usize::try_from(size).unwrap_or(usize::MAX));
     }
-    let what = || format!("an index of {} files", paths.len());
+    let what = || format!("an index of {}", halfbyte::Count(paths.len(), "file"));
     let checked = host::check(total.saturating_mul(4)).map_err(Error::from);
     checked.map_err(Error::memory_for(what, "index a part of them"))
 }

@@ -88,9 +88,9 @@ impl Program {
         Ok(Asked { loaded, print_config: on("print-config"), check: on("check"), matches })
     }
 
-    /// The settings that the program takes, for its `--print-config`.
-    pub fn print(&self, loaded: &Loaded) -> String {
-        loaded.print(self.sections)
+    /// The settings that the program takes, for its `--print-config`, on a terminal of so many columns.
+    pub fn print(&self, loaded: &Loaded, columns: Option<usize>) -> String {
+        loaded.print(self.sections, columns)
     }
 }
 

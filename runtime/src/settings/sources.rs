@@ -184,22 +184,27 @@ impl Loaded {
         names.iter().find(asked).map_or(Ok(()), |name| self.refuse(section, name, why))
     }
 
-    /// Every value of these sections and where it comes from, as a TOML file.
-    pub fn print(&self, sections: &[&str]) -> String {
+    /// Every value of these sections and where it comes from, as a TOML file whose lines fit so many columns, if they can.
+    pub fn print(&self, sections: &[&str], columns: Option<usize>) -> String {
         let print = |&name: &&str| {
             let section = self.config.section(name)?;
-            let lines = section.fields().into_iter().map(|field| self.line(name, &field));
+            let lines =
+                section.fields().into_iter().map(|field| self.line(name, &field, columns.unwrap_or(usize::MAX)));
             Some(format!("[{name}]\n{}", lines.collect::<String>()))
         };
         sections.iter().filter_map(print).collect::<Vec<_>>().join("\n")
     }
 
-    fn line(&self, section: &str, field: &Field) -> String {
+    fn line(&self, section: &str, field: &Field, columns: usize) -> String {
         let text = match self.config.section(section).map(|section| section.json()[field.name].take()) {
             Some(bare @ (Json::Number(_) | Json::Bool(_))) => bare.to_string(),
             _ => toml_string(&self.config.section(section).and_then(|s| s.show(field.name)).unwrap_or_default()),
         };
-        format!("{:<28} = {text:<24} # {}\n", field.name, self.source(section, field.name))
+        let (name, source) = (field.name, self.source(section, field.name));
+        let aligned = format!("{name:<28} = {text:<24} # {source}");
+        let lines = [aligned, format!("{name} = {text} # {source}")];
+        let fits = lines.into_iter().find(|line| line.chars().count() <= columns);
+        fits.unwrap_or_else(|| format!("# {source}\n{name} = {text}")) + "\n"
     }
 }
 

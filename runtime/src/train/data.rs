@@ -9,6 +9,7 @@
 
 use std::path::Path;
 
+use halfbyte::Count;
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 
@@ -105,7 +106,7 @@ impl Dataset {
     fn check(&self, path: &Path) -> Result<()> {
         let reason = match (self.samples.len(), self.n_skipped) {
             (0, 0) => "the file is empty; write one JSON object per line, such as {\"text\": \"…\"}".into(),
-            (0, n) => format!("all {n} samples are longer than the limit; raise --max-seq-length"),
+            (0, n) => format!("{} and none within the limit; raise --max-seq-length", Count(n, "sample")),
             _ => return Ok(()),
         };
         Err(Error::Data { path: path.to_owned(), reason })
@@ -133,12 +134,18 @@ impl Dataset {
         self.samples.iter().map(Sample::n_targets).sum()
     }
 
+    /// How much it is, for people.
+    pub fn told(&self) -> String {
+        let (samples, tokens) = (Count(self.samples.len(), "sample"), Count(self.n_tokens(), "token"));
+        format!("{samples}, {tokens} ({} trained on)", self.n_targets())
+    }
+
     /// What the user should know: how many samples were cut or left out, if any.
     pub fn note(&self) -> Option<String> {
         let lines = self.samples.len() + self.n_skipped;
         let (cut, skipped) = (self.n_truncated, self.n_skipped);
         (cut + skipped > 0)
-            .then(|| format!("of {lines} samples, {cut} were cut to the length limit and {skipped} left out"))
+            .then(|| format!("of {}, cut to the length limit: {cut}; left out: {skipped}", Count(lines, "sample")))
     }
 }
 
@@ -252,7 +259,8 @@ impl Encoder<'_> {
         }
         match self.options.overlong {
             Overlong::Error => Err(format!(
-                "the sample has {len} tokens, but the limit is {limit}; raise --max-seq-length, or allow truncation"
+                "the sample has {}, but the limit is {limit}; raise --max-seq-length, or allow truncation",
+                Count(len, "token")
             )),
             Overlong::Skip => Ok(Outcome::Skipped),
             Overlong::Truncate => {

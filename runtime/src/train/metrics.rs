@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::Result;
 use crate::files::Log;
+use crate::screen::{Stream, bar_room, bars};
 
 /// One line of metrics; what is `None` is left out of the line.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -126,9 +127,9 @@ impl Progress {
         if !io::stderr().is_terminal() {
             return Self::lines(first_step, total_steps, every, Box::new(io::stderr()));
         }
-        let bar = ProgressBar::new(total_steps).with_position(first_step);
-        let template = "{bar:30} {pos}/{len}  {msg}";
-        bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+        let bar = ProgressBar::with_draw_target(Some(total_steps), bars()).with_position(first_step);
+        let template = format!("{{bar:{}}} {{pos}}/{{len}}  {{msg}}", bar_columns());
+        bar.set_style(ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar()));
         Self { view: View::Bar(bar), total_steps, first_step, began: Instant::now() }
     }
 
@@ -140,14 +141,17 @@ impl Progress {
 
     /// Shows a finished step.
     pub fn step(&mut self, record: &Record) {
-        let message = summary(record, self.time_left(record.step));
+        let left = self.time_left(record.step);
         match &mut self.view {
             View::Bar(bar) => {
+                let count = format!(" {}/{}  ", record.step, self.total_steps);
+                let message = summary(record, left, bar_room().saturating_sub(bar_columns() + count.len()));
                 bar.set_message(message);
                 bar.set_position(record.step);
             }
             View::Lines { every, out } => {
                 if record.step.is_multiple_of(*every) || record.step == self.total_steps {
+                    let message = summary(record, left, usize::MAX);
                     // Progress that nobody can read any more is no reason to stop training.
                     let _ = writeln!(out, "step {}/{}  {message}", record.step, self.total_steps);
                 }
@@ -159,7 +163,7 @@ impl Progress {
     pub fn note(&mut self, text: &str) {
         match &mut self.view {
             View::Bar(bar) => bar.suspend(|| {
-                let _ = writeln!(io::stderr(), "{text}");
+                let _ = writeln!(io::stderr(), "{}", Stream::Err.fit(text));
             }),
             View::Lines { out, .. } => {
                 let _ = writeln!(out, "{text}");
@@ -171,6 +175,8 @@ impl Progress {
     pub fn finish(self) {
         if let View::Bar(bar) = self.view {
             bar.abandon();
+            // The bar leaves the last columns free, and so the line is not at its end.
+            let _ = writeln!(io::stderr());
         }
     }
 
@@ -182,17 +188,28 @@ impl Progress {
     }
 }
 
-/// `loss 1.2345  lr 2.00e-4  norm 0.51  8358 tokens/s  5 minutes left`, as far as the values are there.
-fn summary(record: &Record, left: Duration) -> String {
+/// Columns of the bar itself, of those that its line has.
+fn bar_columns() -> usize {
+    (bar_room() / 5).clamp(1, 30)
+}
+
+/// `loss 1.2345  lr 2.00e-4  norm 0.51  8358 tokens/s  5m left`, as far as the values are there and `room` has columns for
+/// them.
+fn summary(record: &Record, left: Duration, room: usize) -> String {
+    // Each with the order in which they go where there is too little room.
     let parts = [
-        record.loss.map(|loss| format!("loss {loss:.4}")),
-        record.eval_loss.map(|loss| format!("held-out loss {loss:.4}")),
-        record.lr.map(|lr| format!("lr {lr:.2e}")),
-        record.grad_norm.map(|norm| format!("norm {norm:.3}")),
-        record.tokens_per_s.map(|rate| format!("{rate:.0} tokens/s")),
-        (left >= Duration::from_secs(1)).then(|| format!("{} left", HumanDuration(left))),
+        (5, record.loss.map(|loss| format!("loss {loss:.4}"))),
+        (2, record.eval_loss.map(|loss| format!("held-out loss {loss:.4}"))),
+        (1, record.lr.map(|lr| format!("lr {lr:.2e}"))),
+        (0, record.grad_norm.map(|norm| format!("norm {norm:.3}"))),
+        (3, record.tokens_per_s.map(|rate| format!("{rate:.0} tokens/s"))),
+        (4, (left >= Duration::from_secs(1)).then(|| format!("{:#} left", HumanDuration(left)))),
     ];
-    parts.into_iter().flatten().collect::<Vec<_>>().join("  ")
+    let line = |least: u8| {
+        let kept = parts.iter().filter(|(order, _)| *order >= least).filter_map(|(_, part)| part.as_deref());
+        kept.collect::<Vec<_>>().join("  ")
+    };
+    (0..6).map(line).find(|line| line.len() <= room).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -209,8 +226,13 @@ mod tests {
             tokens_per_s: Some(8358.4),
             ..Record::default()
         };
-        let want = "loss 1.2346  lr 2.00e-4  norm 0.500  8358 tokens/s  5 minutes left";
-        assert_eq!(summary(&record, Duration::from_secs(300)), want);
-        assert_eq!(summary(&Record { loss: Some(f64::NAN), ..Record::default() }, Duration::ZERO), "loss NaN");
+        let said = |room| summary(&record, Duration::from_secs(300), room);
+        assert_eq!(said(80), "loss 1.2346  lr 2.00e-4  norm 0.500  8358 tokens/s  5m left");
+        assert_eq!(said(59), said(80));
+        assert_eq!(said(58), "loss 1.2346  lr 2.00e-4  8358 tokens/s  5m left");
+        assert_eq!(said(40), "loss 1.2346  8358 tokens/s  5m left");
+        assert_eq!((said(11).as_str(), said(10).as_str()), ("loss 1.2346", ""));
+        let nothing = Record { loss: Some(f64::NAN), ..Record::default() };
+        assert_eq!(summary(&nothing, Duration::ZERO, 80), "loss NaN");
     }
 }

@@ -1,6 +1,6 @@
 //! Samples into steps: shuffling, packing without padding, gradient accumulation.
 
-use halfbyte::rng::philox;
+use halfbyte::{Count, rng::philox};
 use rayon::prelude::*;
 
 use crate::batch::{Batch, Sample};
@@ -135,7 +135,7 @@ impl<'a> Batcher<'a> {
         let rest = steps_in(whole) as f64 * epochs.fract() - 1e-6;
         let steps = steps + rest.ceil().max(0.0) as u64;
         if steps == 0 {
-            let got = format!("{epochs}, which is no step with {} samples", self.samples.len());
+            let got = format!("{epochs}, which is no step with {}", Count(self.samples.len(), "sample"));
             return Err(Error::setting(options::EPOCHS.name, got, "there must be at least 1 step; raise it"));
         }
         Ok(steps)
@@ -149,8 +149,11 @@ impl<'a> Batcher<'a> {
             return Ok(());
         }
         let got = format!("{epochs} with packing, where the steps of each must be counted");
-        let want =
-            format!("it may be at most {} with {} samples; give --max-steps instead", most.max(1), self.samples.len());
+        let want = format!(
+            "it may be at most {} with {}; give --max-steps instead",
+            most.max(1),
+            Count(self.samples.len(), "sample")
+        );
         Err(Error::setting(options::EPOCHS.name, got, want))
     }
 

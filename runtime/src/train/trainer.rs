@@ -12,7 +12,7 @@ use crate::{
     options,
 };
 use halfbyte::{
-    Backend, Buf, DType, Float,
+    Backend, Buf, Count, DType, Float,
     ops::{AdamW, Norm, Op},
 };
 
@@ -137,7 +137,7 @@ pub fn micro_batch_capacity(samples: &[Sample], options: &BatchOptions) -> usize
 }
 
 /// How to do with less memory for activations.
-const SHORTER: &str = "lower --batch-size or --max-seq-length, or use --gradient-checkpointing";
+pub(super) const SHORTER: &str = "lower --batch-size or --max-seq-length, or use --gradient-checkpointing";
 
 /// An adapter on the device and on the host, and what moves it.
 type Trained<B, T> = (DeviceAdapter<B, T>, Adapter, Optimizer<B>);
@@ -158,7 +158,7 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
         let trained = Self::trained(backend, model, adapter).map_err(Error::memory_for(what, SMALLER))?;
         let (adapter, copy, optimizer) = trained;
         let ctx = ForwardContext::new(backend, Some(&adapter));
-        let what = || format!("micro-batches of up to {} tokens", trainer.capacity);
+        let what = || format!("micro-batches of up to {}", Count(trainer.capacity, "token"));
         let buffers = Self::buffers(ctx, model, &trainer).map_err(Error::memory_for(what, SHORTER))?;
         let (acts, grads, loss) = buffers;
         let loss_scale = LossScale::new(T::DTYPE);

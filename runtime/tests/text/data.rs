@@ -212,12 +212,12 @@ fn long_samples_are_refused_cut_or_left_out_as_asked() {
     let cut = limit(Overlong::Truncate).unwrap();
     assert_eq!((cut.samples.len(), cut.n_truncated, cut.n_skipped), (2, 1, 1));
     assert_eq!(cut.samples[1].ids, bench.ids(&words)[..10]);
-    assert!(cut.note().unwrap().contains("of 3 samples, 1 were cut to the length limit and 1 left out"));
+    assert!(cut.note().unwrap().contains("of 3 samples, cut to the length limit: 1; left out: 1"));
     let skipped = limit(Overlong::Skip).unwrap();
     assert_eq!((skipped.samples.len(), skipped.n_truncated, skipped.n_skipped), (1, 0, 2));
     assert_eq!(bench.read(json!({"text": "a b"}).to_string(), &OPTIONS).unwrap().note(), None);
     let all = DataOptions { max_seq_length: 1, overlong: Overlong::Skip, ..OPTIONS };
-    assert!(bench.read(&lines, &all).unwrap_err().to_string().contains("all 3 samples are longer than the limit"));
+    assert!(bench.read(&lines, &all).unwrap_err().to_string().contains("3 samples and none within the limit"));
 }
 
 #[test]

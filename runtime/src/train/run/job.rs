@@ -13,7 +13,7 @@ use crate::{
         trainer::{StepReport, Trainer},
     },
 };
-use halfbyte::{Backend, Float, Size, host};
+use halfbyte::{Backend, Count, Float, Size, host};
 use std::{mem, time::Instant};
 
 /// A prepared run, and who watches it.
@@ -45,12 +45,10 @@ impl Job for Training<'_> {
         let mut trainer = Trainer::new(&backend, &model, &adapter, options)?;
         drop(adapter);
         watch.say(&format!(
-            "{} samples, {} tokens ({} trained on); {} steps; {} trainable numbers",
-            texts.train.samples.len(),
-            texts.train.n_tokens(),
-            texts.train.n_targets(),
-            batcher.total_steps(),
-            trainer.n_trainable(),
+            "{}; {}; {}",
+            texts.train.told(),
+            Count(batcher.total_steps(), "step"),
+            Count(trainer.n_trainable(), "trainable number"),
         ));
         let examiner = Examiner { texts, tokenizer, backend: &backend, model: &model };
         let before = examiner.examine("before", &mut trainer, watch)?;
@@ -116,10 +114,10 @@ impl<B: Backend, T: Float> Steps<'_, B, T> {
         }
         save(output, trainer.adapter()?, watch)?;
         let (n, total) = (self.n_tokens, self.batcher.total_steps());
-        watch.say(&format!("trained on {n} tokens in {seconds:.1} s: {:.0} tokens/s", n as f64 / seconds));
+        watch.say(&format!("trained on {} in {seconds:.1} s: {:.0} tokens/s", Count(n, "token"), n as f64 / seconds));
         watch.say(&format!("adapter saved in {}", output.path().display()));
         if self.done != total {
-            watch.say(&format!("it is that of the first {} of {total} steps", self.done));
+            watch.say(&format!("it is that of the first {} of {}", self.done, Count(total, "step")));
         }
         trained
     }

@@ -17,7 +17,7 @@ mod prepared;
 mod texts;
 
 pub use examine::Examination;
-pub use need::Need;
+pub use need::{Extent, Need};
 pub use prepared::Prepared;
 
 use super::metrics::Record;

@@ -3,12 +3,13 @@
 use super::Prepared;
 use crate::{
     Result,
-    config::Module,
-    llm::base_bytes,
-    lora::Layout,
-    model::{Keep, Room},
+    config::Qwen3Config,
+    llm::{AdapterRoom, base_bytes, held},
+    lora::LoraConfig,
+    model::{Base, Keep, Room},
+    train::trainer::SHORTER,
 };
-use halfbyte::{Size, elements};
+use halfbyte::{Count, DType, Size};
 
 /// Bytes on the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,35 +29,76 @@ impl Need {
     }
 }
 
-impl Prepared {
-    /// What the run will take on the device, small things not counted.
+/// What decides about the memory of a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Extent<'a> {
+    /// The model's shape.
+    pub config: &'a Qwen3Config,
+    /// How its linear layers are held.
+    pub base: Base,
+    /// The compute type.
+    pub dtype: DType,
+    /// The adapter.
+    pub lora: &'a LoraConfig,
+    /// Whether activations are computed again.
+    pub gradient_checkpointing: bool,
+    /// The most tokens of a micro-batch.
+    pub capacity: usize,
+    /// Tokens of an exam's longest question; 0 where there is none.
+    pub exam_tokens: usize,
+}
+
+impl Extent<'_> {
+    /// What the run takes on the device, small things not counted.
     ///
     /// # Errors
     /// The adapter has a target that cannot be trained, or no memory could hold it.
     pub fn need(&self) -> Result<Need> {
-        let (config, settings, dtype) = (&self.config, &self.settings, self.settings.bnb_4bit_compute_dtype);
-        let head = self.lora.save_lm_head.then(|| elements::<f32>(&config.shape(Module::LmHead))).transpose()?;
-        let layout = Layout::new(self.lora.resolve(config)?, head)?;
-        let tokens = self.lora.tokens(config)?;
-        // Rows of tokens lie in a copy of their table, and a product with another of such height finds their gradients.
-        let columns = |ids: &[u32]| ids.len().next_multiple_of(8);
-        let n_rows: usize = tokens.iter().map(|(_, ids)| columns(ids)).sum();
-        let numbers = layout.len + n_rows * config.hidden_size;
-        let tables = (tokens.len() * config.hidden_size + n_rows) * config.vocab_size * dtype.bytes();
-        let room = Room { config, xa_columns: layout.xa_columns, size: dtype.bytes() };
-        let keep = if settings.gradient_checkpointing { Keep::Residual } else { Keep::Everything };
-        let n = self.capacity;
-        let picked = n * n_rows * dtype.bytes();
-        let exam = match &self.texts.questions {
-            Some(_) => room.activations(self.texts.exam_tokens, Keep::Nothing) + room.loss(self.texts.exam_tokens),
-            None => 0,
+        let Extent { config, base, dtype, capacity: n, exam_tokens, .. } = *self;
+        let AdapterRoom { numbers, tables, n_rows, xa_columns } = AdapterRoom::of(self.lora, config)?;
+        let room = Room { config, xa_columns, size: dtype.bytes() };
+        let keep = if self.gradient_checkpointing { Keep::Residual } else { Keep::Everything };
+        let exam = match exam_tokens {
+            0 => 0,
+            n => room.activations(n, Keep::Nothing) + room.loss(n),
         };
+        // Rows of tokens find their gradients by a product with rows of the vocabulary, and of a micro-batch.
+        let picked = (config.vocab_size + n) * n_rows * dtype.bytes();
         Ok(Need {
-            base: base_bytes(config, self.files.quantized_as(), settings.base(), dtype),
+            base: base_bytes(config, base, dtype),
             // Weights, gradient and two moments are f32 whatever the model computes in.
-            adapter: numbers * (4 * size_of::<f32>() + dtype.bytes()) + tables,
+            adapter: numbers * (4 * size_of::<f32>() + dtype.bytes()) + tables * dtype.bytes(),
             activations: room.activations(n, keep) + room.gradients(n) + room.loss(n) + picked + exam,
         })
+    }
+}
+
+impl Prepared {
+    /// What the run will take on the device.
+    ///
+    /// # Errors
+    /// Those of [`Extent::need`].
+    pub fn need(&self) -> Result<Need> {
+        let Prepared { config, settings, lora, capacity, texts, .. } = self;
+        let extent = Extent {
+            config,
+            base: held(settings.base(), self.files.quantized_as()),
+            dtype: settings.bnb_4bit_compute_dtype,
+            lora,
+            gradient_checkpointing: settings.gradient_checkpointing,
+            capacity: *capacity,
+            exam_tokens: if texts.questions.is_some() { texts.exam_tokens } else { 0 },
+        };
+        extent.need()
+    }
+
+    /// Compares what the run will take with what is free on the device, as far as that is known before a GPU is opened,
+    /// and says how it stands.
+    ///
+    /// # Errors
+    /// So much is not free, or as for [`Prepared::need`].
+    pub fn expect_room(&self) -> Result<String> {
+        self.settings.device.expect_room(self.need()?.total(), SHORTER)
     }
 
     /// What is known without having loaded weights.
@@ -64,16 +106,17 @@ impl Prepared {
     /// # Errors
     /// The samples come to no step, or as for [`Prepared::need`].
     pub fn check(&self) -> Result<String> {
-        let (need, steps, train) = (self.need()?, self.batcher()?.total_steps(), &self.texts.train);
+        let (need, steps) = (self.need()?, self.batcher()?.total_steps());
         self.settings.trainer(self.capacity, steps)?;
         let [all, base, adapter, activations] =
             [need.total(), need.base, need.adapter, need.activations].map(|bytes| Size(bytes as u64));
-        let (samples, tokens, targets, most) =
-            (train.samples.len(), train.n_tokens(), train.n_targets(), self.capacity);
         Ok(format!(
-            "checked: {samples} samples, {tokens} tokens ({targets} trained on); {steps} steps\n\
+            "checked: {}; {}\n\
              memory: about {all}: {base} for the base, {adapter} for the adapter and its optimiser, {activations} for \
-             activations of up to {most} tokens at once",
+             activations of up to {} at once",
+            self.texts.train.told(),
+            Count(steps, "step"),
+            Count(self.capacity, "token")
         ))
     }
 }
