@@ -1,10 +1,14 @@
 //! The one place where kernels are launched.
 #![allow(unsafe_code)]
 
-use super::{Cuda, device::full_name, driver::describe};
+use super::{
+    Cuda,
+    device::{Function, full_name},
+    driver::describe,
+};
 use crate::{Error, Result};
-use cudarc::driver::{self, DeviceRepr, PushKernelArg};
-use std::marker::PhantomData;
+use cudarc::driver::{DriverError, sys};
+use std::{marker::PhantomData, ptr::null_mut};
 
 /// A kernel whose only argument is one `P`, by value: `file` names the fatbin, `name` the function without its
 /// type suffix.
@@ -34,14 +38,6 @@ impl LaunchConfig {
     }
 }
 
-/// `P` as a kernel argument.
-#[repr(transparent)]
-struct Argument<P>(P);
-
-// SAFETY: bindgen made every `P` that a `Kernel` names from kernels/params.h, the header that the kernels include, and
-// compiled checks of its layout with it.
-unsafe impl<P: Copy> DeviceRepr for Argument<P> {}
-
 impl Cuda {
     /// Whether this build has `kernel` for this GPU: some are compiled for some architectures only.
     pub(super) fn has<P>(&self, kernel: &Kernel<P>, suffix: &'static str) -> Result<bool> {
@@ -67,17 +63,45 @@ impl Cuda {
         let function = self
             .function(kernel.file, kernel.name, suffix, config.shared)?
             .ok_or_else(|| fail("this build does not have it for this GPU; see HALFBYTE_CUDA_ARCHS".into()))?;
-        let config = driver::LaunchConfig {
-            grid_dim: config.grid.into(),
-            block_dim: (config.threads, 1, 1),
-            shared_mem_bytes: config.shared,
-        };
-        let argument = Argument(params);
         // SAFETY: every kernel takes the one `P` that its `Kernel` names; that its pointers are live and long enough is
         // promised to this function, whose contract that is.
-        unsafe { self.queue.stream.launch_builder(&function).arg(&argument).launch(config) }
-            .map(drop)
-            .map_err(|e| fail(describe(e)))
+        unsafe { self.queue_kernel(&function, params, config) }.map_err(|e| fail(describe(e)))
+    }
+
+    /// Queues a kernel that may be started while the one before it still runs, if it waits for that itself
+    /// (programmatic dependent launch): what it does before overlaps, and so does its start.
+    ///
+    /// # Safety
+    /// As for [`Cuda::launch`]; the kernel takes one `P`.
+    unsafe fn queue_kernel<P: Copy>(
+        &self,
+        kernel: &Function,
+        mut params: P,
+        config: LaunchConfig,
+    ) -> Result<(), DriverError> {
+        let early = sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 };
+        let id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+        let mut attributes = [sys::CUlaunchAttribute { id, pad: [0; 4], value: early }];
+        let [x, y, z] = config.grid;
+        let config = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: config.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: config.shared,
+            hStream: self.queue.stream.cu_stream(),
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: u32::from(kernel.waits && self.early_launch),
+        };
+        let mut arguments = [(&raw mut params).cast()];
+        // SAFETY: the stream and the function live as long as `self`; the driver copies attributes and params before it
+        // returns. bindgen made every `P` that a
+        // `Kernel` names from kernels/params.h, which the kernels include. Of the pointers in it, this function's contract
+        // says the rest.
+        unsafe { sys::cuLaunchKernelEx(&config, kernel.function.cu_function(), arguments.as_mut_ptr(), null_mut()) }
+            .result()
     }
 }
 

@@ -164,6 +164,17 @@ pub const LINEAR4_SKINNY_UNIT_K: u32 = 256;
 pub const LINEAR4_SKINNY_UNIT_BYTES: u32 = 2048;
 pub const LINEAR4_SKINNY_TABLE_BYTES: u32 = 65536;
 pub const LINEAR4_SKINNY_STATIC_BYTES: u32 = 1024;
+pub const LINEAR4_GEMV_TOKENS: u32 = 2;
+pub const LINEAR4_GEMV_WARPS: u32 = 16;
+pub const LINEAR4_GEMV_THREADS: u32 = 544;
+pub const LINEAR4_GEMV_STAGES: u32 = 4;
+pub const LINEAR4_GEMV_PLAIN_STAGES: u32 = 3;
+pub const LINEAR4_GEMV_CODES_BYTES: u32 = 32768;
+pub const LINEAR4_GEMV_SCALES: u32 = 2048;
+pub const LINEAR4_GEMV_PLAIN_SCALES: u32 = 5120;
+pub const LINEAR4_GEMV_TILES: u32 = 4;
+pub const LINEAR4_GEMV_SUMS_BYTES: u32 = 16384;
+pub const LINEAR4_GEMV_STATIC_BYTES: u32 = 64;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct LinearParams {

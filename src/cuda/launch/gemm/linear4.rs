@@ -1,12 +1,13 @@
 //! | tokens | weight and alignment | kernel |
 //! |---|---|---|
+//! | 1 or 2, forward | inputs % 1024 = 0, outputs % 16 = 0, blocks of 64, a GPU with bulk copies | `gemv`: the same, with the codes copied ahead by a warp of its own |
 //! | up to 16, forward | inputs % 256 = 0, 16 outputs and more, blocks of 64 and more | `skinny`: reads the codes once, as operand A of the tensor cores |
 //! | up to [`FUSED_TOKENS`] | inputs % 32 = 0 | `mma`: dequantizes tiles into shared memory |
 //! | more | inputs % 8 = 0 | dequantized to scratch, then as a dense weight |
 //! | up to 8, forward | any, and f32 | `simt_rows`: one warp for each output |
 //! | more, or a gradient | any, and f32 | `simt`: FMA |
 //!
-//! The first three are for bf16 and f16, with `x`, its rows and the codes aligned to 16 bytes.
+//! The first four are for bf16 and f16, with `x`, its rows and the codes aligned to 16 bytes.
 
 use super::{
     super::{dequantize::launch_dequantize, weight4},
@@ -108,8 +109,9 @@ unsafe fn quantized(cuda: &Cuda, gemm: &Gemm, weight: &Weight4<'_, Cuda>) -> Res
     let kernels = if gemm.grad { &GRAD } else { &FORWARD };
     let codes = weight4(weight);
     let aligned = gemm.x_fits_tensor_cores() && is_aligned(codes.codes.cast(), 0, 16);
-    let plan = match skinny(cuda, gemm, weight) {
-        Some(plan) if aligned => plan,
+    let few = if aligned { gemv(cuda, gemm, weight)?.or_else(|| skinny(cuda, gemm, weight)) } else { None };
+    let plan = match few {
+        Some(plan) => plan,
         _ if aligned && gemm.n > FUSED_TOKENS && weight.cols.is_multiple_of(8) => {
             // SAFETY: this function's contract is that of `dequantize_first`.
             return unsafe { dequantize_first(cuda, gemm, weight) };
@@ -120,6 +122,38 @@ unsafe fn quantized(cuda: &Cuda, gemm: &Gemm, weight: &Weight4<'_, Cuda>) -> Res
     // SAFETY: this function's contract is that of `run`; the plan was made for this product, and by the shape and the
     // alignment that its kernel demands.
     unsafe { plan.run(cuda, gemm, codes) }
+}
+
+/// The kernel for one or two tokens, by its scales: nested, plain.
+static GEMV: Kernel<Linear4Params> = Kernel::new("linear4", "linear4_gemv");
+static GEMV_PLAIN: Kernel<Linear4Params> = Kernel::new("linear4", "linear4_gemv_plain");
+
+/// The plan for one or two tokens, for the shapes and GPUs that have one.
+fn gemv(cuda: &Cuda, gemm: &Gemm, weight: &Weight4<'_, Cuda>) -> Result<Option<GemmPlan<Linear4Params>>> {
+    const ROWS: usize = params::GEMM_SKINNY_ROWS as usize;
+    let (kernel, scales, stages, scale_bytes) = match weight.scales {
+        Scales::Nested { codes, .. } => {
+            (&GEMV, codes.ptr() as *const u8, params::LINEAR4_GEMV_STAGES, params::LINEAR4_GEMV_SCALES)
+        }
+        Scales::Plain(absmax) => {
+            let stages = params::LINEAR4_GEMV_PLAIN_STAGES;
+            (&GEMV_PLAIN, absmax.ptr() as *const u8, stages, params::LINEAR4_GEMV_PLAIN_SCALES)
+        }
+    };
+    let tokens = 1..=params::LINEAR4_GEMV_TOKENS as usize;
+    let shape = weight.rows.is_multiple_of(ROWS) && weight.cols.is_multiple_of(1024) && weight.block_size == 64;
+    if gemm.grad || !tokens.contains(&gemm.n) || !shape || !is_aligned(scales.cast(), 0, 16) {
+        return Ok(None);
+    }
+    let ring = stages * (params::LINEAR4_GEMV_CODES_BYTES + scale_bytes);
+    let shared = params::LINEAR4_SKINNY_TABLE_BYTES + ring + params::LINEAR4_GEMV_SUMS_BYTES;
+    let fits = (shared + params::LINEAR4_GEMV_STATIC_BYTES) as usize <= cuda.max_shared;
+    if !fits || !cuda.has(kernel, gemm.suffix())? {
+        return Ok(None);
+    }
+    let blocks = (weight.rows / ROWS).min(cuda.n_sms as usize);
+    let config = LaunchConfig { grid: [dim(blocks), 1, 1], threads: params::LINEAR4_GEMV_THREADS, shared };
+    Ok(Some(GemmPlan { kernel, config, splits: 1, in_scratch: false }))
 }
 
 /// The plan for up to 16 tokens, for the shapes and GPUs that have one.
