@@ -27,6 +27,22 @@ bench *args:
 bundle *args:
     scripts/bundle.sh {{args}}
 
+# Mutants of one format (config, adapter, checkpoint, tokenizer, template, data …) for so many seconds.
+fuzz format seconds:
+    cargo test --release --test fuzz -- {{format}} --seconds {{seconds}}
+
+# Loads, trains, generates and drops for so many seconds: nothing may grow.
+soak seconds:
+    HALFBYTE_SOAK_SECONDS={{seconds}} cargo test --release --test soak -- --nocapture
+
+# Licences, sources and duplicates of all dependencies; needs `cargo install cargo-deny`.
+deny:
+    cargo deny check --hide-inclusion-graph licenses bans sources
+
+# Kills a training run at so many random moments.
+kills times:
+    HALFBYTE_KILLS={{times}} cargo test --release --test cli -- kills --nocapture
+
 # What continuous integration runs.
 ci:
     .ci/run

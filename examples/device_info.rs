@@ -2,16 +2,25 @@
 mod common;
 
 use clap::Parser;
+use common::{say, start};
 use cudarc::driver::{CudaContext, DriverError};
 use halfbyte::{Backend, Cpu, Cuda, cpu, cuda};
+use std::process::ExitCode;
 
 /// Say what halfbyte sees on this machine, and what to do about what is missing.
 #[derive(Parser)]
+#[command(name = "device_info", version)]
 struct Args {}
 
-fn main() {
-    let Args {} = Args::parse();
-    println!("halfbyte {}", env!("CARGO_PKG_VERSION"));
+fn main() -> ExitCode {
+    start(|Args {}| {
+        tell();
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn tell() {
+    say!("halfbyte {}", env!("CARGO_PKG_VERSION"));
     let kernels = print_kernels();
     let gpus = print_gpus();
     print_blas(gpus);
@@ -24,7 +33,7 @@ fn main() {
 }
 
 fn line(what: &str, found: impl std::fmt::Display) {
-    println!("{what:<10} {found}");
+    say!("{what:<10} {found}");
 }
 
 fn advice(text: &str) {

@@ -4,29 +4,31 @@
 mod common;
 
 use clap::Parser;
-use common::{Assets, exit};
-use halfbyte::{Backend, Float};
+use common::{Signals, note, say, start};
+use halfbyte::{Backend, DType, Float};
 use halfbyte_runtime::{
     Error, Result,
     batch::Batch,
     checkpoint::{Checkpoint, Dtype, Tensor, write_file},
     config::Qwen3Config,
-    device::{self, Device, Job, compute_dtype},
-    lora::{Adapter, DeviceAdapter, Layout},
+    device::{self, Device, Job},
+    embedded,
+    lora::Adapter,
     model::{Activations, Base, ForwardContext, Keep, Qwen3},
+    settings::{EMBEDDED, parse},
     tokenizer::Tokenizer,
 };
 use std::{num::ParseIntError, path::PathBuf, process::ExitCode};
 
 /// Write a model's logits into a safetensors file.
 #[derive(Parser)]
-#[command(group(clap::ArgGroup::new("texts").required(true).multiple(true).args(["prompt", "ids"])))]
+#[command(name = "logits", version, group(clap::ArgGroup::new("texts").required(true).multiple(true).args(["prompt", "ids"])))]
 struct Args {
-    /// Folder of a Hugging Face Qwen3 checkpoint, in 4 bits or not [default: the embedded model]
-    #[arg(long)]
-    model: Option<PathBuf>,
+    /// Folder of a Hugging Face Qwen3 checkpoint, in 4 bits or not, or `embedded`
+    #[arg(long, alias = "model", default_value = EMBEDDED)]
+    model_name: String,
     /// Folder of a PEFT adapter
-    #[arg(long)]
+    #[arg(long, alias = "adapter")]
     lora_path: Option<PathBuf>,
     /// A text; may be given several times
     #[arg(long)]
@@ -38,10 +40,11 @@ struct Args {
     #[arg(long)]
     output: PathBuf,
     /// Type of activations: bfloat16, float16 or float32
-    #[arg(long, default_value = "float32")]
-    compute_dtype: String,
+    #[arg(long, aliases = ["bnb-4bit-compute-dtype", "dtype", "torch-dtype"])]
+    #[arg(default_value = "float32", value_parser = parse::<DType>)]
+    compute_dtype: DType,
     /// auto, cpu, cuda or cuda:N
-    #[arg(long, default_value = "auto")]
+    #[arg(long, default_value = "auto", value_parser = parse::<Device>)]
     device: Device,
 }
 
@@ -72,14 +75,11 @@ impl Job for Logits {
         batch.check(&config)?;
         let adapter = self.lora_path.map(|dir| Adapter::open(&dir, &config)).transpose()?;
         if let Some(note) = adapter.as_ref().and_then(|(_, note)| note.as_ref()) {
-            eprintln!("{note}");
+            note!("{note}");
         }
         let model = Qwen3::<B, T>::load(&backend, &Checkpoint::open(&self.model)?, &config, Base::Unquantized)?;
         let adapter = match adapter {
-            Some((adapter, _)) => {
-                let (layout, flat) = Layout::of(&adapter)?;
-                Some(DeviceAdapter::new(&backend, layout, &flat)?)
-            }
+            Some((adapter, _)) => Some(model.adapt(&backend, &adapter)?),
             None => None,
         };
         let ctx = ForwardContext::new(&backend, adapter.as_ref());
@@ -89,9 +89,13 @@ impl Job for Logits {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    exit(|| {
-        let model = args.model.unwrap_or_else(|| Assets::find().model());
+    start(|args: Args| {
+        let _signals = Signals::listen("interrupted: an unfinished file is removed");
+        if args.output.exists() {
+            let exists = std::io::Error::new(std::io::ErrorKind::AlreadyExists, "it exists; choose another name");
+            return Err(Error::Io { path: args.output, action: "write", source: exists });
+        }
+        let model = embedded::resolve(&args.model_name)?;
         let mut texts: Vec<Vec<u32>> = args.ids.into_iter().map(|Ids(ids)| ids).collect();
         if !args.prompt.is_empty() {
             let tokenizer = Tokenizer::open(&model)?;
@@ -101,13 +105,13 @@ fn main() -> ExitCode {
         }
         let ids: Vec<i64> = texts.iter().flatten().map(|&id| i64::from(id)).collect();
         let job = Logits { model, lora_path: args.lora_path, texts };
-        let logits = device::run(args.device, compute_dtype(&args.compute_dtype)?, job)?;
+        let logits = device::run(args.device, args.compute_dtype, job)?;
         let shape = [ids.len(), logits.len() / ids.len().max(1)];
         let (ids, logits) = (bytemuck::cast_slice(&ids), bytemuck::cast_slice(&logits));
         let ids = Tensor { name: "ids", dtype: Dtype::I64, shape: &shape[..1], data: ids };
         let logits = Tensor { name: "logits", dtype: Dtype::F32, shape: &shape, data: logits };
         write_file(&args.output, &[ids, logits])?;
-        println!("logits of {} tokens over {} ids written to {}", shape[0], shape[1], args.output.display());
+        say!("logits of {} tokens over {} ids written to {}", shape[0], shape[1], args.output.display());
         Ok(ExitCode::SUCCESS)
     })
 }

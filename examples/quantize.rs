@@ -3,16 +3,20 @@
 mod common;
 
 use clap::Parser;
-use common::{Assets, exit, parse_bool};
+use common::{Signals, note, say, start};
 use halfbyte::{Backend, DType, Float, quant::Format};
 use halfbyte_runtime::{
     Result,
-    checkpoint::BnbConfig,
-    device::{self, Device, Job, compute_dtype},
-    model::{QuantizeReport, quantize_checkpoint},
+    checkpoint::{BnbConfig, Checkpoint},
+    config::Qwen3Config,
+    device::{self, Device, Job},
+    embedded,
+    model::{QuantizeReport, checkpoint_note, quantize_checkpoint},
+    settings::{EMBEDDED, parse},
 };
 use std::{
     io::{IsTerminal, Write},
+    ops::ControlFlow,
     path::PathBuf,
     process::ExitCode,
     time::Instant,
@@ -20,27 +24,29 @@ use std::{
 
 /// Write a Qwen3 checkpoint in bitsandbytes' 4 bits.
 #[derive(Parser)]
+#[command(name = "quantize", version)]
 struct Args {
-    /// Folder of a Hugging Face Qwen3 checkpoint [default: the embedded model]
-    #[arg(long)]
-    model: Option<PathBuf>,
+    /// Folder of a Hugging Face Qwen3 checkpoint, or `embedded`
+    #[arg(long, alias = "model", default_value = EMBEDDED)]
+    model_name: String,
     /// Folder for the 4-bit checkpoint; it must have none yet
-    #[arg(long)]
+    #[arg(long, alias = "output-dir")]
     output: PathBuf,
     /// nf4 or fp4
-    #[arg(long, default_value = "nf4")]
+    #[arg(long, default_value = "nf4", value_parser = parse::<Format>)]
     bnb_4bit_quant_type: Format,
     /// Quantise the scales too: true or false
-    #[arg(long, default_value = "true", value_parser = parse_bool, action = clap::ArgAction::Set)]
+    #[arg(long, default_value = "true", value_parser = parse::<bool>, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(action = clap::ArgAction::Set)]
     bnb_4bit_use_double_quant: bool,
     /// What config.json tells transformers to compute in: bfloat16, float16 or float32
-    #[arg(long, default_value = "bfloat16")]
-    bnb_4bit_compute_dtype: String,
+    #[arg(long, aliases = ["dtype", "torch-dtype"], default_value = "bfloat16", value_parser = parse::<DType>)]
+    bnb_4bit_compute_dtype: DType,
     /// Weights that share a scale: 32, 64, 128 … 4096
     #[arg(long, default_value_t = 64)]
     block_size: usize,
     /// auto, cpu, cuda or cuda:N
-    #[arg(long, default_value = "auto")]
+    #[arg(long, default_value = "auto", value_parser = parse::<Device>)]
     device: Device,
 }
 
@@ -52,37 +58,42 @@ struct Quantize {
 }
 
 impl Job for Quantize {
-    type Output = QuantizeReport;
+    type Output = Option<QuantizeReport>;
 
-    fn run<B: Backend, T: Float>(self, backend: B) -> Result<QuantizeReport> {
+    fn run<B: Backend, T: Float>(self, backend: B) -> Result<Option<QuantizeReport>> {
         let Quantize { model, output, bnb, block_size } = self;
-        println!("quantising {} on {}", model.display(), backend.name());
+        say!("quantising {} on {}", model.display(), backend.name());
         let shown = std::io::stderr().is_terminal();
         let progress = |done, total| {
             if shown {
-                eprint!("\r{done} of {total} weights{}", if done == total { "\n" } else { "" });
                 // A terminal that takes no text is no reason to stop.
-                let _ = std::io::stderr().flush();
+                let _ =
+                    write!(std::io::stderr(), "\r{done} of {total} weights{}", if done == total { "\n" } else { "" });
             }
+            ControlFlow::Continue(())
         };
+        let note = checkpoint_note(&Checkpoint::open(&model)?, &Qwen3Config::open(&model)?)?;
+        note.iter().for_each(|text| note!("{text}"));
         quantize_checkpoint(&backend, &model, &output, bnb, block_size, progress)
     }
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    exit(|| {
-        let start = Instant::now();
+    start(|args: Args| {
+        let began = Instant::now();
+        let _signals = Signals::listen("interrupted: unfinished files are removed");
         let bnb = BnbConfig {
             format: args.bnb_4bit_quant_type,
             double_quant: args.bnb_4bit_use_double_quant,
-            compute: compute_dtype(&args.bnb_4bit_compute_dtype)?,
+            compute: args.bnb_4bit_compute_dtype,
         };
-        let model = args.model.unwrap_or_else(|| Assets::find().model());
-        let job = Quantize { model, output: args.output.clone(), bnb, block_size: args.block_size };
+        let model = embedded::resolve(&args.model_name)?;
+        let (output, block_size) = (args.output.clone(), args.block_size);
+        let job = Quantize { model, output, bnb, block_size };
         // Scales are f32 whatever a model computes in.
-        let report = device::run(args.device, DType::F32, job)?;
-        summary(&args.output, &report, start.elapsed().as_secs_f64());
+        if let Some(report) = device::run(args.device, DType::F32, job)? {
+            summary(&args.output, &report, began.elapsed().as_secs_f64());
+        }
         Ok(ExitCode::SUCCESS)
     })
 }
@@ -91,9 +102,9 @@ fn summary(output: &std::path::Path, report: &QuantizeReport, seconds: f64) {
     let QuantizeReport { n_quantized, n_quantized_before, bytes_before, bytes_after } = *report;
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     if n_quantized_before > 0 {
-        println!("{n_quantized_before} weights were in 4 bits already and stay as they are");
+        say!("{n_quantized_before} weights were in 4 bits already and stay as they are");
     }
-    println!(
+    say!(
         "{n_quantized} weights in {seconds:.1} s: {:.1} MiB before, {:.1} MiB after ({:.0} %)\nwritten to {}",
         mib(bytes_before),
         mib(bytes_after),

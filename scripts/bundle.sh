@@ -45,14 +45,16 @@ command_for() {
     lib) echo "test --no-run -p halfbyte --lib" && return ;;
     runtime-lib) echo "test --no-run -p halfbyte-runtime --lib" && return ;;
   esac
+  if [[ -e examples/$name.rs || -e examples/$name/main.rs ]]; then
+    echo "build -p halfbyte-examples --example $name" && return
+  fi
   for package in halfbyte halfbyte-runtime; do
-    for kind in test bench example; do
+    for kind in test bench; do
       folder=${kind}s
       [[ $kind != bench ]] || folder=benches
       [[ $package == halfbyte ]] || folder=runtime/$folder
       [[ -e $folder/$name.rs || -e $folder/$name/main.rs ]] || continue
-      [[ $kind == example ]] && echo "build -p $package --example $name" || echo "test --no-run -p $package --$kind $name"
-      return
+      echo "test --no-run -p $package --$kind $name" && return
     done
   done
   fail "there is no test, bench or example called $name"

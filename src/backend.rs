@@ -1,5 +1,5 @@
 use crate::{
-    Buf, Element, Float, Result, Storage, View, ViewMut,
+    Buf, Element, Float, MemoryUse, Result, Storage, View, ViewMut,
     ops::{self, Checked, Launch},
 };
 
@@ -85,8 +85,8 @@ pub trait Backend: Storage + Sized + Send + Sync + 'static {
     fn clear<T: Element>(&self, out: ViewMut<'_, Self, T>) -> Result<()>;
     /// Waits until everything that was queued is done, and reports what went wrong in it.
     fn synchronize(&self) -> Result<()>;
-    /// Bytes in use and the most that were ever in use, as far as this backend knows.
-    fn memory(&self) -> (usize, usize);
+    /// What its buffers take, and took at most. Of the whole process see [`crate::host::process_peak`].
+    fn memory(&self) -> MemoryUse;
 
     /// Runs `step`, which must queue the same ops on the same memory each time and wait for nothing.
     /// A backend that can record queues (CUDA graphs) records it into `graph` the first time and

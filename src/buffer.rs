@@ -85,12 +85,12 @@ impl<B: Backend, T: Element> Buf<B, T> {
 
     /// The first `rows * cols` elements as a row-major matrix.
     pub fn mat(&self, rows: usize, cols: usize) -> Mat<'_, B, T> {
-        Mat::new(self.at(0..rows * cols), rows, cols)
+        Mat::new(self.at(0..area(rows, cols)), rows, cols)
     }
 
     /// The first `rows * cols` elements as a row-major matrix, to write.
     pub fn mat_mut(&mut self, rows: usize, cols: usize) -> MatMut<'_, B, T> {
-        MatMut::new(self.at_mut(0..rows * cols), rows, cols)
+        MatMut::new(self.at_mut(0..area(rows, cols)), rows, cols)
     }
 }
 
@@ -246,7 +246,12 @@ impl<B: Backend, T: Element> Clone for Mat<'_, B, T> {
 
 impl<B: Backend, T: Element> Copy for Mat<'_, B, T> {}
 
-/// Elements from the first to the last of a matrix.
+/// Elements of a matrix without gaps. Panics when there are more than can be counted.
+fn area(rows: usize, cols: usize) -> usize {
+    rows.checked_mul(cols).unwrap_or_else(|| panic!("a matrix of {rows} x {cols} is larger than memory"))
+}
+
+/// Elements from the first to the last of a matrix that lies in memory.
 pub(crate) fn span(rows: usize, cols: usize, stride: usize) -> usize {
     if rows == 0 { 0 } else { (rows - 1) * stride + cols }
 }
@@ -254,7 +259,7 @@ pub(crate) fn span(rows: usize, cols: usize, stride: usize) -> usize {
 impl<'a, B: Backend, T: Element> Mat<'a, B, T> {
     /// `view` as `rows` rows without gaps. Panics when it has not `rows * cols` elements.
     pub fn new(view: View<'a, B, T>, rows: usize, cols: usize) -> Self {
-        assert_eq!(view.len(), rows * cols, "a view for {rows} x {cols}");
+        assert_eq!(view.len(), area(rows, cols), "a view for {rows} x {cols}");
         Mat { view, rows, cols, stride: cols }
     }
 
@@ -293,7 +298,7 @@ pub struct MatMut<'a, B: Backend, T: Element> {
 impl<'a, B: Backend, T: Element> MatMut<'a, B, T> {
     /// `view` as `rows` rows without gaps. Panics when it has not `rows * cols` elements.
     pub fn new(view: ViewMut<'a, B, T>, rows: usize, cols: usize) -> Self {
-        assert_eq!(view.len(), rows * cols, "a view for {rows} x {cols}");
+        assert_eq!(view.len(), area(rows, cols), "a view for {rows} x {cols}");
         MatMut { view, rows, cols, stride: cols }
     }
 

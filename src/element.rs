@@ -11,10 +11,25 @@ impl Element for f32 {}
 impl Element for bf16 {}
 impl Element for f16 {}
 
+/// How many `T`s something of this shape has: where sizes that come from options or files are multiplied.
+///
+/// # Errors
+/// Their bytes are more than an address space has.
+pub fn elements<T>(shape: &[usize]) -> Result<usize> {
+    Ok(bytes_of::<T>(shape)? / size_of::<T>())
+}
+
 /// Bytes of `len` elements.
 pub(crate) fn bytes<T>(len: usize) -> Result<usize> {
-    let bytes = len.checked_mul(size_of::<T>()).filter(|&bytes| isize::try_from(bytes).is_ok());
-    bytes.ok_or(Error::TooLarge { len, size: size_of::<T>() })
+    bytes_of::<T>(&[len])
+}
+
+fn bytes_of<T>(shape: &[usize]) -> Result<usize> {
+    // A factor of 0 makes it 0, whatever the others are.
+    let product = |shape: &[usize]| shape.iter().try_fold(size_of::<T>(), |bytes, &size| bytes.checked_mul(size));
+    let bytes = if shape.contains(&0) { Some(0) } else { product(shape) };
+    let bytes = bytes.filter(|&bytes| isize::try_from(bytes).is_ok());
+    bytes.ok_or_else(|| Error::TooLarge { shape: shape.to_vec(), size: size_of::<T>() })
 }
 
 /// The floating-point types that kernels are compiled for.

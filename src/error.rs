@@ -1,3 +1,5 @@
+use std::fmt;
+
 /// What can go wrong in the kernel library.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -72,18 +74,18 @@ pub enum Error {
         reason: String,
     },
     /// There is too little memory.
-    #[error(
-        "out of memory: {bytes} more bytes were asked for; try a smaller batch, a shorter sequence or activation checkpointing"
-    )]
+    #[error("out of memory: {} more were asked for, {}", Size(*bytes as u64), Free(*free))]
     OutOfMemory {
         /// The allocation that failed.
         bytes: usize,
+        /// What the device or the machine has left, where it says.
+        free: Option<usize>,
     },
     /// More elements than an address space has bytes.
-    #[error("{len} elements of {size} bytes were asked for, which is more than memory can hold; check the sizes")]
+    #[error("{shape:?} elements of {size} bytes were asked for, which is more than memory can hold; check the sizes")]
     TooLarge {
-        /// Elements.
-        len: usize,
+        /// Sizes of what was asked for.
+        shape: Vec<usize>,
         /// Bytes of one.
         size: usize,
     },
@@ -95,6 +97,40 @@ pub enum Error {
         /// What it says.
         reason: String,
     },
+}
+
+impl Error {
+    /// Whether more memory was asked for than there is.
+    pub fn is_memory(&self) -> bool {
+        matches!(self, Error::OutOfMemory { .. } | Error::TooLarge { .. })
+    }
+}
+
+/// A number of bytes, as people read it: `1.5 GiB`.
+#[derive(Debug, Clone, Copy)]
+pub struct Size(pub u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Size(bytes) = *self;
+        match bytes {
+            0x4000_0000.. => write!(f, "{:.1} GiB", bytes as f64 / (1u64 << 30) as f64),
+            0x10_0000.. => write!(f, "{:.1} MiB", bytes as f64 / (1u64 << 20) as f64),
+            _ => write!(f, "{bytes} bytes"),
+        }
+    }
+}
+
+/// What is free, for people.
+struct Free(Option<usize>);
+
+impl fmt::Display for Free {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(bytes) => write!(f, "{} are free", Size(bytes as u64)),
+            None => f.write_str("which are not free"),
+        }
+    }
 }
 
 /// Shorthand for this crate's results.

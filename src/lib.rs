@@ -8,6 +8,8 @@ pub mod cpu;
 pub mod cuda;
 mod element;
 mod error;
+pub mod host;
+mod meter;
 pub mod ops;
 pub mod quant;
 pub mod rng;
@@ -16,8 +18,9 @@ pub use backend::Backend;
 pub use buffer::{Buf, Mat, MatMut, Parts, Storage, View, ViewMut};
 pub use cpu::Cpu;
 pub use cuda::Cuda;
-pub use element::{DType, Element, Float};
-pub use error::{Error, Result};
+pub use element::{DType, Element, Float, elements};
+pub use error::{Error, Result, Size};
+pub use meter::MemoryUse;
 
 /// The README's Rust is compiled and run with the tests.
 #[cfg(doctest)]

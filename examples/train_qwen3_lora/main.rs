@@ -1,240 +1,97 @@
 //! Fine-tunes a LoRA adapter on a Qwen3 checkpoint, in 4 bits with `--use-4bit`.
 //!
-//! Without `--model` it trains the small embedded model on the by-laws of an invented town, on the GPU or the CPU,
+//! Without `--model-name` it trains the small embedded model on the by-laws of an invented town, on the GPU or the CPU,
 //! and examines it on them before and after.
 #[path = "../common/mod.rs"]
 mod common;
-mod options;
+mod save;
 
-use clap::Parser;
-use common::{Interrupt, exit};
-use halfbyte::{Backend, Float};
+use clap::Command;
+use common::{Signals, exit_code, note, say, start_with};
 use halfbyte_runtime::{
-    Result,
-    batch::Batch,
-    chat::ChatTemplate,
-    checkpoint::Checkpoint,
-    config::Qwen3Config,
-    device::{self, Job},
-    evaluate::{
-        choice,
-        questions::{Question, read_questions},
-    },
-    files,
-    generate::generator::{GenerateOptions, generate},
-    lora::Adapter,
-    model::{Activations, Keep, LossBuffers, Qwen3, SampleOptions},
-    tokenizer::Tokenizer,
+    Error, Result,
+    settings::{Asked, Program},
     train::{
-        data::{DataOptions, Dataset},
-        metrics::{MetricsLog, Progress, Record},
-        packing::Batcher,
-        trainer::{StepReport, Trainer, micro_batch_capacity},
+        metrics::{Progress, Record},
+        run::{Prepared, Watch, Wish},
     },
 };
-use options::{Args, Plan, batch_options, lora_config, trainer_options};
-use std::{path::PathBuf, process::ExitCode, time::Instant};
-
-struct Training {
-    args: Args,
-    interrupt: Interrupt,
-}
-
-/// What is trained on, and what is asked.
-struct Texts {
-    train: Dataset,
-    heldout: Option<Dataset>,
-    questions: Option<Vec<Question>>,
-}
-
-impl Texts {
-    fn read(args: &Args, plan: &Plan, config: &Qwen3Config, tokenizer: &Tokenizer) -> Result<Self> {
-        // Only data with messages needs one, and is refused without; why there is none must not get lost.
-        let template = ChatTemplate::open(&plan.model, tokenizer);
-        let template = template.inspect_err(|e| eprintln!("no chat template: {e}")).ok();
-        let options = DataOptions {
-            max_seq_length: args.max_seq_length,
-            overlong: args.overlong,
-            append_eos: true,
-            enable_thinking: None,
-        };
-        let read = |path: &PathBuf| -> Result<Dataset> {
-            let data = Dataset::read(path, tokenizer, template.as_ref(), &options)?;
-            // Here, and not when the first bad sample's turn comes.
-            Batch::new(&data.samples).check(config)?;
-            Ok(data)
-        };
-        Ok(Texts {
-            train: read(&plan.data)?,
-            heldout: plan.eval_data.as_ref().map(read).transpose()?,
-            questions: plan.exam.as_ref().map(read_questions).transpose()?,
-        })
-    }
-
-    /// Tokens of the longest held-out sample.
-    fn longest_heldout(&self) -> usize {
-        let samples = self.heldout.iter().flat_map(|data| &data.samples);
-        samples.map(|sample| sample.ids.len()).max().unwrap_or(0)
-    }
-}
-
-/// The most tokens of the exam that run at once: the longest question that can be asked.
-const EXAM_TOKENS: usize = 2048;
-
-/// What is measured before and after.
-struct Examiner<'a> {
-    tokenizer: &'a Tokenizer,
-    texts: &'a Texts,
-    question: Option<&'static str>,
-}
-
-impl Examiner<'_> {
-    fn heldout_loss<B: Backend, T: Float>(&self, trainer: &mut Trainer<'_, B, T>) -> Result<Option<f64>> {
-        self.texts.heldout.as_ref().map(|data| trainer.evaluate(&data.samples)).transpose()
-    }
-
-    /// Prints held-out loss, exam accuracy and a sample; gives the loss.
-    fn examine<B: Backend, T: Float>(
-        &self,
-        when: &str,
-        backend: &B,
-        model: &Qwen3<B, T>,
-        trainer: &mut Trainer<'_, B, T>,
-    ) -> Result<Option<f64>> {
-        let loss = self.heldout_loss(trainer)?;
-        if let Some(loss) = loss {
-            println!("{when}: held-out loss {loss:.3} nats a token");
-        }
-        if let Some(questions) = &self.texts.questions {
-            let ctx = trainer.context();
-            let mut acts = Activations::new(ctx, model, EXAM_TOKENS, Keep::Nothing)?;
-            let mut loss = LossBuffers::new(backend, model, EXAM_TOKENS)?;
-            let (_, accuracy) = choice::choose(model, ctx, &mut acts, &mut loss, self.tokenizer, questions)?;
-            println!("{when}: exam {accuracy}");
-        }
-        if let Some(question) = self.question {
-            let prompt = self.tokenizer.encode(question)?;
-            let options = GenerateOptions {
-                max_new_tokens: 24,
-                stop_tokens: self.tokenizer.eos_ids().to_vec(),
-                sample: SampleOptions::GREEDY,
-                skip_special: true,
-            };
-            let go_on = |_: &str| std::ops::ControlFlow::Continue(());
-            let answer = generate(model, trainer.context(), self.tokenizer, &prompt, &options, go_on)?;
-            println!("{when}: {question} ->{}", answer.text.trim_end());
-        }
-        Ok(loss)
-    }
-}
-
-impl Job for Training {
-    type Output = bool;
-
-    /// Whether it was interrupted.
-    fn run<B: Backend, T: Float>(self, backend: B) -> Result<bool> {
-        let Training { args, interrupt } = self;
-        let plan = Plan::new(&args);
-        files::check_writable(&args.output)?;
-        let config = Qwen3Config::open(&plan.model)?;
-        let tokenizer = Tokenizer::open(&plan.model)?;
-        let texts = Texts::read(&args, &plan, &config, &tokenizer)?;
-        texts.train.note().iter().for_each(|note| println!("{note}"));
-        let batch_options = batch_options(&args, &plan);
-        let batcher = Batcher::new(&texts.train.samples, batch_options)?;
-        let lora = lora_config(&args, &plan);
-        lora.resolve(&config)?;
-
-        let files = Checkpoint::open(&plan.model)?;
-        let began = Instant::now();
-        let model = Qwen3::<B, T>::load(&backend, &files, &config, args.base())?;
-        backend.synchronize()?;
-        println!("{} on {}: loaded in {:.1} s", plan.model.display(), backend.name(), began.elapsed().as_secs_f64());
-
-        let adapter = Adapter::init(lora, &config, &files, args.seed)?;
-        let capacity = micro_batch_capacity(&texts.train.samples, &batch_options).max(texts.longest_heldout());
-        let options = trainer_options(&args, &plan, capacity, batcher.total_steps())?;
-        let mut trainer = Trainer::new(&backend, &model, &adapter, options)?;
-        println!(
-            "{} samples, {} tokens ({} trained on); {} steps; {} trainable numbers",
-            texts.train.samples.len(),
-            texts.train.n_tokens(),
-            texts.train.n_targets(),
-            batcher.total_steps(),
-            trainer.n_trainable(),
-        );
-        let examiner = Examiner { tokenizer: &tokenizer, texts: &texts, question: plan.question };
-        examiner.examine("before", &backend, &model, &mut trainer)?;
-        let run = Run { args: &args, batcher: &batcher, examiner: &examiner, interrupt: &interrupt };
-        run.train(&mut trainer)?;
-        trainer.adapter()?.save(&args.output)?;
-        println!("adapter saved in {}", args.output.display());
-        if interrupt.happened() {
-            println!("interrupted: the adapter is that of the steps so far");
-            return Ok(true);
-        }
-        examiner.examine("after", &backend, &model, &mut trainer)?;
-        let (_, peak) = backend.memory();
-        println!("peak memory {:.2} GiB", peak as f64 / (1u64 << 30) as f64);
-        Ok(false)
-    }
-}
-
-/// The loop over the steps.
-struct Run<'a> {
-    args: &'a Args,
-    batcher: &'a Batcher<'a>,
-    examiner: &'a Examiner<'a>,
-    interrupt: &'a Interrupt,
-}
-
-impl Run<'_> {
-    fn train<B: Backend, T: Float>(&self, trainer: &mut Trainer<'_, B, T>) -> Result<()> {
-        let mut log = MetricsLog::create(self.args.output.join("metrics.jsonl"))?;
-        let total = self.batcher.total_steps();
-        let mut progress = Progress::new(0, total, self.args.logging_steps);
-        let (began, mut tokens) = (Instant::now(), 0);
-        for step in self.batcher.steps(0) {
-            if self.interrupt.happened() {
-                break;
-            }
-            let step_began = Instant::now();
-            let report = trainer.step(&step)?;
-            tokens += report.n_tokens as u64;
-            let mut record = record(&report, step.index + 1, tokens, step_began, began);
-            record.epoch = Some(step.epoch as f64);
-            if self.args.eval_steps > 0 && record.step.is_multiple_of(self.args.eval_steps) {
-                record.eval_loss = self.examiner.heldout_loss(trainer)?;
-            }
-            log.write(&record)?;
-            progress.step(&record);
-        }
-        progress.finish();
-        let seconds = began.elapsed().as_secs_f64();
-        println!("trained on {tokens} tokens in {seconds:.1} s: {:.0} tokens/s", tokens as f64 / seconds);
-        Ok(())
-    }
-}
-
-fn record(report: &StepReport, step: u64, tokens: u64, step_began: Instant, began: Instant) -> Record {
-    Record {
-        step,
-        loss: Some(report.loss),
-        lr: Some(report.lr),
-        grad_norm: Some(report.grad_norm),
-        loss_scale: (report.loss_scale != 1.0).then(|| f64::from(report.loss_scale)),
-        tokens: Some(tokens),
-        tokens_per_s: Some(report.n_tokens as f64 / step_began.elapsed().as_secs_f64()),
-        elapsed_s: Some(began.elapsed().as_secs_f64()),
-        ..Record::default()
-    }
-}
+use save::Patience;
+use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    exit(|| {
-        let (device, dtype) = (args.device, device::compute_dtype(&args.bnb_4bit_compute_dtype)?);
-        let interrupted = device::run(device, dtype, Training { args, interrupt: Interrupt::listen() })?;
-        Ok(if interrupted { ExitCode::from(130) } else { ExitCode::SUCCESS })
-    })
+    let command = Command::new("train_qwen3_lora")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Fine-tune a LoRA adapter on a Qwen3 checkpoint");
+    start_with(Program::new(command, &["train"]), run)
+}
+
+fn run(asked: Asked) -> Result<ExitCode> {
+    let signals = Signals::listen("interrupted before the first step: nothing was trained, and nothing is saved");
+    let prepared = Prepared::of(&asked.loaded)?;
+    prepared.notes.iter().chain(&prepared.in_force()).for_each(|line| note!("{line}"));
+    if asked.check {
+        say!("{}", prepared.check()?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let logging_steps = asked.loaded.config.train.logging_steps;
+    let mut screen = Screen { signals, logging_steps, progress: None, patience: None };
+    prepared.run(&mut screen)?;
+    Ok(exit_code(screen.signals.caught()))
+}
+
+/// Shows a run, and ends it where a signal asks for it.
+struct Screen {
+    signals: Signals,
+    logging_steps: u64,
+    /// During the steps.
+    progress: Option<Progress>,
+    /// Since a save failed.
+    patience: Option<Patience>,
+}
+
+impl Watch for Screen {
+    fn say(&mut self, line: &str) {
+        say!("{line}");
+    }
+
+    fn note(&mut self, line: &str) {
+        match &mut self.progress {
+            Some(progress) => progress.note(line),
+            None => note!("{line}"),
+        }
+    }
+
+    fn begin(&mut self, total_steps: u64) {
+        self.progress = Some(Progress::new(0, total_steps, self.logging_steps));
+    }
+
+    fn learnt(&mut self) {
+        self.signals.note();
+    }
+
+    fn step(&mut self, record: &Record) {
+        self.progress.iter_mut().for_each(|progress| progress.step(record));
+    }
+
+    fn finish(&mut self) {
+        self.progress.take().into_iter().for_each(Progress::finish);
+    }
+
+    fn ends(&mut self) -> bool {
+        let caught = self.signals.caught().is_some();
+        if caught && let Some(progress) = &mut self.progress {
+            progress.note("interrupted: saving what was learnt (again to end at once)");
+        }
+        caught
+    }
+
+    fn saved(&mut self) {
+        self.signals.end_at_once("interrupted: the adapter is saved");
+    }
+
+    fn save_failed(&mut self, error: &Error) -> Wish {
+        note!("error: {error}");
+        self.patience.get_or_insert_with(|| Patience::begin(&self.signals)).wait(&self.signals)
+    }
 }

@@ -86,7 +86,7 @@ impl Batch {
     /// # Errors
     /// Names the first of them, its sequence in this batch and its place there, all counted from 0.
     pub fn check(&self, config: &Qwen3Config) -> Result<()> {
-        let (vocab, most) = (config.vocab_size, config.max_position_embeddings);
+        let (vocab, most) = (config.vocab_size, config.positions());
         let fits = |id: u32| (id as usize) < vocab;
         let want = || format!("the model has {vocab} ids (from 0); take the tokenizer of the same checkpoint");
         if let Some(i) = self.ids.iter().position(|&id| !fits(id)) {

@@ -5,12 +5,15 @@
 
 use std::path::{Path, PathBuf};
 
+use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, Value as Jinja};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
-use crate::tokenizer::{Tokenizer, read_json, token_content};
+use crate::files;
+use crate::tokenizer::{Tokenizer, read_config, token_content};
 
+mod limits;
 mod python;
 
 /// What begins the text of a message, followed by its role.
@@ -60,7 +63,7 @@ impl ChatTemplate {
     /// When there is no template and no markers, or the template is not valid.
     pub fn open(dir: impl AsRef<Path>, tokenizer: &Tokenizer) -> Result<Self> {
         let dir = dir.as_ref();
-        let config = read_json(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
+        let config = read_config(dir)?;
         let (path, sources) = match read_sources(dir, &config)? {
             Some(found) => found,
             None => return Self::chatml(dir, tokenizer),
@@ -112,10 +115,18 @@ impl ChatTemplate {
     /// When a message has no known role or no text, or the template refuses the conversation.
     pub fn render(&self, chat: &Chat<'_>) -> Result<String> {
         check_messages(chat.messages).map_err(|reason| Error::Template { path: self.path.clone(), reason })?;
-        let fail = |e| template_error(&self.path, &e);
         let name = if chat.tools.is_some() { "tool_use" } else { "default" };
-        let template = self.environment.get_template(name).or_else(|_| self.environment.get_template("default"));
-        template.and_then(|template| template.render(self.variables(chat))).map_err(fail)
+        let mut environment = self.environment.clone();
+        environment.set_fuel(Some(limits::fuel(chat)));
+        let template = environment.get_template(name).or_else(|_| environment.get_template("default"));
+        let mut out = limits::Limited::new(chat);
+        let rendered =
+            template.and_then(|template| template.render_captured_to(self.variables(chat), &mut out).map(drop));
+        match rendered {
+            Err(_) if out.is_full() => Err(Error::Template { path: self.path.clone(), reason: out.reason() }),
+            Err(e) => Err(template_error(&self.path, &e)),
+            Ok(()) => Ok(out.into_text()),
+        }
     }
 
     fn variables(&self, chat: &Chat<'_>) -> Jinja {
@@ -127,7 +138,7 @@ impl ChatTemplate {
             variables.insert("enable_thinking".into(), enable.into());
         }
         variables.extend(chat.extra.cloned().unwrap_or_default());
-        Jinja::from_serialize(variables)
+        Jinja::from(Serde(variables))
     }
 }
 
@@ -136,8 +147,8 @@ type Sources = (PathBuf, Vec<(String, String)>);
 
 fn read_sources(dir: &Path, config: &Value) -> Result<Option<Sources>> {
     let file = dir.join("chat_template.jinja");
-    if file.is_file() {
-        let source = std::fs::read_to_string(&file).map_err(Error::io("read", &file))?;
+    if file.exists() {
+        let source = files::read_to_string(&file)?;
         return Ok(Some((file, vec![("default".into(), source)])));
     }
     let path = dir.join("tokenizer_config.json");

@@ -41,19 +41,6 @@ impl fmt::Display for Device {
     }
 }
 
-/// The type whose PyTorch name is `name`: bfloat16, float16 or float32.
-///
-/// # Errors
-/// It is another one.
-pub fn compute_dtype(name: &str) -> Result<DType> {
-    match name {
-        "bfloat16" | "bf16" => Ok(DType::Bf16),
-        "float16" | "fp16" | "f16" => Ok(DType::F16),
-        "float32" | "fp32" | "f32" => Ok(DType::F32),
-        _ => Err(Error::setting("the compute type", name, "it must be bfloat16, float16 or float32")),
-    }
-}
-
 /// Work that any backend and compute type can do.
 pub trait Job {
     /// What comes of it.

@@ -7,6 +7,16 @@ pub enum Error {
     /// A kernel refused, or the device did.
     #[error(transparent)]
     Kernel(#[from] halfbyte::Error),
+    /// There is too little memory for what was asked for.
+    #[error("{what}: {source}; {advice}")]
+    OutOfMemory {
+        /// What it was to hold.
+        what: String,
+        /// How to do with less.
+        advice: &'static str,
+        /// How much was asked for.
+        source: halfbyte::Error,
+    },
     /// The operating system refused a file operation.
     #[error("cannot {action} `{}`: {source}", path.display())]
     Io {
@@ -119,6 +129,17 @@ pub enum Error {
         /// What it must be.
         want: String,
     },
+    /// A setting that came from outside is unknown, has a bad value, or would have no effect.
+    #[error("{place}: {reason}")]
+    Given {
+        /// The file and line, variable or option.
+        place: String,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// A command line is wrong, or asks for help.
+    #[error(transparent)]
+    Usage(#[from] clap::Error),
     /// A checkpoint's chat template cannot be read, or refuses a conversation.
     #[error("chat template `{}`: {reason}", path.display())]
     Template {
@@ -167,9 +188,27 @@ impl Error {
         move |source| Error::Io { path: path.to_owned(), action, source }
     }
 
+    /// Says what memory was to hold, and how to do with less, where there was too little; other errors stay as they are.
+    pub(crate) fn memory_for(what: impl FnOnce() -> String, advice: &'static str) -> impl FnOnce(Error) -> Error {
+        move |error| match error {
+            Error::Kernel(source) if source.is_memory() => Error::OutOfMemory { what: what(), advice, source },
+            other => other,
+        }
+    }
+
     /// An [`Error::Corrupt`] JSON file.
     pub(crate) fn json(path: &Path) -> impl FnOnce(serde_json::Error) -> Error {
         move |e| Error::Corrupt { path: path.to_owned(), format: "JSON", reason: e.to_string() }
+    }
+
+    /// The error of a setting or a target that came from a file, which such an error does not know.
+    pub(crate) fn in_file(self, path: &Path) -> Error {
+        match self {
+            Error::Setting { .. } | Error::Target { .. } => {
+                Error::Data { path: path.to_owned(), reason: self.to_string() }
+            }
+            other => other,
+        }
     }
 
     /// An [`Error::Setting`].

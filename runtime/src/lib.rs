@@ -4,13 +4,20 @@ pub mod chat;
 pub mod checkpoint;
 pub mod config;
 pub mod device;
+pub mod embedded;
 mod error;
 pub mod evaluate;
 pub mod files;
 pub mod generate;
+mod json;
+pub mod llm;
 pub mod lora;
 pub mod model;
+pub mod options;
 mod python_json;
+#[cfg(feature = "rag")]
+pub mod rag;
+pub mod settings;
 pub mod tokenizer;
 pub mod train;
 

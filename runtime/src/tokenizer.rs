@@ -10,6 +10,17 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper};
 
 use crate::error::{Error, Result};
+use crate::{files, json};
+
+mod check;
+
+use check::Parts;
+
+/// Tokenizers that are read.
+const SUPPORTED: &str = "byte-level BPE, as Qwen3 has it,";
+
+/// What says which tokens are special, and how transformers tokenises.
+const CONFIG: &str = "tokenizer_config.json";
 
 /// Longer texts are cut at line starts and encoded in parallel.
 const PARALLEL_BYTES: usize = 1 << 16;
@@ -24,6 +35,7 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     path: PathBuf,
     vocab_size: usize,
+    missing_bytes: HashSet<u8>,
     special_ids: HashSet<u32>,
     added_tokens: Vec<AddedToken>,
     eos_id: Option<u32>,
@@ -38,23 +50,29 @@ impl Tokenizer {
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
         let path = dir.join("tokenizer.json");
-        if !path.is_file() {
+        if !path.exists() {
             let hint = "copy it from the model's original checkpoint, or save it there with transformers' \
                         AutoTokenizer.save_pretrained";
             return Err(Error::MissingFile { dir: dir.to_owned(), wanted: "tokenizer.json".into(), hint });
         }
-        let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
+        let bytes = files::read(&path)?;
+        let parts = Parts::read(&path, &bytes)?;
         let corrupt = |e: tokenizers::Error| corrupt(&path, &e);
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(corrupt)?;
+        // The library panics on some files that are JSON, but no tokenizer.
+        let read = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes));
+        let mut inner = read.unwrap_or_else(|_| Err("it is no tokenizer that can be read".into())).map_err(corrupt)?;
         inner.with_truncation(None).map_err(corrupt)?;
         inner.with_padding(None);
         if !matches!(inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_))) {
             let (key, got) = ("decoder".into(), "not ByteLevel".into());
-            return Err(Error::Unsupported { path, key, got, supported: "byte-level BPE, as Qwen3 has it," });
+            return Err(Error::Unsupported { path, key, got, supported: SUPPORTED });
         }
+        let vocab = inner.get_vocab(true);
+        parts.check_ids(&path, &vocab)?;
         let added = inner.get_added_tokens_decoder();
         let mut tokenizer = Self {
-            vocab_size: inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1),
+            missing_bytes: check::missing_bytes(&vocab),
+            vocab_size: vocab.values().max().map_or(0, |&id| id as usize + 1),
             special_ids: added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).collect(),
             added_tokens: added.into_values().collect(),
             inner,
@@ -62,7 +80,7 @@ impl Tokenizer {
             eos_id: None,
             eos_ids: Vec::new(),
         };
-        tokenizer.read_eos(dir)?;
+        tokenizer.read_eos(dir, &vocab)?;
         Ok(tokenizer)
     }
 
@@ -84,9 +102,26 @@ impl Tokenizer {
     }
 
     fn encode_piece(&self, text: &str) -> Result<Vec<u32>> {
+        self.expect_bytes(text)?;
         let encoding = self.inner.encode_fast(text, false);
         let encoding = encoding.map_err(|e| corrupt(&self.path, &e))?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Refuses a text with bytes that would be left out of it.
+    fn expect_bytes(&self, text: &str) -> Result<()> {
+        if self.missing_bytes.is_empty() {
+            return Ok(());
+        }
+        let missing =
+            |&(_, c): &(usize, char)| c.encode_utf8(&mut [0; 4]).bytes().any(|b| self.missing_bytes.contains(&b));
+        match text.char_indices().find(missing) {
+            Some((at, c)) => {
+                let want = "its vocabulary must have a token for each byte; take the tokenizer of another checkpoint";
+                Err(config_error(&self.path, "model.vocab", format!("without {c:?} (byte {at} of a text)"), want))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Whether no token reaches across a line break into a line that begins with something other than white space.
@@ -147,16 +182,13 @@ impl Tokenizer {
         &self.path
     }
 
-    fn read_eos(&mut self, dir: &Path) -> Result<()> {
-        let path = dir.join("tokenizer_config.json");
-        let config = read_json(&path)?.unwrap_or_default();
-        let of_tokenizer = match token_content(&config["eos_token"]) {
-            Some(token) => {
-                let unknown = || config_error(&path, "eos_token", token, "it must be a token of tokenizer.json");
-                Some(self.token_to_id(token).ok_or_else(unknown)?)
-            }
-            None => None,
-        };
+    fn read_eos(&mut self, dir: &Path, vocab: &HashMap<String, u32>) -> Result<()> {
+        let config = read_config(dir)?;
+        check::check_config(&dir.join(CONFIG), &config, vocab)?;
+        if lists_no_tokens(&config) {
+            check::check_added(&dir.join("added_tokens.json"), vocab)?;
+        }
+        let of_tokenizer = token_content(&config["eos_token"]).and_then(|token| self.token_to_id(token));
         let of_generation = self.eos_token_ids(&dir.join("generation_config.json"))?;
         let of_model = self.eos_token_ids(&dir.join("config.json"))?;
         self.eos_id = of_tokenizer.or(of_model.first().copied()).or(of_generation.first().copied());
@@ -201,13 +233,34 @@ pub(crate) fn token_content(token: &Value) -> Option<&str> {
     token.as_str().or_else(|| token["content"].as_str())
 }
 
+/// `tokenizer_config.json` as transformers has it: where it does not list the added tokens, special tokens are those of
+/// `special_tokens_map.json`. Null if there is neither.
+pub(crate) fn read_config(dir: &Path) -> Result<Value> {
+    let mut config = read_json(&dir.join(CONFIG))?.unwrap_or_default();
+    if lists_no_tokens(&config)
+        && let Some(Value::Object(special)) = read_json(&dir.join("special_tokens_map.json"))?
+    {
+        match &mut config {
+            Value::Object(keys) => keys.extend(special),
+            Value::Null => config = special.into(),
+            _ => {}
+        }
+    }
+    Ok(config)
+}
+
+/// Whether transformers takes special and added tokens from files of their own, too.
+fn lists_no_tokens(config: &Value) -> bool {
+    config.get("added_tokens_decoder").is_none()
+}
+
 /// A JSON file, or `None` if there is no such file.
 pub(crate) fn read_json(path: &Path) -> Result<Option<Value>> {
-    if !path.is_file() {
+    if !path.exists() {
         return Ok(None);
     }
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-    serde_json::from_slice(&bytes).map(Some).map_err(Error::json(path))
+    let bytes = files::read(path)?;
+    json::parse(&bytes).map(Some).map_err(Error::json(path))
 }
 
 /// Cuts `text` at starts of lines that do not begin with white space, into pieces of `at_least` bytes or more.

@@ -1,20 +1,51 @@
 //! Views of the CPU's memory as slices.
 #![allow(unsafe_code)]
 
-use crate::{Cpu, Element, Parts, Storage, View, ViewMut};
+use crate::{Cpu, Element, Parts, Result, Storage, View, ViewMut, host};
+
+/// Owned memory, which is counted.
+pub struct Memory<T>(Vec<T>);
+
+impl<T: Element> Memory<T> {
+    pub(super) fn zeros(len: usize) -> Result<Self> {
+        host::zeros(len).map(Self::counted)
+    }
+
+    pub(super) fn copy(host: &[T]) -> Result<Self> {
+        copy(host).map(Self::counted)
+    }
+
+    fn counted(elements: Vec<T>) -> Self {
+        host::BUFFERS.add(size_of_val(elements.as_slice()));
+        Memory(elements)
+    }
+}
+
+impl<T> Drop for Memory<T> {
+    fn drop(&mut self) {
+        host::BUFFERS.sub(size_of_val(self.0.as_slice()));
+    }
+}
+
+/// `elements` in a vector of their own.
+pub(super) fn copy<T: Element>(elements: &[T]) -> Result<Vec<T>> {
+    let mut copy = host::room(elements.len())?;
+    copy.extend_from_slice(elements);
+    Ok(copy)
+}
 
 // SAFETY: a vector's buffer stays where it is while the vector is not changed, and no one changes the length of these.
 // All CPU memory is one address space, and nothing is recorded.
 unsafe impl Storage for Cpu {
-    type Memory<T: Element> = Vec<T>;
+    type Memory<T: Element> = Memory<T>;
     type Owner = ();
 
-    fn parts<T: Element>(memory: &Vec<T>) -> Parts<'_, *const T, ()> {
-        Parts { ptr: memory.as_ptr(), len: memory.len(), owner: &() }
+    fn parts<T: Element>(memory: &Memory<T>) -> Parts<'_, *const T, ()> {
+        Parts { ptr: memory.0.as_ptr(), len: memory.0.len(), owner: &() }
     }
 
-    fn parts_mut<T: Element>(memory: &mut Vec<T>) -> Parts<'_, *mut T, ()> {
-        Parts { ptr: memory.as_mut_ptr(), len: memory.len(), owner: &() }
+    fn parts_mut<T: Element>(memory: &mut Memory<T>) -> Parts<'_, *mut T, ()> {
+        Parts { ptr: memory.0.as_mut_ptr(), len: memory.0.len(), owner: &() }
     }
 
     fn admit(&self, _owner: &()) -> bool {

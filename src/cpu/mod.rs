@@ -20,12 +20,13 @@ mod sample;
 mod simd;
 mod swiglu;
 
+pub use memory::Memory;
 pub use simd::features;
 
 use crate::{
-    Backend, Buf, Element, Error, Float, Result, View, ViewMut,
+    Backend, Buf, Element, Float, MemoryUse, Result, View, ViewMut,
     backend::each_op,
-    element,
+    host,
     ops::{self, Check, Checked},
 };
 
@@ -46,11 +47,6 @@ fn run(op: impl FnOnce() + Send) -> Result<()> {
     Ok(())
 }
 
-/// The bytes in `  1234 kB`.
-fn kibibytes(text: &str) -> Option<usize> {
-    text.trim().strip_suffix("kB")?.trim().parse::<usize>().ok().map(|n| n * 1024)
-}
-
 /// Runs each op by the function of its name, in its module.
 macro_rules! run_each {
     ($($name:ident($Op:ident $(<$($T:ident),+>)?) in $($module:ident)::+;)*) => {$(
@@ -68,16 +64,15 @@ impl Backend for Cpu {
     }
 
     fn zeros<T: Element>(&self, len: usize) -> Result<Buf<Self, T>> {
-        let bytes = element::bytes::<T>(len)?;
-        bytemuck::allocation::try_zeroed_vec(len).map(Buf).map_err(|()| Error::OutOfMemory { bytes })
+        Memory::zeros(len).map(Buf)
     }
 
     fn upload<T: Element>(&self, host: &[T]) -> Result<Buf<Self, T>> {
-        Ok(Buf(host.to_vec()))
+        Memory::copy(host).map(Buf)
     }
 
     fn download<T: Element>(&self, view: View<'_, Self, T>) -> Result<Vec<T>> {
-        Ok(view.slice().to_vec())
+        memory::copy(view.slice())
     }
 
     fn write<T: Element>(&self, host: &[T], out: ViewMut<'_, Self, T>) -> Result<()> {
@@ -101,11 +96,9 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    /// The process's resident bytes and their peak, from `/proc/self/status`; zeros where there is none.
-    fn memory(&self) -> (usize, usize) {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let field = |name| status.lines().find_map(|line| line.strip_prefix(name)).and_then(kibibytes).unwrap_or(0);
-        (field("VmRSS:"), field("VmHWM:"))
+    /// Of all `Cpu`s of the process.
+    fn memory(&self) -> MemoryUse {
+        host::BUFFERS.read()
     }
 
     fn replay(&self, _graph: &mut (), mut step: impl FnMut() -> Result<()>) -> Result<()> {

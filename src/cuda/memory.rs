@@ -7,7 +7,7 @@ use super::{
     staging::Ring,
     stream::Allocation,
 };
-use crate::{Buf, Element, Error, Parts, Result, Storage, View, ViewMut, element, ops::Check};
+use crate::{Buf, Element, Error, Parts, Result, Storage, View, ViewMut, element, host, ops::Check};
 use cudarc::driver::{DevicePtr, DriverError, result, sys};
 use std::{marker::PhantomData, sync::Arc};
 
@@ -58,25 +58,29 @@ unsafe impl Storage for Cuda {
     }
 }
 
-fn allocation(bytes: usize) -> impl Fn(DriverError) -> Error {
-    move |error| match error.0 {
-        sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::OutOfMemory { bytes },
-        _ => Error::Cuda { what: "allocating device memory", reason: describe(error) },
-    }
-}
-
 impl Cuda {
+    fn out_of_memory(&self, bytes: usize) -> Error {
+        Error::OutOfMemory { bytes, free: self.free_and_total_memory().ok().map(|(free, _)| free) }
+    }
+
+    fn not_allocated(&self, bytes: usize, error: DriverError) -> Error {
+        match error.0 {
+            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => self.out_of_memory(bytes),
+            _ => Error::Cuda { what: "allocating device memory", reason: describe(error) },
+        }
+    }
+
     fn alloc<T: Element>(&self, len: usize) -> Result<Buf<Self, T>> {
         let bytes = element::bytes::<T>(len)?;
         // The driver was once seen to grant 2^63 - 1 bytes.
         if bytes > self.total_memory {
-            return Err(Error::OutOfMemory { bytes });
+            return Err(self.out_of_memory(bytes));
         }
         let _turn = self.queue.turn_outside_graphs("allocating device memory")?;
         let stream = &self.queue.stream;
         // One byte at least, so that there is an address.
         // SAFETY: the contents are set by both callers before anyone can read them.
-        let slice = unsafe { stream.alloc::<u8>(bytes.max(1)) }.map_err(allocation(bytes))?;
+        let slice = unsafe { stream.alloc::<u8>(bytes.max(1)) }.map_err(|e| self.not_allocated(bytes, e))?;
         let ptr = slice.device_ptr(stream).0;
         let allocation = Arc::new(Allocation::new(slice, self.queue.clone()));
         Ok(Buf(Memory { ptr, len, allocation, element: PhantomData }))
@@ -124,7 +128,7 @@ impl Cuda {
 
     pub(super) fn copy_to_host<T: Element>(&self, x: View<'_, Self, T>) -> Result<Vec<T>> {
         Check::new("download", self).view("x", &x)?;
-        let mut host: Vec<T> = bytemuck::allocation::zeroed_vec(x.len());
+        let mut host = host::zeros::<T>(x.len())?;
         let turn = self.queue.turn_outside_graphs("copying from the device")?;
         if !host.is_empty() {
             // SAFETY: `x` borrows as many elements as `host` has room for, and `host` is not touched before the wait
@@ -150,9 +154,5 @@ impl Cuda {
         // borrowed mutably.
         unsafe { result::memcpy_dtod_async(out.ptr(), x.ptr(), bytes, self.queue.stream.cu_stream()) }
             .map_err(refused("copying on the device"))
-    }
-
-    pub(super) fn memory_use(&self) -> (usize, usize) {
-        self.queue.meter.read()
     }
 }

@@ -19,7 +19,7 @@ pub use memory::Memory;
 pub use stream::Allocation;
 
 use crate::{
-    Backend, Buf, Element, Float, Result, View, ViewMut,
+    Backend, Buf, Element, Float, MemoryUse, Result, View, ViewMut,
     backend::each_op,
     ops::{self, Checked},
 };
@@ -68,8 +68,8 @@ impl Backend for Cuda {
         self.wait()
     }
 
-    fn memory(&self) -> (usize, usize) {
-        self.memory_use()
+    fn memory(&self) -> MemoryUse {
+        self.queue.meter.read()
     }
 
     fn replay(&self, graph: &mut Graph, step: impl FnMut() -> Result<()>) -> Result<()> {

@@ -46,14 +46,14 @@ impl Cuda {
     /// The address of `len` elements of a scratch buffer, with whatever the last op left in it; zeros where it is new.
     ///
     /// Outgrown memory is kept: a recorded graph may go on using it. A buffer at least doubles when it grows, so that
-    /// what is kept is never more than what is used.
+    /// what is kept is never more than what is used; unless there is memory for no more than was asked for.
     pub(super) fn scratch<T>(&self, slot: Slot, len: usize) -> Result<*mut T> {
         let bytes = element::bytes::<T>(len)?;
         let mut kept = self.scratch.0[slot as usize].lock();
         let have = kept.last().map_or(0, Buf::len);
         if have < bytes || kept.is_empty() {
-            let size = bytes.max(2 * have).next_multiple_of(256);
-            kept.push(self.alloc_zeros(size)?);
+            let grown = |bytes: usize| self.alloc_zeros(bytes.next_multiple_of(256));
+            kept.push(grown(bytes.max(2 * have)).or_else(|_| grown(bytes))?);
         }
         Ok(kept.last_mut().map_or(0, |buf| buf.view_mut().ptr()) as *mut T)
     }

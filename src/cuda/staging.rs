@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 use super::{driver::refused, stream::Queue};
-use crate::Result;
+use crate::{Error, Result};
 use cudarc::driver::{CudaEvent, PinnedHostSlice, result};
 use std::thread;
 
@@ -33,7 +33,7 @@ impl Ring {
         let slot = |_| {
             // SAFETY: only `Slot::send` reads a slot, as much of it as `Slot::fill` wrote just before.
             let memory = unsafe { queue.context.alloc_pinned(SLOT) };
-            let memory = memory.map_err(refused("allocating page-locked memory"))?;
+            let memory = memory.map_err(refused("allocating 32 MiB of page-locked host memory"))?;
             Ok(Slot { memory, done: queue.context.new_event(None).map_err(refused("making an event"))? })
         };
         Ok(Ring { slots: (0..SLOTS).map(slot).collect::<Result<_>>()?, next: 0 })
@@ -64,17 +64,24 @@ impl Ring {
 /// Fills each slot with its piece of `host`, all but the first by threads of their own: weights are read from a file,
 /// page by page, as they are copied. (Not by rayon's: one that waits may take up other work, and queue it in the middle
 /// of this thread's turn.)
-fn fill(slots: &mut [Slot], host: &[u8]) -> Result<()> {
+fn fill<'a>(slots: &'a mut [Slot], host: &'a [u8]) -> Result<()> {
     let mut pieces = slots.iter_mut().zip(host.chunks(SLOT));
     let first = pieces.next();
     thread::scope(|scope| {
-        let others: Vec<_> = pieces.map(|(slot, piece)| scope.spawn(|| slot.fill(piece))).collect();
+        let spawn = |(slot, piece): (&'a mut Slot, &'a [u8])| {
+            thread::Builder::new().spawn_scoped(scope, || slot.fill(piece)).map_err(|e| no_thread(&e))
+        };
+        let others: Vec<_> = pieces.map(spawn).collect();
         let first = first.map_or(Ok(()), |(slot, piece)| slot.fill(piece));
         let join = |thread: thread::ScopedJoinHandle<'_, Result<()>>| {
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };
-        others.into_iter().map(join).fold(first, Result::and)
+        others.into_iter().map(|thread| thread.and_then(join)).fold(first, Result::and)
     })
+}
+
+fn no_thread(error: &std::io::Error) -> Error {
+    Error::Cuda { what: "starting a thread to copy to the device", reason: error.to_string() }
 }
 
 impl Slot {

@@ -2,17 +2,10 @@
 #![allow(unsafe_code)]
 
 use super::driver::refused;
-use crate::{Error, Result};
+use crate::{Error, Result, meter::Meter};
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream};
 use parking_lot::{ReentrantMutex, ReentrantMutexGuard};
-use std::{
-    cell::RefCell,
-    mem::ManuallyDrop,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::{cell::RefCell, mem::ManuallyDrop, sync::Arc};
 
 /// The stream of one [`super::Cuda`]. All that it ever does goes here, in order.
 ///
@@ -58,29 +51,6 @@ impl Queue {
         }
         self.context.bind_to_thread().map_err(refused("making the GPU current"))?;
         Ok(turn)
-    }
-}
-
-/// Bytes allocated now, and at most.
-#[derive(Default)]
-pub(super) struct Meter {
-    now: AtomicUsize,
-    peak: AtomicUsize,
-}
-
-impl Meter {
-    fn add(&self, bytes: usize) {
-        let now = self.now.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        self.peak.fetch_max(now, Ordering::Relaxed);
-    }
-
-    fn sub(&self, bytes: usize) {
-        self.now.fetch_sub(bytes, Ordering::Relaxed);
-    }
-
-    /// Both.
-    pub(super) fn read(&self) -> (usize, usize) {
-        (self.now.load(Ordering::Relaxed), self.peak.load(Ordering::Relaxed))
     }
 }
 

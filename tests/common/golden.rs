@@ -3,17 +3,28 @@ use std::path::PathBuf;
 
 /// The tensors that the real libraries made of the tiny random Qwen3.
 pub struct Golden {
+    folder: PathBuf,
     bytes: Vec<u8>,
 }
 
 impl Golden {
     pub fn open() -> Self {
-        Golden { bytes: std::fs::read(folder().join("golden.safetensors")).unwrap() }
+        Self::of("qwen3-tiny")
+    }
+
+    /// Those that PEFT made with `trainable_token_indices`.
+    pub fn of_trainable_tokens() -> Self {
+        Self::of("trainable-tokens")
+    }
+
+    fn of(name: &str) -> Self {
+        let folder = super::root().join("tests/data/golden").join(name);
+        Golden { bytes: std::fs::read(folder.join("golden.safetensors")).unwrap(), folder }
     }
 
     /// A checkpoint or adapter beside them.
     pub fn dir(&self, name: &str) -> PathBuf {
-        folder().join(name)
+        self.folder.join(name)
     }
 
     fn data(&self, name: &str, dtype: Dtype) -> Vec<u8> {
@@ -32,8 +43,4 @@ impl Golden {
         let data = self.data(name, Dtype::I64);
         data.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect()
     }
-}
-
-fn folder() -> PathBuf {
-    super::root().join("tests/data/golden/qwen3-tiny")
 }

@@ -59,6 +59,7 @@ pub mod quantized;
 pub mod random;
 pub mod setup;
 pub mod tensor;
+pub mod tiny;
 pub mod work;
 pub mod zeros;
 

@@ -26,6 +26,12 @@ RUNS = {
         False,
         ["--use-4bit", "--bnb-4bit-use-double-quant", "false", "--modules-to-save", "lm_head"],
     ),
+    "nf4 base, rows of a tied table": ("nf4", True, ["--use-4bit", "--trainable-token-indices", "4093,4091"]),
+    "unquantised base, rows of both": (
+        None,
+        False,
+        ["--trainable-token-indices", '{"embed_tokens": [4092, 4093], "lm_head": [4093]}'],
+    ),
     "unquantised base, regex": (None, False, ["--target-modules", r".*layers\.[1-3]\.mlp\.(up|down)_proj"]),
 }
 
@@ -35,7 +41,7 @@ def compare_all(halfbyte: Halfbyte, table: Table, source: Path, tmp: Path) -> No
     data = ["--data", source.parent / "town" / "train.jsonl"]
     sources = {False: source, True: untied(source, tmp / "untied")}
     for i, (name, (quant_type, nested, options)) in enumerate(RUNS.items()):
-        base = trained = sources["--modules-to-save" in options]
+        base = trained = sources[any("lm_head" in str(option) for option in options)]
         adapter = tmp / f"adapter-{i}"
         if quant_type is not None:
             base = quantize(halfbyte, trained, tmp / f"{adapter.name}-base", quant_type, nested)
@@ -86,7 +92,7 @@ def from_peft(halfbyte: Halfbyte, table: Table, what: str, base: Path, like: Pat
         for name, weight in model.named_parameters():
             if "lora_" in name:
                 weight.copy_(0.05 * torch.randn_like(weight))
-            elif "modules_to_save" in name:
+            elif "modules_to_save" in name or "trainable_tokens_delta" in name:
                 weight.add_(0.01 * torch.randn_like(weight))
     adapter = tmp / f"{like.name}-peft"
     model.save_pretrained(adapter)

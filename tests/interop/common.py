@@ -42,6 +42,8 @@ class Halfbyte:
         options = [option for ids in texts for option in ("--ids", ",".join(map(str, ids)))]
         if adapter is not None:
             options += ["--lora-path", adapter]
+        # The program replaces no file.
+        out.unlink(missing_ok=True)
         self.run("logits", "--model", model, "--output", out, "--compute-dtype", "float32", *options)
         return load_file(out)["logits"]
 

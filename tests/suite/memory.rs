@@ -12,7 +12,7 @@ use crate::common::{
 };
 use half::bf16;
 use halfbyte::{
-    Backend, Cuda, Element,
+    Backend, Cuda, Element, MemoryUse,
     ops::{Cast, Heads, Linear4, Op, Sample, Sum},
     quant::Group,
 };
@@ -160,26 +160,37 @@ fn sizes_beyond_memory_are_refused<B: Backend>(backend: &B) {
     assert!(backend.zeros::<f32>(1 << 62).is_err(), "2^64 bytes");
     assert!(backend.zeros::<Group>(usize::MAX / 4).is_err(), "more than 2^64 bytes");
     assert!(backend.zeros::<u8>(isize::MAX as usize).is_err(), "2^63 - 1 bytes");
-    assert!(backend.zeros::<f32>(1 << 46).is_err(), "256 TiB");
+    let error = backend.zeros::<f32>(1 << 46).err().expect("256 TiB").to_string();
+    assert!(error.contains("262144.0 GiB more were asked for") && error.contains("are free"), "{error}");
     let buf = backend.zeros::<f32>(3).expect("what there is memory for, is given");
     assert_eq!(buf.len(), 3);
 }
 
 fn memory_is_counted(_: &Cuda) {
     let Some(backend) = own_cuda() else { return };
-    let (before, _) = backend.memory();
+    let before = backend.memory().allocated;
     let buf = backend.zeros::<f32>(1000).unwrap();
-    let (now, peak) = backend.memory();
-    assert!(peak >= now, "{peak} at most, {now} now");
-    assert_eq!(now, before + 4000, "bytes with the buffer");
+    let with = backend.memory();
+    assert_eq!(with.allocated, before + 4000, "bytes with the buffer");
     drop(buf);
-    assert_eq!(backend.memory(), (before, peak), "bytes without it");
+    assert_eq!(backend.memory(), MemoryUse { allocated: before, ..with }, "bytes without it");
 }
 
-/// The CPU backend asks the system, which counts the whole process.
+/// Some of it is the context's.
+fn all_memory_of_a_gpu_is_refused(backend: &Cuda) {
+    let (_, total) = backend.free_and_total_memory().unwrap();
+    let error = backend.zeros::<u8>(total).err().expect("more than is free").to_string();
+    assert!(error.contains("GiB more were asked for") && error.contains("iB are free"), "{error}");
+    let buf = backend.upload(&[1.5_f32; 3]).expect("what there is memory for, is given");
+    assert_eq!(buf.to_vec(backend).unwrap(), [1.5; 3]);
+}
+
+/// Other checks come and go at the same time.
 fn the_peak_is_the_most<B: Backend>(backend: &B) {
-    let (now, peak) = backend.memory();
-    assert!(peak >= now, "{peak} at most, {now} now");
+    let buf = backend.zeros::<f32>(1000).unwrap();
+    let used = backend.memory();
+    assert!(used.allocated >= 4000 && used.peak >= used.allocated, "{used:?}");
+    drop(buf);
 }
 
 pub fn checks<B: Backend>() -> Vec<Check<B>> {
@@ -197,5 +208,6 @@ pub fn cuda_checks() -> Vec<Check<Cuda>> {
     vec![
         ("a_recorded_graph_keeps_its_memory", a_recorded_graph_keeps_its_memory),
         ("memory_is_counted", memory_is_counted),
+        ("all_memory_of_a_gpu_is_refused", all_memory_of_a_gpu_is_refused),
     ]
 }

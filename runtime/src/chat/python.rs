@@ -2,19 +2,22 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value as Jinja, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, escape_formatter};
+use minijinja_contrib::pycompat;
 
+use super::limits;
 use crate::python_json::{self, Dumps};
 
 /// An environment without templates.
 pub(super) fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    environment.set_syntax(syntax.expect("Jinja's own delimiters"));
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     environment.set_formatter(format_value);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_unknown_method_callback(method);
     environment.add_filter("tojson", tojson);
     environment.add_function("raise_exception", |message: String| -> Result<Jinja, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message))
@@ -26,8 +29,19 @@ pub(super) fn environment() -> Environment<'static> {
     environment
 }
 
+/// The most spaces of a level of `tojson`: what depends on it is the size of its text.
+const MAX_INDENT: usize = 64;
+
+/// Python's methods.
+fn method(state: &mut State<'_, '_>, value: &Jinja, name: &str, args: &[Jinja]) -> Result<Jinja, Error> {
+    if name == "format" {
+        limits::pay_for_padding(state, value.as_str().unwrap_or_default())?;
+    }
+    pycompat::unknown_method_callback(state, value, name, args)
+}
+
 /// Prints `True`, `False`, `None` and floats as Python does.
-fn format_value(out: &mut Output<'_>, state: &State<'_, '_>, value: &Jinja) -> Result<(), Error> {
+fn format_value(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Jinja) -> Result<(), Error> {
     let text = match value.kind() {
         ValueKind::Bool if value.is_true() => "True".into(),
         ValueKind::Bool => "False".into(),
@@ -42,19 +56,22 @@ fn format_value(out: &mut Output<'_>, state: &State<'_, '_>, value: &Jinja) -> R
 }
 
 /// `json.dumps`, where everything beyond ASCII stays as it is unless `ensure_ascii=True` says otherwise.
-fn tojson(value: Jinja, options: Kwargs) -> Result<Jinja, Error> {
+fn tojson(state: &State<'_, '_>, value: Jinja, options: Kwargs) -> Result<Jinja, Error> {
     let indent: Option<usize> = options.get("indent")?;
+    if indent.is_some_and(|indent| indent > MAX_INDENT) {
+        return Err(Error::new(ErrorKind::InvalidOperation, format!("tojson indents by at most {MAX_INDENT}")));
+    }
     let sort_keys = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
     let ensure_ascii = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
     let separators: Option<(String, String)> = options
         .get::<Option<Vec<String>>>("separators")?
         .and_then(|pair| pair.try_into().ok().map(|[item, key]: [String; 2]| (item, key)));
     options.assert_all_used()?;
-    let value = serde_json::to_value(&value).map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))?;
     let python = Dumps::new(indent);
-    let separators = separators.unwrap_or(python.separators);
-    let text = Dumps { indent, separators, sort_keys, ensure_ascii }.dumps(&value);
-    Ok(Jinja::from_safe_string(text))
+    let dumps = Dumps { indent, separators: separators.unwrap_or(python.separators), sort_keys, ensure_ascii };
+    limits::pay_for_json(state, &value, &dumps, 0)?;
+    let value = serde_json::to_value(&value).map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))?;
+    Ok(Jinja::from_safe_string(dumps.dumps(&value)))
 }
 
 /// The time `seconds` after 1970 in UTC, by the directives of Python's `strftime` that templates use.
@@ -135,6 +152,7 @@ fn civil_date(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use minijinja::value::Serde;
     use serde_json::Value;
 
     #[test]
@@ -157,7 +175,8 @@ mod tests {
         let environment = environment();
         let value: Value =
             serde_json::from_str(r#"{"b": [1, 2.0, {}, 1e-7], "a": "é\u0001\"<&'", "c": null}"#).unwrap();
-        let render = |source: &str| environment.render_str(source, minijinja::context! { value }).unwrap();
+        let render =
+            |source: &str| environment.render_str(source, minijinja::context! { value => Serde(&value) }).unwrap();
         assert_eq!(
             render("{{ value | tojson }}"),
             "{\"b\": [1, 2.0, {}, 1e-07], \"a\": \"é\\u0001\\\"<&'\", \"c\": null}"

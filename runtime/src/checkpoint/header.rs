@@ -39,7 +39,10 @@ impl Header {
             .split_first_chunk::<PREFIX>()
             .ok_or_else(|| format!("it has {} bytes, fewer than the 8 of the header's length", file.len()))?;
         let len = usize::try_from(u64::from_le_bytes(*prefix)).unwrap_or(usize::MAX);
-        if len > LONGEST || len > rest.len() {
+        if len > LONGEST && len <= rest.len() {
+            return Err(format!("its header is {len} bytes long, but the format allows {LONGEST}"));
+        }
+        if len > rest.len() {
             return Err(format!("its header says that it is {len} bytes long, but {} bytes follow", rest.len()));
         }
         let raw: RawHeader = serde_json::from_slice(&rest[..len]).map_err(|e| format!("its header: {e}"))?;

@@ -2,17 +2,17 @@
 //! bitsandbytes' 4-bit weights among them.
 
 mod header;
-mod mmap;
+pub(crate) mod mmap;
 mod quantized;
 mod reader;
 mod save;
 mod tensor;
 mod writer;
 
-pub use quantized::{Bnb4bitTensor, GroupBytes, ScaleBytes, Weight};
+pub use quantized::{Bnb4bitTensor, GroupBytes, QuantizedAs, ScaleBytes, Weight};
 pub use reader::Checkpoint;
 pub use safetensors::Dtype;
 pub use save::BnbConfig;
 pub use tensor::{Tensor, TensorRef};
-pub(crate) use writer::stage_file;
+pub(crate) use writer::write_tensors;
 pub use writer::{CheckpointWriter, DEFAULT_SHARD_BYTES, write_file};

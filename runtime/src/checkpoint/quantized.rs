@@ -7,7 +7,7 @@ use super::tensor::f32s;
 use super::{Checkpoint, Tensor, TensorRef};
 use crate::config::{dtype_by_name, dtype_name};
 use crate::python_json::Dumps;
-use crate::{Error, Result};
+use crate::{Error, Result, json};
 
 /// Codes of a 4-bit format.
 const CODES: usize = 16;
@@ -56,6 +56,22 @@ pub struct Bnb4bitTensor<'a> {
 /// With double quantisation, block `i` has `map[codes[i]] · groups.absmax[i / 256] + offset`.
 pub type ScaleBytes<'a> = Absmax<&'a [u8], &'a [u8], GroupBytes<'a>>;
 
+/// How a checkpoint holds its 4-bit weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QuantizedAs {
+    /// Which codes.
+    pub format: Format,
+    /// Whether the scales are quantised too.
+    pub double_quant: bool,
+}
+
+impl std::fmt::Display for QuantizedAs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let double = if self.double_quant { ", double-quantised" } else { "" };
+        write!(f, "{} in 4 bits{double}", self.format)
+    }
+}
+
 /// What doubly quantised scales share, in groups or all.
 #[derive(Debug, Clone, Copy)]
 pub struct GroupBytes<'a> {
@@ -68,6 +84,16 @@ pub struct GroupBytes<'a> {
 }
 
 impl Checkpoint {
+    /// How the first of its 4-bit weights is held; `None` where all are unquantised.
+    pub fn quantized_as(&self) -> Option<QuantizedAs> {
+        let state = |name: &str| {
+            let (weight, state) = name.split_once(".quant_state.bitsandbytes__")?;
+            let double_quant = self.has(&format!("{weight}.nested_absmax"));
+            Some(QuantizedAs { format: state.parse().ok()?, double_quant })
+        };
+        self.names().find_map(state)
+    }
+
     /// The weight of this name and shape `[out, in]`, quantised or not as its own tensors say.
     ///
     /// # Errors
@@ -83,6 +109,11 @@ impl Checkpoint {
             }
             _ => Err(broken(tensor, "it has both an nf4 and an fp4 state; write the checkpoint again")),
         }
+    }
+
+    /// Whether a weight of this name would be in 4 bits.
+    pub(super) fn is_quantized(&self, name: &str) -> bool {
+        [Format::Nf4, Format::Fp4].iter().any(|&format| self.has(&format!("{name}.{}", state_part(format))))
     }
 
     fn quantized<'a>(
@@ -102,8 +133,13 @@ impl Checkpoint {
         let part = |part: &str, dtype, bytes| {
             let found = self.get(&format!("{}.{part}", tensor.name));
             let found = found.ok_or_else(|| broken(tensor, format!("its part `{part}` is missing")))?;
-            part_bytes(tensor, found.expect_dtype(dtype)?, bytes)
+            part_bytes(tensor, found.expect_dtype(dtype)?.expect_finite()?, bytes)
         };
+        let nested = ["nested_absmax", "nested_quant_map"].map(|part| format!("{}.{part}", tensor.name));
+        if let (None, Some(part)) = (state.nested_offset, nested.iter().find(|part| self.has(part))) {
+            let reason = format!("`{part}` is there, but its quant_state has no `nested_offset`; write it again");
+            return Err(broken(tensor, reason));
+        }
         let absmax = match state.nested_offset {
             None => Absmax::Plain(part("absmax", Dtype::F32, 4 * blocks)?),
             Some(offset) => Absmax::Nested {
@@ -209,7 +245,7 @@ struct QuantState {
 
 impl QuantState {
     fn parse(weight: TensorRef, state: TensorRef, format: Format) -> Result<Self> {
-        let json: Value = serde_json::from_slice(state.data)
+        let json = json::parse(state.data)
             .map_err(|e| broken(weight, format!("its quant_state is not JSON ({e}); download the file again")))?;
         Self::read(&json, format).map_err(|(key, want)| {
             let got = json.get(key).map_or_else(|| "missing".to_owned(), Value::to_string);

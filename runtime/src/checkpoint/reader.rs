@@ -6,7 +6,7 @@ use serde::Deserialize;
 use super::header::Header;
 use super::mmap::Bytes;
 use super::{Bnb4bitTensor, TensorRef};
-use crate::{Error, Result, files};
+use crate::{Error, Result, files, json};
 
 const ONE_FILE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -32,6 +32,10 @@ struct SafetensorsFile {
 impl Checkpoint {
     /// Opens the checkpoint in a folder: `model.safetensors`, or the shards that `model.safetensors.index.json` names.
     pub fn open(dir: &Path) -> Result<Self> {
+        files::read_together(dir, &[ONE_FILE, INDEX], || Self::read(dir))
+    }
+
+    fn read(dir: &Path) -> Result<Self> {
         if dir.join(ONE_FILE).exists() {
             return Self::open_file(&dir.join(ONE_FILE));
         }
@@ -57,8 +61,8 @@ impl Checkpoint {
 
     fn open_shards(dir: &Path, index: &Path) -> Result<Self> {
         let broken = |reason| Error::Corrupt { path: index.to_owned(), format: "safetensors index", reason };
-        let Index { weight_map } =
-            serde_json::from_str(&files::read_to_string(index)?).map_err(|e| broken(e.to_string()))?;
+        let read = json::parse(&files::read(index)?).and_then(serde_json::from_value);
+        let Index { weight_map } = read.map_err(|e| broken(e.to_string()))?;
         let mut shards = Vec::new();
         for shard in weight_map.values().collect::<BTreeSet<_>>() {
             let path = dir.join(shard);
@@ -107,6 +111,13 @@ impl Checkpoint {
     /// The names of all tensors without those that are parts of a 4-bit weight (its scales and tables), sorted.
     pub fn weight_names(&self) -> impl Iterator<Item = &str> {
         self.names().filter(|name| Bnb4bitTensor::weight_of_part(name).is_none_or(|weight| !self.has(weight)))
+    }
+
+    /// The tensors that are neither these nor parts of those among them that are in 4 bits, sorted.
+    pub(crate) fn others(&self, known: &BTreeSet<String>) -> Vec<&str> {
+        let part =
+            |name| Bnb4bitTensor::weight_of_part(name).is_some_and(|w| known.contains(w) && self.is_quantized(w));
+        self.names().filter(|&name| !known.contains(name) && !part(name)).collect()
     }
 
     /// Whether there is a tensor of this name.

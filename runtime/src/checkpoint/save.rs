@@ -1,4 +1,3 @@
-use std::fs::File;
 use std::path::Path;
 
 use halfbyte::DType;
@@ -7,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::CheckpointWriter;
 use crate::config::dtype_name;
-use crate::{Error, Result, python_json};
+use crate::{Error, Result, files, python_json};
 
 /// What belongs to a model beside its weights and `config.json`.
 const COMPANIONS: [&str; 9] = [
@@ -53,7 +52,7 @@ impl CheckpointWriter {
         for name in COMPANIONS {
             let path = from.join(name);
             if path.exists() {
-                self.put_file(name, File::open(&path).map_err(Error::io("read", &path))?)?;
+                self.put_file(name, files::open(&path)?)?;
             }
         }
         Ok(())

@@ -2,13 +2,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::mem;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use safetensors::Dtype;
 use serde_json::json;
 
 use super::{Bnb4bitTensor, Tensor, header};
-use crate::files::{self, Staged};
+use crate::files::{self, OutputFolder, Staged, Transaction};
 use crate::{Error, Result, python_json};
 
 /// Bytes of tensors in a file before another is begun, as huggingface_hub has it.
@@ -17,48 +17,74 @@ pub const DEFAULT_SHARD_BYTES: u64 = 5_000_000_000;
 /// Writes one safetensors file, atomically, with the bytes that safetensors itself would write. PyTorch's format is
 /// noted in it.
 pub fn write_file(path: &Path, tensors: &[Tensor]) -> Result<()> {
-    stage_file(path, tensors)?.commit()
+    let mut staged = stage_file(path, tensors)?;
+    let mut transaction = Transaction::new(files::folder_of(path));
+    transaction.add(&mut staged);
+    transaction.commit()
 }
 
 /// [`write_file`] but for giving it its name.
-pub(crate) fn stage_file(path: &Path, tensors: &[Tensor]) -> Result<Staged> {
+fn stage_file(path: &Path, tensors: &[Tensor]) -> Result<Staged> {
+    let staged = Staged::create(path)?;
+    write_tensors(&staged, tensors)?;
+    Ok(staged)
+}
+
+/// Writes a safetensors file in place of what a file has.
+pub(crate) fn write_tensors(staged: &Staged, tensors: &[Tensor]) -> Result<()> {
+    let path = staged.path();
+    staged.rewind()?;
     let mut tensors: Vec<_> = tensors.iter().collect();
     tensors.sort_by(|a, b| header::file_order((a.name, a.dtype), (b.name, b.dtype)));
     let header = header::encode(path, tensors.iter().map(|t| (t.name, t.dtype, t.shape, t.data.len())))?;
-    files::stage(path, |w| {
-        let mut write = |bytes: &[u8]| w.write_all(bytes).map_err(Error::io("write", path));
-        write(&header)?;
-        tensors.iter().try_for_each(|t| write(t.data))
-    })
+    let mut writer = BufWriter::with_capacity(1 << 20, staged);
+    let mut write = |bytes: &[u8]| writer.write_all(bytes).map_err(Error::io("write", path));
+    write(&header)?;
+    tensors.iter().try_for_each(|t| write(t.data))?;
+    writer.flush().map_err(Error::io("write", path))?;
+    drop(writer);
+    // Behind it may be room that was reserved, or what an attempt before this one left.
+    let bytes = header.len() + tensors.iter().map(|t| t.data.len()).sum::<usize>();
+    staged.set_len(bytes as u64)
 }
 
 /// Writes a model's tensors into a folder, one by one and in any order, as `model.safetensors` or as shards with an
-/// index. No more than one tensor need be in memory. Nothing has its final name before [`CheckpointWriter::finish`]; a
-/// writer that is dropped earlier removes what it wrote.
+/// index. No more than one tensor need be in memory. Nothing has its final name before [`CheckpointWriter::finish`], which
+/// gives all files theirs or none; a writer that is dropped earlier removes what it wrote.
 ///
 /// A safetensors header comes first and its length depends on all tensors, so a shard's bytes go to a temporary file
 /// until it is full, and are then copied behind its header by the operating system.
 #[derive(Debug)]
 pub struct CheckpointWriter {
-    dir: PathBuf,
     max_shard_bytes: u64,
     names: BTreeSet<String>,
     shards: Vec<(Staged, Vec<String>)>,
     others: Vec<Staged>,
     open: Option<Spool>,
     bytes: u64,
+    /// The last to be dropped: it removes folders that are empty.
+    folder: OutputFolder,
 }
 
 impl CheckpointWriter {
-    /// Begins a checkpoint in `dir`, which is made if need be.
+    /// Begins a checkpoint in `dir`, which is made if need be and belongs to the writer until it is done.
     ///
     /// # Errors
-    /// [`Error::Io`] if the folder cannot be written or already has a checkpoint.
+    /// [`Error::Io`] if the folder cannot be written, another process writes into it, or it already has a checkpoint.
     pub fn create(dir: &Path, max_shard_bytes: u64) -> Result<Self> {
-        files::check_writable(dir)?;
+        let folder = OutputFolder::claim(dir)?;
         refuse_checkpoint(dir)?;
         let (names, shards, others) = (BTreeSet::new(), Vec::new(), Vec::new());
-        Ok(Self { dir: dir.to_owned(), max_shard_bytes, names, shards, others, open: None, bytes: 0 })
+        Ok(Self { folder, max_shard_bytes, names, shards, others, open: None, bytes: 0 })
+    }
+
+    /// Makes sure that there is room for tensors of so many bytes, as far as the file system can tell: a shard is written
+    /// twice before its first copy goes.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if there is not.
+    pub fn expect_bytes(&self, bytes: u64) -> Result<()> {
+        self.folder.expect_space(bytes.saturating_add(bytes.min(self.max_shard_bytes)))
     }
 
     /// Adds a tensor.
@@ -74,7 +100,7 @@ impl CheckpointWriter {
         }
         let spool = match &mut self.open {
             Some(spool) => spool,
-            none => none.insert(Spool::create(&self.dir)?),
+            none => none.insert(Spool::create(self.folder.path())?),
         };
         spool.put(tensor)?;
         self.names.insert(tensor.name.to_owned());
@@ -89,10 +115,9 @@ impl CheckpointWriter {
 
     /// Adds a file that is not of tensors.
     pub fn put_file(&mut self, name: &str, mut contents: impl Read) -> Result<()> {
-        let path = self.dir.join(name);
+        let path = self.folder.path().join(name);
         let staged = Staged::create(&path)?;
-        io::copy(&mut contents, &mut staged.file()).map_err(Error::io("write", &path))?;
-        staged.sync()?;
+        io::copy(&mut contents, &mut &staged).map_err(Error::io("write", &path))?;
         self.others.push(staged);
         Ok(())
     }
@@ -104,24 +129,26 @@ impl CheckpointWriter {
         let n = shards.len();
         let mut weight_map = BTreeMap::new();
         let mut files = Vec::new();
-        for (i, (shard, names)) in shards.into_iter().enumerate() {
+        for (i, (mut shard, names)) in shards.into_iter().enumerate() {
             let file = format!("model-{:05}-of-{n:05}.safetensors", i + 1);
             weight_map.extend(names.into_iter().map(|name| (name, file.clone())));
-            files.push((shard, self.dir.join(if n == 1 { "model.safetensors" } else { &file })));
+            shard.rename_to(self.folder.path().join(if n == 1 { "model.safetensors" } else { &file }));
+            files.push(shard);
         }
         if n > 1 {
             let index = json!({"metadata": {"total_size": self.bytes}, "weight_map": weight_map});
             self.put_file("model.safetensors.index.json", (python_json::sorted(&index) + "\n").as_bytes())?;
         }
-        files.into_iter().try_for_each(|(file, path)| file.rename(&path))?;
-        self.others.drain(..).try_for_each(Staged::commit)?;
+        let mut transaction = self.folder.transaction();
+        files.iter_mut().chain(&mut self.others).for_each(|file| transaction.add(file));
+        transaction.commit()?;
         Ok(self.bytes)
     }
 
     fn check(&self, tensor: &Tensor) -> Result<()> {
         let len = tensor.shape.iter().try_fold(tensor.dtype.bitsize(), |n, &d| n.checked_mul(d)).map(|bits| bits / 8);
         let wrong = |got: String, want: &str| Error::Tensor {
-            path: self.dir.clone(),
+            path: self.folder.path().to_owned(),
             name: tensor.name.to_owned(),
             got,
             want: want.to_owned(),
@@ -138,7 +165,7 @@ impl CheckpointWriter {
 
     fn close_shard(&mut self) -> Result<()> {
         if let Some(spool) = self.open.take() {
-            self.shards.push(spool.into_shard(&self.dir)?);
+            self.shards.push(spool.into_shard(self.folder.path())?);
         }
         Ok(())
     }
@@ -182,7 +209,7 @@ impl Spool {
     }
 
     fn put(&mut self, tensor: Tensor) -> Result<()> {
-        self.file.file().write_all(tensor.data).map_err(Error::io("write", self.file.path()))?;
+        (&self.file).write_all(tensor.data).map_err(Error::io("write", self.file.path()))?;
         let Tensor { name, dtype, shape, data } = tensor;
         let (name, shape) = (name.to_owned(), shape.to_vec());
         self.tensors.push(Spooled { name, dtype, shape, at: self.bytes, len: data.len() });
@@ -198,12 +225,12 @@ impl Spool {
         let header = header::encode(&path, infos)?;
         let shard = Staged::create(&path)?;
         self.copy(&header, &shard).map_err(Error::io("write", &path))?;
-        shard.sync()?;
+        self.file.discard()?;
         Ok((shard, self.tensors.into_iter().map(|t| t.name).collect()))
     }
 
     fn copy(&self, header: &[u8], shard: &Staged) -> io::Result<()> {
-        let (mut from, mut to) = (self.file.file(), BufWriter::new(shard.file()));
+        let (mut from, mut to) = (self.file.file(), BufWriter::with_capacity(1 << 20, shard));
         to.write_all(header)?;
         for tensor in &self.tensors {
             from.seek(SeekFrom::Start(tensor.at))?;

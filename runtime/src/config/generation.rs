@@ -1,9 +1,8 @@
 use std::path::Path;
 
-use serde_json::Value;
-
 use super::{Keys, token_ids};
-use crate::{Error, Result, files};
+use crate::options::{self, Range};
+use crate::{Error, Result, files, json};
 
 /// The defaults for generating text that a checkpoint brings along (`generation_config.json`).
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -24,7 +23,9 @@ pub struct GenerationConfig {
     pub min_p: Option<f32>,
     /// Divides the logits of tokens that came before, if they are positive, and multiplies them otherwise; above 0.
     pub repetition_penalty: Option<f32>,
-    /// Keys that are set but of no meaning here, for a note to the user.
+    /// How many tokens to generate.
+    pub max_new_tokens: Option<usize>,
+    /// Keys that would change what transformers generates and cannot be followed here, for a note to the user.
     pub ignored: Vec<String>,
 }
 
@@ -37,8 +38,37 @@ const HARMLESS: [&str; 6] = [
     "transformers_version",
     "use_cache",
 ];
-const READ: [&str; 8] =
-    ["eos_token_id", "pad_token_id", "do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty"];
+/// Keys that change nothing as transformers has them by default.
+const DEFAULTS: [(&str, f64); 17] = [
+    ("num_beams", 1.0),
+    ("num_beam_groups", 1.0),
+    ("num_return_sequences", 1.0),
+    ("length_penalty", 1.0),
+    ("diversity_penalty", 0.0),
+    ("encoder_repetition_penalty", 1.0),
+    ("no_repeat_ngram_size", 0.0),
+    ("encoder_no_repeat_ngram_size", 0.0),
+    ("typical_p", 1.0),
+    ("epsilon_cutoff", 0.0),
+    ("eta_cutoff", 0.0),
+    ("min_length", 0.0),
+    ("early_stopping", 0.0),
+    ("remove_invalid_values", 0.0),
+    ("output_scores", 0.0),
+    ("output_logits", 0.0),
+    ("return_dict_in_generate", 0.0),
+];
+const READ: [&str; 9] = [
+    "eos_token_id",
+    "pad_token_id",
+    "do_sample",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "max_new_tokens",
+];
 
 impl GenerationConfig {
     /// Reads `generation_config.json` of a checkpoint's folder; all defaults where there is none.
@@ -48,31 +78,35 @@ impl GenerationConfig {
     }
 
     /// Parses the text of a `generation_config.json`; `path` is for the errors.
-    pub fn parse(path: &Path, json: &str) -> Result<Self> {
-        let value: Value = serde_json::from_str(json).map_err(Error::json(path))?;
+    pub fn parse(path: &Path, text: &str) -> Result<Self> {
+        let value = json::parse(text.as_bytes()).map_err(Error::json(path))?;
         let keys = Keys::new(path, &value)?;
-        let float = |key| -> Result<Option<f32>> { Ok(keys.number(key)?.map(|v| v as f32)) };
+        let float = |key, range: &Range| -> Result<Option<f32>> {
+            let value = keys.number(key)?;
+            keys.in_range(key, range, value)?;
+            Ok(value.map(|v| v as f32))
+        };
         let config = Self {
             eos_token_ids: token_ids(keys, "eos_token_id")?,
             pad_token_id: keys.get("pad_token_id", "a token id")?,
             do_sample: keys.get("do_sample", "true or false")?,
-            temperature: float("temperature")?,
+            temperature: float("temperature", &options::TEMPERATURE)?,
             top_k: keys.get("top_k", "a whole number")?,
-            top_p: float("top_p")?,
-            min_p: float("min_p")?,
-            repetition_penalty: float("repetition_penalty")?,
-            ignored: keys.others(&[&HARMLESS[..], &READ[..]].concat()),
+            top_p: float("top_p", &options::TOP_P)?,
+            min_p: float("min_p", &options::MIN_P)?,
+            repetition_penalty: float("repetition_penalty", &options::REPETITION_PENALTY)?,
+            max_new_tokens: keys.get("max_new_tokens", "a whole number")?,
+            ignored: keys.others_but(&[&HARMLESS[..], &READ[..]].concat(), &DEFAULTS),
         };
-        config.check(keys)?;
+        keys.in_range("top_k", &options::TOP_K, config.top_k)?;
+        keys.in_range("max_new_tokens", &options::MAX_NEW_TOKENS, config.max_new_tokens)?;
         Ok(config)
     }
 
-    fn check(&self, keys: Keys) -> Result<()> {
-        let ok = |value: Option<f32>, test: fn(f32) -> bool| value.is_none_or(test);
-        keys.check("temperature", ok(self.temperature, |t| t >= 0.0), || "it must be 0 or more".into())?;
-        keys.check("top_p", ok(self.top_p, |p| p > 0.0 && p <= 1.0), || "it must be above 0 and at most 1".into())?;
-        let penalty = ok(self.repetition_penalty, |p| p > 0.0);
-        keys.check("repetition_penalty", penalty, || "it must be above 0".into())?;
-        keys.check("min_p", ok(self.min_p, |p| (0.0..=1.0).contains(&p)), || "it must be from 0 to 1".into())
+    /// Which keys of it cannot be followed, for the user.
+    pub fn note(&self) -> Option<String> {
+        let keys = self.ignored.join(", ");
+        (!keys.is_empty())
+            .then(|| format!("generation_config.json: not followed here, though it would change the text: {keys}"))
     }
 }

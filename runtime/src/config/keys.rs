@@ -3,6 +3,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::options::{Number, Range};
 use crate::{Error, Result};
 
 /// A JSON object with the path of its file and the key that leads to it, for errors that say where.
@@ -56,6 +57,16 @@ impl<'a> Keys<'a> {
         self.get(key, "a number")
     }
 
+    /// Whether `key` is there, if only as null.
+    pub fn has(&self, key: &str) -> bool {
+        self.map.contains_key(key)
+    }
+
+    /// Fails unless a value is in the range that such a setting has.
+    pub fn in_range<N: Number>(&self, key: &str, range: &Range, value: Option<N>) -> Result<()> {
+        self.check(key, value.is_none_or(|v| range.check(v).is_ok()), || format!("it must be {range}"))
+    }
+
     /// A flag, false where it is absent.
     pub fn flag(&self, key: &str) -> Result<bool> {
         Ok(self.get(key, "true or false")?.unwrap_or(false))
@@ -88,7 +99,15 @@ impl<'a> Keys<'a> {
 
     /// The keys that are set (not null) and not in `known`.
     pub fn others(&self, known: &[&str]) -> Vec<String> {
-        self.map.iter().filter(|(k, v)| !v.is_null() && !known.contains(&k.as_str())).map(|(k, _)| k.clone()).collect()
+        self.others_but(known, &[])
+    }
+
+    /// The same without those that are set to the number or flag (as 1 or 0) beside them.
+    pub fn others_but(&self, known: &[&str], defaults: &[(&str, f64)]) -> Vec<String> {
+        let number = |value: &Value| value.as_f64().or(value.as_bool().map(|flag| f64::from(u8::from(flag))));
+        let default = |key: &str, value: &Value| defaults.iter().any(|&(k, v)| k == key && number(value) == Some(v));
+        let other = |key: &str, value: &Value| !value.is_null() && !known.contains(&key) && !default(key, value);
+        self.map.iter().filter(|(key, value)| other(key, value)).map(|(key, _)| key.clone()).collect()
     }
 
     /// The error of a key with a senseless value.

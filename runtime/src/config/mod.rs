@@ -12,7 +12,7 @@ use std::path::Path;
 use halfbyte::DType;
 use serde_json::Value;
 
-use crate::{Error, Result, files};
+use crate::{Error, Result, files, json};
 pub use generation::GenerationConfig;
 use keys::Keys;
 pub use modules::{Module, Projection};
@@ -60,6 +60,11 @@ pub struct Qwen3Config {
 impl Qwen3Config {
     /// Reads `config.json` of a checkpoint's folder.
     pub fn open(dir: &Path) -> Result<Self> {
+        // The first file of a checkpoint that is read: a save that was cut short is ended before.
+        files::read_together(dir, &["config.json"], || Self::read(dir))
+    }
+
+    fn read(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
         if !path.exists() {
             let hint = "give the folder of a Hugging Face Qwen3 checkpoint";
@@ -69,8 +74,8 @@ impl Qwen3Config {
     }
 
     /// Parses the text of a `config.json`; `path` is for the errors.
-    pub fn parse(path: &Path, json: &str) -> Result<Self> {
-        let value: Value = serde_json::from_str(json).map_err(Error::json(path))?;
+    pub fn parse(path: &Path, text: &str) -> Result<Self> {
+        let value = json::parse(text.as_bytes()).map_err(Error::json(path))?;
         let keys = Keys::new(path, &value)?;
         refuse_other_models(keys)?;
         let config = Self {
@@ -116,7 +121,9 @@ impl Qwen3Config {
             return keys.support("layer_types", types.iter().all(|t| t == "full_attention"), "\"full_attention\"");
         }
         let first = keys.get("max_window_layers", "a whole number")?.unwrap_or(28_usize);
-        let slides = keys.flag("use_sliding_window")? && keys.raw("sliding_window").is_some() && first < self.n_layers;
+        // Of a file without the key, transformers makes a window of 4096.
+        let window = !keys.has("sliding_window") || keys.raw("sliding_window").is_some();
+        let slides = keys.flag("use_sliding_window")? && window && first < self.n_layers;
         keys.support("use_sliding_window", !slides, "false")
     }
 }
@@ -129,6 +136,11 @@ fn refuse_other_models(keys: Keys) -> Result<()> {
         None => keys.text("model_type")?.as_deref() == Some("qwen3"),
     };
     keys.support("architectures", ours, "[\"Qwen3ForCausalLM\"]")?;
+    // It is by this one that transformers chooses the class.
+    keys.support("model_type", keys.text("model_type")?.is_none_or(|t| t == "qwen3"), "\"qwen3\"")?;
+    keys.support("is_causal", keys.get("is_causal", "true or false")?.unwrap_or(true), "true")?;
+    let alike = keys.object("per_layer_config")?.is_none_or(|layers| layers.is_empty());
+    keys.support("per_layer_config", alike, "a model whose layers are alike")?;
     let act = keys.text("hidden_act")?;
     keys.support("hidden_act", act.is_none_or(|a| a == "silu" || a == "swish"), "\"silu\"")?;
     keys.support("attention_bias", !keys.flag("attention_bias")?, "false")?;

@@ -71,6 +71,16 @@ impl Qwen3Config {
         layers.chain([Module::LmHead])
     }
 
+    /// The names of all tensors that a model may be made of; the output head is one where it is not the embedding.
+    pub(crate) fn tensor_names(&self) -> impl Iterator<Item = String> + use<> {
+        const NORMS: [&str; 4] =
+            ["input_layernorm", "self_attn.q_norm", "self_attn.k_norm", "post_attention_layernorm"];
+        let norms = (0..self.n_layers).flat_map(|i| NORMS.map(|norm| format!("model.layers.{i}.{norm}")));
+        let ends = ["model.embed_tokens", "model.norm"].map(str::to_owned).into_iter();
+        let modules = self.modules().map(|module| module.to_string());
+        ends.chain(norms).chain(modules).map(|name| name + ".weight")
+    }
+
     /// The shape `[out, in]` of a linear map's weight.
     pub fn shape(&self, module: Module) -> [usize; 2] {
         let (hidden, inter) = (self.hidden_size, self.intermediate_size);

@@ -103,8 +103,12 @@ impl Yarn {
             keys.support(key, false, "RoPE without it")?;
         }
         if kind == "default" {
+            let unscaled = keys.number("factor")?.is_none_or(|factor| factor == 1.0);
+            keys.check("factor", unscaled, || format!("`{key}` must be \"yarn\" for it to mean anything"))?;
             return Ok(None);
         }
+        let outside = config.raw("original_max_position_embeddings").is_some();
+        config.support("original_max_position_embeddings", !outside, "one within `rope_parameters`")?;
         let original = match keys.number("original_max_position_embeddings")? {
             Some(original) => original,
             None => config.size("max_position_embeddings", 1 << 32)? as f64,

@@ -41,6 +41,10 @@ fn refuses_by_key_value_and_what_is_supported() {
         ),
         ("hidden_act", json!("gelu"), "`hidden_act` is \"gelu\", but only \"silu\""),
         ("attention_bias", json!(true), "`attention_bias` is true"),
+        ("model_type", json!("llama"), "`model_type` is \"llama\", but only \"qwen3\""),
+        ("is_causal", json!(false), "`is_causal` is false, but only true"),
+        ("per_layer_config", json!({"0": {"intermediate_size": 8}}), "`per_layer_config` is"),
+        ("rope_scaling", json!({"factor": 4.0}), "`rope_scaling.factor` is 4.0, but `type` must be \"yarn\""),
         ("attention_dropout", json!(0.1), "`attention_dropout` is 0.1"),
         ("layer_types", json!(["full_attention"]), "one entry for each of the 28 layers"),
         ("layer_types", vec!["sliding_attention"; 28].into(), "only \"full_attention\""),
@@ -72,6 +76,18 @@ fn refuses_by_key_value_and_what_is_supported() {
         c.insert("max_window_layers".into(), 20.into());
     });
     assert!(sliding.unwrap_err().to_string().contains("`use_sliding_window` is true, but only false"));
+    let outside = parse(|c| {
+        c.insert("rope_scaling".into(), json!({"rope_type": "yarn", "factor": 4.0}));
+        c.insert("original_max_position_embeddings".into(), 32768.into());
+    });
+    let outside = outside.unwrap_err().to_string();
+    assert!(outside.contains("`original_max_position_embeddings` is 32768, but only one within"), "{outside}");
+    let unsaid = parse(|c| {
+        c.insert("use_sliding_window".into(), true.into());
+        c.insert("max_window_layers".into(), 20.into());
+        c.remove("sliding_window");
+    });
+    assert!(unsaid.unwrap_err().to_string().contains("`use_sliding_window` is true"), "its window is 4096");
 }
 
 #[test]
@@ -123,4 +139,11 @@ fn generation_defaults() {
     let error = GenerationConfig::parse(path, r#"{"top_p": 1.5}"#).unwrap_err().to_string();
     assert!(error.contains("`top_p` is 1.5"), "{error}");
     assert!(GenerationConfig::parse(path, "{").is_err());
+    // Whose f32 is 0, which means something else; infinity; beyond what `--top-k` takes.
+    for out in [r#"{"temperature": 1e-50}"#, r#"{"temperature": 1e300}"#, r#"{"top_k": 18446744073709551615}"#] {
+        let error = GenerationConfig::parse(path, out).unwrap_err().to_string();
+        assert!(error.contains("generation_config.json`: `t") && error.contains("it must be"), "{error}");
+    }
+    let twice = GenerationConfig::parse(path, r#"{"top_k": 5, "top_k": 7}"#).unwrap_err().to_string();
+    assert!(twice.contains("`top_k` is given twice"), "{twice}");
 }

@@ -1,96 +1,92 @@
-//! Multiple-choice questions in the format of the Digital Agency of Japan's lawqa_jp, and how to report their score.
+//! Multiple-choice questions, where they are read from, and how to report their score.
+//!
+//! Two formats, told apart by what the file holds: the JSON of the Digital Agency of Japan's lawqa_jp, and JSON lines:
+//!
+//! ```text
+//! {"question": "…", "options": ["…", "…"], "answer": "b"}
+//! {"id": "q2", "context": "…", "instruction": "…", "question": "…", "options": {"a": "…", "b": "…"}, "answer": null}
+//! ```
+//!
+//! An answer is a letter, an index from 0, or `null` for a question that is asked and not scored. Other keys are left
+//! alone.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::files;
+
+mod jsonl;
+mod lawqa;
+
+/// The most options of a question: there are no more letters.
+pub const MAX_OPTIONS: usize = 26;
 
 /// A question with its choices.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Question {
-    /// The text that the answer follows from (`コンテキスト`).
+    /// What reports call it, unlike all others of its file: the file's `id` (`ファイル名`), or its index from 0.
+    pub id: String,
+    /// The text that the answer follows from (`コンテキスト`); may be empty.
     pub context: String,
-    /// How to answer (`指示`).
+    /// How to answer (`指示`); may be empty.
     pub instruction: String,
     /// The question (`問題文`).
     pub question: String,
-    /// The choices, without their letters (`選択肢`).
+    /// The choices, without their letters (`選択肢`): two or more, none empty, no two the same.
     pub options: Vec<String>,
-    /// The index of the right choice (`output`).
-    pub answer: usize,
+    /// The index of the right choice (`output`), where the question is scored.
+    pub answer: Option<usize>,
 }
 
-#[derive(Deserialize)]
-struct File {
-    samples: Vec<serde_json::Value>,
-}
-
-#[derive(Deserialize)]
-struct Entry {
-    #[serde(rename = "コンテキスト")]
-    context: String,
-    #[serde(rename = "指示")]
-    instruction: String,
-    #[serde(rename = "問題文")]
-    question: String,
-    #[serde(rename = "選択肢")]
-    options: String,
-    output: String,
-}
-
-/// Reads `{"samples": [{"コンテキスト", "指示", "問題文", "選択肢", "output"}, …]}`; other keys are left alone.
+/// Reads the questions of a file; which format it has is told by its first line and not by its name, unless that ends in
+/// `.jsonl`.
 ///
 /// # Errors
-/// When the file cannot be read, is not of this format or has no samples; a bad sample is named with its index.
+/// When the file cannot be read, is of neither format or has no questions; the bad question is named with its line or
+/// index.
 pub fn read_questions(path: impl AsRef<Path>) -> Result<Vec<Question>> {
     let path = path.as_ref();
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-    let fail = |reason| Error::Data { path: path.to_owned(), reason };
-    let file: File = serde_json::from_slice(&bytes)
-        .map_err(|e| fail(format!("expected {{\"samples\": […]}} in lawqa_jp's format: {e}")))?;
-    if file.samples.is_empty() {
-        return Err(fail("there are no samples".into()));
-    }
-    let parse = |(index, sample)| parse(sample).map_err(|reason| fail(format!("sample {index}: {reason}")));
-    file.samples.into_iter().enumerate().map(parse).collect()
+    // The samples as JSON and as questions: each has a few texts, which are most of it.
+    let bytes = files::read_to_use(path, 3, "ask a part of it")?;
+    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
+    let named = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("jsonl"));
+    if named || jsonl::begins(bytes) { jsonl::read(path, bytes) } else { lawqa::read(path, bytes) }
 }
 
-fn parse(sample: serde_json::Value) -> Result<Question, String> {
-    let entry: Entry = serde_json::from_value(sample).map_err(|e| e.to_string())?;
-    let options = parse_options(&entry.options);
-    if options.len() < 2 {
-        return Err(format!("`選択肢` is {:?}, expected lines `a …`, `b …` and so on", entry.options));
+/// What is wrong with a question's text or options, whichever file they come from.
+fn check_parts(question: &str, options: &[String]) -> Result<(), String> {
+    if question.trim().is_empty() {
+        return Err("the question is empty".into());
     }
-    let answer = (0..options.len()).find(|&index| entry.output.trim() == letter(index).to_string());
-    let Some(answer) = answer else {
-        let last = letter(options.len() - 1);
-        return Err(format!("`output` is {:?}, expected one of a to {last}", entry.output));
-    };
-    let Entry { context, instruction, question, .. } = entry;
-    Ok(Question { context, instruction, question, options, answer })
-}
-
-/// Splits `a …\nb …` at lines that begin with the next letter and white space; other lines continue a choice.
-fn parse_options(text: &str) -> Vec<String> {
-    let mut options: Vec<String> = Vec::new();
-    for line in text.lines() {
-        let next = letter(options.len());
-        let begun = line.trim_start().strip_prefix(next).filter(|rest| rest.starts_with(char::is_whitespace));
-        match (begun, options.last_mut()) {
-            (Some(rest), _) => options.push(rest.trim().to_owned()),
-            (None, Some(option)) => *option = format!("{option}\n{}", line.trim_end()),
-            (None, None) if line.trim().is_empty() => {}
-            (None, None) => return Vec::new(),
+    let n = options.len();
+    if !(2..=MAX_OPTIONS).contains(&n) {
+        return Err(format!("the number of options is {n}, expected 2 to {MAX_OPTIONS}"));
+    }
+    let mut seen = HashMap::new();
+    for (index, option) in options.iter().enumerate() {
+        if option.trim().is_empty() {
+            return Err(format!("option {} is empty", letter(index)));
+        }
+        if let Some(first) = seen.insert(option.trim(), index) {
+            return Err(format!("options {} and {} are the same, {option:?}", letter(first), letter(index)));
         }
     }
-    options.iter().map(|option| option.trim_end().to_owned()).collect()
+    Ok(())
 }
 
-/// The letter of a choice: 0 is a.
+/// The letter of a choice: 0 is a. There is none beyond z.
 pub fn letter(index: usize) -> char {
-    u8::try_from(index).ok().and_then(|index| b'a'.checked_add(index)).map_or('?', char::from)
+    ('a'..='z').nth(index).unwrap_or('?')
+}
+
+/// The choice of a letter, in upper or lower case, where it is one of the first `n`.
+pub(crate) fn choice_of(letter: &str, n: usize) -> Option<usize> {
+    let is = |&index: &usize| letter.eq_ignore_ascii_case(self::letter(index).encode_utf8(&mut [0; 4]));
+    (0..n.min(MAX_OPTIONS)).find(is)
 }
 
 /// The score of a set of answers.
@@ -107,22 +103,33 @@ pub struct Accuracy {
 }
 
 impl Accuracy {
-    /// Compares the chosen indices with the right ones.
+    /// Compares the chosen indices with the right ones; questions that are not scored do not count.
     ///
     /// # Errors
-    /// When their numbers differ or are 0.
+    /// When there is not one for each question, or no question is scored.
     pub fn new(questions: &[Question], chosen: &[usize]) -> Result<Self> {
         let n = questions.len();
-        if n == 0 || chosen.len() != n {
+        if chosen.len() != n {
             let want = format!("there must be one for each of the questions, of which there are {n}");
             return Err(Error::setting("number of answers", chosen.len(), want));
         }
-        let n_correct = questions.iter().zip(chosen).filter(|&(question, &choice)| question.answer == choice).count();
-        let count = |choice| questions.iter().filter(|question| question.answer == choice).count();
-        let choices = 0..questions.iter().map(|question| question.options.len()).max().unwrap_or(0);
-        let (majority, n_majority) =
-            choices.map(|choice| (choice, count(choice))).rev().max_by_key(|&(_, count)| count).unwrap_or_default();
-        Ok(Self { n, n_correct, majority, n_majority })
+        let scored = questions.iter().zip(chosen).filter_map(|(q, &choice)| Some((q.answer?, Some(choice))));
+        let none = || Error::setting("number of scored questions", 0, "there must be one with an answer");
+        Self::of(scored).ok_or_else(none)
+    }
+
+    /// Of right choices with those that were given, if any was; none without questions.
+    pub fn of(answers: impl IntoIterator<Item = (usize, Option<usize>)>) -> Option<Self> {
+        let mut counts = Vec::new();
+        let (mut n, mut n_correct) = (0, 0);
+        for (right, given) in answers {
+            counts.resize(counts.len().max(right + 1), 0);
+            counts[right] += 1;
+            n += 1;
+            n_correct += usize::from(given == Some(right));
+        }
+        let (majority, n_majority) = counts.into_iter().enumerate().rev().max_by_key(|&(_, count)| count)?;
+        Some(Self { n, n_correct, majority, n_majority })
     }
 
     /// The share of right answers.
@@ -135,16 +142,20 @@ impl Accuracy {
         self.n_majority as f64 / self.n as f64
     }
 
-    /// The 95 % score interval of [`Self::value`] (Wilson, "Probable inference, the law of succession, and statistical
-    /// inference", JASA 1927).
+    /// The 95 % interval of [`Self::value`].
     pub fn interval(&self) -> (f64, f64) {
-        const Z: f64 = 1.959_963_984_540_054;
-        let (n, p) = (self.n as f64, self.value());
-        let scale = 1.0 / (1.0 + Z * Z / n);
-        let centre = scale * (p + Z * Z / (2.0 * n));
-        let half = scale * Z * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt();
-        ((centre - half).max(0.0), (centre + half).min(1.0))
+        wilson(self.value(), self.n as f64)
     }
+}
+
+/// The 95 % score interval of a share `p` of `n` (Wilson, "Probable inference, the law of succession, and statistical
+/// inference", JASA 1927).
+pub(crate) fn wilson(p: f64, n: f64) -> (f64, f64) {
+    const Z: f64 = 1.959_963_984_540_054;
+    let scale = 1.0 / (1.0 + Z * Z / n);
+    let centre = scale * (p + Z * Z / (2.0 * n));
+    let half = scale * Z * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt();
+    ((centre - half).max(0.0), (centre + half).min(1.0))
 }
 
 impl fmt::Display for Accuracy {

@@ -4,6 +4,7 @@ use super::stream::TextStream;
 use crate::{
     Error, Result,
     model::{Decoder, ForwardContext, Qwen3, SampleOptions},
+    options::MAX_NEW_TOKENS,
     tokenizer::Tokenizer,
 };
 use halfbyte::{Backend, Float};
@@ -23,12 +24,14 @@ pub struct GenerateOptions {
 }
 
 /// What was generated.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Generated {
     /// The text.
     pub text: String,
     /// Its tokens, without the one that ended it.
     pub ids: Vec<u32>,
+    /// Tokens of the prompt.
+    pub n_prompt: usize,
     /// Seconds for the prompt.
     pub prompt_seconds: f64,
     /// Seconds for the tokens after the first.
@@ -49,33 +52,86 @@ pub fn generate<B: Backend, T: Float>(
     options: &GenerateOptions,
     mut stream: impl FnMut(&str) -> ControlFlow<()>,
 ) -> Result<Generated> {
-    if options.max_new_tokens == 0 {
-        return Err(Error::setting("max_new_tokens", 0, "it must be at least 1"));
-    }
-    let capacity = prompt.len().saturating_add(options.max_new_tokens);
-    let mut decoder = Decoder::new(model, ctx, 1, capacity, tokenizer.vocab_size(), options.sample)?;
+    let mut one = generate_all(model, ctx, tokenizer, &[prompt.to_vec()], options, |_, piece| stream(piece))?;
+    Ok(one.remove(0))
+}
+
+/// Continues all `prompts` together, until the last is at its end; `stream` gets each piece with the number of its text.
+///
+/// # Errors
+/// A prompt is empty or too long, there is none, or the device refuses.
+pub fn generate_all<B: Backend, T: Float>(
+    model: &Qwen3<B, T>,
+    ctx: ForwardContext<'_, B, T>,
+    tokenizer: &Tokenizer,
+    prompts: &[Vec<u32>],
+    options: &GenerateOptions,
+    mut stream: impl FnMut(usize, &str) -> ControlFlow<()>,
+) -> Result<Vec<Generated>> {
+    MAX_NEW_TOKENS.check(options.max_new_tokens)?;
+    let longest = prompts.iter().map(Vec::len).max();
+    let longest = longest.ok_or_else(|| Error::setting("the number of prompts", 0, "it must be 1 or more"))?;
+    let capacity = longest.saturating_add(options.max_new_tokens);
+    let mut decoder = Decoder::new(model, ctx, prompts.len(), capacity, tokenizer.vocab_size(), options.sample)?;
     let began = Instant::now();
-    let mut next = decoder.prefill(&[prompt.to_vec()])?[0];
+    let mut next = decoder.prefill(prompts)?;
     let (prompt_seconds, began) = (began.elapsed().as_secs_f64(), Instant::now());
-    let mut text = TextStream::new(tokenizer, options.skip_special);
-    let mut out =
-        Generated { text: String::new(), ids: Vec::new(), prompt_seconds, decode_seconds: 0.0, stopped: false };
+    let mut texts: Vec<_> = prompts.iter().map(|prompt| Text::new(tokenizer, options, prompt.len())).collect();
     loop {
-        if options.stop_tokens.contains(&next) {
-            out.stopped = true;
+        let mut flow = ControlFlow::Continue(());
+        for (i, (text, &token)) in texts.iter_mut().zip(&next).enumerate() {
+            if let Some(piece) = text.push(token, options)
+                && stream(i, &piece).is_break()
+            {
+                flow = ControlFlow::Break(());
+            }
+        }
+        if flow.is_break() || texts.iter().all(|text| text.ended) {
             break;
         }
-        out.ids.push(next);
-        let piece = text.push(next);
-        out.text += &piece;
-        if stream(&piece).is_break() || out.ids.len() == options.max_new_tokens {
-            break;
-        }
-        next = decoder.step()?[0];
+        next = decoder.step()?;
     }
-    out.decode_seconds = began.elapsed().as_secs_f64();
-    let rest = text.finish();
-    let _ = stream(&rest);
-    out.text += &rest;
-    Ok(out)
+    let decode_seconds = began.elapsed().as_secs_f64();
+    let end = |(i, text): (usize, Text)| {
+        let (rest, mut made) = text.finish();
+        let _ = stream(i, &rest);
+        made.text += &rest;
+        Generated { prompt_seconds, decode_seconds, ..made }
+    };
+    Ok(texts.into_iter().enumerate().map(end).collect())
+}
+
+/// A text in the making.
+struct Text<'a> {
+    stream: TextStream<'a>,
+    made: Generated,
+    ended: bool,
+}
+
+impl<'a> Text<'a> {
+    fn new(tokenizer: &'a Tokenizer, options: &GenerateOptions, n_prompt: usize) -> Self {
+        let made = Generated { n_prompt, ..Generated::default() };
+        Text { stream: TextStream::new(tokenizer, options.skip_special), made, ended: false }
+    }
+
+    /// The piece that the token completes, unless the text is at its end.
+    fn push(&mut self, token: u32, options: &GenerateOptions) -> Option<String> {
+        if self.ended {
+            return None;
+        }
+        if options.stop_tokens.contains(&token) {
+            (self.made.stopped, self.ended) = (true, true);
+            return None;
+        }
+        self.made.ids.push(token);
+        self.ended = self.made.ids.len() == options.max_new_tokens;
+        let piece = self.stream.push(token);
+        self.made.text += &piece;
+        Some(piece)
+    }
+
+    /// What was held back, and the rest.
+    fn finish(self) -> (String, Generated) {
+        (self.stream.finish(), self.made)
+    }
 }

@@ -2,14 +2,14 @@ use std::path::Path;
 
 use serde_json::{Map, Number, Value, json};
 
-use super::Targets;
+use super::{Targets, TrainableTokens};
 use crate::config::Projection;
 use crate::config::keys::Keys;
 use crate::python_json::Dumps;
-use crate::{Error, Result, files};
+use crate::{Error, Result, files, options};
 
 /// The file of an adapter's configuration.
-pub(super) const FILE: &str = "adapter_config.json";
+pub(crate) const FILE: &str = "adapter_config.json";
 /// The version of PEFT whose format is written.
 const PEFT_VERSION: &str = "0.21.2";
 
@@ -40,6 +40,8 @@ pub struct LoraConfig {
     pub alpha_pattern: Vec<(String, f64)>,
     /// Whether the adapter has an output head of its own (PEFT's `modules_to_save: ["lm_head"]`).
     pub save_lm_head: bool,
+    /// Tokens that have rows of their own in the embedding or the output head.
+    pub trainable_tokens: TrainableTokens,
     /// How A and B begin.
     pub init: Init,
     /// The model that the adapter is for: a folder or a name on the hub.
@@ -60,7 +62,7 @@ pub enum Init {
 }
 
 /// Keys that must be unset (null, false or empty), because they change the result.
-const REFUSED: [&str; 15] = [
+const REFUSED: [&str; 14] = [
     "use_dora",
     "use_qalora",
     "fan_in_fan_out",
@@ -71,15 +73,17 @@ const REFUSED: [&str; 15] = [
     "layer_replication",
     "target_parameters",
     "megatron_config",
-    "trainable_token_indices",
     "alora_invocation_tokens",
     "arrow_config",
     "use_bdlora",
     "monteclora_config",
 ];
 
+/// Those of them that an empty object sets, too: PEFT fills it with defaults.
+const VARIANTS: [&str; 5] = ["kasa_config", "velora_config", "arrow_config", "use_bdlora", "monteclora_config"];
+
 /// Keys that become fields.
-const FIELDS: [&str; 17] = [
+const FIELDS: [&str; 18] = [
     "peft_type",
     "task_type",
     "bias",
@@ -94,6 +98,7 @@ const FIELDS: [&str; 17] = [
     "rank_pattern",
     "alpha_pattern",
     "modules_to_save",
+    "trainable_token_indices",
     "init_lora_weights",
     "base_model_name_or_path",
     "inference_mode",
@@ -127,6 +132,7 @@ impl LoraConfig {
             rank_pattern: Vec::new(),
             alpha_pattern: Vec::new(),
             save_lm_head: false,
+            trainable_tokens: TrainableTokens::None,
             init: Init::Kaiming,
             base_model: None,
             rest: Map::new(),
@@ -145,7 +151,7 @@ impl LoraConfig {
 
     /// Parses the text of an `adapter_config.json`; `path` is for the errors.
     pub fn parse(path: &Path, text: &str) -> Result<(Self, Option<String>)> {
-        let value: Value = serde_json::from_str(text).map_err(Error::json(path))?;
+        let value = crate::json::parse(text.as_bytes()).map_err(Error::json(path))?;
         let keys = Keys::new(path, &value)?;
         refuse_other_methods(keys)?;
         let config = Self {
@@ -157,14 +163,16 @@ impl LoraConfig {
             exclude_modules: Targets::parse(keys, "exclude_modules")?,
             layers_to_transform: one_or_more(keys, "layers_to_transform")?,
             layers_pattern: one_or_more(keys, "layers_pattern")?,
-            rank_pattern: pattern(keys, "rank_pattern", |v| usize::try_from(v.as_u64()?).ok())?,
-            alpha_pattern: pattern(keys, "alpha_pattern", Value::as_f64)?,
+            rank_pattern: pattern(keys, "rank_pattern", "a whole number", |v| usize::try_from(v.as_u64()?).ok())?,
+            alpha_pattern: pattern(keys, "alpha_pattern", "a number", Value::as_f64)?,
             save_lm_head: saves_lm_head(keys)?,
+            trainable_tokens: TrainableTokens::parse(keys)?,
             init: Init::parse(keys)?,
             base_model: keys.text("base_model_name_or_path")?,
             rest: CARRIED.iter().filter_map(|&k| Some((k.to_owned(), keys.raw(k)?.clone()))).collect(),
         };
-        keys.check("lora_dropout", (0.0..1.0).contains(&config.dropout), || "it must be from 0 to below 1".to_owned())?;
+        keys.in_range("lora_alpha", &options::LORA_ALPHA, Some(config.alpha))?;
+        keys.in_range("lora_dropout", &options::LORA_DROPOUT, Some(config.dropout))?;
         let others = keys.others(&[&REFUSED[..], &FIELDS[..], &CARRIED[..]].concat());
         let note = (!others.is_empty())
             .then(|| format!("`{}`: keys that are not known and are ignored: {}", path.display(), others.join(", ")));
@@ -208,6 +216,7 @@ impl LoraConfig {
             "rank_pattern": ranks,
             "alpha_pattern": alphas,
             "modules_to_save": self.save_lm_head.then(|| json!(["lm_head"])),
+            "trainable_token_indices": self.trainable_tokens.to_json(),
             "init_lora_weights": self.init.to_json(),
             "base_model_name_or_path": self.base_model,
         })
@@ -274,7 +283,7 @@ fn refuse_other_methods(keys: Keys) -> Result<()> {
         let unset = match keys.raw(key) {
             None | Some(Value::Bool(false)) => true,
             Some(Value::Array(list)) => list.is_empty(),
-            Some(Value::Object(object)) => object.is_empty(),
+            Some(Value::Object(object)) => object.is_empty() && !VARIANTS.contains(&key),
             Some(_) => false,
         };
         keys.support(key, unset, "an adapter without it")?;
@@ -298,10 +307,10 @@ fn one_or_more<T: serde::de::DeserializeOwned>(keys: Keys, key: &str) -> Result<
 }
 
 /// An object from regular expressions to values, in the file's order.
-fn pattern<T>(keys: Keys, key: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Vec<(String, T)>> {
+fn pattern<T>(keys: Keys, key: &str, want: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Vec<(String, T)>> {
     let Some(object) = keys.get::<Map<String, Value>>(key, "an object")? else { return Ok(Vec::new()) };
     let entries = object.iter().map(|(k, v)| Some((k.clone(), read(v)?))).collect::<Option<_>>();
-    entries.ok_or_else(|| keys.wrong(key, "each of its values must be a number"))
+    entries.ok_or_else(|| keys.wrong(key, &format!("each of its values must be {want}")))
 }
 
 /// Whole numbers without a point, as PEFT's alphas are.

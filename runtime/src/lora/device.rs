@@ -1,15 +1,24 @@
 //! An adapter in a backend's memory: all its tensors in one flat buffer.
 
-use super::{Adapter, HeadWeights, LoraConfig, LoraWeights, Target};
+use super::{
+    Adapter, HeadWeights, LoraConfig, LoraWeights, Target,
+    tokens::{Table, TokenRows},
+};
 use crate::{
     Error, Result,
     config::{Module, Projection, Qwen3Config},
 };
-use halfbyte::{Backend, Buf, Float, View};
+use halfbyte::{
+    Backend, Buf, Float, Mat, View, elements, host,
+    ops::{Op, ScatterRows},
+};
 use std::ops::Range;
 
 /// Tensors start at multiples of this, so that kernels can move 16 bytes at a time.
 const ALIGN: usize = 64;
+
+/// How to do with less memory for an adapter.
+pub(crate) const SMALLER: &str = "lower --lora-r, or adapt fewer --target-modules";
 
 /// One adapted layer and where its tensors lie in the flat buffer.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +43,30 @@ pub struct LoraModule {
     pub xa: Range<usize>,
 }
 
+/// The rows of a table that are trained, and where they lie in the flat buffer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenLayout {
+    /// The table.
+    pub table: Table,
+    /// The tokens.
+    pub ids: Vec<u32>,
+    /// `[columns, hidden]`: a row for each token, and zeros.
+    pub rows: Range<usize>,
+    /// Tokens and more, to a multiple of 8, so that products over them fit the tensor cores.
+    pub columns: usize,
+}
+
+impl TokenLayout {
+    fn hidden(&self) -> usize {
+        self.rows.len() / self.columns
+    }
+
+    /// Where the tokens' own rows lie.
+    fn used(&self) -> Range<usize> {
+        self.rows.start..self.rows.start + self.ids.len() * self.hidden()
+    }
+}
+
 /// Where everything lies in the flat buffer.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Layout {
@@ -41,6 +74,8 @@ pub struct Layout {
     pub modules: Vec<LoraModule>,
     /// The trained output head `[vocab, hidden]`, if it is in `modules_to_save`.
     pub head: Option<Range<usize>>,
+    /// Rows of the embedding and the head, if there are `trainable_token_indices`.
+    pub tokens: Vec<TokenLayout>,
     /// Elements in all, padding included.
     pub len: usize,
     /// Columns of the matrix that keeps `x Aᵀ`: the most that one decoder layer needs.
@@ -51,7 +86,8 @@ impl Layout {
     /// Lays out the modules, which must come in the model's order, then the head of `head_len` elements.
     ///
     /// # Errors
-    /// A target is the output head, which can be trained whole (`modules_to_save`) but not adapted.
+    /// A target is the output head, which can be trained whole (`modules_to_save`) but not adapted; or no memory could
+    /// hold all.
     pub fn new(targets: impl IntoIterator<Item = Target>, head_len: Option<usize>) -> Result<Self> {
         let mut layout = Layout::default();
         // Of the layer in hand.
@@ -64,22 +100,23 @@ impl Layout {
             if columns.0 != layer {
                 columns = (layer, 0);
             }
-            let xa = columns.1..columns.1 + rank;
+            let (a, b) = (layout.take(&[rank, in_features])?, layout.take(&[out_features, rank])?);
+            let xa = columns.1..elements::<f32>(&[rank])? + columns.1;
             // Columns start at multiples of 8 for the same reason as tensors do.
-            columns.1 = xa.end.next_multiple_of(8);
+            columns.1 = elements::<f32>(&[xa.end.next_multiple_of(8)])?;
             layout.xa_columns = layout.xa_columns.max(columns.1);
-            let (a, b) = (layout.take(rank * in_features), layout.take(out_features * rank));
             let index = layout.modules.len();
             layout.modules.push(LoraModule { module, index, in_features, out_features, rank, scale, a, b, xa });
         }
-        layout.head = head_len.map(|len| layout.take(len));
+        layout.head = head_len.map(|len| layout.take(&[len])).transpose()?;
         Ok(layout)
     }
 
-    fn take(&mut self, len: usize) -> Range<usize> {
-        let start = self.len;
-        self.len = (start + len).next_multiple_of(ALIGN);
-        start..start + len
+    /// The next tensor. What [`elements`] has let pass is below 2^61, so that two such numbers can be added.
+    fn take(&mut self, shape: &[usize]) -> Result<Range<usize>> {
+        let (start, len) = (self.len, elements::<f32>(shape)?);
+        self.len = elements::<f32>(&[(start + len).next_multiple_of(ALIGN)])?;
+        Ok(start..start + len)
     }
 
     /// The module of a layer, if it is adapted.
@@ -88,8 +125,24 @@ impl Layout {
         at.ok().map(|i| &self.modules[i])
     }
 
-    /// The lowest decoder layer with an adapter: the backward pass ends there.
+    /// Lays out rows of a table behind all else.
+    fn take_tokens(&mut self, rows: &TokenRows) -> Result<()> {
+        let (n, columns) = (rows.ids.len(), rows.ids.len().next_multiple_of(8));
+        let range = self.take(&[columns, rows.weight.len() / n])?;
+        self.tokens.push(TokenLayout { table: rows.table, ids: rows.ids.clone(), rows: range, columns });
+        Ok(())
+    }
+
+    /// Whether rows of the embedding are trained: the backward pass goes through all layers then.
+    pub(crate) fn trains_embedding(&self) -> bool {
+        self.tokens.iter().any(|tokens| tokens.table == Table::Embedding)
+    }
+
+    /// The lowest decoder layer with an adapter, or above what else is trained: the backward pass ends there.
     pub fn lowest_layer(&self) -> Option<usize> {
+        if self.trains_embedding() {
+            return Some(0);
+        }
         // Modules are in the model's order.
         match self.modules.first()?.module {
             Module::Layer(layer, _) => Some(layer),
@@ -100,11 +153,12 @@ impl Layout {
     /// Where the tensors of `adapter` lie, and all its numbers at their places.
     ///
     /// # Errors
-    /// As for [`Layout::new`].
+    /// As for [`Layout::new`]; or there is too little memory.
     pub fn of(adapter: &Adapter) -> Result<(Self, Vec<f32>)> {
         let head_len = adapter.lm_head.as_ref().map(|head| head.weight.len());
-        let layout = Layout::new(adapter.layers.iter().map(|layer| layer.target), head_len)?;
-        let mut flat = vec![0.0; layout.len];
+        let mut layout = Layout::new(adapter.layers.iter().map(|layer| layer.target), head_len)?;
+        adapter.tokens.iter().try_for_each(|rows| layout.take_tokens(rows))?;
+        let mut flat = host::zeros(layout.len)?;
         for (lora, layer) in layout.modules.iter().zip(&adapter.layers) {
             flat[lora.a.clone()].copy_from_slice(&layer.a);
             flat[lora.b.clone()].copy_from_slice(&layer.b);
@@ -112,53 +166,116 @@ impl Layout {
         if let (Some(range), Some(head)) = (layout.head.clone(), &adapter.lm_head) {
             flat[range].copy_from_slice(&head.weight);
         }
+        for (at, rows) in layout.tokens.iter().zip(&adapter.tokens) {
+            flat[at.used()].copy_from_slice(&rows.weight);
+        }
         Ok((layout, flat))
     }
 
     /// The adapter that `flat` holds.
-    pub fn to_adapter(&self, config: &LoraConfig, model: &Qwen3Config, flat: &[f32]) -> Adapter {
-        let weights = |lora: &LoraModule| LoraWeights {
-            target: Target {
-                module: lora.module,
-                r: lora.rank,
-                scaling: lora.scale,
-                shape: [lora.out_features, lora.in_features],
-            },
-            a: flat[lora.a.clone()].to_vec(),
-            b: flat[lora.b.clone()].to_vec(),
+    ///
+    /// # Errors
+    /// There is too little memory.
+    pub fn to_adapter(&self, config: &LoraConfig, model: &Qwen3Config, flat: &[f32]) -> Result<Adapter> {
+        let copy = |range: &Range<usize>| host::collect(range.len(), flat[range.clone()].iter().copied());
+        let weights = |lora: &LoraModule| {
+            let shape = [lora.out_features, lora.in_features];
+            let target = Target { module: lora.module, r: lora.rank, scaling: lora.scale, shape };
+            Ok(LoraWeights { target, a: copy(&lora.a)?, b: copy(&lora.b)? })
         };
         let head =
-            |range: Range<usize>| HeadWeights { shape: model.shape(Module::LmHead), weight: flat[range].to_vec() };
-        Adapter {
+            |range| -> Result<_> { Ok(HeadWeights { shape: model.shape(Module::LmHead), weight: copy(range)? }) };
+        let tokens = |at: &TokenLayout| -> Result<_> {
+            Ok(TokenRows { table: at.table, ids: at.ids.clone(), weight: copy(&at.used())? })
+        };
+        Ok(Adapter {
             config: config.clone(),
-            layers: self.modules.iter().map(weights).collect(),
-            lm_head: self.head.clone().map(head),
+            layers: self.modules.iter().map(weights).collect::<Result<_>>()?,
+            lm_head: self.head.as_ref().map(head).transpose()?,
+            tokens: self.tokens.iter().map(tokens).collect::<Result<_>>()?,
+        })
+    }
+
+    /// Puts what `flat` holds into `adapter`, which must have come from this layout, with no more memory than a piece of
+    /// it takes.
+    ///
+    /// # Errors
+    /// The device refuses.
+    pub(crate) fn fetch<B: Backend>(&self, backend: &B, flat: &Buf<B, f32>, adapter: &mut Adapter) -> Result<()> {
+        const PIECE: usize = 1 << 16;
+        let fetch = |range: &Range<usize>, out: &mut [f32]| -> Result<()> {
+            for (start, piece) in range.clone().step_by(PIECE).zip(out.chunks_mut(PIECE)) {
+                piece.copy_from_slice(&backend.download(flat.at(start..start + piece.len()))?);
+            }
+            Ok(())
+        };
+        for (lora, layer) in self.modules.iter().zip(&mut adapter.layers) {
+            fetch(&lora.a, &mut layer.a)?;
+            fetch(&lora.b, &mut layer.b)?;
+        }
+        for (at, rows) in self.tokens.iter().zip(&mut adapter.tokens) {
+            fetch(&at.used(), &mut rows.weight)?;
+        }
+        match (&self.head, &mut adapter.lm_head) {
+            (Some(range), Some(head)) => fetch(range, &mut head.weight),
+            _ => Ok(()),
         }
     }
 
     /// Trained numbers, padding not counted.
     pub fn n_trainable(&self) -> usize {
         let modules: usize = self.modules.iter().map(|lora| lora.a.len() + lora.b.len()).sum();
-        modules + self.head.as_ref().map_or(0, |head| head.len())
+        let tokens: usize = self.tokens.iter().map(|tokens| tokens.used().len()).sum();
+        modules + self.head.as_ref().map_or(0, |head| head.len()) + tokens
     }
 }
 
-/// An adapter as the model reads it.
+/// An adapter as the model reads it; [`crate::model::Qwen3::adapt`] makes it.
 pub struct DeviceAdapter<B: Backend, T: Float> {
     /// Where everything lies.
     pub layout: Layout,
     /// `[layout.len]`, in the compute type.
     pub compute: Buf<B, T>,
+    /// One for each of `layout.tokens`.
+    tables: Vec<PatchedTable<B, T>>,
+}
+
+/// A copy of one of the model's tables with an adapter's rows in their places, so that whatever reads the table reads
+/// them.
+struct PatchedTable<B: Backend, T: Float> {
+    ids: Buf<B, u32>,
+    /// `[vocab, hidden]`
+    table: Buf<B, T>,
 }
 
 impl<B: Backend, T: Float> DeviceAdapter<B, T> {
-    /// Puts an adapter's numbers, laid out as `layout` says, into `backend`'s memory.
+    /// Puts an adapter's numbers, laid out as `layout` says, into `backend`'s memory; `originals` are the model's tables
+    /// for `layout.tokens`.
     ///
     /// # Errors
     /// The device has too little memory.
-    pub fn new(backend: &B, layout: Layout, flat: &[f32]) -> Result<Self> {
-        let host: Vec<T> = flat.iter().map(|&v| T::from_f32(v)).collect();
-        Ok(DeviceAdapter { layout, compute: backend.upload(&host)? })
+    pub(crate) fn new(backend: &B, layout: Layout, flat: &[f32], originals: &[View<'_, B, T>]) -> Result<Self> {
+        let compute = host::collect(flat.len(), flat.iter().map(|&v| T::from_f32(v)))?;
+        let copy = |(tokens, &original): (&TokenLayout, &View<'_, B, T>)| -> Result<_> {
+            let mut table = backend.zeros(original.len())?;
+            backend.copy(original, table.view_mut())?;
+            Ok(PatchedTable { ids: backend.upload(&tokens.ids)?, table })
+        };
+        let tables = layout.tokens.iter().zip(originals).map(copy).collect::<Result<_>>()?;
+        let mut adapter = DeviceAdapter { layout, compute: backend.upload(&compute)?, tables };
+        adapter.patch(backend)?;
+        Ok(adapter)
+    }
+
+    /// Puts the rows of `compute`, which have changed, into their tables.
+    pub(crate) fn patch(&mut self, backend: &B) -> Result<()> {
+        for (tokens, PatchedTable { ids, table }) in self.layout.tokens.iter().zip(&mut self.tables) {
+            let (n, hidden) = (tokens.ids.len(), tokens.hidden());
+            let x = Mat::new(self.compute.at(tokens.used()), n, hidden);
+            let vocab = table.len() / hidden;
+            ScatterRows { x, rows: ids.view(), out: table.mat_mut(vocab, hidden) }.run(backend)?;
+        }
+        Ok(())
     }
 
     /// `A` of a module, `[r, in]`.
@@ -171,8 +288,21 @@ impl<B: Backend, T: Float> DeviceAdapter<B, T> {
         self.compute.at(lora.b.clone())
     }
 
-    /// The trained head, `[vocab, hidden]`.
+    /// The trained head, or the one with trained rows, `[vocab, hidden]`; none where it is the model's or its embedding.
     pub(crate) fn head(&self) -> Option<View<'_, B, T>> {
-        Some(self.compute.at(self.layout.head.clone()?))
+        match self.layout.head.clone() {
+            Some(range) => Some(self.compute.at(range)),
+            None => self.table(Table::Head),
+        }
+    }
+
+    /// The embedding with trained rows, `[vocab, hidden]`.
+    pub(crate) fn embedding(&self) -> Option<View<'_, B, T>> {
+        self.table(Table::Embedding)
+    }
+
+    fn table(&self, table: Table) -> Option<View<'_, B, T>> {
+        let at = self.layout.tokens.iter().position(|tokens| tokens.table == table)?;
+        Some(self.tables[at].table.view())
     }
 }

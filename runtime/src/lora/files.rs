@@ -3,13 +3,14 @@ use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
 
-use super::{LoraConfig, Target, config};
-use crate::checkpoint::{Checkpoint, Tensor, TensorRef, stage_file};
+use super::{LoraConfig, Table, Target, TokenRows, config};
+use crate::checkpoint::{Checkpoint, Tensor, TensorRef, write_tensors};
 use crate::config::{Module, Qwen3Config};
-use crate::{Error, Result, files};
+use crate::files::{self, OutputFolder, Staged};
+use crate::{Error, Result};
 
 /// The file of an adapter's weights.
-const WEIGHTS: &str = "adapter_model.safetensors";
+pub(crate) const WEIGHTS: &str = "adapter_model.safetensors";
 /// PEFT's name for the model that it wraps.
 const PREFIX: &str = "base_model.model.";
 
@@ -22,6 +23,8 @@ pub struct Adapter {
     pub layers: Vec<LoraWeights>,
     /// An output head of its own that takes the place of the model's.
     pub lm_head: Option<HeadWeights>,
+    /// Rows that take the place of the embedding's and the head's, the embedding's first.
+    pub tokens: Vec<TokenRows>,
 }
 
 /// The weights of an output head.
@@ -45,13 +48,18 @@ pub struct LoraWeights {
 }
 
 impl Adapter {
-    /// Reads PEFT's adapter in a folder. Also returns notes for the user.
+    /// Reads PEFT's adapter in a folder: both files of one save, also while another is made. Also returns notes for the
+    /// user.
     ///
     /// # Errors
     /// Those of [`LoraConfig::open`] and [`LoraConfig::resolve`]; [`Error::MissingTensor`] and [`Error::Tensor`] for
     /// tensors that are absent or have other shapes than the model calls for; [`Error::Adapter`] for tensors that have
     /// no place in the model.
     pub fn open(dir: &Path, model: &Qwen3Config) -> Result<(Self, Option<String>)> {
+        files::read_together(dir, &[config::FILE, WEIGHTS], || Self::read(dir, model))
+    }
+
+    fn read(dir: &Path, model: &Qwen3Config) -> Result<(Self, Option<String>)> {
         let (config, note) = LoraConfig::open(dir)?;
         let path = dir.join(WEIGHTS);
         if !path.exists() {
@@ -60,7 +68,9 @@ impl Adapter {
         }
         let mut tensors = Tensors::open(path)?;
         let mut layers = Vec::new();
-        for target in config.resolve(model)? {
+        let in_config = |e: Error| e.in_file(&dir.join(config::FILE));
+        let targets = config.resolve(model).map_err(in_config)?;
+        for target in targets {
             let ([rows, cols], r) = (target.shape, target.r);
             let a = tensors.take(&key(target.module, "lora_A.weight"), [r, cols])?;
             let b = tensors.take(&key(target.module, "lora_B.weight"), [rows, r])?;
@@ -71,23 +81,37 @@ impl Adapter {
             let shape = model.shape(Module::LmHead);
             lm_head = Some(HeadWeights { shape, weight: tensors.take(&key(Module::LmHead, "weight"), shape)? });
         }
+        let mut tokens = Vec::new();
+        for (table, ids) in config.tokens(model).map_err(in_config)? {
+            let weight = tensors.take(&token_key(table), [ids.len(), model.hidden_size])?;
+            tokens.push(TokenRows { table, ids, weight });
+        }
         tensors.expect_empty()?;
-        Ok((Self { config, layers, lm_head }, note))
+        Ok((Self { config, layers, lm_head, tokens }, note))
     }
 
-    /// Writes both files of PEFT's adapter into a folder, which is made if need be. Neither is replaced before both are
-    /// on the disk.
+    /// Writes both files of PEFT's adapter into a folder, which is made if need be. They take the place of an adapter that
+    /// is there, both or neither.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: the disk is full or fails, or another process writes into the folder.
     pub fn save(&self, dir: &Path) -> Result<()> {
-        files::check_writable(dir)?;
-        let weights = self.stage_weights(&dir.join(WEIGHTS))?;
-        let text = self.config.to_json();
-        let path = dir.join(config::FILE);
-        let config = files::stage(&path, |w| w.write_all(text.as_bytes()).map_err(Error::io("write", &path)))?;
-        weights.commit()?;
-        config.commit()
+        let folder = OutputFolder::claim(dir)?;
+        let mut weights = Staged::create(&dir.join(WEIGHTS))?;
+        let mut config = self.stage(dir, &weights)?;
+        let mut transaction = folder.transaction();
+        [&mut weights, &mut config].into_iter().for_each(|file| transaction.add(file));
+        transaction.commit()
     }
 
-    fn stage_weights(&self, path: &Path) -> Result<files::Staged> {
+    /// Writes the weights of an adapter in `dir` to a file of it, and gives its configuration's.
+    pub(crate) fn stage(&self, dir: &Path, weights: &Staged) -> Result<Staged> {
+        self.write_weights(weights)?;
+        let (path, text) = (dir.join(config::FILE), self.config.to_json());
+        files::stage(&path, |w| w.write_all(text.as_bytes()).map_err(Error::io("write", &path)))
+    }
+
+    fn write_weights(&self, to: &Staged) -> Result<()> {
         let mut parts: Vec<(String, [usize; 2], &[f32])> = Vec::new();
         for LoraWeights { target, a, b } in &self.layers {
             let ([rows, cols], r) = (target.shape, target.r);
@@ -97,16 +121,23 @@ impl Adapter {
         if let Some(head) = &self.lm_head {
             parts.push((key(Module::LmHead, "weight"), head.shape, &head.weight));
         }
+        for TokenRows { table, ids, weight } in &self.tokens {
+            parts.push((token_key(*table), [ids.len(), weight.len() / ids.len()], weight));
+        }
         let tensors: Vec<_> = parts
             .iter()
             .map(|(name, shape, data)| Tensor { name, dtype: Dtype::F32, shape, data: bytemuck::cast_slice(data) })
             .collect();
-        stage_file(path, &tensors)
+        write_tensors(to, &tensors)
     }
 }
 
 fn key(module: Module, part: &str) -> String {
     format!("{PREFIX}{module}.{part}")
+}
+
+fn token_key(table: Table) -> String {
+    format!("{PREFIX}{table}.token_adapter.trainable_tokens_delta")
 }
 
 /// The tensors of an adapter's file, each to be taken once.
@@ -132,7 +163,7 @@ impl Tensors {
             hint: hint.to_owned(),
         })?;
         self.left.remove(name);
-        tensor.expect_shape(&shape)?.to_f32()
+        tensor.expect_shape(&shape)?.expect_finite()?.to_f32()
     }
 
     fn expect_empty(&self) -> Result<()> {

@@ -1,30 +1,38 @@
-use super::{Adapter, HeadWeights, Init, LoraConfig, LoraWeights, Target};
+use super::{Adapter, HeadWeights, Init, LoraConfig, LoraWeights, SMALLER, Table, Target, TokenRows};
 use crate::{
     Error, Result,
     checkpoint::Checkpoint,
     config::{Module, Qwen3Config},
 };
-use halfbyte::rng::{philox, uniform};
+use halfbyte::{
+    elements, host,
+    rng::{philox, uniform},
+};
 
 /// Sets these random numbers apart from other uses of the same seed ("lora").
 const STREAM: u32 = 0x6c6f_7261;
 
 impl Adapter {
     /// A new adapter for `model`, which changes nothing yet: `A` random (PEFT's distributions), `B` zero, and the
-    /// output head, if it is trained, as `files` has it. Same seed, same adapter.
+    /// output head and rows of tokens, if they are trained, as `files` has them. Same seed, same adapter.
     ///
     /// # Errors
-    /// A target matches nothing, or the initialisation is one that only PEFT can make.
+    /// A target matches nothing, the initialisation is one that only PEFT can make, or there is too little memory.
     pub fn init(config: LoraConfig, model: &Qwen3Config, files: &Checkpoint, seed: u64) -> Result<Self> {
         let targets = config.resolve(model)?;
+        // Before the first of its numbers is made.
+        let room = || Ok(host::check(config.weight_bytes(model)?)?);
+        room().map_err(Error::memory_for(|| format!("an adapter with r = {}", config.r), SMALLER))?;
         let fresh = |(index, target): (usize, &Target)| -> Result<LoraWeights> {
             let [rows, cols] = target.shape;
             let a = random_a(&config.init, target.r, cols, index as u32, seed)?;
-            Ok(LoraWeights { target: *target, a, b: vec![0.0; rows * target.r] })
+            Ok(LoraWeights { target: *target, a, b: host::zeros(elements::<f32>(&[rows, target.r])?)? })
         };
         let layers = targets.iter().enumerate().map(fresh).collect::<Result<_>>()?;
         let lm_head = config.save_lm_head.then(|| head(model, files)).transpose()?;
-        Ok(Adapter { config, layers, lm_head })
+        let own = |(table, ids)| token_rows(model, files, table, ids);
+        let tokens = config.tokens(model)?.into_iter().map(own).collect::<Result<_>>()?;
+        Ok(Adapter { config, layers, lm_head, tokens })
     }
 }
 
@@ -34,17 +42,29 @@ fn head(model: &Qwen3Config, files: &Checkpoint) -> Result<HeadWeights> {
     Ok(HeadWeights { shape, weight })
 }
 
+fn token_rows(model: &Qwen3Config, files: &Checkpoint, table: Table, ids: Vec<u32>) -> Result<TokenRows> {
+    let shape = model.shape(Module::LmHead);
+    let tensor = files.tensor(&table.tensor())?.expect_shape(&shape)?.expect_finite()?;
+    let mut weight = host::room(elements::<f32>(&[ids.len(), shape[1]])?)?;
+    for &id in &ids {
+        weight.extend(tensor.row(id as usize)?);
+    }
+    Ok(TokenRows { table, ids, weight })
+}
+
 fn random_a(init: &Init, r: usize, cols: usize, module: u32, seed: u64) -> Result<Vec<f32>> {
+    let len = elements::<f32>(&[r, cols])?;
     let words = |quad: usize| philox([quad as u32, (quad >> 32) as u32, module, STREAM], seed);
-    let quads = (0..(r * cols).div_ceil(4)).map(words);
+    let quads = (0..len.div_ceil(4)).map(words);
     let mut a: Vec<f32> = match init {
         Init::Kaiming => {
             let bound = (cols as f32).sqrt().recip();
-            quads.flatten().map(|word| (2.0 * uniform(word) - 1.0) * bound).collect()
+            host::collect(len, quads.flatten().map(|word| (2.0 * uniform(word) - 1.0) * bound))?
         }
         Init::Gaussian => {
             let deviation = 1.0 / r as f32;
-            quads.flat_map(|[a, b, c, d]| [normal(a, b), normal(c, d)].concat()).map(|v| v * deviation).collect()
+            let normals = quads.flat_map(|[a, b, c, d]| [normal(a, b), normal(c, d)]).flatten();
+            host::collect(len, normals.map(|v| v * deviation))?
         }
         Init::Other(value) => {
             let reason =
@@ -52,7 +72,7 @@ fn random_a(init: &Init, r: usize, cols: usize, module: u32, seed: u64) -> Resul
             return Err(Error::Adapter { path: Default::default(), reason });
         }
     };
-    a.truncate(r * cols);
+    a.truncate(len);
     Ok(a)
 }
 

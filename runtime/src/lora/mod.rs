@@ -8,8 +8,13 @@ mod device;
 mod files;
 mod init;
 mod targets;
+mod tokens;
 
+pub(crate) use config::FILE as CONFIG;
 pub use config::{Init, LoraConfig};
-pub use device::{DeviceAdapter, Layout, LoraModule};
+pub(crate) use device::SMALLER;
+pub use device::{DeviceAdapter, Layout, LoraModule, TokenLayout};
+pub(crate) use files::WEIGHTS;
 pub use files::{Adapter, HeadWeights, LoraWeights};
 pub use targets::{Target, Targets};
+pub use tokens::{Table, TokenRows, TrainableTokens};

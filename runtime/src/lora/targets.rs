@@ -1,8 +1,9 @@
+use halfbyte::elements;
 use regex::Regex;
 
-use super::LoraConfig;
+use super::{LoraConfig, Table};
 use crate::config::{Module, Projection, Qwen3Config};
-use crate::{Error, Result};
+use crate::{Error, Result, options};
 
 /// Modules by name, as PEFT takes them.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,14 +68,16 @@ impl LoraConfig {
     /// The modules of a model to adapt, in the order of the model, each with its rank and scaling.
     ///
     /// # Errors
-    /// [`Error::Target`] for an entry of a list or pattern that matches nothing or is no regular expression, if nothing
-    /// is left to adapt, and if an output head would be saved that is also the embedding.
+    /// [`Error::Setting`] for a rank, an alpha or a dropout out of range; [`Error::Target`] for an entry of a list or
+    /// pattern that matches nothing or is no regular expression, if nothing is left to adapt, and if an output head would
+    /// be saved that is also the embedding.
     pub fn resolve(&self, model: &Qwen3Config) -> Result<Vec<Target>> {
         if self.save_lm_head && model.tie_word_embeddings {
             let reason = "the model's output head is its embedding, and an adapter's own head would part the two; leave \
                           it out";
             return Err(target_error("modules_to_save", "lm_head", reason));
         }
+        options::LORA_DROPOUT.check(self.dropout)?;
         let chosen = self.choose(model)?;
         let ranks = patterns("rank_pattern", &self.rank_pattern, &chosen)?;
         let alphas = patterns("alpha_pattern", &self.alpha_pattern, &chosen)?;
@@ -88,10 +91,40 @@ impl LoraConfig {
         chosen.into_iter().map(with_rank).collect()
     }
 
-    fn scaling(&self, r: usize, alpha: f64) -> Result<f32> {
-        if r == 0 {
-            return Err(target_error("r", "0", "a rank must be at least 1"));
+    /// The tokens that have rows of their own in each table of a model, the embedding first. A head that is the embedding
+    /// follows it.
+    ///
+    /// # Errors
+    /// [`Error::Target`] for a module that is no such table, a token that the model has not or that comes twice, and a head
+    /// that would be parted from the embedding that it is or that is trained whole.
+    pub fn tokens(&self, model: &Qwen3Config) -> Result<Vec<(Table, Vec<u32>)>> {
+        let tokens = self.trainable_tokens.resolve(model)?;
+        if self.save_lm_head && tokens.iter().any(|(table, _)| *table == Table::Head) {
+            let reason = "the head is trained whole (`modules_to_save`); leave one of the two out";
+            return Err(target_error("trainable_token_indices", "lm_head", reason));
         }
+        Ok(tokens)
+    }
+
+    /// Bytes of the adapter's weights for a model.
+    ///
+    /// # Errors
+    /// Those of [`LoraConfig::resolve`] and [`LoraConfig::tokens`]; or no memory could hold them.
+    pub fn weight_bytes(&self, model: &Qwen3Config) -> Result<usize> {
+        let head = if self.save_lm_head { elements::<f32>(&model.shape(Module::LmHead))? } else { 0 };
+        // What `elements` has let pass is below 2^61, so that three such numbers can be added.
+        let rows = |sum: usize, ids: usize| elements::<f32>(&[sum + elements::<f32>(&[ids, model.hidden_size])?]);
+        let fixed = self.tokens(model)?.iter().try_fold(head, |sum, (_, ids)| rows(sum, ids.len()))?;
+        let add = |sum: usize, t: &Target| {
+            let (a, b) = (elements::<f32>(&[t.r, t.shape[1]])?, elements::<f32>(&[t.shape[0], t.r])?);
+            elements::<f32>(&[sum + a + b])
+        };
+        Ok(self.resolve(model)?.iter().try_fold(fixed, add)? * size_of::<f32>())
+    }
+
+    fn scaling(&self, r: usize, alpha: f64) -> Result<f32> {
+        options::LORA_R.check(r)?;
+        options::LORA_ALPHA.check(alpha)?;
         let scaling = alpha / if self.use_rslora { (r as f64).sqrt() } else { r as f64 };
         if !(scaling as f32).is_finite() {
             return Err(target_error("lora_alpha", &alpha.to_string(), "it must be a finite number"));
@@ -214,7 +247,7 @@ fn compile(key: &str, pattern: &str, wrap: impl Fn(&str) -> String) -> Result<Re
 
 /// A construct that the regex crate understands but not as Python's `re` does.
 fn differs_from_python(pattern: &str) -> Option<&'static str> {
-    const ANYWHERE: [&str; 8] = [r"\<", r"\>", r"\p", r"\P", "++", "*+", "?+", "}+"];
+    const ANYWHERE: [&str; 9] = [r"\<", r"\>", r"\b{", r"\p", r"\P", "++", "*+", "?+", "}+"];
     const IN_CLASS: [&str; 4] = ["[", "&&", "--", "~~"];
     let mut in_class = false;
     let mut rest = pattern;
@@ -223,12 +256,13 @@ fn differs_from_python(pattern: &str) -> Option<&'static str> {
         if let Some(found) = constructs.iter().find(|&&x| rest.starts_with(x)) {
             return Some(found);
         }
-        match c {
-            '[' => in_class = true,
-            ']' => in_class = false,
-            _ => {}
-        }
-        let skip = if c == '\\' { rest.chars().take(2).map(char::len_utf8).sum() } else { c.len_utf8() };
+        let skip = match c {
+            '\\' => rest.chars().take(2).map(char::len_utf8).sum(),
+            // A bracket that comes first does not close its class.
+            '[' => ["[^]", "[]", "[^", "["].into_iter().find(|open| rest.starts_with(open)).map_or(1, str::len),
+            _ => c.len_utf8(),
+        };
+        in_class = c == '[' || in_class && c != ']';
         rest = &rest[skip..];
     }
     None

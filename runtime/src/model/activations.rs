@@ -1,4 +1,4 @@
-use super::{ForwardContext, Keep, Qwen3, residual::ResidualStream, rows::Rows};
+use super::{ForwardContext, Keep, Qwen3, residual::ResidualStream, rows::Rows, tokens::PickedRows};
 use crate::{Error, Result, batch::Batch, config::Qwen3Config};
 use halfbyte::{Backend, Buf, Float, View};
 
@@ -24,7 +24,7 @@ impl<B: Backend> Tokens<B> {
             max_len: 0,
             ids: backend.zeros(capacity)?,
             positions: backend.zeros(capacity)?,
-            cu_seqlens: backend.zeros(capacity + 1)?,
+            cu_seqlens: backend.zeros(capacity.saturating_add(1))?,
         })
     }
 
@@ -103,7 +103,7 @@ impl<B: Backend, T: Float> Activations<B, T> {
     /// The device has too little memory.
     pub fn new(ctx: ForwardContext<'_, B, T>, model: &Qwen3<B, T>, capacity: usize, keep: Keep) -> Result<Self> {
         let (backend, config) = (ctx.backend, &model.config);
-        let kept = if keep == Keep::Everything { config.n_layers } else { 1 };
+        let kept = keep.layers(config.n_layers);
         Ok(Activations {
             capacity,
             tokens: Tokens::new(backend, capacity)?,
@@ -181,6 +181,8 @@ pub struct Gradients<B: Backend, T: Float> {
     pub(super) gate_up: Rows<B, T>,
     /// `[n, xa_columns]`
     pub(super) xa: Rows<B, T>,
+    /// Of the embedding and the head, where rows of them are trained.
+    pub(super) tokens: Vec<PickedRows<B, T>>,
 }
 
 impl<B: Backend, T: Float> Gradients<B, T> {
@@ -192,6 +194,8 @@ impl<B: Backend, T: Float> Gradients<B, T> {
         let (backend, config) = (ctx.backend, &model.config);
         let (hidden, inter, q, kv) = (config.hidden_size, config.intermediate_size, config.q_size(), config.kv_size());
         let rows = |cols| Rows::new(backend, capacity, cols);
+        let tokens = ctx.adapter.iter().flat_map(|adapter| &adapter.layout.tokens);
+        let picked = |tokens| PickedRows::new(backend, tokens, config.vocab_size, capacity);
         Ok(Gradients {
             adapter: backend.zeros(ctx.adapter.map_or(0, |adapter| adapter.layout.len))?,
             residual: rows(hidden)?,
@@ -204,6 +208,7 @@ impl<B: Backend, T: Float> Gradients<B, T> {
             gated: rows(inter)?,
             gate_up: rows(2 * inter)?,
             xa: rows(ctx.xa_columns())?,
+            tokens: tokens.map(picked).collect::<Result<_>>()?,
         })
     }
 }

@@ -73,7 +73,8 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         grads: &mut Gradients<B, T>,
     ) -> Result<()> {
         let recomputes = acts.recomputes()?;
-        let Some(lowest) = ctx.adapter.and_then(|a| a.layout.lowest_layer()) else { return Ok(()) };
+        let Some(layout) = ctx.adapter.map(|adapter| &adapter.layout) else { return Ok(()) };
+        let Some(lowest) = layout.lowest_layer() else { return Ok(()) };
         let last = self.layers.len() - 1;
         for i in (lowest..=last).rev() {
             // The activations of the last layer are still there.
@@ -81,9 +82,9 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
                 self.layer_forward(ctx, acts, i, &mut Attend::Packed)?;
             }
             self.mlp_backward(ctx, acts, grads, i)?;
-            self.attention_backward(ctx, acts, grads, i, i > lowest)?;
+            self.attention_backward(ctx, acts, grads, i, i > lowest || layout.trains_embedding())?;
         }
-        Ok(())
+        self.embedding_backward(ctx, acts, grads)
     }
 
     fn mlp_backward(

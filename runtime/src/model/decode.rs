@@ -5,9 +5,9 @@ use super::{
     attention::{Attend, CacheSlots, KvCache},
     rows::{self, Rows},
 };
-use crate::{Error, Result, batch::Batch};
+use crate::{Error, Result, batch::Batch, options};
 use halfbyte::{
-    Backend, Buf, Float,
+    Backend, Buf, Float, host,
     ops::{GatherRows, Op, Sample},
 };
 
@@ -32,6 +32,15 @@ impl SampleOptions {
     /// Always the most probable token.
     pub const GREEDY: Self =
         SampleOptions { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 0 };
+
+    /// Refuses what is out of range.
+    fn check(&self) -> Result<()> {
+        options::TEMPERATURE.check(self.temperature)?;
+        options::TOP_K.check(self.top_k)?;
+        options::TOP_P.check(self.top_p)?;
+        options::MIN_P.check(self.min_p)?;
+        options::REPETITION_PENALTY.check(self.repetition_penalty)
+    }
 }
 
 /// Generates for a fixed number of sequences up to a fixed length; all memory but a prompt's is allocated at the start.
@@ -66,7 +75,7 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
     /// tokeniser knows.
     ///
     /// # Errors
-    /// `capacity` is beyond the model's positions, or the device has too little memory.
+    /// An option is out of range, `capacity` is beyond the model's positions, or the device has too little memory.
     pub fn new(
         model: &'m Qwen3<B, T>,
         ctx: ForwardContext<'m, B, T>,
@@ -75,27 +84,34 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
         n_vocab: usize,
         options: SampleOptions,
     ) -> Result<Self> {
-        let (backend, config) = (ctx.backend, &model.config);
-        if capacity > config.max_position_embeddings {
-            let want = format!("the model has {} positions", config.max_position_embeddings);
+        options.check()?;
+        let config = &model.config;
+        if capacity > config.positions() {
+            let want = format!("the model has {} positions", config.positions());
             return Err(Error::setting("prompt and new tokens together", capacity, want));
         }
-        let seqs: Vec<u32> = (0..n_seqs as u32).collect();
-        let mut acts = Activations::new(ctx, model, n_seqs, Keep::Nothing)?;
-        acts.tokens.n = n_seqs;
-        Ok(Decoder {
-            model,
-            ctx,
-            options,
-            n_vocab: n_vocab.min(config.vocab_size),
-            n_seqs,
-            position: 0,
-            cache: KvCache::new(backend, config, n_seqs, capacity)?,
-            acts,
-            state: State { seqs: backend.upload(&seqs)?, history: rows::zeros(backend, &[n_seqs, capacity])? },
-            logits: Rows::new(backend, n_seqs, config.vocab_size)?,
-            graph: B::Graph::default(),
-        })
+        let what = || format!("{n_seqs} sequences of up to {capacity} tokens");
+        let n_vocab = n_vocab.min(config.vocab_size);
+        let allocate = || {
+            let backend = ctx.backend;
+            let seqs = host::collect(n_seqs, 0..n_seqs as u32)?;
+            let mut acts = Activations::new(ctx, model, n_seqs, Keep::Nothing)?;
+            acts.tokens.n = n_seqs;
+            Ok(Decoder {
+                model,
+                ctx,
+                options,
+                n_vocab,
+                n_seqs,
+                position: 0,
+                cache: KvCache::new(backend, config, n_seqs, capacity)?,
+                acts,
+                state: State { seqs: backend.upload(&seqs)?, history: rows::zeros(backend, &[n_seqs, capacity])? },
+                logits: Rows::new(backend, n_seqs, config.vocab_size)?,
+                graph: B::Graph::default(),
+            })
+        };
+        allocate().map_err(Error::memory_for(what, "lower --max-new-tokens, or shorten the prompt"))
     }
 
     /// Runs the prompts, one for each sequence, and gives the first new token of each.
@@ -106,7 +122,9 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
         self.check(prompts)?;
         self.position = 0;
         let (ctx, batch) = (self.ctx, Batch::of_prompts(prompts));
-        let mut acts = Activations::new(ctx, self.model, batch.n_tokens(), Keep::Nothing)?;
+        let acts = Activations::new(ctx, self.model, batch.n_tokens(), Keep::Nothing);
+        let what = || format!("prompts of {} tokens", batch.n_tokens());
+        let mut acts = acts.map_err(Error::memory_for(what, "shorten the prompt"))?;
         acts.take(ctx.backend, &self.model.config, &batch)?;
         let seqs = prompts.iter().enumerate().flat_map(|(s, prompt)| std::iter::repeat_n(s as u32, prompt.len()));
         let seqs = ctx.backend.upload(&seqs.collect::<Vec<_>>())?;
@@ -143,7 +161,7 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
     /// The tokens of the prompts, and the position of the last of each.
     fn write_history(&mut self, prompts: &[Vec<u32>]) -> Result<()> {
         let (backend, capacity) = (self.ctx.backend, self.cache.capacity);
-        let mut history = vec![0; self.n_seqs * capacity];
+        let mut history = host::zeros(self.state.history.len())?;
         for (row, prompt) in history.chunks_exact_mut(capacity).zip(prompts) {
             row[..prompt.len()].copy_from_slice(prompt);
         }

@@ -28,7 +28,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         acts: &mut Activations<B, T>,
         attend: &mut Attend<'_, B, T>,
     ) -> Result<()> {
-        let table = self.embedding.mat(self.config.vocab_size, self.config.hidden_size);
+        let table = Mat::new(self.embedding(ctx), self.config.vocab_size, self.config.hidden_size);
         let out = acts.residual.first_mut().rows_mut(acts.tokens.n);
         GatherRows { table, rows: acts.tokens.ids(), out }.run(ctx.backend)?;
         (0..self.layers.len()).try_for_each(|i| self.layer_forward(ctx, acts, i, attend))

@@ -1,7 +1,7 @@
 //! From a checkpoint's files to a backend's memory, quantising on the way.
 
 use super::{
-    Layer, Qwen3,
+    Layer, Qwen3, RopeTables,
     weights::{MergedLinear, QuantizedWeight, Weight},
 };
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
 };
 use half::{bf16, f16};
 use halfbyte::{
-    Backend, Buf, DType, Element, Float, ViewMut,
+    Backend, Buf, DType, Element, Float, ViewMut, host,
     ops::{Cast, NestAbsmax, Op, Quantize},
     quant::{self, Absmax, Format, GROUP, Group, ScaleBufs, n_blocks},
 };
@@ -52,7 +52,7 @@ impl<'a> Source<'a> {
         let weight = files.weight(name, shape)?;
         let kind = match (&weight, base) {
             (checkpoint::Weight::Quantized(w), _) => {
-                Kind::Quantized { format: w.format, block_size: w.block_size, double_quant: has_standard_map(w) }
+                Kind::Quantized { format: w.format, block_size: w.block_size, double_quant: has_standard_map(w)? }
             }
             (_, Base::Unquantized) => Kind::Dense,
             (_, Base::Quantized { format, block_size, double_quant }) => {
@@ -60,39 +60,37 @@ impl<'a> Source<'a> {
             }
         };
         if let checkpoint::Weight::Quantized(w) = &weight {
-            check_codes(w, name)?;
+            check_codes(files, w, name)?;
         }
         Ok(Source { rows: shape[0], weight, kind })
     }
 }
 
 /// Whether the scales are nested with the one map that kernels know; other maps are undone while loading.
-fn has_standard_map(weight: &checkpoint::Bnb4bitTensor) -> bool {
+fn has_standard_map(weight: &checkpoint::Bnb4bitTensor) -> Result<bool> {
     match weight.absmax {
-        Absmax::Nested { groups, .. } => floats(groups.map) == quant::DYNAMIC_MAP.as_slice(),
-        Absmax::Plain(_) => false,
+        Absmax::Nested { groups, .. } => Ok(elements::<f32>(groups.map)? == quant::DYNAMIC_MAP.as_slice()),
+        Absmax::Plain(_) => Ok(false),
     }
 }
 
-fn check_codes(weight: &checkpoint::Bnb4bitTensor, name: &str) -> Result<()> {
+fn check_codes(files: &Checkpoint, weight: &checkpoint::Bnb4bitTensor, name: &str) -> Result<()> {
     if weight.quant_map() == weight.format.codes() {
         return Ok(());
     }
     let want = format!("the {} codes of bitsandbytes; quantise the checkpoint again", weight.format);
-    Err(Error::Tensor { path: Default::default(), name: format!("{name}.quant_map"), got: "other codes".into(), want })
-}
-
-/// Little-endian f32 of any alignment.
-fn floats(bytes: &[u8]) -> Vec<f32> {
-    bytemuck::pod_collect_to_vec(bytes)
+    let name = format!("{name}.quant_map");
+    let path = files.tensor(&name)?.file.to_owned();
+    Err(Error::Tensor { path, name, got: "other codes".into(), want })
 }
 
 /// `bytes` as elements, copied only where they are not aligned.
-fn elements<S: Element>(bytes: &[u8]) -> Cow<'_, [S]> {
-    match bytemuck::try_cast_slice(bytes) {
-        Ok(aligned) => Cow::Borrowed(aligned),
-        Err(_) => Cow::Owned(bytemuck::pod_collect_to_vec(bytes)),
+fn elements<S: Element>(bytes: &[u8]) -> Result<Cow<'_, [S]>> {
+    if let Ok(aligned) = bytemuck::try_cast_slice(bytes) {
+        return Ok(Cow::Borrowed(aligned));
     }
+    let pieces = bytes.chunks_exact(size_of::<S>());
+    Ok(Cow::Owned(host::collect(pieces.len(), pieces.map(bytemuck::pod_read_unaligned))?))
 }
 
 /// Puts weights into a backend's memory.
@@ -126,8 +124,9 @@ macro_rules! with_dtype {
 impl<'a, B: Backend> Loader<'a, B> {
     /// `tensor` in the compute type, into `out`.
     fn dense<T: Float>(&self, tensor: TensorRef, out: ViewMut<'_, B, T>) -> Result<()> {
+        let tensor = tensor.expect_finite()?;
         with_dtype!(tensor, S => {
-            let host = elements::<S>(tensor.data);
+            let host = elements::<S>(tensor.data)?;
             if S::DTYPE == T::DTYPE {
                 self.backend.write(bytemuck::cast_slice(&host), out)?;
             } else {
@@ -148,7 +147,7 @@ impl<'a, B: Backend> Loader<'a, B> {
 
     /// A norm's weight.
     fn vector(&self, name: &str, len: usize) -> Result<Buf<B, f32>> {
-        let host = self.files.tensor(name)?.expect_shape(&[len])?.to_f32()?;
+        let host = self.files.tensor(name)?.expect_shape(&[len])?.expect_finite()?.to_f32()?;
         Ok(self.backend.upload(&host)?)
     }
 
@@ -221,8 +220,8 @@ impl<'a, B: Backend> Loader<'a, B> {
     /// One source into its elements `range` of a 4-bit weight.
     fn quantized(&self, source: &Source, weight: &mut QuantizedWeight<B>, range: Range<usize>) -> Result<()> {
         match &source.weight {
-            checkpoint::Weight::Dense(tensor) => with_dtype!(tensor, S => {
-                self.quantize(&self.backend.upload(&elements::<S>(tensor.data))?, weight, range)
+            checkpoint::Weight::Dense(tensor) => with_dtype!(tensor.expect_finite()?, S => {
+                self.quantize(&self.backend.upload(&elements::<S>(tensor.data)?)?, weight, range)
             }),
             checkpoint::Weight::Quantized(stored) => {
                 self.backend.write(stored.codes, weight.codes.at_mut(bytes_of(&range)))?;
@@ -261,18 +260,20 @@ impl<'a, B: Backend> Loader<'a, B> {
         let blocks = blocks_of(&range, weight.block_size);
         match (&stored.absmax, &mut weight.scales) {
             (Absmax::Plain(values), Absmax::Plain(absmax)) => {
-                self.backend.write(&floats(values), absmax.at_mut(blocks))?;
+                self.backend.write(&elements(values)?, absmax.at_mut(blocks))?;
             }
             (&Absmax::Nested { codes, groups }, Absmax::Nested { codes: nested, groups: out }) => {
                 let group = |absmax| Group { absmax, offset: groups.offset };
-                let groups: Vec<Group> = floats(groups.absmax).into_iter().map(group).collect();
+                let scales = elements(groups.absmax)?;
+                let groups = host::collect(scales.len(), scales.iter().map(|&absmax| group(absmax)))?;
                 self.backend.write(&groups, out.at_mut(groups_of(&blocks)))?;
                 self.backend.write(codes, nested.at_mut(blocks))?;
             }
             (Absmax::Nested { codes, groups }, Absmax::Plain(absmax)) => {
-                let (map, offset, groups) = (floats(groups.map), groups.offset, floats(groups.absmax));
+                let (map, offset, groups) =
+                    (elements::<f32>(groups.map)?, groups.offset, elements::<f32>(groups.absmax)?);
                 let undone = |(i, &code): (usize, &u8)| map[usize::from(code)] * groups[i / GROUP] + offset;
-                let values: Vec<f32> = codes.iter().enumerate().map(undone).collect();
+                let values = host::collect(codes.len(), codes.iter().enumerate().map(undone))?;
                 self.backend.write(&values, absmax.at_mut(blocks))?;
             }
             // `Source::new` makes nested weights only of sources that are quantised here or have nested scales.
@@ -313,6 +314,39 @@ fn joins(last: &Source, next: &Source, cols: usize) -> bool {
     last.kind == next.kind && (last.rows * cols).is_multiple_of(unit)
 }
 
+/// Whether the output head is not the embedding: where config.json says so, and where the file has another one all the
+/// same, which transformers uses, too.
+pub(super) fn head_is_separate(files: &Checkpoint, config: &Qwen3Config) -> Result<bool> {
+    let Some(head) = files.get("lm_head.weight") else { return Ok(!config.tie_word_embeddings) };
+    let embedding = files.tensor("model.embed_tokens.weight")?;
+    Ok(!config.tie_word_embeddings || (head.dtype, head.data) != (embedding.dtype, embedding.data))
+}
+
+/// What the user should know about a checkpoint whose files contradict each other.
+///
+/// # Errors
+/// It has no embedding.
+pub fn checkpoint_note(files: &Checkpoint, config: &Qwen3Config) -> Result<Option<String>> {
+    let contradiction = config.tie_word_embeddings && head_is_separate(files, config)?;
+    let dir = files.dir().display();
+    let head = contradiction.then(|| {
+        format!(
+            "`{dir}`: config.json ties the output head to the embedding, but there is another `lm_head.weight`: the \
+             model uses that one, as in transformers; set `tie_word_embeddings` to false, or remove it"
+        )
+    });
+    let others = files.others(&config.tensor_names().collect());
+    let unused = others.first().map(|first| {
+        format!(
+            "`{dir}`: {} of its tensors are no part of the model that config.json describes and are not used, as in \
+             transformers; the first of them is `{first}`",
+            others.len()
+        )
+    });
+    let notes: Vec<String> = head.into_iter().chain(unused).collect();
+    Ok((!notes.is_empty()).then(|| notes.join("\n")))
+}
+
 impl<B: Backend, T: Float> Qwen3<B, T> {
     /// Puts the weights of a checkpoint into `backend`'s memory.
     ///
@@ -326,8 +360,8 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
             embedding: loader.matrix("model.embed_tokens.weight", table)?,
             layers: (0..config.n_layers).map(|i| loader.layer(config, i)).collect::<Result<_>>()?,
             norm: loader.vector("model.norm.weight", config.hidden_size)?,
-            head: if config.tie_word_embeddings { None } else { Some(loader.head(config)?) },
-            rope: super::RopeTables::new(backend, config, config.max_position_embeddings)?,
+            head: if head_is_separate(files, config)? { Some(loader.head(config)?) } else { None },
+            rope: RopeTables::new(backend, config)?,
         })
     }
 }

@@ -6,13 +6,13 @@ use super::{
 };
 use crate::{Error, Result, batch::Batch, lora::DeviceAdapter};
 use halfbyte::{
-    Backend, Buf, Float, Mat, MatMut,
+    Backend, Buf, Float, Mat, MatMut, elements, host,
     ops::{CrossEntropy, GatherRows, Linear, LinearGrad, Op, RmsNormGrad, ScatterRows, Sum, WeightGrad},
 };
 use std::ops::Range;
 
 /// Rows whose logits exist at once: 300 MiB of bf16 at 151,936 tokens.
-const CHUNK: usize = 1024;
+pub(super) const CHUNK: usize = 1024;
 
 /// Memory for the logits of some rows, which are of the compute type in training and f32 in evaluation.
 struct Logits<B: Backend> {
@@ -136,7 +136,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         match (own, &self.head) {
             (None, Some(head)) => head.forward(ctx.backend, normed, out, false),
             (own, _) => {
-                let weight = own.unwrap_or(self.embedding.view());
+                let weight = own.unwrap_or(self.embedding(ctx));
                 Ok(Linear { x: normed, weight, out, accumulate: false }.run(ctx.backend)?)
             }
         }
@@ -147,7 +147,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         match (own, &self.head) {
             (None, Some(head)) => head.backward(ctx.backend, d_out, d_x, false),
             (own, _) => {
-                let weight = own.unwrap_or(self.embedding.view());
+                let weight = own.unwrap_or(self.embedding(ctx));
                 Ok(LinearGrad { d_out, weight, d_x, accumulate: false }.run(ctx.backend)?)
             }
         }
@@ -181,6 +181,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
             if let Some(range) = ctx.adapter.and_then(|a| a.layout.head.clone()) {
                 WeightGrad { x: normed, d_out, d_weight: grads.adapter.at_mut(range) }.run(backend)?;
             }
+            self.head_rows_backward(ctx, normed, d_out, grads)?;
         }
         Sum { x: losses.at(0..n), out: total.view_mut(), accumulate: true }.run(backend)?;
         let (x, weight, eps) = (head.x.rows(n), self.norm.view(), self.config.rms_norm_eps);
@@ -261,7 +262,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         let mut head = HeadBuffers::new(ctx.backend, self, n)?;
         self.forward(ctx, acts, batch)?;
         self.take_rows(ctx, acts, &mut head, &(0..n as u32).collect::<Vec<_>>())?;
-        let mut all = Vec::with_capacity(n * self.config.vocab_size);
+        let mut all = host::room(elements::<f32>(&[n, self.config.vocab_size])?)?;
         self.each_logits(ctx, &mut head, n, |logits, _| {
             all.extend(ctx.backend.download(logits.into_view().view())?);
             Ok(())

@@ -9,19 +9,24 @@ mod forward;
 mod load;
 mod loss;
 mod residual;
+mod room;
 mod rope;
 mod rows;
 mod save;
+mod tokens;
+mod untrained;
 mod weights;
 
 pub use activations::{Activations, Gradients};
 pub use context::{DropoutSeed, ForwardContext};
 pub use decode::{Decoder, SampleOptions};
-pub use load::Base;
+pub use load::{Base, checkpoint_note};
 pub use loss::LossBuffers;
 pub use residual::Keep;
+pub(crate) use room::Room;
 pub use rope::RopeTables;
 pub use save::{QuantizeReport, quantize_checkpoint};
+pub use untrained::{UntrainedToken, untrained_note, untrained_tokens};
 pub use weights::{MergedLinear, QuantizedWeight, Weight};
 
 use crate::config::Qwen3Config;

@@ -15,6 +15,22 @@ pub enum Keep {
     Nothing,
 }
 
+impl Keep {
+    /// How many states of the residual stream exist at once.
+    pub(super) fn states(self, n_layers: usize) -> usize {
+        match self {
+            Keep::Everything => 2 * n_layers + 1,
+            Keep::Residual => n_layers + 2,
+            Keep::Nothing => 1,
+        }
+    }
+
+    /// How many layers keep their activations.
+    pub(super) fn layers(self, n_layers: usize) -> usize {
+        if self == Keep::Everything { n_layers } else { 1 }
+    }
+}
+
 /// The residual stream. Its state `2 i` enters layer `i`, state `2 i + 1` the MLP of layer `i`; the last one leaves the
 /// last layer.
 pub(super) struct ResidualStream<B: Backend, T: Float> {
@@ -26,12 +42,8 @@ pub(super) struct ResidualStream<B: Backend, T: Float> {
 
 impl<B: Backend, T: Float> ResidualStream<B, T> {
     pub fn new(backend: &B, capacity: usize, hidden: usize, n_layers: usize, keep: Keep) -> Result<Self> {
-        let n_buffers = match keep {
-            Keep::Everything => 2 * n_layers + 1,
-            Keep::Residual => n_layers + 2,
-            Keep::Nothing => 1,
-        };
-        let buffers = (0..n_buffers).map(|_| Rows::new(backend, capacity, hidden)).collect::<Result<_>>()?;
+        let buffers =
+            (0..keep.states(n_layers)).map(|_| Rows::new(backend, capacity, hidden)).collect::<Result<_>>()?;
         Ok(ResidualStream { buffers, keep, last: 2 * n_layers })
     }
 

@@ -1,7 +1,7 @@
 //! Buffers that know their shape.
 
-use crate::{Error, Result};
-use halfbyte::{Backend, Buf, Element, Mat, MatMut, View, ViewMut};
+use crate::Result;
+use halfbyte::{Backend, Buf, Element, Mat, MatMut, View, ViewMut, elements};
 
 /// A buffer `[capacity, cols]` with a row for each token (or sequence); as many rows as are in hand are in use.
 pub(super) struct Rows<B: Backend, T: Element> {
@@ -41,16 +41,9 @@ impl<B: Backend, T: Element> Rows<B, T> {
     }
 }
 
-/// A buffer of this shape, the one place where sizes are multiplied before memory is asked for.
+/// A buffer of this shape.
 pub(super) fn zeros<B: Backend, T: Element>(backend: &B, shape: &[usize]) -> Result<Buf<B, T>> {
-    let bytes = shape.iter().try_fold(size_of::<T>(), |bytes, &size| bytes.checked_mul(size));
-    match bytes {
-        Some(bytes) if bytes <= isize::MAX as usize => Ok(backend.zeros(bytes / size_of::<T>())?),
-        _ => {
-            let want = format!("{} bytes each are more than memory can hold; ask for fewer tokens", size_of::<T>());
-            Err(Error::setting("the shape of a buffer", format!("{shape:?}"), want))
-        }
-    }
+    Ok(backend.zeros(elements::<T>(shape)?)?)
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use halfbyte::{
     Backend, DType,
     quant::{Absmax, BLOCK_SIZES, DYNAMIC_MAP, Group, ScaleBufs},
 };
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, ops::ControlFlow, path::Path};
 
 /// What [`quantize_checkpoint`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,20 +36,20 @@ pub struct QuantizeReport {
 ///
 /// Every linear layer but the output head is quantised on `backend`, as transformers does; the rest is copied as it
 /// is. The tensors equal to the bit those that transformers and bitsandbytes write when they load the checkpoint in
-/// its own type (`dtype="auto"`). One weight at a time is in memory. `progress` hears of each weight: how many are
-/// done, and of how many.
+/// its own type (`dtype="auto"`). One weight at a time is in memory. `progress` hears of each weight, how many are
+/// done and of how many, and may break off: then there is no report, and `to` is as it was.
 ///
 /// # Errors
 /// The checkpoint is damaged, incomplete, no Qwen3 or already in 4 bits; the block size is not one of
-/// [`BLOCK_SIZES`]; `to` has a checkpoint or cannot be written. Nothing is left in `to` then.
+/// [`BLOCK_SIZES`]; `to` has a checkpoint, has too little room or cannot be written. Nothing is left in `to` then.
 pub fn quantize_checkpoint<B: Backend>(
     backend: &B,
     from: &Path,
     to: &Path,
     bnb: BnbConfig,
     block_size: usize,
-    mut progress: impl FnMut(usize, usize),
-) -> Result<QuantizeReport> {
+    mut progress: impl FnMut(usize, usize) -> ControlFlow<()>,
+) -> Result<Option<QuantizeReport>> {
     let config = Qwen3Config::open(from)?;
     let text = files::read_to_string(&from.join("config.json"))?;
     let files = Checkpoint::open(from)?;
@@ -59,24 +59,38 @@ pub fn quantize_checkpoint<B: Backend>(
     check_others(&files, &config)?;
 
     let mut out = CheckpointWriter::create(to, DEFAULT_SHARD_BYTES)?;
+    out.expect_bytes(files.names().map(|name| bytes_after(&files, &linears, name)).sum())?;
     let loader = Loader { backend, files: &files, base };
     let (mut n_quantized, total) = (0, linears.values().filter(|linear| linear.dense().is_some()).count());
-    progress(0, total);
     for name in files.names() {
+        if progress(n_quantized, total).is_break() {
+            return Ok(None);
+        }
         match linears.get(name).and_then(|linear| Some((linear, linear.dense()?))) {
             Some((linear, dtype)) => {
                 put_quantized(&loader, linear, dtype, name, &mut out)?;
                 n_quantized += 1;
-                progress(n_quantized, total);
             }
-            None => out.put(as_it_is(files.tensor(name)?))?,
+            None => out.put(as_it_is(files.tensor(name)?.expect_finite()?))?,
         }
+    }
+    if progress(n_quantized, total).is_break() {
+        return Ok(None);
     }
     out.put_config(&text, Some(bnb))?;
     out.put_companions(from)?;
     let bytes_after = out.finish()?;
     let n_quantized_before = linears.len() - n_quantized;
-    Ok(QuantizeReport { n_quantized, n_quantized_before, bytes_before: files.bytes() as u64, bytes_after })
+    Ok(Some(QuantizeReport { n_quantized, n_quantized_before, bytes_before: files.bytes() as u64, bytes_after }))
+}
+
+/// About what a tensor will take: 4 bits for each weight that is quantised, and at most as many again for eight of
+/// them for scales and tables.
+fn bytes_after(files: &Checkpoint, linears: &BTreeMap<String, Linear>, name: &str) -> u64 {
+    match linears.get(name) {
+        Some(linear) if linear.dense().is_some() => (linear.shape[0] as u64 * linear.shape[1] as u64) * 9 / 16 + 4096,
+        _ => files.get(name).map_or(0, |tensor| tensor.data.len() as u64),
+    }
 }
 
 /// A linear layer's weight in the file.

@@ -1,8 +1,8 @@
 //! Training text: JSONL files into token ids and a mask of what is trained.
 //!
 //! A line is one of `{"text"}`, trained on whole; `{"prompt", "completion"}`, trained on the completion; `{"messages"}`
-//! (with `tools` and `enable_thinking` if the template knows them), trained on the assistant's turns. Other keys are
-//! left alone.
+//! (with `tools` and `enable_thinking` if the template knows them), trained on the assistant's turns. Keys of one kind
+//! beside another are refused, as they would be ignored; other keys are left alone.
 //!
 //! What is trained is decided by position, never by token id: the `<|im_end|>` of an assistant's turn and an appended
 //! end token are trained like any other token, also where the same id serves as padding elsewhere.
@@ -12,10 +12,12 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 
-use crate::batch::Sample;
+use crate::batch::{Batch, Sample};
 use crate::chat::{Chat, ChatTemplate};
+use crate::config::Qwen3Config;
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
+use crate::{files, json};
 
 mod turns;
 
@@ -71,10 +73,13 @@ impl Dataset {
         options: &DataOptions,
     ) -> Result<Self> {
         let path = path.as_ref();
-        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+        // A token takes 5 bytes, and few are longer.
+        let bytes = files::read_to_use(path, 2, "train on a part of it")?;
         let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
         let lines: Vec<_> = bytes.split(|&byte| byte == b'\n').enumerate().collect();
-        let encoder = Encoder { tokenizer, template, options };
+        let read = |variable: &&str| template.is_some_and(|template| template.uses(variable));
+        let variables = ["tools", "enable_thinking"].into_iter().filter(read).collect();
+        let encoder = Encoder { tokenizer, template, variables, options };
         let written = lines.par_iter().filter(|(_, line)| !line.trim_ascii().is_empty());
         let outcomes: Vec<_> = written.map(|&(index, line)| (index + 1, encoder.line(line))).collect();
         let mut dataset = Self::default();
@@ -106,6 +111,18 @@ impl Dataset {
         Err(Error::Data { path: path.to_owned(), reason })
     }
 
+    /// Refuses samples with tokens or positions that the model has not.
+    ///
+    /// # Errors
+    /// [`Error::Data`] names the file, the sample and the number.
+    pub fn expect_fits(&self, path: &Path, config: &Qwen3Config) -> Result<()> {
+        let check = |(i, sample): (usize, &Sample)| {
+            let reason = |e| format!("sample {} (from 1, without those left out): {e}", i + 1);
+            Batch::new([sample]).check(config).map_err(|e| Error::Data { path: path.to_owned(), reason: reason(e) })
+        };
+        self.samples.par_iter().enumerate().try_for_each(check)
+    }
+
     /// The number of tokens.
     pub fn n_tokens(&self) -> usize {
         self.samples.iter().map(|sample| sample.ids.len()).sum()
@@ -135,6 +152,8 @@ enum Outcome {
 struct Encoder<'a> {
     tokenizer: &'a Tokenizer,
     template: Option<&'a ChatTemplate>,
+    /// Those of a line's variables that the template reads.
+    variables: Vec<&'static str>,
     options: &'a DataOptions,
 }
 
@@ -142,7 +161,7 @@ impl Encoder<'_> {
     fn line(&self, line: &[u8]) -> Result<Outcome, String> {
         let line = std::str::from_utf8(line)
             .map_err(|e| format!("byte {} is not valid UTF-8; save the file as UTF-8", e.valid_up_to() + 1))?;
-        let value: Value = serde_json::from_str(line).map_err(|e| json_reason(&e))?;
+        let value = json::parse(line.as_bytes()).map_err(|e| json_reason(&e))?;
         let Value::Object(object) = value else {
             return Err(format!("expected a JSON object, found {}", brief(&value)));
         };
@@ -156,6 +175,11 @@ impl Encoder<'_> {
     fn object(&self, object: &Map<String, Value>) -> Result<Sample, String> {
         let kinds = ["text", "completion", "messages"];
         let found: Vec<_> = kinds.into_iter().filter(|&kind| object.contains_key(kind)).collect();
+        if let [kind] = found[..]
+            && let Some(stray) = stray_key(object, kind)
+        {
+            return Err(format!("`{stray}` means nothing beside `{kind}`; take it out"));
+        }
         match found[..] {
             ["text"] => self.completion("", string(object, "text")?),
             ["completion"] => self.completion(string(object, "prompt")?, string(object, "completion")?),
@@ -199,6 +223,14 @@ impl Encoder<'_> {
             Some(Value::Bool(enable)) => Some(*enable),
             Some(_) => return Err(wrong_type(line, "enable_thinking", "true or false")),
         };
+        for (key, given) in [
+            ("tools", tools.is_some()),
+            ("enable_thinking", line.get("enable_thinking").is_some_and(Value::is_boolean)),
+        ] {
+            if given && !self.variables.contains(&key) {
+                return Err(format!("the chat template does not read `{key}`, so it would be ignored; take it out"));
+            }
+        }
         let chat = Chat { messages: &messages, tools: tools.as_ref(), enable_thinking, ..Chat::default() };
         let text = template.render(&chat).map_err(|e| e.to_string())?;
         let n_assistant = messages.iter().filter(|message| message["role"] == "assistant").count();
@@ -229,6 +261,16 @@ impl Encoder<'_> {
             }
         }
     }
+}
+
+/// A key that goes with samples of another kind only.
+fn stray_key(line: &Map<String, Value>, kind: &str) -> Option<&'static str> {
+    let strays: &[&str] = match kind {
+        "text" => &["prompt", "tools", "enable_thinking"],
+        "completion" => &["tools", "enable_thinking"],
+        _ => &["prompt"],
+    };
+    strays.iter().copied().find(|&key| line.get(key).is_some_and(|value| !value.is_null()))
 }
 
 fn string<'a>(line: &'a Map<String, Value>, key: &str) -> Result<&'a str, String> {

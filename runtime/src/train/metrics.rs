@@ -1,6 +1,5 @@
 //! What a run reports: metrics as JSON lines, and a progress bar.
 
-use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -8,7 +7,8 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use crate::error::{Error, Result};
+use crate::Result;
+use crate::files::Log;
 
 /// One line of metrics; what is `None` is left out of the line.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -47,14 +47,19 @@ pub struct Record {
     pub eval_accuracy: Option<f64>,
 }
 
+impl Record {
+    /// As a line of JSON, with its end.
+    pub(super) fn to_line(&self) -> String {
+        // Numbers under fixed keys: there is nothing in it that JSON could refuse.
+        serde_json::to_string(self).unwrap_or_default() + "\n"
+    }
+}
+
 /// A file of metrics: one JSON object per line, each on the disk before the next step.
 ///
 /// JSON has no NaN and no infinity: they are written as `null`.
 #[derive(Debug)]
-pub struct MetricsLog {
-    file: File,
-    path: PathBuf,
-}
+pub struct MetricsLog(Log);
 
 impl MetricsLog {
     /// Starts a new file, in place of an old one.
@@ -62,7 +67,7 @@ impl MetricsLog {
     /// # Errors
     /// When it cannot be written.
     pub fn create(path: impl Into<PathBuf>) -> Result<Self> {
-        Self::open(path.into(), File::options().write(true).create(true).truncate(true))
+        Log::create(path.into()).map(Self)
     }
 
     /// Goes on writing at the end of a file, or starts it.
@@ -70,12 +75,7 @@ impl MetricsLog {
     /// # Errors
     /// When it cannot be written.
     pub fn append(path: impl Into<PathBuf>) -> Result<Self> {
-        Self::open(path.into(), File::options().append(true).create(true))
-    }
-
-    fn open(path: PathBuf, options: &std::fs::OpenOptions) -> Result<Self> {
-        let file = options.open(&path).map_err(Error::io("write", &path))?;
-        Ok(Self { file, path })
+        Log::append(path.into()).map(Self)
     }
 
     /// Writes a line.
@@ -83,15 +83,17 @@ impl MetricsLog {
     /// # Errors
     /// When it cannot be written.
     pub fn write(&mut self, record: &Record) -> Result<()> {
-        let mut line = serde_json::to_vec(record).map_err(Error::json(&self.path))?;
-        line.push(b'\n');
-        // One call without a buffer: a reader never sees half a line.
-        self.file.write_all(&line).map_err(Error::io("write", &self.path))
+        self.write_lines(&record.to_line())
+    }
+
+    /// Writes lines that records became.
+    pub(super) fn write_lines(&mut self, lines: &str) -> Result<()> {
+        self.0.write(lines.as_bytes())
     }
 
     /// The file.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.0.path()
     }
 }
 
@@ -156,7 +158,9 @@ impl Progress {
     /// Prints a line of its own.
     pub fn note(&mut self, text: &str) {
         match &mut self.view {
-            View::Bar(bar) => bar.suspend(|| eprintln!("{text}")),
+            View::Bar(bar) => bar.suspend(|| {
+                let _ = writeln!(io::stderr(), "{text}");
+            }),
             View::Lines { out, .. } => {
                 let _ = writeln!(out, "{text}");
             }

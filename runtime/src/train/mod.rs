@@ -1,6 +1,8 @@
-//! Fine-tuning: data, batches, schedules.
+//! Fine-tuning: data, batches, schedules, and the run that puts them together.
 pub mod data;
 pub mod metrics;
+pub mod output;
 pub mod packing;
+pub mod run;
 pub mod schedule;
 pub mod trainer;

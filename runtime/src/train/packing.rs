@@ -1,12 +1,17 @@
 //! Samples into steps: shuffling, packing without padding, gradient accumulation.
 
 use halfbyte::rng::philox;
+use rayon::prelude::*;
 
 use crate::batch::{Batch, Sample};
 use crate::error::{Error, Result};
+use crate::options;
 
 /// Sets the shuffle's random numbers apart from other uses of the same seed ("shuf").
 const SHUFFLE_STREAM: u32 = 0x7368_7566;
+
+/// The most samples of all epochs that are put into micro-batches beforehand.
+const MAX_PLANNED: u64 = 1 << 25;
 
 /// How long to train.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -117,16 +122,36 @@ impl<'a> Batcher<'a> {
             TrainLength::Steps(steps) => return Ok(steps),
             TrainLength::Epochs(epochs) => epochs,
         };
-        if !(epochs > 0.0 && epochs <= f64::from(u32::MAX)) {
-            return Err(Error::setting("epochs", epochs, "it must be more than 0"));
-        }
         let steps_in = |epoch| self.steps_of(&self.plan(epoch));
         let whole = epochs.trunc() as u64;
-        // Without packing all epochs have the same number of steps.
-        let steps = if self.options.packing { (0..whole).map(steps_in).sum() } else { whole * steps_in(0) };
+        // Only another order can be packed into another number of micro-batches.
+        let steps = if self.options.packing && self.options.shuffle {
+            self.check_planning(whole)?;
+            (0..whole).into_par_iter().map(steps_in).sum()
+        } else {
+            whole * steps_in(0)
+        };
         // A hair less, so that the rounding of 2.2 does not become a step.
         let rest = steps_in(whole) as f64 * epochs.fract() - 1e-6;
-        Ok(steps + rest.ceil().max(0.0) as u64)
+        let steps = steps + rest.ceil().max(0.0) as u64;
+        if steps == 0 {
+            let got = format!("{epochs}, which is no step with {} samples", self.samples.len());
+            return Err(Error::setting(options::EPOCHS.name, got, "there must be at least 1 step; raise it"));
+        }
+        Ok(steps)
+    }
+
+    /// Refuses more epochs than can be planned in a few seconds: their steps must be known for the learning rate.
+    fn check_planning(&self, epochs: u64) -> Result<()> {
+        let most = MAX_PLANNED / self.samples.len() as u64;
+        // One epoch is planned in any case.
+        if epochs <= most.max(1) {
+            return Ok(());
+        }
+        let got = format!("{epochs} with packing, where the steps of each must be counted");
+        let want =
+            format!("it may be at most {} with {} samples; give --max-steps instead", most.max(1), self.samples.len());
+        Err(Error::setting(options::EPOCHS.name, got, want))
     }
 
     fn micro_batch(&self, samples: &[usize]) -> Batch {
@@ -180,15 +205,12 @@ impl Iterator for Steps<'_> {
 }
 
 fn check_options(options: &BatchOptions) -> Result<()> {
-    let positive = [
-        ("batch size", options.batch_size),
-        ("max sequence length", options.max_seq_length),
-        ("gradient accumulation steps", options.gradient_accumulation_steps),
-    ];
-    for (name, value) in positive {
-        if value == 0 {
-            return Err(Error::setting(name, value, "it must be at least 1"));
-        }
+    options::BATCH_SIZE.check(options.batch_size)?;
+    options::MAX_SEQ_LENGTH.check(options.max_seq_length)?;
+    options::ACCUMULATION.check(options.gradient_accumulation_steps)?;
+    match options.length {
+        TrainLength::Epochs(epochs) => options::EPOCHS.check(epochs)?,
+        TrainLength::Steps(steps) => options::MAX_STEPS.check(steps)?,
     }
     // Offsets into a micro-batch are u32 on the device, and i32 in places.
     match options.batch_size.checked_mul(options.max_seq_length) {

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
+use crate::options;
 
 /// The shape of a schedule after its warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +43,10 @@ impl Warmup {
     fn steps(self, total: u64) -> Result<u64> {
         match self {
             Self::Steps(steps) => Ok(steps),
-            Self::Ratio(ratio) if (0.0..=1.0).contains(&ratio) => Ok((total as f64 * ratio).ceil() as u64),
-            Self::Ratio(ratio) => Err(Error::setting("warm-up ratio", ratio, "it must lie between 0 and 1")),
+            Self::Ratio(ratio) => {
+                options::WARMUP_RATIO.check(ratio)?;
+                Ok((total as f64 * ratio).ceil() as u64)
+            }
         }
     }
 }
@@ -63,9 +66,7 @@ impl Schedule {
     /// # Errors
     /// When `peak` is negative or not finite, or a warm-up ratio is outside `[0, 1]`.
     pub fn new(kind: ScheduleKind, peak: f64, warmup: Warmup, total_steps: u64) -> Result<Self> {
-        if !(peak.is_finite() && peak >= 0.0) {
-            return Err(Error::setting("learning rate", peak, "it must be finite and not negative"));
-        }
+        options::LEARNING_RATE.check(peak)?;
         Ok(Self { kind, peak, warmup_steps: warmup.steps(total_steps)?, total_steps })
     }
 

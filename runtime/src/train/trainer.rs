@@ -7,8 +7,9 @@ use super::{
 use crate::{
     Error, Result,
     batch::{Batch, Sample, batches},
-    lora::{Adapter, DeviceAdapter, Layout, LoraConfig},
+    lora::{Adapter, DeviceAdapter, Layout, LoraConfig, SMALLER},
     model::{Activations, DropoutSeed, ForwardContext, Gradients, Keep, LossBuffers, Qwen3},
+    options,
 };
 use halfbyte::{
     Backend, Buf, DType, Float,
@@ -117,6 +118,8 @@ pub struct Trainer<'m, B: Backend, T: Float> {
     model: &'m Qwen3<B, T>,
     config: LoraConfig,
     adapter: DeviceAdapter<B, T>,
+    /// What [`Trainer::adapter`] gives: taken at the start, so that saving cannot fail for memory.
+    copy: Adapter,
     optimizer: Optimizer<B>,
     acts: Activations<B, T>,
     grads: Gradients<B, T>,
@@ -126,36 +129,68 @@ pub struct Trainer<'m, B: Backend, T: Float> {
     micro_batches: u64,
 }
 
-/// The most tokens that one micro-batch can have.
+/// The most tokens that one micro-batch can have: never more than there are.
 pub fn micro_batch_capacity(samples: &[Sample], options: &BatchOptions) -> usize {
-    let longest = samples.iter().map(|sample| sample.ids.len()).max().unwrap_or(0);
-    options.batch_size * if options.packing { options.max_seq_length } else { longest }
+    let lengths = || samples.iter().map(|sample| sample.ids.len());
+    let longest = if options.packing { options.max_seq_length } else { lengths().max().unwrap_or(0) };
+    options.batch_size.saturating_mul(longest).min(lengths().sum())
 }
 
+/// How to do with less memory for activations.
+const SHORTER: &str = "lower --batch-size or --max-seq-length, or use --gradient-checkpointing";
+
+/// An adapter on the device and on the host, and what moves it.
+type Trained<B, T> = (DeviceAdapter<B, T>, Adapter, Optimizer<B>);
+
+/// What one micro-batch after the other goes through.
+type Buffers<B, T> = (Activations<B, T>, Gradients<B, T>, LossBuffers<B, T>);
+
 impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
-    /// Memory to train `adapter` on micro-batches of up to `options.capacity` tokens.
+    /// Memory to train `adapter` on micro-batches of up to `trainer.capacity` tokens.
     ///
     /// # Errors
-    /// The adapter has a target that cannot be trained, or the device has too little memory.
-    pub fn new(backend: &'m B, model: &'m Qwen3<B, T>, adapter: &Adapter, options: TrainerOptions) -> Result<Self> {
-        let (layout, flat) = Layout::of(adapter)?;
+    /// An option is out of range, the adapter has a target that cannot be trained, or the device has too little memory.
+    pub fn new(backend: &'m B, model: &'m Qwen3<B, T>, adapter: &Adapter, trainer: TrainerOptions) -> Result<Self> {
+        options::WEIGHT_DECAY.check(trainer.optimizer.weight_decay)?;
+        options::MAX_GRAD_NORM.check(trainer.optimizer.max_grad_norm)?;
         let config = adapter.config.clone();
-        let adapter = DeviceAdapter::new(backend, layout, &flat)?;
-        let (ctx, capacity) = (ForwardContext::new(backend, Some(&adapter)), options.capacity);
-        let keep = if options.gradient_checkpointing { Keep::Residual } else { Keep::Everything };
+        let what = || format!("an adapter with r = {} and its optimizer", config.r);
+        let trained = Self::trained(backend, model, adapter).map_err(Error::memory_for(what, SMALLER))?;
+        let (adapter, copy, optimizer) = trained;
+        let ctx = ForwardContext::new(backend, Some(&adapter));
+        let what = || format!("micro-batches of up to {} tokens", trainer.capacity);
+        let buffers = Self::buffers(ctx, model, &trainer).map_err(Error::memory_for(what, SHORTER))?;
+        let (acts, grads, loss) = buffers;
+        let loss_scale = LossScale::new(T::DTYPE);
         Ok(Trainer {
             backend,
             model,
             config,
-            optimizer: Optimizer::new(backend, &flat)?,
-            acts: Activations::new(ctx, model, capacity, keep)?,
-            grads: Gradients::new(ctx, model, capacity)?,
-            loss: LossBuffers::new(backend, model, capacity)?,
-            loss_scale: LossScale::new(T::DTYPE),
             adapter,
-            options,
+            copy,
+            optimizer,
+            acts,
+            grads,
+            loss,
+            loss_scale,
+            options: trainer,
             micro_batches: 0,
         })
+    }
+
+    /// The memory of what is trained.
+    fn trained(backend: &B, model: &Qwen3<B, T>, adapter: &Adapter) -> Result<Trained<B, T>> {
+        let (layout, flat) = Layout::of(adapter)?;
+        let copy = layout.to_adapter(&adapter.config, &model.config, &flat)?;
+        Ok((model.adapt_flat(backend, layout, &flat)?, copy, Optimizer::new(backend, &flat)?))
+    }
+
+    /// The memory of a micro-batch.
+    fn buffers(ctx: ForwardContext<'_, B, T>, model: &Qwen3<B, T>, options: &TrainerOptions) -> Result<Buffers<B, T>> {
+        let keep = if options.gradient_checkpointing { Keep::Residual } else { Keep::Everything };
+        let acts = Activations::new(ctx, model, options.capacity, keep)?;
+        let grads = Gradients::new(ctx, model, options.capacity)?;
+        Ok((acts, grads, LossBuffers::new(ctx.backend, model, options.capacity)?))
     }
 
     /// What a forward pass without dropout reads.
@@ -231,7 +266,7 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
             grad_scale: clip / scale,
         }
         .run(self.backend)?;
-        Ok(())
+        self.adapter.patch(self.backend)
     }
 
     fn overflow(&mut self, step: u64, loss: f64) -> Result<()> {
@@ -257,13 +292,13 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
         Ok(sum / n as f64)
     }
 
-    /// The adapter as it is now; waits.
+    /// The adapter as it is now, in memory that was taken at the start; waits.
     ///
     /// # Errors
     /// The device refuses.
-    pub fn adapter(&self) -> Result<Adapter> {
-        let flat = self.optimizer.weights.to_vec(self.backend)?;
-        Ok(self.adapter.layout.to_adapter(&self.config, &self.model.config, &flat))
+    pub fn adapter(&mut self) -> Result<&Adapter> {
+        self.adapter.layout.fetch(self.backend, &self.optimizer.weights, &mut self.copy)?;
+        Ok(&self.copy)
     }
 
     /// The gradients of the last step, as tensors of an adapter; waits. For inspection.
@@ -272,7 +307,7 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
     /// The device refuses.
     pub fn gradients(&self) -> Result<Adapter> {
         let flat = self.grads.adapter.to_vec(self.backend)?;
-        Ok(self.adapter.layout.to_adapter(&self.config, &self.model.config, &flat))
+        self.adapter.layout.to_adapter(&self.config, &self.model.config, &flat)
     }
 
     /// Numbers that are trained.

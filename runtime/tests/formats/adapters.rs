@@ -4,7 +4,7 @@ use std::path::Path;
 
 use halfbyte_runtime::checkpoint::{Checkpoint, Dtype, Tensor, write_file};
 use halfbyte_runtime::config::{Module, Projection, Qwen3Config};
-use halfbyte_runtime::lora::{Adapter, LoraConfig, Target, Targets};
+use halfbyte_runtime::lora::{Adapter, LoraConfig, Table, Target, Targets, TrainableTokens};
 use serde_json::{Value, json};
 
 use super::{assert_same, golden, name, names, tiny};
@@ -35,6 +35,67 @@ fn golden_adapters_are_written_as_peft_wrote_them() {
         ("adapter-save_head", 4, true),
     ];
     assert_eq!(read, want.map(|(name, n, head)| (name.to_owned(), n, head)));
+}
+
+#[test]
+fn adapters_with_trainable_tokens_are_written_as_peft_wrote_them() {
+    let wanted = [
+        ("tied", "tied", vec![(Table::Embedding, vec![203, 3, 130, 251])]),
+        ("untied", "untied", vec![(Table::Embedding, vec![203, 3, 130, 251])]),
+        ("both", "untied", vec![(Table::Embedding, vec![203, 3, 130]), (Table::Head, vec![3, 130, 251])]),
+        ("head", "untied", vec![(Table::Head, vec![203, 3, 130, 251])]),
+    ];
+    for (case, base, want) in wanted {
+        let model = Qwen3Config::open(&golden(&format!("qwen3-tiny/{base}"))).unwrap();
+        let dir = golden(&format!("trainable-tokens/adapter-{case}"));
+        let (adapter, note) = Adapter::open(&dir, &model).unwrap();
+        assert_eq!(note, None);
+        let read: Vec<_> = adapter.tokens.iter().map(|rows| (rows.table, rows.ids.clone())).collect();
+        assert_eq!(read, want, "{case}");
+        assert!(adapter.tokens.iter().all(|rows| rows.weight.len() == rows.ids.len() * model.hidden_size));
+        let out = tempfile::tempdir().unwrap();
+        adapter.save(out.path()).unwrap();
+        for file in names(out.path()) {
+            assert_same(&out.path().join(&file), &dir.join(&file));
+        }
+        let bytes: usize = adapter.layers.iter().map(|l| 4 * (l.a.len() + l.b.len())).sum();
+        let rows: usize = adapter.tokens.iter().map(|rows| 4 * rows.weight.len()).sum();
+        assert_eq!(adapter.config.weight_bytes(&model).unwrap() as usize, bytes + rows, "{case}");
+    }
+}
+
+#[test]
+fn trainable_tokens_that_make_no_sense_are_refused() {
+    let refusal = |tied: bool, whole_head: bool, text: &str| {
+        let model = Qwen3Config { tie_word_embeddings: tied, ..model() };
+        let mut config = LoraConfig::new(8, 16.0, Targets::AllLinear);
+        config.trainable_tokens = TrainableTokens::from_text(text).unwrap();
+        config.save_lm_head = whole_head;
+        config.tokens(&model).map_err(|e| e.to_string())
+    };
+    let embedding = |ids: &[u32]| (Table::Embedding, ids.to_vec());
+    let same = r#"{"lm_head": [1, 2], "model.embed_tokens": [1, 2]}"#;
+    assert_eq!(refusal(true, false, same).unwrap(), [embedding(&[1, 2])], "the head follows");
+    assert_eq!(refusal(false, false, same).unwrap(), [embedding(&[1, 2]), (Table::Head, vec![1, 2])]);
+    assert_eq!(refusal(false, true, " 255 , 0").unwrap(), [embedding(&[255, 0])]);
+    assert_eq!(refusal(false, false, "[]").unwrap(), []);
+    let cases = [
+        (false, false, "1,2,1", "`1` of `trainable_token_indices`: it comes twice"),
+        (false, false, "256", "`256` of `trainable_token_indices`: the model has 256 ids (from 0)"),
+        (false, false, r#"{"q_proj": [1]}"#, "`q_proj` of `trainable_token_indices`: the modules with a row"),
+        (false, false, r#"{"embed_tokens": []}"#, "it must name at least one token"),
+        (false, false, r#"{"embed_tokens": [1], "model.embed_tokens": [2]}"#, "it is named twice"),
+        (true, false, r#"{"lm_head": [1]}"#, "`lm_head` of `trainable_token_indices`: it is the embedding"),
+        (true, false, r#"{"embed_tokens": [1], "lm_head": [2]}"#, "give both the same tokens"),
+        (false, true, r#"{"lm_head": [1]}"#, "the head is trained whole"),
+    ];
+    for (tied, whole_head, text, want) in cases {
+        let error = refusal(tied, whole_head, text).unwrap_err();
+        assert!(error.contains(want), "{text}: {error}");
+    }
+    for text in ["1;2", "-1", "4294967296", "{\"embed_tokens\": 1}", "1.5", "x"] {
+        assert_eq!(TrainableTokens::from_text(text), None, "{text}");
+    }
 }
 
 fn scales(adapter: &str) -> BTreeMap<String, (usize, f32)> {
@@ -72,11 +133,16 @@ fn what_changes_the_result_is_refused_by_name() {
         ("layer_replication", json!([[0, 1]])),
         ("target_parameters", json!(["x"])),
         ("megatron_config", json!({"a": 1})),
-        ("trainable_token_indices", json!([1])),
         ("alora_invocation_tokens", json!([1])),
         ("arrow_config", json!({"a": 1})),
         ("use_bdlora", json!({"a": 1})),
         ("monteclora_config", json!({"a": 1})),
+        ("kasa_config", json!({})),
+        ("velora_config", json!({})),
+        ("arrow_config", json!({})),
+        ("use_bdlora", json!({})),
+        ("monteclora_config", json!({})),
+        ("lora_alpha", json!(-1)),
         ("bias", json!("all")),
         ("peft_type", json!("LOHA")),
         ("task_type", json!("SEQ_CLS")),
@@ -87,6 +153,9 @@ fn what_changes_the_result_is_refused_by_name() {
         ("lora_dropout", json!(1.0)),
         ("lora_alpha", json!("x")),
         ("rank_pattern", json!({"q_proj": -1})),
+        ("trainable_token_indices", json!([-1])),
+        ("trainable_token_indices", json!("1,2")),
+        ("trainable_token_indices", json!({"embed_tokens": 1})),
         ("target_modules", json!(7)),
     ];
     for (key, value) in cases {
@@ -169,6 +238,9 @@ fn targets_that_match_nothing_are_named() {
         (targets(r"(?<!x)q_proj"), "look-around"),
         (targets(r"(q)_proj\1"), "no references"),
         (targets(r".*[[a]]q_proj"), "`[` means something else in Python"),
+        (targets(r"[]a&&b]*q_proj"), "`&&` means something else in Python"),
+        (targets(r"[^]a--b]*q_proj"), "`--` means something else in Python"),
+        (targets(r".*\b{start}q_proj"), r"`\b{` means something else in Python"),
         (targets(r".*+q_proj"), "`*+` means something else"),
         (targets(r"(q_proj"), "not a regular expression"),
         (resolve(|c| c.exclude_modules = Some(Targets::from_text("w_proj"))), "`w_proj` of `exclude_modules`"),
@@ -183,8 +255,11 @@ fn targets_that_match_nothing_are_named() {
             "`h` of `layers_pattern`",
         ),
         (resolve(|c| c.rank_pattern = q_proj("v_proj")), "`v_proj` of `rank_pattern`: it matches no module"),
-        (resolve(|c| c.rank_pattern = vec![("q_proj".to_owned(), 0)]), "rank must be at least 1"),
-        (resolve(|c| c.alpha = f64::NAN), "finite"),
+        (
+            resolve(|c| c.rank_pattern = vec![("q_proj".to_owned(), 0)]),
+            "rank of the adapter is 0, but it must be from 1",
+        ),
+        (resolve(|c| c.alpha = f64::NAN), "lora_alpha is NaN"),
     ];
     for (got, want) in cases {
         let error = got.unwrap_err();

@@ -101,7 +101,7 @@ fn checkpoints_are_written_as_the_real_libraries_wrote_them() {
         let source = fs::read_to_string(dir.with_file_name(base).join("config.json")).unwrap();
         to.put_config(&source, bnb).unwrap();
         to.put_companions(&dir).unwrap();
-        assert!(names(out.path()).iter().all(|n| n.ends_with(".tmp")), "nothing has its name before the end");
+        assert!(names(out.path()).iter().all(|n| n.ends_with(".partial")), "nothing has its name before the end");
         assert_eq!(to.finish().unwrap(), from.bytes() as u64);
         assert_eq!(names(out.path()), ["config.json", "generation_config.json", "model.safetensors"]);
         for file in names(out.path()) {
@@ -227,6 +227,20 @@ fn a_4_bit_weight_that_contradicts_itself_is_refused() {
         (replace("float32", "float16"), "`nested_dtype` \"float16\""),
         (replace("\"nested_offset\": ", "\"nested_offset\": 1e300, \"x\": "), "`nested_offset`"),
         (replace("{", "["), "not JSON"),
+        (replace("{", "{\"blocksize\": 128, "), "the key `blocksize` is given twice"),
+        // Plain scales by its state, nested ones by its parts.
+        (
+            refusal(|part, data, dtype| {
+                if part == state {
+                    let json = String::from_utf8(data.clone()).unwrap();
+                    *data = json.replace("nested_offset", "offset").into_bytes();
+                } else if part == "absmax" {
+                    (*data, *dtype) = (vec![0; 4 * data.len()], Dtype::F32);
+                }
+                true
+            }),
+            "nested_absmax` is there, but its quant_state has no `nested_offset`",
+        ),
         (refusal(|part, _, _| part != state), "it is uint8 but has no `quant_state"),
         (refusal(|part, _, _| part != "nested_absmax"), "part `nested_absmax` is missing"),
         (refusal(|part, _, _| part != "quant_map"), "part `quant_map` is missing"),

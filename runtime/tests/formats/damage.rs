@@ -65,6 +65,17 @@ fn damaged_safetensors_say_what_is_wrong() {
     }
 }
 
+/// Sparse, so that it takes no room.
+#[test]
+fn a_header_longer_than_the_format_allows_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.safetensors");
+    fs::write(&path, 100_000_001_u64.to_le_bytes()).unwrap();
+    fs::File::options().write(true).open(&path).unwrap().set_len(200_000_000).unwrap();
+    let error = Checkpoint::open(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("its header is 100000001 bytes long, but the format allows 100000000"), "{error}");
+}
+
 #[test]
 fn a_truncated_checkpoint_is_refused_wherever_it_ends() {
     let whole = fs::read(golden("qwen3-tiny/tied-nf4-dq/model.safetensors")).unwrap();
@@ -111,6 +122,12 @@ fn a_sharded_checkpoint_must_be_whole() {
             shard_refusal(|d| edit(d, "\"model.norm.weight\"", "\"model.norm.bias\"")),
             "it says that tensor `model.norm.bias` is in model-00003-of-00003.safetensors, but it is not",
         ),
+        (
+            shard_refusal(|d| edit(d, "\"weight_map\": {", "\"weight_map\": {\"model.norm.weight\": \"x\",")),
+            "the key `model.norm.weight` is given twice",
+        ),
+        (shard_refusal(|d| edit(d, SECOND, "/etc/passwd")), "`/etc/passwd`, which is not a file beside it"),
+        (shard_refusal(|d| edit(d, SECOND, "..")), "is a directory"),
         (shard_refusal(|d| edit(d, SECOND, "../x.safetensors")), "`../x.safetensors`, which is not a file beside it"),
         (
             shard_refusal(|d| {

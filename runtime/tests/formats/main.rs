@@ -6,7 +6,11 @@ mod checkpoints;
 mod configs;
 mod damage;
 mod disk_full;
+mod faults;
+mod folders;
+mod numbers;
 mod quantize;
+mod scoring;
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};

@@ -1,4 +1,5 @@
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use halfbyte::quant::Format;
@@ -14,7 +15,22 @@ const LINEARS: usize = 14;
 
 fn quantize(from: &Path, to: &Path, format: Format, double_quant: bool, block_size: usize) -> Result<QuantizeReport> {
     let bnb = BnbConfig { format, double_quant, compute: DType::F32 };
-    quantize_checkpoint(&Cpu::new(), from, to, bnb, block_size, |_, _| ())
+    let report = quantize_checkpoint(&Cpu::new(), from, to, bnb, block_size, |_, _| ControlFlow::Continue(()));
+    report.map(|report| report.expect("nobody broke off"))
+}
+
+/// Wherever it is broken off, nothing is left, and the next run is not refused.
+#[test]
+fn broken_off_it_leaves_nothing() {
+    let bnb = BnbConfig { format: Format::Nf4, double_quant: true, compute: DType::F32 };
+    let (from, parent) = (golden("qwen3-tiny/untied"), tempfile::tempdir().unwrap());
+    let to = parent.path().join("quantized");
+    for last in 0..=LINEARS {
+        let progress = |done, _| if done == last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+        let report = quantize_checkpoint(&Cpu::new(), &from, &to, bnb, 64, progress).unwrap();
+        assert!(report.is_none() && !to.exists(), "{last}");
+    }
+    quantize(&from, &to, Format::Nf4, true, 64).unwrap();
 }
 
 #[test]

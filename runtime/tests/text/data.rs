@@ -69,11 +69,11 @@ fn qwen3() -> Option<Bench> {
 #[test]
 fn text_is_trained_whole_and_ends() {
     let bench = tiny();
-    let eos = bench.tokenizer.token_to_id("<|im_end|>").unwrap();
+    let eos = bench.tokenizer.token_to_id("<|endoftext|>").unwrap();
     let sample = bench.sample(&json!({"text": "Once upon a time", "id": 7}));
     assert_eq!(sample.ids, [bench.ids("Once upon a time"), vec![eos]].concat());
     assert!(sample.mask.iter().all(|&trained| trained));
-    let ended = bench.sample(&json!({"text": "Once upon a time<|im_end|>"}));
+    let ended = bench.sample(&json!({"text": "Once upon a time<|endoftext|>"}));
     assert_eq!(ended, sample, "an end token is not doubled");
     let open =
         bench.read(json!({"text": "Once upon a time"}).to_string(), &DataOptions { append_eos: false, ..OPTIONS });
@@ -91,7 +91,7 @@ fn only_the_completion_is_trained_and_the_boundary_is_exact() {
     let prompt_ids = bench.ids(prompt);
     assert_eq!(sample.ids[..prompt_ids.len()], prompt_ids);
     assert_eq!(sample.mask.iter().position(|&trained| trained), Some(prompt_ids.len()));
-    assert_eq!(bench.trained(&sample), [format!("{completion}<|im_end|>")]);
+    assert_eq!(bench.trained(&sample), [format!("{completion}<|endoftext|>")]);
 }
 
 #[test]
@@ -234,10 +234,34 @@ fn order_blank_lines_windows_line_ends_and_byte_order_marks() {
     assert_eq!(dataset.n_targets(), dataset.n_tokens() - 200);
 }
 
+/// A line with all private characters, each of which would be looked for in the whole line.
+#[test]
+fn a_line_full_of_private_characters_is_refused_at_once() {
+    let all: String = ('\u{F0000}'..='\u{FFFFD}').collect();
+    let content = format!("{}{all}", "a".repeat(2 << 20));
+    let began = std::time::Instant::now();
+    let error = tiny().refusal(json!({"messages": [{"role": "assistant", "content": content}]}).to_string());
+    assert!(error.contains("use all private characters"), "{error}");
+    assert!(began.elapsed() < std::time::Duration::from_secs(3), "{:?}", began.elapsed());
+}
+
 #[test]
 fn bad_lines_are_named() {
     let bench = tiny();
-    let cases: [(&[u8], &str); 17] = [
+    let cases: [(&[u8], &str); 24] = [
+        (b"{\"text\": \"a b\", \"text\": \"c d\"}", "line 1: not valid JSON: the key `text` is given twice; keep one"),
+        (b"{\"text\": \"a\", \"prompt\": \"b\"}", "line 1: `prompt` means nothing beside `text`"),
+        (b"{\"messages\": [], \"prompt\": \"b\"}", "line 1: `prompt` means nothing beside `messages`"),
+        (
+            b"{\"prompt\": \"a\", \"completion\": \"b\", \"tools\": []}",
+            "line 1: `tools` means nothing beside `completion`",
+        ),
+        (
+            b"{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}], \"enable_thinking\": true}",
+            "line 1: the chat template does not read `enable_thinking`, so it would be ignored",
+        ),
+        (b"{\0\"\0t\0\"\0:\0\"\0a\0\"\0}\0", "line 1: not valid JSON: it has NUL bytes, as UTF-16 text has"),
+        (b"{\"text\": \"a \\ud800\"}", "line 1: not valid JSON: "),
         (b"", "the file is empty"),
         (b"\n  \n", "the file is empty"),
         (b"{\"text\": \"a b\"}\n{\"text\": \"a", "line 2: not valid JSON: EOF while parsing a string, at column"),

@@ -1,13 +1,17 @@
-//! Text in and out: tokenizer, chat template, training data, batches, schedules, metrics, questions.
+//! Text in and out: tokenizer, chat template, training data, batches, schedules, metrics, questions and answers.
 
+mod answers;
 mod chat;
 mod data;
+mod hostile;
 mod metrics;
 mod packing;
+mod prompts;
 mod questions;
 mod schedule;
 mod stream;
 mod tokenizer;
+mod untrained;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

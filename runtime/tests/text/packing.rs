@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use halfbyte::rng::philox;
 use halfbyte_runtime::batch::{Batch, IGNORE, Sample};
@@ -202,7 +203,6 @@ fn lengths_in_steps_and_fractions_of_epochs() {
     assert_eq!(run(TrainLength::Epochs(1.0)).len(), 5);
     assert_eq!(run(TrainLength::Epochs(0.5)).len(), 3);
     assert_eq!(run(TrainLength::Epochs(2.2)).len(), 11);
-    assert_eq!(run(TrainLength::Steps(0)).len(), 0);
     let seven = run(TrainLength::Steps(7));
     assert_eq!((seven.len(), seven[4].epoch, seven[5].epoch), (7, 0, 1));
 }
@@ -217,7 +217,12 @@ fn refuses_what_makes_no_sense() {
     assert!(
         refusal(&samples, BatchOptions { gradient_accumulation_steps: 0, ..ok }).contains("accumulation steps is 0")
     );
-    assert!(refusal(&samples, BatchOptions { max_seq_length: usize::MAX, ..ok }).contains("at most 2147483647 tokens"));
+    assert!(refusal(&samples, BatchOptions { max_seq_length: usize::MAX, ..ok }).contains("longest sequence is 1844"));
+    let large = BatchOptions { batch_size: 1_000_000, max_seq_length: 1_000_000, ..ok };
+    assert!(refusal(&samples, large).contains("at most 2147483647 tokens"));
+    assert!(refusal(&samples, BatchOptions { length: TrainLength::Steps(0), ..ok }).contains("steps is 0"));
+    let none = refusal(&samples, BatchOptions { length: TrainLength::Epochs(1e-9), ..ok });
+    assert!(none.contains("no step with 3 samples"), "{none}");
     for epochs in [0.0, -1.0, f64::NAN, f64::INFINITY] {
         assert!(refusal(&samples, BatchOptions { length: TrainLength::Epochs(epochs), ..ok }).contains("epochs is"));
     }
@@ -227,4 +232,27 @@ fn refuses_what_makes_no_sense() {
     );
     let idle = Sample { ids: vec![1, 2], mask: vec![true, false] };
     assert!(refusal(&[idle], ok).contains("targets of a sample is 0 (sample 0)"));
+}
+
+/// The learning rate needs the number of steps before the first of them.
+#[test]
+fn epochs_that_take_too_long_to_plan_are_refused() {
+    let samples = random_samples(360, 3);
+    let began = Instant::now();
+    let new = |options| Batcher::new(&samples, options).map(|batcher| batcher.total_steps());
+    let packed = BatchOptions { packing: true, gradient_accumulation_steps: 1, ..options(0) };
+    let long = |epochs| BatchOptions { length: TrainLength::Epochs(epochs), ..packed };
+    let refusal = new(long(100_000.0)).unwrap_err().to_string();
+    assert!(refusal.contains("number of epochs is 100000") && refusal.contains("at most 93206"), "{refusal}");
+    assert!(refusal.contains("360 samples") && refusal.contains("--max-steps"), "{refusal}");
+    // Where all epochs are alike, one is enough.
+    let alike = |epochs| BatchOptions { shuffle: false, ..long(epochs) };
+    assert_eq!(new(alike(1_000_000.0)).unwrap(), 1_000_000 * new(alike(1.0)).unwrap());
+    let apart = |epochs| BatchOptions { packing: false, ..long(epochs) };
+    assert_eq!(new(apart(1_000_000.0)).unwrap(), 120_000_000);
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    // What is planned is what comes.
+    let batcher = Batcher::new(&samples, long(20.5)).unwrap();
+    assert_eq!(batcher.total_steps(), batcher.steps(0).count() as u64);
+    assert!(batcher.steps(0).last().unwrap().epoch == 20);
 }

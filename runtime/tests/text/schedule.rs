@@ -60,8 +60,8 @@ fn refuses_what_makes_no_sense() {
     let refusal = |lr, warmup| Schedule::new(ScheduleKind::Linear, lr, warmup, 10).unwrap_err().to_string();
     assert!(refusal(f64::NAN, Warmup::Steps(0)).contains("learning rate is NaN"));
     assert!(refusal(-1.0, Warmup::Steps(0)).contains("learning rate is -1"));
-    assert!(refusal(1.0, Warmup::Ratio(1.5)).contains("between 0 and 1"));
-    assert!(refusal(1.0, Warmup::Ratio(f64::NAN)).contains("between 0 and 1"));
+    assert!(refusal(1.0, Warmup::Ratio(1.5)).contains("from 0 to 1"));
+    assert!(refusal(1.0, Warmup::Ratio(f64::NAN)).contains("from 0 to 1"));
     let name = "polynomial".parse::<ScheduleKind>().unwrap_err().to_string();
     assert!(name.contains("polynomial") && name.contains("linear, cosine or constant"), "{name}");
     assert_eq!("constant_with_warmup".parse::<ScheduleKind>().unwrap(), ScheduleKind::Constant);

@@ -1,5 +1,7 @@
 //! Where the assistant's turns lie in a rendered conversation.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 
 use crate::chat::{TURN_END, TURN_START};
@@ -34,8 +36,10 @@ pub(super) struct HeldMarkers([(&'static str, String); 2]);
 impl HeldMarkers {
     /// Takes two private-use characters that the line does not contain.
     pub(super) fn choose(line: &Map<String, Value>) -> Result<Self, String> {
+        let private = '\u{F0000}'..='\u{FFFFD}';
         let text = Value::from(line.clone()).to_string();
-        let mut free = ('\u{F0000}'..='\u{FFFFD}').filter(|&c| !text.contains(c)).map(String::from);
+        let used: HashSet<char> = text.chars().filter(|c| private.contains(c)).collect();
+        let mut free = private.filter(|c| !used.contains(c)).map(String::from);
         match (free.next(), free.next()) {
             (Some(start), Some(end)) => Ok(Self([(TURN_START, start), (TURN_END, end)])),
             _ => Err("the messages use all private characters of Unicode".into()),

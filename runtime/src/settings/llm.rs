@@ -1,0 +1,100 @@
+//! How a model answers.
+
+use super::section;
+use crate::{
+    Result,
+    config::GenerationConfig,
+    device::Device,
+    model::{Base, SampleOptions},
+    options::{MAX_NEW_TOKENS, MIN_P, REPETITION_PENALTY, TEMPERATURE, TOP_K, TOP_P},
+};
+use halfbyte::{DType, quant::Format};
+use std::path::PathBuf;
+
+/// The model that comes with the source: 5.8 million weights, for trying things out.
+pub const EMBEDDED: &str = "embedded";
+
+section! {
+    /// The model that answers, and how it chooses its words.
+    LlmSettings {
+        /// Folder of a Hugging Face Qwen3 checkpoint, or `embedded`
+        model_name: String = EMBEDDED.into(), also ["model"];
+        /// Folder of a PEFT adapter
+        lora_path: Option<PathBuf> = None, also ["adapter"];
+        /// Where to compute
+        device: Device = Device::Auto;
+        /// Hold the base in 4 bits
+        load_in_4bit: bool = true, also ["hf_load_in_4bit"];
+        /// Type of activations in computations
+        bnb_4bit_compute_dtype: DType = DType::Bf16, also ["dtype", "torch_dtype"];
+        /// How 4 bits mean a weight
+        bnb_4bit_quant_type: Format = Format::Nf4;
+        /// Quantise the scales too
+        bnb_4bit_use_double_quant: bool = true;
+        /// Write at most so many tokens
+        max_new_tokens: usize = 256, within MAX_NEW_TOKENS;
+        /// 0 takes the most probable token
+        temperature: f32 = 0.0, within TEMPERATURE;
+        /// Choose among so many; 0 is off
+        top_k: usize = 0, within TOP_K;
+        /// Choose among the likeliest with this probability together; 1 is off
+        top_p: f32 = 1.0, within TOP_P;
+        /// Choose among those at least this share as likely as the likeliest; 0 is off
+        min_p: f32 = 0.0, within MIN_P;
+        /// Makes tokens that were there less likely; 1 is off
+        repetition_penalty: f32 = 1.0, within REPETITION_PENALTY;
+        /// Same seed, same text
+        seed: u64 = 0;
+        /// Instructions that come before a conversation
+        system: Option<String> = None, also ["system_prompt"];
+        /// The chat template's enable_thinking
+        enable_thinking: Option<bool> = None;
+        /// Continue a prompt as it is, without the chat template
+        raw: bool = false;
+    }
+}
+
+impl LlmSettings {
+    /// How to hold the base.
+    pub fn base(&self) -> Base {
+        let (format, double_quant) = (self.bnb_4bit_quant_type, self.bnb_4bit_use_double_quant);
+        if self.load_in_4bit { Base::Quantized { format, block_size: 64, double_quant } } else { Base::Unquantized }
+    }
+
+    /// How tokens are chosen.
+    pub fn sampling(&self) -> SampleOptions {
+        let LlmSettings { temperature, top_k, top_p, min_p, repetition_penalty, seed, .. } = *self;
+        SampleOptions { temperature, top_k, top_p, min_p, repetition_penalty, seed }
+    }
+
+    /// The folder of the model.
+    ///
+    /// # Errors
+    /// The embedded model is not where it was built.
+    pub fn model_dir(&self) -> Result<PathBuf> {
+        crate::embedded::resolve(&self.model_name)
+    }
+
+    /// What a checkpoint's `generation_config.json` says of settings here: their names with their texts.
+    ///
+    /// # Errors
+    /// The file is damaged.
+    pub fn recommended(&self) -> Result<Vec<(&'static str, String)>> {
+        let config = GenerationConfig::open(&self.model_dir()?)?;
+        let sampled = config.do_sample == Some(true);
+        let text = |value: Option<f32>| value.map(|value| value.to_string());
+        // transformers' own defaults for what a checkpoint that samples leaves out.
+        let choice = [
+            ("temperature", Some(text(config.temperature).unwrap_or("1".into()))),
+            ("top_k", Some(config.top_k.unwrap_or(50).to_string())),
+            ("top_p", text(config.top_p)),
+            ("min_p", text(config.min_p)),
+        ];
+        let choice = choice.into_iter().filter(|_| sampled);
+        let always = [
+            ("repetition_penalty", text(config.repetition_penalty)),
+            ("max_new_tokens", config.max_new_tokens.map(|n| n.to_string())),
+        ];
+        Ok(choice.chain(always).filter_map(|(name, text)| Some((name, text?))).collect())
+    }
+}

@@ -1,0 +1,184 @@
+//! How an adapter is trained.
+
+use super::{EMBEDDED, Whole, section};
+use crate::{
+    Result,
+    device::Device,
+    embedded,
+    lora::{LoraConfig, Targets, TrainableTokens},
+    model::Base,
+    options::*,
+    train::{
+        data::Overlong,
+        packing::{BatchOptions, TrainLength},
+        schedule::{Schedule, ScheduleKind, Warmup},
+        trainer::{OptimizerOptions, TrainerOptions},
+    },
+};
+use halfbyte::{DType, quant::Format};
+use std::path::PathBuf;
+
+section! {
+    /// A training run.
+    TrainSettings {
+        /// Folder of a Hugging Face Qwen3 checkpoint, or `embedded`
+        model_name: String = EMBEDDED.into(), also ["model", "model_name_or_path"];
+        /// Go on training this PEFT adapter; its rank, alpha, dropout and modules count
+        lora_path: Option<PathBuf> = None, also ["adapter"];
+        /// Training data: JSONL with {"text"}, {"prompt","completion"} or {"messages"} [default: the embedded by-laws]
+        data: Option<PathBuf> = None, also ["train_file", "dataset"];
+        /// Held-out data in the same format
+        eval_data: Option<PathBuf> = None, also ["validation_file"];
+        /// Multiple-choice questions, asked before and after
+        exam: Option<PathBuf> = None;
+        /// Folder for the adapter and metrics.jsonl
+        output: PathBuf = "adapter".into(), also ["output_dir"];
+        /// Replace an adapter that is in the folder, once the new one is trained
+        overwrite: bool = false, also ["overwrite_output_dir"];
+        /// Hold the base in 4 bits (QLoRA); without it the base stays unquantised, in the compute type
+        use_4bit: bool = false, also ["load_in_4bit"];
+        /// How 4 bits mean a weight
+        bnb_4bit_quant_type: Format = Format::Nf4;
+        /// Type of activations and adapters in computations
+        bnb_4bit_compute_dtype: DType = DType::Bf16, also ["dtype", "torch_dtype"];
+        /// Quantise the scales too
+        bnb_4bit_use_double_quant: bool = true;
+        /// Rank
+        lora_r: usize = 16, within LORA_R, also ["r", "lora_rank"];
+        /// Scaling times rank
+        lora_alpha: f64 = 32.0, within LORA_ALPHA;
+        /// Share of adapter inputs dropped in training
+        lora_dropout: f32 = 0.0, within LORA_DROPOUT;
+        /// Which linear layers
+        target_modules: Targets = Targets::AllLinear, also ["lora_target_modules"];
+        /// Scale by alpha / sqrt(r)
+        use_rslora: bool = false;
+        /// Train a module whole
+        modules_to_save: Option<Whole> = None;
+        /// Train the embedding's rows of these tokens, and so a tied head's
+        trainable_token_indices: TrainableTokens = TrainableTokens::None;
+        /// Peak learning rate [default: 2e-4; 5e-3 for the embedded model]
+        learning_rate: Option<f64> = None, within LEARNING_RATE, also ["lr"];
+        /// How the learning rate falls
+        lr_scheduler_type: ScheduleKind = ScheduleKind::Cosine;
+        /// Share of the steps in which the learning rate rises
+        warmup_ratio: f64 = 0.05, within WARMUP_RATIO;
+        /// Decoupled weight decay
+        weight_decay: f32 = 0.0, within WEIGHT_DECAY;
+        /// Gradients are scaled down to this norm; 0 turns it off
+        max_grad_norm: f32 = 1.0, within MAX_GRAD_NORM;
+        /// Passes over the data [default: 3; 8 for the embedded model]
+        epochs: Option<f64> = None, within EPOCHS, also ["num_train_epochs", "num_epochs"];
+        /// Train for so many steps instead of epochs
+        max_steps: Option<u64> = None, within MAX_STEPS;
+        /// Samples of a micro-batch (with packing: sequences of the full length) [default: 4; 16 for the embedded model]
+        batch_size: Option<usize> = None, within BATCH_SIZE, also ["per_device_train_batch_size", "micro_batch_size"];
+        /// Micro-batches of an optimiser step
+        gradient_accumulation_steps: usize = 1, within ACCUMULATION;
+        /// Longest sample, in tokens
+        max_seq_length: usize = 2048, within MAX_SEQ_LENGTH, also ["max_length"];
+        /// What becomes of longer samples
+        overlong: Overlong = Overlong::Error;
+        /// Fill every micro-batch up to batch-size times max-seq-length tokens
+        packing: bool = false;
+        /// Compute activations again in the backward pass instead of keeping them: less memory, more time
+        gradient_checkpointing: bool = false;
+        /// Where to compute
+        device: Device = Device::Auto;
+        /// Same seed, same device, same data: the same adapter, to the bit
+        seed: u64 = 0;
+        /// Steps between lines of progress where there is no terminal
+        logging_steps: u64 = 20, within LOGGING_STEPS;
+        /// Steps between evaluations; 0 evaluates only before and after
+        eval_steps: u64 = 0, within EVAL_STEPS;
+    }
+}
+
+impl TrainSettings {
+    fn embedded(&self) -> bool {
+        self.model_name == EMBEDDED
+    }
+
+    /// The folder of the model.
+    ///
+    /// # Errors
+    /// The embedded model is not where it was built.
+    pub fn model_dir(&self) -> Result<PathBuf> {
+        embedded::resolve(&self.model_name)
+    }
+
+    /// The file to train on.
+    pub(crate) fn data_file(&self) -> Result<PathBuf> {
+        self.data.clone().map_or_else(|| embedded::town("train.jsonl"), Ok)
+    }
+
+    /// The file to evaluate on, if there is one.
+    pub(crate) fn heldout_file(&self) -> Result<Option<PathBuf>> {
+        self.file(&self.eval_data, "heldout.jsonl")
+    }
+
+    /// The file of the exam, if there is one.
+    pub(crate) fn exam_file(&self) -> Result<Option<PathBuf>> {
+        self.file(&self.exam, "exam.json")
+    }
+
+    /// `path`, or without own data the embedded file.
+    fn file(&self, path: &Option<PathBuf>, embedded: &str) -> Result<Option<PathBuf>> {
+        match path {
+            None if self.data.is_none() => embedded::town(embedded).map(Some),
+            path => Ok(path.clone()),
+        }
+    }
+
+    /// How to hold the base.
+    pub fn base(&self) -> Base {
+        let (format, double_quant) = (self.bnb_4bit_quant_type, self.bnb_4bit_use_double_quant);
+        if self.use_4bit { Base::Quantized { format, block_size: 64, double_quant } } else { Base::Unquantized }
+    }
+
+    /// How samples become micro-batches and steps.
+    pub fn batches(&self) -> BatchOptions {
+        let (epochs, batch_size) = if self.embedded() { (8.0, 16) } else { (3.0, 4) };
+        let epochs = TrainLength::Epochs(self.epochs.unwrap_or(epochs));
+        BatchOptions {
+            batch_size: self.batch_size.unwrap_or(batch_size),
+            max_seq_length: self.max_seq_length,
+            packing: self.packing,
+            gradient_accumulation_steps: self.gradient_accumulation_steps,
+            shuffle: true,
+            seed: self.seed,
+            length: self.max_steps.map_or(epochs, TrainLength::Steps),
+        }
+    }
+
+    /// The adapter to make.
+    pub fn lora(&self) -> Result<LoraConfig> {
+        let mut lora = LoraConfig::new(self.lora_r, self.lora_alpha, self.target_modules.clone());
+        lora.dropout = self.lora_dropout;
+        lora.use_rslora = self.use_rslora;
+        lora.save_lm_head = self.modules_to_save == Some(Whole::LmHead);
+        lora.trainable_tokens = self.trainable_token_indices.clone();
+        lora.base_model = Some(self.model_dir()?.display().to_string());
+        Ok(lora)
+    }
+
+    /// How the trainer runs, with micro-batches of up to `capacity` tokens.
+    ///
+    /// # Errors
+    /// The schedule makes no sense.
+    pub fn trainer(&self, capacity: usize, total_steps: u64) -> Result<TrainerOptions> {
+        let learning_rate = self.learning_rate.unwrap_or(if self.embedded() { 5e-3 } else { 2e-4 });
+        let warmup = Warmup::Ratio(self.warmup_ratio);
+        Ok(TrainerOptions {
+            capacity,
+            gradient_checkpointing: self.gradient_checkpointing,
+            schedule: Schedule::new(self.lr_scheduler_type, learning_rate, warmup, total_steps)?,
+            optimizer: OptimizerOptions {
+                weight_decay: self.weight_decay,
+                max_grad_norm: self.max_grad_norm,
+                ..OptimizerOptions::default()
+            },
+            seed: self.seed,
+        })
+    }
+}

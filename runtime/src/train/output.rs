@@ -1,0 +1,132 @@
+//! Where a training run leaves what it made: adapter and metrics, all of one run.
+
+use std::path::{Path, PathBuf};
+
+use super::metrics::{MetricsLog, Record};
+use crate::files::{self, OutputFolder, PARTIAL_METRICS, Staged};
+use crate::lora::{Adapter, CONFIG, WEIGHTS};
+use crate::{Error, Result};
+
+/// The metrics of the run whose adapter is in the folder.
+pub const METRICS: &str = "metrics.jsonl";
+
+/// The folder of a training run. Nothing in it changes before the first step, and an adapter in it not before the new one
+/// is saved; then adapter and metrics change together.
+#[derive(Debug)]
+pub struct RunOutput {
+    /// Metrics that can be followed during the run, from the first on.
+    log: Option<MetricsLog>,
+    /// The same, whether or not they could be written.
+    lines: String,
+    /// Where the weights will go, as large as they will be.
+    reserved: Option<Staged>,
+    /// The last to be dropped: it removes folders that are empty.
+    folder: OutputFolder,
+}
+
+impl RunOutput {
+    /// Takes a folder, which is made if need be.
+    ///
+    /// # Errors
+    /// Another process writes into it, it cannot be written, or it has an adapter and `overwrite` is not set.
+    pub fn create(dir: &Path, overwrite: bool) -> Result<Self> {
+        let folder = OutputFolder::claim(dir)?;
+        Self::expect_free(dir, overwrite)?;
+        Ok(Self { folder, log: None, lines: String::new(), reserved: None })
+    }
+
+    /// Refuses a folder that has an adapter, unless `overwrite` is set.
+    pub(crate) fn expect_free(dir: &Path, overwrite: bool) -> Result<()> {
+        let hint = "it is a trained adapter; choose another --output, or pass --overwrite";
+        if overwrite { Ok(()) } else { files::refuse_existing(dir, &[WEIGHTS, CONFIG], hint) }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Sets room for an adapter of `bytes` aside, so that the disk is not found to be full at the end.
+    ///
+    /// # Errors
+    /// There is too little.
+    pub fn reserve(&mut self, bytes: u64) -> Result<()> {
+        // For names and shapes of tensors, the configuration and metrics.
+        const OTHERS: u64 = 1 << 20;
+        self.folder.expect_space(bytes.saturating_add(OTHERS))?;
+        let weights = Staged::create(&self.path().join(WEIGHTS))?;
+        weights.reserve(bytes)?;
+        self.reserved = Some(weights);
+        Ok(())
+    }
+
+    /// Notes a step. Until the adapter is saved the metrics are in `metrics.partial.jsonl`.
+    ///
+    /// # Errors
+    /// They could not be written. They are not lost: [`RunOutput::save`] writes them again.
+    pub fn record(&mut self, record: &Record) -> Result<()> {
+        let line = record.to_line();
+        self.lines += &line;
+        let written = match &mut self.log {
+            Some(log) => log.write_lines(&line),
+            None => self.begin_log(),
+        };
+        if written.is_err() {
+            // It may end with half a line: the next step begins it again.
+            self.log = None;
+        }
+        written
+    }
+
+    /// Begins the metrics that can be followed with all lines so far.
+    fn begin_log(&mut self) -> Result<()> {
+        let log = MetricsLog::create(self.path().join(PARTIAL_METRICS))?;
+        self.log.insert(log).write_lines(&self.lines)
+    }
+
+    /// Saves the adapter with the metrics of its run.
+    ///
+    /// # Errors
+    /// [`Error::Io`]. The folder is as it was then, with the room that was set aside, and it can be tried again, here or
+    /// after [`RunOutput::move_to`].
+    pub fn save(&mut self, adapter: &Adapter) -> Result<()> {
+        let reserved = self.reserved.take().filter(Staged::is_there);
+        let mut weights = reserved.map_or_else(|| Staged::create(&self.path().join(WEIGHTS)), Ok)?;
+        let saved = self.save_all(adapter, &mut weights);
+        if saved.is_err() {
+            self.reserved = Some(weights);
+            return saved;
+        }
+        self.log = None;
+        // The next run would remove it, too.
+        let _ = self.folder.remove(PARTIAL_METRICS);
+        Ok(())
+    }
+
+    fn save_all(&self, adapter: &Adapter, weights: &mut Staged) -> Result<()> {
+        let (path, lines) = (self.path().join(METRICS), self.lines.as_bytes());
+        let mut config = adapter.stage(self.path(), weights)?;
+        let mut metrics = files::stage(&path, |w| w.write_all(lines).map_err(Error::io("write", &path)))?;
+        let mut transaction = self.folder.transaction();
+        [weights, &mut config, &mut metrics].into_iter().for_each(|file| transaction.add(file));
+        transaction.commit()
+    }
+
+    /// Goes on in another folder, with the metrics so far.
+    ///
+    /// # Errors
+    /// As for [`RunOutput::create`]; this one stays in force then.
+    pub fn move_to(&mut self, dir: &Path) -> Result<()> {
+        let same = |there: PathBuf| self.path().canonicalize().is_ok_and(|here| here == there);
+        if dir.canonicalize().is_ok_and(same) {
+            return Ok(());
+        }
+        let other = Self::create(dir, false)?;
+        let lines = std::mem::take(&mut self.lines);
+        self.log = None;
+        // The metrics go along; what stays would be a killed run's to the next one.
+        let _ = self.folder.remove(PARTIAL_METRICS);
+        *self = Self { lines, ..other };
+        Ok(())
+    }
+}

@@ -1,0 +1,76 @@
+//! What a model knows before and after.
+
+use super::{Watch, texts::Texts};
+use crate::{
+    Result,
+    evaluate::{
+        choice,
+        questions::{Accuracy, Question},
+    },
+    generate::generator::{GenerateOptions, generate},
+    model::{Activations, Keep, LossBuffers, Qwen3, SampleOptions},
+    tokenizer::Tokenizer,
+    train::trainer::Trainer,
+};
+use halfbyte::{Backend, Float};
+use std::ops::ControlFlow;
+
+/// What a model knows; nothing where nothing was asked.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Examination {
+    /// Mean loss of the held-out targets, in nats.
+    pub heldout_loss: Option<f64>,
+    /// Right answers of the exam.
+    pub exam: Option<Accuracy>,
+    /// How the embedded question is continued.
+    pub answer: Option<String>,
+}
+
+/// What it is asked with.
+pub(super) struct Examiner<'a, B: Backend, T: Float> {
+    pub texts: &'a Texts,
+    pub tokenizer: &'a Tokenizer,
+    pub backend: &'a B,
+    pub model: &'a Qwen3<B, T>,
+}
+
+impl<B: Backend, T: Float> Examiner<'_, B, T> {
+    /// Finds out, and says each thing as soon as it is known.
+    pub fn examine(&self, when: &str, trainer: &mut Trainer<'_, B, T>, watch: &mut dyn Watch) -> Result<Examination> {
+        let heldout_loss = self.heldout_loss(trainer)?;
+        if let Some(loss) = heldout_loss {
+            watch.say(&format!("{when}: held-out loss {loss:.3} nats a token"));
+        }
+        let exam = self.texts.questions.as_ref().map(|questions| self.exam(questions, trainer)).transpose()?;
+        if let Some(accuracy) = &exam {
+            watch.say(&format!("{when}: exam {accuracy}"));
+        }
+        let answer = self.texts.prompt.map(|prompt| self.answer(prompt, trainer)).transpose()?;
+        if let (Some(prompt), Some(answer)) = (self.texts.prompt, &answer) {
+            watch.say(&format!("{when}: {prompt} ->{}", answer.trim_end()));
+        }
+        Ok(Examination { heldout_loss, exam, answer })
+    }
+
+    pub fn heldout_loss(&self, trainer: &mut Trainer<'_, B, T>) -> Result<Option<f64>> {
+        self.texts.heldout.as_ref().map(|data| trainer.evaluate(&data.samples)).transpose()
+    }
+
+    fn exam(&self, questions: &[Question], trainer: &Trainer<'_, B, T>) -> Result<Accuracy> {
+        let (ctx, n) = (trainer.context(), self.texts.exam_tokens);
+        let mut acts = Activations::new(ctx, self.model, n, Keep::Nothing)?;
+        let mut loss = LossBuffers::new(self.backend, self.model, n)?;
+        Ok(choice::choose(self.model, ctx, &mut acts, &mut loss, self.tokenizer, questions)?.1)
+    }
+
+    fn answer(&self, prompt: &str, trainer: &Trainer<'_, B, T>) -> Result<String> {
+        let options = GenerateOptions {
+            max_new_tokens: 24,
+            stop_tokens: self.tokenizer.eos_ids().to_vec(),
+            sample: SampleOptions::GREEDY,
+            skip_special: true,
+        };
+        let (prompt, go_on) = (self.tokenizer.encode(prompt)?, |_: &str| ControlFlow::Continue(()));
+        Ok(generate(self.model, trainer.context(), self.tokenizer, &prompt, &options, go_on)?.text)
+    }
+}

@@ -1,0 +1,186 @@
+//! The run on a device.
+
+use super::{Outcome, Prepared, Watch, Wish, examine::Examiner};
+use crate::{
+    Result,
+    device::Job,
+    lora::Adapter,
+    model::Qwen3,
+    train::{
+        metrics::Record,
+        output::RunOutput,
+        packing::Batcher,
+        trainer::{StepReport, Trainer},
+    },
+};
+use halfbyte::{Backend, Float, Size, host};
+use std::{mem, time::Instant};
+
+/// A prepared run, and who watches it.
+pub(super) struct Training<'a> {
+    pub run: &'a Prepared,
+    pub watch: &'a mut dyn Watch,
+}
+
+impl Job for Training<'_> {
+    type Output = Outcome;
+
+    fn run<B: Backend, T: Float>(self, backend: B) -> Result<Outcome> {
+        let Training { run, watch } = self;
+        let Prepared { settings, config, files, texts, tokenizer, .. } = run;
+        let mut output = RunOutput::create(&settings.output, settings.overwrite)?;
+        texts.train.note().iter().for_each(|text| watch.say(text));
+        let batcher = run.batcher()?;
+        output.reserve(run.lora.weight_bytes(config)? as u64)?;
+
+        let began = Instant::now();
+        let model = Qwen3::<B, T>::load(&backend, files, config, settings.base())?;
+        backend.synchronize()?;
+        let seconds = began.elapsed().as_secs_f64();
+        watch.say(&format!("{} on {}: loaded in {seconds:.1} s", run.dir.display(), backend.name()));
+
+        let new = || Adapter::init(run.lora.clone(), config, files, settings.seed);
+        let adapter = run.adapter.clone().map_or_else(new, Ok)?;
+        let options = settings.trainer(run.capacity, batcher.total_steps())?;
+        let mut trainer = Trainer::new(&backend, &model, &adapter, options)?;
+        drop(adapter);
+        watch.say(&format!(
+            "{} samples, {} tokens ({} trained on); {} steps; {} trainable numbers",
+            texts.train.samples.len(),
+            texts.train.n_tokens(),
+            texts.train.n_targets(),
+            batcher.total_steps(),
+            trainer.n_trainable(),
+        ));
+        let examiner = Examiner { texts, tokenizer, backend: &backend, model: &model };
+        let before = examiner.examine("before", &mut trainer, watch)?;
+        let mut steps =
+            Steps { batcher: &batcher, examiner: &examiner, eval_steps: settings.eval_steps, n_tokens: 0, done: 0 };
+        steps.train_and_save(&mut trainer, &mut output, watch)?;
+        let (done, n_tokens) = (steps.done, steps.n_tokens);
+        let after = if watch.ends() {
+            None
+        } else {
+            watch.saved();
+            let after = examiner.examine("after", &mut trainer, watch)?;
+            watch.say(&peak_memory(&backend));
+            Some(after)
+        };
+        Ok(Outcome {
+            steps: done,
+            total_steps: batcher.total_steps(),
+            n_tokens,
+            before,
+            after,
+            output: output.path().to_owned(),
+            memory: backend.memory(),
+        })
+    }
+}
+
+/// The most memory that buffers took, and the process with all else.
+fn peak_memory(backend: &impl Backend) -> String {
+    let buffers = format!("peak memory {} in buffers", Size(backend.memory().peak as u64));
+    match host::process_peak() {
+        Some(peak) => format!("{buffers}; {} of the host in all, mapped files included", Size(peak as u64)),
+        None => buffers,
+    }
+}
+
+/// The loop over the steps.
+struct Steps<'a, B: Backend, T: Float> {
+    batcher: &'a Batcher<'a>,
+    examiner: &'a Examiner<'a, B, T>,
+    eval_steps: u64,
+    /// Trained on so far.
+    n_tokens: u64,
+    /// Steps so far.
+    done: u64,
+}
+
+impl<B: Backend, T: Float> Steps<'_, B, T> {
+    /// Trains, and saves what was learnt: also when somebody or an error ends it early, but not before there is something.
+    fn train_and_save(
+        &mut self,
+        trainer: &mut Trainer<'_, B, T>,
+        output: &mut RunOutput,
+        watch: &mut dyn Watch,
+    ) -> Result<()> {
+        let began = Instant::now();
+        watch.begin(self.batcher.total_steps());
+        let trained = self.train(trainer, output, watch);
+        watch.finish();
+        let seconds = began.elapsed().as_secs_f64();
+        if self.done == 0 {
+            return trained;
+        }
+        save(output, trainer.adapter()?, watch)?;
+        let (n, total) = (self.n_tokens, self.batcher.total_steps());
+        watch.say(&format!("trained on {n} tokens in {seconds:.1} s: {:.0} tokens/s", n as f64 / seconds));
+        watch.say(&format!("adapter saved in {}", output.path().display()));
+        if self.done != total {
+            watch.say(&format!("it is that of the first {} of {total} steps", self.done));
+        }
+        trained
+    }
+
+    fn train(&mut self, trainer: &mut Trainer<'_, B, T>, output: &mut RunOutput, watch: &mut dyn Watch) -> Result<()> {
+        let began = Instant::now();
+        let mut lost = false;
+        for step in self.batcher.steps(0) {
+            if watch.ends() {
+                break;
+            }
+            let step_began = Instant::now();
+            let report = trainer.step(&step)?;
+            watch.learnt();
+            self.n_tokens += report.n_tokens as u64;
+            self.done = step.index + 1;
+            let mut record = record(&report, self.done, self.n_tokens, step_began, began);
+            record.epoch = Some(step.epoch as f64);
+            if self.eval_steps > 0 && record.step.is_multiple_of(self.eval_steps) {
+                record.eval_loss = self.examiner.heldout_loss(trainer)?;
+            }
+            // The adapter is worth more: metrics are written again when it is saved.
+            if let Err(e) = output.record(&record)
+                && !mem::replace(&mut lost, true)
+            {
+                watch.note(&format!("metrics will be written at the end only: {e}"));
+            }
+            watch.step(&record);
+        }
+        Ok(())
+    }
+}
+
+/// Saves the adapter. Where that fails, hours of work are not dropped until `watch` says so.
+fn save(output: &mut RunOutput, adapter: &Adapter, watch: &mut dyn Watch) -> Result<()> {
+    let mut outcome = output.save(adapter);
+    while let Err(error) = outcome {
+        let wish = watch.save_failed(&error);
+        let moved = match &wish {
+            Wish::Folder(dir) => output.move_to(dir),
+            _ => Ok(()),
+        };
+        outcome = moved.and_then(|()| output.save(adapter));
+        if wish == Wish::GiveUp && outcome.is_err() {
+            watch.note("what was trained is lost");
+            return outcome;
+        }
+    }
+    outcome
+}
+
+fn record(report: &StepReport, step: u64, tokens: u64, step_began: Instant, began: Instant) -> Record {
+    Record {
+        step,
+        loss: Some(report.loss),
+        lr: Some(report.lr),
+        grad_norm: Some(report.grad_norm),
+        loss_scale: (report.loss_scale != 1.0).then(|| f64::from(report.loss_scale)),
+        tokens: Some(tokens),
+        tokens_per_s: Some(report.n_tokens as f64 / step_began.elapsed().as_secs_f64()),
+        elapsed_s: Some(began.elapsed().as_secs_f64()),
+        ..Record::default()
+    }
+}

@@ -1,0 +1,103 @@
+//! All of a run that can be known before weights are loaded.
+
+use super::{Outcome, Watch, force, job::Training, texts::Texts};
+use crate::{
+    Error, Result,
+    checkpoint::Checkpoint,
+    config::Qwen3Config,
+    device,
+    lora::{Adapter, LoraConfig},
+    model::{checkpoint_note, untrained_note},
+    settings::{Loaded, Section, TrainSettings},
+    tokenizer::Tokenizer,
+    train::{output::RunOutput, packing::Batcher, trainer::micro_batch_capacity},
+};
+use std::path::PathBuf;
+
+/// A run whose files are open and checked.
+pub struct Prepared {
+    /// As they were given.
+    pub settings: TrainSettings,
+    /// The checkpoint's folder.
+    pub dir: PathBuf,
+    /// The model's shape.
+    pub config: Qwen3Config,
+    /// Its weights, still in their files.
+    pub files: Checkpoint,
+    /// Text to tokens.
+    pub tokenizer: Tokenizer,
+    /// What is trained: that of `lora_path`, or a new one.
+    pub lora: LoraConfig,
+    /// What the user should know.
+    pub notes: Vec<String>,
+    /// The one to go on with.
+    pub(super) adapter: Option<Adapter>,
+    pub(super) texts: Texts,
+    /// The most tokens that run at once.
+    pub(super) capacity: usize,
+}
+
+/// Takes a setting that has no effect, and why.
+type Refuse<'a> = &'a dyn Fn(&'static str, &str) -> Result<()>;
+
+impl Prepared {
+    /// Opens and checks everything but the weights, without a GPU, and writes nothing.
+    ///
+    /// # Errors
+    /// A file is missing, damaged or contradicts another, a sample does not fit, the output folder has an adapter, or a
+    /// setting that is not its default would have no effect.
+    pub fn new(settings: &TrainSettings) -> Result<Self> {
+        let defaults = TrainSettings::default();
+        Self::open(settings, &|name, why| {
+            let (asked, default) = (settings.show(name), defaults.show(name));
+            let refuse = || {
+                Err(Error::setting(name, asked.clone().unwrap_or_default(), format!("it has no effect here: {why}")))
+            };
+            if asked == default { Ok(()) } else { refuse() }
+        })
+    }
+
+    /// As [`Prepared::new`], of the section `train`.
+    ///
+    /// # Errors
+    /// Those of [`Prepared::new`]; also for a setting without effect that was asked for, whatever its value, with the
+    /// place where it was.
+    pub fn of(loaded: &Loaded) -> Result<Self> {
+        Self::open(&loaded.config.train, &|name, why| loaded.refuse("train", name, why))
+    }
+
+    fn open(settings: &TrainSettings, refuse: Refuse<'_>) -> Result<Self> {
+        let dir = settings.model_dir()?;
+        let (config, tokenizer) = (Qwen3Config::open(&dir)?, Tokenizer::open(&dir)?);
+        let files = Checkpoint::open(&dir)?;
+        let idle = force::idle(settings, &files)?;
+        idle.iter().try_for_each(|(name, why)| refuse(name, why))?;
+        RunOutput::expect_free(&settings.output, settings.overwrite)?;
+        let adapter = settings.lora_path.as_ref().map(|path| Adapter::open(path, &config)).transpose()?;
+        let (adapter, adapter_note) = adapter.unzip();
+        let lora = adapter.as_ref().map_or_else(|| settings.lora(), |adapter| Ok(adapter.config.clone()))?;
+        lora.resolve(&config)?;
+        let (texts, no_template) = Texts::read(settings, &dir, &config, &tokenizer)?;
+        let untrained = untrained_note(&files, &config, &tokenizer, &texts.train.samples, &lora)?;
+        let notes = [checkpoint_note(&files, &config)?, adapter_note.flatten(), no_template, untrained];
+        let notes = notes.into_iter().flatten().collect();
+        let longest = micro_batch_capacity(&texts.train.samples, &settings.batches());
+        let (settings, capacity) = (settings.clone(), longest.max(texts.longest_heldout()));
+        Ok(Prepared { settings, dir, config, files, tokenizer, lora, notes, adapter, texts, capacity })
+    }
+
+    /// The steps of the run.
+    pub(super) fn batcher(&self) -> Result<Batcher<'_>> {
+        Batcher::new(&self.texts.train.samples, self.settings.batches())
+    }
+
+    /// Trains and saves.
+    ///
+    /// # Errors
+    /// The device cannot be used or has too little memory, training diverges, or the adapter cannot be saved. What was
+    /// learnt before an error is saved.
+    pub fn run(self, watch: &mut dyn Watch) -> Result<Outcome> {
+        let (device, dtype) = (self.settings.device, self.settings.bnb_4bit_compute_dtype);
+        device::run(device, dtype, Training { run: &self, watch })
+    }
+}

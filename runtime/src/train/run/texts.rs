@@ -1,0 +1,76 @@
+//! What is trained on, and what is asked.
+
+use crate::{
+    Result,
+    chat::ChatTemplate,
+    config::Qwen3Config,
+    evaluate::{
+        choice,
+        questions::{Question, read_questions},
+    },
+    settings::TrainSettings,
+    tokenizer::Tokenizer,
+    train::data::{DataOptions, Dataset},
+};
+use std::path::{Path, PathBuf};
+
+/// Tokens of the exam that run at once, unless one question has more.
+const EXAM_TOKENS: usize = 2048;
+/// What is asked before and after where the data is the embedded one.
+const QUESTION: &str = "What does the town give to a bride?";
+
+pub(super) struct Texts {
+    pub train: Dataset,
+    pub heldout: Option<Dataset>,
+    pub questions: Option<Vec<Question>>,
+    /// Of the exam that run at once.
+    pub exam_tokens: usize,
+    /// To be continued.
+    pub prompt: Option<&'static str>,
+}
+
+impl Texts {
+    /// Reads all files; also gives why there is no chat template, if there is none.
+    pub fn read(
+        settings: &TrainSettings,
+        dir: &Path,
+        config: &Qwen3Config,
+        tokenizer: &Tokenizer,
+    ) -> Result<(Self, Option<String>)> {
+        // Only data with messages needs one, and is refused without; why there is none must not get lost.
+        let (template, missing) = match ChatTemplate::open(dir, tokenizer) {
+            Ok(template) => (Some(template), None),
+            Err(e) => (None, Some(format!("no chat template: {e}"))),
+        };
+        let options = DataOptions {
+            max_seq_length: settings.max_seq_length,
+            overlong: settings.overlong,
+            append_eos: true,
+            enable_thinking: None,
+        };
+        let read = |path: PathBuf| -> Result<Dataset> {
+            let data = Dataset::read(&path, tokenizer, template.as_ref(), &options)?;
+            // Here, and not when the first bad sample's turn comes.
+            data.expect_fits(&path, config)?;
+            Ok(data)
+        };
+        let (questions, longest) = match settings.exam_file()? {
+            Some(path) => {
+                let questions = read_questions(&path)?;
+                let longest = choice::expect_fits(&questions, &path, config, tokenizer)?;
+                (Some(questions), longest)
+            }
+            None => (None, 0),
+        };
+        let train = read(settings.data_file()?)?;
+        let heldout = settings.heldout_file()?.map(read).transpose()?;
+        let prompt = settings.data.is_none().then_some(QUESTION);
+        Ok((Texts { train, heldout, questions, exam_tokens: longest.max(EXAM_TOKENS), prompt }, missing))
+    }
+
+    /// Tokens of the longest held-out sample.
+    pub fn longest_heldout(&self) -> usize {
+        let samples = self.heldout.iter().flat_map(|data| &data.samples);
+        samples.map(|sample| sample.ids.len()).max().unwrap_or(0)
+    }
+}

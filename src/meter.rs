@@ -1,0 +1,36 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Bytes that a backend's buffers take, scratch memory included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MemoryUse {
+    /// Of those that live.
+    pub allocated: usize,
+    /// The most that they ever took.
+    pub peak: usize,
+}
+
+/// Counts them.
+#[derive(Default)]
+pub(crate) struct Meter {
+    now: AtomicUsize,
+    peak: AtomicUsize,
+}
+
+impl Meter {
+    pub(crate) const fn new() -> Self {
+        Meter { now: AtomicUsize::new(0), peak: AtomicUsize::new(0) }
+    }
+
+    pub(crate) fn add(&self, bytes: usize) {
+        let now = self.now.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.peak.fetch_max(now, Ordering::Relaxed);
+    }
+
+    pub(crate) fn sub(&self, bytes: usize) {
+        self.now.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn read(&self) -> MemoryUse {
+        MemoryUse { allocated: self.now.load(Ordering::Relaxed), peak: self.peak.load(Ordering::Relaxed) }
+    }
+}
