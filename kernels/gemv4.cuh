@@ -1,27 +1,38 @@
 #pragma once
-// Forward products of one or two tokens with a 4-bit weight, on GPUs with bulk copies (compute capability 9.0 on). As in
-// skinny4.cuh the weight is operand A of the tensor cores, decoded by a table of pairs with a copy for each lane. Two
-// things are new.
+// Forward products of one or two tokens with a 4-bit weight, on GPUs with bulk copies (compute capability 9.0 on). As
+// in skinny4.cuh the weight is operand A of the tensor cores and a table of pairs, with a copy for each lane, decodes
+// it.
 //
-// A warp of its own keeps the memory busy: it copies 16 rows of up to GEMV4_STEP_K columns, and their scales, into a ring
-// of stages (cp.async.bulk, one copy for each row), 128 KiB ahead of the sixteen warps that multiply. Before the kernel
-// may begin it asks for its first stages in L2, so the memory works while the kernel before this one ends.
+// A warp of its own copies stages of 16 rows by up to 4096 columns into a ring (cp.async.bulk; where a stage has whole
+// rows, they are one copy), ahead of the sixteen warps that multiply, each 256 of the columns. It reads the weight
+// only, so it does not wait for the kernel before this one; nor do the others while they fetch scales and fill the
+// table. Where that kernel leaves the memory idle, the ring is full when x arrives (src/cuda/kernel.rs).
 //
-// The eight columns of operand B hold two tokens at four blocks of 64 each: column 2 b + i is token i at block b of the
-// four that a warp has. Row g takes the blocks in the order g, g + 1 … (mod 4), so that the rows of half a warp, which lie
-// in the same banks, are read at different ones; the sum of block b is in column 2 b + i of row g in that step in which
-// row g took block b, and lane t = b of the row keeps it. So each lane needs one scale for each of its two rows, and no
-// lane asks another for one. All other sums are of a block of x and another of W, and are dropped.
+// The eight columns of operand B hold two tokens at the four blocks of 64 that a warp has: column 2 b + i is token i at
+// block b. Lane (g, t) reads 16 bytes, half a block, of each 128 weights of rows g and g + 8: lanes 0 and 1 of a row
+// have the first block, 2 and 3 the second, and B is zero where lane and block do not belong together. Odd rows read
+// the second 128 weights first, so that the two rows of a quarter of a warp, which lie in the same banks, are read at
+// different ones; the columns of the other 128 weights are then sums of a block of x and another of W, and are dropped.
+// What is left to lane t of a row is its sum over block t, for which it needs one scale.
 //
-// The bound is shared memory: for 16 rows by 256, 2 KiB of codes, 16 wavefronts to write and 16 to read them, 64
-// look-ups, about 6 for scales. At 1.75 GHz that is 4.5 TB/s.
+// The bound, beside the memory, is shared memory's one access a clock: for 16 rows by 256, 16 to write the codes, 16 to
+// read them, 64 look-ups, 9 for the rest; and close to it the time in which a warp has no look-up under way.
 //
-// Wants rows % 16 = 0, cols % 1024 = 0, blocks of 64, and codes, their scales, x and its rows aligned to 16 bytes.
-#include "ptx.cuh"
+// Wants rows % 16 = 0, cols % 256 = 0, cols <= LINEAR4_GEMV_MAX_COLS, blocks of 64, fewer than 2^32 of them; codes, x
+// and its rows aligned to 16 bytes, groups to 8, scales to 4.
+#include "barrier.cuh"
 #include "skinny4.cuh"
 
-constexpr unsigned GEMV4_TILE = GEMM_SKINNY_ROWS, GEMV4_WARPS = LINEAR4_GEMV_WARPS;
-constexpr unsigned GEMV4_CODES = LINEAR4_GEMV_CODES_BYTES, GEMV4_GROUP = LINEAR4_GEMV_TILES;
+constexpr unsigned GEMV4_TILE = GEMM_SKINNY_ROWS, GEMV4_THREADS = LINEAR4_GEMV_THREADS;
+constexpr unsigned GEMV4_WARPS = GEMV4_THREADS / 32 - 1; // that multiply
+constexpr unsigned GEMV4_ROW = UNIT_K / 2;               // bytes of a row that a warp has
+constexpr unsigned GEMV4_STAGES = 4, GEMV4_STAGE_BYTES = GEMV4_WARPS * UNIT_BYTES;
+constexpr unsigned GEMV4_STAGE_TILES = 4; // at most
+constexpr unsigned GEMV4_GROUPS = 64;     // quantisation groups of a group of tiles, at most
+constexpr unsigned GEMV4_SCALE_PAD = 16;  // bytes between the scales of two rows
+// Of a warp: 12 tiles of one token, 6 of two. Then two more, so that four warps' sums lie in different banks.
+constexpr unsigned GEMV4_SUMS = 12 * GEMV4_TILE, GEMV4_SUMS_PITCH = GEMV4_SUMS + 2;
+constexpr unsigned GEMV4_SUMS_BYTES = GEMV4_WARPS * GEMV4_SUMS_PITCH * 4;
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 #define GEMV4 1
@@ -30,303 +41,350 @@ constexpr unsigned GEMV4_CODES = LINEAR4_GEMV_CODES_BYTES, GEMV4_GROUP = LINEAR4
 #endif
 
 #if GEMV4
-struct Barrier {
-    uint64_t word;
+// A word of what does not change while it is read.
+template <int OFFSET> __device__ __forceinline__ uint32_t load_shared(uint32_t address) {
+    uint32_t word;
+    asm("ld.shared.b32 %0, [%1 + %2];" : "=r"(word) : "r"(address), "n"(OFFSET));
+    return word;
+}
 
-    __device__ __forceinline__ void init(unsigned arrivals) {
-        asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&word)), "r"(arrivals) : "memory");
-    }
-    __device__ __forceinline__ void arrive() {
-        asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(&word)) : "memory");
-    }
-    // One arrival, and so many bytes of copies that the phase waits for.
-    __device__ __forceinline__ void expect(unsigned bytes) {
-        asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(&word)), "r"(bytes)
-                     : "memory");
-    }
-    // Until the phase of this parity has ended.
-    __device__ __forceinline__ void wait(unsigned parity) {
-        asm volatile("{ .reg .pred done;\n"
-                     "again: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-                     "@!done bra again; }" ::"r"(shared_address(&word)),
-                     "r"(parity)
-                     : "memory");
-    }
-    __device__ __forceinline__ void copy(void *shared, const void *global, unsigned bytes) {
-        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                         shared_address(shared)),
-                     "l"(__cvta_generic_to_global(global)), "r"(bytes), "r"(shared_address(&word))
-                     : "memory");
-    }
-};
+__device__ __forceinline__ uint4 load16(const char *p) { return *reinterpret_cast<const uint4 *>(p); }
 
-__device__ __forceinline__ void prefetch_l2(const void *global, unsigned bytes) {
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(global)), "r"(bytes)
-                 : "memory");
+// All warps: until the barriers and the table are made. The copying warp only says so.
+__device__ __forceinline__ void all_made(bool copies) {
+    if (copies)
+        asm volatile("bar.arrive 2, %0;" ::"n"(GEMV4_THREADS) : "memory");
+    else
+        asm volatile("bar.sync 2, %0;" ::"n"(GEMV4_THREADS) : "memory");
 }
 
 // The multiplying warps wait for each other.
-__device__ __forceinline__ void sync_multipliers() { asm volatile("bar.sync 1, %0;" ::"n"(GEMV4_WARPS * 32) : "memory"); }
-
-// 16-byte stores of what fill_pairs writes, and in the other half of entry i the dynamic map's value i for each lane.
-template <class T> __device__ __forceinline__ void fill_tables(char *table, unsigned fp4) {
-    struct alignas(4) Pair {
-        T first, second;
-    };
-    float gain = table_gain<T>(fp4);
-    for (unsigned i = threadIdx.x; i < 256 * 2; i += blockDim.x) {
-        unsigned byte = i / 2;
-        uint32_t word;
-        if (i % 2 == 0) {
-            Pair pair{from_f32<T>(gain * code_value(fp4, byte >> 4)), from_f32<T>(gain * code_value(fp4, byte & 15))};
-            word = reinterpret_cast<const uint32_t &>(pair);
-        } else {
-            word = __float_as_uint(dynamic_map(byte));
-        }
-        uint4 *to = reinterpret_cast<uint4 *>(table + byte * TABLE_PITCH + i % 2 * 128);
-#pragma unroll
-        for (unsigned j = 0; j < 8; j++) to[(j + threadIdx.x) % 8] = make_uint4(word, word, word, word);
-    }
+__device__ __forceinline__ void sync_multipliers() {
+    asm volatile("bar.sync 1, %0;" ::"n"(GEMV4_WARPS * 32) : "memory");
 }
 
-// How the columns are cut: `steps` steps of up to `parts` times 256 columns, the columns of one warp. Where a step has
-// fewer parts than there are warps, several tiles of rows are in a stage at a time.
-struct Cut {
-    unsigned steps, parts, tiles_at_once;
+// The codes' values, decoded by byte permutations, since a table in memory would first have to be fetched: four low
+// bytes in each word of `low`, high bytes in `high`.
+template <class T> struct CodeBytes {
+    uint32_t low[4], high[4];
 
-    __device__ __forceinline__ explicit Cut(unsigned cols) {
-        unsigned kibis = cols / 1024, most = GEMV4_WARPS / 4;
-        steps = (kibis + most - 1) / most;
-        parts = (kibis + steps - 1) / steps * 4;
-        tiles_at_once = GEMV4_WARPS / parts;
+    __device__ __forceinline__ explicit CodeBytes(unsigned fp4) {
+        float gain = table_gain<T>(fp4);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            uint32_t bits[4];
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                T value = from_f32<T>(gain * code_value(fp4, 4 * i + j));
+                bits[j] = reinterpret_cast<const uint16_t &>(value);
+            }
+            uint32_t first = bits[0] | bits[1] << 16, second = bits[2] | bits[3] << 16;
+            low[i] = __byte_perm(first, second, 0x6420), high[i] = __byte_perm(first, second, 0x7531);
+        }
     }
-    __device__ __forceinline__ unsigned first_col(unsigned step) const { return step * parts * UNIT_K; }
-    __device__ __forceinline__ unsigned cols_of(unsigned step, unsigned cols) const {
-        return min(parts * UNIT_K, cols - first_col(step));
+    // A byte of codes as a pair. A permutation looks three bits of a code up; the fourth picks one of two look-ups.
+    __device__ __forceinline__ uint32_t pair(uint32_t byte) const {
+        uint32_t at = byte & 0x77, half = byte >> 1 & 0x44 | 0x10;
+        uint32_t l = __byte_perm(__byte_perm(low[0], low[1], at), __byte_perm(low[2], low[3], at), half);
+        uint32_t h = __byte_perm(__byte_perm(high[0], high[1], at), __byte_perm(high[2], high[3], at), half);
+        return __byte_perm(l, h, 0x4051);
     }
 };
 
-template <class T, class O, bool NESTED> struct Gemv4 {
-    static constexpr unsigned STAGES = NESTED ? LINEAR4_GEMV_STAGES : LINEAR4_GEMV_PLAIN_STAGES;
-    static constexpr unsigned STAGE_BYTES =
-        GEMV4_CODES + (NESTED ? LINEAR4_GEMV_SCALES : LINEAR4_GEMV_PLAIN_SCALES);
+// How the columns are cut: `steps` steps of up to `parts` times 256 columns, the columns of one warp. Where a step has
+// few parts, several tiles of rows are in a stage at a time.
+struct Cut {
+    unsigned steps, parts, tiles;
+
+    __device__ __forceinline__ explicit Cut(unsigned cols) {
+        unsigned units = cols / UNIT_K;
+        steps = (units + GEMV4_WARPS - 1) / GEMV4_WARPS;
+        parts = steps == 1 ? units : (units + steps - 1) / steps;
+        tiles = parts > GEMV4_WARPS / 2 ? 1 : min(GEMV4_WARPS / parts, GEMV4_STAGE_TILES);
+    }
+};
+
+// Where a lane finds its first 16 bytes in a stage; its block's scale in the first of two rows, and which block of its
+// group of tiles that is; and where it leaves its sum.
+struct Cursor {
+    unsigned codes;
+    const char *scale;
+    unsigned block;
+    float *sum;
+};
+
+template <class T, class O, bool NESTED, unsigned TOKENS> struct Gemv4 {
+    // Shared memory: sums, scales of one or two groups of tiles, as many stages as there is room for BELOW the table;
+    // the table; the other stages.
+    static constexpr unsigned BELOW = NESTED ? 1 : 0;
+    static constexpr unsigned STAGES = GEMV4_STAGES - 1 + BELOW, STAGE_BYTES = GEMV4_STAGE_BYTES;
+    static constexpr unsigned SCALES_BYTES = NESTED ? 16384 : 51712;
+    static_assert(2 * TABLE_BYTES + (STAGES - BELOW) * STAGE_BYTES == LINEAR4_GEMV_SHARED);
+    static_assert(BELOW * STAGE_BYTES + SCALES_BYTES + GEMV4_SUMS_BYTES + 1024 < TABLE_BYTES);
     static constexpr unsigned SCALE_BYTES = NESTED ? 1 : 4; // of one
+    static constexpr unsigned GROUPS_BYTES = NESTED ? GEMV4_GROUPS * 8 : 0;
     const Linear4Params &p;
     const Cut cut;
-    char *table, *ring;
+    char *table, *scales;
     float *sums;
     Barrier *full, *empty;
-    unsigned scale_pitch; // of a row's scales in a stage
-    unsigned first_tile, end_tile;
+    uint32_t lane_table;          // this lane's address in the table
+    unsigned blocks, scale_pitch; // of a row; bytes from a row's scales to the next row's
+    unsigned first_tile, end_tile, group_tiles;
 
     __device__ __forceinline__ explicit Gemv4(const Linear4Params &p) : p(p), cut(p.weight.cols) {
         extern __shared__ __align__(128) char shared[];
-        __shared__ Barrier barriers[2 * LINEAR4_GEMV_STAGES];
-        scale_pitch = cut.parts * 4 * SCALE_BYTES + (cut.steps == 1 ? 0 : 16);
-        table = shared, ring = shared + TABLE_BYTES, sums = reinterpret_cast<float *>(ring + STAGES * STAGE_BYTES);
-        full = barriers, empty = barriers + LINEAR4_GEMV_STAGES;
-        unsigned tiles = p.weight.rows / GEMV4_TILE;
-        first_tile = size_t(tiles) * blockIdx.x / gridDim.x, end_tile = size_t(tiles) * (blockIdx.x + 1) / gridDim.x;
+        __shared__ Barrier barriers[2 * GEMV4_STAGES];
+        static_assert(sizeof barriers <= LINEAR4_GEMV_STATIC_BYTES);
+        // The table lies at a multiple of its size, so that an entry's address is one permutation of bytes.
+        uint32_t start = shared_address(shared), skip = TABLE_BYTES - start % TABLE_BYTES;
+        if (skip < BELOW * STAGE_BYTES + SCALES_BYTES + GEMV4_SUMS_BYTES) __trap();
+        table = shared + skip, lane_table = start + skip + threadIdx.x % 32 * 4;
+        scales = table - BELOW * STAGE_BYTES - SCALES_BYTES;
+        sums = reinterpret_cast<float *>(scales - GEMV4_SUMS_BYTES);
+        full = barriers, empty = barriers + GEMV4_STAGES;
+        blocks = p.weight.cols / 64, scale_pitch = blocks * SCALE_BYTES + GEMV4_SCALE_PAD;
+        unsigned tiles = p.weight.rows / GEMV4_TILE, each = tiles / gridDim.x, more = tiles - each * gridDim.x;
+        first_tile = each * blockIdx.x + min(blockIdx.x, more);
+        end_tile = first_tile + each + (blockIdx.x < more);
+        group_tiles = tiles_of_a_group();
     }
 
-    // Row `row` of the weight from column `col` on.
-    __device__ __forceinline__ const unsigned char *codes(unsigned row, unsigned col) const {
-        return p.weight.codes + (size_t(row) * p.weight.cols + col) / 2;
-    }
-    __device__ __forceinline__ const unsigned char *scales(unsigned row, unsigned col) const {
-        size_t block = (size_t(row) * p.weight.cols + col) / 64;
-        return !NESTED ? reinterpret_cast<const unsigned char *>(p.weight.absmax + block)
-                               : p.weight.absmax_codes + block;
+    __device__ __forceinline__ char *stage(unsigned s) const {
+        return table + s * STAGE_BYTES + (NESTED && s == 0 ? 0 : TABLE_BYTES) - BELOW * STAGE_BYTES;
     }
 
-    // For each stage in order: its first tile, how many tiles, and which step of the columns.
-    template <class F> __device__ __forceinline__ void each_stage(F &&f) const {
-#pragma unroll 1
-        for (unsigned tile = first_tile; tile < end_tile; tile += cut.tiles_at_once) {
-            unsigned n = min(cut.tiles_at_once, end_tile - tile);
-#pragma unroll 1
-            for (unsigned step = 0; step < cut.steps; step++) f(tile, n, step);
-        }
+    // A tile of the widest weight has room for its scales twice.
+    static_assert((SCALES_BYTES - 2 * GROUPS_BYTES) / 2 >=
+                  GEMV4_TILE * (LINEAR4_GEMV_MAX_COLS / 64 * SCALE_BYTES + GEMV4_SCALE_PAD));
+
+    // As many tiles as there is room for the sums of, and for the scales, twice if there is another group.
+    __device__ __forceinline__ unsigned tiles_of_a_group() const {
+        unsigned by_sums = GEMV4_SUMS / GEMV4_TILE / TOKENS;
+        unsigned by_scales = (SCALES_BYTES - 2 * GROUPS_BYTES) / (GEMV4_TILE * scale_pitch);
+        unsigned all = end_tile - first_tile;
+        if (all <= by_sums && all <= by_scales) return all;
+        return max(min(by_sums, by_scales / 2) / cut.tiles, 1u) * cut.tiles;
     }
 
-    // The copying warp, before the kernel may begin: asks for the first stages. What another kernel still writes to a
-    // weight is not missed, since it goes through L2.
-    __device__ __forceinline__ void prefetch() const {
-        unsigned lane = threadIdx.x % 32, ahead = 0;
-        each_stage([&](unsigned tile, unsigned n, unsigned step) {
-            if (ahead++ >= STAGES) return;
-            for (unsigned r = lane; r < n * GEMV4_TILE; r += 32)
-                prefetch_l2(codes(tile * GEMV4_TILE + r, cut.first_col(step)), cut.cols_of(step, p.weight.cols) / 2);
-        });
+    __device__ __forceinline__ unsigned end_of_group(unsigned group) const {
+        return min(group + group_tiles, end_tile);
     }
 
+    // Where a stage is one copy, one is under way at a time: on all multiprocessors together that is what the memory's
+    // latency asks for, and more would only make each arrive later.
     __device__ __forceinline__ void copy() const {
-        unsigned lane = threadIdx.x % 32, stage = 0, parity = 1;
-        each_stage([&](unsigned tile, unsigned n, unsigned step) {
-            unsigned cols = cut.cols_of(step, p.weight.cols), rows = n * GEMV4_TILE;
-            unsigned scale_bytes = cols / 64 * SCALE_BYTES;
-            empty[stage].wait(parity);
-            if (lane == 0) full[stage].expect(rows * (cols / 2 + scale_bytes));
-            __syncwarp();
-            char *to = ring + stage * STAGE_BYTES;
-            unsigned row = tile * GEMV4_TILE, col = cut.first_col(step);
-            if (cut.steps == 1) { // whole rows lie side by side
-                if (lane == 0) full[stage].copy(to, codes(row, 0), rows * (cols / 2));
-                if (lane == 1) full[stage].copy(to + GEMV4_CODES, scales(row, 0), rows * scale_bytes);
-            } else {
-                for (unsigned r = lane; r < rows; r += 32) {
-                    full[stage].copy(to + r * cut.parts * (UNIT_K / 2), codes(row + r, col), cols / 2);
-                    full[stage].copy(to + GEMV4_CODES + r * scale_pitch, scales(row + r, col), scale_bytes);
+        unsigned s = 0, parity = 1, before = STAGES;
+        for (unsigned group = first_tile; group < end_tile; group += group_tiles) {
+            unsigned end = end_of_group(group);
+            for (unsigned step = 0; step < cut.steps; step++) {
+                for (unsigned tile = group; tile < end; tile += cut.tiles) {
+                    empty[s].wait(parity);
+                    if (cut.steps == 1 && before < STAGES) full[before].wait(s == 0 ? parity : parity ^ 1);
+                    copy_stage(s, tile, min(cut.tiles, end - tile) * GEMV4_TILE, step);
+                    before = s;
+                    if (++s == STAGES) s = 0, parity ^= 1;
                 }
             }
-            if (++stage == STAGES) stage = 0, parity ^= 1;
-        });
-    }
-
-    // x of token g % 2 in block g / 2 of the four from column `col` on, at the 16 k of this lane; zeros without a token.
-    __device__ __forceinline__ void load_x(unsigned col, uint4 (&x)[2]) const {
-        unsigned lane = threadIdx.x % 32, token = lane / 4 % 2;
-        x[0] = x[1] = make_uint4(0, 0, 0, 0);
-        if (token >= p.n) return;
-        const T *from = row_of<T>(p.x, token) + col + lane / 8 * 64 + lane % 4 * 16;
-        x[0] = *reinterpret_cast<const uint4 *>(from);
-        x[1] = *reinterpret_cast<const uint4 *>(from + 8);
-    }
-
-    __device__ __forceinline__ uint32_t pair(uint32_t codes, int i) const {
-        uint32_t offset = __byte_perm(codes, threadIdx.x % 32 * 4, 0x5504 + 0x10 * i);
-        return *reinterpret_cast<const uint32_t *>(table + offset);
-    }
-    // The scales of rows g and g + 8 at block t, of those that lie at `scale` in the stage.
-    __device__ __forceinline__ float2 scales_of(const char *scale, const float2 (&groups)[2]) const {
-        unsigned block = threadIdx.x % 4;
-        if constexpr (!NESTED)
-            return make_float2(reinterpret_cast<const float *>(scale)[block],
-                               reinterpret_cast<const float *>(scale + 8 * scale_pitch)[block]);
-        auto map = [&](char code) {
-            unsigned entry = static_cast<unsigned char>(code);
-            return *reinterpret_cast<const float *>(table + entry * TABLE_PITCH + 128 + threadIdx.x % 32 * 4);
-        };
-        return make_float2(nested_absmax(map(scale[block]), groups[0]),
-                           nested_absmax(map(scale[8 * scale_pitch + block]), groups[1]));
-    }
-    // The nested scales of rows g and g + 8 of the tile at `row`, from column `col` on: four blocks are of one group.
-    __device__ __forceinline__ void load_groups(unsigned row, unsigned col, float2 (&groups)[2]) const {
-        if constexpr (!NESTED) return;
-        size_t block = (size_t(row + threadIdx.x % 32 / 4) * p.weight.cols + col) / 64;
-        groups[0] = group_of(p.weight, block), groups[1] = group_of(p.weight, block + p.weight.cols / 8);
-    }
-
-    // acc[2 h + i] += row g + 8 h of 16 rows, the first of them row `r` of the stage, times token i, at block t of this
-    // warp's four.
-    __device__ __forceinline__ void multiply(unsigned stage, unsigned r, unsigned part, const float2 (&groups)[2],
-                                             const uint4 (&x)[2], float (&acc)[4]) const {
-        unsigned lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-        const char *from = ring + stage * STAGE_BYTES;
-        const char *line = from + ((r + g) * cut.parts + part) * (UNIT_K / 2) + t * 8;
-        float2 scales = scales_of(from + GEMV4_CODES + (r + g) * scale_pitch + part * 4 * SCALE_BYTES, groups);
-        uint2 low[4], high[4];
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            low[j] = *reinterpret_cast<const uint2 *>(line + (j + g) % 4 * 32);
-            high[j] = *reinterpret_cast<const uint2 *>(line + 8 * cut.parts * (UNIT_K / 2) + (j + g) % 4 * 32);
         }
+    }
+    __device__ __forceinline__ void copy_stage(unsigned s, unsigned tile, unsigned rows, unsigned step) const {
+        unsigned lane = threadIdx.x % 32, pitch = cut.parts * GEMV4_ROW, col = step * cut.parts * UNIT_K;
+        unsigned bytes = min(pitch, (p.weight.cols - col) / 2); // of a row
+        const unsigned char *from = p.weight.codes + (size_t(tile) * GEMV4_TILE * p.weight.cols + col) / 2;
+        if (lane == 0) full[s].expect(rows * bytes);
         __syncwarp();
-        if (lane == 0) empty[stage].arrive();
-        float kept[4] = {};
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            float d[4] = {};
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                uint32_t l = i < 2 ? low[j].x : low[j].y, h = i < 2 ? high[j].x : high[j].y;
-                int byte = i % 2 * 2;
-                uint32_t a[4] = {pair(l, byte), pair(h, byte), pair(l, byte + 1), pair(h, byte + 1)};
-                mma_m16n8k16<T>(d, a, i % 2 ? x[i / 2].z : x[i / 2].x, i % 2 ? x[i / 2].w : x[i / 2].y);
-            }
-            bool mine = (j + g) % 4 == t;
-#pragma unroll
-            for (int i = 0; i < 4; i++) kept[i] = mine ? d[i] : kept[i];
+        if (cut.steps == 1) {
+            if (lane == 0) full[s].copy(stage(s), from, rows * bytes);
+        } else {
+            for (unsigned r = lane; r < rows; r += 32)
+                full[s].copy(stage(s) + r * pitch, from + size_t(r) * (p.weight.cols / 2), bytes);
         }
-        float gain = 1.f / table_gain<T>(p.weight.fp4);
-        acc[0] = fmaf(scales.x * gain, kept[0], acc[0]), acc[1] = fmaf(scales.x * gain, kept[1], acc[1]);
-        acc[2] = fmaf(scales.y * gain, kept[2], acc[2]), acc[3] = fmaf(scales.y * gain, kept[3], acc[3]);
     }
 
-    // Adds the lanes of each row up, in order, and leaves the sums of this warp's part of tile `slot`.
-    __device__ __forceinline__ void leave(float *sums, unsigned slot, unsigned part, float (&acc)[4]) const {
-        unsigned lane = threadIdx.x % 32;
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            acc[i] += __shfl_xor_sync(~0u, acc[i], 1);
-            acc[i] += __shfl_xor_sync(~0u, acc[i], 2);
+    // What a group of tiles needs of the scales: first its quantisation groups, then scales row by row.
+    __device__ __forceinline__ char *scales_of(unsigned odd) const { return scales + odd * (SCALES_BYTES / 2); }
+    __device__ __forceinline__ void fetch_scales(unsigned group, unsigned odd) const {
+        if (group >= end_tile) return;
+        const char *from = NESTED ? reinterpret_cast<const char *>(p.weight.absmax_codes)
+                                  : reinterpret_cast<const char *>(p.weight.absmax);
+        unsigned rows = (end_of_group(group) - group) * GEMV4_TILE, words = blocks * SCALE_BYTES / 4;
+        unsigned first = group * GEMV4_TILE * blocks;
+        uint32_t to = shared_address(scales_of(odd));
+        if (NESTED) {
+            unsigned skip = first / QUANT_GROUP * 2, n = (first + rows * blocks - 1) / QUANT_GROUP * 2 + 2 - skip;
+            if (threadIdx.x < n) cp_async4(to + threadIdx.x * 4, p.weight.groups + skip + threadIdx.x);
+            to += GROUPS_BYTES;
         }
-        // Lane t keeps sum t: token t % 2 of row g + 8 * (t / 2).
-        float sum = lane % 4 < 2 ? (lane % 2 ? acc[1] : acc[0]) : (lane % 2 ? acc[3] : acc[2]);
-        sums[((slot * cut.parts + part) * 2 + lane % 2) * GEMV4_TILE + lane / 4 + lane % 4 / 2 * 8] = sum;
+        from += size_t(first) * SCALE_BYTES;
+        for (unsigned r = threadIdx.x / 32; r < rows; r += GEMV4_WARPS)
+            for (unsigned word = threadIdx.x % 32; word < words; word += 32)
+                cp_async4(to + r * scale_pitch + word * 4, from + (size_t(r) * words + word) * 4);
     }
 
-    // Adds the parts of `n` tiles up, in order, and stores.
-    __device__ __forceinline__ void store(const float *sums, unsigned tile, unsigned n) const {
-        for (unsigned i = threadIdx.x; i < n * 2 * GEMV4_TILE; i += GEMV4_WARPS * 32) {
-            unsigned slot = i / (2 * GEMV4_TILE), token = i / GEMV4_TILE % 2, r = i % GEMV4_TILE;
-            if (token >= p.n) continue;
+    // x of token g % 2 in block g / 2 of the four from column `col` on, at the 32 k of this lane; else zeros.
+    __device__ __forceinline__ void load_x(unsigned col, uint4 (&x)[4]) const {
+        unsigned lane = threadIdx.x % 32, token = lane / 4 % 2, block = lane / 8, t = lane % 4;
+#pragma unroll
+        for (int i = 0; i < 4; i++) x[i] = make_uint4(0, 0, 0, 0);
+        if (token >= TOKENS || t / 2 != block % 2 || col >= p.weight.cols) return;
+        const uint4 *from = reinterpret_cast<const uint4 *>(row_of<T>(p.x, token) + col + block * 64 + t % 2 * 32);
+#pragma unroll
+        for (int i = 0; i < 4; i++) x[i] = from[i];
+    }
+
+    // The address of the table's entry for byte `i` of `codes`: a pair of T, and 128 bytes on the dynamic map. One
+    // instruction, because the table lies at a multiple of its size.
+    __device__ __forceinline__ uint32_t entry(uint32_t codes, int i) const {
+        return __byte_perm(codes, lane_table, 0x7604 + 0x10 * i);
+    }
+    // Thread t fills half of entry t / 2, in stores of 16 bytes, each of eight neighbours at other banks.
+    __device__ __forceinline__ void fill_table() const {
+        unsigned byte = threadIdx.x / 2;
+        float map = NESTED ? dynamic_map(byte) : 0.f;
+        uint32_t pair = CodeBytes<T>(p.weight.fp4).pair(byte), word = __float_as_uint(map);
+        char *to = table + byte * TABLE_PITCH + threadIdx.x % 2 * 64;
+        for (unsigned j = 0; j < 4; j++)
+            *reinterpret_cast<uint4 *>(to + (byte + j) % 4 * 16) = make_uint4(pair, pair, pair, pair);
+        for (unsigned j = 0; NESTED && j < 4; j++)
+            *reinterpret_cast<uint4 *>(to + 128 + (byte + j) % 4 * 16) = make_uint4(word, word, word, word);
+    }
+
+    // The scale at `at`, which is that of block `block` of a group of tiles.
+    __device__ __forceinline__ float scale(const char *at, const char *groups, unsigned block) const {
+        if constexpr (!NESTED) return *reinterpret_cast<const float *>(at);
+        float2 quant = *reinterpret_cast<const float2 *>(groups + block / QUANT_GROUP * 8);
+        unsigned code = *reinterpret_cast<const unsigned char *>(at);
+        return nested_absmax(__uint_as_float(load_shared<128>(entry(code, 0))), quant);
+    }
+
+    __device__ __forceinline__ uint32_t pair(uint32_t codes, int i) const { return load_shared<0>(entry(codes, i)); }
+
+    // d += a word of codes of each of two rows, times 8 k of x.
+    __device__ __forceinline__ void multiply_word(uint32_t low, uint32_t high, uint4 x, float (&d)[4]) const {
+        uint32_t first[4] = {pair(low, 0), pair(high, 0), pair(low, 1), pair(high, 1)};
+        uint32_t second[4] = {pair(low, 2), pair(high, 2), pair(low, 3), pair(high, 3)};
+        mma_m16n8k16<T>(d, first, x.x, x.y);
+        mma_m16n8k16<T>(d, second, x.z, x.w);
+    }
+
+    // Sums of rows g and g + 8 over the block of this lane: row g with each token, row g + 8 with each.
+    __device__ __forceinline__ void multiply(const uint4 (&low)[2], const uint4 (&high)[2], const uint4 (&x)[4],
+                                             float (&d)[4]) const {
+        float both[2][4] = {};
+#pragma unroll
+        for (int w = 0; w < 4; w++) {
+#pragma unroll
+            for (int c = 0; c < 2; c++) multiply_word((&low[c].x)[w], (&high[c].x)[w], x[w], both[c]);
+        }
+        bool first = threadIdx.x / 2 % 2 == threadIdx.x / 4 % 2;
+#pragma unroll
+        for (int i = 0; i < 4; i++) d[i] = first ? both[0][i] : both[1][i];
+    }
+
+    // Adds the four lanes of a row up. Lane t keeps row g + 8 (t % 2) with token t / 2.
+    __device__ __forceinline__ float add_lanes(const float (&d)[4]) const {
+        bool odd = threadIdx.x % 2, second = threadIdx.x / 2 % 2;
+        float sum = odd ? d[2] : d[0];
+        sum += __shfl_xor_sync(~0u, odd ? d[0] : d[2], 1);
+        if (TOKENS == 1) return sum + __shfl_xor_sync(~0u, sum, 2);
+        float other = odd ? d[3] : d[1];
+        other += __shfl_xor_sync(~0u, odd ? d[1] : d[3], 1);
+        return (second ? other : sum) + __shfl_xor_sync(~0u, second ? sum : other, 2);
+    }
+
+    // Adds the parts of a group up, in order, four lanes for each output, and stores.
+    __device__ __forceinline__ void store(unsigned group) const {
+        unsigned n = (end_of_group(group) - group) * GEMV4_TILE * TOKENS, quarter = threadIdx.x % 4;
+        for (unsigned i = threadIdx.x / 4; i < (n + 7) / 8 * 8; i += GEMV4_WARPS * 8) {
             float sum = 0.f;
-            for (unsigned part = 0; part < cut.parts; part++)
-                sum += sums[((slot * cut.parts + part) * 2 + token) * GEMV4_TILE + r];
-            O *o = row_of<O>(p.out, token) + (tile + slot) * GEMV4_TILE + r;
+            for (unsigned part = quarter; part < cut.parts; part += 4)
+                sum += sums[part * GEMV4_SUMS_PITCH + min(i, n - 1)];
+            sum += __shfl_xor_sync(~0u, sum, 1);
+            sum += __shfl_xor_sync(~0u, sum, 2);
+            if (quarter > 0 || i >= n) continue;
+            unsigned tile = group + i / (GEMV4_TILE * TOKENS), token = i / GEMV4_TILE % TOKENS;
+            O *o = row_of<O>(p.out, token) + tile * GEMV4_TILE + i % GEMV4_TILE;
+            sum *= 1.f / table_gain<T>(p.weight.fp4);
             *o = from_f32<O>(p.accumulate ? to_f32(*o) + sum : sum);
         }
     }
 
-    // The sums of a group of tiles wait in one of two buffers until all warps are there: whoever writes to a buffer again
-    // has passed the barrier of the other, and so has everyone who read it.
+    // The cursor for 16 rows, the first of them row `row` of a group of tiles, at the 256 columns `unit`.
+    __device__ __forceinline__ Cursor cursor(unsigned group, unsigned odd, unsigned row, unsigned unit,
+                                             unsigned part) const {
+        unsigned lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+        return {((row + g) * cut.parts + part) * GEMV4_ROW + g % 2 * 64 + t * 16,
+                scales_of(odd) + GROUPS_BYTES + (row + g) * scale_pitch + (unit * 4 + t) * SCALE_BYTES,
+                group * GEMV4_TILE * blocks % QUANT_GROUP + (row + g) * blocks + unit * 4 + t,
+                sums + part * GEMV4_SUMS_PITCH + row * TOKENS + t / 2 * GEMV4_TILE + g + t % 2 * 8};
+    }
+
+    // This warp's part of a stage, added to the sums.
+    __device__ __forceinline__ void take(unsigned s, const char *groups, const Cursor &at, const uint4 (&x)[4],
+                                         bool first) const {
+        const char *from = stage(s) + at.codes, *other = stage(s) + (at.codes ^ 64);
+        unsigned eight_rows = 8 * cut.parts * GEMV4_ROW;
+        uint4 low[2] = {load16(from), load16(other)}, high[2] = {load16(from + eight_rows), load16(other + eight_rows)};
+        float a = scale(at.scale, groups, at.block);
+        float b = scale(at.scale + 8 * scale_pitch, groups, at.block + 8 * blocks);
+        __syncwarp();
+        if (threadIdx.x % 32 == 0) empty[s].arrive();
+        float d[4];
+        multiply(low, high, x, d);
+        d[0] *= a, d[1] *= a, d[2] *= b, d[3] *= b;
+        float sum = add_lanes(d);
+        if (threadIdx.x % 4 / 2 < TOKENS) *at.sum = first ? sum : *at.sum + sum;
+    }
+
     __device__ __forceinline__ void multiply_all() const {
-        unsigned warp = threadIdx.x / 32, part = warp % cut.parts, mine = warp / cut.parts;
-        unsigned stage = 0, parity = 0, group_tile = first_tile, slot = 0, odd = 0;
-        uint4 x[2];
-        if (cut.steps == 1) load_x(part * UNIT_K, x);
-        float acc[4] = {};
-        each_stage([&](unsigned tile, unsigned n, unsigned step) {
-            unsigned col = cut.first_col(step) + part * UNIT_K;
-            bool some = mine < n && part * UNIT_K < cut.cols_of(step, p.weight.cols);
-            float2 groups[2];
-            if (some) load_groups((tile + mine) * GEMV4_TILE, col, groups);
-            if (some && cut.steps > 1) load_x(col, x);
-            full[stage].wait(parity);
-            if (some) {
-                multiply(stage, mine * GEMV4_TILE, part, groups, x, acc);
-            } else if (threadIdx.x % 32 == 0) {
-                empty[stage].arrive();
+        unsigned warp = threadIdx.x / 32, part = warp % cut.parts, slot = warp / cut.parts, s = 0, parity = 0, odd = 0;
+        unsigned lane = threadIdx.x % 32, rows = cut.tiles * GEMV4_TILE;
+        fetch_scales(first_tile, 0);
+        cp_async_commit();
+        fill_table();
+        cp_async_wait<0>();
+        all_made(false);
+        begin_kernel();
+#pragma unroll 1
+        for (unsigned group = first_tile; group < end_tile; group += group_tiles, odd ^= 1) {
+            unsigned end = end_of_group(group);
+            fetch_scales(group + group_tiles, odd ^ 1);
+            cp_async_commit();
+#pragma unroll 1
+            for (unsigned step = 0; step < cut.steps; step++) {
+                unsigned unit = step * cut.parts + part;
+                bool some = slot < cut.tiles && unit * 4 < blocks;
+                uint4 x[4];
+                load_x(unit * UNIT_K, x);
+                Cursor at = cursor(group, odd, slot * GEMV4_TILE, unit, part);
+#pragma unroll 1
+                for (unsigned tile = group; tile < end; tile += cut.tiles) {
+                    full[s].wait(parity);
+                    if (some && tile + slot < end)
+                        take(s, scales_of(odd), at, x, step == 0);
+                    else if (lane == 0)
+                        empty[s].arrive();
+                    if (++s == STAGES) s = 0, parity ^= 1;
+                    at.scale += rows * scale_pitch, at.block += rows * blocks, at.sum += rows * TOKENS;
+                }
             }
-            if (++stage == STAGES) stage = 0, parity ^= 1;
-            if (step + 1 < cut.steps) return;
-            float *buffer = sums + odd * (GEMV4_GROUP * GEMV4_WARPS * 2 * GEMV4_TILE);
-            if (mine < n) leave(buffer, slot + mine, part, acc);
-#pragma unroll
-            for (int i = 0; i < 4; i++) acc[i] = 0.f;
-            slot += n;
-            if (slot + cut.tiles_at_once <= GEMV4_GROUP * (GEMV4_WARPS / cut.parts) && tile + n < end_tile) return;
+            cp_async_wait<0>();
             sync_multipliers();
-            store(buffer, group_tile, slot);
-            group_tile += slot, slot = 0, odd ^= 1;
-        });
+            store(group);
+            if (group + group_tiles < end_tile) sync_multipliers();
+        }
     }
 
     __device__ __forceinline__ void run() const {
-        bool copies = threadIdx.x / 32 == GEMV4_WARPS;
-        if (copies) prefetch();
-        if (threadIdx.x == 0) {
+        if (threadIdx.x / 32 < GEMV4_WARPS) return multiply_all();
+        if (threadIdx.x % 32 == 0) {
             for (unsigned s = 0; s < STAGES; s++) full[s].init(1), empty[s].init(GEMV4_WARPS);
-            asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+            barriers_are_made();
         }
-        fill_tables<T>(table, p.weight.fp4);
-        __syncthreads();
-        begin_kernel();
-        if (copies)
-            copy();
-        else
-            multiply_all();
+        __syncwarp();
+        all_made(true);
+        copy();
     }
 };
 #endif

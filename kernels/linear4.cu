@@ -141,17 +141,19 @@ ENTRIES_F32_OUT(linear4_skinny16_small, Linear4Params, SMALL_THREADS, 1, skinny,
 // ------------------------------------------------------------------------------------------------ one or two tokens
 
 // `run` begins the kernel.
-#define GEMV(name, suffix, T, O, nested)                                                                               \
+#define GEMV(name, suffix, T, O, nested, tokens)                                                                       \
     extern "C" __global__ void __launch_bounds__(LINEAR4_GEMV_THREADS, 1)                                              \
         linear4_##name##_##suffix(const __grid_constant__ Linear4Params p) {                                           \
-        Gemv4<T, O, nested>(p).run();                                                                                  \
+        Gemv4<T, O, nested, tokens>(p).run();                                                                          \
     }
-#define GEMVS(name, nested)                                                                                            \
-    GEMV(name, bf16, bf16, bf16, nested)                                                                               \
-    GEMV(name, f16, f16, f16, nested)                                                                                  \
-    GEMV(name, bf16_f32, bf16, f32, nested)                                                                            \
-    GEMV(name, f16_f32, f16, f32, nested)
+#define GEMVS(name, nested, tokens)                                                                                    \
+    GEMV(name, bf16, bf16, bf16, nested, tokens)                                                                       \
+    GEMV(name, f16, f16, f16, nested, tokens)                                                                          \
+    GEMV(name, bf16_f32, bf16, f32, nested, tokens)                                                                    \
+    GEMV(name, f16_f32, f16, f32, nested, tokens)
 #if GEMV4
-GEMVS(gemv, true)
-GEMVS(gemv_plain, false)
+GEMVS(gemv1, true, 1)
+GEMVS(gemv2, true, 2)
+GEMVS(gemv1_plain, false, 1)
+GEMVS(gemv2_plain, false, 2)
 #endif

@@ -113,19 +113,11 @@ enum {
     LINEAR4_SKINNY_UNIT_BYTES = GEMM_SKINNY_ROWS * LINEAR4_SKINNY_UNIT_K / 2,
     LINEAR4_SKINNY_TABLE_BYTES = 64 * 1024,
     LINEAR4_SKINNY_STATIC_BYTES = 1024, // static shared memory: the dynamic map
-    // gemv4.cuh. WARPS multiply, one more copies; STAGES of CODES and SCALES wait in shared memory, behind the table and
-    // before two buffers of sums of TILES tiles. `_PLAIN`: scales in f32.
-    LINEAR4_GEMV_TOKENS = 2,
-    LINEAR4_GEMV_WARPS = 16,
-    LINEAR4_GEMV_THREADS = 32 * (LINEAR4_GEMV_WARPS + 1),
-    LINEAR4_GEMV_STAGES = 4,
-    LINEAR4_GEMV_PLAIN_STAGES = 3,
-    LINEAR4_GEMV_CODES_BYTES = LINEAR4_GEMV_WARPS * LINEAR4_SKINNY_UNIT_BYTES,
-    LINEAR4_GEMV_SCALES = 2048, // bytes: rows by their blocks, 16 bytes between rows
-    LINEAR4_GEMV_PLAIN_SCALES = 5120,
-    LINEAR4_GEMV_TILES = 4,
-    LINEAR4_GEMV_SUMS_BYTES = 2 * LINEAR4_GEMV_TILES * LINEAR4_GEMV_WARPS * LINEAR4_GEMV_TOKENS * GEMM_SKINNY_ROWS * 4,
-    LINEAR4_GEMV_STATIC_BYTES = 2 * LINEAR4_GEMV_STAGES * 8, // barriers
+    // gemv4.cuh. SHARED memory: twice the table, since it is put at a multiple of its size, and three stages.
+    LINEAR4_GEMV_THREADS = 17 * 32,
+    LINEAR4_GEMV_MAX_COLS = 25600,
+    LINEAR4_GEMV_SHARED = 2 * LINEAR4_SKINNY_TABLE_BYTES + 3 * 16 * LINEAR4_SKINNY_UNIT_BYTES,
+    LINEAR4_GEMV_STATIC_BYTES = 64, // barriers
 };
 
 // linear, linear_grad: the same with a dense weight T [rows, cols].

@@ -14,7 +14,10 @@ use cudarc::{
     nvrtc::Ptx,
 };
 use parking_lot::Mutex;
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 mod embedded {
     include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
@@ -72,6 +75,8 @@ pub struct Cuda {
     pub(super) max_shared: usize,
     /// Whether kernels may be started before the one before them has ended.
     pub(super) early_launch: bool,
+    /// Whether the kernel that was queued last writes a weight.
+    pub(super) wrote_weights: AtomicBool,
     pub(super) scratch: Scratch,
     pub(super) blas: Blas,
     /// Made at the first copy from the host.
@@ -107,6 +112,7 @@ impl Cuda {
             total_memory,
             max_shared: max_shared.unsigned_abs() as usize,
             early_launch: std::env::var_os("HALFBYTE_NO_EARLY_LAUNCH").is_none_or(|v| v.is_empty() || v == "0"),
+            wrote_weights: AtomicBool::new(false),
             scratch: Scratch::default(),
             blas: Blas::default(),
             staging: Mutex::default(),

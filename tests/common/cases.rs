@@ -112,11 +112,23 @@ pub fn quantized_products() -> Vec<(Product, Quantization)> {
     in_turn.chain(each).chain(few_tokens()).collect()
 }
 
-/// One and two tokens with weights of whole KiB columns: whole and part rounds of them, and tiles of rows that
-/// multiprocessors share unevenly.
+/// One and two tokens with weights of whole 256 columns: whole and part rounds of sixteen times as many, several tiles
+/// of rows at a time, rows that begin at odd multiples of 8 scales, tiles that multiprocessors share unevenly, and more
+/// of them for each than it has room for at a time.
 fn few_tokens() -> Vec<(Product, Quantization)> {
-    const WEIGHTS: [[usize; 2]; 7] =
-        [[16, 1024], [2128, 1024], [80, 2048], [48, 3072], [4240, 4096], [64, 5120], [32, 12_288]];
+    const WEIGHTS: [[usize; 2]; 11] = [
+        [16, 256],
+        [16, 1024],
+        [2128, 1024],
+        [80, 2048],
+        [2144, 2560],
+        [48, 3072],
+        [4240, 4096],
+        [64, 5120],
+        [48, 9728],
+        [32, 12_288],
+        [25_600, 256],
+    ];
     let quantizations = Quantization::all().into_iter().filter(|q| q.block_size == 64);
     let quantizations: Vec<_> = quantizations.collect();
     let mut cases = Vec::new();

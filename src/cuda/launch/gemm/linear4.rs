@@ -1,6 +1,6 @@
 //! | tokens | weight and alignment | kernel |
 //! |---|---|---|
-//! | 1 or 2, forward | inputs % 1024 = 0, outputs % 16 = 0, blocks of 64, a GPU with bulk copies | `gemv`: the same, with the codes copied ahead by a warp of its own |
+//! | 1 or 2, forward | inputs % 256 = 0, outputs % 16 = 0, blocks of 64, a GPU with bulk copies | `gemv`: as `skinny`, but a warp of its own copies the codes, before x is there |
 //! | up to 16, forward | inputs % 256 = 0, 16 outputs and more, blocks of 64 and more | `skinny`: reads the codes once, as operand A of the tensor cores |
 //! | up to [`FUSED_TOKENS`] | inputs % 32 = 0 | `mma`: dequantizes tiles into shared memory |
 //! | more | inputs % 8 = 0 | dequantized to scratch, then as a dense weight |
@@ -124,44 +124,48 @@ unsafe fn quantized(cuda: &Cuda, gemm: &Gemm, weight: &Weight4<'_, Cuda>) -> Res
     unsafe { plan.run(cuda, gemm, codes) }
 }
 
-/// The kernel for one or two tokens, by its scales: nested, plain.
-static GEMV: Kernel<Linear4Params> = Kernel::new("linear4", "linear4_gemv");
-static GEMV_PLAIN: Kernel<Linear4Params> = Kernel::new("linear4", "linear4_gemv_plain");
+/// The kernels for one token and for two.
+static GEMV: [Kernel<Linear4Params>; 2] =
+    [Kernel::new("linear4", "linear4_gemv1"), Kernel::new("linear4", "linear4_gemv2")];
+/// The same for scales in f32.
+static GEMV_PLAIN: [Kernel<Linear4Params>; 2] =
+    [Kernel::new("linear4", "linear4_gemv1_plain"), Kernel::new("linear4", "linear4_gemv2_plain")];
 
 /// The plan for one or two tokens, for the shapes and GPUs that have one.
 fn gemv(cuda: &Cuda, gemm: &Gemm, weight: &Weight4<'_, Cuda>) -> Result<Option<GemmPlan<Linear4Params>>> {
-    const ROWS: usize = params::GEMM_SKINNY_ROWS as usize;
-    let (kernel, scales, stages, scale_bytes) = match weight.scales {
-        Scales::Nested { codes, .. } => {
-            (&GEMV, codes.ptr() as *const u8, params::LINEAR4_GEMV_STAGES, params::LINEAR4_GEMV_SCALES)
-        }
-        Scales::Plain(absmax) => {
-            let stages = params::LINEAR4_GEMV_PLAIN_STAGES;
-            (&GEMV_PLAIN, absmax.ptr() as *const u8, stages, params::LINEAR4_GEMV_PLAIN_SCALES)
-        }
-    };
-    let tokens = 1..=params::LINEAR4_GEMV_TOKENS as usize;
-    let shape = weight.rows.is_multiple_of(ROWS) && weight.cols.is_multiple_of(1024) && weight.block_size == 64;
-    if gemm.grad || !tokens.contains(&gemm.n) || !shape || !is_aligned(scales.cast(), 0, 16) {
+    const SHARED: u32 = params::LINEAR4_GEMV_SHARED;
+    let kernels = if matches!(weight.scales, Scales::Nested { .. }) { &GEMV } else { &GEMV_PLAIN };
+    let fits = (SHARED + params::LINEAR4_GEMV_STATIC_BYTES) as usize <= cuda.max_shared;
+    let kernel = gemm.n.checked_sub(1).and_then(|n| kernels.get(n));
+    let Some(kernel) = kernel.filter(|_| !gemm.grad && fits && fits_gemv(weight)) else { return Ok(None) };
+    if !cuda.has(kernel, gemm.suffix())? {
         return Ok(None);
     }
-    let ring = stages * (params::LINEAR4_GEMV_CODES_BYTES + scale_bytes);
-    let shared = params::LINEAR4_SKINNY_TABLE_BYTES + ring + params::LINEAR4_GEMV_SUMS_BYTES;
-    let fits = (shared + params::LINEAR4_GEMV_STATIC_BYTES) as usize <= cuda.max_shared;
-    if !fits || !cuda.has(kernel, gemm.suffix())? {
-        return Ok(None);
-    }
-    let blocks = (weight.rows / ROWS).min(cuda.n_sms as usize);
-    let config = LaunchConfig { grid: [dim(blocks), 1, 1], threads: params::LINEAR4_GEMV_THREADS, shared };
+    let blocks = (weight.rows / SKINNY_ROWS).min(cuda.n_sms as usize);
+    let config = LaunchConfig { grid: [dim(blocks), 1, 1], threads: params::LINEAR4_GEMV_THREADS, shared: SHARED };
     Ok(Some(GemmPlan { kernel, config, splits: 1, in_scratch: false }))
+}
+
+/// Whether the kernels for one and two tokens take this weight, beside the alignment of its codes.
+fn fits_gemv(weight: &Weight4<'_, Cuda>) -> bool {
+    let aligned = match weight.scales {
+        Scales::Nested { codes, groups } => is_aligned(codes.ptr() as _, 0, 4) && is_aligned(groups.ptr() as _, 0, 8),
+        Scales::Plain(absmax) => is_aligned(absmax.ptr() as _, 0, 4),
+    };
+    let cols = weight.cols.is_multiple_of(UNIT_K) && weight.cols <= params::LINEAR4_GEMV_MAX_COLS as usize;
+    let rows = weight.rows.is_multiple_of(SKINNY_ROWS) && weight.rows > 0 && weight.cols > 0;
+    aligned && cols && rows && weight.block_size == 64 && few_blocks(weight)
+}
+
+/// Whether the blocks of 64 can be counted in 32 bits, as the kernels for few tokens do.
+fn few_blocks(weight: &Weight4<'_, Cuda>) -> bool {
+    u32::try_from(weight.rows * weight.cols / 64).is_ok()
 }
 
 /// The plan for up to 16 tokens, for the shapes and GPUs that have one.
 fn skinny(cuda: &Cuda, gemm: &Gemm, weight: &Weight4<'_, Cuda>) -> Option<GemmPlan<Linear4Params>> {
-    // The kernel counts blocks of 64 in 32 bits.
-    let few_blocks = u32::try_from(weight.rows * weight.cols / 64).is_ok();
     let shape = weight.rows >= SKINNY_ROWS && weight.cols.is_multiple_of(UNIT_K) && weight.block_size >= 64;
-    if !gemm.is_skinny() || !shape || !few_blocks {
+    if !gemm.is_skinny() || !shape || !few_blocks(weight) {
         return None;
     }
     let fits = |skinny: &&Skinny| (skinny.shared() + params::LINEAR4_SKINNY_STATIC_BYTES) as usize <= cuda.max_shared;
