@@ -231,6 +231,7 @@ __device__ __forceinline__ void store_rows(T *to, unsigned stride, unsigned vali
 #define ATTENTION_KERNEL(name, kernel, Params, D, T, THREADS, BLOCKS, ...)                                             \
     extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)                                                      \
         name##_d##D##_##T(const __grid_constant__ Params p) {                                                          \
+        begin_kernel();                                                                                                \
         kernel<T, D __VA_OPT__(,) __VA_ARGS__>(p);                                                                     \
     }
 #define ATTENTION_DIMS(name, kernel, Params, T, THREADS, BLOCKS, ...)                                                  \

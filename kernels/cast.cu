@@ -15,7 +15,10 @@ template <class S, class T> __device__ void cast(const CastParams &p) {
 }
 
 #define INSTANTIATE_CAST(S, T)                                                                                         \
-    extern "C" __global__ void cast_##S##_##T(const __grid_constant__ CastParams p) { cast<S, T>(p); }
+    extern "C" __global__ void cast_##S##_##T(const __grid_constant__ CastParams p) {                                   \
+        begin_kernel();                                                                                                \
+        cast<S, T>(p);                                                                                                 \
+    }
 INSTANTIATE_CAST(bf16, bf16)
 INSTANTIATE_CAST(bf16, f16)
 INSTANTIATE_CAST(bf16, f32)

@@ -128,6 +128,7 @@ template <class T> __device__ void cross_entropy(const CrossEntropyParams &p) {
 #define INSTANTIATE_CROSS_ENTROPY(T)                                                                                   \
     extern "C" __global__ void __launch_bounds__(THREADS, 1)                                                           \
         cross_entropy_##T(const __grid_constant__ CrossEntropyParams p) {                                              \
+        begin_kernel();                                                                                                \
         cross_entropy<T>(p);                                                                                           \
     }
 INSTANTIATE_CROSS_ENTROPY(bf16)

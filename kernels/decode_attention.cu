@@ -276,6 +276,7 @@ __device__ __forceinline__ void decode_attention(const DecodeAttentionParams &p)
 #define ENTRY(G, D, T)                                                                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS, G > 4 ? 1 : 2)                                               \
         decode_attention_g##G##_d##D##_##T(const __grid_constant__ DecodeAttentionParams p) {                          \
+        begin_kernel();                                                                                                \
         decode_attention<T, D, G>(p);                                                                                  \
     }
 #define ENTRIES(G, T) ENTRY(G, 32, T) ENTRY(G, 64, T) ENTRY(G, 128, T)

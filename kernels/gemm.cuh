@@ -67,6 +67,7 @@ template <class T> struct Dense {
 // Entry points that call kernel<T, O, ...>: `name_T` stores T, `name_T_f32` stores f32.
 #define ENTRY(name, suffix, Params, threads, ctas, ...)                                                                \
     extern "C" __global__ void __launch_bounds__(threads, ctas) name##_##suffix(const __grid_constant__ Params p) {    \
+        begin_kernel();                                                                                                \
         __VA_ARGS__(p);                                                                                                \
     }
 #define ENTRIES(name, Params, threads, ctas, kernel, ...)                                                              \

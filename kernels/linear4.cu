@@ -1,6 +1,7 @@
 // out (+)= x W^T and d_x (+)= d_out W with a 4-bit W. Which kernel takes which shape: src/cuda/launch/gemm/linear4.rs.
 // A weight is dequantized to what dequantize.cu makes of it, rounded to the compute type, by all kernels here but the
 // skinny ones, which round less (skinny4.cuh).
+#include "gemv4.cuh"
 #include "skinny4.cuh"
 #include "simt.cuh"
 #include "mma.cuh"
@@ -136,3 +137,23 @@ ENTRIES(linear4_skinny8_small, Linear4Params, SMALL_THREADS, 1, skinny, 1, SMALL
 ENTRIES(linear4_skinny16_small, Linear4Params, SMALL_THREADS, 1, skinny, 2, SMALL_STAGES)
 ENTRIES_F32_OUT(linear4_skinny8_small, Linear4Params, SMALL_THREADS, 1, skinny, 1, SMALL_STAGES)
 ENTRIES_F32_OUT(linear4_skinny16_small, Linear4Params, SMALL_THREADS, 1, skinny, 2, SMALL_STAGES)
+
+// ------------------------------------------------------------------------------------------------ one or two tokens
+
+// `run` begins the kernel.
+#define GEMV(name, suffix, T, O, nested, tokens)                                                                       \
+    extern "C" __global__ void __launch_bounds__(LINEAR4_GEMV_THREADS, 1)                                              \
+        linear4_##name##_##suffix(const __grid_constant__ Linear4Params p) {                                           \
+        Gemv4<T, O, nested, tokens>(p).run();                                                                          \
+    }
+#define GEMVS(name, nested, tokens)                                                                                    \
+    GEMV(name, bf16, bf16, bf16, nested, tokens)                                                                       \
+    GEMV(name, f16, f16, f16, nested, tokens)                                                                          \
+    GEMV(name, bf16_f32, bf16, f32, nested, tokens)                                                                    \
+    GEMV(name, f16_f32, f16, f32, nested, tokens)
+#if GEMV4
+GEMVS(gemv1, true, 1)
+GEMVS(gemv2, true, 2)
+GEMVS(gemv1_plain, false, 1)
+GEMVS(gemv2_plain, false, 2)
+#endif

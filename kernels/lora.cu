@@ -120,10 +120,12 @@ template <class T, bool DROP, int COLS, int TILES, int WARPS, int AHEAD> __devic
 #define INSTANTIATE_DOWN(T, name, drop, width, ahead, ahead_skinny)                                                    \
     extern "C" __global__ void __launch_bounds__(32 * LORA_DOWN_WARPS, 2)                                              \
         lora_down##name##_##T(const __grid_constant__ LoraDownParams p) {                                              \
+        begin_kernel();                                                                                                \
         down<T, drop, width / 8, LORA_DOWN_TOKENS / 16, LORA_DOWN_WARPS, ahead>(p);                                    \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(32 * LORA_DOWN_SKINNY_WARPS)                                          \
         lora_down_skinny##name##_##T(const __grid_constant__ LoraDownParams p) {                                       \
+        begin_kernel();                                                                                                \
         down<T, drop, width / 8, LORA_DOWN_SKINNY_TOKENS / 16, LORA_DOWN_SKINNY_WARPS, ahead_skinny>(p);               \
     }
 #define INSTANTIATE_DOWNS(T)                                                                                           \
@@ -267,10 +269,12 @@ template <class T, bool DROP, int DEPTH, int TILES> __device__ void up(const Lor
 #define INSTANTIATE_UP(T, depth)                                                                                       \
     extern "C" __global__ void __launch_bounds__(LORA_UP_THREADS, 2)                                                   \
         lora_up##depth##_##T(const __grid_constant__ LoraUpParams p) {                                                 \
+        begin_kernel();                                                                                                \
         up<T, false, depth / 16, depth == 64 ? 1 : 2>(p);                                                              \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(LORA_UP_THREADS, 2)                                                   \
         lora_up##depth##_drop_##T(const __grid_constant__ LoraUpParams p) {                                            \
+        begin_kernel();                                                                                                \
         up<T, true, depth / 16, depth == 16 ? 2 : 1>(p);                                                               \
     }
 #define INSTANTIATE_UPS(T)                                                                                             \
@@ -354,6 +358,7 @@ template <class T, int WIDTH, int AHEAD> __device__ void lora_skinny(const LoraD
 #define INSTANTIATE_SKINNY(T, width, ahead)                                                                            \
     extern "C" __global__ void CLUSTER_OF(LORA_SKINNY_CLUSTER) __launch_bounds__(32 * LORA_SKINNY_WARPS)               \
         lora_skinny##width##_##T(const __grid_constant__ LoraSkinnyParams p) {                                         \
+        begin_kernel();                                                                                                \
         lora_skinny<T, width, ahead>(p.down, p.up);                                                                    \
     }
 #if CLUSTERS

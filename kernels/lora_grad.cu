@@ -141,10 +141,12 @@ template <class T, bool DROP, int TILES> __device__ void weight_grad(const LoraW
 #define INSTANTIATE_WEIGHT_GRAD(T, width)                                                                              \
     extern "C" __global__ void __launch_bounds__(LORA_WEIGHT_GRAD_THREADS, 2)                                          \
         lora_weight_grad##width##_##T(const __grid_constant__ LoraWeightGradParams p) {                                \
+        begin_kernel();                                                                                                \
         weight_grad<T, false, width / 16>(p);                                                                          \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(LORA_WEIGHT_GRAD_THREADS, width == 16 ? 2 : 1)                        \
         lora_weight_grad##width##_drop_##T(const __grid_constant__ LoraWeightGradParams p) {                           \
+        begin_kernel();                                                                                                \
         weight_grad<T, true, width / 16>(p);                                                                           \
     }
 INSTANTIATE_WEIGHT_GRAD(bf16, 16)
@@ -175,6 +177,7 @@ INSTANTIATE(lora_weight_grad_simt, LoraWeightGradParams)
 
 // Adds the parts, in order, to the gradient.
 extern "C" __global__ void lora_weight_grad_sum(const __grid_constant__ LoraWeightGradParams p) {
+    begin_kernel();
     size_t len = size_t(p.r) * p.cols, i = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
     if (i >= len) return;
     float sum = 0;

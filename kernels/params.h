@@ -113,6 +113,11 @@ enum {
     LINEAR4_SKINNY_UNIT_BYTES = GEMM_SKINNY_ROWS * LINEAR4_SKINNY_UNIT_K / 2,
     LINEAR4_SKINNY_TABLE_BYTES = 64 * 1024,
     LINEAR4_SKINNY_STATIC_BYTES = 1024, // static shared memory: the dynamic map
+    // gemv4.cuh. SHARED memory: twice the table, since it is put at a multiple of its size, and three stages.
+    LINEAR4_GEMV_THREADS = 17 * 32,
+    LINEAR4_GEMV_MAX_COLS = 25600,
+    LINEAR4_GEMV_SHARED = 2 * LINEAR4_SKINNY_TABLE_BYTES + 3 * 16 * LINEAR4_SKINNY_UNIT_BYTES,
+    LINEAR4_GEMV_STATIC_BYTES = 64, // barriers
 };
 
 // linear, linear_grad: the same with a dense weight T [rows, cols].

@@ -60,6 +60,11 @@ __device__ __forceinline__ void cp_async16(uint32_t shared, const void *global, 
                  "r"(bytes)
         : "memory");
 }
+// Starts copying 4 bytes.
+__device__ __forceinline__ void cp_async4(uint32_t shared, const void *global) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared), "l"(__cvta_generic_to_global(global))
+        : "memory");
+}
 // Closes a group of copies of this thread; groups end in the order they were closed.
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Waits until at most N groups of this thread are still under way.

@@ -146,6 +146,7 @@ template <class T, int D> __device__ __forceinline__ void qk_norm_rope_grad(cons
 
 #define ENTRY(name, Params, T)                                                                                         \
     extern "C" __global__ void __launch_bounds__(THREADS) name##_##T(const __grid_constant__ Params p) {               \
+        begin_kernel();                                                                                                \
         if (p.dim == 128)                                                                                              \
             name<T, 128>(p);                                                                                           \
         else if (p.dim == 64)                                                                                          \

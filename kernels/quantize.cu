@@ -75,6 +75,7 @@ template <class T> __device__ void quantize(const QuantizeParams &p) {
 
 #define INSTANTIATE_QUANTIZE(T)                                                                                        \
     extern "C" __global__ void __launch_bounds__(THREADS) quantize_##T(const __grid_constant__ QuantizeParams p) {     \
+        begin_kernel();                                                                                                \
         quantize<T>(p);                                                                                                \
     }
 INSTANTIATE_QUANTIZE(bf16)
@@ -107,6 +108,7 @@ __device__ __forceinline__ float sum_column(const float *x, unsigned count) {
 
 // Runs of the first level, one for each warp.
 extern "C" __global__ void nest_absmax_runs(const __grid_constant__ NestAbsmaxParams p) {
+    begin_kernel();
     unsigned run = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (run >= p.n_runs) return;
     const float *x = p.absmax + (size_t(run) << p.run_shift) * COLUMNS + lane;
@@ -125,6 +127,7 @@ __device__ unsigned sum_runs(const float *x, unsigned rows, unsigned shift, floa
 
 // The levels above, the rest, and the mean. One CTA.
 extern "C" __global__ void nest_absmax_mean(const __grid_constant__ NestAbsmaxParams p) {
+    begin_kernel();
     unsigned lane = threadIdx.x % 32, shift = p.run_shift;
     const float *first = p.sums;
     float *second = p.sums + size_t(p.n_runs) * COLUMNS;
@@ -165,6 +168,7 @@ __device__ unsigned nearest_entry(float x, const unsigned *first) {
 
 // Codes and group: one CTA for each group, one thread for each block of it.
 extern "C" __global__ void nest_absmax_codes(const __grid_constant__ NestAbsmaxParams p) {
+    begin_kernel();
     __shared__ unsigned first[255];
     __shared__ unsigned warps[QUANT_GROUP / 32];
     unsigned t = threadIdx.x, i = blockIdx.x * QUANT_GROUP + t;

@@ -37,15 +37,23 @@ __device__ __forceinline__ double sum_partial(const ReduceParams &p) {
     return block_sum(sum);
 }
 
-extern "C" __global__ void sum_parts(const __grid_constant__ ReduceParams p) { sum_parts<false>(p); }
-extern "C" __global__ void norm_parts(const __grid_constant__ ReduceParams p) { sum_parts<true>(p); }
+extern "C" __global__ void sum_parts(const __grid_constant__ ReduceParams p) {
+    begin_kernel();
+    sum_parts<false>(p);
+}
+extern "C" __global__ void norm_parts(const __grid_constant__ ReduceParams p) {
+    begin_kernel();
+    sum_parts<true>(p);
+}
 
 extern "C" __global__ void sum_total(const __grid_constant__ ReduceParams p) {
+    begin_kernel();
     double total = sum_partial(p);
     if (threadIdx.x == 0) *p.out = p.accumulate ? *p.out + float(total) : float(total);
 }
 
 extern "C" __global__ void norm_total(const __grid_constant__ ReduceParams p) {
+    begin_kernel();
     double total = sum_partial(p);
     if (threadIdx.x == 0) *p.out = float(sqrt(total));
 }

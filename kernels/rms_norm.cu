@@ -1,7 +1,8 @@
 // RMSNorm with an optional residual addition, and its gradient. One CTA for each row: 256 threads have a row of 8192
 // bf16 in registers, four packs each, between the sum of squares and the result, so that it is read once; the only
-// barriers are those of the sum. The gradient needs both sums before it can write and reads its row again, from L1 or
-// L2. The bound is the memory.
+// barriers are those of the sum. The bound is the memory; of a few rows it is the time that a load takes, so those have
+// the weight's in flight with the row's. The gradient needs both sums before it can write and reads its row again, from
+// L1 or L2.
 #include "params.h"
 #include "reduce.cuh"
 #include "types.cuh"
@@ -33,7 +34,19 @@ template <class T> struct Row {
     }
 };
 
-template <class T> __device__ void rms_norm(const RmsNormParams &p) {
+// A pack's worth of the weight.
+template <class T> struct alignas(16) Weights {
+    float v[VEC<T>];
+
+    __device__ __forceinline__ void load(const float *from) {
+#pragma unroll
+        for (int j = 0; j < VEC<T>; j += 4)
+            *reinterpret_cast<float4 *>(v + j) = *reinterpret_cast<const float4 *>(from + j);
+    }
+};
+
+// FEW: rows, no more than multiprocessors, so that registers do not matter.
+template <class T, bool FEW> __device__ void norm(const RmsNormParams &p) {
     __shared__ float shared[32];
     size_t r = blockIdx.x;
     Row<T> row{row_of<T>(p.x, r), p.add.ptr ? row_of<T>(p.add, r) : nullptr,
@@ -44,12 +57,19 @@ template <class T> __device__ void rms_norm(const RmsNormParams &p) {
     float squares = 0;
     if (packed) {
         Pack<T> kept[KEPT];
+        Weights<T> weights[KEPT];
         unsigned k = 0;
 #pragma unroll
         for (int s = 0; s < KEPT; s++, k += THREADS * VEC<T>) {
             unsigned i = k + threadIdx.x * VEC<T>;
             if (i >= p.d) continue;
+            if (FEW) weights[s].load(p.weight + i);
             kept[s] = row.load(i, true);
+        }
+        k = 0;
+#pragma unroll
+        for (int s = 0; s < KEPT; s++, k += THREADS * VEC<T>) {
+            if (k + threadIdx.x * VEC<T> >= p.d) continue;
 #pragma unroll
             for (int j = 0; j < VEC<T>; j++) squares += to_f32(kept[s].v[j]) * to_f32(kept[s].v[j]);
         }
@@ -59,18 +79,23 @@ template <class T> __device__ void rms_norm(const RmsNormParams &p) {
             for (int j = 0; j < VEC<T>; j++) squares += to_f32(h.v[j]) * to_f32(h.v[j]);
         }
         float scale = 1.f / sqrtf(block_sum(squares, shared) / p.d + p.eps);
-        auto write = [&](unsigned i, Pack<T> h) {
+        auto write = [&](unsigned i, Pack<T> h, const Weights<T> &weight) {
 #pragma unroll
-            for (int j = 0; j < VEC<T>; j++) h.v[j] = from_f32<T>(to_f32(h.v[j]) * scale * p.weight[i + j]);
+            for (int j = 0; j < VEC<T>; j++) h.v[j] = from_f32<T>(to_f32(h.v[j]) * scale * weight.v[j]);
             store_pack(out + i, h);
         };
         k = 0;
 #pragma unroll
         for (int s = 0; s < KEPT; s++, k += THREADS * VEC<T>) {
             unsigned i = k + threadIdx.x * VEC<T>;
-            if (i < p.d) write(i, kept[s]);
+            if (i >= p.d) continue;
+            if (!FEW) weights[s].load(p.weight + i);
+            write(i, kept[s], weights[s]);
         }
-        for (unsigned i = k + threadIdx.x * VEC<T>; i < p.d; i += THREADS * VEC<T>) write(i, row.load(i, false));
+        for (unsigned i = k + threadIdx.x * VEC<T>; i < p.d; i += THREADS * VEC<T>) {
+            weights[0].load(p.weight + i);
+            write(i, row.load(i, false), weights[0]);
+        }
     } else {
         for (unsigned i = threadIdx.x; i < p.d; i += THREADS) {
             float h = row.load_one(i, true);
@@ -81,7 +106,10 @@ template <class T> __device__ void rms_norm(const RmsNormParams &p) {
             out[i] = from_f32<T>(row.load_one(i, false) * scale * p.weight[i]);
     }
 }
+template <class T> __device__ void rms_norm(const RmsNormParams &p) { norm<T, false>(p); }
+template <class T> __device__ void rms_norm_few(const RmsNormParams &p) { norm<T, true>(p); }
 INSTANTIATE(rms_norm, RmsNormParams)
+INSTANTIATE(rms_norm_few, RmsNormParams)
 
 template <class T> __device__ void rms_norm_grad(const RmsNormGradParams &p) {
     __shared__ float shared[32];

@@ -318,6 +318,7 @@ __device__ unsigned choose(const SampleParams &p, const Row &row, unsigned posit
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) sample(const __grid_constant__ SampleParams p) {
+    begin_kernel();
     __shared__ Shared s;
     unsigned b = blockIdx.x, position = p.positions[b];
     unsigned *history = p.history + size_t(b) * p.capacity;

@@ -45,9 +45,23 @@ template <class T> __device__ __forceinline__ bool aligned16(const T *p, unsigne
     return (reinterpret_cast<uintptr_t>(p) % 16 == 0) && (stride % VEC<T> == 0);
 }
 
+// Every kernel begins with this, before it reads or writes anything but its params (gemv4.cuh: and the weight). It may
+// have been started while the kernel before it still runs (programmatic dependent launch, src/cuda/kernel.rs): here it
+// waits until all that was queued before is done and visible, and lets the next kernel start in turn. What comes before
+// this call overlaps.
+__device__ __forceinline__ void begin_kernel() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 // extern "C" entry points `name_bf16`, `name_f16`, `name_f32` of a template kernel.
 #define INSTANTIATE_FOR(name, Params, T)                                                                               \
-    extern "C" __global__ void name##_##T(const __grid_constant__ Params p) { name<T>(p); }
+    extern "C" __global__ void name##_##T(const __grid_constant__ Params p) {                                          \
+        begin_kernel();                                                                                                \
+        name<T>(p);                                                                                                    \
+    }
 #define INSTANTIATE(name, Params)                                                                                      \
     INSTANTIATE_FOR(name, Params, bf16)                                                                                \
     INSTANTIATE_FOR(name, Params, f16)                                                                                 \

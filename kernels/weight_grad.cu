@@ -109,6 +109,7 @@ template <class T> __device__ void weight_grad(const WeightGradParams &p) {
 #define INSTANTIATE_WEIGHT_GRAD(T)                                                                                     \
     extern "C" __global__ void __launch_bounds__(THREADS, 2)                                                           \
         weight_grad_mma_##T(const __grid_constant__ WeightGradParams p) {                                           \
+        begin_kernel();                                                                                                \
         weight_grad<T>(p);                                                                                             \
     }
 INSTANTIATE_WEIGHT_GRAD(bf16)

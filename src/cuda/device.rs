@@ -14,7 +14,10 @@ use cudarc::{
     nvrtc::Ptx,
 };
 use parking_lot::Mutex;
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 mod embedded {
     include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
@@ -53,9 +56,19 @@ pub fn device_count() -> Result<usize> {
     Ok(usize::try_from(count).unwrap_or(0))
 }
 
-/// Kernels by name and suffix, with the bytes of dynamic shared memory that they may use; none where this build has no
-/// such kernel for this GPU.
-type Functions = HashMap<(&'static str, &'static str), Option<(CudaFunction, u32)>>;
+/// Kernels by name and suffix; none where this build has no such kernel for this GPU.
+type Functions = HashMap<(&'static str, &'static str), Option<Function>>;
+
+/// A kernel of this GPU's module.
+#[derive(Clone)]
+pub(super) struct Function {
+    pub(super) function: CudaFunction,
+    /// Bytes of dynamic shared memory that it may use.
+    shared: u32,
+    /// Whether it was compiled to wait for what was queued before it (`begin_kernel` in kernels/types.cuh), and so may
+    /// be started early.
+    pub(super) waits: bool,
+}
 
 /// One GPU and one stream on it. Threads may share it: each op has the stream to itself until it is queued.
 pub struct Cuda {
@@ -65,6 +78,10 @@ pub struct Cuda {
     pub(super) total_memory: usize,
     /// Bytes of shared memory that one CTA can have.
     pub(super) max_shared: usize,
+    /// Whether kernels may be started before the one before them has ended.
+    pub(super) early_launch: bool,
+    /// Whether the kernel that was queued last writes a weight.
+    pub(super) wrote_weights: AtomicBool,
     pub(super) scratch: Scratch,
     pub(super) blas: Blas,
     /// Made at the first copy from the host.
@@ -99,6 +116,8 @@ impl Cuda {
             n_sms: n_sms.unsigned_abs(),
             total_memory,
             max_shared: max_shared.unsigned_abs() as usize,
+            early_launch: std::env::var_os("HALFBYTE_NO_EARLY_LAUNCH").is_none_or(|v| v.is_empty() || v == "0"),
+            wrote_weights: AtomicBool::new(false),
             scratch: Scratch::default(),
             blas: Blas::default(),
             staging: Mutex::default(),
@@ -175,14 +194,16 @@ impl Cuda {
         name: &'static str,
         suffix: &'static str,
         shared: u32,
-    ) -> Result<Option<CudaFunction>> {
+    ) -> Result<Option<Function>> {
         /// What a kernel may use without asking.
         const DEFAULT_SHARED: u32 = 48 * 1024;
+        /// The oldest virtual architecture with `griddepcontrol`.
+        const WAITING: i32 = 90;
         let mut functions = self.functions.lock();
         match functions.get(&(name, suffix)) {
             None => {}
             Some(None) => return Ok(None),
-            Some(Some((function, allowed))) if shared <= *allowed => return Ok(Some(function.clone())),
+            Some(Some(known)) if shared <= known.shared => return Ok(Some(known.clone())),
             Some(Some(_)) => {}
         }
         let full = full_name(name, suffix);
@@ -198,8 +219,11 @@ impl Cuda {
             let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             function.set_attribute(attribute, shared as i32).map_err(fail)?;
         }
-        functions.insert((name, suffix), Some((function.clone(), shared.max(DEFAULT_SHARED))));
-        Ok(Some(function))
+        // Not the GPU's architecture: PTX of an older one, compiled by the driver, does not wait.
+        let version = function.get_attribute(sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PTX_VERSION).map_err(fail)?;
+        let known = Function { function, shared: shared.max(DEFAULT_SHARED), waits: version >= WAITING };
+        functions.insert((name, suffix), Some(known.clone()));
+        Ok(Some(known))
     }
 
     fn module(&self, file: &'static str) -> Result<Arc<CudaModule>> {

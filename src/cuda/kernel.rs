@@ -1,10 +1,14 @@
 //! The one place where kernels are launched.
 #![allow(unsafe_code)]
 
-use super::{Cuda, device::full_name, driver::describe};
+use super::{
+    Cuda,
+    device::{Function, full_name},
+    driver::describe,
+};
 use crate::{Error, Result};
-use cudarc::driver::{self, DeviceRepr, PushKernelArg};
-use std::marker::PhantomData;
+use cudarc::driver::{DriverError, sys};
+use std::{marker::PhantomData, ptr::null_mut, sync::atomic::Ordering};
 
 /// A kernel whose only argument is one `P`, by value: `file` names the fatbin, `name` the function without its
 /// type suffix.
@@ -20,6 +24,13 @@ impl<P> Kernel<P> {
     }
 }
 
+/// The fatbin of the kernels that write 4-bit weights.
+///
+/// A kernel that is started early reads a weight before it waits for the kernel before it (kernels/gemv4.cuh): it may
+/// not be started early after one of these. It need not look further back, since every kernel lets the next one start
+/// only when all before it are done.
+const WRITE_WEIGHTS: &str = "quantize";
+
 /// Blocks, threads of a block, bytes of dynamic shared memory.
 #[derive(Clone, Copy)]
 pub(super) struct LaunchConfig {
@@ -33,14 +44,6 @@ impl LaunchConfig {
         LaunchConfig { grid: [blocks, 1, 1], threads, shared: 0 }
     }
 }
-
-/// `P` as a kernel argument.
-#[repr(transparent)]
-struct Argument<P>(P);
-
-// SAFETY: bindgen made every `P` that a `Kernel` names from kernels/params.h, the header that the kernels include, and
-// compiled checks of its layout with it.
-unsafe impl<P: Copy> DeviceRepr for Argument<P> {}
 
 impl Cuda {
     /// Whether this build has `kernel` for this GPU: some are compiled for some architectures only.
@@ -67,17 +70,48 @@ impl Cuda {
         let function = self
             .function(kernel.file, kernel.name, suffix, config.shared)?
             .ok_or_else(|| fail("this build does not have it for this GPU; see HALFBYTE_CUDA_ARCHS".into()))?;
-        let config = driver::LaunchConfig {
-            grid_dim: config.grid.into(),
-            block_dim: (config.threads, 1, 1),
-            shared_mem_bytes: config.shared,
-        };
-        let argument = Argument(params);
+        let after_weights = self.wrote_weights.swap(kernel.file == WRITE_WEIGHTS, Ordering::Relaxed);
+        let early = function.waits && self.early_launch && !after_weights;
         // SAFETY: every kernel takes the one `P` that its `Kernel` names; that its pointers are live and long enough is
-        // promised to this function, whose contract that is.
-        unsafe { self.queue.stream.launch_builder(&function).arg(&argument).launch(config) }
-            .map(drop)
-            .map_err(|e| fail(describe(e)))
+        // promised to this function, whose contract that is. It waits for the kernel before it where it has to.
+        unsafe { self.queue_kernel(&function, params, config, early) }.map_err(|e| fail(describe(e)))
+    }
+
+    /// Queues a kernel; `early`: it may be started while the one before it still runs, since it waits for that itself
+    /// (programmatic dependent launch). What it does before overlaps, and so does its start.
+    ///
+    /// # Safety
+    /// As for [`Cuda::launch`]; the kernel takes one `P`, and what it reads before it waits, the kernel before it does
+    /// not write.
+    unsafe fn queue_kernel<P: Copy>(
+        &self,
+        kernel: &Function,
+        mut params: P,
+        config: LaunchConfig,
+        early: bool,
+    ) -> Result<(), DriverError> {
+        let value = sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 };
+        let id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+        let mut attributes = [sys::CUlaunchAttribute { id, pad: [0; 4], value }];
+        let [x, y, z] = config.grid;
+        let config = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: config.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: config.shared,
+            hStream: self.queue.stream.cu_stream(),
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: early.into(),
+        };
+        let mut arguments = [(&raw mut params).cast()];
+        // SAFETY: the stream and the function live as long as `self`; the driver copies attributes and params before it
+        // returns. bindgen made every `P` that a `Kernel` names from kernels/params.h, which the kernels include. Of the
+        // pointers in it, this function's contract says the rest.
+        unsafe { sys::cuLaunchKernelEx(&config, kernel.function.cu_function(), arguments.as_mut_ptr(), null_mut()) }
+            .result()
     }
 }
 

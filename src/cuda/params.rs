@@ -164,6 +164,10 @@ pub const LINEAR4_SKINNY_UNIT_K: u32 = 256;
 pub const LINEAR4_SKINNY_UNIT_BYTES: u32 = 2048;
 pub const LINEAR4_SKINNY_TABLE_BYTES: u32 = 65536;
 pub const LINEAR4_SKINNY_STATIC_BYTES: u32 = 1024;
+pub const LINEAR4_GEMV_THREADS: u32 = 544;
+pub const LINEAR4_GEMV_MAX_COLS: u32 = 25600;
+pub const LINEAR4_GEMV_SHARED: u32 = 229376;
+pub const LINEAR4_GEMV_STATIC_BYTES: u32 = 64;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct LinearParams {

@@ -109,7 +109,37 @@ pub fn quantized_products() -> Vec<(Product, Quantization)> {
         // Blocks of 4096 hold several rows of 320, and 96 rows of 320 end inside a block.
         [3, 70].map(|n| (Product::new(n, 96, 320), q)).into_iter().chain([(Product::new(4, 64, 1024), q)])
     });
-    in_turn.chain(each).collect()
+    in_turn.chain(each).chain(few_tokens()).collect()
+}
+
+/// One and two tokens with weights of whole 256 columns: whole and part rounds of sixteen times as many, several tiles
+/// of rows at a time, rows that begin at odd multiples of 8 scales, tiles that multiprocessors share unevenly, and more
+/// of them for each than it has room for at a time.
+fn few_tokens() -> Vec<(Product, Quantization)> {
+    const WEIGHTS: [[usize; 2]; 11] = [
+        [16, 256],
+        [16, 1024],
+        [2128, 1024],
+        [80, 2048],
+        [2144, 2560],
+        [48, 3072],
+        [4240, 4096],
+        [64, 5120],
+        [48, 9728],
+        [32, 12_288],
+        [25_600, 256],
+    ];
+    let quantizations = Quantization::all().into_iter().filter(|q| q.block_size == 64);
+    let quantizations: Vec<_> = quantizations.collect();
+    let mut cases = Vec::new();
+    for (i, [outputs, inputs]) in WEIGHTS.into_iter().enumerate() {
+        for (j, n) in [1, 2].into_iter().enumerate() {
+            let (layout, accumulate) = ([Layout::Packed, Layout::Slice][(i + j) % 2], i % 2 == j);
+            let quantization = quantizations[(i + 2 * j) % quantizations.len()];
+            cases.push((Product { n, outputs, inputs, layout, accumulate }, quantization));
+        }
+    }
+    cases
 }
 
 /// An adapter of rank `rank` beside a product.

@@ -6,6 +6,8 @@ use crate::{
 };
 
 const RMS_NORM: Kernel<RmsNormParams> = Kernel::new("rms_norm", "rms_norm");
+/// The same for at most one row for each multiprocessor.
+const RMS_NORM_FEW: Kernel<RmsNormParams> = Kernel::new("rms_norm", "rms_norm_few");
 const RMS_NORM_GRAD: Kernel<RmsNormGradParams> = Kernel::new("rms_norm", "rms_norm_grad");
 
 pub(in crate::cuda) fn rms_norm<T: Float>(cuda: &Cuda, mut op: RmsNorm<'_, Cuda, T>) -> Result<()> {
@@ -24,8 +26,9 @@ pub(in crate::cuda) fn rms_norm<T: Float>(cuda: &Cuda, mut op: RmsNorm<'_, Cuda,
         d: dim(d),
         eps: op.eps,
     };
+    let kernel = if n <= cuda.n_sms as usize { &RMS_NORM_FEW } else { &RMS_NORM };
     // SAFETY: `RmsNorm::verify` checked every shape against `params.n` and `params.d`.
-    unsafe { cuda.launch(&RMS_NORM, T::DTYPE.suffix(), params, LaunchConfig::new(dim(n), RMS_NORM_THREADS)) }
+    unsafe { cuda.launch(kernel, T::DTYPE.suffix(), params, LaunchConfig::new(dim(n), RMS_NORM_THREADS)) }
 }
 
 pub(in crate::cuda) fn rms_norm_grad<T: Float>(cuda: &Cuda, mut op: RmsNormGrad<'_, Cuda, T>) -> Result<()> {

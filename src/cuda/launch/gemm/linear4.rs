@@ -1,12 +1,13 @@
 //! | tokens | weight and alignment | kernel |
 //! |---|---|---|
+//! | 1 or 2, forward | inputs % 256 = 0, outputs % 16 = 0, blocks of 64, a GPU with bulk copies | `gemv`: as `skinny`, but a warp of its own copies the codes, before x is there |
 //! | up to 16, forward | inputs % 256 = 0, 16 outputs and more, blocks of 64 and more | `skinny`: reads the codes once, as operand A of the tensor cores |
 //! | up to [`FUSED_TOKENS`] | inputs % 32 = 0 | `mma`: dequantizes tiles into shared memory |
 //! | more | inputs % 8 = 0 | dequantized to scratch, then as a dense weight |
 //! | up to 8, forward | any, and f32 | `simt_rows`: one warp for each output |
 //! | more, or a gradient | any, and f32 | `simt`: FMA |
 //!
-//! The first three are for bf16 and f16, with `x`, its rows and the codes aligned to 16 bytes.
+//! The first four are for bf16 and f16, with `x`, its rows and the codes aligned to 16 bytes.
 
 use super::{
     super::{dequantize::launch_dequantize, weight4},
@@ -108,8 +109,9 @@ unsafe fn quantized(cuda: &Cuda, gemm: &Gemm, weight: &Weight4<'_, Cuda>) -> Res
     let kernels = if gemm.grad { &GRAD } else { &FORWARD };
     let codes = weight4(weight);
     let aligned = gemm.x_fits_tensor_cores() && is_aligned(codes.codes.cast(), 0, 16);
-    let plan = match skinny(cuda, gemm, weight) {
-        Some(plan) if aligned => plan,
+    let few = if aligned { gemv(cuda, gemm, weight)?.or_else(|| skinny(cuda, gemm, weight)) } else { None };
+    let plan = match few {
+        Some(plan) => plan,
         _ if aligned && gemm.n > FUSED_TOKENS && weight.cols.is_multiple_of(8) => {
             // SAFETY: this function's contract is that of `dequantize_first`.
             return unsafe { dequantize_first(cuda, gemm, weight) };
@@ -122,12 +124,48 @@ unsafe fn quantized(cuda: &Cuda, gemm: &Gemm, weight: &Weight4<'_, Cuda>) -> Res
     unsafe { plan.run(cuda, gemm, codes) }
 }
 
+/// The kernels for one token and for two.
+static GEMV: [Kernel<Linear4Params>; 2] =
+    [Kernel::new("linear4", "linear4_gemv1"), Kernel::new("linear4", "linear4_gemv2")];
+/// The same for scales in f32.
+static GEMV_PLAIN: [Kernel<Linear4Params>; 2] =
+    [Kernel::new("linear4", "linear4_gemv1_plain"), Kernel::new("linear4", "linear4_gemv2_plain")];
+
+/// The plan for one or two tokens, for the shapes and GPUs that have one.
+fn gemv(cuda: &Cuda, gemm: &Gemm, weight: &Weight4<'_, Cuda>) -> Result<Option<GemmPlan<Linear4Params>>> {
+    const SHARED: u32 = params::LINEAR4_GEMV_SHARED;
+    let kernels = if matches!(weight.scales, Scales::Nested { .. }) { &GEMV } else { &GEMV_PLAIN };
+    let fits = (SHARED + params::LINEAR4_GEMV_STATIC_BYTES) as usize <= cuda.max_shared;
+    let kernel = gemm.n.checked_sub(1).and_then(|n| kernels.get(n));
+    let Some(kernel) = kernel.filter(|_| !gemm.grad && fits && fits_gemv(weight)) else { return Ok(None) };
+    if !cuda.has(kernel, gemm.suffix())? {
+        return Ok(None);
+    }
+    let blocks = (weight.rows / SKINNY_ROWS).min(cuda.n_sms as usize);
+    let config = LaunchConfig { grid: [dim(blocks), 1, 1], threads: params::LINEAR4_GEMV_THREADS, shared: SHARED };
+    Ok(Some(GemmPlan { kernel, config, splits: 1, in_scratch: false }))
+}
+
+/// Whether the kernels for one and two tokens take this weight, beside the alignment of its codes.
+fn fits_gemv(weight: &Weight4<'_, Cuda>) -> bool {
+    let aligned = match weight.scales {
+        Scales::Nested { codes, groups } => is_aligned(codes.ptr() as _, 0, 4) && is_aligned(groups.ptr() as _, 0, 8),
+        Scales::Plain(absmax) => is_aligned(absmax.ptr() as _, 0, 4),
+    };
+    let cols = weight.cols.is_multiple_of(UNIT_K) && weight.cols <= params::LINEAR4_GEMV_MAX_COLS as usize;
+    let rows = weight.rows.is_multiple_of(SKINNY_ROWS) && weight.rows > 0 && weight.cols > 0;
+    aligned && cols && rows && weight.block_size == 64 && few_blocks(weight)
+}
+
+/// Whether the blocks of 64 can be counted in 32 bits, as the kernels for few tokens do.
+fn few_blocks(weight: &Weight4<'_, Cuda>) -> bool {
+    u32::try_from(weight.rows * weight.cols / 64).is_ok()
+}
+
 /// The plan for up to 16 tokens, for the shapes and GPUs that have one.
 fn skinny(cuda: &Cuda, gemm: &Gemm, weight: &Weight4<'_, Cuda>) -> Option<GemmPlan<Linear4Params>> {
-    // The kernel counts blocks of 64 in 32 bits.
-    let few_blocks = u32::try_from(weight.rows * weight.cols / 64).is_ok();
     let shape = weight.rows >= SKINNY_ROWS && weight.cols.is_multiple_of(UNIT_K) && weight.block_size >= 64;
-    if !gemm.is_skinny() || !shape || !few_blocks {
+    if !gemm.is_skinny() || !shape || !few_blocks(weight) {
         return None;
     }
     let fits = |skinny: &&Skinny| (skinny.shared() + params::LINEAR4_SKINNY_STATIC_BYTES) as usize <= cuda.max_shared;

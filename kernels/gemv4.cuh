@@ -1,0 +1,390 @@
+#pragma once
+// Forward products of one or two tokens with a 4-bit weight, on GPUs with bulk copies (compute capability 9.0 on). As
+// in skinny4.cuh the weight is operand A of the tensor cores and a table of pairs, with a copy for each lane, decodes
+// it.
+//
+// A warp of its own copies stages of 16 rows by up to 4096 columns into a ring (cp.async.bulk; where a stage has whole
+// rows, they are one copy), ahead of the sixteen warps that multiply, each 256 of the columns. It reads the weight
+// only, so it does not wait for the kernel before this one; nor do the others while they fetch scales and fill the
+// table. Where that kernel leaves the memory idle, the ring is full when x arrives (src/cuda/kernel.rs).
+//
+// The eight columns of operand B hold two tokens at the four blocks of 64 that a warp has: column 2 b + i is token i at
+// block b. Lane (g, t) reads 16 bytes, half a block, of each 128 weights of rows g and g + 8: lanes 0 and 1 of a row
+// have the first block, 2 and 3 the second, and B is zero where lane and block do not belong together. Odd rows read
+// the second 128 weights first, so that the two rows of a quarter of a warp, which lie in the same banks, are read at
+// different ones; the columns of the other 128 weights are then sums of a block of x and another of W, and are dropped.
+// What is left to lane t of a row is its sum over block t, for which it needs one scale.
+//
+// The bound, beside the memory, is shared memory's one access a clock: for 16 rows by 256, 16 to write the codes, 16 to
+// read them, 64 look-ups, 9 for the rest; and close to it the time in which a warp has no look-up under way.
+//
+// Wants rows % 16 = 0, cols % 256 = 0, cols <= LINEAR4_GEMV_MAX_COLS, blocks of 64, fewer than 2^32 of them; codes, x
+// and its rows aligned to 16 bytes, groups to 8, scales to 4.
+#include "barrier.cuh"
+#include "skinny4.cuh"
+
+constexpr unsigned GEMV4_TILE = GEMM_SKINNY_ROWS, GEMV4_THREADS = LINEAR4_GEMV_THREADS;
+constexpr unsigned GEMV4_WARPS = GEMV4_THREADS / 32 - 1; // that multiply
+constexpr unsigned GEMV4_ROW = UNIT_K / 2;               // bytes of a row that a warp has
+constexpr unsigned GEMV4_STAGES = 4, GEMV4_STAGE_BYTES = GEMV4_WARPS * UNIT_BYTES;
+constexpr unsigned GEMV4_STAGE_TILES = 4; // at most
+constexpr unsigned GEMV4_GROUPS = 64;     // quantisation groups of a group of tiles, at most
+constexpr unsigned GEMV4_SCALE_PAD = 16;  // bytes between the scales of two rows
+// Of a warp: 12 tiles of one token, 6 of two. Then two more, so that four warps' sums lie in different banks.
+constexpr unsigned GEMV4_SUMS = 12 * GEMV4_TILE, GEMV4_SUMS_PITCH = GEMV4_SUMS + 2;
+constexpr unsigned GEMV4_SUMS_BYTES = GEMV4_WARPS * GEMV4_SUMS_PITCH * 4;
+
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#define GEMV4 1
+#else
+#define GEMV4 0
+#endif
+
+#if GEMV4
+// A word of what does not change while it is read.
+template <int OFFSET> __device__ __forceinline__ uint32_t load_shared(uint32_t address) {
+    uint32_t word;
+    asm("ld.shared.b32 %0, [%1 + %2];" : "=r"(word) : "r"(address), "n"(OFFSET));
+    return word;
+}
+
+__device__ __forceinline__ uint4 load16(const char *p) { return *reinterpret_cast<const uint4 *>(p); }
+
+// All warps: until the barriers and the table are made. The copying warp only says so.
+__device__ __forceinline__ void all_made(bool copies) {
+    if (copies)
+        asm volatile("bar.arrive 2, %0;" ::"n"(GEMV4_THREADS) : "memory");
+    else
+        asm volatile("bar.sync 2, %0;" ::"n"(GEMV4_THREADS) : "memory");
+}
+
+// The multiplying warps wait for each other.
+__device__ __forceinline__ void sync_multipliers() {
+    asm volatile("bar.sync 1, %0;" ::"n"(GEMV4_WARPS * 32) : "memory");
+}
+
+// The codes' values, decoded by byte permutations, since a table in memory would first have to be fetched: four low
+// bytes in each word of `low`, high bytes in `high`.
+template <class T> struct CodeBytes {
+    uint32_t low[4], high[4];
+
+    __device__ __forceinline__ explicit CodeBytes(unsigned fp4) {
+        float gain = table_gain<T>(fp4);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            uint32_t bits[4];
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                T value = from_f32<T>(gain * code_value(fp4, 4 * i + j));
+                bits[j] = reinterpret_cast<const uint16_t &>(value);
+            }
+            uint32_t first = bits[0] | bits[1] << 16, second = bits[2] | bits[3] << 16;
+            low[i] = __byte_perm(first, second, 0x6420), high[i] = __byte_perm(first, second, 0x7531);
+        }
+    }
+    // A byte of codes as a pair. A permutation looks three bits of a code up; the fourth picks one of two look-ups.
+    __device__ __forceinline__ uint32_t pair(uint32_t byte) const {
+        uint32_t at = byte & 0x77, half = byte >> 1 & 0x44 | 0x10;
+        uint32_t l = __byte_perm(__byte_perm(low[0], low[1], at), __byte_perm(low[2], low[3], at), half);
+        uint32_t h = __byte_perm(__byte_perm(high[0], high[1], at), __byte_perm(high[2], high[3], at), half);
+        return __byte_perm(l, h, 0x4051);
+    }
+};
+
+// How the columns are cut: `steps` steps of up to `parts` times 256 columns, the columns of one warp. Where a step has
+// few parts, several tiles of rows are in a stage at a time.
+struct Cut {
+    unsigned steps, parts, tiles;
+
+    __device__ __forceinline__ explicit Cut(unsigned cols) {
+        unsigned units = cols / UNIT_K;
+        steps = (units + GEMV4_WARPS - 1) / GEMV4_WARPS;
+        parts = steps == 1 ? units : (units + steps - 1) / steps;
+        tiles = parts > GEMV4_WARPS / 2 ? 1 : min(GEMV4_WARPS / parts, GEMV4_STAGE_TILES);
+    }
+};
+
+// Where a lane finds its first 16 bytes in a stage; its block's scale in the first of two rows, and which block of its
+// group of tiles that is; and where it leaves its sum.
+struct Cursor {
+    unsigned codes;
+    const char *scale;
+    unsigned block;
+    float *sum;
+};
+
+template <class T, class O, bool NESTED, unsigned TOKENS> struct Gemv4 {
+    // Shared memory: sums, scales of one or two groups of tiles, as many stages as there is room for BELOW the table;
+    // the table; the other stages.
+    static constexpr unsigned BELOW = NESTED ? 1 : 0;
+    static constexpr unsigned STAGES = GEMV4_STAGES - 1 + BELOW, STAGE_BYTES = GEMV4_STAGE_BYTES;
+    static constexpr unsigned SCALES_BYTES = NESTED ? 16384 : 51712;
+    static_assert(2 * TABLE_BYTES + (STAGES - BELOW) * STAGE_BYTES == LINEAR4_GEMV_SHARED);
+    static_assert(BELOW * STAGE_BYTES + SCALES_BYTES + GEMV4_SUMS_BYTES + 1024 < TABLE_BYTES);
+    static constexpr unsigned SCALE_BYTES = NESTED ? 1 : 4; // of one
+    static constexpr unsigned GROUPS_BYTES = NESTED ? GEMV4_GROUPS * 8 : 0;
+    const Linear4Params &p;
+    const Cut cut;
+    char *table, *scales;
+    float *sums;
+    Barrier *full, *empty;
+    uint32_t lane_table;          // this lane's address in the table
+    unsigned blocks, scale_pitch; // of a row; bytes from a row's scales to the next row's
+    unsigned first_tile, end_tile, group_tiles;
+
+    __device__ __forceinline__ explicit Gemv4(const Linear4Params &p) : p(p), cut(p.weight.cols) {
+        extern __shared__ __align__(128) char shared[];
+        __shared__ Barrier barriers[2 * GEMV4_STAGES];
+        static_assert(sizeof barriers <= LINEAR4_GEMV_STATIC_BYTES);
+        // The table lies at a multiple of its size, so that an entry's address is one permutation of bytes.
+        uint32_t start = shared_address(shared), skip = TABLE_BYTES - start % TABLE_BYTES;
+        if (skip < BELOW * STAGE_BYTES + SCALES_BYTES + GEMV4_SUMS_BYTES) __trap();
+        table = shared + skip, lane_table = start + skip + threadIdx.x % 32 * 4;
+        scales = table - BELOW * STAGE_BYTES - SCALES_BYTES;
+        sums = reinterpret_cast<float *>(scales - GEMV4_SUMS_BYTES);
+        full = barriers, empty = barriers + GEMV4_STAGES;
+        blocks = p.weight.cols / 64, scale_pitch = blocks * SCALE_BYTES + GEMV4_SCALE_PAD;
+        unsigned tiles = p.weight.rows / GEMV4_TILE, each = tiles / gridDim.x, more = tiles - each * gridDim.x;
+        first_tile = each * blockIdx.x + min(blockIdx.x, more);
+        end_tile = first_tile + each + (blockIdx.x < more);
+        group_tiles = tiles_of_a_group();
+    }
+
+    __device__ __forceinline__ char *stage(unsigned s) const {
+        return table + s * STAGE_BYTES + (NESTED && s == 0 ? 0 : TABLE_BYTES) - BELOW * STAGE_BYTES;
+    }
+
+    // A tile of the widest weight has room for its scales twice.
+    static_assert((SCALES_BYTES - 2 * GROUPS_BYTES) / 2 >=
+                  GEMV4_TILE * (LINEAR4_GEMV_MAX_COLS / 64 * SCALE_BYTES + GEMV4_SCALE_PAD));
+
+    // As many tiles as there is room for the sums of, and for the scales, twice if there is another group.
+    __device__ __forceinline__ unsigned tiles_of_a_group() const {
+        unsigned by_sums = GEMV4_SUMS / GEMV4_TILE / TOKENS;
+        unsigned by_scales = (SCALES_BYTES - 2 * GROUPS_BYTES) / (GEMV4_TILE * scale_pitch);
+        unsigned all = end_tile - first_tile;
+        if (all <= by_sums && all <= by_scales) return all;
+        return max(min(by_sums, by_scales / 2) / cut.tiles, 1u) * cut.tiles;
+    }
+
+    __device__ __forceinline__ unsigned end_of_group(unsigned group) const {
+        return min(group + group_tiles, end_tile);
+    }
+
+    // Where a stage is one copy, one is under way at a time: on all multiprocessors together that is what the memory's
+    // latency asks for, and more would only make each arrive later.
+    __device__ __forceinline__ void copy() const {
+        unsigned s = 0, parity = 1, before = STAGES;
+        for (unsigned group = first_tile; group < end_tile; group += group_tiles) {
+            unsigned end = end_of_group(group);
+            for (unsigned step = 0; step < cut.steps; step++) {
+                for (unsigned tile = group; tile < end; tile += cut.tiles) {
+                    empty[s].wait(parity);
+                    if (cut.steps == 1 && before < STAGES) full[before].wait(s == 0 ? parity : parity ^ 1);
+                    copy_stage(s, tile, min(cut.tiles, end - tile) * GEMV4_TILE, step);
+                    before = s;
+                    if (++s == STAGES) s = 0, parity ^= 1;
+                }
+            }
+        }
+    }
+    __device__ __forceinline__ void copy_stage(unsigned s, unsigned tile, unsigned rows, unsigned step) const {
+        unsigned lane = threadIdx.x % 32, pitch = cut.parts * GEMV4_ROW, col = step * cut.parts * UNIT_K;
+        unsigned bytes = min(pitch, (p.weight.cols - col) / 2); // of a row
+        const unsigned char *from = p.weight.codes + (size_t(tile) * GEMV4_TILE * p.weight.cols + col) / 2;
+        if (lane == 0) full[s].expect(rows * bytes);
+        __syncwarp();
+        if (cut.steps == 1) {
+            if (lane == 0) full[s].copy(stage(s), from, rows * bytes);
+        } else {
+            for (unsigned r = lane; r < rows; r += 32)
+                full[s].copy(stage(s) + r * pitch, from + size_t(r) * (p.weight.cols / 2), bytes);
+        }
+    }
+
+    // What a group of tiles needs of the scales: first its quantisation groups, then scales row by row.
+    __device__ __forceinline__ char *scales_of(unsigned odd) const { return scales + odd * (SCALES_BYTES / 2); }
+    __device__ __forceinline__ void fetch_scales(unsigned group, unsigned odd) const {
+        if (group >= end_tile) return;
+        const char *from = NESTED ? reinterpret_cast<const char *>(p.weight.absmax_codes)
+                                  : reinterpret_cast<const char *>(p.weight.absmax);
+        unsigned rows = (end_of_group(group) - group) * GEMV4_TILE, words = blocks * SCALE_BYTES / 4;
+        unsigned first = group * GEMV4_TILE * blocks;
+        uint32_t to = shared_address(scales_of(odd));
+        if (NESTED) {
+            unsigned skip = first / QUANT_GROUP * 2, n = (first + rows * blocks - 1) / QUANT_GROUP * 2 + 2 - skip;
+            if (threadIdx.x < n) cp_async4(to + threadIdx.x * 4, p.weight.groups + skip + threadIdx.x);
+            to += GROUPS_BYTES;
+        }
+        from += size_t(first) * SCALE_BYTES;
+        for (unsigned r = threadIdx.x / 32; r < rows; r += GEMV4_WARPS)
+            for (unsigned word = threadIdx.x % 32; word < words; word += 32)
+                cp_async4(to + r * scale_pitch + word * 4, from + (size_t(r) * words + word) * 4);
+    }
+
+    // x of token g % 2 in block g / 2 of the four from column `col` on, at the 32 k of this lane; else zeros.
+    __device__ __forceinline__ void load_x(unsigned col, uint4 (&x)[4]) const {
+        unsigned lane = threadIdx.x % 32, token = lane / 4 % 2, block = lane / 8, t = lane % 4;
+#pragma unroll
+        for (int i = 0; i < 4; i++) x[i] = make_uint4(0, 0, 0, 0);
+        if (token >= TOKENS || t / 2 != block % 2 || col >= p.weight.cols) return;
+        const uint4 *from = reinterpret_cast<const uint4 *>(row_of<T>(p.x, token) + col + block * 64 + t % 2 * 32);
+#pragma unroll
+        for (int i = 0; i < 4; i++) x[i] = from[i];
+    }
+
+    // The address of the table's entry for byte `i` of `codes`: a pair of T, and 128 bytes on the dynamic map. One
+    // instruction, because the table lies at a multiple of its size.
+    __device__ __forceinline__ uint32_t entry(uint32_t codes, int i) const {
+        return __byte_perm(codes, lane_table, 0x7604 + 0x10 * i);
+    }
+    // Thread t fills half of entry t / 2, in stores of 16 bytes, each of eight neighbours at other banks.
+    __device__ __forceinline__ void fill_table() const {
+        unsigned byte = threadIdx.x / 2;
+        float map = NESTED ? dynamic_map(byte) : 0.f;
+        uint32_t pair = CodeBytes<T>(p.weight.fp4).pair(byte), word = __float_as_uint(map);
+        char *to = table + byte * TABLE_PITCH + threadIdx.x % 2 * 64;
+        for (unsigned j = 0; j < 4; j++)
+            *reinterpret_cast<uint4 *>(to + (byte + j) % 4 * 16) = make_uint4(pair, pair, pair, pair);
+        for (unsigned j = 0; NESTED && j < 4; j++)
+            *reinterpret_cast<uint4 *>(to + 128 + (byte + j) % 4 * 16) = make_uint4(word, word, word, word);
+    }
+
+    // The scale at `at`, which is that of block `block` of a group of tiles.
+    __device__ __forceinline__ float scale(const char *at, const char *groups, unsigned block) const {
+        if constexpr (!NESTED) return *reinterpret_cast<const float *>(at);
+        float2 quant = *reinterpret_cast<const float2 *>(groups + block / QUANT_GROUP * 8);
+        unsigned code = *reinterpret_cast<const unsigned char *>(at);
+        return nested_absmax(__uint_as_float(load_shared<128>(entry(code, 0))), quant);
+    }
+
+    __device__ __forceinline__ uint32_t pair(uint32_t codes, int i) const { return load_shared<0>(entry(codes, i)); }
+
+    // d += a word of codes of each of two rows, times 8 k of x.
+    __device__ __forceinline__ void multiply_word(uint32_t low, uint32_t high, uint4 x, float (&d)[4]) const {
+        uint32_t first[4] = {pair(low, 0), pair(high, 0), pair(low, 1), pair(high, 1)};
+        uint32_t second[4] = {pair(low, 2), pair(high, 2), pair(low, 3), pair(high, 3)};
+        mma_m16n8k16<T>(d, first, x.x, x.y);
+        mma_m16n8k16<T>(d, second, x.z, x.w);
+    }
+
+    // Sums of rows g and g + 8 over the block of this lane: row g with each token, row g + 8 with each.
+    __device__ __forceinline__ void multiply(const uint4 (&low)[2], const uint4 (&high)[2], const uint4 (&x)[4],
+                                             float (&d)[4]) const {
+        float both[2][4] = {};
+#pragma unroll
+        for (int w = 0; w < 4; w++) {
+#pragma unroll
+            for (int c = 0; c < 2; c++) multiply_word((&low[c].x)[w], (&high[c].x)[w], x[w], both[c]);
+        }
+        bool first = threadIdx.x / 2 % 2 == threadIdx.x / 4 % 2;
+#pragma unroll
+        for (int i = 0; i < 4; i++) d[i] = first ? both[0][i] : both[1][i];
+    }
+
+    // Adds the four lanes of a row up. Lane t keeps row g + 8 (t % 2) with token t / 2.
+    __device__ __forceinline__ float add_lanes(const float (&d)[4]) const {
+        bool odd = threadIdx.x % 2, second = threadIdx.x / 2 % 2;
+        float sum = odd ? d[2] : d[0];
+        sum += __shfl_xor_sync(~0u, odd ? d[0] : d[2], 1);
+        if (TOKENS == 1) return sum + __shfl_xor_sync(~0u, sum, 2);
+        float other = odd ? d[3] : d[1];
+        other += __shfl_xor_sync(~0u, odd ? d[1] : d[3], 1);
+        return (second ? other : sum) + __shfl_xor_sync(~0u, second ? sum : other, 2);
+    }
+
+    // Adds the parts of a group up, in order, four lanes for each output, and stores.
+    __device__ __forceinline__ void store(unsigned group) const {
+        unsigned n = (end_of_group(group) - group) * GEMV4_TILE * TOKENS, quarter = threadIdx.x % 4;
+        for (unsigned i = threadIdx.x / 4; i < (n + 7) / 8 * 8; i += GEMV4_WARPS * 8) {
+            float sum = 0.f;
+            for (unsigned part = quarter; part < cut.parts; part += 4)
+                sum += sums[part * GEMV4_SUMS_PITCH + min(i, n - 1)];
+            sum += __shfl_xor_sync(~0u, sum, 1);
+            sum += __shfl_xor_sync(~0u, sum, 2);
+            if (quarter > 0 || i >= n) continue;
+            unsigned tile = group + i / (GEMV4_TILE * TOKENS), token = i / GEMV4_TILE % TOKENS;
+            O *o = row_of<O>(p.out, token) + tile * GEMV4_TILE + i % GEMV4_TILE;
+            sum *= 1.f / table_gain<T>(p.weight.fp4);
+            *o = from_f32<O>(p.accumulate ? to_f32(*o) + sum : sum);
+        }
+    }
+
+    // The cursor for 16 rows, the first of them row `row` of a group of tiles, at the 256 columns `unit`.
+    __device__ __forceinline__ Cursor cursor(unsigned group, unsigned odd, unsigned row, unsigned unit,
+                                             unsigned part) const {
+        unsigned lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+        return {((row + g) * cut.parts + part) * GEMV4_ROW + g % 2 * 64 + t * 16,
+                scales_of(odd) + GROUPS_BYTES + (row + g) * scale_pitch + (unit * 4 + t) * SCALE_BYTES,
+                group * GEMV4_TILE * blocks % QUANT_GROUP + (row + g) * blocks + unit * 4 + t,
+                sums + part * GEMV4_SUMS_PITCH + row * TOKENS + t / 2 * GEMV4_TILE + g + t % 2 * 8};
+    }
+
+    // This warp's part of a stage, added to the sums.
+    __device__ __forceinline__ void take(unsigned s, const char *groups, const Cursor &at, const uint4 (&x)[4],
+                                         bool first) const {
+        const char *from = stage(s) + at.codes, *other = stage(s) + (at.codes ^ 64);
+        unsigned eight_rows = 8 * cut.parts * GEMV4_ROW;
+        uint4 low[2] = {load16(from), load16(other)}, high[2] = {load16(from + eight_rows), load16(other + eight_rows)};
+        float a = scale(at.scale, groups, at.block);
+        float b = scale(at.scale + 8 * scale_pitch, groups, at.block + 8 * blocks);
+        __syncwarp();
+        if (threadIdx.x % 32 == 0) empty[s].arrive();
+        float d[4];
+        multiply(low, high, x, d);
+        d[0] *= a, d[1] *= a, d[2] *= b, d[3] *= b;
+        float sum = add_lanes(d);
+        if (threadIdx.x % 4 / 2 < TOKENS) *at.sum = first ? sum : *at.sum + sum;
+    }
+
+    __device__ __forceinline__ void multiply_all() const {
+        unsigned warp = threadIdx.x / 32, part = warp % cut.parts, slot = warp / cut.parts, s = 0, parity = 0, odd = 0;
+        unsigned lane = threadIdx.x % 32, rows = cut.tiles * GEMV4_TILE;
+        fetch_scales(first_tile, 0);
+        cp_async_commit();
+        fill_table();
+        cp_async_wait<0>();
+        all_made(false);
+        begin_kernel();
+#pragma unroll 1
+        for (unsigned group = first_tile; group < end_tile; group += group_tiles, odd ^= 1) {
+            unsigned end = end_of_group(group);
+            fetch_scales(group + group_tiles, odd ^ 1);
+            cp_async_commit();
+#pragma unroll 1
+            for (unsigned step = 0; step < cut.steps; step++) {
+                unsigned unit = step * cut.parts + part;
+                bool some = slot < cut.tiles && unit * 4 < blocks;
+                uint4 x[4];
+                load_x(unit * UNIT_K, x);
+                Cursor at = cursor(group, odd, slot * GEMV4_TILE, unit, part);
+#pragma unroll 1
+                for (unsigned tile = group; tile < end; tile += cut.tiles) {
+                    full[s].wait(parity);
+                    if (some && tile + slot < end)
+                        take(s, scales_of(odd), at, x, step == 0);
+                    else if (lane == 0)
+                        empty[s].arrive();
+                    if (++s == STAGES) s = 0, parity ^= 1;
+                    at.scale += rows * scale_pitch, at.block += rows * blocks, at.sum += rows * TOKENS;
+                }
+            }
+            cp_async_wait<0>();
+            sync_multipliers();
+            store(group);
+            if (group + group_tiles < end_tile) sync_multipliers();
+        }
+    }
+
+    __device__ __forceinline__ void run() const {
+        if (threadIdx.x / 32 < GEMV4_WARPS) return multiply_all();
+        if (threadIdx.x % 32 == 0) {
+            for (unsigned s = 0; s < STAGES; s++) full[s].init(1), empty[s].init(GEMV4_WARPS);
+            barriers_are_made();
+        }
+        __syncwarp();
+        all_made(true);
+        copy();
+    }
+};
+#endif
