@@ -13,7 +13,7 @@ use halfbyte_runtime::{
     },
     llm::{Prepared, expect_effect, in_force},
     rag::{Index, context},
-    settings::{Asked, Program, RagConfig, RetrievalSettings},
+    settings::{Asked, Mode, Program, RagConfig, RetrievalSettings},
 };
 use indicatif::ProgressBar;
 use std::{ops::ControlFlow, process::ExitCode};
@@ -46,6 +46,9 @@ fn run(asked: Asked) -> Result<ExitCode> {
         note!("retrieval: {}: {most}", path.display());
     }
     let evaluation = &config.evaluation;
+    if evaluation.shuffle_options && evaluation.mode == Mode::Likelihood {
+        note!("options in other orders have the same likelihoods; --mode generate shows the model their order");
+    }
     if asked.check {
         let passages = |question: &str| passages(index.as_ref(), config, &prepared, question);
         let exam = Exam::new(&prepared, evaluation, index.is_some().then_some(&passages));
@@ -69,7 +72,7 @@ fn run(asked: Asked) -> Result<ExitCode> {
     })?;
     bar.finish_and_clear();
     match report {
-        Some(report) => print(&report, evaluation.output.display()),
+        Some(report) => print(&report, evaluation.mode, evaluation.output.display()),
         None => note!("interrupted: the same command goes on from here"),
     }
     Ok(exit_code(signals.caught()))
@@ -88,12 +91,15 @@ fn show(bar: &ProgressBar, Progress { done, accuracy, .. }: Progress) {
     bar.set_message(accuracy.map_or(String::new(), |accuracy| format!("{:.1} % right", 100.0 * accuracy.value())));
 }
 
-fn print(report: &Report, output: impl std::fmt::Display) {
+fn print(report: &Report, mode: Mode, output: impl std::fmt::Display) {
     let Report { n_rows, n_right, n_scored, n_unparsable, n_too_long, seconds, tokens, score, .. } = report;
     if let Some(score) = score {
         print_score(score, *n_right, *n_scored);
     }
-    say!("{n_rows} asked; answers without a letter: {n_unparsable}; too long for the model: {n_too_long}");
+    let written = mode == Mode::Generate;
+    let unparsable = if written { format!("answers without a letter: {n_unparsable}; ") } else { String::new() };
+    let wrong = if n_unparsable + n_too_long > 0 { " (counted as wrong)" } else { "" };
+    say!("{n_rows} asked; {unparsable}too long for the model: {n_too_long}{wrong}");
     say!("{} in {seconds:.1} s; metrics.json and details.csv are in {output}", Count(*tokens, "token"));
 }
 
@@ -107,7 +113,7 @@ fn print_score(score: &Score, n_right: usize, n_scored: usize) {
     );
     say!("always answering {}: {:.1} %", score.majority, percent(score.majority_baseline));
     if let (Some(per_token), Some(per_char)) = (score.accuracy_per_token, score.accuracy_per_char) {
-        say!("by likelihood a token {:.1} %, a character {:.1} %", percent(per_token), percent(per_char));
+        say!("by likelihood per token {:.1} %, per character {:.1} %", percent(per_token), percent(per_char));
     }
     if let Some(orders) = &score.orders {
         let each: Vec<_> = orders.accuracy.iter().map(|&share| format!("{:.1}", percent(share))).collect();

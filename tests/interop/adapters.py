@@ -36,8 +36,9 @@ RUNS = {
 }
 
 
-def compare_all(halfbyte: Halfbyte, table: Table, source: Path, tmp: Path) -> None:
-    """Trains, loads in peft, saves again; then the other way round."""
+def compare_all(halfbyte: Halfbyte, table: Table, source: Path, tmp: Path) -> dict:
+    """Trains, loads in peft, saves again; then the other way round. Gives the base and the adapter of each run."""
+    made = {}
     data = ["--data", source.parent / "town" / "train.jsonl"]
     sources = {False: source, True: untied(source, tmp / "untied")}
     for i, (name, (quant_type, nested, options)) in enumerate(RUNS.items()):
@@ -48,6 +49,8 @@ def compare_all(halfbyte: Halfbyte, table: Table, source: Path, tmp: Path) -> No
         halfbyte.run("train_qwen3_lora", "--model", trained, "--output", adapter, *data, *BRIEF, *options)
         from_halfbyte(halfbyte, table, f"trained by halfbyte: {name}", base, adapter, tmp)
         from_peft(halfbyte, table, f"made by peft: {name}", base, adapter, tmp)
+        made[name] = (base, adapter)
+    return made
 
 
 def untied(source: Path, to: Path) -> Path:

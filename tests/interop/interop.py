@@ -14,6 +14,7 @@ logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
 
 import adapters
 import checkpoints
+import likelihoods
 from common import ASSETS, GOLDEN, Halfbyte, Table
 
 
@@ -33,7 +34,8 @@ def main() -> int:
         for name, source in sources.items():
             checkpoints.compare_all(halfbyte, table, name, source, tmp)
         checkpoints.compare_block_sizes(halfbyte, table, "embedded bf16", tiny, tmp)
-        adapters.compare_all(halfbyte, table, tiny, tmp)
+        trained = adapters.compare_all(halfbyte, table, tiny, tmp)
+        likelihoods.compare_all(halfbyte, table, tiny, trained, tmp)
     return table.finish()
 
 

@@ -7,5 +7,6 @@ python=${PYTHON:-python3}
   echo "interop: $python lacks torch, transformers, peft or bitsandbytes; tests/interop/README.md says how to install them" >&2
   exit 2
 }
-cargo build --release --example quantize --example logits --example train_qwen3_lora
+cargo build --release --example quantize --example logits --example train_qwen3_lora \
+  --example evaluate_multiple_choice
 exec "$python" -B tests/interop/interop.py "${CARGO_TARGET_DIR:-target}/release/examples"

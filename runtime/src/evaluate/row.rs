@@ -72,9 +72,10 @@ impl Row {
         Self::new(item, prompt_sha256, Outcome::Generated { text, named, note }, tokens, seconds)
     }
 
-    /// Of a question that needs more tokens than the model has positions for.
+    /// Of a question that needs more tokens, with its longest option or all that may be written, than the model has
+    /// positions for.
     pub fn too_long(item: &Item, prompt_sha256: String, needed: usize, limit: usize) -> Self {
-        let note = format!("it needs {}, and the model takes {limit}", halfbyte::Count(needed, "token"));
+        let note = format!("it needs {} with its answer, and the model takes {limit}", halfbyte::Count(needed, "token"));
         Self::new(item, prompt_sha256, Outcome::TooLong { note }, 0, 0.0)
     }
 

@@ -22,8 +22,9 @@ use crate::{Error, Result};
 const SEGMENT_BYTES: usize = 8 << 20;
 /// What tantivy sizes its first tables by.
 const SEGMENT_MEMORY: usize = 64 << 20;
-/// The name of [`Bigrams`] in an index.
-pub(super) const TOKENIZER: &str = "bigrams";
+/// The names of [`Bigrams`] in an index: of hiragana, and of all else.
+pub(super) const HIRAGANA: &str = "hiragana";
+pub(super) const TERMS: &str = "terms";
 
 /// Makes an index of `sources` in the new or empty folder `dir`.
 pub(super) fn build(dir: &Path, sources: &[PathBuf], settings: &RetrievalSettings) -> Result<()> {
@@ -119,7 +120,8 @@ fn groups(mut documents: &[Document]) -> Vec<&[Document]> {
 fn segment(documents: &[Document], settings: &RetrievalSettings) -> tantivy::Result<tantivy::Index> {
     let (schema, fields) = Fields::schema();
     let tokenizers = TokenizerManager::default();
-    tokenizers.register(TOKENIZER, Bigrams);
+    tokenizers.register(TERMS, Bigrams { hiragana: false });
+    tokenizers.register(HIRAGANA, Bigrams { hiragana: true });
     let builder = tantivy::Index::builder().schema(schema).tokenizers(tokenizers);
     let mut writer: SingleSegmentIndexWriter =
         builder.single_segment_index_writer(RamDirectory::create(), SEGMENT_MEMORY)?;
@@ -133,12 +135,14 @@ fn segment(documents: &[Document], settings: &RetrievalSettings) -> tantivy::Res
 
 fn passage(fields: &Fields, document: &Document, text: &str, part: usize) -> TantivyDocument {
     let mut passage = TantivyDocument::new();
-    passage.add_text(fields.terms, text);
+    for field in [fields.terms, fields.hiragana] {
+        document.title.iter().for_each(|title| passage.add_text(field, title));
+        passage.add_text(field, text);
+    }
     passage.add_text(fields.text, text);
     passage.add_text(fields.source, &document.source);
     passage.add_u64(fields.part, part as u64);
     if let Some(title) = &document.title {
-        passage.add_text(fields.terms, title);
         passage.add_text(fields.title, title);
     }
     if let Some(id) = &document.id {

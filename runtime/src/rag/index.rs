@@ -9,11 +9,16 @@ use tantivy::schema::{
 };
 use tantivy::{DocAddress, ReloadPolicy, Searcher, TantivyDocument, Term};
 
-use super::build::{TOKENIZER, build};
+use super::build::{HIRAGANA, TERMS, build};
 use super::manifest::{Info, MANIFEST, Manifest};
+use super::terms::is_hiragana;
 use super::{RetrievalSettings, terms};
 use crate::options::PASSAGES;
 use crate::{Error, Result, files};
+
+/// How much a term of hiragana counts, of any other one: particles and polite endings say little of what is asked.
+/// `docs/retrieval.md` has what others would find.
+const HIRAGANA_WEIGHT: f32 = 0.1;
 
 /// Passages on the disk, found by their terms.
 pub struct Index {
@@ -93,16 +98,16 @@ impl Index {
         passages.map_err(|e| Error::Corrupt { path: self.dir.clone(), format: "index", reason: e.to_string() })
     }
 
-    /// Any of the terms; one that is there n times counts n times.
+    /// Any of the terms, by their weights; one that is there n times counts n times.
     fn query(&self, text: &str) -> BooleanQuery {
         let mut counts = BTreeMap::<String, f32>::new();
         for term in terms(text) {
-            *counts.entry(term).or_default() += 1.0;
+            *counts.entry(term).or_default() += if is_hiragana(&term) { HIRAGANA_WEIGHT } else { 1.0 };
         }
-        let one = |(term, count): (String, f32)| -> Box<dyn Query> {
-            let term = Term::from_field_text(self.fields.terms, &term);
-            let query = TermQuery::new(term, IndexRecordOption::WithFreqs);
-            Box::new(BoostQuery::new(Box::new(query), count))
+        let one = |(term, weight): (String, f32)| -> Box<dyn Query> {
+            let field = if is_hiragana(&term) { self.fields.hiragana } else { self.fields.terms };
+            let query = TermQuery::new(Term::from_field_text(field, &term), IndexRecordOption::WithFreqs);
+            Box::new(BoostQuery::new(Box::new(query), weight))
         };
         BooleanQuery::union(counts.into_iter().map(one).collect())
     }
@@ -124,7 +129,8 @@ impl Index {
 /// What is kept of a passage.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Fields {
-    /// Title and text, to be found by.
+    /// Title and text, to be found by: hiragana, and all else. Each has a length of its own in BM25.
+    pub hiragana: Field,
     pub terms: Field,
     pub text: Field,
     pub source: Field,
@@ -136,10 +142,13 @@ pub(super) struct Fields {
 impl Fields {
     pub fn schema() -> (Schema, Self) {
         let mut schema = Schema::builder();
-        let terms = TextFieldIndexing::default().set_tokenizer(TOKENIZER);
-        let terms = terms.set_index_option(IndexRecordOption::WithFreqs);
+        let found_by = |tokenizer| {
+            let indexing = TextFieldIndexing::default().set_tokenizer(tokenizer);
+            TextOptions::default().set_indexing_options(indexing.set_index_option(IndexRecordOption::WithFreqs))
+        };
         let fields = Self {
-            terms: schema.add_text_field("terms", TextOptions::default().set_indexing_options(terms)),
+            hiragana: schema.add_text_field("hiragana", found_by(HIRAGANA)),
+            terms: schema.add_text_field("terms", found_by(TERMS)),
             text: schema.add_text_field("text", STORED),
             source: schema.add_text_field("source", STORED),
             title: schema.add_text_field("title", STORED),

@@ -13,7 +13,7 @@ use crate::{Error, Result, files};
 pub(super) const MANIFEST: &str = "halfbyte-index.json";
 
 /// What is stored, and the terms that it is found by; tantivy has a version of its own.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// What an index holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,22 +8,25 @@ use unicode_normalization::UnicodeNormalization;
 /// Longer words are cut.
 const LONGEST_WORD: usize = 64;
 
-/// The terms of a text, in its order: words in lower case, and each two characters that follow each other in Chinese,
-/// Japanese and Korean. Forms of the same character (full and half width) are one, by Unicode's NFKC.
+/// The terms of a text, in its order: words in lower case, and in Chinese, Japanese and Korean each two characters of one
+/// script that follow each other, or one that stands alone in its script. Forms of the same character (full and half
+/// width) are one, by Unicode's NFKC.
 pub fn terms(text: &str) -> Vec<String> {
     let mut stream = Terms::new(text);
     iter::from_fn(|| stream.next().map(|token| token.text.clone())).collect()
 }
 
-/// [`terms`] for tantivy.
+/// Those of [`terms`] for tantivy that are hiragana, or those that are not.
 #[derive(Clone)]
-pub(super) struct Bigrams;
+pub(super) struct Bigrams {
+    pub hiragana: bool,
+}
 
 impl Tokenizer for Bigrams {
     type TokenStream<'a> = Terms;
 
     fn token_stream<'a>(&'a mut self, text: &'a str) -> Terms {
-        Terms::new(text)
+        Terms { only: Some(self.hiragana), ..Terms::new(text) }
     }
 }
 
@@ -31,12 +34,14 @@ pub(super) struct Terms {
     chars: Vec<char>,
     at: usize,
     token: Token,
+    /// Whether only hiragana are wanted, or all else.
+    only: Option<bool>,
 }
 
 impl Terms {
     fn new(text: &str) -> Self {
         let chars = text.nfkc().flat_map(char::to_lowercase).collect();
-        Self { chars, at: 0, token: Token::default() }
+        Self { chars, at: 0, token: Token::default(), only: None }
     }
 
     /// The characters of the next term, and where the one after it begins.
@@ -44,26 +49,29 @@ impl Terms {
         let rest = &self.chars[self.at..];
         let skipped = rest.iter().position(|&c| c.is_alphanumeric())?;
         let (start, rest) = (self.at + skipped, &rest[skipped..]);
-        if !is_unspaced(rest[0]) {
-            let word = |c: &char| c.is_alphanumeric() && !is_unspaced(*c);
-            let len = rest.iter().take(LONGEST_WORD).take_while(|c| word(c)).count();
+        let script = Script::of(rest[0]);
+        let most = if script == Script::Spaced { LONGEST_WORD } else { 3 };
+        let len = rest.iter().take(most).take_while(|&&c| c.is_alphanumeric() && Script::of(c) == script).count();
+        if script == Script::Spaced {
             return Some((&rest[..len], start + len));
         }
-        let follows = |i: usize| rest.get(i).is_some_and(|&c| c.is_alphanumeric() && is_unspaced(c));
-        let len = 1 + usize::from(follows(1));
         // The last pair of a run is its end, and not the beginning of a term of one.
-        Some((&rest[..len], start + if follows(2) { 1 } else { len }))
+        Some((&rest[..len.min(2)], start + if len > 2 { 1 } else { len }))
     }
 }
 
 impl TokenStream for Terms {
     fn advance(&mut self) -> bool {
-        let Some((term, next)) = self.term() else { return false };
-        let text = term.iter().collect();
-        self.token.text = text;
-        self.token.position = self.token.position.wrapping_add(1);
-        self.at = next;
-        true
+        while let Some((term, next)) = self.term() {
+            let text: String = term.iter().collect();
+            self.at = next;
+            if self.only.is_none_or(|hiragana| hiragana == is_hiragana(&text)) {
+                self.token.text = text;
+                self.token.position = self.token.position.wrapping_add(1);
+                return true;
+            }
+        }
+        false
     }
 
     fn token(&self) -> &Token {
@@ -73,6 +81,34 @@ impl TokenStream for Terms {
     fn token_mut(&mut self) -> &mut Token {
         &mut self.token
     }
+}
+
+/// Characters that make terms together.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Script {
+    /// Words have spaces between them.
+    Spaced,
+    Hiragana,
+    Katakana,
+    Hangul,
+    Kanji,
+}
+
+impl Script {
+    fn of(c: char) -> Self {
+        match c {
+            'ぁ'..='ゟ' => Self::Hiragana,
+            '゠'..='ヿ' | 'ㇰ'..='ㇿ' => Self::Katakana,
+            '가'..='힣' => Self::Hangul,
+            c if is_unspaced(c) => Self::Kanji,
+            _ => Self::Spaced,
+        }
+    }
+}
+
+/// Whether a term is made of hiragana, which write endings and particles more than words.
+pub(super) fn is_hiragana(term: &str) -> bool {
+    term.starts_with(|c| Script::of(c) == Script::Hiragana)
 }
 
 /// Whether a letter is of a script whose words nothing separates, or whose words carry their endings.
@@ -92,8 +128,21 @@ mod tests {
         assert_eq!(terms("第５条・第6項 ｶﾞｽ"), ["第", "5", "条", "第", "6", "項", "ガス"]);
         assert_eq!(terms("The Qwen3 model's, ＡＢＣ!"), ["the", "qwen3", "model", "s", "abc"]);
         assert_eq!(terms("大文字"), ["大文", "文字"]);
+        assert_eq!(terms("税は行う、りんごのケーキ"), ["税", "は", "行", "う", "りん", "んご", "ごの", "ケー", "ーキ"]);
+        assert_eq!(terms("세금은 내다"), ["세금", "금은", "내다"]);
         assert_eq!(terms(" 。、!? \n"), [""; 0]);
         assert_eq!(terms(&"x".repeat(100)).iter().map(String::len).collect::<Vec<_>>(), [64, 36]);
+    }
+
+    #[test]
+    fn hiragana_and_all_else_are_told_apart() {
+        let split = |hiragana| {
+            let mut bigrams = Bigrams { hiragana };
+            let mut stream = bigrams.token_stream("税は払わない。Tax!");
+            iter::from_fn(|| stream.next().map(|token| token.text.clone())).collect::<Vec<_>>()
+        };
+        assert_eq!(split(false), ["税", "払", "tax"]);
+        assert_eq!(split(true), ["は", "わな", "ない"]);
     }
 
     proptest! {

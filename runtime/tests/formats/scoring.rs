@@ -69,7 +69,7 @@ fn a_report_by_hand() {
     rows[0] = Row::too_long(&items[0], "hash".into(), 5000, 4096);
     let worse = report(&rows);
     assert_eq!((worse.n_too_long, worse.n_right), (1, 1));
-    assert_eq!(rows[0].note(), "it needs 5000 tokens, and the model takes 4096");
+    assert_eq!(rows[0].note(), "it needs 5000 tokens with its answer, and the model takes 4096");
     let unscored = serde_json::to_value(report(&rows[4..])).unwrap();
     assert!(
         unscored.get("accuracy").is_none() && unscored["n_scored"] == 0 && unscored["settings"]["mode"] == "generate"
@@ -210,7 +210,7 @@ fn scores_have_columns() {
     let sum = scores([1.0, 2.0, 0.5]).sum;
     assert_eq!(rows[0].iter().skip(8).take(3).map(|x| x.parse().unwrap()).collect::<Vec<f64>>(), sum);
     assert_eq!((&rows[0][11], &rows[0][5], &rows[4][8], &rows[4][11]), ("c", "c", "", ""));
-    assert_eq!(&rows[4][22], "it needs 9 tokens, and the model takes 8");
+    assert_eq!(&rows[4][22], "it needs 9 tokens with its answer, and the model takes 8");
 }
 
 #[test]

@@ -71,11 +71,11 @@ fn another_version_is_told_to_build_again() {
     let (folder, _) = written(dir.path());
     let path = folder.join(MANIFEST);
     let text = fs::read_to_string(&path).unwrap();
-    for newer in [text.replace("halfbyte_index v1", "halfbyte_index v2"), r#"{"format": "v9"}"#.to_owned()] {
+    for newer in [text.replace("halfbyte_index v2", "halfbyte_index v3"), r#"{"format": "v9"}"#.to_owned()] {
         assert_ne!(newer, text);
         fs::write(&path, newer).unwrap();
         let error = refusal(&folder);
-        assert!(error.contains("build it again") && error.contains("halfbyte_index v1"), "{error}");
+        assert!(error.contains("build it again") && error.contains("halfbyte_index v2"), "{error}");
     }
 }
 

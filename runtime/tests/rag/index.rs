@@ -125,6 +125,26 @@ fn a_build_that_fails_anywhere_leaves_no_index_or_a_whole_one() {
     }
 }
 
+/// A question's polite words say nothing of the answer, but a word in hiragana does.
+#[test]
+fn hiragana_counts_less_than_other_terms_and_not_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.jsonl");
+    let texts = [
+        "教えてください、教えてくださいとはどのような言葉か",
+        "税の額",
+        "りんごの値段",
+        "みかんの値段",
+        "いちごの値段",
+    ];
+    let lines = texts.map(|text| format!("{{\"text\": \"{text}\", \"source\": \"{text}\"}}\n"));
+    fs::write(&file, lines.concat()).unwrap();
+    let index = Index::build(&dir.path().join("index"), &[file], &RetrievalSettings::default()).unwrap();
+    assert_eq!(found(&index, "税とはどのようなものかを言ってください")[0], "税の額");
+    assert_eq!(found(&index, "みかんの値段")[0], "みかんの値段");
+    assert_eq!(found(&index, "りんご")[0], "りんごの値段");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
