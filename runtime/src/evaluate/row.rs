@@ -75,7 +75,8 @@ impl Row {
     /// Of a question that needs more tokens, with its longest option or all that may be written, than the model has
     /// positions for.
     pub fn too_long(item: &Item, prompt_sha256: String, needed: usize, limit: usize) -> Self {
-        let note = format!("it needs {} with its answer, and the model takes {limit}", halfbyte::Count(needed, "token"));
+        let note =
+            format!("it needs {} with its answer, and the model takes {limit}", halfbyte::Count(needed, "token"));
         Self::new(item, prompt_sha256, Outcome::TooLong { note }, 0, 0.0)
     }
 
