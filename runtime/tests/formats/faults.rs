@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
 
 use halfbyte_runtime::Result;
 use halfbyte_runtime::checkpoint::{Checkpoint, CheckpointWriter, Dtype, Tensor};
@@ -211,6 +212,8 @@ fn a_reader_sees_no_mixture() {
         scope.spawn(|| {
             for both in both.iter().cycle().take_while(|_| !done.load(SeqCst)) {
                 both.save(dir.path()).unwrap();
+                // A reader waits for its turn, but not for ever.
+                std::thread::sleep(Duration::from_millis(2));
             }
         });
         let whole = |_| Adapter::open(dir.path(), &model).map(|(now, _)| both.contains(&now));
