@@ -291,19 +291,3 @@ ENTRIES(4, f32)
 ENTRIES(8, f32)
 
 // One block for each row.
-template <class T> __device__ void cache_append(const CacheAppendParams &p) {
-    size_t row = blockIdx.x;
-    unsigned seq = p.seqs[row], position = p.positions[row];
-    if (seq >= p.n_seqs || position >= p.capacity) return;
-    const T *k = row_of<T>(p.k, row), *v = row_of<T>(p.v, row);
-    size_t at = (size_t(seq) * p.capacity + position) * p.width;
-    T *k_to = static_cast<T *>(p.k_cache) + at, *v_to = static_cast<T *>(p.v_cache) + at;
-    bool packed = aligned16(k, 0) && aligned16(v, 0) && aligned16(k_to, 0) && aligned16(v_to, 0);
-    unsigned packs = packed ? p.width / VEC<T> : 0;
-    for (unsigned i = threadIdx.x; i < packs; i += blockDim.x) {
-        store_pack(k_to + i * VEC<T>, load_pack(k + i * VEC<T>));
-        store_pack(v_to + i * VEC<T>, load_pack(v + i * VEC<T>));
-    }
-    for (unsigned i = packs * VEC<T> + threadIdx.x; i < p.width; i += blockDim.x) k_to[i] = k[i], v_to[i] = v[i];
-}
-INSTANTIATE(cache_append, CacheAppendParams)

@@ -262,7 +262,8 @@ typedef struct {
 } RmsNormGradParams;
 enum { RMS_NORM_THREADS = 256 };
 
-// qk_norm_rope: norm of each head, then rotation; rows of qkv are [q | k | v].
+// qk_norm_rope: norm of each head, then rotation; rows of qkv are [q | k | v]. With a cache,
+// cache[seqs[i], positions[i], :] = row i of the keys and of the values.
 typedef struct {
     Matrix qkv;                // T [n, (q_heads + 2 kv_heads) dim]
     const float *q_weight;     // [dim]
@@ -272,7 +273,10 @@ typedef struct {
     const float *sin;          // [max_positions, dim / 2]
     MatrixMut q;               // T [n, q_heads dim]
     MatrixMut k;               // T [n, kv_heads dim]
-    unsigned n, q_heads, kv_heads, dim, max_positions;
+    const unsigned *seqs;      // [n], or null without a cache
+    void *k_cache;             // T [n_seqs, capacity, kv_heads dim]
+    void *v_cache;             // T [n_seqs, capacity, kv_heads dim]
+    unsigned n, q_heads, kv_heads, dim, max_positions, n_seqs, capacity;
     float eps;
 } QkNormRopeParams;
 
@@ -345,17 +349,6 @@ typedef struct {
     float scale;
 } AttentionGradParams;
 
-// cache_append: cache[seqs[i], positions[i], :] = row i.
-typedef struct {
-    Matrix k; // T [n, width]
-    Matrix v; // T [n, width]
-    const unsigned *seqs;
-    const unsigned *positions;
-    void *k_cache; // T [n_seqs, capacity, width]
-    void *v_cache; // T [n_seqs, capacity, width]
-    unsigned n, width, n_seqs, capacity;
-} CacheAppendParams;
-enum { CACHE_APPEND_THREADS = 128 };
 
 // decode_attention: one query row for each sequence over positions 0 ..= positions[b]; split over the cache.
 typedef struct {

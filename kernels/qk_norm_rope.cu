@@ -54,22 +54,24 @@ template <class T, int D> struct Half {
     }
 };
 
-// Up to HEADS heads of one token, all queries or all keys. A job past the last one is the last one again, so that
-// whole warps stay together; it stores the same values.
+// Up to HEADS heads of one token: all queries, all keys, or, where `values` are wanted too, all values. A job past the
+// last one is the last one again, so that whole warps stay together; it stores the same values.
 template <class T, int D> struct Job {
     static constexpr unsigned LANES = D / 2 / VEC<T>;
     unsigned token, first, count, at;
-    bool keys;
+    bool keys, values;
 
-    __device__ __forceinline__ Job(unsigned n, unsigned q_heads, unsigned kv_heads) {
-        unsigned q_jobs = (q_heads + HEADS - 1) / HEADS, jobs = q_jobs + (kv_heads + HEADS - 1) / HEADS;
+    __device__ __forceinline__ Job(unsigned n, unsigned q_heads, unsigned kv_heads, bool with_values) {
+        unsigned q_jobs = (q_heads + HEADS - 1) / HEADS, kv_jobs = (kv_heads + HEADS - 1) / HEADS;
+        unsigned jobs = q_jobs + (with_values ? 2 : 1) * kv_jobs;
         size_t index = (size_t(blockIdx.x) * THREADS + threadIdx.x) / LANES;
         index = min(index, size_t(n) * jobs - 1);
         token = index / jobs;
         unsigned job = index % jobs;
-        keys = job >= q_jobs;
-        first = (keys ? job - q_jobs : job) * HEADS;
-        count = min((keys ? kv_heads : q_heads) - first, HEADS + 0u);
+        values = job >= q_jobs + kv_jobs;
+        keys = job >= q_jobs && !values;
+        first = (values ? job - q_jobs - kv_jobs : keys ? job - q_jobs : job) * HEADS;
+        count = min((keys || values ? kv_heads : q_heads) - first, HEADS + 0u);
         at = threadIdx.x % LANES * VEC<T>;
     }
 };
@@ -88,32 +90,45 @@ template <class T, int D> struct Factors {
     }
 };
 
+// Where a job's heads go in a cache, or null.
+template <class T, int D>
+__device__ __forceinline__ T *cache_row(const QkNormRopeParams &p, const Job<T, D> &job) {
+    if (!p.seqs || !(job.keys || job.values)) return nullptr;
+    unsigned seq = p.seqs[job.token], position = p.positions[job.token];
+    if (seq >= p.n_seqs || position >= p.capacity) return nullptr;
+    size_t row = size_t(seq) * p.capacity + position;
+    return static_cast<T *>(job.keys ? p.k_cache : p.v_cache) + (row * p.kv_heads + job.first) * D;
+}
+
 template <class T, int D> __device__ __forceinline__ void qk_norm_rope(const QkNormRopeParams &p) {
-    Job<T, D> job(p.n, p.q_heads, p.kv_heads);
-    const T *x = row_of<T>(p.qkv, job.token) + (job.keys ? p.q_heads * D : 0) +
-                 job.first * D;
-    T *out = job.keys ? row_of<T>(p.k, job.token) + job.first * D
-                      : row_of<T>(p.q, job.token) + job.first * D;
-    bool packed = aligned16(x, 0) && aligned16(out, 0);
+    Job<T, D> job(p.n, p.q_heads, p.kv_heads, p.seqs);
+    unsigned before = job.values ? p.q_heads + p.kv_heads : job.keys ? p.q_heads : 0;
+    const T *x = row_of<T>(p.qkv, job.token) + (before + job.first) * D;
+    T *out = job.values ? nullptr : row_of<T>(job.keys ? p.k : p.q, job.token) + job.first * D;
+    T *cached = cache_row<T, D>(p, job);
+    bool packed = aligned16(x, 0) && aligned16(out, 0) && aligned16(cached, 0);
     Half<T, D> h[HEADS];
 #pragma unroll
     for (int i = 0; i < HEADS; i++) h[i].load_row(x + min(i + 0u, job.count - 1) * D, job.at, packed);
     Factors<T, D> f(p, job);
 #pragma unroll
     for (int i = 0; i < HEADS; i++) {
-        float scale = 1.f / sqrtf(h[i].dot(h[i]) / D + p.eps);
+        float scale = 1.f / sqrtf(h[i].dot(h[i]) / D + p.eps); // by all lanes of a warp, whatever their jobs
 #pragma unroll
         for (int j = 0; j < VEC<T>; j++) {
+            if (job.values) break;
             float low = h[i].low[j] * scale * f.weight.low[j], high = h[i].high[j] * scale * f.weight.high[j];
             h[i].low[j] = low * f.cos[j] - high * f.sin[j];
             h[i].high[j] = high * f.cos[j] + low * f.sin[j];
         }
-        if (i < job.count) h[i].store_row(out + i * D, job.at, packed);
+        if (i >= job.count) continue;
+        if (out) h[i].store_row(out + i * D, job.at, packed);
+        if (cached) h[i].store_row(cached + i * D, job.at, packed);
     }
 }
 
 template <class T, int D> __device__ __forceinline__ void qk_norm_rope_grad(const QkNormRopeGradParams &p) {
-    Job<T, D> job(p.n, p.q_heads, p.kv_heads);
+    Job<T, D> job(p.n, p.q_heads, p.kv_heads, false);
     size_t column = (job.keys ? p.q_heads * D : 0) + job.first * D;
     const T *x = row_of<T>(p.qkv, job.token) + column;
     const T *d_out = job.keys ? row_of<T>(p.d_k, job.token) + job.first * D

@@ -32,7 +32,6 @@ macro_rules! each_op {
             qk_norm_rope_grad(QkNormRopeGrad<T>) in qk_norm_rope;
             attention(Attention<T>) in attention;
             attention_grad(AttentionGrad<T>) in attention;
-            cache_append(CacheAppend<T>) in decode_attention;
             decode_attention(DecodeAttention<T>) in decode_attention;
             swiglu(Swiglu<T>) in swiglu;
             swiglu_grad(SwigluGrad<T>) in swiglu;

@@ -3,7 +3,7 @@
 
 use halfbyte::{
     Backend, Buf, Cpu, Mat, elements,
-    ops::{Attention, CacheAppend, DecodeAttention, Dequantize, Heads, Op},
+    ops::{Attention, CacheRows, DecodeAttention, Dequantize, Heads, Op, QkNormRope},
     quant::{Absmax, Format, Weight4},
 };
 use halfbyte_runtime::{
@@ -97,14 +97,25 @@ proptest! {
     fn caches_are_no_larger_than_their_memory([capacity, other] in pair(), heads in [size(), size(), size()]) {
         let [q, k, mut k_cache, mut v_cache, mut out] = views();
         let at = Cpu::new().zeros(1).unwrap();
-        for width in [1, 8, 64] {
-            let row = || k.at(0..width);
-            let (k, v) = (Mat::new(row(), 1, width), Mat::new(row(), 1, width));
-            let (k_cache, v_cache) = (k_cache.view_mut(), v_cache.view_mut());
-            let append = CacheAppend { k, v, seqs: at.view(), positions: at.view(), capacity, k_cache, v_cache };
-            let row = product(&[capacity, width]).filter(|row| (1..=LEN as u128).contains(row));
-            prop_assert_eq!(append.check(&Cpu::new()).is_ok(), row.is_some_and(|row| (LEN as u128).is_multiple_of(row)));
-        }
+        let [wide, mut q_out, mut k_out, table, _] = views();
+        let [wide, table] = [&wide, &table].map(|buf| buf.at(0..LEN));
+        let half = || table.at(0..16);
+        let cache = CacheRows { seqs: at.view(), capacity, k: k_cache.view_mut(), v: v_cache.view_mut() };
+        let append = QkNormRope {
+            qkv: Mat::new(k.view().at(0..0), 0, 96),
+            heads: Heads { q: 1, kv: 1, dim: 32 },
+            q_weight: table.at(0..32),
+            k_weight: wide.at(0..32),
+            eps: 1e-6,
+            positions: at.view().at(0..0),
+            cos: half(),
+            sin: half(),
+            q: q_out.mat_mut(0, 32),
+            k: k_out.mat_mut(0, 32),
+            cache: Some(CacheRows { seqs: at.view().at(0..0), ..cache }),
+        };
+        let row = product(&[capacity, 32]).filter(|row| (1..=LEN as u128).contains(row));
+        prop_assert_eq!(append.check(&Cpu::new()).is_ok(), row.is_some_and(|row| (LEN as u128).is_multiple_of(row)));
         let [many, kv, dim] = heads;
         for heads in [Heads { q: 1, kv: 1, dim: 64 }, Heads { q: many, kv, dim }, Heads { q: many, kv: other, dim: 32 }] {
             let (q, out) = (Mat::new(q.view(), 1, LEN), out.mat_mut(1, LEN));

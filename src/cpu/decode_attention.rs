@@ -2,24 +2,8 @@ use super::{
     math, par,
     simd::{convert, vectorize},
 };
-use crate::{
-    Cpu, Float,
-    ops::{CacheAppend, DecodeAttention},
-};
+use crate::{Cpu, Float, ops::DecodeAttention};
 use rayon::prelude::*;
-
-pub(super) fn cache_append<T: Float>(op: CacheAppend<'_, Cpu, T>) {
-    let CacheAppend { k, v, seqs, positions, capacity, k_cache, v_cache } = op;
-    let width = k.cols;
-    let (k_cache, v_cache) = (k_cache.into_slice(), v_cache.into_slice());
-    for (i, (&seq, &position)) in seqs.slice().iter().zip(positions.slice()).enumerate() {
-        let at = (seq as usize * capacity + position as usize) * width;
-        if (position as usize) < capacity && at + width <= k_cache.len() {
-            k_cache[at..at + width].copy_from_slice(k.row(i));
-            v_cache[at..at + width].copy_from_slice(v.row(i));
-        }
-    }
-}
 
 pub(super) fn decode_attention<T: Float>(op: DecodeAttention<'_, Cpu, T>) {
     let DecodeAttention { q, k_cache, v_cache, heads, positions, capacity, scale, out } = op;

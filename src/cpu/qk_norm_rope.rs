@@ -4,8 +4,8 @@ use super::{
     simd::{convert, vectorize},
 };
 use crate::{
-    Cpu, Float, View,
-    ops::{QkNormRope, QkNormRopeGrad},
+    Cpu, Float, Mat, View,
+    ops::{CacheRows, QkNormRope, QkNormRopeGrad},
 };
 use rayon::prelude::*;
 
@@ -27,9 +27,9 @@ fn rotate(u: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
 }
 
 pub(super) fn qk_norm_rope<T: Float>(op: QkNormRope<'_, Cpu, T>) {
-    let QkNormRope { qkv, heads, q_weight, k_weight, eps, positions, cos, sin, q, k } = op;
+    let QkNormRope { qkv, heads, q_weight, k_weight, eps, positions, cos, sin, q, mut k, cache } = op;
     let d = heads.dim;
-    let rows = par::rows_mut(q).zip(par::rows_mut(k)).enumerate().with_min_len(par::grain(qkv.cols));
+    let rows = par::rows_mut(q).zip(par::rows_mut(k.reborrow())).enumerate().with_min_len(par::grain(qkv.cols));
     rows.for_each_init(
         || vec![0.0; d],
         |u, (i, (q, k))| {
@@ -50,6 +50,27 @@ pub(super) fn qk_norm_rope<T: Float>(op: QkNormRope<'_, Cpu, T>) {
             );
         },
     );
+    if let Some(cache) = cache {
+        append(k.mat(), qkv.columns((heads.q + heads.kv) * d..qkv.cols), positions, cache);
+    }
+}
+
+/// Keys and values of the tokens, row by row.
+fn append<T: Float>(
+    k: Mat<'_, Cpu, T>,
+    v: Mat<'_, Cpu, T>,
+    positions: View<'_, Cpu, u32>,
+    cache: CacheRows<'_, Cpu, T>,
+) {
+    let CacheRows { seqs, capacity, k: k_cache, v: v_cache } = cache;
+    let (width, k_cache, v_cache) = (k.cols, k_cache.into_slice(), v_cache.into_slice());
+    for (i, (&seq, &position)) in seqs.slice().iter().zip(positions.slice()).enumerate() {
+        let at = (seq as usize * capacity + position as usize) * width;
+        if (position as usize) < capacity && at + width <= k_cache.len() {
+            k_cache[at..at + width].copy_from_slice(k.row(i));
+            v_cache[at..at + width].copy_from_slice(v.row(i));
+        }
+    }
 }
 
 pub(super) fn qk_norm_rope_grad<T: Float>(op: QkNormRopeGrad<'_, Cpu, T>) {

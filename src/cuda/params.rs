@@ -456,16 +456,21 @@ pub struct QkNormRopeParams {
     pub sin: *const f32,
     pub q: MatrixMut,
     pub k: MatrixMut,
+    pub seqs: *const ::core::ffi::c_uint,
+    pub k_cache: *mut ::core::ffi::c_void,
+    pub v_cache: *mut ::core::ffi::c_void,
     pub n: ::core::ffi::c_uint,
     pub q_heads: ::core::ffi::c_uint,
     pub kv_heads: ::core::ffi::c_uint,
     pub dim: ::core::ffi::c_uint,
     pub max_positions: ::core::ffi::c_uint,
+    pub n_seqs: ::core::ffi::c_uint,
+    pub capacity: ::core::ffi::c_uint,
     pub eps: f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of QkNormRopeParams"][::core::mem::size_of::<QkNormRopeParams>() - 112usize];
+    ["Size of QkNormRopeParams"][::core::mem::size_of::<QkNormRopeParams>() - 144usize];
     ["Alignment of QkNormRopeParams"][::core::mem::align_of::<QkNormRopeParams>() - 8usize];
     ["Offset of field: QkNormRopeParams::qkv"][::core::mem::offset_of!(QkNormRopeParams, qkv) - 0usize];
     ["Offset of field: QkNormRopeParams::q_weight"][::core::mem::offset_of!(QkNormRopeParams, q_weight) - 16usize];
@@ -475,13 +480,18 @@ const _: () = {
     ["Offset of field: QkNormRopeParams::sin"][::core::mem::offset_of!(QkNormRopeParams, sin) - 48usize];
     ["Offset of field: QkNormRopeParams::q"][::core::mem::offset_of!(QkNormRopeParams, q) - 56usize];
     ["Offset of field: QkNormRopeParams::k"][::core::mem::offset_of!(QkNormRopeParams, k) - 72usize];
-    ["Offset of field: QkNormRopeParams::n"][::core::mem::offset_of!(QkNormRopeParams, n) - 88usize];
-    ["Offset of field: QkNormRopeParams::q_heads"][::core::mem::offset_of!(QkNormRopeParams, q_heads) - 92usize];
-    ["Offset of field: QkNormRopeParams::kv_heads"][::core::mem::offset_of!(QkNormRopeParams, kv_heads) - 96usize];
-    ["Offset of field: QkNormRopeParams::dim"][::core::mem::offset_of!(QkNormRopeParams, dim) - 100usize];
+    ["Offset of field: QkNormRopeParams::seqs"][::core::mem::offset_of!(QkNormRopeParams, seqs) - 88usize];
+    ["Offset of field: QkNormRopeParams::k_cache"][::core::mem::offset_of!(QkNormRopeParams, k_cache) - 96usize];
+    ["Offset of field: QkNormRopeParams::v_cache"][::core::mem::offset_of!(QkNormRopeParams, v_cache) - 104usize];
+    ["Offset of field: QkNormRopeParams::n"][::core::mem::offset_of!(QkNormRopeParams, n) - 112usize];
+    ["Offset of field: QkNormRopeParams::q_heads"][::core::mem::offset_of!(QkNormRopeParams, q_heads) - 116usize];
+    ["Offset of field: QkNormRopeParams::kv_heads"][::core::mem::offset_of!(QkNormRopeParams, kv_heads) - 120usize];
+    ["Offset of field: QkNormRopeParams::dim"][::core::mem::offset_of!(QkNormRopeParams, dim) - 124usize];
     ["Offset of field: QkNormRopeParams::max_positions"]
-        [::core::mem::offset_of!(QkNormRopeParams, max_positions) - 104usize];
-    ["Offset of field: QkNormRopeParams::eps"][::core::mem::offset_of!(QkNormRopeParams, eps) - 108usize];
+        [::core::mem::offset_of!(QkNormRopeParams, max_positions) - 128usize];
+    ["Offset of field: QkNormRopeParams::n_seqs"][::core::mem::offset_of!(QkNormRopeParams, n_seqs) - 132usize];
+    ["Offset of field: QkNormRopeParams::capacity"][::core::mem::offset_of!(QkNormRopeParams, capacity) - 136usize];
+    ["Offset of field: QkNormRopeParams::eps"][::core::mem::offset_of!(QkNormRopeParams, eps) - 140usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -636,36 +646,6 @@ const _: () = {
     ["Offset of field: AttentionGradParams::dim"][::core::mem::offset_of!(AttentionGradParams, dim) - 172usize];
     ["Offset of field: AttentionGradParams::scale"][::core::mem::offset_of!(AttentionGradParams, scale) - 176usize];
 };
-#[repr(C)]
-#[derive(Debug, Copy, Clone)]
-pub struct CacheAppendParams {
-    pub k: Matrix,
-    pub v: Matrix,
-    pub seqs: *const ::core::ffi::c_uint,
-    pub positions: *const ::core::ffi::c_uint,
-    pub k_cache: *mut ::core::ffi::c_void,
-    pub v_cache: *mut ::core::ffi::c_void,
-    pub n: ::core::ffi::c_uint,
-    pub width: ::core::ffi::c_uint,
-    pub n_seqs: ::core::ffi::c_uint,
-    pub capacity: ::core::ffi::c_uint,
-}
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of CacheAppendParams"][::core::mem::size_of::<CacheAppendParams>() - 80usize];
-    ["Alignment of CacheAppendParams"][::core::mem::align_of::<CacheAppendParams>() - 8usize];
-    ["Offset of field: CacheAppendParams::k"][::core::mem::offset_of!(CacheAppendParams, k) - 0usize];
-    ["Offset of field: CacheAppendParams::v"][::core::mem::offset_of!(CacheAppendParams, v) - 16usize];
-    ["Offset of field: CacheAppendParams::seqs"][::core::mem::offset_of!(CacheAppendParams, seqs) - 32usize];
-    ["Offset of field: CacheAppendParams::positions"][::core::mem::offset_of!(CacheAppendParams, positions) - 40usize];
-    ["Offset of field: CacheAppendParams::k_cache"][::core::mem::offset_of!(CacheAppendParams, k_cache) - 48usize];
-    ["Offset of field: CacheAppendParams::v_cache"][::core::mem::offset_of!(CacheAppendParams, v_cache) - 56usize];
-    ["Offset of field: CacheAppendParams::n"][::core::mem::offset_of!(CacheAppendParams, n) - 64usize];
-    ["Offset of field: CacheAppendParams::width"][::core::mem::offset_of!(CacheAppendParams, width) - 68usize];
-    ["Offset of field: CacheAppendParams::n_seqs"][::core::mem::offset_of!(CacheAppendParams, n_seqs) - 72usize];
-    ["Offset of field: CacheAppendParams::capacity"][::core::mem::offset_of!(CacheAppendParams, capacity) - 76usize];
-};
-pub const CACHE_APPEND_THREADS: u32 = 128;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct DecodeAttentionParams {

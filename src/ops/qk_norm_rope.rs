@@ -1,13 +1,41 @@
 use super::{Check, Heads, Op};
-use crate::{Backend, Float, Mat, MatMut, Result, View};
+use crate::{Backend, Float, Mat, MatMut, Result, View, ViewMut};
 
-/// Normalises every query and key head, then rotates it by its position.
+/// A cache of keys and values, and where those of new tokens go in it.
+///
+/// Token `i` goes to row `[seqs[i], positions[i]]`. One whose position is `capacity` or more, or whose sequence does not
+/// exist, is left out.
+pub struct CacheRows<'a, B: Backend, T: Float> {
+    /// `[n]`.
+    pub seqs: View<'a, B, u32>,
+    /// Positions of one sequence in the cache.
+    pub capacity: usize,
+    /// `[n_seqs, capacity, heads.kv d]`.
+    pub k: ViewMut<'a, B, T>,
+    /// `[n_seqs, capacity, heads.kv d]`.
+    pub v: ViewMut<'a, B, T>,
+}
+
+impl<B: Backend, T: Float> CacheRows<'_, B, T> {
+    fn verify(&self, check: &Check<'_, B>, n: usize, heads: Heads) -> Result<()> {
+        check.len("cache.seqs", &self.seqs, n)?;
+        check.dims(&[self.capacity])?;
+        let row = self.capacity * heads.kv * heads.dim;
+        check.view_mut("cache.k", &self.k)?;
+        let whole = row > 0 && self.k.len().is_multiple_of(row);
+        check.value(whole, "cache.k", self.k.len(), "it must hold whole sequences")?;
+        check.dims(&[self.k.len() / row])?;
+        check.len_mut("cache.v", &self.v, self.k.len())
+    }
+}
+
+/// Normalises every query and key head, then rotates it by its position. With a cache, keys and values go there too.
 ///
 /// For each head `h` of `d` elements: `u = h / sqrt(mean(h²) + eps) · weight`, then, with `c` and `s` the rows
 /// of `cos` and `sin` at the token's position, `out[i] = u[i] · c[i] - u[i + d/2] · s[i]` and
 /// `out[i + d/2] = u[i + d/2] · c[i] + u[i] · s[i]` for `i < d/2` (Su et al., "RoFormer", 2021; Qwen3 normalises first).
 pub struct QkNormRope<'a, B: Backend, T: Float> {
-    /// `[n, (heads.q + 2 heads.kv) d]`: queries, keys, values. Values are not read.
+    /// `[n, (heads.q + 2 heads.kv) d]`: queries, keys, values. Values are read for a cache only.
     pub qkv: Mat<'a, B, T>,
     /// How many heads, and `d`.
     pub heads: Heads,
@@ -27,6 +55,8 @@ pub struct QkNormRope<'a, B: Backend, T: Float> {
     pub q: MatMut<'a, B, T>,
     /// `[n, heads.kv d]`.
     pub k: MatMut<'a, B, T>,
+    /// Where keys and values go beside.
+    pub cache: Option<CacheRows<'a, B, T>>,
 }
 
 impl<B: Backend, T: Float> Op<B> for QkNormRope<'_, B, T> {
@@ -36,7 +66,8 @@ impl<B: Backend, T: Float> Op<B> for QkNormRope<'_, B, T> {
         let n = qkv.shape()[0];
         Shapes { qkv, heads, q_weight, k_weight, positions, cos, sin }.verify(check)?;
         check.mat_mut("q", &self.q, [n, q * dim])?;
-        check.mat_mut("k", &self.k, [n, kv * dim])
+        check.mat_mut("k", &self.k, [n, kv * dim])?;
+        self.cache.as_ref().map_or(Ok(()), |cache| cache.verify(check, n, heads))
     }
 }
 

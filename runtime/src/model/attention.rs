@@ -8,7 +8,7 @@ use super::{
 use crate::{Result, config::Qwen3Config};
 use halfbyte::{
     Backend, Buf, Float, Mat, View,
-    ops::{Attention, CacheAppend, DecodeAttention, Op, Prefix},
+    ops::{Attention, CacheRows, DecodeAttention, Op, Prefix},
 };
 
 /// Keys and values of the tokens so far.
@@ -56,19 +56,10 @@ pub(super) struct CacheSlots<'a, B: Backend, T: Float> {
 }
 
 impl<B: Backend, T: Float> CacheSlots<'_, B, T> {
-    /// Stores keys and values of the tokens in hand.
-    fn append(
-        &mut self,
-        backend: &B,
-        layer: usize,
-        k: Mat<'_, B, T>,
-        v: Mat<'_, B, T>,
-        positions: View<'_, B, u32>,
-    ) -> Result<()> {
-        let (capacity, cache) = (self.cache.capacity, &mut self.cache.layers[layer]);
-        let (k_cache, v_cache) = (cache.k.view_mut(), cache.v.view_mut());
-        CacheAppend { k, v, seqs: self.seqs, positions, capacity, k_cache, v_cache }.run(backend)?;
-        Ok(())
+    /// Where keys and values of the tokens in hand go, in a layer.
+    fn rows(&mut self, layer: usize) -> CacheRows<'_, B, T> {
+        let (capacity, LayerCache { k, v }) = (self.cache.capacity, &mut self.cache.layers[layer]);
+        CacheRows { seqs: self.seqs, capacity, k: k.view_mut(), v: v.view_mut() }
     }
 }
 
@@ -82,6 +73,16 @@ pub(super) enum Attend<'a, B: Backend, T: Float> {
     Decode(CacheSlots<'a, B, T>),
 }
 
+impl<B: Backend, T: Float> Attend<'_, B, T> {
+    /// Where keys and values of the tokens in hand go beside, in a layer.
+    pub fn cache_rows(&mut self, layer: usize) -> Option<CacheRows<'_, B, T>> {
+        match self {
+            Attend::Packed => None,
+            Attend::Prefill(slots) | Attend::Decode(slots) => Some(slots.rows(layer)),
+        }
+    }
+}
+
 impl<B: Backend, T: Float> Qwen3<B, T> {
     /// Attention of layer `i`: from `a.q`, `a.k` and the values in `a.qkv` to `a.attention`.
     pub(super) fn attend(
@@ -90,14 +91,11 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         i: usize,
         tokens: &Tokens<B>,
         a: &mut LayerActivations<B, T>,
-        attend: &mut Attend<'_, B, T>,
+        attend: &Attend<'_, B, T>,
     ) -> Result<()> {
         let (n, positions) = (tokens.n, tokens.positions());
         let (heads, scale) = (self.config.heads(), self.config.attention_scale());
         let (q, k, v) = (a.q.rows(n), a.k.rows(n), a.qkv.rows(n).columns(self.config.v_columns()));
-        if let Attend::Prefill(slots) | Attend::Decode(slots) = attend {
-            slots.append(ctx.backend, i, k, v, positions)?;
-        }
         let out = a.attention.rows_mut(n);
         if let Attend::Decode(CacheSlots { cache, .. }) = attend {
             let (capacity, cache) = (cache.capacity, &cache.layers[i]);

@@ -8,7 +8,7 @@ use super::{
 use crate::{Result, batch::Batch};
 use halfbyte::{
     Backend, Buf, Float, Mat, MatMut,
-    ops::{GatherRows, Op, QkNormRope, RmsNorm, Swiglu},
+    ops::{CacheRows, GatherRows, Op, QkNormRope, RmsNorm, Swiglu},
 };
 
 impl<B: Backend, T: Float> Qwen3<B, T> {
@@ -48,7 +48,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
 
         self.rms_norm(ctx, residual.at(2 * i).rows(n), &layer.attention_norm, normed.rows_mut(n))?;
         ctx.project(i, &layer.qkv, normed.rows(n), a.xa.rows_mut(n), a.qkv.rows_mut(n), false)?;
-        self.rotate(ctx, layer, tokens, a)?;
+        self.rotate(ctx, layer, tokens, a, attend.cache_rows(i))?;
         self.attend(ctx, i, tokens, a, attend)?;
         let middle = residual.advance(ctx.backend, 2 * i, n)?;
         ctx.project(i, &layer.o, a.attention.rows(n), a.xa.rows_mut(n), middle, true)?;
@@ -78,6 +78,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         layer: &Layer<B, T>,
         tokens: &Tokens<B>,
         a: &mut LayerActivations<B, T>,
+        cache: Option<CacheRows<'_, B, T>>,
     ) -> Result<()> {
         QkNormRope {
             qkv: a.qkv.rows(tokens.n),
@@ -90,6 +91,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
             sin: self.rope.sin.view(),
             q: a.q.rows_mut(tokens.n),
             k: a.k.rows_mut(tokens.n),
+            cache,
         }
         .run(ctx.backend)?;
         Ok(())

@@ -3,15 +3,13 @@ use crate::{
     Float, Result,
     cuda::{
         params::{
-            CACHE_APPEND_THREADS, CacheAppendParams, DECODE_ATTENTION_MAX_SPLITS, DECODE_ATTENTION_STATS,
-            DECODE_ATTENTION_THREADS, DecodeAttentionParams,
+            DECODE_ATTENTION_MAX_SPLITS, DECODE_ATTENTION_STATS, DECODE_ATTENTION_THREADS, DecodeAttentionParams,
         },
         scratch::Slot,
     },
-    ops::{CacheAppend, DecodeAttention, Heads},
+    ops::{DecodeAttention, Heads},
 };
 
-const CACHE_APPEND: Kernel<CacheAppendParams> = Kernel::new("decode_attention", "cache_append");
 /// The most query heads of a block, and the kernels for that.
 macro_rules! by_group {
     ($heads:literal) => {
@@ -24,24 +22,6 @@ const MAX_SPLITS: usize = DECODE_ATTENTION_MAX_SPLITS as usize;
 const STATS: usize = DECODE_ATTENTION_STATS as usize;
 /// Fewer keys than this are not worth a block.
 const MIN_KEYS: usize = 32;
-
-pub(in crate::cuda) fn cache_append<T: Float>(cuda: &Cuda, mut op: CacheAppend<'_, Cuda, T>) -> Result<()> {
-    let [n, width] = op.k.shape();
-    let params = CacheAppendParams {
-        k: op.k.matrix(),
-        v: op.v.matrix(),
-        seqs: op.seqs.ptr() as _,
-        positions: op.positions.ptr() as _,
-        n_seqs: dim(op.k_cache.len() / (op.capacity * width)),
-        k_cache: op.k_cache.ptr() as _,
-        v_cache: op.v_cache.ptr() as _,
-        n: dim(n),
-        width: dim(width),
-        capacity: dim(op.capacity),
-    };
-    // SAFETY: `CacheAppend::verify` checked every shape; the kernel drops rows that fall outside the cache.
-    unsafe { cuda.launch(&CACHE_APPEND, T::DTYPE.suffix(), params, LaunchConfig::new(dim(n), CACHE_APPEND_THREADS)) }
-}
 
 pub(in crate::cuda) fn decode_attention<T: Float>(cuda: &Cuda, mut op: DecodeAttention<'_, Cuda, T>) -> Result<()> {
     let Heads { q: q_heads, kv: kv_heads, dim: d } = op.heads;

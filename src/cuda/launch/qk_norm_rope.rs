@@ -1,3 +1,5 @@
+use std::ptr::{null, null_mut};
+
 use super::{Cuda, Kernel, LaunchConfig, dim};
 use crate::{
     Float, Result,
@@ -10,16 +12,17 @@ const QK_NORM_ROPE_GRAD: Kernel<QkNormRopeGradParams> = Kernel::new("qk_norm_rop
 /// Heads of one group of lanes.
 const HEADS: usize = QK_NORM_ROPE_HEADS as usize;
 
-/// A group of lanes has 16 bytes of each half of a head in each lane.
-fn config<T: Float>(n: usize, heads: &Heads) -> LaunchConfig {
-    let jobs = n * (heads.q.div_ceil(HEADS) + heads.kv.div_ceil(HEADS));
+/// A group of lanes has 16 bytes of each half of a head in each lane. Keys are one part of key/value heads, values
+/// another.
+fn config<T: Float>(n: usize, heads: &Heads, kv_parts: usize) -> LaunchConfig {
+    let jobs = n * (heads.q.div_ceil(HEADS) + kv_parts * heads.kv.div_ceil(HEADS));
     let lanes = heads.dim / 2 * size_of::<T>() / 16;
     LaunchConfig::new(dim((jobs * lanes).div_ceil(QK_NORM_ROPE_THREADS as usize)), QK_NORM_ROPE_THREADS)
 }
 
 pub(in crate::cuda) fn qk_norm_rope<T: Float>(cuda: &Cuda, mut op: QkNormRope<'_, Cuda, T>) -> Result<()> {
     let n = op.qkv.shape()[0];
-    let params = QkNormRopeParams {
+    let mut params = QkNormRopeParams {
         qkv: op.qkv.matrix(),
         q_weight: op.q_weight.ptr() as _,
         k_weight: op.k_weight.ptr() as _,
@@ -28,6 +31,11 @@ pub(in crate::cuda) fn qk_norm_rope<T: Float>(cuda: &Cuda, mut op: QkNormRope<'_
         sin: op.sin.ptr() as _,
         q: op.q.matrix(),
         k: op.k.matrix(),
+        seqs: null(),
+        k_cache: null_mut(),
+        v_cache: null_mut(),
+        n_seqs: 0,
+        capacity: 0,
         n: dim(n),
         q_heads: dim(op.heads.q),
         kv_heads: dim(op.heads.kv),
@@ -35,8 +43,16 @@ pub(in crate::cuda) fn qk_norm_rope<T: Float>(cuda: &Cuda, mut op: QkNormRope<'_
         max_positions: dim(op.cos.len() / (op.heads.dim / 2)),
         eps: op.eps,
     };
-    // SAFETY: `QkNormRope::verify` checked every shape; the kernel clamps positions to the table.
-    unsafe { cuda.launch(&QK_NORM_ROPE, T::DTYPE.suffix(), params, config::<T>(n, &op.heads)) }
+    if let Some(cache) = &mut op.cache {
+        params.seqs = cache.seqs.ptr() as _;
+        (params.k_cache, params.v_cache) = (cache.k.ptr() as _, cache.v.ptr() as _);
+        params.n_seqs = dim(cache.k.len() / (cache.capacity * op.heads.kv * op.heads.dim));
+        params.capacity = dim(cache.capacity);
+    }
+    let kv_parts = if op.cache.is_some() { 2 } else { 1 };
+    // SAFETY: `QkNormRope::verify` checked every shape; the kernel clamps positions to the table and leaves out rows that
+    // fall outside the cache.
+    unsafe { cuda.launch(&QK_NORM_ROPE, T::DTYPE.suffix(), params, config::<T>(n, &op.heads, kv_parts)) }
 }
 
 pub(in crate::cuda) fn qk_norm_rope_grad<T: Float>(cuda: &Cuda, mut op: QkNormRopeGrad<'_, Cuda, T>) -> Result<()> {
@@ -59,5 +75,5 @@ pub(in crate::cuda) fn qk_norm_rope_grad<T: Float>(cuda: &Cuda, mut op: QkNormRo
         eps: op.eps,
     };
     // SAFETY: `QkNormRopeGrad::verify` checked every shape; the kernel clamps positions to the table.
-    unsafe { cuda.launch(&QK_NORM_ROPE_GRAD, T::DTYPE.suffix(), params, config::<T>(n, &op.heads)) }
+    unsafe { cuda.launch(&QK_NORM_ROPE_GRAD, T::DTYPE.suffix(), params, config::<T>(n, &op.heads, 1)) }
 }

@@ -11,7 +11,7 @@ use crate::common::{
 use half::bf16;
 use halfbyte::{
     Backend, Float, Result,
-    ops::{CacheAppend, DecodeAttention, Heads, Op},
+    ops::{DecodeAttention, Heads, Op},
 };
 
 #[derive(Debug, Clone)]
@@ -137,102 +137,12 @@ impl<B: Backend, T: Float> Setup<B> for Decode<B, T> {
     }
 }
 
-/// Tokens to append to caches of this capacity.
-#[derive(Debug, Clone)]
-pub struct Appended {
-    width: usize,
-    layout: Layout,
-    capacity: usize,
-    n_seqs: usize,
-    seqs: Vec<u32>,
-    positions: Vec<u32>,
-}
-
-impl Appended {
-    /// The last three are dropped: no such position (twice), no such sequence.
-    fn hard(width: usize, layout: Layout) -> Self {
-        let (seqs, positions) = (vec![0, 1, 1, 3, 3, 2, 0, 4], vec![0, 8, 0, 3, 4, 9, u32::MAX, 1]);
-        Appended { width, layout, capacity: 9, n_seqs: 4, seqs, positions }
-    }
-}
-
-pub struct Append<B: Backend, T: Float> {
-    case: Appended,
-    k: Tensor<B, T>,
-    v: Tensor<B, T>,
-    seqs: Tensor<B, u32>,
-    positions: Tensor<B, u32>,
-    k_cache: Tensor<B, T>,
-    v_cache: Tensor<B, T>,
-}
-
-impl<B: Backend, T: Float> Setup<B> for Append<B, T> {
-    type Case = Appended;
-
-    fn name(case: &Appended) -> String {
-        format!("cache_append {} {} {:?}", T::DTYPE.suffix(), case.width, case.layout)
-    }
-
-    fn new(make: &Make<B>, case: &Appended) -> Self {
-        let (n, len) = (case.seqs.len(), case.n_seqs * case.capacity * case.width);
-        Append {
-            case: case.clone(),
-            k: make.normal([n, case.width], case.layout, 1.0),
-            v: make.normal([n, case.width], case.layout, 1.0),
-            seqs: make.flat(Layout::Odd, case.seqs.clone()),
-            positions: make.flat(Layout::Packed, case.positions.clone()),
-            k_cache: make.sum([1, len], Layout::Packed, true),
-            v_cache: make.sum([1, len], Layout::Packed, true),
-        }
-    }
-
-    fn run(&mut self, backend: &B) -> Result<()> {
-        let op = CacheAppend {
-            k: self.k.mat(),
-            v: self.v.mat(),
-            seqs: self.seqs.view(),
-            positions: self.positions.view(),
-            capacity: self.case.capacity,
-            k_cache: self.k_cache.view_mut(),
-            v_cache: self.v_cache.view_mut(),
-        };
-        op.run(backend)
-    }
-
-    fn outputs(&mut self) -> Vec<&mut dyn Output<B>> {
-        vec![&mut self.k_cache, &mut self.v_cache]
-    }
-
-    fn compare(&mut self, close: &Close<'_, B>) {
-        let Appended { width, capacity, n_seqs, seqs, positions, .. } = &self.case;
-        for (x, cache) in [(&self.k, &self.k_cache), (&self.v, &self.v_cache)] {
-            let mut want = cache.values().to_vec();
-            for (row, (&seq, &position)) in x.values().chunks(*width).zip(seqs.iter().zip(positions)) {
-                let (seq, position) = (seq as usize, position as usize);
-                if seq < *n_seqs && position < *capacity {
-                    let at = (seq * capacity + position) * width;
-                    want[at..at + width].copy_from_slice(row);
-                }
-            }
-            assert!(cache.now() == want, "{}: the caches differ", close.name);
-        }
-    }
-}
-
 fn decode_attention<B: Backend>(backend: &B) {
     all().iter().for_each(|case| check_each!(Decode, backend, case));
 }
 
-fn cache_append<B: Backend>(backend: &B) {
-    for width in [1, 3, 32, 100, 1024] {
-        for layout in LAYOUTS {
-            check_each!(Append, backend, &Appended::hard(width, layout));
-        }
-    }
-}
-
 pub fn checks<B: Backend>() -> Vec<Check<B>> {
-    vec![("decode_attention", decode_attention), ("cache_append", cache_append)]
+    vec![("decode_attention", decode_attention)]
 }
 
 pub fn gradients<B: Backend>() -> Vec<Check<B>> {
@@ -246,42 +156,15 @@ fn decode_work<B: Backend>(n: usize, cached: usize, heads: Heads) -> Work<B> {
     Work::new::<Decode<B, bf16>>("decode_attention", format!("{n} x {cached}"), cost, case)
 }
 
-fn append_work<B: Backend>(n: usize, heads: Heads) -> Work<B> {
-    let (width, capacity) = (heads.kv * heads.dim, 2048);
-    let (seqs, positions) = ((0..n as u32).collect(), (0..n as u32).map(|i| i * 997 % 2048).collect());
-    let case = Appended { width, layout: Layout::Packed, capacity, n_seqs: n, seqs, positions };
-    Work::new::<Append<B, bf16>>("cache_append", format!("{n} x {width}"), [8 * n * width, 0], case)
-}
-
 pub fn works<B: Backend>(model: &Model) -> Vec<Work<B>> {
     let heads = model.heads;
     let mut works: Vec<Work<B>> = model.cached.iter().map(|&cached| decode_work(1, cached, heads)).collect();
     works.push(decode_work(8, 2000, heads));
-    works.extend([append_work(1, heads), append_work(8, heads)]);
     works
 }
 
 fn decode_attention_refuses<B: Backend>(backend: &B) {
     let z = Zeros(backend);
-    let good = || CacheAppend::<B, f32> {
-        k: z.mat(2, 64),
-        v: z.mat(2, 64),
-        seqs: z.view(2),
-        positions: z.view(2),
-        capacity: 7,
-        k_cache: z.out(3 * 7 * 64),
-        v_cache: z.out(3 * 7 * 64),
-    };
-    z.fits(good());
-    z.refuses(CacheAppend { v: z.mat(2, 63), ..good() }, "cache_append: `v` is [2, 63], expected [2, 64]");
-    z.refuses(CacheAppend { seqs: z.view(3), ..good() }, "cache_append: `seqs` has 3 elements, expected 2");
-    z.refuses(CacheAppend { positions: z.view(1), ..good() }, "cache_append: `positions` has 1 elements, expected 2");
-    let message = "cache_append: k_cache is 450, but it must hold whole sequences";
-    z.refuses(CacheAppend { k_cache: z.out(450), ..good() }, message);
-    let message = "cache_append: k_cache is 1344, but it must hold whole sequences";
-    z.refuses(CacheAppend { capacity: 0, ..good() }, message);
-    z.refuses(CacheAppend { v_cache: z.out(448), ..good() }, "cache_append: `v_cache` has 448 elements, expected 1344");
-
     let good = || DecodeAttention::<B, f32> {
         q: z.mat(2, 128),
         k_cache: z.view(2 * 7 * 64),
