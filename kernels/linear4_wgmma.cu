@@ -1,6 +1,6 @@
 // linear4 forward for 17 tokens and more on Hopper, by wgmma: out^T = W x^T. The weight is operand A, decoded from
 // shared memory into the registers of the warps that multiply; a tile of x is operand B, as the copy engine laid it
-// down. src/cuda/launch/gemm/linear4_wgmma.rs cuts the work; docs/kernels.md says what binds.
+// down. src/cuda/launch/gemm/linear4_wgmma.rs cuts the work; docs/linear4.md says what binds.
 //
 // A CTA, one on each multiprocessor, has 2 or 3 warpgroups of 64 rows, and a fourth whose threads keep two rings of
 // stages full: 256 k of the weight, 64 k of x. Lane (g, t) of a warp needs byte t of each word of rows g and g + 8: the
