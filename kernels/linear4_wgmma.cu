@@ -42,9 +42,8 @@ template <class T, class O, int WARPGROUPS, int TOKENS> struct Consumer {
 
     __device__ __forceinline__ Unit unit(unsigned i) const { return unit_of(p, i, L::ROWS, TOKENS); }
     __device__ __forceinline__ static void sync() { asm volatile("bar.sync 1, %0;" ::"n"(L::CONSUMERS) : "memory"); }
-    __device__ __forceinline__ static uint32_t address(unsigned offset) { return shared_address(shared) + offset; }
-    __device__ __forceinline__ void arrive(unsigned barrier) const {
-        if (lane == 0) barrier_arrive(address(barrier));
+    __device__ __forceinline__ void arrive(int ring, unsigned stage) const {
+        if (lane == 0) barrier(ring, stage).arrive();
     }
 
     __device__ __forceinline__ void queue_scales(unsigned slot) {
@@ -79,8 +78,8 @@ template <class T, class O, int WARPGROUPS, int TOKENS> struct Consumer {
     }
     // Queues sums (+)= a x^T for 64 k.
     __device__ __forceinline__ void multiply(Sums &sums, const uint32_t (&a)[16], bool add) {
-        barrier_wait(address(L::X_FULL + x.stage * 8), x.parity);
-        uint64_t tile = wgmma_tile<X_K>(address(L::X + x.stage * L::X_BYTES), 16);
+        barrier(L::X_FULL, x.stage).wait(x.parity);
+        uint64_t tile = wgmma_tile<X_K>(shared_address(shared) + L::X + x.stage * L::X_BYTES, 16);
         wgmma_fence();
 #pragma unroll
         for (int k = 0; k < 4; k++) wgmma_rows_transposed<T, TOKENS>(sums, a + 4 * k, tile + 2 * k, add || k > 0);
@@ -88,12 +87,12 @@ template <class T, class O, int WARPGROUPS, int TOKENS> struct Consumer {
     }
     // After the products before the last have ended.
     __device__ __forceinline__ void release_x() {
-        if (held >= 0) arrive(L::X_FREE + held * 8);
+        if (held >= 0) arrive(L::X_FREE, held);
     }
 
     // sums += a stage of the weight times one of x.
     __device__ __forceinline__ void stage(const Unit &unit, unsigned k, Sums &sums) {
-        barrier_wait(address(L::W_FULL + w.stage * 8), w.parity);
+        barrier(L::W_FULL, w.stage).wait(w.parity);
         cp_async_wait<SCALE_SLOTS - 1>();
         __syncwarp();
         unsigned row = unit.row + warp * 16;
@@ -119,7 +118,7 @@ template <class T, class O, int WARPGROUPS, int TOKENS> struct Consumer {
             x.next();
         }
         __syncwarp();
-        arrive(L::W_FREE + w.stage * 8);
+        arrive(L::W_FREE, w.stage);
         w.next();
     }
     __device__ __forceinline__ static void clear(Sums &sums) {
@@ -244,23 +243,23 @@ template <class T, class O, int WARPGROUPS, int TOKENS> struct Consumer {
 // The two threads that keep the rings full.
 template <int WARPGROUPS, int TOKENS> __device__ __forceinline__ void produce(const Linear4WgmmaParams &p) {
     using L = Layout<WARPGROUPS, TOKENS>;
-    auto address = [](unsigned offset) { return shared_address(shared) + offset; };
     Turn<L::W_STAGES> w;
     Turn<L::X_STAGES> x;
     for (unsigned i = blockIdx.x; i < p.units; i += gridDim.x) {
         Unit unit = unit_of(p, i, L::ROWS, TOKENS);
         for (unsigned k = unit.stage; threadIdx.x == L::CONSUMERS && k < unit.end; k++, w.next()) {
-            uint32_t full = address(L::W_FULL + w.stage * 8), to = address(L::W + w.stage * L::W_BYTES);
-            barrier_wait(address(L::W_FREE + w.stage * 8), w.parity ^ 1);
-            barrier_expect(full, L::W_BYTES);
+            Barrier &full = barrier(L::W_FULL, w.stage);
+            barrier(L::W_FREE, w.stage).wait(w.parity ^ 1);
+            full.expect(L::W_BYTES);
+            char *to = shared + L::W + w.stage * L::W_BYTES;
             copy_tile(to, p.codes, k * STAGE_K / 2, unit.row, full, p.token_tiles == 1);
         }
         constexpr unsigned STEPS = STAGE_K / X_K;
         for (unsigned k = unit.stage * STEPS; threadIdx.x == L::CONSUMERS + 32 && k < unit.end * STEPS; k++, x.next()) {
-            uint32_t full = address(L::X_FULL + x.stage * 8), to = address(L::X + x.stage * L::X_BYTES);
-            barrier_wait(address(L::X_FREE + x.stage * 8), x.parity ^ 1);
-            barrier_expect(full, L::X_BYTES);
-            copy_tile(to, p.x, k * X_K, unit.token, full);
+            Barrier &full = barrier(L::X_FULL, x.stage);
+            barrier(L::X_FREE, x.stage).wait(x.parity ^ 1);
+            full.expect(L::X_BYTES);
+            copy_tile(shared + L::X + x.stage * L::X_BYTES, p.x, k * X_K, unit.token, full);
         }
     }
 }
@@ -273,13 +272,13 @@ template <int REGISTERS, bool MORE> __device__ __forceinline__ void set_register
 template <class T, class O, int WARPGROUPS, int TOKENS>
 __device__ __forceinline__ void fused(const Linear4WgmmaParams &p) {
     using L = Layout<WARPGROUPS, TOKENS>;
-    auto barriers = [](unsigned offset, int stages, unsigned arrivals) {
-        for (int i = 0; i < stages; i++) barrier_init(shared_address(shared) + offset + i * 8, arrivals);
+    auto barriers = [](int ring, int stages, unsigned arrivals) {
+        for (int i = 0; i < stages; i++) barrier(ring, i).init(arrivals);
     };
     if (threadIdx.x == 0) {
         barriers(L::X_FULL, L::X_STAGES, 1), barriers(L::W_FULL, L::W_STAGES, 1);
         barriers(L::X_FREE, L::X_STAGES, L::WARPS), barriers(L::W_FREE, L::W_STAGES, L::WARPS);
-        barriers_publish();
+        barriers_are_made();
     }
     __syncthreads();
     // 64 Ki registers: what the kernel starts with, dealt out anew.

@@ -34,6 +34,11 @@ template <int WARPGROUPS, int TOKENS> struct Layout {
 
 extern __shared__ __align__(1024) char shared[];
 
+// A barrier of a ring.
+__device__ __forceinline__ Barrier &barrier(int ring, unsigned stage) {
+    return reinterpret_cast<Barrier *>(shared + ring)[stage];
+}
+
 // A tile of the output, or a part of its contraction.
 struct Unit {
     unsigned row, token;   // the first
