@@ -120,6 +120,33 @@ enum {
     LINEAR4_GEMV_STATIC_BYTES = 64, // barriers
 };
 
+// What the copy engine knows of a matrix in memory and of the tiles it is copied in; the driver's CUtensorMap.
+typedef struct {
+    unsigned long long words[16];
+} __attribute__((aligned(128))) TensorMap;
+
+// linear4_wgmma: linear4 forward for more tokens, on Hopper. An output tile is done by one CTA, or, from tile `whole`
+// on, by `splits` of them, each with a part of the contraction.
+typedef struct {
+    TensorMap codes; // of bytes [rows, cols / 2], in tiles of the kernel's rows by STAGE_K / 2
+    TensorMap x;     // T [n, cols], in tiles of the kernel's tokens by X_K
+    Weight4Params weight;
+    MatrixMut out;     // O [n, rows]
+    float *partial;    // [split tiles, splits, rows * tokens of a tile], or null
+    unsigned *tickets; // [split tiles, 2], zero before and after, or null
+    unsigned n;
+    unsigned accumulate;
+    unsigned token_tiles, whole, splits;
+    unsigned units;    // whole tiles, and parts of the others
+    unsigned patience; // how often a CTA asks whether the other parts of a tile are done before it leaves its share
+} Linear4WgmmaParams;
+enum {
+    LINEAR4_WGMMA_STAGE_K = 256, // of the weight, in shared memory at a time
+    LINEAR4_WGMMA_X_K = 64,      // of x, likewise
+    LINEAR4_WGMMA_MAX_SPLITS = 8,
+    LINEAR4_WGMMA_SHARED_BYTES = 227 * 1024, // all that a CTA can have
+};
+
 // linear, linear_grad: the same with a dense weight T [rows, cols].
 typedef struct {
     Matrix x;

@@ -97,7 +97,7 @@ fn assert_none(problems: &[String]) {
 // ---------------------------------------------------------------------------------------------- one op, one name
 
 /// Each op has a CPU implementation, a launch and a kernel of its name, and each kernel file an op. A long op may keep
-/// its gradient's kernels in `kernels/<op>_grad.cu`.
+/// its gradient's kernels in `kernels/<op>_grad.cu`, and those for Hopper in `kernels/<op>_wgmma.cu`.
 fn misnamed_ops(files: &[File]) -> Vec<String> {
     let ops = names(files, "src/ops/", "rs");
     let mut problems = Vec::new();
@@ -123,9 +123,10 @@ fn misnamed_ops(files: &[File]) -> Vec<String> {
     problems
 }
 
-/// The op of a kernel file: its own name, or that without `_grad`.
+/// The op of a kernel file: its own name, or that without `_grad` or `_wgmma`.
 fn op_of<'a>(kernel: &'a str, ops: &BTreeSet<&str>) -> &'a str {
-    if ops.contains(kernel) { kernel } else { kernel.strip_suffix("_grad").unwrap_or(kernel) }
+    let part_of = || kernel.strip_suffix("_grad").or_else(|| kernel.strip_suffix("_wgmma"));
+    if ops.contains(kernel) { kernel } else { part_of().unwrap_or(kernel) }
 }
 
 #[test]
@@ -143,6 +144,7 @@ fn a_missing_or_misnamed_kernel_is_found() {
     assert_eq!(misnamed_ops(&[]), ["src/ops/ has no ops"]);
     files[4].path = "kernels/a.cu".into();
     files.push(File::new("kernels/a_grad.cu", ""));
+    files.push(File::new("kernels/a_wgmma.cu", ""));
     assert_none(&misnamed_ops(&files));
     files[2].path = "src/cpu/gemm/a.rs".into();
     files[3].path = "src/cuda/launch/gemm/a.rs".into();

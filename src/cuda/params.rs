@@ -169,6 +169,60 @@ pub const LINEAR4_GEMV_MAX_COLS: u32 = 25600;
 pub const LINEAR4_GEMV_SHARED: u32 = 229376;
 pub const LINEAR4_GEMV_STATIC_BYTES: u32 = 64;
 #[repr(C)]
+#[repr(align(128))]
+#[derive(Debug, Copy, Clone)]
+pub struct TensorMap {
+    pub words: [::core::ffi::c_ulonglong; 16usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of TensorMap"][::core::mem::size_of::<TensorMap>() - 128usize];
+    ["Alignment of TensorMap"][::core::mem::align_of::<TensorMap>() - 128usize];
+    ["Offset of field: TensorMap::words"][::core::mem::offset_of!(TensorMap, words) - 0usize];
+};
+#[repr(C)]
+#[repr(align(128))]
+#[derive(Debug, Copy, Clone)]
+pub struct Linear4WgmmaParams {
+    pub codes: TensorMap,
+    pub x: TensorMap,
+    pub weight: Weight4Params,
+    pub out: MatrixMut,
+    pub partial: *mut f32,
+    pub tickets: *mut ::core::ffi::c_uint,
+    pub n: ::core::ffi::c_uint,
+    pub accumulate: ::core::ffi::c_uint,
+    pub token_tiles: ::core::ffi::c_uint,
+    pub whole: ::core::ffi::c_uint,
+    pub splits: ::core::ffi::c_uint,
+    pub units: ::core::ffi::c_uint,
+    pub patience: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of Linear4WgmmaParams"][::core::mem::size_of::<Linear4WgmmaParams>() - 384usize];
+    ["Alignment of Linear4WgmmaParams"][::core::mem::align_of::<Linear4WgmmaParams>() - 128usize];
+    ["Offset of field: Linear4WgmmaParams::codes"][::core::mem::offset_of!(Linear4WgmmaParams, codes) - 0usize];
+    ["Offset of field: Linear4WgmmaParams::x"][::core::mem::offset_of!(Linear4WgmmaParams, x) - 128usize];
+    ["Offset of field: Linear4WgmmaParams::weight"][::core::mem::offset_of!(Linear4WgmmaParams, weight) - 256usize];
+    ["Offset of field: Linear4WgmmaParams::out"][::core::mem::offset_of!(Linear4WgmmaParams, out) - 304usize];
+    ["Offset of field: Linear4WgmmaParams::partial"][::core::mem::offset_of!(Linear4WgmmaParams, partial) - 320usize];
+    ["Offset of field: Linear4WgmmaParams::tickets"][::core::mem::offset_of!(Linear4WgmmaParams, tickets) - 328usize];
+    ["Offset of field: Linear4WgmmaParams::n"][::core::mem::offset_of!(Linear4WgmmaParams, n) - 336usize];
+    ["Offset of field: Linear4WgmmaParams::accumulate"]
+        [::core::mem::offset_of!(Linear4WgmmaParams, accumulate) - 340usize];
+    ["Offset of field: Linear4WgmmaParams::token_tiles"]
+        [::core::mem::offset_of!(Linear4WgmmaParams, token_tiles) - 344usize];
+    ["Offset of field: Linear4WgmmaParams::whole"][::core::mem::offset_of!(Linear4WgmmaParams, whole) - 348usize];
+    ["Offset of field: Linear4WgmmaParams::splits"][::core::mem::offset_of!(Linear4WgmmaParams, splits) - 352usize];
+    ["Offset of field: Linear4WgmmaParams::units"][::core::mem::offset_of!(Linear4WgmmaParams, units) - 356usize];
+    ["Offset of field: Linear4WgmmaParams::patience"][::core::mem::offset_of!(Linear4WgmmaParams, patience) - 360usize];
+};
+pub const LINEAR4_WGMMA_STAGE_K: u32 = 256;
+pub const LINEAR4_WGMMA_X_K: u32 = 64;
+pub const LINEAR4_WGMMA_MAX_SPLITS: u32 = 8;
+pub const LINEAR4_WGMMA_SHARED_BYTES: u32 = 232448;
+#[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct LinearParams {
     pub x: Matrix,

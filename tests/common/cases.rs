@@ -142,6 +142,25 @@ fn few_tokens() -> Vec<(Product, Quantization)> {
     cases
 }
 
+/// The most tokens of the kernel for 17 and more on Hopper.
+pub const MOST_FUSED: usize = 1024;
+
+/// Products for that kernel: tokens on both sides of each of its limits and of each size of its tiles, weights with
+/// whole tiles and with tails, with one step of the contraction and with several that CTAs share.
+pub fn fused_products() -> Vec<(Product, Quantization)> {
+    let all = Quantization::all();
+    let tokens = [16, 17, 32, 33, 64, 65, 96, 97, 128, 129, 192, 256, 257, 300, MOST_FUSED, MOST_FUSED + 1];
+    let weights = [[192, 256], [193, 768], [17, 1280], [400, 2560], [1, 256]];
+    let of = |(i, n): (usize, usize)| {
+        weights.into_iter().enumerate().map(move |(j, [outputs, inputs])| {
+            let (layout, accumulate) = (LAYOUTS[(i + j) % 3], (i + j) % 2 == 1);
+            (Product { n, outputs, inputs, layout, accumulate }, i * weights.len() + j)
+        })
+    };
+    let products = tokens.into_iter().enumerate().flat_map(of);
+    products.map(|(product, i)| (product, all[i * 5 % all.len()])).collect()
+}
+
 /// An adapter of rank `rank` beside a product.
 #[derive(Debug, Clone, Copy)]
 pub struct LoraCase {

@@ -2,17 +2,19 @@
 //! |---|---|---|
 //! | 1 or 2, forward | inputs % 256 = 0, outputs % 16 = 0, blocks of 64, a GPU with bulk copies | `gemv`: as `skinny`, but a warp of its own copies the codes, before x is there |
 //! | up to 16, forward | inputs % 256 = 0, 16 outputs and more, blocks of 64 and more | `skinny`: reads the codes once, as operand A of the tensor cores |
+//! | 17 to 1024, forward, on Hopper | inputs % 256 = 0, blocks of 64 and more | `wgmma`: decodes into the registers that are operand A |
 //! | up to [`FUSED_TOKENS`] | inputs % 32 = 0 | `mma`: dequantizes tiles into shared memory |
 //! | more | inputs % 8 = 0 | dequantized to scratch, then as a dense weight |
 //! | up to 8, forward | any, and f32 | `simt_rows`: one warp for each output |
 //! | more, or a gradient | any, and f32 | `simt`: FMA |
 //!
-//! The first four are for bf16 and f16, with `x`, its rows and the codes aligned to 16 bytes.
+//! The first five are for bf16 and f16, with `x`, its rows and the codes aligned to 16 bytes.
 
 use super::{
     super::{dequantize::launch_dequantize, weight4},
     Cuda, Gemm, Kernel, LaunchConfig, SKINNY_ROWS, dim, is_aligned,
     linear::{self, Dense},
+    linear4_wgmma,
     plan::{self, GemmKernels, GemmPlan, GemmWeight, gemm_kernels},
 };
 use crate::{
@@ -109,6 +111,10 @@ unsafe fn quantized(cuda: &Cuda, gemm: &Gemm, weight: &Weight4<'_, Cuda>) -> Res
     let kernels = if gemm.grad { &GRAD } else { &FORWARD };
     let codes = weight4(weight);
     let aligned = gemm.x_fits_tensor_cores() && is_aligned(codes.codes.cast(), 0, 16);
+    // SAFETY: this function's contract is that of `run`, and `aligned` says what else it demands.
+    if aligned && unsafe { linear4_wgmma::run(cuda, gemm, weight)? } {
+        return Ok(());
+    }
     let few = if aligned { gemv(cuda, gemm, weight)?.or_else(|| skinny(cuda, gemm, weight)) } else { None };
     let plan = match few {
         Some(plan) => plan,

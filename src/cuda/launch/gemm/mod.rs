@@ -3,6 +3,7 @@
 
 pub(in crate::cuda) mod linear;
 pub(in crate::cuda) mod linear4;
+mod linear4_wgmma;
 pub(in crate::cuda) mod lora;
 mod plan;
 pub(in crate::cuda) mod weight_grad;

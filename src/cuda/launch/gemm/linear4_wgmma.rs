@@ -1,0 +1,227 @@
+//! `linear4` for 17 tokens and more on Hopper: which tile, how its work is cut, and what the copy engine has to know.
+
+use super::{super::weight4, Cuda, Gemm, Kernel, LaunchConfig, dim, is_aligned};
+use crate::{
+    DType, Result,
+    cuda::{
+        driver::refused,
+        params::{self, Linear4WgmmaParams, TensorMap, Weight4Params},
+        scratch::Slot,
+    },
+    quant::Weight4,
+};
+use core::ffi::c_void;
+use cudarc::driver::sys;
+use std::{ops::RangeInclusive, ptr::null_mut};
+
+/// For fewer there is `skinny`; for more the weight is better decoded once.
+const TOKENS: RangeInclusive<usize> = 17..=1024;
+const STAGE_K: usize = params::LINEAR4_WGMMA_STAGE_K as usize;
+const X_K: usize = params::LINEAR4_WGMMA_X_K as usize;
+const MAX_SPLITS: usize = params::LINEAR4_WGMMA_MAX_SPLITS as usize;
+/// How often a CTA asks whether the others of its tile are done before it leaves its share to them: about 50 us.
+const PATIENCE: u32 = 64;
+
+/// A kernel for output tiles of this size.
+struct Tile {
+    rows: usize,
+    tokens: usize,
+    /// What a stage of the contraction takes, measured on an H200: tenths of a microsecond.
+    stage_time: usize,
+    kernel: Kernel<Linear4WgmmaParams>,
+}
+
+macro_rules! tile {
+    ($rows:literal x $tokens:literal, $stage_time:literal) => {
+        Tile {
+            rows: $rows,
+            tokens: $tokens,
+            stage_time: $stage_time,
+            kernel: Kernel::new("linear4_wgmma", concat!("linear4_wgmma_", $rows, "x", $tokens)),
+        }
+    };
+}
+
+static TILES: [Tile; 5] =
+    [tile!(192 x 32, 15), tile!(192 x 64, 18), tile!(192 x 96, 22), tile!(192 x 128, 25), tile!(128 x 256, 33)];
+
+/// A product in tiles, and those in units, of which each CTA takes every `n_sms`th: first whole tiles, then, where they
+/// do not fill the multiprocessors once more, parts of the contraction of the rest.
+#[derive(Debug, PartialEq)]
+struct Cut {
+    token_tiles: usize,
+    tiles: usize,
+    /// The tiles that are not split.
+    whole: usize,
+    splits: usize,
+}
+
+impl Cut {
+    fn new(tile: &Tile, [n, rows, stages]: [usize; 3], sms: usize) -> Self {
+        let token_tiles = n.div_ceil(tile.tokens);
+        let tiles = token_tiles * rows.div_ceil(tile.rows);
+        let splits = (sms / (tiles % sms).max(1)).min(stages).min(MAX_SPLITS);
+        let whole = if splits > 1 { tiles / sms * sms } else { tiles };
+        Cut { token_tiles, tiles, whole, splits }
+    }
+
+    fn split(&self) -> usize {
+        self.tiles - self.whole
+    }
+
+    fn units(&self) -> usize {
+        self.whole + self.split() * self.splits
+    }
+
+    /// The stages of the CTA that has most.
+    fn longest(&self, stages: usize, sms: usize) -> usize {
+        let parts = if self.split() > 0 { stages.div_ceil(self.splits) } else { 0 };
+        self.whole.div_ceil(sms) * stages + parts
+    }
+}
+
+/// The tile that is expected to be the fastest for `n` tokens and a weight of `rows` by `stages` stages.
+fn choose(shape: [usize; 3], sms: usize) -> (&'static Tile, Cut) {
+    let with_cut = |tile: &'static Tile| (tile, Cut::new(tile, shape, sms));
+    let time = |(tile, cut): &(&Tile, Cut)| tile.stage_time * cut.longest(shape[2], sms);
+    let [first, ..] = &TILES;
+    TILES.iter().map(with_cut).min_by_key(time).unwrap_or_else(|| with_cut(first))
+}
+
+/// Does the kernel take this product, whose `x` and codes are aligned to 16 bytes?
+fn fits(gemm: &Gemm, weight: &Weight4<'_, Cuda>, params: &Weight4Params) -> bool {
+    // The kernel counts blocks of 64 in 32 bits.
+    let few_blocks = u32::try_from(weight.rows * weight.cols / 64).is_ok();
+    let shape = weight.rows > 0 && weight.cols.is_multiple_of(STAGE_K) && weight.block_size >= 64 && few_blocks;
+    let scales = is_aligned(params.absmax_codes.cast(), 0, 4) && is_aligned(params.groups.cast(), 0, 8);
+    !gemm.grad && TOKENS.contains(&gemm.n) && shape && scales
+}
+
+/// Queues the product, unless this GPU has no such kernel or it does not take this product: then false.
+///
+/// # Safety
+/// As for [`super::plan::GemmPlan::run`]; `x` and the codes are aligned to 16 bytes.
+pub(super) unsafe fn run(cuda: &Cuda, gemm: &Gemm, weight: &Weight4<'_, Cuda>) -> Result<bool> {
+    let codes = weight4(weight);
+    let [any, ..] = &TILES;
+    if !fits(gemm, weight, &codes) || !cuda.has(&any.kernel, gemm.suffix())? {
+        return Ok(false);
+    }
+    let sms = cuda.n_sms as usize;
+    let (tile, cut) = choose([gemm.n, weight.rows, weight.cols / STAGE_K], sms);
+    let params = params_of(cuda, gemm, codes, tile, &cut)?;
+    // The warps that multiply, and those that fetch.
+    let threads = dim(tile.rows * 2 + 128);
+    let grid = [gemm.grid(cut.units())?.min(cuda.n_sms), 1, 1];
+    let config = LaunchConfig { grid, threads, shared: params::LINEAR4_WGMMA_SHARED_BYTES };
+    // SAFETY: the matrices and the weight are as this function's contract says, the scratch is as large as `cut` needs.
+    unsafe { cuda.launch(&tile.kernel, gemm.suffix(), params, config)? };
+    Ok(true)
+}
+
+fn params_of(cuda: &Cuda, gemm: &Gemm, weight: Weight4Params, tile: &Tile, cut: &Cut) -> Result<Linear4WgmmaParams> {
+    let (rows, cols) = (weight.rows as usize, weight.cols as usize);
+    let x_type = match gemm.input {
+        DType::F16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+        _ => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+    };
+    let byte = sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT8;
+    let x = Copied { of: x_type, ptr: gemm.x.ptr, row_bytes: 2 * gemm.x.stride as usize, shape: [gemm.n, cols] };
+    let codes = Copied { of: byte, ptr: weight.codes.cast(), row_bytes: cols / 2, shape: [rows, cols / 2] };
+    let (partial, tickets) = match cut.split() {
+        0 => (null_mut(), null_mut()),
+        split => (
+            cuda.scratch(Slot::Partial, split * cut.splits * tile.rows * tile.tokens)?,
+            cuda.scratch(Slot::Tickets, split * 2)?,
+        ),
+    };
+    Ok(Linear4WgmmaParams {
+        codes: codes.in_tiles([tile.rows, STAGE_K / 2])?,
+        x: x.in_tiles([tile.tokens, X_K])?,
+        weight,
+        out: gemm.out,
+        partial,
+        tickets,
+        n: dim(gemm.n),
+        accumulate: gemm.accumulate.into(),
+        token_tiles: dim(cut.token_tiles),
+        whole: dim(cut.whole),
+        splits: dim(cut.splits),
+        units: dim(cut.units()),
+        patience: PATIENCE,
+    })
+}
+
+/// A matrix that the copy engine reads: 16 bytes or a multiple from row to row.
+struct Copied {
+    of: sys::CUtensorMapDataType,
+    ptr: *const c_void,
+    row_bytes: usize,
+    shape: [usize; 2],
+}
+
+impl Copied {
+    /// Tiles that are 128 bytes wide and swizzled over them, with zeros for what lies outside the matrix.
+    fn in_tiles(&self, [tile_rows, tile_cols]: [usize; 2]) -> Result<TensorMap> {
+        let mut map = sys::CUtensorMap { opaque: [0; 16] };
+        // The inner dimension comes first.
+        let [rows, cols] = self.shape.map(|d| d as u64);
+        let (shape, strides, tile) = ([cols, rows], [self.row_bytes as u64], [dim(tile_cols), dim(tile_rows)]);
+        // SAFETY: the driver reads the arrays, as long as the rank of 2 says, and writes the map, all of which live
+        // here; it notes the address of the matrix without reading from it.
+        let result = unsafe {
+            sys::cuTensorMapEncodeTiled(
+                &mut map,
+                self.of,
+                2,
+                self.ptr.cast_mut(),
+                shape.as_ptr(),
+                strides.as_ptr(),
+                tile.as_ptr(),
+                [1, 1].as_ptr(),
+                sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+                sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+                sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+            )
+        };
+        result.result().map_err(refused("describing a matrix to the copy engine"))?;
+        Ok(TensorMap { words: map.opaque })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_tile_is_cut_once_and_no_part_is_empty() {
+        for sms in [1, 78, 114, 132] {
+            for (n, rows, stages) in [(17, 1, 1), (33, 200, 2), (64, 4096, 16), (300, 24_576, 16), (1024, 4096, 48)] {
+                for tile in &TILES {
+                    let cut = Cut::new(tile, [n, rows, stages], sms);
+                    assert!(cut.splits >= 1 && cut.splits <= stages.min(MAX_SPLITS), "{cut:?}");
+                    assert!(cut.whole <= cut.tiles && (cut.split() == 0 || cut.whole.is_multiple_of(sms)), "{cut:?}");
+                    assert!(cut.split() * cut.splits <= sms, "parts of a tile run at the same time: {cut:?}");
+                    assert!(cut.longest(stages, sms) >= 1);
+                }
+            }
+        }
+    }
+
+    /// The products of Qwen3-8B take what was measured to be the fastest on an H200.
+    #[test]
+    fn the_fastest_tile_is_chosen() {
+        let chosen = |n, rows, cols| {
+            let (tile, cut) = choose([n, rows, cols / STAGE_K], 132);
+            (tile.rows, tile.tokens, cut.whole, cut.split(), cut.splits)
+        };
+        assert_eq!(chosen(17, 24_576, 4096), (192, 32, 128, 0, 1));
+        assert_eq!(chosen(64, 6144, 4096), (192, 64, 0, 32, 4));
+        assert_eq!(chosen(96, 4096, 4096), (192, 96, 0, 22, 6));
+        assert_eq!(chosen(128, 4096, 12_288), (192, 128, 0, 22, 6));
+        assert_eq!(chosen(256, 6144, 4096), (192, 128, 0, 64, 2));
+        assert_eq!(chosen(256, 24_576, 4096), (128, 256, 132, 60, 2));
+        assert_eq!(chosen(1024, 24_576, 4096), (128, 256, 768, 0, 1));
+    }
+}
