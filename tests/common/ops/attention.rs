@@ -115,20 +115,7 @@ impl<B: Backend, T: Float> Setup<B> for Forward<B, T> {
     }
 
     fn run(&mut self, backend: &B) -> Result<()> {
-        let Inputs { pack, scale, q, k, v, cu_seqlens } = &self.inputs;
-        let op = Attention {
-            q: q.mat(),
-            k: k.mat(),
-            v: v.mat(),
-            heads: pack.heads,
-            cu_seqlens: cu_seqlens.view(),
-            max_len: pack.max_len(),
-            prefix: None,
-            scale: *scale,
-            out: self.out.mat_mut(),
-            lse: self.lse.view_mut(),
-        };
-        op.run(backend)
+        self.inputs.op(None, &mut self.out, &mut self.lse).run(backend)
     }
 
     fn outputs(&mut self) -> Vec<&mut dyn Output<B>> {

@@ -18,6 +18,30 @@ use halfbyte::{
 };
 use proptest::prelude::*;
 
+impl<B: Backend, T: Float> Inputs<B, T> {
+    /// The op over these, with a prefix or without.
+    pub(super) fn op<'a>(
+        &'a self,
+        prefix: Option<Prefix<'a, B, T>>,
+        out: &'a mut Tensor<B, T>,
+        lse: &'a mut Tensor<B, f32>,
+    ) -> Attention<'a, B, T> {
+        let Inputs { pack, scale, q, k, v, cu_seqlens } = self;
+        Attention {
+            q: q.mat(),
+            k: k.mat(),
+            v: v.mat(),
+            heads: pack.heads,
+            cu_seqlens: cu_seqlens.view(),
+            max_len: pack.max_len(),
+            prefix,
+            scale: *scale,
+            out: out.mat_mut(),
+            lse: lse.view_mut(),
+        }
+    }
+}
+
 /// A pack, and for each of its sequences the first row of the prefix and how many.
 #[derive(Clone, Debug)]
 pub struct Case {
@@ -83,20 +107,8 @@ impl<B: Backend, T: Float> Setup<B> for Prefixed<B, T> {
     }
 
     fn run(&mut self, backend: &B) -> Result<()> {
-        let Inputs { pack, scale, q, k, v, cu_seqlens } = &self.inputs;
-        let op = Attention {
-            q: q.mat(),
-            k: k.mat(),
-            v: v.mat(),
-            heads: pack.heads,
-            cu_seqlens: cu_seqlens.view(),
-            max_len: pack.max_len(),
-            prefix: Some(Prefix { k: self.k.mat(), v: self.v.mat(), rows: self.rows.view() }),
-            scale: *scale,
-            out: self.out.mat_mut(),
-            lse: self.lse.view_mut(),
-        };
-        op.run(backend)
+        let prefix = Prefix { k: self.k.mat(), v: self.v.mat(), rows: self.rows.view() };
+        self.inputs.op(Some(prefix), &mut self.out, &mut self.lse).run(backend)
     }
 
     fn outputs(&mut self) -> Vec<&mut dyn Output<B>> {
