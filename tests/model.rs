@@ -224,6 +224,8 @@ fn tokens_that_the_model_has_not_are_refused<B: Backend>(backend: &B) {
     let most = model.config.max_position_embeddings as u32;
     let message = refusal(forward(&batch(|batch, position| batch.positions[3] = position, most)));
     assert_says(&message, &[&format!("a token's position is {most} (token 1 of sequence 1)")]);
+    let message = refusal(forward(&batch(|batch, end| batch.prefixes = vec![0..end; 40], 1)));
+    assert_says(&message, &["prefixes is 40", "each of 2 sequences"]);
     let message = refusal(forward(&Batch::of_prompts(&[vec![1; 17]])));
     assert_says(&message, &["tokens is 17", "room for 16"]);
 

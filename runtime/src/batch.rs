@@ -172,6 +172,11 @@ impl Batch {
         if let Some(i) = self.labels.iter().position(|&label| label != IGNORE && !fits(label)) {
             return Err(Error::setting("a target", format!("{} ({})", self.labels[i], self.place(i)), want()));
         }
+        let n_seqs = self.cu_seqlens.len().saturating_sub(1);
+        if ![0, n_seqs].contains(&self.prefixes.len()) {
+            let want = format!("there must be none, or one for each of {n_seqs} sequences");
+            return Err(Error::setting("the number of prefixes", self.prefixes.len(), want));
+        }
         if let Some(i) = self.positions.iter().position(|&position| position as usize >= most) {
             let got = format!("{} ({})", self.positions[i], self.place(i));
             let want = format!("the model has {most} (from 0); cut the sequence");
