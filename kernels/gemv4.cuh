@@ -21,7 +21,8 @@
 // Wants rows % 16 = 0, cols % 256 = 0, cols <= LINEAR4_GEMV_MAX_COLS, blocks of 64, fewer than 2^32 of them; codes, x
 // and its rows aligned to 16 bytes, groups to 8, scales to 4.
 #include "barrier.cuh"
-#include "skinny4.cuh"
+#include "code_bytes.cuh"
+#include "sigmoid.cuh"
 
 constexpr unsigned GEMV4_TILE = GEMM_SKINNY_ROWS, GEMV4_THREADS = LINEAR4_GEMV_THREADS;
 constexpr unsigned GEMV4_WARPS = GEMV4_THREADS / 32 - 1; // that multiply
@@ -63,44 +64,16 @@ __device__ __forceinline__ void sync_multipliers() {
     asm volatile("bar.sync 1, %0;" ::"n"(GEMV4_WARPS * 32) : "memory");
 }
 
-// The codes' values, decoded by byte permutations, since a table in memory would first have to be fetched: four low
-// bytes in each word of `low`, high bytes in `high`.
-template <class T> struct CodeBytes {
-    uint32_t low[4], high[4];
-
-    __device__ __forceinline__ explicit CodeBytes(unsigned fp4) {
-        float gain = table_gain<T>(fp4);
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            uint32_t bits[4];
-#pragma unroll
-            for (int j = 0; j < 4; j++) {
-                T value = from_f32<T>(gain * code_value(fp4, 4 * i + j));
-                bits[j] = reinterpret_cast<const uint16_t &>(value);
-            }
-            uint32_t first = bits[0] | bits[1] << 16, second = bits[2] | bits[3] << 16;
-            low[i] = __byte_perm(first, second, 0x6420), high[i] = __byte_perm(first, second, 0x7531);
-        }
-    }
-    // A byte of codes as a pair. A permutation looks three bits of a code up; the fourth picks one of two look-ups.
-    __device__ __forceinline__ uint32_t pair(uint32_t byte) const {
-        uint32_t at = byte & 0x77, half = byte >> 1 & 0x44 | 0x10;
-        uint32_t l = __byte_perm(__byte_perm(low[0], low[1], at), __byte_perm(low[2], low[3], at), half);
-        uint32_t h = __byte_perm(__byte_perm(high[0], high[1], at), __byte_perm(high[2], high[3], at), half);
-        return __byte_perm(l, h, 0x4051);
-    }
-};
-
 // How the columns are cut: `steps` steps of up to `parts` times 256 columns, the columns of one warp. Where a step has
-// few parts, several tiles of rows are in a stage at a time.
+// few parts, several tiles of rows are in a stage at a time, `most_tiles` at most.
 struct Cut {
     unsigned steps, parts, tiles;
 
-    __device__ __forceinline__ explicit Cut(unsigned cols) {
+    __device__ __forceinline__ Cut(unsigned cols, unsigned most_tiles) {
         unsigned units = cols / UNIT_K;
         steps = (units + GEMV4_WARPS - 1) / GEMV4_WARPS;
         parts = steps == 1 ? units : (units + steps - 1) / steps;
-        tiles = parts > GEMV4_WARPS / 2 ? 1 : min(GEMV4_WARPS / parts, GEMV4_STAGE_TILES);
+        tiles = parts > GEMV4_WARPS / 2 ? 1 : min(GEMV4_WARPS / parts, most_tiles);
     }
 };
 
@@ -113,7 +86,15 @@ struct Cursor {
     float *sum;
 };
 
-template <class T, class O, bool NESTED, unsigned TOKENS> struct Gemv4 {
+// What is done around the product: norm_linear4.cu.
+enum class Fused { NOTHING, NORM, NORM_SWIGLU };
+
+template <class T, class O, bool NESTED, unsigned TOKENS, Fused FUSED = Fused::NOTHING> struct Gemv4 {
+    static constexpr bool NORM = FUSED != Fused::NOTHING, GATED = FUSED == Fused::NORM_SWIGLU;
+    // Tiles that lie one after the other are a run. With SwiGLU a CTA has one of gate, and the same of up; a group of
+    // tiles and all that is said of it is then of as many tiles in each.
+    static constexpr unsigned RUNS = GATED ? 2 : 1;
+    static constexpr unsigned SUM_TILES = GEMV4_SUMS / GEMV4_TILE / TOKENS / RUNS; // of a group, at most
     // Shared memory: sums, scales of one or two groups of tiles, as many stages as there is room for BELOW the table;
     // the table; the other stages.
     static constexpr unsigned BELOW = NESTED ? 1 : 0;
@@ -124,15 +105,17 @@ template <class T, class O, bool NESTED, unsigned TOKENS> struct Gemv4 {
     static constexpr unsigned SCALE_BYTES = NESTED ? 1 : 4; // of one
     static constexpr unsigned GROUPS_BYTES = NESTED ? GEMV4_GROUPS * 8 : 0;
     const Linear4Params &p;
+    const NormLinear4Params *around;
     const Cut cut;
     char *table, *scales;
     float *sums;
     Barrier *full, *empty;
     uint32_t lane_table;          // this lane's address in the table
     unsigned blocks, scale_pitch; // of a row; bytes from a row's scales to the next row's
-    unsigned first_tile, end_tile, group_tiles;
+    unsigned first_tile, end_tile, group_tiles, run_tiles; // run_tiles: from a tile of gate to that of up
 
-    __device__ __forceinline__ explicit Gemv4(const Linear4Params &p) : p(p), cut(p.weight.cols) {
+    __device__ __forceinline__ explicit Gemv4(const Linear4Params &p, const NormLinear4Params *around = nullptr)
+        : p(p), around(around), cut(p.weight.cols, min(GEMV4_STAGE_TILES, SUM_TILES)) {
         extern __shared__ __align__(128) char shared[];
         __shared__ Barrier barriers[2 * GEMV4_STAGES];
         static_assert(sizeof barriers <= LINEAR4_GEMV_STATIC_BYTES);
@@ -144,7 +127,8 @@ template <class T, class O, bool NESTED, unsigned TOKENS> struct Gemv4 {
         sums = reinterpret_cast<float *>(scales - GEMV4_SUMS_BYTES);
         full = barriers, empty = barriers + GEMV4_STAGES;
         blocks = p.weight.cols / 64, scale_pitch = blocks * SCALE_BYTES + GEMV4_SCALE_PAD;
-        unsigned tiles = p.weight.rows / GEMV4_TILE, each = tiles / gridDim.x, more = tiles - each * gridDim.x;
+        run_tiles = p.weight.rows / GEMV4_TILE / RUNS;
+        unsigned each = run_tiles / gridDim.x, more = run_tiles - each * gridDim.x;
         first_tile = each * blockIdx.x + min(blockIdx.x, more);
         end_tile = first_tile + each + (blockIdx.x < more);
         group_tiles = tiles_of_a_group();
@@ -155,16 +139,16 @@ template <class T, class O, bool NESTED, unsigned TOKENS> struct Gemv4 {
     }
 
     // A tile of the widest weight has room for its scales twice.
+    static constexpr unsigned MAX_COLS = NORM ? NORM_LINEAR4_GEMV_MAX_COLS : LINEAR4_GEMV_MAX_COLS;
     static_assert((SCALES_BYTES - 2 * GROUPS_BYTES) / 2 >=
-                  GEMV4_TILE * (LINEAR4_GEMV_MAX_COLS / 64 * SCALE_BYTES + GEMV4_SCALE_PAD));
+                  RUNS * GEMV4_TILE * (MAX_COLS / 64 * SCALE_BYTES + GEMV4_SCALE_PAD));
 
     // As many tiles as there is room for the sums of, and for the scales, twice if there is another group.
     __device__ __forceinline__ unsigned tiles_of_a_group() const {
-        unsigned by_sums = GEMV4_SUMS / GEMV4_TILE / TOKENS;
-        unsigned by_scales = (SCALES_BYTES - 2 * GROUPS_BYTES) / (GEMV4_TILE * scale_pitch);
+        unsigned by_scales = (SCALES_BYTES - 2 * GROUPS_BYTES) / (RUNS * GEMV4_TILE * scale_pitch);
         unsigned all = end_tile - first_tile;
-        if (all <= by_sums && all <= by_scales) return all;
-        return max(min(by_sums, by_scales / 2) / cut.tiles, 1u) * cut.tiles;
+        if (all <= SUM_TILES && all <= by_scales) return all;
+        return max(min(SUM_TILES, by_scales / 2) / cut.tiles, 1u) * cut.tiles;
     }
 
     __device__ __forceinline__ unsigned end_of_group(unsigned group) const {
@@ -177,11 +161,15 @@ template <class T, class O, bool NESTED, unsigned TOKENS> struct Gemv4 {
         unsigned s = 0, parity = 1, before = STAGES;
         for (unsigned group = first_tile; group < end_tile; group += group_tiles) {
             unsigned end = end_of_group(group);
-            for (unsigned step = 0; step < cut.steps; step++) {
+            for (unsigned step = 0; step < cut.steps * RUNS; step++) {
                 for (unsigned tile = group; tile < end; tile += cut.tiles) {
                     empty[s].wait(parity);
                     if (cut.steps == 1 && before < STAGES) full[before].wait(s == 0 ? parity : parity ^ 1);
-                    copy_stage(s, tile, min(cut.tiles, end - tile) * GEMV4_TILE, step);
+                    unsigned rows = min(cut.tiles, end - tile) * GEMV4_TILE;
+                    if (GATED)
+                        copy_stage(s, tile + step * run_tiles, rows, 0);
+                    else
+                        copy_stage(s, tile, rows, step);
                     before = s;
                     if (++s == STAGES) s = 0, parity ^= 1;
                 }
@@ -202,19 +190,26 @@ template <class T, class O, bool NESTED, unsigned TOKENS> struct Gemv4 {
         }
     }
 
-    // What a group of tiles needs of the scales: first its quantisation groups, then scales row by row.
+    // What a group of tiles needs of the scales: first the quantisation groups of each run, then scales row by row.
     __device__ __forceinline__ char *scales_of(unsigned odd) const { return scales + odd * (SCALES_BYTES / 2); }
     __device__ __forceinline__ void fetch_scales(unsigned group, unsigned odd) const {
         if (group >= end_tile) return;
+        unsigned rows = (end_of_group(group) - group) * GEMV4_TILE;
+        uint32_t to = shared_address(scales_of(odd));
+#pragma unroll
+        for (unsigned run = 0; run < RUNS; run++) {
+            fetch_run((group + run * run_tiles) * GEMV4_TILE * blocks, rows, to + run * (GROUPS_BYTES / RUNS),
+                      to + GROUPS_BYTES + run * rows * scale_pitch);
+        }
+    }
+    // Those of so many rows, from block `first` of the weight on.
+    __device__ __forceinline__ void fetch_run(unsigned first, unsigned rows, uint32_t to_groups, uint32_t to) const {
         const char *from = NESTED ? reinterpret_cast<const char *>(p.weight.absmax_codes)
                                   : reinterpret_cast<const char *>(p.weight.absmax);
-        unsigned rows = (end_of_group(group) - group) * GEMV4_TILE, words = blocks * SCALE_BYTES / 4;
-        unsigned first = group * GEMV4_TILE * blocks;
-        uint32_t to = shared_address(scales_of(odd));
+        unsigned words = blocks * SCALE_BYTES / 4;
         if (NESTED) {
             unsigned skip = first / QUANT_GROUP * 2, n = (first + rows * blocks - 1) / QUANT_GROUP * 2 + 2 - skip;
-            if (threadIdx.x < n) cp_async4(to + threadIdx.x * 4, p.weight.groups + skip + threadIdx.x);
-            to += GROUPS_BYTES;
+            if (threadIdx.x < n) cp_async4(to_groups + threadIdx.x * 4, p.weight.groups + skip + threadIdx.x);
         }
         from += size_t(first) * SCALE_BYTES;
         for (unsigned r = threadIdx.x / 32; r < rows; r += GEMV4_WARPS)
@@ -222,15 +217,65 @@ template <class T, class O, bool NESTED, unsigned TOKENS> struct Gemv4 {
                 cp_async4(to + r * scale_pitch + word * 4, from + (size_t(r) * words + word) * 4);
     }
 
-    // x of token g % 2 in block g / 2 of the four from column `col` on, at the 32 k of this lane; else zeros.
+    // Where this lane's share of x begins, from column `col` on: 32 of token g % 2 in block g / 2. Half of the lanes
+    // have none.
+    __device__ __forceinline__ bool has_x(unsigned col) const {
+        unsigned token = threadIdx.x / 4 % 2, block = threadIdx.x / 8 % 4, t = threadIdx.x % 4;
+        return token < TOKENS && t / 2 == block % 2 && col < p.weight.cols;
+    }
+    __device__ __forceinline__ unsigned x_column(unsigned col) const {
+        return col + threadIdx.x / 8 % 4 * 64 + threadIdx.x % 2 * 32;
+    }
     __device__ __forceinline__ void load_x(unsigned col, uint4 (&x)[4]) const {
-        unsigned lane = threadIdx.x % 32, token = lane / 4 % 2, block = lane / 8, t = lane % 4;
 #pragma unroll
         for (int i = 0; i < 4; i++) x[i] = make_uint4(0, 0, 0, 0);
-        if (token >= TOKENS || t / 2 != block % 2 || col >= p.weight.cols) return;
-        const uint4 *from = reinterpret_cast<const uint4 *>(row_of<T>(p.x, token) + col + block * 64 + t % 2 * 32);
+        if (!has_x(col)) return;
+        const T *from = row_of<T>(p.x, threadIdx.x / 4 % 2) + x_column(col);
 #pragma unroll
-        for (int i = 0; i < 4; i++) x[i] = from[i];
+        for (int i = 0; i < 4; i++) x[i] = reinterpret_cast<const uint4 *>(from)[i];
+    }
+
+    // The norm's weights for this lane's share of x.
+    __device__ __forceinline__ void load_norm(unsigned col, float4 (&weights)[8]) const {
+#pragma unroll
+        for (int i = 0; i < 8; i++) weights[i] = make_float4(0, 0, 0, 0);
+        if (!has_x(col)) return;
+        const float4 *from = reinterpret_cast<const float4 *>(around->norm + x_column(col));
+#pragma unroll
+        for (int i = 0; i < 8; i++) weights[i] = from[i];
+    }
+    // x = rms_norm(x), as rms_norm.cu rounds it; the first CTA stores it. Each warp has 256 columns; those whose columns
+    // are another's, too, are left out of the sum.
+    __device__ __forceinline__ void normalise(unsigned col, const float4 (&weights)[8], uint4 (&x)[4]) const {
+        __shared__ float squares[2][GEMV4_WARPS];
+        static_assert(sizeof squares + 2 * GEMV4_STAGES * sizeof(Barrier) <= NORM_LINEAR4_GEMV_STATIC_BYTES);
+        unsigned warp = threadIdx.x / 32, token = threadIdx.x / 4 % 2;
+        float sum = 0;
+#pragma unroll
+        for (int i = 0; i < 32; i++) sum += value(x, i) * value(x, i);
+        for (int o = 1; o < 32; o = o == 2 ? 8 : 2 * o) sum += __shfl_xor_sync(~0u, sum, o); // the lanes of a token
+        if (warp < cut.parts && threadIdx.x % 32 == token * 4) squares[token][warp] = sum;
+        sync_multipliers();
+        sum = 0;
+        for (unsigned part = 0; part < cut.parts; part++) sum += squares[token][part];
+        float scale = 1.f / sqrtf(sum / p.weight.cols + around->eps);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            Pack<T> pack;
+#pragma unroll
+            for (int j = 0; j < 8; j++) {
+                int k = 8 * i + j;
+                pack.v[j] = from_f32<T>(value(x, k) * scale * (&weights[k / 4].x)[k % 4]);
+            }
+            x[i] = reinterpret_cast<const uint4 &>(pack);
+        }
+        if (blockIdx.x > 0 || warp >= cut.parts || !has_x(col)) return;
+        T *to = row_of<T>(around->normed, token) + x_column(col);
+#pragma unroll
+        for (int i = 0; i < 4; i++) reinterpret_cast<uint4 *>(to)[i] = x[i];
+    }
+    __device__ __forceinline__ static float value(const uint4 (&x)[4], int i) {
+        return to_f32(reinterpret_cast<const Pack<T> &>(x[i / 8]).v[i % 8]);
     }
 
     // The address of the table's entry for byte `i` of `codes`: a pair of T, and 128 bytes on the dynamic map. One
@@ -297,27 +342,37 @@ template <class T, class O, bool NESTED, unsigned TOKENS> struct Gemv4 {
     __device__ __forceinline__ void store(unsigned group) const {
         unsigned n = (end_of_group(group) - group) * GEMV4_TILE * TOKENS, quarter = threadIdx.x % 4;
         for (unsigned i = threadIdx.x / 4; i < (n + 7) / 8 * 8; i += GEMV4_WARPS * 8) {
-            float sum = 0.f;
-            for (unsigned part = quarter; part < cut.parts; part += 4)
-                sum += sums[part * GEMV4_SUMS_PITCH + min(i, n - 1)];
-            sum += __shfl_xor_sync(~0u, sum, 1);
-            sum += __shfl_xor_sync(~0u, sum, 2);
+            float sum = add_parts(min(i, n - 1)), up = GATED ? add_parts(n + min(i, n - 1)) : 0.f;
             if (quarter > 0 || i >= n) continue;
-            unsigned tile = group + i / (GEMV4_TILE * TOKENS), token = i / GEMV4_TILE % TOKENS;
-            O *o = row_of<O>(p.out, token) + tile * GEMV4_TILE + i % GEMV4_TILE;
-            sum *= 1.f / table_gain<T>(p.weight.fp4);
-            *o = from_f32<O>(p.accumulate ? to_f32(*o) + sum : sum);
+            unsigned token = i / GEMV4_TILE % TOKENS;
+            unsigned row = (group + i / (GEMV4_TILE * TOKENS)) * GEMV4_TILE + i % GEMV4_TILE;
+            if constexpr (GATED) {
+                row_of<T>(around->gated, token)[row] = from_f32<T>(swiglu<T>(rounded(sum), rounded(up)));
+            } else {
+                O *o = row_of<O>(p.out, token) + row;
+                *o = from_f32<O>(p.accumulate ? to_f32(*o) + sum : sum);
+            }
         }
     }
+    // Sum `i` of a group; all four lanes get it.
+    __device__ __forceinline__ float add_parts(unsigned i) const {
+        float sum = 0.f;
+        for (unsigned part = threadIdx.x % 4; part < cut.parts; part += 4) sum += sums[part * GEMV4_SUMS_PITCH + i];
+        sum += __shfl_xor_sync(~0u, sum, 1);
+        sum += __shfl_xor_sync(~0u, sum, 2);
+        return sum * (1.f / table_gain<T>(p.weight.fp4));
+    }
+    __device__ __forceinline__ static float rounded(float v) { return to_f32(from_f32<T>(v)); }
 
-    // The cursor for 16 rows, the first of them row `row` of a group of tiles, at the 256 columns `unit`.
-    __device__ __forceinline__ Cursor cursor(unsigned group, unsigned odd, unsigned row, unsigned unit,
+    // The cursor for 16 rows of a run, the first of them row `row` of a group of tiles, at the 256 columns `unit`.
+    __device__ __forceinline__ Cursor cursor(unsigned group, unsigned odd, unsigned run, unsigned row, unsigned unit,
                                              unsigned part) const {
         unsigned lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+        unsigned first = run * (end_of_group(group) - group) * GEMV4_TILE + row;
         return {((row + g) * cut.parts + part) * GEMV4_ROW + g % 2 * 64 + t * 16,
-                scales_of(odd) + GROUPS_BYTES + (row + g) * scale_pitch + (unit * 4 + t) * SCALE_BYTES,
-                group * GEMV4_TILE * blocks % QUANT_GROUP + (row + g) * blocks + unit * 4 + t,
-                sums + part * GEMV4_SUMS_PITCH + row * TOKENS + t / 2 * GEMV4_TILE + g + t % 2 * 8};
+                scales_of(odd) + GROUPS_BYTES + (first + g) * scale_pitch + (unit * 4 + t) * SCALE_BYTES,
+                (group + run * run_tiles) * GEMV4_TILE * blocks % QUANT_GROUP + (row + g) * blocks + unit * 4 + t,
+                sums + part * GEMV4_SUMS_PITCH + first * TOKENS + t / 2 * GEMV4_TILE + g + t % 2 * 8};
     }
 
     // This warp's part of a stage, added to the sums.
@@ -340,29 +395,36 @@ template <class T, class O, bool NESTED, unsigned TOKENS> struct Gemv4 {
     __device__ __forceinline__ void multiply_all() const {
         unsigned warp = threadIdx.x / 32, part = warp % cut.parts, slot = warp / cut.parts, s = 0, parity = 0, odd = 0;
         unsigned lane = threadIdx.x % 32, rows = cut.tiles * GEMV4_TILE;
+        uint4 x[4];
+        float4 norm[8];
         fetch_scales(first_tile, 0);
         cp_async_commit();
+        if (NORM) load_norm(part * UNIT_K, norm);
         fill_table();
         cp_async_wait<0>();
         all_made(false);
         begin_kernel();
+        if (NORM) {
+            load_x(part * UNIT_K, x);
+            normalise(part * UNIT_K, norm, x);
+        }
 #pragma unroll 1
         for (unsigned group = first_tile; group < end_tile; group += group_tiles, odd ^= 1) {
             unsigned end = end_of_group(group);
             fetch_scales(group + group_tiles, odd ^ 1);
             cp_async_commit();
 #pragma unroll 1
-            for (unsigned step = 0; step < cut.steps; step++) {
-                unsigned unit = step * cut.parts + part;
+            for (unsigned step = 0; step < cut.steps * RUNS; step++) {
+                unsigned unit = GATED ? part : step * cut.parts + part, run = GATED ? step : 0;
                 bool some = slot < cut.tiles && unit * 4 < blocks;
-                uint4 x[4];
-                load_x(unit * UNIT_K, x);
-                Cursor at = cursor(group, odd, slot * GEMV4_TILE, unit, part);
+                if (!NORM) load_x(unit * UNIT_K, x);
+                Cursor at = cursor(group, odd, run, slot * GEMV4_TILE, unit, part);
+                const char *groups = scales_of(odd) + run * (GROUPS_BYTES / RUNS);
 #pragma unroll 1
                 for (unsigned tile = group; tile < end; tile += cut.tiles) {
                     full[s].wait(parity);
                     if (some && tile + slot < end)
-                        take(s, scales_of(odd), at, x, step == 0);
+                        take(s, groups, at, x, GATED || step == 0);
                     else if (lane == 0)
                         empty[s].arrive();
                     if (++s == STAGES) s = 0, parity ^= 1;

@@ -120,6 +120,19 @@ enum {
     LINEAR4_GEMV_STATIC_BYTES = 64, // barriers
 };
 
+// norm_linear4: out = rms_norm(x) W^T, and gated = swiglu(out), 4-bit W [rows, cols].
+typedef struct {
+    Linear4Params linear; // of x as it is before the norm; with gated, out is not written
+    const float *norm;    // [cols]
+    float eps;
+    MatrixMut normed; // T [n, cols]: rms_norm(x)
+    MatrixMut gated;  // T [n, rows / 2], or null
+} NormLinear4Params;
+enum {
+    NORM_LINEAR4_GEMV_MAX_COLS = 4096,    // all of x in one step
+    NORM_LINEAR4_GEMV_STATIC_BYTES = 256, // barriers, and the sums of squares
+};
+
 // What the copy engine knows of a matrix in memory and of the tiles it is copied in; the driver's CUtensorMap.
 typedef struct {
     unsigned long long words[16];

@@ -2,14 +2,10 @@
 // halves of one row, so that a thread's loads are two streams of whole lines, all asked for before the first is used.
 // The bound is the memory: three vectors of f columns a row, in the gradient five.
 #include "params.h"
+#include "sigmoid.cuh"
 #include "vec8.cuh"
 
 constexpr unsigned THREADS = ELEMENTWISE_THREADS;
-
-template <class T> __device__ __forceinline__ float sigmoid(float v) {
-    // f16 and bf16 hide the error of the fast exponential.
-    return 1.f / (1.f + (sizeof(T) == 4 ? expf(-v) : __expf(-v)));
-}
 
 // Where this thread works.
 struct Place {
@@ -31,7 +27,7 @@ template <class T> __device__ void swiglu(const SwigluParams &p) {
     bool packed = aligned16(gate, p.f) && aligned16(out, 0);
     Vec8 g = load8(gate, left, packed), u = load8(gate + p.f, left, packed);
 #pragma unroll
-    for (int j = 0; j < 8; j++) g.v[j] *= sigmoid<T>(g.v[j]) * u.v[j];
+    for (int j = 0; j < 8; j++) g.v[j] = swiglu<T>(g.v[j], u.v[j]);
     store8(out, g, left, packed);
 }
 INSTANTIATE(swiglu, SwigluParams)

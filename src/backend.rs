@@ -19,6 +19,7 @@ macro_rules! each_op {
             // Linear layers
             linear4(Linear4<T, O>) in gemm::linear4;
             linear4_grad(Linear4Grad<T>) in gemm::linear4;
+            norm_linear4(NormLinear4<T>) in gemm::norm_linear4;
             linear(Linear<T, O>) in gemm::linear;
             linear_grad(LinearGrad<T>) in gemm::linear;
             weight_grad(WeightGrad<T>) in gemm::weight_grad;

@@ -169,6 +169,27 @@ pub const LINEAR4_GEMV_MAX_COLS: u32 = 25600;
 pub const LINEAR4_GEMV_SHARED: u32 = 229376;
 pub const LINEAR4_GEMV_STATIC_BYTES: u32 = 64;
 #[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct NormLinear4Params {
+    pub linear: Linear4Params,
+    pub norm: *const f32,
+    pub eps: f32,
+    pub normed: MatrixMut,
+    pub gated: MatrixMut,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of NormLinear4Params"][::core::mem::size_of::<NormLinear4Params>() - 152usize];
+    ["Alignment of NormLinear4Params"][::core::mem::align_of::<NormLinear4Params>() - 8usize];
+    ["Offset of field: NormLinear4Params::linear"][::core::mem::offset_of!(NormLinear4Params, linear) - 0usize];
+    ["Offset of field: NormLinear4Params::norm"][::core::mem::offset_of!(NormLinear4Params, norm) - 104usize];
+    ["Offset of field: NormLinear4Params::eps"][::core::mem::offset_of!(NormLinear4Params, eps) - 112usize];
+    ["Offset of field: NormLinear4Params::normed"][::core::mem::offset_of!(NormLinear4Params, normed) - 120usize];
+    ["Offset of field: NormLinear4Params::gated"][::core::mem::offset_of!(NormLinear4Params, gated) - 136usize];
+};
+pub const NORM_LINEAR4_GEMV_MAX_COLS: u32 = 4096;
+pub const NORM_LINEAR4_GEMV_STATIC_BYTES: u32 = 256;
+#[repr(C)]
 #[repr(align(128))]
 #[derive(Debug, Copy, Clone)]
 pub struct TensorMap {

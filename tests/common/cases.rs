@@ -142,6 +142,39 @@ fn few_tokens() -> Vec<(Product, Quantization)> {
     cases
 }
 
+/// Products behind a norm, and whether SwiGLU follows: one step of the kernel for one and two tokens, in one group of
+/// tiles and in several, part rounds of each, and what it leaves to others.
+pub fn normed_products() -> Vec<(Product, Quantization, bool)> {
+    const WEIGHTS: [[usize; 2]; 11] = [
+        [32, 256],
+        [16, 256],
+        [2144, 1024],
+        [160, 2048],
+        [96, 2560],
+        [96, 3072],
+        [8512, 4096],
+        [64, 5120],
+        [25_600, 256],
+        [40, 96],
+        [34, 72],
+    ];
+    let all = Quantization::all();
+    let quantizations = Quantization::all().into_iter().filter(|q| q.block_size == 64);
+    let quantizations: Vec<_> = quantizations.collect();
+    let mut cases = Vec::new();
+    for (i, [outputs, inputs]) in WEIGHTS.into_iter().enumerate() {
+        for (j, gated) in [false, true].into_iter().enumerate() {
+            for n in [1, 2] {
+                let (layout, at) = ([Layout::Packed, Layout::Slice][(i + n) % 2], (i + 2 * j + n) % quantizations.len());
+                cases.push((Product { layout, ..Product::new(n, outputs, inputs) }, quantizations[at], gated));
+            }
+        }
+        let product = Product { layout: LAYOUTS[i % 3], ..Product::new([0, 3, 17][i % 3], 2 * outputs.min(200), inputs) };
+        cases.push((product, all[i * 5 % all.len()], i % 2 == 0));
+    }
+    cases
+}
+
 /// The most tokens of the kernel for 17 and more on Hopper.
 pub const MOST_FUSED: usize = 1024;
 

@@ -62,8 +62,9 @@ pub fn rotate(u: &[Num], cos: &[f64], sin: &[f64]) -> Vec<Num> {
 }
 
 /// `silu(gate) · up`.
-pub fn swiglu(gate: f64, up: f64) -> Num {
-    Num::from(gate) * Num::from(gate).sigmoid() * Num::from(up)
+pub fn swiglu(gate: impl Into<Num>, up: impl Into<Num>) -> Num {
+    let gate: Num = gate.into();
+    gate * gate.sigmoid() * up.into()
 }
 
 /// The gradients of [`swiglu`] times `d_out`: of the gate, of the other factor.

@@ -1,6 +1,6 @@
 //! What a forward pass reads besides the weights, and linear layers with their adapters.
 
-use super::weights::MergedLinear;
+use super::weights::{MergedLinear, Norm};
 use crate::{Result, lora::DeviceAdapter};
 use halfbyte::{
     Backend, Float, Mat, MatMut,
@@ -66,11 +66,42 @@ impl<'a, B: Backend, T: Float> ForwardContext<'a, B, T> {
         layer: usize,
         linear: &MergedLinear<B, T>,
         x: Mat<'_, B, T>,
-        mut xa: MatMut<'_, B, T>,
+        xa: MatMut<'_, B, T>,
         mut out: MatMut<'_, B, T>,
         accumulate: bool,
     ) -> Result<()> {
         linear.forward(self.backend, x, out.reborrow(), accumulate)?;
+        self.adapt(layer, linear, x, xa, out)
+    }
+
+    /// The same of a normed input: `out = rms_norm(x) Wᵀ + …`.
+    pub(super) fn project_normed(
+        &self,
+        layer: usize,
+        linear: &MergedLinear<B, T>,
+        mut norm: Norm<'_, B, T>,
+        xa: MatMut<'_, B, T>,
+        mut out: MatMut<'_, B, T>,
+    ) -> Result<()> {
+        linear.forward_normed(self.backend, norm.reborrow(), out.reborrow(), None)?;
+        self.adapt(layer, linear, norm.out.mat(), xa, out)
+    }
+
+    /// Whether the adapter has a module for one of these linear layers.
+    pub(super) fn adapts(&self, layer: usize, linear: &MergedLinear<B, T>) -> bool {
+        let Some(adapter) = self.adapter else { return false };
+        linear.modules.iter().any(|(projection, _)| adapter.layout.module(layer, *projection).is_some())
+    }
+
+    /// Adds what the adapter makes of `x` to `out`.
+    fn adapt(
+        &self,
+        layer: usize,
+        linear: &MergedLinear<B, T>,
+        x: Mat<'_, B, T>,
+        mut xa: MatMut<'_, B, T>,
+        mut out: MatMut<'_, B, T>,
+    ) -> Result<()> {
         let Some(adapter) = self.adapter else { return Ok(()) };
         for (projection, columns) in &linear.modules {
             let Some(lora) = adapter.layout.module(layer, *projection) else { continue };

@@ -1,9 +1,10 @@
 //! The forward pass: one function for each layer, whatever its tokens attend to and whatever of it is kept.
 
 use super::{
-    Activations, ForwardContext, Layer, Qwen3,
+    Activations, ForwardContext, Keep, Layer, Qwen3,
     activations::{LayerActivations, Tokens},
     attention::Attend,
+    weights::Norm,
 };
 use crate::{Result, batch::Batch};
 use halfbyte::{
@@ -46,18 +47,26 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         let Activations { tokens, residual, layers, normed, gated, .. } = acts;
         let a = &mut layers[slot];
 
-        self.rms_norm(ctx, residual.at(2 * i).rows(n), &layer.attention_norm, normed.rows_mut(n))?;
-        ctx.project(i, &layer.qkv, normed.rows(n), a.xa.rows_mut(n), a.qkv.rows_mut(n), false)?;
+        let norm = self.norm(residual.at(2 * i).rows(n), &layer.attention_norm, normed.rows_mut(n));
+        ctx.project_normed(i, &layer.qkv, norm, a.xa.rows_mut(n), a.qkv.rows_mut(n))?;
         self.rotate(ctx, layer, tokens, a, attend.cache_rows(i))?;
         self.attend(ctx, i, tokens, a, attend)?;
         let middle = residual.advance(ctx.backend, 2 * i, n)?;
         ctx.project(i, &layer.o, a.attention.rows(n), a.xa.rows_mut(n), middle, true)?;
 
-        self.rms_norm(ctx, residual.at(2 * i + 1).rows(n), &layer.mlp_norm, normed.rows_mut(n))?;
-        ctx.project(i, &layer.gate_up, normed.rows(n), a.xa.rows_mut(n), a.gate_up.rows_mut(n), false)?;
-        Swiglu { gate_up: a.gate_up.rows(n), out: gated.rows_mut(n) }.run(ctx.backend)?;
+        let norm = self.norm(residual.at(2 * i + 1).rows(n), &layer.mlp_norm, normed.rows_mut(n));
+        if residual.keep() == Keep::Nothing && !ctx.adapts(i, &layer.gate_up) {
+            layer.gate_up.forward_normed(ctx.backend, norm, a.gate_up.rows_mut(n), Some(gated.rows_mut(n)))?;
+        } else {
+            ctx.project_normed(i, &layer.gate_up, norm, a.xa.rows_mut(n), a.gate_up.rows_mut(n))?;
+            Swiglu { gate_up: a.gate_up.rows(n), out: gated.rows_mut(n) }.run(ctx.backend)?;
+        }
         let next = residual.advance(ctx.backend, 2 * i + 1, n)?;
         ctx.project(i, &layer.down, gated.rows(n), a.xa.rows_mut(n), next, true)
+    }
+
+    fn norm<'a>(&self, x: Mat<'a, B, T>, weight: &'a Buf<B, f32>, out: MatMut<'a, B, T>) -> Norm<'a, B, T> {
+        Norm { x, weight: weight.view(), eps: self.config.rms_norm_eps, out }
     }
 
     pub(super) fn rms_norm(

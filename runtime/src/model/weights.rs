@@ -2,8 +2,8 @@
 
 use crate::{Result, config::Projection};
 use halfbyte::{
-    Backend, Buf, Float, Mat, MatMut,
-    ops::{Linear, Linear4, Linear4Grad, LinearGrad, Op},
+    Backend, Buf, Float, Mat, MatMut, View,
+    ops::{Linear, Linear4, Linear4Grad, LinearGrad, NormLinear4, Op, RmsNorm, Swiglu},
     quant::{Format, ScaleBufs, Weight4},
 };
 use std::ops::Range;
@@ -67,6 +67,23 @@ impl<B: Backend, T: Float> Weight<B, T> {
     }
 }
 
+/// The input of linear layers before its norm, and where it goes normalised.
+pub(super) struct Norm<'a, B: Backend, T: Float> {
+    /// `[n, in]`
+    pub x: Mat<'a, B, T>,
+    /// `[in]`
+    pub weight: View<'a, B, f32>,
+    pub eps: f32,
+    /// `[n, in]`
+    pub out: MatMut<'a, B, T>,
+}
+
+impl<B: Backend, T: Float> Norm<'_, B, T> {
+    pub fn reborrow(&mut self) -> Norm<'_, B, T> {
+        Norm { x: self.x, weight: self.weight, eps: self.eps, out: self.out.reborrow() }
+    }
+}
+
 /// Linear layers with one input, their outputs side by side.
 ///
 /// Merged layers that are held alike share one weight; where they cannot (mixed checkpoints, scales that
@@ -90,6 +107,27 @@ impl<B: Backend, T: Float> MergedLinear<B, T> {
     ) -> Result<()> {
         for (weight, columns) in &self.parts {
             weight.forward(backend, x, out.reborrow().columns(columns.clone()), accumulate)?;
+        }
+        Ok(())
+    }
+
+    /// `out = rms_norm(x) Wᵀ`, and `gated = swiglu(out)`, which may leave nothing in `out`.
+    pub(super) fn forward_normed(
+        &self,
+        backend: &B,
+        norm: Norm<'_, B, T>,
+        mut out: MatMut<'_, B, T>,
+        gated: Option<MatMut<'_, B, T>>,
+    ) -> Result<()> {
+        let Norm { x, weight, eps, out: mut normed } = norm;
+        if let [(Weight::Quantized(quantized), _)] = &self.parts[..] {
+            NormLinear4 { x, norm: weight, eps, normed, weight: quantized.view(), out, gated }.run(backend)?;
+            return Ok(());
+        }
+        RmsNorm { x, add: None, weight, eps, out: normed.reborrow() }.run(backend)?;
+        self.forward(backend, normed.mat(), out.reborrow(), false)?;
+        if let Some(gated) = gated {
+            Swiglu { gate_up: out.mat(), out: gated }.run(backend)?;
         }
         Ok(())
     }

@@ -24,13 +24,23 @@ type Case = (Product, Quantization);
 /// By how many half ulps the weight that a kernel multiplies with may be off, beside the oracle's, which is rounded
 /// once. Where a kernel decodes into operand A, its codes are rounded, and up to 16 tokens nothing else is: the scale
 /// multiplies the sum over a block. For more tokens it may multiply each weight, which is rounded again.
-fn rounding<T: Float>(case: &Product, quantization: &Quantization) -> f64 {
+pub fn rounding<T: Float>(case: &Product, quantization: &Quantization) -> f64 {
     let decodes = T::DTYPE != DType::F32 && case.inputs.is_multiple_of(256) && quantization.block_size >= 64;
     match case.n {
         0..=16 if T::DTYPE != DType::F32 => 2.0,
         17..=cases::MOST_FUSED if decodes => 3.0,
         _ => 0.0,
     }
+}
+
+/// `x[i, :] · weight[j, :]` of `inputs` terms, whose weight may be off by that.
+pub fn product<T: Float>(x: &[f64], weight: &[f64], inputs: usize, rounding: f64, [i, j]: [usize; 2]) -> Num {
+    let mut product = oracle::row_by_row(x, weight, inputs, i, j);
+    if rounding > 0.0 {
+        let size: f64 = (0..inputs).map(|k| (x[i * inputs + k] * weight[j * inputs + k]).abs()).sum();
+        product.err += rounding * unit::<T>() * size;
+    }
+    product
 }
 
 pub struct Forward<B: Backend, T: Float, O: Float> {
@@ -72,11 +82,7 @@ impl<B: Backend, T: Float, O: Float> Setup<B> for Forward<B, T, O> {
         let Product { outputs, inputs, .. } = self.case;
         let (x, weight) = (self.x.to_f64(), self.weight.exact::<T>());
         close.some("out", self.out.now(), outputs, |i, j| {
-            let mut product = oracle::row_by_row(&x, &weight, inputs, i, j);
-            if self.rounding > 0.0 {
-                let size: f64 = (0..inputs).map(|k| (x[i * inputs + k] * weight[j * inputs + k]).abs()).sum();
-                product.err += self.rounding * unit::<T>() * size;
-            }
+            let product = product::<T>(&x, &weight, inputs, self.rounding, [i, j]);
             stored(&self.case, &self.out, [i, j], product)
         });
     }

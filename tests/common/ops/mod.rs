@@ -10,6 +10,7 @@ pub mod dequantize;
 pub mod linear;
 pub mod linear4;
 pub mod lora;
+pub mod norm_linear4;
 pub mod qk_norm_rope;
 pub mod quantize;
 pub mod reduce;
@@ -54,6 +55,7 @@ ops!(
     linear,
     weight_grad,
     lora,
+    norm_linear4,
     quantize,
     dequantize,
     rms_norm,

@@ -139,28 +139,34 @@ static GEMV_PLAIN: [Kernel<Linear4Params>; 2] =
 
 /// The plan for one or two tokens, for the shapes and GPUs that have one.
 fn gemv(cuda: &Cuda, gemm: &Gemm, weight: &Weight4<'_, Cuda>) -> Result<Option<GemmPlan<Linear4Params>>> {
-    const SHARED: u32 = params::LINEAR4_GEMV_SHARED;
     let kernels = if matches!(weight.scales, Scales::Nested { .. }) { &GEMV } else { &GEMV_PLAIN };
-    let fits = (SHARED + params::LINEAR4_GEMV_STATIC_BYTES) as usize <= cuda.max_shared;
+    let fits = !gemm.grad && fits_gemv(cuda, weight, params::LINEAR4_GEMV_STATIC_BYTES);
     let kernel = gemm.n.checked_sub(1).and_then(|n| kernels.get(n));
-    let Some(kernel) = kernel.filter(|_| !gemm.grad && fits && fits_gemv(weight)) else { return Ok(None) };
+    let Some(kernel) = kernel.filter(|_| fits) else { return Ok(None) };
     if !cuda.has(kernel, gemm.suffix())? {
         return Ok(None);
     }
-    let blocks = (weight.rows / SKINNY_ROWS).min(cuda.n_sms as usize);
-    let config = LaunchConfig { grid: [dim(blocks), 1, 1], threads: params::LINEAR4_GEMV_THREADS, shared: SHARED };
+    let config = gemv_config(cuda, dim(weight.rows));
     Ok(Some(GemmPlan { kernel, config, splits: 1, in_scratch: false }))
 }
 
-/// Whether the kernels for one and two tokens take this weight, beside the alignment of its codes.
-fn fits_gemv(weight: &Weight4<'_, Cuda>) -> bool {
+/// How a kernel for one or two tokens is launched, for a weight of so many rows.
+pub(super) fn gemv_config(cuda: &Cuda, rows: u32) -> LaunchConfig {
+    let blocks = (rows / dim(SKINNY_ROWS)).min(cuda.n_sms);
+    LaunchConfig { grid: [blocks, 1, 1], threads: params::LINEAR4_GEMV_THREADS, shared: params::LINEAR4_GEMV_SHARED }
+}
+
+/// Whether the kernels for one and two tokens, with so much static shared memory, take this weight, beside the alignment
+/// of its codes.
+pub(super) fn fits_gemv(cuda: &Cuda, weight: &Weight4<'_, Cuda>, static_bytes: u32) -> bool {
+    let shared = (params::LINEAR4_GEMV_SHARED + static_bytes) as usize <= cuda.max_shared;
     let aligned = match weight.scales {
         Scales::Nested { codes, groups } => is_aligned(codes.ptr() as _, 0, 4) && is_aligned(groups.ptr() as _, 0, 8),
         Scales::Plain(absmax) => is_aligned(absmax.ptr() as _, 0, 4),
     };
     let cols = weight.cols.is_multiple_of(UNIT_K) && weight.cols <= params::LINEAR4_GEMV_MAX_COLS as usize;
     let rows = weight.rows.is_multiple_of(SKINNY_ROWS) && weight.rows > 0 && weight.cols > 0;
-    aligned && cols && rows && weight.block_size == 64 && few_blocks(weight)
+    shared && aligned && cols && rows && weight.block_size == 64 && few_blocks(weight)
 }
 
 /// Whether the blocks of 64 can be counted in 32 bits, as the kernels for few tokens do.

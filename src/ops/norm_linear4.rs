@@ -1,0 +1,38 @@
+use super::{Check, Op};
+use crate::{Backend, Float, Mat, MatMut, Result, View, quant::Weight4};
+
+/// `normed = rms_norm(x)`, `out = normed · Wᵀ` with a 4-bit weight and, with `gated`, `gated = swiglu(out)`:
+/// [`super::RmsNorm`], [`super::Linear4`] and [`super::Swiglu`] one after the other, in as few kernels as there are for it.
+///
+/// `x` is `[n, in]`, `W` `[out, in]`.
+pub struct NormLinear4<'a, B: Backend, T: Float> {
+    /// `[n, in]`.
+    pub x: Mat<'a, B, T>,
+    /// `[in]`: the norm's weight.
+    pub norm: View<'a, B, f32>,
+    /// Added to the mean of squares.
+    pub eps: f32,
+    /// `[n, in]`.
+    pub normed: MatMut<'a, B, T>,
+    /// `[out, in]`.
+    pub weight: Weight4<'a, B>,
+    /// `[n, out]`. With `gated`, what it holds afterwards is not defined.
+    pub out: MatMut<'a, B, T>,
+    /// `[n, out / 2]`.
+    pub gated: Option<MatMut<'a, B, T>>,
+}
+
+impl<B: Backend, T: Float> Op<B> for NormLinear4<'_, B, T> {
+    fn verify(&self, check: &Check<'_, B>) -> Result<()> {
+        let (n, [rows, cols]) = (self.x.shape()[0], [self.weight.rows, self.weight.cols]);
+        self.weight.verify(check)?;
+        check.value(cols > 0, "the row length", 0, "a norm needs at least one element")?;
+        check.mat("x", &self.x, [n, cols])?;
+        check.len("norm", &self.norm, cols)?;
+        check.mat_mut("normed", &self.normed, [n, cols])?;
+        check.mat_mut("out", &self.out, [n, rows])?;
+        let Some(gated) = &self.gated else { return Ok(()) };
+        check.value(rows.is_multiple_of(2), "the weight's rows", rows, "they must be those of gate and as many of up")?;
+        check.mat_mut("gated", gated, [n, rows / 2])
+    }
+}
