@@ -235,47 +235,53 @@ template <class T, class O, bool NESTED, unsigned TOKENS, Fused FUSED = Fused::N
         for (int i = 0; i < 4; i++) x[i] = reinterpret_cast<const uint4 *>(from)[i];
     }
 
-    // The norm's weights for this lane's share of x.
-    __device__ __forceinline__ void load_norm(unsigned col, float4 (&weights)[8]) const {
-#pragma unroll
-        for (int i = 0; i < 8; i++) weights[i] = make_float4(0, 0, 0, 0);
-        if (!has_x(col)) return;
-        const float4 *from = reinterpret_cast<const float4 *>(around->norm + x_column(col));
-#pragma unroll
-        for (int i = 0; i < 8; i++) weights[i] = from[i];
+    // A thread normalises 8 columns. Their weights:
+    __device__ __forceinline__ void load_norm(float (&weights)[8]) const {
+        if (threadIdx.x * 8 >= p.weight.cols) return;
+        const float4 *from = reinterpret_cast<const float4 *>(around->norm + threadIdx.x * 8);
+        reinterpret_cast<float4 &>(weights[0]) = from[0], reinterpret_cast<float4 &>(weights[4]) = from[1];
     }
-    // x = rms_norm(x), as rms_norm.cu rounds it; the first CTA stores it. Each warp has 256 columns; those whose columns
-    // are another's, too, are left out of the sum.
-    __device__ __forceinline__ void normalise(unsigned col, const float4 (&weights)[8], uint4 (&x)[4]) const {
-        __shared__ float squares[2][GEMV4_WARPS];
+    // rms_norm(x), as rms_norm.cu rounds it, and of that this lane's share. The first CTA stores it. One token after the
+    // other goes through the place of the sums.
+    __device__ __forceinline__ void normalise(const float (&weights)[8], unsigned col, uint4 (&x)[4]) const {
+        __shared__ alignas(16) float squares[GEMV4_WARPS];
         static_assert(sizeof squares + 2 * GEMV4_STAGES * sizeof(Barrier) <= NORM_LINEAR4_GEMV_STATIC_BYTES);
-        unsigned warp = threadIdx.x / 32, token = threadIdx.x / 4 % 2;
-        float sum = 0;
+        static_assert(NORM_LINEAR4_GEMV_MAX_COLS <= GEMV4_WARPS * 32 * 8);
+        static_assert(NORM_LINEAR4_GEMV_MAX_COLS * sizeof(T) <= GEMV4_SUMS_BYTES);
+        unsigned at = threadIdx.x * 8;
+        bool some = at < p.weight.cols;
+        T *normed = reinterpret_cast<T *>(sums);
 #pragma unroll
-        for (int i = 0; i < 32; i++) sum += value(x, i) * value(x, i);
-        for (int o = 1; o < 32; o = o == 2 ? 8 : 2 * o) sum += __shfl_xor_sync(~0u, sum, o); // the lanes of a token
-        if (warp < cut.parts && threadIdx.x % 32 == token * 4) squares[token][warp] = sum;
-        sync_multipliers();
-        sum = 0;
-        for (unsigned part = 0; part < cut.parts; part++) sum += squares[token][part];
-        float scale = 1.f / sqrtf(sum / p.weight.cols + around->eps);
+        for (int i = 0; i < 4; i++) x[i] = make_uint4(0, 0, 0, 0);
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            Pack<T> pack;
+        for (unsigned token = 0; token < TOKENS; token++) {
+            Pack<T> pack = {};
+            if (some) pack = load_pack(row_of<T>(p.x, token) + at);
+            float sum = 0;
 #pragma unroll
-            for (int j = 0; j < 8; j++) {
-                int k = 8 * i + j;
-                pack.v[j] = from_f32<T>(value(x, k) * scale * (&weights[k / 4].x)[k % 4]);
+            for (int i = 0; i < 8; i++) sum += to_f32(pack.v[i]) * to_f32(pack.v[i]);
+#pragma unroll
+            for (int o = 16; o > 0; o >>= 1) sum += __shfl_xor_sync(~0u, sum, o);
+            if (threadIdx.x % 32 == 0) squares[threadIdx.x / 32] = sum;
+            sync_multipliers(); // nobody reads the last token any longer, and the sums of squares are there
+            sum = 0;
+#pragma unroll
+            for (unsigned i = 0; i < GEMV4_WARPS; i += 4) {
+                float4 four = reinterpret_cast<const float4 *>(squares)[i / 4];
+                sum += (four.x + four.y) + (four.z + four.w);
             }
-            x[i] = reinterpret_cast<const uint4 &>(pack);
-        }
-        if (blockIdx.x > 0 || warp >= cut.parts || !has_x(col)) return;
-        T *to = row_of<T>(around->normed, token) + x_column(col);
+            float scale = 1.f / sqrtf(sum / p.weight.cols + around->eps);
 #pragma unroll
-        for (int i = 0; i < 4; i++) reinterpret_cast<uint4 *>(to)[i] = x[i];
-    }
-    __device__ __forceinline__ static float value(const uint4 (&x)[4], int i) {
-        return to_f32(reinterpret_cast<const Pack<T> &>(x[i / 8]).v[i % 8]);
+            for (int i = 0; i < 8; i++) pack.v[i] = from_f32<T>(to_f32(pack.v[i]) * scale * weights[i]);
+            if (some) store_pack(normed + at, pack);
+            if (some && blockIdx.x == 0) store_pack(row_of<T>(around->normed, token) + at, pack);
+            sync_multipliers(); // all of x is there
+            if (threadIdx.x / 4 % 2 == token && has_x(col)) {
+#pragma unroll
+                for (int i = 0; i < 4; i++) x[i] = reinterpret_cast<const uint4 *>(normed + x_column(col))[i];
+            }
+        }
+        sync_multipliers(); // the place is free for sums
     }
 
     // The address of the table's entry for byte `i` of `codes`: a pair of T, and 128 bytes on the dynamic map. One
@@ -396,18 +402,15 @@ template <class T, class O, bool NESTED, unsigned TOKENS, Fused FUSED = Fused::N
         unsigned warp = threadIdx.x / 32, part = warp % cut.parts, slot = warp / cut.parts, s = 0, parity = 0, odd = 0;
         unsigned lane = threadIdx.x % 32, rows = cut.tiles * GEMV4_TILE;
         uint4 x[4];
-        float4 norm[8];
+        float norm[8];
         fetch_scales(first_tile, 0);
         cp_async_commit();
-        if (NORM) load_norm(part * UNIT_K, norm);
+        if (NORM) load_norm(norm);
         fill_table();
         cp_async_wait<0>();
         all_made(false);
         begin_kernel();
-        if (NORM) {
-            load_x(part * UNIT_K, x);
-            normalise(part * UNIT_K, norm, x);
-        }
+        if (NORM) normalise(norm, part * UNIT_K, x);
 #pragma unroll 1
         for (unsigned group = first_tile; group < end_tile; group += group_tiles, odd ^= 1) {
             unsigned end = end_of_group(group);
