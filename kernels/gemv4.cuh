@@ -20,26 +20,9 @@
 //
 // Wants rows % 16 = 0, cols % 256 = 0, cols <= LINEAR4_GEMV_MAX_COLS, blocks of 64, fewer than 2^32 of them; codes, x
 // and its rows aligned to 16 bytes, groups to 8, scales to 4.
-#include "barrier.cuh"
 #include "code_bytes.cuh"
+#include "gemv4_x.cuh"
 #include "sigmoid.cuh"
-
-constexpr unsigned GEMV4_TILE = GEMM_SKINNY_ROWS, GEMV4_THREADS = LINEAR4_GEMV_THREADS;
-constexpr unsigned GEMV4_WARPS = GEMV4_THREADS / 32 - 1; // that multiply
-constexpr unsigned GEMV4_ROW = UNIT_K / 2;               // bytes of a row that a warp has
-constexpr unsigned GEMV4_STAGES = 4, GEMV4_STAGE_BYTES = GEMV4_WARPS * UNIT_BYTES;
-constexpr unsigned GEMV4_STAGE_TILES = 4; // at most
-constexpr unsigned GEMV4_GROUPS = 64;     // quantisation groups of a group of tiles, at most
-constexpr unsigned GEMV4_SCALE_PAD = 16;  // bytes between the scales of two rows
-// Of a warp: 12 tiles of one token, 6 of two. Then two more, so that four warps' sums lie in different banks.
-constexpr unsigned GEMV4_SUMS = 12 * GEMV4_TILE, GEMV4_SUMS_PITCH = GEMV4_SUMS + 2;
-constexpr unsigned GEMV4_SUMS_BYTES = GEMV4_WARPS * GEMV4_SUMS_PITCH * 4;
-
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-#define GEMV4 1
-#else
-#define GEMV4 0
-#endif
 
 #if GEMV4
 // A word of what does not change while it is read.
@@ -50,19 +33,6 @@ template <int OFFSET> __device__ __forceinline__ uint32_t load_shared(uint32_t a
 }
 
 __device__ __forceinline__ uint4 load16(const char *p) { return *reinterpret_cast<const uint4 *>(p); }
-
-// All warps: until the barriers and the table are made. The copying warp only says so.
-__device__ __forceinline__ void all_made(bool copies) {
-    if (copies)
-        asm volatile("bar.arrive 2, %0;" ::"n"(GEMV4_THREADS) : "memory");
-    else
-        asm volatile("bar.sync 2, %0;" ::"n"(GEMV4_THREADS) : "memory");
-}
-
-// The multiplying warps wait for each other.
-__device__ __forceinline__ void sync_multipliers() {
-    asm volatile("bar.sync 1, %0;" ::"n"(GEMV4_WARPS * 32) : "memory");
-}
 
 // How the columns are cut: `steps` steps of up to `parts` times 256 columns, the columns of one warp. Where a step has
 // few parts, several tiles of rows are in a stage at a time, `most_tiles` at most.
@@ -217,73 +187,6 @@ template <class T, class O, bool NESTED, unsigned TOKENS, Fused FUSED = Fused::N
                 cp_async4(to + r * scale_pitch + word * 4, from + (size_t(r) * words + word) * 4);
     }
 
-    // Where this lane's share of x begins, from column `col` on: 32 of token g % 2 in block g / 2. Half of the lanes
-    // have none.
-    __device__ __forceinline__ bool has_x(unsigned col) const {
-        unsigned token = threadIdx.x / 4 % 2, block = threadIdx.x / 8 % 4, t = threadIdx.x % 4;
-        return token < TOKENS && t / 2 == block % 2 && col < p.weight.cols;
-    }
-    __device__ __forceinline__ unsigned x_column(unsigned col) const {
-        return col + threadIdx.x / 8 % 4 * 64 + threadIdx.x % 2 * 32;
-    }
-    __device__ __forceinline__ void load_x(unsigned col, uint4 (&x)[4]) const {
-#pragma unroll
-        for (int i = 0; i < 4; i++) x[i] = make_uint4(0, 0, 0, 0);
-        if (!has_x(col)) return;
-        const T *from = row_of<T>(p.x, threadIdx.x / 4 % 2) + x_column(col);
-#pragma unroll
-        for (int i = 0; i < 4; i++) x[i] = reinterpret_cast<const uint4 *>(from)[i];
-    }
-
-    // A thread normalises 8 columns. Their weights:
-    __device__ __forceinline__ void load_norm(float (&weights)[8]) const {
-        if (threadIdx.x * 8 >= p.weight.cols) return;
-        const float4 *from = reinterpret_cast<const float4 *>(around->norm + threadIdx.x * 8);
-        reinterpret_cast<float4 &>(weights[0]) = from[0], reinterpret_cast<float4 &>(weights[4]) = from[1];
-    }
-    // rms_norm(x), as rms_norm.cu rounds it, and of that this lane's share. The first CTA stores it. One token after the
-    // other goes through the place of the sums.
-    __device__ __forceinline__ void normalise(const float (&weights)[8], unsigned col, uint4 (&x)[4]) const {
-        __shared__ alignas(16) float squares[GEMV4_WARPS];
-        static_assert(sizeof squares + 2 * GEMV4_STAGES * sizeof(Barrier) <= NORM_LINEAR4_GEMV_STATIC_BYTES);
-        static_assert(NORM_LINEAR4_GEMV_MAX_COLS <= GEMV4_WARPS * 32 * 8);
-        static_assert(NORM_LINEAR4_GEMV_MAX_COLS * sizeof(T) <= GEMV4_SUMS_BYTES);
-        unsigned at = threadIdx.x * 8;
-        bool some = at < p.weight.cols;
-        T *normed = reinterpret_cast<T *>(sums);
-#pragma unroll
-        for (int i = 0; i < 4; i++) x[i] = make_uint4(0, 0, 0, 0);
-#pragma unroll
-        for (unsigned token = 0; token < TOKENS; token++) {
-            Pack<T> pack = {};
-            if (some) pack = load_pack(row_of<T>(p.x, token) + at);
-            float sum = 0;
-#pragma unroll
-            for (int i = 0; i < 8; i++) sum += to_f32(pack.v[i]) * to_f32(pack.v[i]);
-#pragma unroll
-            for (int o = 16; o > 0; o >>= 1) sum += __shfl_xor_sync(~0u, sum, o);
-            if (threadIdx.x % 32 == 0) squares[threadIdx.x / 32] = sum;
-            sync_multipliers(); // nobody reads the last token any longer, and the sums of squares are there
-            sum = 0;
-#pragma unroll
-            for (unsigned i = 0; i < GEMV4_WARPS; i += 4) {
-                float4 four = reinterpret_cast<const float4 *>(squares)[i / 4];
-                sum += (four.x + four.y) + (four.z + four.w);
-            }
-            float scale = 1.f / sqrtf(sum / p.weight.cols + around->eps);
-#pragma unroll
-            for (int i = 0; i < 8; i++) pack.v[i] = from_f32<T>(to_f32(pack.v[i]) * scale * weights[i]);
-            if (some) store_pack(normed + at, pack);
-            if (some && blockIdx.x == 0) store_pack(row_of<T>(around->normed, token) + at, pack);
-            sync_multipliers(); // all of x is there
-            if (threadIdx.x / 4 % 2 == token && has_x(col)) {
-#pragma unroll
-                for (int i = 0; i < 4; i++) x[i] = reinterpret_cast<const uint4 *>(normed + x_column(col))[i];
-            }
-        }
-        sync_multipliers(); // the place is free for sums
-    }
-
     // The address of the table's entry for byte `i` of `codes`: a pair of T, and 128 bytes on the dynamic map. One
     // instruction, because the table lies at a multiple of its size.
     __device__ __forceinline__ uint32_t entry(uint32_t codes, int i) const {
@@ -405,12 +308,12 @@ template <class T, class O, bool NESTED, unsigned TOKENS, Fused FUSED = Fused::N
         float norm[8];
         fetch_scales(first_tile, 0);
         cp_async_commit();
-        if (NORM) load_norm(norm);
+        if (NORM) XShare<T, TOKENS>(p).load_norm(*around, norm);
         fill_table();
         cp_async_wait<0>();
         all_made(false);
         begin_kernel();
-        if (NORM) normalise(norm, part * UNIT_K, x);
+        if (NORM) XShare<T, TOKENS>(p).normalise(*around, norm, sums, part * UNIT_K, x);
 #pragma unroll 1
         for (unsigned group = first_tile; group < end_tile; group += group_tiles, odd ^= 1) {
             unsigned end = end_of_group(group);
@@ -420,7 +323,7 @@ template <class T, class O, bool NESTED, unsigned TOKENS, Fused FUSED = Fused::N
             for (unsigned step = 0; step < cut.steps * RUNS; step++) {
                 unsigned unit = GATED ? part : step * cut.parts + part, run = GATED ? step : 0;
                 bool some = slot < cut.tiles && unit * 4 < blocks;
-                if (!NORM) load_x(unit * UNIT_K, x);
+                if (!NORM) XShare<T, TOKENS>(p).load(unit * UNIT_K, x);
                 Cursor at = cursor(group, odd, run, slot * GEMV4_TILE, unit, part);
                 const char *groups = scales_of(odd) + run * (GROUPS_BYTES / RUNS);
 #pragma unroll 1

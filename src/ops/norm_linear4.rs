@@ -32,7 +32,12 @@ impl<B: Backend, T: Float> Op<B> for NormLinear4<'_, B, T> {
         check.mat_mut("normed", &self.normed, [n, cols])?;
         check.mat_mut("out", &self.out, [n, rows])?;
         let Some(gated) = &self.gated else { return Ok(()) };
-        check.value(rows.is_multiple_of(2), "the weight's rows", rows, "they must be those of gate and as many of up")?;
+        check.value(
+            rows.is_multiple_of(2),
+            "the weight's rows",
+            rows,
+            "they must be those of gate and as many of up",
+        )?;
         check.mat_mut("gated", gated, [n, rows / 2])
     }
 }

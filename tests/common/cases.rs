@@ -165,11 +165,13 @@ pub fn normed_products() -> Vec<(Product, Quantization, bool)> {
     for (i, [outputs, inputs]) in WEIGHTS.into_iter().enumerate() {
         for (j, gated) in [false, true].into_iter().enumerate() {
             for n in [1, 2] {
-                let (layout, at) = ([Layout::Packed, Layout::Slice][(i + n) % 2], (i + 2 * j + n) % quantizations.len());
+                let (layout, at) =
+                    ([Layout::Packed, Layout::Slice][(i + n) % 2], (i + 2 * j + n) % quantizations.len());
                 cases.push((Product { layout, ..Product::new(n, outputs, inputs) }, quantizations[at], gated));
             }
         }
-        let product = Product { layout: LAYOUTS[i % 3], ..Product::new([0, 3, 17][i % 3], 2 * outputs.min(200), inputs) };
+        let product =
+            Product { layout: LAYOUTS[i % 3], ..Product::new([0, 3, 17][i % 3], 2 * outputs.min(200), inputs) };
         cases.push((product, all[i * 5 % all.len()], i % 2 == 0));
     }
     cases

@@ -71,11 +71,7 @@ fn fits<T: Float>(cuda: &Cuda, op: &mut NormLinear4<'_, Cuda, T>) -> bool {
         && halves
 }
 
-fn fused<T: Float>(
-    cuda: &Cuda,
-    kernel: &Kernel<NormLinear4Params>,
-    mut op: NormLinear4<'_, Cuda, T>,
-) -> Result<()> {
+fn fused<T: Float>(cuda: &Cuda, kernel: &Kernel<NormLinear4Params>, mut op: NormLinear4<'_, Cuda, T>) -> Result<()> {
     let gemm = Gemm::new("norm_linear4", false, &op.x, &mut op.out, false);
     let runs = 1 + usize::from(op.gated.is_some());
     let params = NormLinear4Params {
