@@ -1,7 +1,7 @@
-// out = rms_norm(x) W^T, or the SwiGLU of that, with a 4-bit W and one or two tokens: gemv4.cuh with the norm before the
-// product, where x is in registers, and SwiGLU after it, where sums are in shared memory. Each CTA normalises all of x:
-// that takes less than another launch and a trip of x through memory. Values are rounded where the three kernels
-// rms_norm, linear4 and swiglu round them.
+// out = rms_norm(x) W^T, or the SwiGLU of that, with a 4-bit W and one or two tokens: gemv4.cuh with the norm before
+// the product, and SwiGLU after it, where sums are in shared memory. Each CTA normalises all of x: that takes less than
+// another launch and a trip of x through memory. Values are rounded where the three kernels rms_norm, linear4 and swiglu
+// round them.
 #include "gemv4.cuh"
 
 #define GEMV(name, T, nested, tokens, fused)                                                                           \

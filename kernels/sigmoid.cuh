@@ -8,4 +8,6 @@ template <class T> __device__ __forceinline__ float sigmoid(float v) {
     return 1.f / (1.f + (sizeof(T) == 4 ? expf(-v) : __expf(-v)));
 }
 
-template <class T> __device__ __forceinline__ float swiglu(float gate, float up) { return gate * (sigmoid<T>(gate) * up); }
+template <class T> __device__ __forceinline__ float swiglu(float gate, float up) {
+    return gate * (sigmoid<T>(gate) * up);
+}
