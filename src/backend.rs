@@ -85,6 +85,9 @@ pub trait Backend: Storage + Sized + Send + Sync + 'static {
     fn clear<T: Element>(&self, out: ViewMut<'_, Self, T>) -> Result<()>;
     /// Waits until everything that was queued is done, and reports what went wrong in it.
     fn synchronize(&self) -> Result<()>;
+    /// Begins in the background what the first large product would wait for (on CUDA, opening cuBLASLt). Worth calling
+    /// before something else that takes time.
+    fn warm_up(&self) {}
     /// What its buffers take, and took at most. Of the whole process see [`crate::host::process_peak`].
     fn memory(&self) -> MemoryUse;
 

@@ -66,6 +66,23 @@ pub(super) struct BlasShape {
     pub(super) output: DType,
 }
 
+impl BlasShape {
+    fn square(n: usize) -> Self {
+        let dtype = DType::Bf16;
+        BlasShape {
+            grad: false,
+            n,
+            m: n,
+            k: n,
+            x_stride: n,
+            weight_stride: n,
+            out_stride: n,
+            input: dtype,
+            output: dtype,
+        }
+    }
+}
+
 /// The matrices of one product. All begin at 16 bytes, and so do their rows.
 #[derive(Clone, Copy)]
 pub(super) struct BlasPointers {
@@ -149,6 +166,15 @@ impl Blas {
             *state = Library::open()?;
         }
         Ok(matches!(*state, State::Open(_)))
+    }
+
+    /// Opens cuBLASLt and makes a plan, since the first one takes long, whatever it is for.
+    pub(super) fn plan_something(&self) -> Result<()> {
+        self.is_open()?;
+        if let State::Open(library) = &mut *self.0.lock() {
+            Plan::new(library.handle.0, &BlasShape::square(1024)).map_err(refused("planning a matrix product"))?;
+        }
+        Ok(())
     }
 
     /// Queues a product; sums that `accumulate` are added to what is in `out`. False: cuBLASLt is not open, or has no
@@ -291,17 +317,7 @@ mod tests {
 
     #[test]
     fn plans_are_bounded_and_the_oldest_goes_first() {
-        let key = |n| BlasShape {
-            grad: false,
-            n,
-            m: 8,
-            k: 8,
-            x_stride: 8,
-            weight_stride: 8,
-            out_stride: 8,
-            input: DType::Bf16,
-            output: DType::Bf16,
-        };
+        let key = BlasShape::square;
         let mut plans = Plans::default();
         let mut made = 0;
         let mut ask = |plans: &mut Plans, n| {

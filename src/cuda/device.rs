@@ -7,6 +7,7 @@ use super::{
     scratch::Scratch,
     staging::Ring,
     stream::{Queue, Turn},
+    warm_up::Background,
 };
 use crate::{Error, Result};
 use cudarc::{
@@ -83,7 +84,8 @@ pub struct Cuda {
     /// Whether the kernel that was queued last writes a weight.
     pub(super) wrote_weights: AtomicBool,
     pub(super) scratch: Scratch,
-    pub(super) blas: Blas,
+    pub(super) blas: Arc<Blas>,
+    pub(super) warming: Background,
     /// Made at the first copy from the host.
     pub(super) staging: Mutex<Option<Ring>>,
     modules: Mutex<HashMap<&'static str, Arc<CudaModule>>>,
@@ -119,7 +121,8 @@ impl Cuda {
             early_launch: std::env::var_os("HALFBYTE_NO_EARLY_LAUNCH").is_none_or(|v| v.is_empty() || v == "0"),
             wrote_weights: AtomicBool::new(false),
             scratch: Scratch::default(),
-            blas: Blas::default(),
+            blas: Arc::default(),
+            warming: Background::default(),
             staging: Mutex::default(),
             modules: Mutex::default(),
             functions: Mutex::default(),

@@ -11,6 +11,7 @@ mod params;
 mod scratch;
 mod staging;
 mod stream;
+mod warm_up;
 
 pub use blas::has_cublaslt;
 pub use device::{Cuda, architectures, device_count, has_driver, kernels, nvcc_version};
@@ -66,6 +67,10 @@ impl Backend for Cuda {
 
     fn synchronize(&self) -> Result<()> {
         self.wait()
+    }
+
+    fn warm_up(&self) {
+        self.open_in_background();
     }
 
     fn memory(&self) -> MemoryUse {
