@@ -76,8 +76,15 @@ fn training(size: &str, capacity: usize, gradient_checkpointing: bool) -> f64 {
 /// GiB of an answer at the end of 4096 tokens.
 fn answering(size: &str) -> f64 {
     let config = config(size);
-    let extent =
-        llm::Extent { config: &config, base: BASE, dtype: DType::Bf16, lora: None, n_prompt: 3840, n_new: 256 };
+    let extent = llm::Extent {
+        config: &config,
+        base: BASE,
+        head_4bit: false,
+        dtype: DType::Bf16,
+        lora: None,
+        n_prompt: 3840,
+        n_new: 256,
+    };
     extent.need().unwrap().total() as f64 / GIB
 }
 

@@ -167,6 +167,8 @@ pub fn of_the_base() -> Vec<Row> {
     vec![
         row("--device cuda:99", Refused("CUDA")),
         row("--load-in-4bit false", says("base: unquantised")),
+        row("--head-4bit", says("the head in 4 bits, too")),
+        row("--head-4bit", Refused("or set load_in_4bit")).beside("--load-in-4bit false"),
         row("--bnb-4bit-compute-dtype float32", says("computing in float32")),
         row("--bnb-4bit-quant-type fp4", says("base: fp4")),
         row("--bnb-4bit-use-double-quant false", says("base: nf4 in 4 bits (")),

@@ -3,7 +3,7 @@
 use crate::{
     Result,
     batch::Branches,
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, QuantizedAs},
     config::Qwen3Config,
     device::{self, Device, Job},
     evaluate::choice::losses,
@@ -44,6 +44,8 @@ pub(super) struct Load<'a> {
     pub files: &'a Checkpoint,
     pub config: &'a Qwen3Config,
     pub base: Base,
+    /// How to hold the output head, if not as the checkpoint has it.
+    pub head: Option<QuantizedAs>,
     pub adapter: Option<&'a Adapter>,
 }
 
@@ -57,8 +59,11 @@ impl Job for Load<'_> {
     type Output = Box<dyn Engine>;
 
     fn run<B: Backend, T: Float>(self, backend: B) -> Result<Box<dyn Engine>> {
-        let model = Qwen3::<B, T>::load(&backend, self.files, self.config, self.base)?;
+        let mut model = Qwen3::<B, T>::load(&backend, self.files, self.config, self.base)?;
         let adapter = self.adapter.map(|adapter| model.adapt(&backend, adapter)).transpose()?;
+        if let Some(QuantizedAs { format, double_quant }) = self.head {
+            model.quantize_head(&backend, format, double_quant)?;
+        }
         Ok(Box::new(Loaded { backend, model, adapter }))
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     chat::ChatTemplate,
     checkpoint::{Checkpoint, QuantizedAs},
     config::Qwen3Config,
-    lora::{LoraConfig, Targets},
+    lora::{Adapter, LoraConfig, Targets},
     model::Base,
     settings::{LlmSettings, Loaded, Section, Value},
 };
@@ -32,6 +32,29 @@ pub(super) fn expect_base(settings: &LlmSettings, files: &Checkpoint) -> Result<
     let double = settings.bnb_4bit_use_double_quant;
     if double != found.double_quant && double != defaults.bnb_4bit_use_double_quant {
         return refuse("bnb_4bit_use_double_quant", double.show());
+    }
+    Ok(())
+}
+
+/// Refuses a head in 4 bits where it would be as it was, or not be used.
+pub(super) fn expect_head(
+    settings: &LlmSettings,
+    config: &Qwen3Config,
+    files: &Checkpoint,
+    adapter: Option<&Adapter>,
+) -> Result<()> {
+    let refuse = |want: &str| Err(Error::setting("head_4bit", "true", want));
+    if !settings.head_4bit {
+        return Ok(());
+    }
+    if !settings.load_in_4bit {
+        return refuse("the base is not held in 4 bits: leave it out, or set load_in_4bit");
+    }
+    if files.get("lm_head.weight.absmax").is_some() {
+        return refuse("the checkpoint has its head in 4 bits already: leave it out");
+    }
+    if adapter.is_some_and(|adapter| adapter.has_head(config)) {
+        return refuse("the adapter has a head, or rows of it, of its own: leave it out");
     }
     Ok(())
 }
@@ -92,7 +115,8 @@ pub fn in_force(prepared: &Prepared) -> Vec<String> {
     };
     vec![
         model_line(&prepared.dir, &prepared.config),
-        base_line(settings.base(), prepared.files.quantized_as(), settings.bnb_4bit_compute_dtype),
+        base_line(settings.base(), prepared.files.quantized_as(), settings.bnb_4bit_compute_dtype)
+            + if settings.head_4bit { "; the head in 4 bits, too" } else { "" },
         format!("adapter: {adapter}"),
     ]
 }

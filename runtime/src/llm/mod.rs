@@ -25,12 +25,12 @@ use crate::{
     Result,
     batch::Branches,
     chat::{Chat, ChatTemplate, message},
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, QuantizedAs},
     config::{GenerationConfig, Qwen3Config},
     evaluate::score::log_likelihood,
     generate::generator::{GenerateOptions, Generated},
     lora::Adapter,
-    model::checkpoint_note,
+    model::{Base, checkpoint_note},
     settings::{EMBEDDED, LlmSettings},
     tokenizer::Tokenizer,
 };
@@ -74,12 +74,23 @@ impl Prepared {
         let raw = settings.raw || settings.model_name == EMBEDDED;
         let template = if raw { None } else { Some(ChatTemplate::open(&dir, &tokenizer)?) };
         force::expect_template(settings, template.as_ref())?;
+        force::expect_head(settings, &config, &files, adapter.as_ref())?;
         let template_note = template.as_ref().and_then(ChatTemplate::note).map(str::to_owned);
         let notes = [checkpoint_note(&files, &config)?, generation.note(), adapter_note.flatten(), template_note];
         let mut stop_tokens = tokenizer.eos_ids().to_vec();
         stop_tokens.extend(generation.eos_token_ids.iter().chain(&config.eos_token_ids));
         let (settings, notes) = (settings.clone(), notes.into_iter().flatten().collect());
         Ok(Prepared { settings, dir, config, files, tokenizer, notes, adapter, template, stop_tokens })
+    }
+
+    /// How the head is held, where the settings ask for 4 bits.
+    fn head(&self) -> Option<QuantizedAs> {
+        match self.base() {
+            Base::Quantized { format, double_quant, .. } if self.settings.head_4bit => {
+                Some(QuantizedAs { format, double_quant })
+            }
+            _ => None,
+        }
     }
 
     /// Whether prompts become turns of a conversation, by a chat template.
@@ -107,7 +118,7 @@ impl Prepared {
     /// A weight is missing or damaged, or the device cannot be used or has too little memory.
     pub fn load(self) -> Result<Llm> {
         let Prepared { files, config, adapter, settings, .. } = &self;
-        let load = Load { files, config, base: settings.base(), adapter: adapter.as_ref() };
+        let load = Load { files, config, base: settings.base(), head: self.head(), adapter: adapter.as_ref() };
         let engine = load.on(settings.device, settings.bnb_4bit_compute_dtype)?;
         Ok(Llm { engine, prepared: self })
     }

@@ -43,6 +43,8 @@ pub struct Extent<'a> {
     pub config: &'a Qwen3Config,
     /// How its linear layers are held.
     pub base: Base,
+    /// Whether the output head is held like them.
+    pub head_4bit: bool,
     /// The compute type.
     pub dtype: DType,
     /// Its adapter.
@@ -65,7 +67,7 @@ impl Extent<'_> {
         let room = Room { config, xa_columns: adapter.xa_columns, size };
         let logits = config.vocab_size * DType::F32.bytes();
         Ok(Need {
-            base: base_bytes(config, self.base, dtype),
+            base: base_bytes(config, self.base, self.head_4bit, dtype),
             adapter: (adapter.numbers + adapter.tables) * size,
             cache: 2 * config.n_layers * config.n_kv_heads * config.head_dim * n_prompt.saturating_add(n_new) * size,
             activations: room.activations(n_prompt.min(PREFILL_TOKENS), Keep::Nothing)
@@ -111,9 +113,9 @@ impl Prepared {
     /// # Errors
     /// No memory could hold it.
     pub fn need(&self, n_prompt: usize) -> Result<Need> {
-        let LlmSettings { bnb_4bit_compute_dtype: dtype, max_new_tokens: n_new, .. } = self.settings;
+        let LlmSettings { bnb_4bit_compute_dtype: dtype, max_new_tokens: n_new, head_4bit, .. } = self.settings;
         let lora = self.adapter.as_ref().map(|adapter| &adapter.config);
-        Extent { config: &self.config, base: self.base(), dtype, lora, n_prompt, n_new }.need()
+        Extent { config: &self.config, base: self.base(), head_4bit, dtype, lora, n_prompt, n_new }.need()
     }
 
     /// What an answer to this prompt takes on the device.
@@ -133,13 +135,13 @@ impl Prepared {
         self.settings.device.expect_room(bytes, SMALLER)
     }
 
-    fn base(&self) -> Base {
+    pub(super) fn base(&self) -> Base {
         held(self.settings.base(), self.files.quantized_as())
     }
 
     /// What the base's weights take on the device.
     pub fn weight_bytes(&self) -> usize {
-        base_bytes(&self.config, self.base(), self.settings.bnb_4bit_compute_dtype)
+        base_bytes(&self.config, self.base(), self.settings.head_4bit, self.settings.bnb_4bit_compute_dtype)
     }
 }
 
@@ -152,8 +154,8 @@ pub(crate) fn held(asked: Base, found: Option<QuantizedAs>) -> Base {
 }
 
 /// What the weights of a base take on the device, with the tables of its rotations.
-pub(crate) fn base_bytes(config: &Qwen3Config, base: Base, dtype: DType) -> usize {
-    let (linear, other) = parameters(config);
+pub(crate) fn base_bytes(config: &Qwen3Config, base: Base, head_4bit: bool, dtype: DType) -> usize {
+    let (linear, other) = parameters(config, head_4bit);
     let linear = match base {
         // Half a byte, and for 64 of them a scale of one byte (4 for 256 more) or of four.
         Base::Quantized { double_quant: true, .. } => linear / 2 + linear / 64 + linear / 4096,
@@ -164,14 +166,18 @@ pub(crate) fn base_bytes(config: &Qwen3Config, base: Base, dtype: DType) -> usiz
     linear + other * dtype.bytes() + rotations
 }
 
-/// Of the linear layers, and of all else: embedding, head and norms.
-fn parameters(config: &Qwen3Config) -> (usize, usize) {
+/// Of what is held as the linear layers are, the head among them or not, and of all else.
+fn parameters(config: &Qwen3Config, head_4bit: bool) -> (usize, usize) {
     let (hidden, dim) = (config.hidden_size, config.head_dim);
     let (q, kv) = (config.n_heads * dim, config.n_kv_heads * dim);
     let layer = hidden * (2 * q + 2 * kv + 3 * config.intermediate_size);
-    let tables = if config.tie_word_embeddings { 1 } else { 2 };
-    let norms = config.n_layers * (2 * hidden + 2 * dim) + hidden;
-    (config.n_layers * layer, tables * config.vocab_size * hidden + norms)
+    let (table, norms) = (config.vocab_size * hidden, config.n_layers * (2 * hidden + 2 * dim) + hidden);
+    let linear = config.n_layers * layer;
+    match (head_4bit, config.tie_word_embeddings) {
+        (true, _) => (linear + table, table + norms),
+        (false, true) => (linear, table + norms),
+        (false, false) => (linear, 2 * table + norms),
+    }
 }
 
 /// What an adapter takes, in numbers.

@@ -27,6 +27,15 @@ pub struct Adapter {
     pub tokens: Vec<TokenRows>,
 }
 
+impl Adapter {
+    /// Whether a model of this shape takes another output head with it: one of its own, or its table with rows that are
+    /// the adapter's.
+    pub fn has_head(&self, model: &Qwen3Config) -> bool {
+        let of_head = |rows: &TokenRows| rows.table == Table::Head || model.tie_word_embeddings;
+        self.lm_head.is_some() || self.tokens.iter().any(of_head)
+    }
+}
+
 /// The weights of an output head.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeadWeights {

@@ -2,7 +2,7 @@
 
 use super::{
     Layer, Qwen3, RopeTables,
-    weights::{MergedLinear, QuantizedWeight, Weight},
+    weights::{MergedLinear, QuantizedWeight, Weight, blocks_of, bytes_of, groups_of},
 };
 use crate::{
     Error, Result,
@@ -12,8 +12,8 @@ use crate::{
 use half::{bf16, f16};
 use halfbyte::{
     Backend, Buf, DType, Element, Float, ViewMut, host,
-    ops::{Cast, NestAbsmax, Op, Quantize},
-    quant::{self, Absmax, Format, GROUP, Group, ScaleBufs, n_blocks},
+    ops::{Cast, Op},
+    quant::{self, Absmax, Format, GROUP, Group},
 };
 use std::{borrow::Cow, ops::Range};
 
@@ -205,10 +205,7 @@ impl<'a, B: Backend> Loader<'a, B> {
                 Ok(Weight::Dense(out))
             }
             Kind::Quantized { format, block_size, double_quant } => {
-                let blocks = n_blocks(rows * cols, block_size);
-                let codes = self.backend.zeros((rows * cols).div_ceil(2))?;
-                let scales = ScaleBufs::zeros(self.backend, blocks, double_quant)?;
-                let mut weight = QuantizedWeight { format, block_size, rows, cols, codes, scales };
+                let mut weight = QuantizedWeight::zeros(self.backend, format, block_size, double_quant, [rows, cols])?;
                 for (source, range) in placed(sources, cols) {
                     self.quantized(source, &mut weight, range)?;
                 }
@@ -221,33 +218,13 @@ impl<'a, B: Backend> Loader<'a, B> {
     fn quantized(&self, source: &Source, weight: &mut QuantizedWeight<B>, range: Range<usize>) -> Result<()> {
         match &source.weight {
             checkpoint::Weight::Dense(tensor) => with_dtype!(tensor.expect_finite()?, S => {
-                self.quantize(&self.backend.upload(&elements::<S>(tensor.data)?)?, weight, range)
+                weight.quantize(self.backend, &self.backend.upload(&elements::<S>(tensor.data)?)?, range)
             }),
             checkpoint::Weight::Quantized(stored) => {
                 self.backend.write(stored.codes, weight.codes.at_mut(bytes_of(&range)))?;
                 self.scales(stored, weight, range)
             }
         }
-    }
-
-    fn quantize<S: Float>(&self, x: &Buf<B, S>, weight: &mut QuantizedWeight<B>, range: Range<usize>) -> Result<()> {
-        let QuantizedWeight { format, block_size, .. } = *weight;
-        let blocks = blocks_of(&range, block_size);
-        let codes = weight.codes.at_mut(bytes_of(&range));
-        match &mut weight.scales {
-            Absmax::Plain(absmax) => {
-                let absmax = absmax.at_mut(blocks);
-                Quantize { x: x.view(), format, block_size, codes, absmax }.run(self.backend)?;
-            }
-            Absmax::Nested { codes: nested, groups } => {
-                let mut absmax = self.backend.zeros(blocks.len())?;
-                let all = absmax.view_mut();
-                Quantize { x: x.view(), format, block_size, codes, absmax: all }.run(self.backend)?;
-                let groups = groups.at_mut(groups_of(&blocks));
-                NestAbsmax { absmax: absmax.view(), codes: nested.at_mut(blocks), groups }.run(self.backend)?;
-            }
-        }
-        Ok(())
     }
 
     /// Scales as the checkpoint has them; nested ones with a map of their own are undone.
@@ -290,18 +267,6 @@ fn placed<'s, 'a>(sources: &'s [Source<'a>], cols: usize) -> impl Iterator<Item 
         *row += source.rows;
         Some((source, start..*row * cols))
     })
-}
-
-fn bytes_of(elements: &Range<usize>) -> Range<usize> {
-    elements.start / 2..elements.end.div_ceil(2)
-}
-
-fn blocks_of(elements: &Range<usize>, block_size: usize) -> Range<usize> {
-    elements.start / block_size..elements.end.div_ceil(block_size)
-}
-
-fn groups_of(blocks: &Range<usize>) -> Range<usize> {
-    blocks.start / GROUP..blocks.end.div_ceil(GROUP)
 }
 
 /// Whether `next` can lie behind `last` in one weight: held alike, and the scales line up.
@@ -353,6 +318,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
     /// # Errors
     /// A tensor is missing, of another shape or damaged; the device has too little memory.
     pub fn load(backend: &B, files: &Checkpoint, config: &Qwen3Config, base: Base) -> Result<Self> {
+        backend.warm_up();
         let loader = Loader { backend, files, base };
         let table = [config.vocab_size, config.hidden_size];
         Ok(Qwen3 {

@@ -6,6 +6,7 @@ mod backward;
 mod context;
 mod decode;
 mod forward;
+mod head;
 mod load;
 mod loss;
 mod residual;

@@ -121,12 +121,9 @@ mod tests {
         checkpoint::Checkpoint,
         config::Qwen3Config,
         lora::{LoraConfig, Targets, TrainableTokens},
-        model::{Base, QuantizedWeight, Weight},
+        model::Base,
     };
-    use halfbyte::{
-        Cpu,
-        quant::{Format, ScaleBufs},
-    };
+    use halfbyte::{Cpu, quant::Format};
     use std::path::Path;
 
     #[test]
@@ -139,10 +136,7 @@ mod tests {
         lora.trainable_tokens = TrainableTokens::from_text(r#"{"lm_head": [3]}"#).unwrap();
         let adapter = Adapter::init(lora, &config, &files, 0).unwrap();
         assert!(model.adapt(&cpu, &adapter).is_ok());
-        let (format, block_size, [rows, cols]) = (Format::Nf4, 64, [config.vocab_size, config.hidden_size]);
-        let codes = cpu.zeros(rows * cols / 2).unwrap();
-        let scales = ScaleBufs::zeros(&cpu, rows * cols / block_size, false).unwrap();
-        model.head = Some(Weight::Quantized(QuantizedWeight { format, block_size, rows, cols, codes, scales }));
+        model.quantize_head(&cpu, Format::Nf4, false).unwrap();
         let error = model.adapt(&cpu, &adapter).err().unwrap().to_string();
         assert!(error.contains("trainable_token_indices") && error.contains("4 bits"), "{error}");
     }

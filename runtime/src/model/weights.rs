@@ -3,8 +3,8 @@
 use crate::{Result, config::Projection};
 use halfbyte::{
     Backend, Buf, Float, Mat, MatMut, View,
-    ops::{Linear, Linear4, Linear4Grad, LinearGrad, NormLinear4, Op, RmsNorm, Swiglu},
-    quant::{Format, ScaleBufs, Weight4},
+    ops::{Linear, Linear4, Linear4Grad, LinearGrad, NestAbsmax, NormLinear4, Op, Quantize, RmsNorm, Swiglu},
+    quant::{Absmax, Format, GROUP, ScaleBufs, Weight4, n_blocks},
 };
 use std::ops::Range;
 
@@ -20,11 +20,60 @@ pub struct QuantizedWeight<B: Backend> {
 }
 
 impl<B: Backend> QuantizedWeight<B> {
+    /// Memory for a weight `[rows, cols]`.
+    pub(super) fn zeros(
+        backend: &B,
+        format: Format,
+        block_size: usize,
+        double_quant: bool,
+        [rows, cols]: [usize; 2],
+    ) -> Result<Self> {
+        let codes = backend.zeros((rows * cols).div_ceil(2))?;
+        let scales = ScaleBufs::zeros(backend, n_blocks(rows * cols, block_size), double_quant)?;
+        Ok(QuantizedWeight { format, block_size, rows, cols, codes, scales })
+    }
+
+    /// Quantises `x` into the weight's elements `range`.
+    pub(super) fn quantize<S: Float>(&mut self, backend: &B, x: &Buf<B, S>, range: Range<usize>) -> Result<()> {
+        let QuantizedWeight { format, block_size, .. } = *self;
+        let blocks = blocks_of(&range, block_size);
+        let codes = self.codes.at_mut(bytes_of(&range));
+        match &mut self.scales {
+            Absmax::Plain(absmax) => {
+                let absmax = absmax.at_mut(blocks);
+                Quantize { x: x.view(), format, block_size, codes, absmax }.run(backend)?;
+            }
+            Absmax::Nested { codes: nested, groups } => {
+                let mut absmax = backend.zeros(blocks.len())?;
+                let all = absmax.view_mut();
+                Quantize { x: x.view(), format, block_size, codes, absmax: all }.run(backend)?;
+                let groups = groups.at_mut(groups_of(&blocks));
+                NestAbsmax { absmax: absmax.view(), codes: nested.at_mut(blocks), groups }.run(backend)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The weight as ops take it.
     pub fn view(&self) -> Weight4<'_, B> {
         let QuantizedWeight { format, block_size, rows, cols, .. } = *self;
         Weight4 { format, block_size, rows, cols, codes: self.codes.view(), scales: self.scales.view() }
     }
+}
+
+/// Where elements of a 4-bit weight lie among its codes.
+pub(super) fn bytes_of(elements: &Range<usize>) -> Range<usize> {
+    elements.start / 2..elements.end.div_ceil(2)
+}
+
+/// The blocks that elements make.
+pub(super) fn blocks_of(elements: &Range<usize>, block_size: usize) -> Range<usize> {
+    elements.start / block_size..elements.end.div_ceil(block_size)
+}
+
+/// The nested groups that blocks make.
+pub(super) fn groups_of(blocks: &Range<usize>) -> Range<usize> {
+    blocks.start / GROUP..blocks.end.div_ceil(GROUP)
 }
 
 /// A linear weight `[out, in]`.

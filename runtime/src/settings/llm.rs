@@ -31,6 +31,8 @@ section! {
         bnb_4bit_quant_type: Format = Format::Nf4;
         /// Quantise the scales too
         bnb_4bit_use_double_quant: bool = true;
+        /// Hold the output head in 4 bits, too: faster, less exact
+        head_4bit: bool = false;
         /// Write at most so many tokens
         max_new_tokens: usize = 256, within MAX_NEW_TOKENS;
         /// 0 takes the most probable token

@@ -65,7 +65,7 @@ impl Extent<'_> {
         // Rows of tokens find their gradients by a product with rows of the vocabulary, and of a micro-batch.
         let picked = (config.vocab_size + n) * n_rows * dtype.bytes();
         Ok(Need {
-            base: base_bytes(config, base, dtype),
+            base: base_bytes(config, base, false, dtype),
             // Weights, gradient and two moments are f32 whatever the model computes in.
             adapter: numbers * (4 * size_of::<f32>() + dtype.bytes()) + tables * dtype.bytes(),
             activations: room.activations(n, keep) + room.gradients(n) + room.loss(n) + picked + exam,

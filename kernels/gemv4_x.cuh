@@ -1,0 +1,111 @@
+#pragma once
+// x for gemv4.cuh, whose layout of operand B this follows: each lane's share of it, as it is or normalised.
+#include "barrier.cuh"
+#include "skinny4.cuh"
+
+constexpr unsigned GEMV4_TILE = GEMM_SKINNY_ROWS, GEMV4_THREADS = LINEAR4_GEMV_THREADS;
+constexpr unsigned GEMV4_WARPS = GEMV4_THREADS / 32 - 1; // that multiply
+constexpr unsigned GEMV4_ROW = UNIT_K / 2;               // bytes of a row that a warp has
+constexpr unsigned GEMV4_STAGES = 4, GEMV4_STAGE_BYTES = GEMV4_WARPS * UNIT_BYTES;
+constexpr unsigned GEMV4_STAGE_TILES = 4; // at most
+constexpr unsigned GEMV4_GROUPS = 64;     // quantisation groups of a group of tiles, at most
+constexpr unsigned GEMV4_SCALE_PAD = 16;  // bytes between the scales of two rows
+// Of a warp: 12 tiles of one token, 6 of two. Then two more, so that four warps' sums lie in different banks.
+constexpr unsigned GEMV4_SUMS = 12 * GEMV4_TILE, GEMV4_SUMS_PITCH = GEMV4_SUMS + 2;
+constexpr unsigned GEMV4_SUMS_BYTES = GEMV4_WARPS * GEMV4_SUMS_PITCH * 4;
+
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#define GEMV4 1
+#else
+#define GEMV4 0
+#endif
+
+#if GEMV4
+// All warps: until the barriers and the table are made. The copying warp only says so.
+__device__ __forceinline__ void all_made(bool copies) {
+    if (copies)
+        asm volatile("bar.arrive 2, %0;" ::"n"(GEMV4_THREADS) : "memory");
+    else
+        asm volatile("bar.sync 2, %0;" ::"n"(GEMV4_THREADS) : "memory");
+}
+
+// The multiplying warps wait for each other.
+__device__ __forceinline__ void sync_multipliers() {
+    asm volatile("bar.sync 1, %0;" ::"n"(GEMV4_WARPS * 32) : "memory");
+}
+
+template <class T, unsigned TOKENS> struct XShare {
+    const Matrix &x_rows;
+    unsigned cols;
+
+    __device__ __forceinline__ explicit XShare(const Linear4Params &p) : x_rows(p.x), cols(p.weight.cols) {}
+
+    // Where this lane's share of x begins, from column `col` on: 32 of token g % 2 in block g / 2. Half of the lanes
+    // have none.
+    __device__ __forceinline__ bool has(unsigned col) const {
+        unsigned token = threadIdx.x / 4 % 2, block = threadIdx.x / 8 % 4, t = threadIdx.x % 4;
+        return token < TOKENS && t / 2 == block % 2 && col < cols;
+    }
+    __device__ __forceinline__ unsigned column(unsigned col) const {
+        return col + threadIdx.x / 8 % 4 * 64 + threadIdx.x % 2 * 32;
+    }
+    __device__ __forceinline__ void load(unsigned col, uint4 (&x)[4]) const {
+#pragma unroll
+        for (int i = 0; i < 4; i++) x[i] = make_uint4(0, 0, 0, 0);
+        if (!has(col)) return;
+        const T *from = row_of<T>(x_rows, threadIdx.x / 4 % 2) + column(col);
+#pragma unroll
+        for (int i = 0; i < 4; i++) x[i] = reinterpret_cast<const uint4 *>(from)[i];
+    }
+
+    // A thread normalises 8 columns. Their weights:
+    __device__ __forceinline__ void load_norm(const NormLinear4Params &p, float (&weights)[8]) const {
+        if (threadIdx.x * 8 >= cols) return;
+        const float4 *from = reinterpret_cast<const float4 *>(p.norm + threadIdx.x * 8);
+        reinterpret_cast<float4 &>(weights[0]) = from[0], reinterpret_cast<float4 &>(weights[4]) = from[1];
+    }
+    // rms_norm(x), as rms_norm.cu rounds it, and of that this lane's share. The first CTA stores it. One token after
+    // the other goes through `place` in shared memory, which may then be used again.
+    __device__ __forceinline__ void normalise(const NormLinear4Params &p, const float (&weights)[8], float *place,
+                                              unsigned col, uint4 (&x)[4]) const {
+        __shared__ alignas(16) float squares[GEMV4_WARPS];
+        static_assert(sizeof squares + 2 * GEMV4_STAGES * sizeof(Barrier) <= NORM_LINEAR4_GEMV_STATIC_BYTES);
+        static_assert(NORM_LINEAR4_GEMV_MAX_COLS <= GEMV4_WARPS * 32 * 8);
+        static_assert(NORM_LINEAR4_GEMV_MAX_COLS * sizeof(T) <= GEMV4_SUMS_BYTES);
+        unsigned at = threadIdx.x * 8;
+        bool some = at < cols;
+        T *normed = reinterpret_cast<T *>(place);
+#pragma unroll
+        for (int i = 0; i < 4; i++) x[i] = make_uint4(0, 0, 0, 0);
+#pragma unroll
+        for (unsigned token = 0; token < TOKENS; token++) {
+            Pack<T> pack = {};
+            if (some) pack = load_pack(row_of<T>(x_rows, token) + at);
+            float sum = 0;
+#pragma unroll
+            for (int i = 0; i < 8; i++) sum += to_f32(pack.v[i]) * to_f32(pack.v[i]);
+#pragma unroll
+            for (int o = 16; o > 0; o >>= 1) sum += __shfl_xor_sync(~0u, sum, o);
+            if (threadIdx.x % 32 == 0) squares[threadIdx.x / 32] = sum;
+            sync_multipliers(); // nobody reads the last token any longer, and the sums of squares are there
+            sum = 0;
+#pragma unroll
+            for (unsigned i = 0; i < GEMV4_WARPS; i += 4) {
+                float4 four = reinterpret_cast<const float4 *>(squares)[i / 4];
+                sum += (four.x + four.y) + (four.z + four.w);
+            }
+            float scale = 1.f / sqrtf(sum / cols + p.eps);
+#pragma unroll
+            for (int i = 0; i < 8; i++) pack.v[i] = from_f32<T>(to_f32(pack.v[i]) * scale * weights[i]);
+            if (some) store_pack(normed + at, pack);
+            if (some && blockIdx.x == 0) store_pack(row_of<T>(p.normed, token) + at, pack);
+            sync_multipliers(); // all of x is there
+            if (threadIdx.x / 4 % 2 == token && has(col)) {
+#pragma unroll
+                for (int i = 0; i < 4; i++) x[i] = reinterpret_cast<const uint4 *>(normed + column(col))[i];
+            }
+        }
+        sync_multipliers();
+    }
+};
+#endif
