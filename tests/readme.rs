@@ -77,7 +77,7 @@ fn training(size: &str, capacity: usize, gradient_checkpointing: bool) -> f64 {
 fn answering(size: &str) -> f64 {
     let config = config(size);
     let extent =
-        llm::Extent { config: &config, base: BASE, dtype: DType::Bf16, lora: None, n_prompt: 3840, n_new: 256 };
+        llm::Extent { config: &config, base: BASE, dtype: DType::Bf16, lora: None, work: llm::Work::answer(3840, 256) };
     extent.need().unwrap().total() as f64 / GIB
 }
 
