@@ -52,8 +52,9 @@ fn run(asked: Asked) -> Result<ExitCode> {
     if asked.check {
         let passages = |question: &str| passages(index.as_ref(), config, &prepared, question);
         let exam = Exam::new(&prepared, evaluation, index.is_some().then_some(&passages));
-        say!("{}", exam.check(&items)?);
-        note!("{}", prepared.expect_room(prepared.weight_bytes())?);
+        let checked = exam.check(&items)?;
+        say!("{checked}");
+        note!("{}", exam.expect_room(checked.need)?);
         return Ok(ExitCode::SUCCESS);
     }
     let settings = exam::run_settings(config);

@@ -82,8 +82,7 @@ fn answering(size: &str) -> f64 {
         head_4bit: false,
         dtype: DType::Bf16,
         lora: None,
-        n_prompt: 3840,
-        n_new: 256,
+        work: llm::Work::answer(3840, 256),
     };
     extent.need().unwrap().total() as f64 / GIB
 }

@@ -7,6 +7,7 @@ use crate::{
 use halfbyte_runtime::{
     Error, Result,
     llm::{Conversation, Llm},
+    screen::{Flow, Stream},
 };
 use rustyline::{DefaultEditor, error::ReadlineError};
 use std::{ops::ControlFlow, process::ExitCode};
@@ -58,19 +59,19 @@ fn answer(llm: &Llm, conversation: &mut Conversation, question: &str, signals: &
         conversation.reset(None);
     }
     signals.hand_over();
-    let (mut caught, mut begun) = (None, false);
+    let (mut caught, mut begun, mut flow) = (None, false, Flow::new(Stream::Out));
     let made = conversation.ask(llm, question, |piece| {
         caught = signals.take();
         // A text that goes on after a question begins with a space.
         let piece = if begun { piece } else { piece.trim_start() };
         begun |= !piece.is_empty();
-        if print(format_args!("{piece}")) && caught.is_none() {
+        if print(format_args!("{}", flow.push(piece))) && caught.is_none() {
             ControlFlow::Continue(())
         } else {
             ControlFlow::Break(())
         }
     });
-    say!("");
+    print(format_args!("{}\n", flow.finish()));
     match made {
         Ok(made) => note!("{}", speed(&made)),
         Err(e) => note!("error: {e}"),

@@ -11,6 +11,7 @@ use halfbyte_runtime::{
     chat::message,
     generate::generator::Generated,
     llm::{Llm, Prepared, expect_effect, in_force, sampling},
+    screen::{Flow, Stream},
     settings::{Asked, Program},
 };
 use std::{
@@ -53,14 +54,15 @@ fn run(asked: Asked) -> Result<ExitCode> {
 
 /// Prints the answer to one prompt as it is written.
 fn answer(llm: &Llm, prompt: &str, signals: &Signals) -> Result<ExitCode> {
+    let mut flow = Flow::new(Stream::Out);
     let made = llm.stream(&[message("user", prompt)], |piece| {
         // From here on there is something to end in order.
         signals.note();
         // A reader that is gone, as `head` is, wants no more.
-        let read = print(format_args!("{piece}"));
+        let read = print(format_args!("{}", flow.push(piece)));
         if read && signals.caught().is_none() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
-    say!("");
+    print(format_args!("{}\n", flow.finish()));
     note!("{}", speed(&made));
     Ok(exit_code(signals.caught()))
 }

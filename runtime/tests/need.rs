@@ -2,33 +2,69 @@
 
 use halfbyte::DType;
 use halfbyte_runtime::{
-    embedded, llm,
+    embedded,
+    evaluate::{
+        exam::{Exam, items, prepare, run_settings},
+        output::ScoringOutput,
+    },
+    llm,
     lora::{Adapter, LoraConfig, Targets, TrainableTokens},
-    settings::{LlmSettings, TrainSettings},
+    settings::{EvaluationSettings, LlmSettings, Mode, RagConfig, TrainSettings},
     train::run::{Prepared, run},
 };
-use std::path::Path;
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
 
-/// Answers take what is told; gives the most that they took.
-fn answers(folder: &Path) -> usize {
-    let adapter = folder.join("given");
+/// A run: what it is, the memory that is told, and what gives the most that was taken once it is over.
+type Case = (String, usize, Box<dyn FnOnce() -> usize>);
+
+/// Settings of a model on the CPU.
+fn settings() -> LlmSettings {
+    LlmSettings { device: "cpu".parse().unwrap(), ..LlmSettings::default() }
+}
+
+/// An adapter of the embedded model.
+fn adapter(folder: &Path) -> PathBuf {
+    let path = folder.join("given");
     let model = llm::Prepared::new(&LlmSettings::default()).unwrap();
     let lora = LoraConfig::new(64, 32.0, Targets::AllLinear);
-    Adapter::init(lora, &model.config, &model.files, 0).unwrap().save(&adapter).unwrap();
-    let mut last = 0;
-    for (n, lora_path) in [(200, None), (900, None), (900, Some(adapter))] {
-        let device = "cpu".parse().unwrap();
-        let settings = LlmSettings { device, lora_path, max_new_tokens: 4, ..LlmSettings::default() };
-        let (prepared, prompt) = (llm::Prepared::new(&settings).unwrap(), "the ".repeat(n));
-        let need = prepared.need_for(Some(&prompt)).unwrap().total();
+    Adapter::init(lora, &model.config, &model.files, 0).unwrap().save(&path).unwrap();
+    path
+}
+
+fn answer(n: usize, settings: LlmSettings) -> Case {
+    let (what, prompt) = (format!("{n} words, {settings:?}"), "the ".repeat(n));
+    let prepared = llm::Prepared::new(&LlmSettings { max_new_tokens: 4, ..settings }).unwrap();
+    let told = prepared.need_for(Some(&prompt)).unwrap().total();
+    let take = move || {
         let llm = prepared.load().unwrap();
         llm.invoke(&prompt).unwrap();
-        let taken = llm.memory().peak;
-        assert!(last < taken, "{last}, {taken}");
-        assert!(need.abs_diff(taken) <= taken / 100, "{need} told, {taken} taken: {settings:?}");
-        last = taken;
-    }
-    last
+        llm.memory().peak
+    };
+    (what, told, Box::new(take))
+}
+
+fn exam(folder: &Path, evaluation: EvaluationSettings, llm: LlmSettings) -> Case {
+    let what = format!("{evaluation:?}, {llm:?}");
+    let output = folder.join(format!("{:?}{}", evaluation.mode, evaluation.batch_size));
+    let config = RagConfig { llm, evaluation, ..RagConfig::default() };
+    let (items, prepared) = (items(&config.evaluation, 0).unwrap(), prepare(&config).unwrap());
+    let told = Exam::new(&prepared, &config.evaluation, None).check(&items).unwrap().need.total();
+    let take = move || {
+        let mut output = ScoringOutput::open(&output, items, run_settings(&config), false).unwrap();
+        let llm = prepared.load().unwrap();
+        let exam = Exam::new(llm.prepared(), &config.evaluation, None);
+        exam.sit(&llm, &mut output, |_| ControlFlow::Continue(())).unwrap().expect("all are answered");
+        llm.memory().peak
+    };
+    (what, told, Box::new(take))
+}
+
+fn training(settings: TrainSettings) -> Case {
+    let told = Prepared::new(&settings).unwrap().need().unwrap().total();
+    (format!("{settings:?}"), told, Box::new(move || run(&settings, &mut ()).unwrap().memory.peak))
 }
 
 #[test]
@@ -51,13 +87,25 @@ fn it_is_what_a_run_takes() {
         ..examined.clone()
     };
     let dense = TrainSettings { use_4bit: false, bnb_4bit_compute_dtype: DType::F32, ..examined.clone() };
+    let adapted = LlmSettings { lora_path: Some(adapter(folder.path())), ..settings() };
+    let likelihood = EvaluationSettings::default();
+    let generated = EvaluationSettings { mode: Mode::Generate, batch_size: 60, ..EvaluationSettings::default() };
+    let written = LlmSettings { max_new_tokens: 300, ..adapted.clone() };
+    let mut cases = vec![
+        answer(200, settings()),
+        answer(900, settings()),
+        answer(900, adapted.clone()),
+        exam(folder.path(), likelihood, adapted),
+        exam(folder.path(), generated, written),
+    ];
+    cases.extend([checkpointed, plain, examined, tokens, dense].map(training));
     // Each takes more than those before it: what is counted is the most so far.
-    let mut last = answers(folder.path());
-    for settings in [checkpointed, plain, examined, tokens, dense] {
-        let need = Prepared::new(&settings).unwrap().need().unwrap().total();
-        let taken = run(&settings, &mut ()).unwrap().memory.peak;
-        assert!(last < taken, "{last}, {taken}");
-        assert!(need.abs_diff(taken) <= taken / 100, "{need} told, {taken} taken: {settings:?}");
+    cases.sort_by_key(|(_, told, _)| *told);
+    let mut last = 0;
+    for (what, told, take) in cases {
+        let taken = take();
+        assert!(last < taken, "{last}, {taken}: {what}");
+        assert!(told.abs_diff(taken) <= taken / 100, "{told} told, {taken} taken: {what}");
         last = taken;
     }
 }

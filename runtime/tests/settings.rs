@@ -75,6 +75,19 @@ fn every_source_is_read() {
 }
 
 #[test]
+fn a_name_from_python_is_taken_in_every_source() {
+    let taken = [
+        of_file("[train]\nactivation_checkpointing = true"),
+        of_dotenv("HALFBYTE_TRAIN__ACTIVATION_CHECKPOINTING=True"),
+        of_variables(&[("HALFBYTE_TRAIN__ACTIVATION_CHECKPOINTING", "1")]),
+        training("--activation_checkpointing"),
+        training("--activation_checkpointing True"),
+        training("--activation-checkpointing=true"),
+    ];
+    taken.into_iter().for_each(|loaded| assert!(loaded.unwrap().config.train.gradient_checkpointing));
+}
+
+#[test]
 fn the_nearer_source_counts() {
     let names = ["temperature", "top_p", "top_k", "seed"];
     let lines = |n: usize, value: &str| names[..n].iter().map(|name| format!("{name} = {value}\n")).collect::<String>();

@@ -59,7 +59,8 @@ fn every_option_of_scoring_is_seen() {
         row("--seed 1", Refused("nothing is shuffled")),
         row(&show("--config", &files.settings), says("batch_size                   = 2 ")).beside("--print-config"),
         row("--print-config", says("[evaluation]")),
-        row("--check", says("checked: ")),
+        row("--check", says("MiB for the base, ")),
+        row("--check", says(" for keys and values, ")).beside("--mode generate"),
     ];
     let shared = [of_the_base(), of_every_program("evaluate_multiple_choice")];
     driven.see(&shared.into_iter().flatten().chain(rows).collect::<Vec<_>>());

@@ -326,7 +326,7 @@ fn names_that_python_users_type_are_taken() {
     let line = format!(
         "--model_name_or_path {0} --train_file {0}/data.jsonl --load_in_4bit=True --bnb_4bit_quant_type=NF4 --device cpu \
          --torch_dtype torch.bfloat16 --lora_rank 2 --num_train_epochs 9 --num_train_epochs 1 --lr 1e-3 --max_length 512 \
-         --per_device_train_batch_size 8 --overwrite_output_dir",
+         --per_device_train_batch_size 8 --overwrite_output_dir --activation_checkpointing True",
         text(model.path())
     );
     let driven = Driven { name: "train_qwen3_lora", line: words(&line), output: Some("") };

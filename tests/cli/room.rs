@@ -20,18 +20,19 @@ fn what_will_not_fit_is_refused_before_weights_are_loaded() {
     };
     let answering = |program: &str, options: &[&str]| {
         let mut command = Command::new(example(program));
-        command.args(["--device", "cpu", "--raw", "--load-in-4bit=false", "--bnb-4bit-compute-dtype", "float32"]);
+        command.args(["--device", "cpu", "--load-in-4bit=false", "--bnb-4bit-compute-dtype", "float32"]);
         command.args(["--model-name", text(model.path()), "--check"]).args(options).output().unwrap()
     };
     let index = model.path().join("index");
     let bylaws = root().join("examples/assets/town/bylaws.txt");
-    let rag = ["--index", text(&index), "--documents", text(&bylaws)];
-    let scoring = ["--limit", "1", "--mode", "generate", "--max-new-tokens", "2"];
+    let rag = ["--raw", "--index", text(&index), "--documents", text(&bylaws)];
+    let writing = ["--limit", "1", "--mode", "generate", "--raw", "--max-new-tokens", "2"];
     let refused = [
         (training("cpu"), "--gradient-checkpointing"),
-        (answering("infer", &["--prompt", "The"]), "--load-in-4bit"),
+        (answering("infer", &["--raw", "--prompt", "The"]), "--load-in-4bit"),
         (answering("rag", &rag), "--load-in-4bit"),
-        (answering("evaluate_multiple_choice", &scoring), "--load-in-4bit"),
+        (answering("evaluate_multiple_choice", &writing), "fewer questions at once (--batch-size)"),
+        (answering("evaluate_multiple_choice", &writing[..2]), "take --load-in-4bit or a smaller model"),
     ];
     for (done, advice) in refused {
         let said = said(&done);

@@ -10,11 +10,12 @@ use super::shuffle::{Item, as_given, shuffled};
 use crate::batch::Branches;
 use crate::chat::message;
 use crate::generate::generator::Generated;
-use crate::llm::{Llm, Prepared, sampling};
+use crate::llm::{Llm, Need, Prepared, Work, sampling};
 use crate::settings::{EvaluationSettings, LlmSettings, Loaded, Mode, RagConfig, Section};
 use crate::{Error, Result, embedded};
-use halfbyte::{Count, Size};
+use halfbyte::Count;
 use serde_json::{Value, json};
+use std::fmt;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
@@ -78,6 +79,25 @@ pub fn in_force(config: &RagConfig) -> String {
     format!("{answers}; {} at once", config.evaluation.batch_size)
 }
 
+/// What is known of an exam without a model's weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// How often a question is asked.
+    pub n_questions: usize,
+    /// How many of these do not fit the model.
+    pub n_too_long: usize,
+    /// The most that it takes on the device.
+    pub need: Need,
+}
+
+impl fmt::Display for Checked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Checked { n_questions, n_too_long, need } = self;
+        let questions = Count(*n_questions, "question");
+        write!(f, "checked: {questions}; too long for the model: {n_too_long}\nmemory: {need}")
+    }
+}
+
 /// What the model is given for a question.
 struct Asked {
     item: Item,
@@ -106,18 +126,58 @@ impl<'a> Exam<'a> {
         Self { prepared, settings, retrieve }
     }
 
-    /// Puts the questions without a model, and says how many do not fit it and what memory its weights would take.
+    /// Puts the questions without a model.
     ///
     /// # Errors
-    /// A question cannot be put to the model.
-    pub fn check(&self, items: &[Item]) -> Result<String> {
-        let (limit, weights) = (self.prepared.config.positions(), Size(self.prepared.weight_bytes() as u64));
-        let mut too_long = 0;
-        for item in items {
-            too_long += usize::from(self.ask(item)?.needed > limit);
+    /// A question cannot be put to the model, or no memory could hold what it takes.
+    pub fn check(&self, items: &[Item]) -> Result<Checked> {
+        let need = self.prepared.need_of(self.work(&[]))?;
+        let mut checked = Checked { n_questions: items.len(), n_too_long: 0, need };
+        for few in items.chunks(self.settings.batch_size) {
+            let (fit, too_long) = self.put(few)?;
+            checked.n_too_long += too_long.len();
+            let need = self.prepared.need_of(self.work(&fit))?;
+            checked.need = if need.total() > checked.need.total() { need } else { checked.need };
         }
-        let n = Count(items.len(), "question");
-        Ok(format!("checked: {n}; too long for the model: {too_long}; about {weights} for weights"))
+        Ok(checked)
+    }
+
+    /// Compares what the exam takes with what is free on the device, as far as that is known before a GPU is opened, and
+    /// says how it stands.
+    ///
+    /// # Errors
+    /// So much is not free.
+    pub fn expect_room(&self, need: Need) -> Result<String> {
+        let advice = match self.settings.mode {
+            Mode::Likelihood => "take --load-in-4bit or a smaller model",
+            Mode::Generate => {
+                "take --load-in-4bit, a smaller model, fewer questions at once (--batch-size), or fewer tokens \
+                 (--max-new-tokens)"
+            }
+        };
+        self.prepared.settings.device.expect_room(need.total(), advice)
+    }
+
+    /// What the model does with questions that it is given together.
+    fn work(&self, asked: &[Asked]) -> Work {
+        let tokens = |asked: &Asked| asked.branches().map_or(0, Branches::n_tokens);
+        match self.settings.mode {
+            Mode::Likelihood if !asked.is_empty() => {
+                Work::Score { n_tokens: asked.iter().map(tokens).max().unwrap_or_default() }
+            }
+            _ => Work::Write {
+                n_texts: asked.len(),
+                n_read: asked.iter().map(|asked| asked.n_prompt).sum(),
+                longest: asked.iter().map(|asked| asked.needed).max().unwrap_or_default(),
+            },
+        }
+    }
+
+    /// The questions that fit the model, and those that do not.
+    fn put(&self, few: &[Item]) -> Result<(Vec<Asked>, Vec<Asked>)> {
+        let asked = few.iter().map(|item| self.ask(item)).collect::<Result<Vec<_>>>()?;
+        let limit = self.prepared.config.positions();
+        Ok(asked.into_iter().partition(|asked| asked.needed <= limit))
     }
 
     fn ask(&self, item: &Item) -> Result<Asked> {
@@ -163,9 +223,8 @@ impl<'a> Exam<'a> {
         let mut done = total - left.len();
         for few in left.chunks(self.settings.batch_size) {
             let began = Instant::now();
-            let asked = few.iter().map(|item| self.ask(item)).collect::<Result<Vec<_>>>()?;
+            let (fit, too_long) = self.put(few)?;
             let limit = self.prepared.config.positions();
-            let (fit, too_long): (Vec<_>, Vec<_>) = asked.into_iter().partition(|asked| asked.needed <= limit);
             for Asked { item, sha256, needed, .. } in too_long {
                 output.record(Row::too_long(&item, sha256, needed, limit))?;
             }

@@ -19,7 +19,7 @@ pub use engine::Stream;
 pub(crate) use force::{base_line, describe, idle, model_line};
 pub use force::{expect_effect, in_force, sampling};
 pub(crate) use need::{AdapterRoom, base_bytes, held};
-pub use need::{Extent, Need};
+pub use need::{Extent, Need, Work};
 
 use crate::{
     Result,

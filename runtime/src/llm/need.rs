@@ -1,6 +1,6 @@
 //! What can be known of a run before weights are loaded.
 
-use super::Prepared;
+use super::{Prepared, SCORED_AT_ONCE};
 use crate::{
     Error, Result,
     batch::Batch,
@@ -9,9 +9,9 @@ use crate::{
     config::{Module, Qwen3Config},
     lora::{Layout, LoraConfig},
     model::{Base, Keep, PREFILL_TOKENS, Room},
-    settings::LlmSettings,
 };
 use halfbyte::{Count, DType, Size, elements};
+use std::fmt;
 
 /// How to do with less memory.
 const SMALLER: &str = "take --load-in-4bit, a smaller model, or fewer tokens (--max-new-tokens)";
@@ -36,7 +36,68 @@ impl Need {
     }
 }
 
-/// What decides about the memory of an answer.
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [all, base, adapter, cache, activations] =
+            [self.total(), self.base, self.adapter, self.cache, self.activations].map(|bytes| Size(bytes as u64));
+        write!(f, "about {all}: {base} for the base, ")?;
+        if self.adapter > 0 {
+            write!(f, "{adapter} for the adapter, ")?;
+        }
+        if self.cache > 0 {
+            write!(f, "{cache} for keys and values, ")?;
+        }
+        write!(f, "{activations} for activations")
+    }
+}
+
+/// What a model does at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// It continues texts together.
+    Write {
+        /// How many.
+        n_texts: usize,
+        /// Tokens of all their prompts.
+        n_read: usize,
+        /// Tokens of the longest prompt and the most that follow it.
+        longest: usize,
+    },
+    /// It scores options of questions.
+    Score {
+        /// Tokens of the longest question with its options.
+        n_tokens: usize,
+    },
+}
+
+impl Work {
+    /// The answer to one prompt.
+    pub fn answer(n_prompt: usize, n_new: usize) -> Self {
+        Work::Write { n_texts: 1, n_read: n_prompt, longest: n_prompt.saturating_add(n_new) }
+    }
+
+    /// Tokens whose keys and values are kept.
+    fn cached(&self) -> usize {
+        if let Work::Write { n_texts, longest, .. } = *self { n_texts.saturating_mul(longest) } else { 0 }
+    }
+
+    /// Bytes of activations and logits.
+    fn activations(&self, room: &Room<'_>) -> usize {
+        match *self {
+            Work::Write { n_texts, n_read, .. } => {
+                room.activations(n_read.min(PREFILL_TOKENS), Keep::Nothing)
+                    + room.activations(n_texts, Keep::Nothing)
+                    + n_texts * room.config.vocab_size * DType::F32.bytes()
+            }
+            Work::Score { n_tokens } => {
+                let n = n_tokens.max(SCORED_AT_ONCE);
+                room.activations(n, Keep::Nothing) + room.loss(n)
+            }
+        }
+    }
+}
+
+/// What decides about the memory of answers.
 #[derive(Clone, Copy, Debug)]
 pub struct Extent<'a> {
     /// The model's shape.
@@ -49,30 +110,25 @@ pub struct Extent<'a> {
     pub dtype: DType,
     /// Its adapter.
     pub lora: Option<&'a LoraConfig>,
-    /// Tokens of the prompt.
-    pub n_prompt: usize,
-    /// The most tokens that follow.
-    pub n_new: usize,
+    /// What it does.
+    pub work: Work,
 }
 
 impl Extent<'_> {
-    /// What one answer takes on the device, small things not counted.
+    /// What the work takes on the device, small things not counted.
     ///
     /// # Errors
     /// The adapter has a target that the model has not, or no memory could hold it.
     pub fn need(&self) -> Result<Need> {
-        let Extent { config, dtype, n_prompt, n_new, .. } = *self;
+        let Extent { config, dtype, work, .. } = *self;
         let size = dtype.bytes();
         let adapter = self.lora.map(|lora| AdapterRoom::of(lora, config)).transpose()?.unwrap_or_default();
         let room = Room { config, xa_columns: adapter.xa_columns, size };
-        let logits = config.vocab_size * DType::F32.bytes();
         Ok(Need {
             base: base_bytes(config, self.base, self.head_4bit, dtype),
             adapter: (adapter.numbers + adapter.tables) * size,
-            cache: 2 * config.n_layers * config.n_kv_heads * config.head_dim * n_prompt.saturating_add(n_new) * size,
-            activations: room.activations(n_prompt.min(PREFILL_TOKENS), Keep::Nothing)
-                + room.activations(1, Keep::Nothing)
-                + logits,
+            cache: 2 * config.n_layers * config.kv_size() * work.cached() * size,
+            activations: work.activations(&room),
         })
     }
 }
@@ -89,15 +145,10 @@ impl Prepared {
             let want = format!("the model has {positions} positions; lower max_new_tokens, or shorten the prompt");
             return Err(Error::setting("prompt and new tokens together", n_tokens, want));
         }
-        let need = self.need(n_prompt)?;
-        let [all, base, adapter, cache, activations] =
-            [need.total(), need.base, need.adapter, need.cache, need.activations].map(|bytes| Size(bytes as u64));
-        let adapter = if need.adapter > 0 { format!("{adapter} for the adapter, ") } else { String::new() };
         Ok(format!(
-            "checked: {} to read, up to {new} to write\n\
-             memory: about {all}: {base} for the base, {adapter}{cache} for keys and values, {activations} for \
-             activations",
-            Count(n_prompt, "token")
+            "checked: {} to read, up to {new} to write\nmemory: {}",
+            Count(n_prompt, "token"),
+            self.need(n_prompt)?
         ))
     }
 
@@ -113,9 +164,17 @@ impl Prepared {
     /// # Errors
     /// No memory could hold it.
     pub fn need(&self, n_prompt: usize) -> Result<Need> {
-        let LlmSettings { bnb_4bit_compute_dtype: dtype, max_new_tokens: n_new, head_4bit, .. } = self.settings;
+        self.need_of(Work::answer(n_prompt, self.settings.max_new_tokens))
+    }
+
+    /// What the work takes on the device.
+    ///
+    /// # Errors
+    /// No memory could hold it.
+    pub fn need_of(&self, work: Work) -> Result<Need> {
+        let LlmSettings { bnb_4bit_compute_dtype: dtype, head_4bit, .. } = self.settings;
         let lora = self.adapter.as_ref().map(|adapter| &adapter.config);
-        Extent { config: &self.config, base: self.base(), head_4bit, dtype, lora, n_prompt, n_new }.need()
+        Extent { config: &self.config, base: self.base(), head_4bit, dtype, lora, work }.need()
     }
 
     /// What an answer to this prompt takes on the device.
@@ -137,11 +196,6 @@ impl Prepared {
 
     pub(super) fn base(&self) -> Base {
         held(self.settings.base(), self.files.quantized_as())
-    }
-
-    /// What the base's weights take on the device.
-    pub fn weight_bytes(&self) -> usize {
-        base_bytes(&self.config, self.base(), self.settings.head_4bit, self.settings.bnb_4bit_compute_dtype)
     }
 }
 

@@ -2,13 +2,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use tantivy::collector::TopDocs;
-use tantivy::query::{BooleanQuery, BoostQuery, Query, TermQuery};
 use tantivy::schema::{
     Field, IndexRecordOption, NumericOptions, STORED, Schema, TextFieldIndexing, TextOptions, Value,
 };
 use tantivy::{DocAddress, ReloadPolicy, Searcher, TantivyDocument, Term};
 
+use super::best::best;
 use super::build::{HIRAGANA, TERMS, build};
 use super::manifest::{Info, MANIFEST, Manifest};
 use super::terms::is_hiragana;
@@ -91,25 +90,23 @@ impl Index {
     /// `k` is out of its range, or the index is damaged.
     pub fn search(&self, query: &str, k: usize) -> Result<Vec<Passage>> {
         PASSAGES.check(k)?;
-        let query = self.query(query);
-        let found = self.searcher.search(&query, &TopDocs::with_limit(k).order_by_score());
+        let found = best(&self.searcher, &self.terms(query), k);
         let passages: tantivy::Result<Vec<_>> =
             found.and_then(|found| found.into_iter().map(|(score, at)| self.passage(score, at)).collect());
         passages.map_err(|e| Error::Corrupt { path: self.dir.clone(), format: "index", reason: e.to_string() })
     }
 
-    /// Any of the terms, by their weights; one that is there n times counts n times.
-    fn query(&self, text: &str) -> BooleanQuery {
+    /// The terms with their weights; one that is there n times counts n times.
+    fn terms(&self, text: &str) -> Vec<(Term, f32)> {
         let mut counts = BTreeMap::<String, f32>::new();
         for term in terms(text) {
             *counts.entry(term).or_default() += if is_hiragana(&term) { HIRAGANA_WEIGHT } else { 1.0 };
         }
-        let one = |(term, weight): (String, f32)| -> Box<dyn Query> {
+        let one = |(term, weight): (String, f32)| {
             let field = if is_hiragana(&term) { self.fields.hiragana } else { self.fields.terms };
-            let query = TermQuery::new(Term::from_field_text(field, &term), IndexRecordOption::WithFreqs);
-            Box::new(BoostQuery::new(Box::new(query), weight))
+            (Term::from_field_text(field, &term), weight)
         };
-        BooleanQuery::union(counts.into_iter().map(one).collect())
+        counts.into_iter().map(one).collect()
     }
 
     fn passage(&self, score: f32, at: DocAddress) -> tantivy::Result<Passage> {

@@ -12,6 +12,7 @@
 //! # Ok(())
 //! # }
 //! ```
+mod best;
 mod build;
 mod chunk;
 mod directory;

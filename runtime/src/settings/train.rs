@@ -82,7 +82,7 @@ section! {
         /// Fill every micro-batch up to batch-size times max-seq-length tokens
         packing: bool = false;
         /// Compute activations again in the backward pass instead of keeping them: less memory, more time
-        gradient_checkpointing: bool = false;
+        gradient_checkpointing: bool = false, also ["activation_checkpointing"];
         /// Where to compute
         device: Device = Device::Auto;
         /// Same seed, same device, same data: the same adapter, to the bit

@@ -7,7 +7,7 @@ use crate::{
         choice,
         questions::{Accuracy, Question},
     },
-    generate::generator::{GenerateOptions, generate},
+    generate::generator::{GenerateOptions, Generated, generate},
     model::{Activations, Keep, LossBuffers, Qwen3, SampleOptions},
     tokenizer::Tokenizer,
     train::trainer::Trainer,
@@ -46,10 +46,11 @@ impl<B: Backend, T: Float> Examiner<'_, B, T> {
             watch.say(&format!("{when}: exam {accuracy}"));
         }
         let answer = self.texts.prompt.map(|prompt| self.answer(prompt, trainer)).transpose()?;
-        if let (Some(prompt), Some(answer)) = (self.texts.prompt, &answer) {
-            watch.say(&format!("{when}: {prompt} ->{}", answer.trim_end()));
+        if let (Some(prompt), Some(Generated { text, stopped, .. })) = (self.texts.prompt, &answer) {
+            let rest = if *stopped { "" } else { " …" };
+            watch.say(&format!("{when}: {prompt} ->{}{rest}", text.trim_end()));
         }
-        Ok(Examination { heldout_loss, exam, answer })
+        Ok(Examination { heldout_loss, exam, answer: answer.map(|answer| answer.text) })
     }
 
     pub fn heldout_loss(&self, trainer: &mut Trainer<'_, B, T>) -> Result<Option<f64>> {
@@ -63,7 +64,7 @@ impl<B: Backend, T: Float> Examiner<'_, B, T> {
         Ok(choice::choose(self.model, ctx, &mut acts, &mut loss, self.tokenizer, questions)?.1)
     }
 
-    fn answer(&self, prompt: &str, trainer: &Trainer<'_, B, T>) -> Result<String> {
+    fn answer(&self, prompt: &str, trainer: &Trainer<'_, B, T>) -> Result<Generated> {
         let options = GenerateOptions {
             max_new_tokens: 24,
             stop_tokens: self.tokenizer.eos_ids().to_vec(),
@@ -71,6 +72,6 @@ impl<B: Backend, T: Float> Examiner<'_, B, T> {
             skip_special: true,
         };
         let (prompt, go_on) = (self.tokenizer.encode(prompt)?, |_: &str| ControlFlow::Continue(()));
-        Ok(generate(self.model, trainer.context(), self.tokenizer, &prompt, &options, go_on)?.text)
+        generate(self.model, trainer.context(), self.tokenizer, &prompt, &options, go_on)
     }
 }
