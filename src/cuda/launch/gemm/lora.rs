@@ -4,10 +4,14 @@
 mod grad;
 mod plan;
 
-use super::{Cuda, Kernel, LaunchConfig, dim, grid, is_aligned};
 use crate::{
-    Float, Result,
-    cuda::params::{DropoutParams, LoraDownParams, LoraSkinnyParams, LoraUpParams, MatrixMut},
+    cuda::{
+        device::Cuda,
+        launch::dim,
+        params::{DropoutParams, LoraDownParams, LoraSkinnyParams, LoraUpParams, MatrixMut},
+    },
+    element::Float,
+    error::Result,
     ops::{Dropout, Lora},
 };
 use plan::Launch;
