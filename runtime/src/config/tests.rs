@@ -1,4 +1,10 @@
-use super::*;
+use std::path::Path;
+
+use halfbyte::DType;
+use serde_json::Value;
+
+use super::{GenerationConfig, Module, Projection, Qwen3Config, Rope};
+use crate::error::Result;
 
 fn parse(edit: impl FnOnce(&mut serde_json::Map<String, Value>)) -> Result<Qwen3Config> {
     let released = r#"{"architectures":["Qwen3ForCausalLM"],"attention_bias":false,"attention_dropout":0.0,

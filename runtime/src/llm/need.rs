@@ -1,12 +1,12 @@
 //! What can be known of a run before weights are loaded.
 
-use super::Prepared;
+use super::prepared::Prepared;
 use crate::{
-    Error, Result,
     batch::Batch,
     chat::message,
     checkpoint::QuantizedAs,
     config::{Module, Qwen3Config},
+    error::{Error, Result},
     lora::{Layout, LoraConfig},
     model::{Base, Keep, PREFILL_TOKENS, Room},
     settings::LlmSettings,

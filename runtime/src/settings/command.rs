@@ -1,7 +1,9 @@
 //! Settings on a command line.
 
-use super::{Field, Loaded, RagConfig, Source, Sources, sources::Given};
-use crate::Result;
+use super::config::RagConfig;
+use super::section::Field;
+use super::sources::{Given, Loaded, Source, Sources};
+use crate::error::Result;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use std::ffi::OsString;
 
