@@ -4,6 +4,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+#[path = "tidy/imports.rs"]
+mod imports;
+
 /// Longest file without an entry in [`LONG_FILES`].
 const MAX_LINES: usize = 400;
 

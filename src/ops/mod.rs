@@ -3,6 +3,9 @@
 //! An op is a struct with public fields. [`Op::check`] verifies every length, divisibility and range and
 //! gives a [`Checked`] op, the only thing that a backend takes; [`Op::run`] does both steps. Outputs are
 //! [`ViewMut`]s or [`MatMut`]s; every element of an output is written unless the op says `+=`.
+//!
+//! [`ViewMut`]: crate::buffer::ViewMut
+//! [`MatMut`]: crate::buffer::MatMut
 mod adamw;
 mod attention;
 mod cast;

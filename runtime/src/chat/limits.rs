@@ -7,7 +7,8 @@ use minijinja::{Error, ErrorKind, State, Value as Jinja};
 
 use crate::python_json::Dumps;
 
-/// How much a template may do with a conversation of so many bytes, where a step is one, and so are 64 bytes that it makes: time and memory have a limit.
+/// How much a template may do with a conversation of so many bytes, where a step is one, and so are 64 bytes that it
+/// makes: time and memory have a limit.
 ///
 /// Ten times what Qwen3's takes, and more: that is 0.1 for each byte of long messages, and 0.8 where there are many short
 /// ones, with tools or without.

@@ -33,6 +33,10 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::MissingTensor`], [`Error::Tensor`] for another shape or a type that is no weight's, and
     /// [`Error::Quantized`] for a 4-bit weight whose parts are missing or contradict each other.
+    ///
+    /// [`Error::MissingTensor`]: crate::error::Error::MissingTensor
+    /// [`Error::Tensor`]: crate::error::Error::Tensor
+    /// [`Error::Quantized`]: crate::error::Error::Quantized
     pub fn weight(&self, name: &str, shape: [usize; 2]) -> Result<Weight<'_>> {
         let tensor = self.tensor(name)?;
         let states = [Format::Nf4, Format::Fp4].map(|f| (f, self.get(&format!("{name}.{}", state_part(f)))));

@@ -30,6 +30,9 @@ impl LoraConfig {
     /// [`Error::Setting`] for a rank, an alpha or a dropout out of range; [`Error::Target`] for an entry of a list or
     /// pattern that matches nothing or is no regular expression, if nothing is left to adapt, and if an output head would
     /// be saved that is also the embedding.
+    ///
+    /// [`Error::Setting`]: crate::error::Error::Setting
+    /// [`Error::Target`]: crate::error::Error::Target
     pub fn resolve(&self, model: &Qwen3Config) -> Result<Vec<Target>> {
         if self.save_lm_head && model.tie_word_embeddings {
             let reason = "the model's output head is its embedding, and an adapter's own head would part the two; leave \
@@ -56,6 +59,8 @@ impl LoraConfig {
     /// # Errors
     /// [`Error::Target`] for a module that is no such table, a token that the model has not or that comes twice, and a head
     /// that would be parted from the embedding that it is or that is trained whole.
+    ///
+    /// [`Error::Target`]: crate::error::Error::Target
     pub fn tokens(&self, model: &Qwen3Config) -> Result<Vec<(Table, Vec<u32>)>> {
         let tokens = self.trainable_tokens.resolve(model)?;
         if self.save_lm_head && tokens.iter().any(|(table, _)| *table == Table::Head) {

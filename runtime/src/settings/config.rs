@@ -4,7 +4,7 @@ use super::evaluation::EvaluationSettings;
 use super::llm::LlmSettings;
 use super::retrieval::RetrievalSettings;
 use super::section::Section;
-use super::train::TrainSettings;
+use super::training::TrainSettings;
 
 /// All settings of a question-answering application.
 #[derive(Clone, Debug, Default, PartialEq)]

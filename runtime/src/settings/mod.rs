@@ -19,7 +19,7 @@ mod llm;
 mod retrieval;
 mod section;
 mod sources;
-mod train;
+mod training;
 mod values;
 
 pub use crate::embedded::EMBEDDED;
@@ -31,5 +31,5 @@ pub use llm::LlmSettings;
 pub use retrieval::RetrievalSettings;
 pub use section::{Field, Section};
 pub use sources::{Loaded, Source, Sources};
-pub use train::TrainSettings;
+pub use training::TrainSettings;
 pub use values::{Value, parse};

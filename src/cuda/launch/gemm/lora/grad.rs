@@ -1,7 +1,7 @@
 //! The gradients of both factors and of the adapter's input.
 
 use super::{
-    dropout_params,
+    dropout::dropout_params,
     plan::{self, Launch},
 };
 use crate::{
