@@ -44,7 +44,8 @@ fn handed_on(text: &str) -> Vec<&str> {
     let starts = ["\nuse ", "\npub use ", "\npub(crate) use ", "\npub(super) use "];
     let statements =
         starts.iter().flat_map(|start| text.match_indices(start).map(|(at, start)| &text[at + start.len()..]));
-    let statements = statements.map(|rest| rest.split(';').next().unwrap_or_default());
+    let statements =
+        statements.map(|rest| rest.split(';').next().unwrap_or_default()).filter(|path| path.contains("::"));
     statements.flat_map(|list| list.split(|c: char| !c.is_alphanumeric() && c != '_')).collect()
 }
 

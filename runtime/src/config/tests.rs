@@ -3,7 +3,10 @@ use std::path::Path;
 use halfbyte::DType;
 use serde_json::Value;
 
-use super::{GenerationConfig, Module, Projection, Qwen3Config, Rope};
+use super::generation::GenerationConfig;
+use super::modules::{Module, Projection};
+use super::qwen3::Qwen3Config;
+use super::rope::Rope;
 use crate::error::Result;
 
 fn parse(edit: impl FnOnce(&mut serde_json::Map<String, Value>)) -> Result<Qwen3Config> {
