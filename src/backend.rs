@@ -1,6 +1,10 @@
 use crate::{
-    Buf, Element, Float, MemoryUse, Result, Storage, View, ViewMut,
+    buffer::{Buf, Storage, View, ViewMut},
+    element::{Element, Float},
+    error::Result,
+    meter::MemoryUse,
     ops::{self, Checked, Launch},
+    quant::{Absmax, GROUP, ScaleBufs},
 };
 
 /// The table of contents of halfbyte: every op, which is one method of [`Backend`].
@@ -113,3 +117,26 @@ macro_rules! launches {
 }
 
 each_op! { launches }
+
+impl<B: Backend, T: Element> Buf<B, T> {
+    /// A copy on the host; waits for everything that was queued before.
+    ///
+    /// # Errors
+    /// The device refuses, or reports what went wrong in what was queued before.
+    pub fn to_vec(&self, backend: &B) -> Result<Vec<T>> {
+        backend.download(self.view())
+    }
+}
+
+impl<B: Backend> ScaleBufs<B> {
+    /// Zeros for `blocks` blocks.
+    ///
+    /// # Errors
+    /// The device has too little memory.
+    pub fn zeros(backend: &B, blocks: usize, double_quant: bool) -> Result<Self> {
+        if !double_quant {
+            return Ok(Absmax::Plain(backend.zeros(blocks)?));
+        }
+        Ok(Absmax::Nested { codes: backend.zeros(blocks)?, groups: backend.zeros(blocks.div_ceil(GROUP))? })
+    }
+}

@@ -4,7 +4,7 @@
 //! from windows that were made at different times. Only backends look behind the address.
 #![allow(unsafe_code)]
 
-use crate::{Backend, Element, Result};
+use crate::element::Element;
 use std::{marker::PhantomData, ops::Range};
 
 /// Where memory lies, and who it belongs to.
@@ -40,9 +40,9 @@ pub unsafe trait Storage {
 }
 
 /// Memory of a backend that holds `T`s.
-pub struct Buf<B: Backend, T: Element>(pub(crate) B::Memory<T>);
+pub struct Buf<B: Storage, T: Element>(pub(crate) B::Memory<T>);
 
-impl<B: Backend, T: Element> Buf<B, T> {
+impl<B: Storage, T: Element> Buf<B, T> {
     /// Number of elements.
     pub fn len(&self) -> usize {
         B::parts(&self.0).len
@@ -75,14 +75,6 @@ impl<B: Backend, T: Element> Buf<B, T> {
         self.view_mut().into_at(range)
     }
 
-    /// A copy on the host; waits for everything that was queued before.
-    ///
-    /// # Errors
-    /// The device refuses, or reports what went wrong in what was queued before.
-    pub fn to_vec(&self, backend: &B) -> Result<Vec<T>> {
-        backend.download(self.view())
-    }
-
     /// The first `rows * cols` elements as a row-major matrix.
     pub fn mat(&self, rows: usize, cols: usize) -> Mat<'_, B, T> {
         Mat::new(self.at(0..area(rows, cols)), rows, cols)
@@ -95,7 +87,7 @@ impl<B: Backend, T: Element> Buf<B, T> {
 }
 
 /// A read-only window on a [`Buf`].
-pub struct View<'a, B: Backend, T: Element> {
+pub struct View<'a, B: Storage, T: Element> {
     ptr: *const T,
     len: usize,
     owner: &'a B::Owner,
@@ -103,17 +95,17 @@ pub struct View<'a, B: Backend, T: Element> {
 }
 
 // SAFETY: a view is a shared borrow of memory, and `Storage` demands that memory is `Sync`.
-unsafe impl<B: Backend, T: Element> Send for View<'_, B, T> {}
+unsafe impl<B: Storage, T: Element> Send for View<'_, B, T> {}
 // SAFETY: a shared reference to a view gives no more than a copy of the view, which is `Send`.
-unsafe impl<B: Backend, T: Element> Sync for View<'_, B, T> {}
+unsafe impl<B: Storage, T: Element> Sync for View<'_, B, T> {}
 
-impl<B: Backend, T: Element> Clone for View<'_, B, T> {
+impl<B: Storage, T: Element> Clone for View<'_, B, T> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<B: Backend, T: Element> Copy for View<'_, B, T> {}
+impl<B: Storage, T: Element> Copy for View<'_, B, T> {}
 
 fn check(range: &Range<usize>, len: usize) {
     assert!(range.start <= range.end && range.end <= len, "{range:?} of a view of {len} elements");
@@ -127,7 +119,7 @@ fn cast_len<T: Element, U: Element>(ptr: *const T, len: usize) -> usize {
     bytes / size
 }
 
-impl<'a, B: Backend, T: Element> View<'a, B, T> {
+impl<'a, B: Storage, T: Element> View<'a, B, T> {
     /// Number of elements.
     pub fn len(&self) -> usize {
         self.len
@@ -162,7 +154,7 @@ impl<'a, B: Backend, T: Element> View<'a, B, T> {
 }
 
 /// A window on a [`Buf`] to write through.
-pub struct ViewMut<'a, B: Backend, T: Element> {
+pub struct ViewMut<'a, B: Storage, T: Element> {
     ptr: *mut T,
     len: usize,
     owner: &'a B::Owner,
@@ -170,11 +162,11 @@ pub struct ViewMut<'a, B: Backend, T: Element> {
 }
 
 // SAFETY: a mutable view is an exclusive borrow of memory, and `Storage` demands that memory is `Send`.
-unsafe impl<B: Backend, T: Element> Send for ViewMut<'_, B, T> {}
+unsafe impl<B: Storage, T: Element> Send for ViewMut<'_, B, T> {}
 // SAFETY: through a shared reference to a mutable view the memory, which is `Sync`, can only be read.
-unsafe impl<B: Backend, T: Element> Sync for ViewMut<'_, B, T> {}
+unsafe impl<B: Storage, T: Element> Sync for ViewMut<'_, B, T> {}
 
-impl<'a, B: Backend, T: Element> ViewMut<'a, B, T> {
+impl<'a, B: Storage, T: Element> ViewMut<'a, B, T> {
     /// Number of elements.
     pub fn len(&self) -> usize {
         self.len
@@ -231,20 +223,20 @@ impl<'a, B: Backend, T: Element> ViewMut<'a, B, T> {
 }
 
 /// A row-major matrix: row `i` is elements `i * stride .. i * stride + cols` of the view.
-pub struct Mat<'a, B: Backend, T: Element> {
+pub struct Mat<'a, B: Storage, T: Element> {
     pub(crate) view: View<'a, B, T>,
     pub(crate) rows: usize,
     pub(crate) cols: usize,
     pub(crate) stride: usize,
 }
 
-impl<B: Backend, T: Element> Clone for Mat<'_, B, T> {
+impl<B: Storage, T: Element> Clone for Mat<'_, B, T> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<B: Backend, T: Element> Copy for Mat<'_, B, T> {}
+impl<B: Storage, T: Element> Copy for Mat<'_, B, T> {}
 
 /// Elements of a matrix without gaps. Panics when there are more than can be counted.
 fn area(rows: usize, cols: usize) -> usize {
@@ -256,7 +248,7 @@ pub(crate) fn span(rows: usize, cols: usize, stride: usize) -> usize {
     if rows == 0 { 0 } else { (rows - 1) * stride + cols }
 }
 
-impl<'a, B: Backend, T: Element> Mat<'a, B, T> {
+impl<'a, B: Storage, T: Element> Mat<'a, B, T> {
     /// `view` as `rows` rows without gaps. Panics when it has not `rows * cols` elements.
     pub fn new(view: View<'a, B, T>, rows: usize, cols: usize) -> Self {
         assert_eq!(view.len(), area(rows, cols), "a view for {rows} x {cols}");
@@ -288,14 +280,14 @@ impl<'a, B: Backend, T: Element> Mat<'a, B, T> {
 }
 
 /// A row-major matrix to write: row `i` is elements `i * stride .. i * stride + cols` of the view.
-pub struct MatMut<'a, B: Backend, T: Element> {
+pub struct MatMut<'a, B: Storage, T: Element> {
     pub(crate) view: ViewMut<'a, B, T>,
     pub(crate) rows: usize,
     pub(crate) cols: usize,
     pub(crate) stride: usize,
 }
 
-impl<'a, B: Backend, T: Element> MatMut<'a, B, T> {
+impl<'a, B: Storage, T: Element> MatMut<'a, B, T> {
     /// `view` as `rows` rows without gaps. Panics when it has not `rows * cols` elements.
     pub fn new(view: ViewMut<'a, B, T>, rows: usize, cols: usize) -> Self {
         assert_eq!(view.len(), area(rows, cols), "a view for {rows} x {cols}");

@@ -1,4 +1,4 @@
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 use half::{bf16, f16};
 
 /// What a buffer can hold: plain data with the same layout on the host and on the device.

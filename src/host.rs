@@ -4,7 +4,11 @@
 //! large is compared with what is free before it is asked for.
 mod system;
 
-use crate::{Element, Error, Result, element, meter::Meter};
+use crate::{
+    element::{self, Element},
+    error::{Error, Result},
+    meter::Meter,
+};
 use std::{
     path::Path,
     sync::atomic::{AtomicUsize, Ordering},

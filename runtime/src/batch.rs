@@ -1,6 +1,7 @@
 //! Samples of token ids, and batches of them as the model takes them: packed, without padding.
 
-use crate::{Error, Result, config::Qwen3Config};
+use crate::config::Qwen3Config;
+use crate::error::{Error, Result};
 use std::ops::Range;
 
 pub use halfbyte::ops::IGNORE;

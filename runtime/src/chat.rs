@@ -45,6 +45,15 @@ pub struct Chat<'a> {
     pub extra: Option<&'a Map<String, Value>>,
 }
 
+impl Chat<'_> {
+    /// Bytes that it brings along.
+    fn bytes(&self) -> u64 {
+        let messages: usize = self.messages.iter().map(|message| message.to_string().len() + 64).sum();
+        let others = self.tools.map_or(0, |tools| tools.to_string().len());
+        (messages + others) as u64
+    }
+}
+
 /// A checkpoint's chat template.
 #[derive(Debug)]
 pub struct ChatTemplate {
@@ -117,9 +126,9 @@ impl ChatTemplate {
         check_messages(chat.messages).map_err(|reason| Error::Template { path: self.path.clone(), reason })?;
         let name = if chat.tools.is_some() { "tool_use" } else { "default" };
         let mut environment = self.environment.clone();
-        environment.set_fuel(Some(limits::fuel(chat)));
+        environment.set_fuel(Some(limits::fuel(chat.bytes())));
         let template = environment.get_template(name).or_else(|_| environment.get_template("default"));
-        let mut out = limits::Limited::new(chat);
+        let mut out = limits::Limited::new(chat.bytes());
         let rendered =
             template.and_then(|template| template.render_captured_to(self.variables(chat), &mut out).map(drop));
         match rendered {

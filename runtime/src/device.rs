@@ -1,6 +1,6 @@
 //! Choosing a backend and a compute type at run time.
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 use half::{bf16, f16};
 use halfbyte::{Backend, Cpu, Cuda, DType, Float, Size, cuda, host};
 use std::{fmt, str::FromStr};

@@ -1,7 +1,10 @@
 //! The small model and the texts that come with the source.
 
-use crate::{Error, Result, settings::EMBEDDED};
+use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
+
+/// The model that comes with the source: 5.8 million weights, for trying things out.
+pub const EMBEDDED: &str = "embedded";
 
 /// In the checkout, or under `HALFBYTE_ROOT` on machines that only have the binaries.
 fn assets() -> PathBuf {

@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
 
 use rayon::prelude::*;
 use serde_json::Value;
@@ -10,17 +9,16 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper};
 
 use crate::error::{Error, Result};
-use crate::{files, json};
+use crate::files;
 
+mod bytes;
 mod check;
+mod configs;
 
-use check::Parts;
-
-/// Tokenizers that are read.
-const SUPPORTED: &str = "byte-level BPE, as Qwen3 has it,";
-
-/// What says which tokens are special, and how transformers tokenises.
-const CONFIG: &str = "tokenizer_config.json";
+use bytes::BYTES;
+use check::{Parts, SUPPORTED};
+use configs::{CONFIG, config_error, lists_no_tokens, read_json};
+pub(crate) use configs::{read_config, token_content};
 
 /// Longer texts are cut at line starts and encoded in parallel.
 const PARALLEL_BYTES: usize = 1 << 16;
@@ -224,45 +222,6 @@ fn corrupt(path: &Path, reason: &tokenizers::Error) -> Error {
     Error::Corrupt { path: path.to_owned(), format: "tokenizer.json", reason: reason.to_string() }
 }
 
-fn config_error(path: &Path, key: &str, got: impl ToString, want: impl Into<String>) -> Error {
-    Error::Config { path: path.to_owned(), key: key.into(), got: got.to_string(), want: want.into() }
-}
-
-/// A token of `tokenizer_config.json`: a string, or an object with its `content`.
-pub(crate) fn token_content(token: &Value) -> Option<&str> {
-    token.as_str().or_else(|| token["content"].as_str())
-}
-
-/// `tokenizer_config.json` as transformers has it: where it does not list the added tokens, special tokens are those of
-/// `special_tokens_map.json`. Null if there is neither.
-pub(crate) fn read_config(dir: &Path) -> Result<Value> {
-    let mut config = read_json(&dir.join(CONFIG))?.unwrap_or_default();
-    if lists_no_tokens(&config)
-        && let Some(Value::Object(special)) = read_json(&dir.join("special_tokens_map.json"))?
-    {
-        match &mut config {
-            Value::Object(keys) => keys.extend(special),
-            Value::Null => config = special.into(),
-            _ => {}
-        }
-    }
-    Ok(config)
-}
-
-/// Whether transformers takes special and added tokens from files of their own, too.
-fn lists_no_tokens(config: &Value) -> bool {
-    config.get("added_tokens_decoder").is_none()
-}
-
-/// A JSON file, or `None` if there is no such file.
-pub(crate) fn read_json(path: &Path) -> Result<Option<Value>> {
-    if !path.exists() {
-        return Ok(None);
-    }
-    let bytes = files::read(path)?;
-    json::parse(&bytes).map(Some).map_err(Error::json(path))
-}
-
 /// Cuts `text` at starts of lines that do not begin with white space, into pieces of `at_least` bytes or more.
 fn line_pieces(text: &str, at_least: usize) -> Vec<&str> {
     let mut pieces = Vec::new();
@@ -278,12 +237,3 @@ fn line_pieces(text: &str, at_least: usize) -> Vec<&str> {
     pieces.push(&text[start..]);
     pieces
 }
-
-/// GPT-2's byte alphabet, backwards: printable Latin-1 characters stand for themselves, the other bytes, in order, for
-/// the characters from U+0100 on.
-static BYTES: LazyLock<HashMap<char, u8>> = LazyLock::new(|| {
-    let printable = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
-    let (plain, moved): (Vec<u8>, Vec<u8>) = (0..=255).partition(printable);
-    let plain = plain.into_iter().map(|byte| (char::from(byte), byte));
-    plain.chain(('\u{100}'..).zip(moved)).collect()
-});

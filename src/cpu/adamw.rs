@@ -1,5 +1,8 @@
-use super::simd::{convert, vectorize};
-use crate::{Cpu, Float, ops::AdamW};
+use super::{
+    device::Cpu,
+    simd::{convert, vectorize},
+};
+use crate::{element::Float, ops::AdamW};
 use rayon::prelude::*;
 
 /// Elements that one task updates.

@@ -1,10 +1,12 @@
 use super::{
+    device::Cpu,
     flash::{Blocks, Cut, Piece, panel, result_len, split_rows, write_rows},
     math,
     simd::{tile::tile, vectorize},
 };
 use crate::{
-    Cpu, Float, Mat, MatMut,
+    buffer::{Mat, MatMut},
+    element::Float,
     ops::{Attention, Prefix},
 };
 use rayon::prelude::*;

@@ -2,11 +2,16 @@
 //! row is summed by one task in a fixed order.
 
 use super::{
+    device::Cpu,
     flash::{Blocks, Cut, Piece, panel, result_len, split_rows, write_rows},
     math,
     simd::{convert, tile::tile, vectorize},
 };
-use crate::{Cpu, Float, Mat, MatMut, ops::AttentionGrad};
+use crate::{
+    buffer::{Mat, MatMut},
+    element::Float,
+    ops::AttentionGrad,
+};
 use rayon::prelude::*;
 
 pub(super) fn attention_grad<T: Float>(op: AttentionGrad<'_, Cpu, T>) {

@@ -1,5 +1,8 @@
-use super::simd::{convert, vectorize};
-use crate::{Cpu, Float, ops::Cast};
+use super::{
+    device::Cpu,
+    simd::{convert, vectorize},
+};
+use crate::{element::Float, ops::Cast};
 use rayon::prelude::*;
 
 /// Elements converted at once.

@@ -1,8 +1,9 @@
 use super::{
+    device::Cpu,
     math, par,
     simd::{convert, vectorize},
 };
-use crate::{Cpu, Float, ops::CrossEntropy};
+use crate::{element::Float, ops::CrossEntropy};
 use rayon::prelude::*;
 
 pub(super) fn cross_entropy<T: Float>(op: CrossEntropy<'_, Cpu, T>) {

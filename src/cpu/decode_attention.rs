@@ -1,8 +1,9 @@
 use super::{
+    device::Cpu,
     math, par,
     simd::{convert, vectorize},
 };
-use crate::{Cpu, Float, ops::DecodeAttention};
+use crate::{element::Float, ops::DecodeAttention};
 use rayon::prelude::*;
 
 pub(super) fn decode_attention<T: Float>(op: DecodeAttention<'_, Cpu, T>) {

@@ -1,5 +1,8 @@
-use super::simd::{convert, decode, vectorize};
-use crate::{Cpu, Float, ops::Dequantize};
+use super::{
+    device::Cpu,
+    simd::{convert, decode, vectorize},
+};
+use crate::{element::Float, ops::Dequantize};
 use rayon::prelude::*;
 
 /// Elements decoded at once.

@@ -4,6 +4,7 @@
 //! successive keys then are, without a copy, the packed operand of the next product, and softmax works lane by lane.
 
 use super::{
+    device::Cpu,
     gemm::{
         operand::{ByColumn, ByRow, Operand},
         source::Dense,
@@ -13,7 +14,10 @@ use super::{
         tile::{Tile, tile},
     },
 };
-use crate::{Cpu, Element, Float, Mat, MatMut};
+use crate::{
+    buffer::{Mat, MatMut},
+    element::{Element, Float},
+};
 use rayon::prelude::*;
 use std::ops::Range;
 

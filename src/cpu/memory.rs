@@ -1,7 +1,13 @@
 //! Views of the CPU's memory as slices.
 #![allow(unsafe_code)]
 
-use crate::{Cpu, Element, Parts, Result, Storage, View, ViewMut, host};
+use super::device::Cpu;
+use crate::{
+    buffer::{Parts, Storage, View, ViewMut},
+    element::Element,
+    error::Result,
+    host,
+};
 
 /// Owned memory, which is counted.
 pub struct Memory<T>(Vec<T>);

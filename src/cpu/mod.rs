@@ -6,6 +6,7 @@ mod cast;
 mod cross_entropy;
 mod decode_attention;
 mod dequantize;
+mod device;
 mod flash;
 mod gemm;
 mod math;
@@ -20,26 +21,19 @@ mod sample;
 mod simd;
 mod swiglu;
 
+pub use device::Cpu;
 pub use memory::Memory;
 pub use simd::features;
 
 use crate::{
-    Backend, Buf, Count, Element, Float, MemoryUse, Result, View, ViewMut,
-    backend::each_op,
+    backend::{Backend, each_op},
+    buffer::{Buf, View, ViewMut},
+    element::{Element, Float},
+    error::{Count, Result},
     host,
+    meter::MemoryUse,
     ops::{self, Check, Checked},
 };
-
-/// The machine's own cores and memory.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct Cpu;
-
-impl Cpu {
-    /// Needs nothing and cannot fail.
-    pub fn new() -> Self {
-        Cpu
-    }
-}
 
 /// Runs an op on a thread of the pool, which it enters once and not for each of its loops.
 fn run(op: impl FnOnce() + Send) -> Result<()> {

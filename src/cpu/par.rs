@@ -1,6 +1,10 @@
 //! Rows of matrices, in order and in parallel.
 
-use crate::{Cpu, Element, Mat, MatMut};
+use super::device::Cpu;
+use crate::{
+    buffer::{Mat, MatMut},
+    element::Element,
+};
 use rayon::prelude::*;
 use std::cell::RefCell;
 

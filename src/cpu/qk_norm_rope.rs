@@ -1,10 +1,12 @@
 use super::{
+    device::Cpu,
     par,
     rms_norm::{inverse_rms, norm_grad},
     simd::{convert, vectorize},
 };
 use crate::{
-    Cpu, Float, Mat, View,
+    buffer::{Mat, View},
+    element::Float,
     ops::{CacheRows, QkNormRope, QkNormRopeGrad},
 };
 use rayon::prelude::*;

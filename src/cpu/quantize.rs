@@ -1,6 +1,9 @@
-use super::simd::{convert, vectorize};
+use super::{
+    device::Cpu,
+    simd::{convert, vectorize},
+};
 use crate::{
-    Cpu, Float,
+    element::Float,
     ops::{NestAbsmax, Quantize},
     quant,
 };

@@ -1,8 +1,5 @@
-use super::simd::vectorize;
-use crate::{
-    Cpu,
-    ops::{Norm, Sum},
-};
+use super::{device::Cpu, simd::vectorize};
+use crate::ops::{Norm, Sum};
 use rayon::prelude::*;
 
 /// Elements that one task adds up; fixed, so that the order depends only on the length.

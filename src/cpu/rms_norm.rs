@@ -1,9 +1,10 @@
 use super::{
+    device::Cpu,
     math, par,
     simd::{convert, vectorize},
 };
 use crate::{
-    Cpu, Float,
+    element::Float,
     ops::{RmsNorm, RmsNormGrad},
 };
 use rayon::prelude::*;

@@ -1,6 +1,6 @@
-use super::par;
+use super::{device::Cpu, par};
 use crate::{
-    Cpu, Float,
+    element::Float,
     ops::{GatherRows, ScatterRows},
 };
 use rayon::prelude::*;

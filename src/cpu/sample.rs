@@ -1,5 +1,5 @@
-use super::{math, par};
-use crate::{Cpu, ops::Sample, rng};
+use super::{device::Cpu, math, par};
+use crate::{ops::Sample, rng};
 use rayon::prelude::*;
 
 /// What is the same for every sequence.

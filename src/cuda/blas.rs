@@ -4,7 +4,10 @@
 //! `outᵀ = Bᵀ xᵀ`: its A is the weight, its B is `x`.
 #![allow(unsafe_code)]
 
-use crate::{DType, Error, Result};
+use crate::{
+    element::DType,
+    error::{Error, Result},
+};
 use core::ffi::c_void;
 use cudarc::{
     cublaslt::{

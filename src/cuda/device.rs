@@ -4,12 +4,12 @@
 use super::{
     blas::Blas,
     driver::{describe, refused},
-    scratch::Scratch,
+    scratch::{Scratch, Slot},
     staging::Ring,
     stream::{Queue, Turn},
     warm_up::Background,
 };
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 use cudarc::{
     driver::{CudaContext, CudaEvent, CudaFunction, CudaModule, DriverError, sys},
     nvrtc::Ptx,
@@ -83,7 +83,7 @@ pub struct Cuda {
     pub(super) early_launch: bool,
     /// Whether the kernel that was queued last writes a weight.
     pub(super) wrote_weights: AtomicBool,
-    pub(super) scratch: Scratch,
+    scratch: Scratch<Cuda>,
     pub(super) blas: Arc<Blas>,
     pub(super) warming: Background,
     /// Made at the first copy from the host.
@@ -179,6 +179,11 @@ impl Cuda {
         op()
     }
 
+    /// The address of `len` elements of a scratch buffer: see [`Scratch::get`].
+    pub(super) fn scratch<T>(&self, slot: Slot, len: usize) -> Result<*mut T> {
+        self.scratch.get(self, slot, len)
+    }
+
     fn event(&self, what: &'static str, flags: Option<sys::CUevent_flags>) -> Result<CudaEvent> {
         let _turn = self.queue.turn_outside_graphs(what)?;
         self.queue.stream.record_event(flags).map_err(refused("recording an event"))
@@ -248,4 +253,19 @@ impl Cuda {
 /// A function's name in its module.
 pub(super) fn full_name(name: &str, suffix: &str) -> String {
     if suffix.is_empty() { name.into() } else { format!("{name}_{suffix}") }
+}
+
+/// The GPU, for tests; without one, none and a word about it, or a failure under `HALFBYTE_REQUIRE_CUDA=1`.
+#[cfg(test)]
+pub(super) fn gpu() -> Option<Cuda> {
+    match Cuda::new(0) {
+        Ok(cuda) => Some(cuda),
+        Err(e) if std::env::var_os("HALFBYTE_REQUIRE_CUDA").is_some_and(|v| v == "1") => {
+            panic!("HALFBYTE_REQUIRE_CUDA=1, but: {e}")
+        }
+        Err(e) => {
+            eprintln!("skipped on the GPU: {e}");
+            None
+        }
+    }
 }

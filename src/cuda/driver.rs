@@ -1,6 +1,6 @@
 //! What the driver says.
 
-use crate::Error;
+use crate::error::Error;
 use cudarc::driver::DriverError;
 
 /// What the driver says, in words.

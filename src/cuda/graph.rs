@@ -2,15 +2,15 @@
 #![allow(unsafe_code)]
 
 use super::{
-    Cuda,
+    device::Cuda,
     driver::refused,
     stream::{Allocation, Queue, Recording},
 };
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 use cudarc::driver::{CudaGraph, sys};
 use std::sync::Arc;
 
-/// Launches that were recorded by [`crate::Backend::replay`].
+/// Launches that were recorded by [`Backend::replay`](crate::backend::Backend::replay).
 #[derive(Default)]
 pub struct Graph(State);
 

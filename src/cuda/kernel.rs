@@ -2,11 +2,10 @@
 #![allow(unsafe_code)]
 
 use super::{
-    Cuda,
-    device::{Function, full_name},
+    device::{Cuda, Function, full_name},
     driver::describe,
 };
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 use cudarc::driver::{DriverError, sys};
 use std::{marker::PhantomData, ptr::null_mut, sync::atomic::Ordering};
 
@@ -118,7 +117,7 @@ impl Cuda {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cuda::gpu;
+    use crate::cuda::device::gpu;
 
     #[test]
     fn a_kernel_that_this_build_does_not_have_is_not_there() {

@@ -2,12 +2,18 @@
 #![allow(unsafe_code)]
 
 use super::{
-    Cuda,
+    device::Cuda,
     driver::{describe, refused},
     staging::Ring,
     stream::Allocation,
 };
-use crate::{Buf, Element, Error, Parts, Result, Storage, View, ViewMut, element, host, ops::Check};
+use crate::{
+    buffer::{Buf, Parts, Storage, View, ViewMut},
+    element::{self, Element},
+    error::{Error, Result},
+    host,
+    ops::Check,
+};
 use cudarc::driver::{DevicePtr, DriverError, result, sys};
 use std::{marker::PhantomData, sync::Arc};
 
@@ -154,5 +160,36 @@ impl Cuda {
         // borrowed mutably.
         unsafe { result::memcpy_dtod_async(out.ptr(), x.ptr(), bytes, self.queue.stream.cu_stream()) }
             .map_err(refused("copying on the device"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        backend::Backend,
+        cuda::{
+            device::gpu,
+            staging::{GROUP, SLOT, SLOTS},
+        },
+    };
+
+    /// From page-locked memory the driver's own copy would read `host` long after the call.
+    #[test]
+    fn what_was_copied_may_be_overwritten_at_once() {
+        let Some(cuda) = gpu() else { return };
+        const LEN: usize = 3 * GROUP * SLOT + 5;
+        // SAFETY: all of it is written before it is read.
+        let mut host = unsafe { cuda.queue.context.alloc_pinned_with_flags::<u8>(LEN, 0) }.unwrap();
+        let mut slow = cuda.zeros::<u8>(1 << 30).unwrap();
+        let mut out = cuda.zeros::<u8>(LEN).unwrap();
+        for (round, i) in (0..2 * SLOTS).enumerate() {
+            let (value, len) = (round as u8 + 1, if i % 4 == 0 { LEN } else { 1 + i });
+            cuda.clear(slow.view_mut()).unwrap();
+            let bytes = host.as_mut_slice().unwrap();
+            bytes[..len].fill(value);
+            cuda.write(&bytes[..len], out.at_mut(0..len)).unwrap();
+            bytes[..len].fill(0);
+            assert!(cuda.download(out.at(0..len)).unwrap().iter().all(|&b| b == value), "round {round}");
+        }
     }
 }

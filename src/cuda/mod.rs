@@ -20,8 +20,11 @@ pub use memory::Memory;
 pub use stream::Allocation;
 
 use crate::{
-    Backend, Buf, Element, Float, MemoryUse, Result, View, ViewMut,
-    backend::each_op,
+    backend::{Backend, each_op},
+    buffer::{Buf, View, ViewMut},
+    element::{Element, Float},
+    error::Result,
+    meter::MemoryUse,
     ops::{self, Checked},
 };
 
@@ -82,19 +85,4 @@ impl Backend for Cuda {
     }
 
     each_op! { launch_each }
-}
-
-/// The GPU, for tests; without one, none and a word about it, or a failure under `HALFBYTE_REQUIRE_CUDA=1`.
-#[cfg(test)]
-fn gpu() -> Option<Cuda> {
-    match Cuda::new(0) {
-        Ok(cuda) => Some(cuda),
-        Err(e) if std::env::var_os("HALFBYTE_REQUIRE_CUDA").is_some_and(|v| v == "1") => {
-            panic!("HALFBYTE_REQUIRE_CUDA=1, but: {e}")
-        }
-        Err(e) => {
-            eprintln!("skipped on the GPU: {e}");
-            None
-        }
-    }
 }

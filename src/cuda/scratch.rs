@@ -1,8 +1,8 @@
 //! Memory that kernels of one op hand to each other.
 
-use super::Cuda;
-use crate::{Buf, Result, element};
+use crate::{backend::Backend, buffer::Buf, element, error::Result};
 use parking_lot::Mutex;
+use std::ptr::null_mut;
 
 /// The scratch buffers, and how many there are.
 macro_rules! slots {
@@ -39,22 +39,27 @@ slots! {
 /// What ops keep between their kernels. A buffer grows to the largest size ever asked for and is shared by all ops:
 /// work is done in the order in which it is queued, and a thread has its turn for a whole op, so an op is done with it
 /// before the next one writes to it.
-#[derive(Default)]
-pub(super) struct Scratch([Mutex<Vec<Buf<Cuda, u8>>>; Slot::COUNT]);
+pub(super) struct Scratch<B: Backend>([Mutex<Vec<Buf<B, u8>>>; Slot::COUNT]);
 
-impl Cuda {
-    /// The address of `len` elements of a scratch buffer, with whatever the last op left in it; zeros where it is new.
+impl<B: Backend> Default for Scratch<B> {
+    fn default() -> Self {
+        Scratch(Default::default())
+    }
+}
+
+impl<B: Backend> Scratch<B> {
+    /// The address of `len` elements of a buffer, with whatever the last op left in it; zeros where it is new.
     ///
     /// Outgrown memory is kept: a recorded graph may go on using it. A buffer at least doubles when it grows, so that
     /// what is kept is never more than what is used; unless there is memory for no more than was asked for.
-    pub(super) fn scratch<T>(&self, slot: Slot, len: usize) -> Result<*mut T> {
+    pub(super) fn get<T>(&self, backend: &B, slot: Slot, len: usize) -> Result<*mut T> {
         let bytes = element::bytes::<T>(len)?;
-        let mut kept = self.scratch.0[slot as usize].lock();
+        let mut kept = self.0[slot as usize].lock();
         let have = kept.last().map_or(0, Buf::len);
         if have < bytes || kept.is_empty() {
-            let grown = |bytes: usize| self.alloc_zeros(bytes.next_multiple_of(256));
+            let grown = |bytes: usize| backend.zeros(bytes.next_multiple_of(256));
             kept.push(grown(bytes.max(2 * have)).or_else(|_| grown(bytes))?);
         }
-        Ok(kept.last_mut().map_or(0, |buf| buf.view_mut().ptr()) as *mut T)
+        Ok(kept.last_mut().map_or(null_mut(), |buf| buf.view_mut().as_mut_ptr().cast()))
     }
 }

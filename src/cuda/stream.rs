@@ -2,7 +2,10 @@
 #![allow(unsafe_code)]
 
 use super::driver::refused;
-use crate::{Error, Result, meter::Meter};
+use crate::{
+    error::{Error, Result},
+    meter::Meter,
+};
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream};
 use parking_lot::{ReentrantMutex, ReentrantMutexGuard};
 use std::{cell::RefCell, mem::ManuallyDrop, sync::Arc};

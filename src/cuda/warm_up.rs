@@ -1,6 +1,6 @@
 //! Opening cuBLASLt while something else is done: the library and its first plan take 0.1 to 0.3 s.
 
-use super::{Cuda, blas::Blas, stream::Queue};
+use super::{blas::Blas, device::Cuda, stream::Queue};
 use parking_lot::Mutex;
 use std::thread::{Builder, JoinHandle};
 

@@ -1,12 +1,16 @@
-use super::{Check, Op};
-use crate::{Backend, Float, Result, View, ViewMut};
+use super::check::{Check, Op};
+use crate::{
+    buffer::{Storage, View, ViewMut},
+    element::Float,
+    error::Result,
+};
 
 /// One AdamW step over a flat vector (Loshchilov and Hutter, "Decoupled weight decay regularization", 2019), as PyTorch computes it.
 ///
 /// With `g = grad_scale · grads[i]` and step `t` counted from 1: `w -= lr · weight_decay · w`;
 /// `m = beta1 · m + (1 - beta1) · g`; `v = beta2 · v + (1 - beta2) · g²`;
 /// `w -= lr / (1 - beta1^t) · m / (sqrt(v) / sqrt(1 - beta2^t) + eps)`; `compute[i] = w` rounded to `T`.
-pub struct AdamW<'a, B: Backend, T: Float> {
+pub struct AdamW<'a, B: Storage, T: Float> {
     /// `[n]`, the master weights.
     pub weights: ViewMut<'a, B, f32>,
     /// `[n]`.
@@ -31,7 +35,7 @@ pub struct AdamW<'a, B: Backend, T: Float> {
     pub grad_scale: f32,
 }
 
-impl<B: Backend, T: Float> Op<B> for AdamW<'_, B, T> {
+impl<B: Storage, T: Float> Op<B> for AdamW<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let n = self.weights.len();
         check.view_mut("weights", &self.weights)?;

@@ -1,5 +1,9 @@
-use super::{Check, Op};
-use crate::{Backend, Float, Mat, MatMut, Result, View, ViewMut};
+use super::check::{Check, Op};
+use crate::{
+    buffer::{Mat, MatMut, Storage, View, ViewMut},
+    element::Float,
+    error::Result,
+};
 
 /// The heads of a grouped-query attention layer: query head `h` reads key/value head `h / (q / kv)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,7 +17,7 @@ pub struct Heads {
 }
 
 impl Heads {
-    pub(crate) fn verify<B: Backend>(&self, check: &Check<'_, B>) -> Result<()> {
+    pub(crate) fn verify<B: Storage>(&self, check: &Check<'_, B>) -> Result<()> {
         check.dims(&[self.q, self.kv])?;
         let groups = self.kv > 0 && self.q > 0 && self.q.is_multiple_of(self.kv);
         check.value(groups, "heads", format!("{} / {}", self.q, self.kv), "kv heads must divide the query heads")?;
@@ -22,12 +26,12 @@ impl Heads {
 }
 
 /// Kernels find the largest score before it is scaled.
-pub(super) fn verify_scale<B: Backend>(check: &Check<'_, B>, scale: f32) -> Result<()> {
+pub(super) fn verify_scale<B: Storage>(check: &Check<'_, B>, scale: f32) -> Result<()> {
     check.value(scale > 0.0 && scale.is_finite(), "scale", scale, "it must be positive and finite")
 }
 
 /// Keys and values that sequences see, all of them, before their own: those of a text that several go on from.
-pub struct Prefix<'a, B: Backend, T: Float> {
+pub struct Prefix<'a, B: Storage, T: Float> {
     /// `[n_prefix, heads.kv dim]`; may be the keys of the sequences themselves.
     pub k: Mat<'a, B, T>,
     /// `[n_prefix, heads.kv dim]`.
@@ -37,15 +41,15 @@ pub struct Prefix<'a, B: Backend, T: Float> {
     pub rows: View<'a, B, u32>,
 }
 
-impl<B: Backend, T: Float> Clone for Prefix<'_, B, T> {
+impl<B: Storage, T: Float> Clone for Prefix<'_, B, T> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<B: Backend, T: Float> Copy for Prefix<'_, B, T> {}
+impl<B: Storage, T: Float> Copy for Prefix<'_, B, T> {}
 
-impl<B: Backend, T: Float> Prefix<'_, B, T> {
+impl<B: Storage, T: Float> Prefix<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>, heads: Heads, n_seqs: usize) -> Result<()> {
         let shape = [self.k.shape()[0], heads.kv * heads.dim];
         check.mat("prefix.k", &self.k, shape)?;
@@ -59,7 +63,7 @@ impl<B: Backend, T: Float> Prefix<'_, B, T> {
 /// Sequence `s` is rows `cu_seqlens[s] .. cu_seqlens[s + 1]`. For row `i` and head `h`, over the rows `j <= i` of the
 /// same sequence and all of its prefix: `p[j] = exp(scale · q[i]·k[j] - lse)`, `out[i] = sum_j p[j] · v[j]`,
 /// `lse = ln sum_j exp(scale · q[i]·k[j])` (Dao, "FlashAttention-2", 2023).
-pub struct Attention<'a, B: Backend, T: Float> {
+pub struct Attention<'a, B: Storage, T: Float> {
     /// `[n, heads.q dim]`.
     pub q: Mat<'a, B, T>,
     /// `[n, heads.kv dim]`.
@@ -82,7 +86,7 @@ pub struct Attention<'a, B: Backend, T: Float> {
     pub lse: ViewMut<'a, B, f32>,
 }
 
-impl<B: Backend, T: Float> Op<B> for Attention<'_, B, T> {
+impl<B: Storage, T: Float> Op<B> for Attention<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let Attention { q, k, v, heads, cu_seqlens, max_len, prefix, scale, ref out, ref lse } = *self;
         Shapes { q, k, v, heads, cu_seqlens, max_len, scale, out: out.mat(), lse: lse.view() }.verify(check)?;
@@ -91,7 +95,7 @@ impl<B: Backend, T: Float> Op<B> for Attention<'_, B, T> {
 }
 
 /// What the check of an attention and of its gradient share.
-struct Shapes<'a, B: Backend, T: Float> {
+struct Shapes<'a, B: Storage, T: Float> {
     q: Mat<'a, B, T>,
     k: Mat<'a, B, T>,
     v: Mat<'a, B, T>,
@@ -103,7 +107,7 @@ struct Shapes<'a, B: Backend, T: Float> {
     lse: View<'a, B, f32>,
 }
 
-impl<B: Backend, T: Float> Shapes<'_, B, T> {
+impl<B: Storage, T: Float> Shapes<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let Heads { q, kv, dim } = self.heads;
         let n = self.q.shape()[0];
@@ -124,7 +128,7 @@ impl<B: Backend, T: Float> Shapes<'_, B, T> {
 ///
 /// With `delta[i] = d_out[i]·out[i]`, `ds[i, j] = p[i, j] · (d_out[i]·v[j] - delta[i])`: `d_q[i] = scale · sum_j ds[i, j] k[j]`,
 /// `d_k[j] = scale · sum_i ds[i, j] q[i]`, `d_v[j] = sum_i p[i, j] d_out[i]`, sums over the query heads of a group included.
-pub struct AttentionGrad<'a, B: Backend, T: Float> {
+pub struct AttentionGrad<'a, B: Storage, T: Float> {
     /// `[n, heads.q dim]`.
     pub q: Mat<'a, B, T>,
     /// `[n, heads.kv dim]`.
@@ -155,7 +159,7 @@ pub struct AttentionGrad<'a, B: Backend, T: Float> {
     pub d_v: MatMut<'a, B, T>,
 }
 
-impl<B: Backend, T: Float> Op<B> for AttentionGrad<'_, B, T> {
+impl<B: Storage, T: Float> Op<B> for AttentionGrad<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let AttentionGrad { q, k, v, heads, cu_seqlens, max_len, scale, out, lse, .. } = *self;
         Shapes { q, k, v, heads, cu_seqlens, max_len, scale, out, lse }.verify(check)?;

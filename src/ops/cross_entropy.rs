@@ -1,5 +1,9 @@
-use super::{Check, Op};
-use crate::{Backend, Float, MatMut, Result, View, ViewMut};
+use super::check::{Check, Op};
+use crate::{
+    buffer::{MatMut, Storage, View, ViewMut},
+    element::Float,
+    error::Result,
+};
 
 /// The label of a row that does not count.
 pub const IGNORE: u32 = u32::MAX;
@@ -8,7 +12,7 @@ pub const IGNORE: u32 = u32::MAX;
 ///
 /// With `grad_scale`, the logits are overwritten by their gradient,
 /// `grad_scale · (softmax(logits[i, :]) - onehot(labels[i]))`, zeros in ignored rows.
-pub struct CrossEntropy<'a, B: Backend, T: Float> {
+pub struct CrossEntropy<'a, B: Storage, T: Float> {
     /// `[n, n_vocab]`: logits, then their gradient.
     pub logits: MatMut<'a, B, T>,
     /// `[n]`.
@@ -19,7 +23,7 @@ pub struct CrossEntropy<'a, B: Backend, T: Float> {
     pub grad_scale: Option<f32>,
 }
 
-impl<B: Backend, T: Float> Op<B> for CrossEntropy<'_, B, T> {
+impl<B: Storage, T: Float> Op<B> for CrossEntropy<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let [n, vocab] = self.logits.shape();
         check.mat_mut("logits", &self.logits, [n, vocab])?;

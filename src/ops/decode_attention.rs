@@ -1,9 +1,16 @@
-use super::{Check, Heads, Op, attention::verify_scale};
-use crate::{Backend, Float, Mat, MatMut, Result, View};
+use super::{
+    attention::{Heads, verify_scale},
+    check::{Check, Op},
+};
+use crate::{
+    buffer::{Mat, MatMut, Storage, View},
+    element::Float,
+    error::Result,
+};
 
 /// Attention of one new token for each sequence over its cache: row `b` attends to positions `0 ..= positions[b]`
 /// of sequence `b` (whose last entry is its own, appended before). The formula is [`super::Attention`]'s.
-pub struct DecodeAttention<'a, B: Backend, T: Float> {
+pub struct DecodeAttention<'a, B: Storage, T: Float> {
     /// `[n_seqs, heads.q dim]`.
     pub q: Mat<'a, B, T>,
     /// `[n_seqs, capacity, heads.kv dim]`.
@@ -22,7 +29,7 @@ pub struct DecodeAttention<'a, B: Backend, T: Float> {
     pub out: MatMut<'a, B, T>,
 }
 
-impl<B: Backend, T: Float> Op<B> for DecodeAttention<'_, B, T> {
+impl<B: Storage, T: Float> Op<B> for DecodeAttention<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let Heads { q, kv, dim } = self.heads;
         let n = self.q.shape()[0];

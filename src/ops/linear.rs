@@ -1,10 +1,14 @@
-use super::{Check, Op};
-use crate::{Backend, Float, Mat, MatMut, Result, View};
+use super::check::{Check, Op};
+use crate::{
+    buffer::{Mat, MatMut, Storage, View},
+    element::{DType, Float},
+    error::Result,
+};
 
 /// `out (+)= x · weightᵀ` with a dense weight: `x` is `[n, in]`, `weight` `[out, in]`, `out` `[n, out]`.
 ///
 /// Products are summed in f32. `O` is `T` or f32 (logits).
-pub struct Linear<'a, B: Backend, T: Float, O: Float = T> {
+pub struct Linear<'a, B: Storage, T: Float, O: Float = T> {
     /// `[n, in]`.
     pub x: Mat<'a, B, T>,
     /// `[out, in]`, row-major without gaps.
@@ -15,14 +19,14 @@ pub struct Linear<'a, B: Backend, T: Float, O: Float = T> {
     pub accumulate: bool,
 }
 
-impl<B: Backend, T: Float, O: Float> Op<B> for Linear<'_, B, T, O> {
+impl<B: Storage, T: Float, O: Float> Op<B> for Linear<'_, B, T, O> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         check.output_type::<T, O>()?;
         check.dense(("x", self.x), ("out", self.out.mat()), ("weight", self.weight))
     }
 }
 
-impl<B: Backend> Check<'_, B> {
+impl<B: Storage> Check<'_, B> {
     /// A weight, or its gradient, between two matrices of as many rows: its inputs are the columns of one of them, its
     /// outputs those of the other.
     pub(super) fn dense<X: Float, Y: Float, W: Float>(
@@ -39,13 +43,13 @@ impl<B: Backend> Check<'_, B> {
 
     /// Kernels store their compute type or f32.
     pub(super) fn output_type<T: Float, O: Float>(&self) -> Result<()> {
-        let ok = O::DTYPE == T::DTYPE || O::DTYPE == crate::DType::F32;
+        let ok = O::DTYPE == T::DTYPE || O::DTYPE == DType::F32;
         self.value(ok, "the output type", O::DTYPE.suffix(), "it must be the input type or f32")
     }
 }
 
 /// The input gradient of [`Linear`]: `d_x (+)= d_out · weight`.
-pub struct LinearGrad<'a, B: Backend, T: Float> {
+pub struct LinearGrad<'a, B: Storage, T: Float> {
     /// `[n, out]`.
     pub d_out: Mat<'a, B, T>,
     /// `[out, in]`, row-major without gaps.
@@ -56,7 +60,7 @@ pub struct LinearGrad<'a, B: Backend, T: Float> {
     pub accumulate: bool,
 }
 
-impl<B: Backend, T: Float> Op<B> for LinearGrad<'_, B, T> {
+impl<B: Storage, T: Float> Op<B> for LinearGrad<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         check.dense(("d_out", self.d_out), ("d_x", self.d_x.mat()), ("weight", self.weight))
     }

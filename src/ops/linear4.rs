@@ -1,11 +1,16 @@
-use super::{Check, Op};
-use crate::{Backend, Float, Mat, MatMut, Result, quant::Weight4};
+use super::check::{Check, Op};
+use crate::{
+    buffer::{Mat, MatMut, Storage},
+    element::Float,
+    error::Result,
+    quant::Weight4,
+};
 
 /// `out (+)= x · Wᵀ` with a 4-bit weight: `x` is `[n, in]`, `W` `[out, in]`, `out` `[n, out]`.
 ///
 /// `W` is decoded to `T` (as [`super::Dequantize`] does) inside the kernel; products are summed in f32.
 /// `O` is `T` or f32 (logits).
-pub struct Linear4<'a, B: Backend, T: Float, O: Float = T> {
+pub struct Linear4<'a, B: Storage, T: Float, O: Float = T> {
     /// `[n, in]`.
     pub x: Mat<'a, B, T>,
     /// `[out, in]`.
@@ -16,7 +21,7 @@ pub struct Linear4<'a, B: Backend, T: Float, O: Float = T> {
     pub accumulate: bool,
 }
 
-impl<B: Backend, T: Float, O: Float> Op<B> for Linear4<'_, B, T, O> {
+impl<B: Storage, T: Float, O: Float> Op<B> for Linear4<'_, B, T, O> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         check.output_type::<T, O>()?;
         let n = self.x.shape()[0];
@@ -25,7 +30,7 @@ impl<B: Backend, T: Float, O: Float> Op<B> for Linear4<'_, B, T, O> {
 }
 
 /// A weight between `[n, in]` and `[n, out]`: its input and output, or the gradients of these.
-fn verify_shapes<B: Backend, X: Float, Y: Float>(
+fn verify_shapes<B: Storage, X: Float, Y: Float>(
     check: &Check<'_, B>,
     n: usize,
     weight: &Weight4<'_, B>,
@@ -38,7 +43,7 @@ fn verify_shapes<B: Backend, X: Float, Y: Float>(
 }
 
 /// The input gradient of [`Linear4`]: `d_x (+)= d_out · W`.
-pub struct Linear4Grad<'a, B: Backend, T: Float> {
+pub struct Linear4Grad<'a, B: Storage, T: Float> {
     /// `[n, out]`.
     pub d_out: Mat<'a, B, T>,
     /// `[out, in]`.
@@ -49,7 +54,7 @@ pub struct Linear4Grad<'a, B: Backend, T: Float> {
     pub accumulate: bool,
 }
 
-impl<B: Backend, T: Float> Op<B> for Linear4Grad<'_, B, T> {
+impl<B: Storage, T: Float> Op<B> for Linear4Grad<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let n = self.d_out.shape()[0];
         verify_shapes(check, n, &self.weight, ("d_x", self.d_x.mat()), ("d_out", self.d_out))

@@ -1,5 +1,9 @@
-use super::{Check, Op};
-use crate::{Backend, Float, Mat, MatMut, Result, View, ViewMut};
+use super::check::{Check, Op};
+use crate::{
+    buffer::{Mat, MatMut, Storage, View, ViewMut},
+    element::Float,
+    error::Result,
+};
 
 /// Zeroes elements of an adapter's input with probability `p` and scales the others by `1 / (1 - p)`.
 ///
@@ -37,7 +41,7 @@ impl Dropout {
 /// A low-rank adapter: `xa = drop(x) · Aᵀ`, `out += scale · xa · Bᵀ` (Hu et al., "LoRA", 2021).
 ///
 /// `xa` is rounded to `T`, unscaled, and kept for the backward pass.
-pub struct Lora<'a, B: Backend, T: Float> {
+pub struct Lora<'a, B: Storage, T: Float> {
     /// `[n, in]`.
     pub x: Mat<'a, B, T>,
     /// `A`, `[r, in]`.
@@ -54,7 +58,7 @@ pub struct Lora<'a, B: Backend, T: Float> {
     pub out: MatMut<'a, B, T>,
 }
 
-impl<B: Backend, T: Float> Op<B> for Lora<'_, B, T> {
+impl<B: Storage, T: Float> Op<B> for Lora<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let Lora { x, a, b, dropout, .. } = *self;
         Shapes { x, a, b, xa: self.xa.mat(), out: ("out", self.out.mat()), dropout }.verify(check)
@@ -62,7 +66,7 @@ impl<B: Backend, T: Float> Op<B> for Lora<'_, B, T> {
 }
 
 /// What the check of an adapter and of its gradient share.
-struct Shapes<'a, B: Backend, T: Float> {
+struct Shapes<'a, B: Storage, T: Float> {
     x: Mat<'a, B, T>,
     a: View<'a, B, T>,
     b: View<'a, B, T>,
@@ -72,7 +76,7 @@ struct Shapes<'a, B: Backend, T: Float> {
     dropout: Option<Dropout>,
 }
 
-impl<B: Backend, T: Float> Shapes<'_, B, T> {
+impl<B: Storage, T: Float> Shapes<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let (name, output) = self.out;
         let ([n, k], [_, r], [_, out]) = (self.x.shape(), self.xa.shape(), output.shape());
@@ -92,7 +96,7 @@ impl<B: Backend, T: Float> Shapes<'_, B, T> {
 ///
 /// `d_xa = scale · d_out · B` (rounded to `T`), `d_b += scale · d_outᵀ · xa`, `d_a += d_xaᵀ · drop(x)`,
 /// `d_x += drop(d_xa · A)` with the forward's mask and scale.
-pub struct LoraGrad<'a, B: Backend, T: Float> {
+pub struct LoraGrad<'a, B: Storage, T: Float> {
     /// `[n, in]`, the forward's input.
     pub x: Mat<'a, B, T>,
     /// `A`, `[r, in]`.
@@ -117,7 +121,7 @@ pub struct LoraGrad<'a, B: Backend, T: Float> {
     pub d_x: Option<MatMut<'a, B, T>>,
 }
 
-impl<B: Backend, T: Float> Op<B> for LoraGrad<'_, B, T> {
+impl<B: Storage, T: Float> Op<B> for LoraGrad<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let LoraGrad { x, a, b, xa, d_out, dropout, .. } = *self;
         Shapes { x, a, b, xa, out: ("d_out", d_out), dropout }.verify(check)?;

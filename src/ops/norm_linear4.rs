@@ -1,11 +1,16 @@
-use super::{Check, Op};
-use crate::{Backend, Float, Mat, MatMut, Result, View, quant::Weight4};
+use super::check::{Check, Op};
+use crate::{
+    buffer::{Mat, MatMut, Storage, View},
+    element::Float,
+    error::Result,
+    quant::Weight4,
+};
 
 /// `normed = rms_norm(x)`, `out = normed · Wᵀ` with a 4-bit weight and, with `gated`, `gated = swiglu(out)`:
 /// [`super::RmsNorm`], [`super::Linear4`] and [`super::Swiglu`] one after the other, in as few kernels as there are for it.
 ///
 /// `x` is `[n, in]`, `W` `[out, in]`.
-pub struct NormLinear4<'a, B: Backend, T: Float> {
+pub struct NormLinear4<'a, B: Storage, T: Float> {
     /// `[n, in]`.
     pub x: Mat<'a, B, T>,
     /// `[in]`: the norm's weight.
@@ -22,7 +27,7 @@ pub struct NormLinear4<'a, B: Backend, T: Float> {
     pub gated: Option<MatMut<'a, B, T>>,
 }
 
-impl<B: Backend, T: Float> Op<B> for NormLinear4<'_, B, T> {
+impl<B: Storage, T: Float> Op<B> for NormLinear4<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let (n, [rows, cols]) = (self.x.shape()[0], [self.weight.rows, self.weight.cols]);
         self.weight.verify(check)?;

@@ -1,11 +1,18 @@
-use super::{Check, Heads, Op};
-use crate::{Backend, Float, Mat, MatMut, Result, View, ViewMut};
+use super::{
+    attention::Heads,
+    check::{Check, Op},
+};
+use crate::{
+    buffer::{Mat, MatMut, Storage, View, ViewMut},
+    element::Float,
+    error::Result,
+};
 
 /// A cache of keys and values, and where those of new tokens go in it.
 ///
 /// Token `i` goes to row `[seqs[i], positions[i]]`. One whose position is `capacity` or more, or whose sequence does not
 /// exist, is left out.
-pub struct CacheRows<'a, B: Backend, T: Float> {
+pub struct CacheRows<'a, B: Storage, T: Float> {
     /// `[n]`.
     pub seqs: View<'a, B, u32>,
     /// Positions of one sequence in the cache.
@@ -16,7 +23,7 @@ pub struct CacheRows<'a, B: Backend, T: Float> {
     pub v: ViewMut<'a, B, T>,
 }
 
-impl<B: Backend, T: Float> CacheRows<'_, B, T> {
+impl<B: Storage, T: Float> CacheRows<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>, n: usize, heads: Heads) -> Result<()> {
         check.len("cache.seqs", &self.seqs, n)?;
         check.dims(&[self.capacity])?;
@@ -34,7 +41,7 @@ impl<B: Backend, T: Float> CacheRows<'_, B, T> {
 /// For each head `h` of `d` elements: `u = h / sqrt(mean(h²) + eps) · weight`, then, with `c` and `s` the rows
 /// of `cos` and `sin` at the token's position, `out[i] = u[i] · c[i] - u[i + d/2] · s[i]` and
 /// `out[i + d/2] = u[i + d/2] · c[i] + u[i] · s[i]` for `i < d/2` (Su et al., "RoFormer", 2021; Qwen3 normalises first).
-pub struct QkNormRope<'a, B: Backend, T: Float> {
+pub struct QkNormRope<'a, B: Storage, T: Float> {
     /// `[n, (heads.q + 2 heads.kv) d]`: queries, keys, values. Values are read for a cache only.
     pub qkv: Mat<'a, B, T>,
     /// How many heads, and `d`.
@@ -59,7 +66,7 @@ pub struct QkNormRope<'a, B: Backend, T: Float> {
     pub cache: Option<CacheRows<'a, B, T>>,
 }
 
-impl<B: Backend, T: Float> Op<B> for QkNormRope<'_, B, T> {
+impl<B: Storage, T: Float> Op<B> for QkNormRope<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let QkNormRope { qkv, heads, q_weight, k_weight, positions, cos, sin, .. } = *self;
         let Heads { q, kv, dim } = heads;
@@ -72,7 +79,7 @@ impl<B: Backend, T: Float> Op<B> for QkNormRope<'_, B, T> {
 }
 
 /// What the check of the op and of its gradient share.
-struct Shapes<'a, B: Backend, T: Float> {
+struct Shapes<'a, B: Storage, T: Float> {
     qkv: Mat<'a, B, T>,
     heads: Heads,
     q_weight: View<'a, B, f32>,
@@ -82,7 +89,7 @@ struct Shapes<'a, B: Backend, T: Float> {
     sin: View<'a, B, f32>,
 }
 
-impl<B: Backend, T: Float> Shapes<'_, B, T> {
+impl<B: Storage, T: Float> Shapes<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let Heads { q, kv, dim } = self.heads;
         let n = self.qkv.shape()[0];
@@ -103,7 +110,7 @@ impl<B: Backend, T: Float> Shapes<'_, B, T> {
 ///
 /// `d_qk` is only the query and key columns of the stacked gradient
 /// (the attention gradient writes the value columns).
-pub struct QkNormRopeGrad<'a, B: Backend, T: Float> {
+pub struct QkNormRopeGrad<'a, B: Storage, T: Float> {
     /// As in the forward op.
     pub qkv: Mat<'a, B, T>,
     /// As in the forward op.
@@ -128,7 +135,7 @@ pub struct QkNormRopeGrad<'a, B: Backend, T: Float> {
     pub d_qk: MatMut<'a, B, T>,
 }
 
-impl<B: Backend, T: Float> Op<B> for QkNormRopeGrad<'_, B, T> {
+impl<B: Storage, T: Float> Op<B> for QkNormRopeGrad<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let QkNormRopeGrad { qkv, heads, q_weight, k_weight, positions, cos, sin, .. } = *self;
         let Heads { q, kv, dim } = heads;

@@ -1,13 +1,15 @@
-use super::{Check, Op};
+use super::check::{Check, Op};
 use crate::{
-    Backend, Float, Result, View, ViewMut,
+    buffer::{Storage, View, ViewMut},
+    element::Float,
+    error::Result,
     quant::{Format, GROUP, Group, n_blocks},
 };
 
 /// Rounds `x` to 4 bits in blocks, bit for bit as bitsandbytes' `quantize_4bit` does.
 ///
 /// The last block may be short; an odd last byte is padded with the code of 0.0. A block of zeros gets the code of 0.
-pub struct Quantize<'a, B: Backend, T: Float> {
+pub struct Quantize<'a, B: Storage, T: Float> {
     /// `[len]`: a weight, row by row.
     pub x: View<'a, B, T>,
     /// Which codes.
@@ -20,7 +22,7 @@ pub struct Quantize<'a, B: Backend, T: Float> {
     pub absmax: ViewMut<'a, B, f32>,
 }
 
-impl<B: Backend, T: Float> Op<B> for Quantize<'_, B, T> {
+impl<B: Storage, T: Float> Op<B> for Quantize<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         check.view("x", &self.x)?;
         check.block_size(self.block_size)?;
@@ -35,7 +37,7 @@ impl<B: Backend, T: Float> Op<B> for Quantize<'_, B, T> {
 /// the entry of the signed dynamic map ([`crate::quant::DYNAMIC_MAP`]) nearest to its share of that, the share rounded
 /// first to a grid of 65536 points, as bitsandbytes does.
 /// The mean is summed in the order of PyTorch's CPU kernel on one thread, on every backend.
-pub struct NestAbsmax<'a, B: Backend> {
+pub struct NestAbsmax<'a, B: Storage> {
     /// `[n]`.
     pub absmax: View<'a, B, f32>,
     /// `[n]`.
@@ -44,7 +46,7 @@ pub struct NestAbsmax<'a, B: Backend> {
     pub groups: ViewMut<'a, B, Group>,
 }
 
-impl<B: Backend> Op<B> for NestAbsmax<'_, B> {
+impl<B: Storage> Op<B> for NestAbsmax<'_, B> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         check.view("absmax", &self.absmax)?;
         check.dims(&[self.absmax.len()])?;

@@ -1,8 +1,11 @@
-use super::{Check, Op};
-use crate::{Backend, Result, View, ViewMut};
+use super::check::{Check, Op};
+use crate::{
+    buffer::{Storage, View, ViewMut},
+    error::Result,
+};
 
 /// `out[0] (+)= sum(x)`, in an order that depends only on the length.
-pub struct Sum<'a, B: Backend> {
+pub struct Sum<'a, B: Storage> {
     /// `[n]`.
     pub x: View<'a, B, f32>,
     /// `[1]`.
@@ -11,7 +14,7 @@ pub struct Sum<'a, B: Backend> {
     pub accumulate: bool,
 }
 
-impl<B: Backend> Op<B> for Sum<'_, B> {
+impl<B: Storage> Op<B> for Sum<'_, B> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         check.view("x", &self.x)?;
         check.len_mut("out", &self.out, 1)
@@ -19,14 +22,14 @@ impl<B: Backend> Op<B> for Sum<'_, B> {
 }
 
 /// `out[0] = sqrt(sum(x²))`, in an order that depends only on the length; not finite if any element is not.
-pub struct Norm<'a, B: Backend> {
+pub struct Norm<'a, B: Storage> {
     /// `[n]`.
     pub x: View<'a, B, f32>,
     /// `[1]`.
     pub out: ViewMut<'a, B, f32>,
 }
 
-impl<B: Backend> Op<B> for Norm<'_, B> {
+impl<B: Storage> Op<B> for Norm<'_, B> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         check.view("x", &self.x)?;
         check.len_mut("out", &self.out, 1)

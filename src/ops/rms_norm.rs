@@ -1,11 +1,15 @@
-use super::{Check, Op};
-use crate::{Backend, Float, Mat, MatMut, Result, View};
+use super::check::{Check, Op};
+use crate::{
+    buffer::{Mat, MatMut, Storage, View},
+    element::Float,
+    error::Result,
+};
 
 /// `out[i, :] = h / sqrt(mean(h²) + eps) · weight` with `h = x[i, :]`, or, with `add`, `h = x[i, :] + add.0[i, :]`,
 /// which is also stored in `add.1` (the residual stream). All matrices are `[n, d]`.
 ///
 /// Zhang and Sennrich, "Root mean square layer normalization" (2019). Statistics are f32.
-pub struct RmsNorm<'a, B: Backend, T: Float> {
+pub struct RmsNorm<'a, B: Storage, T: Float> {
     /// `[n, d]`.
     pub x: Mat<'a, B, T>,
     /// What to add to `x` first, and where to store the sum (rounded to `T` before it is normalised).
@@ -18,7 +22,7 @@ pub struct RmsNorm<'a, B: Backend, T: Float> {
     pub out: MatMut<'a, B, T>,
 }
 
-impl<B: Backend, T: Float> Op<B> for RmsNorm<'_, B, T> {
+impl<B: Storage, T: Float> Op<B> for RmsNorm<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let shape = self.x.shape();
         verify_shapes(check, &self.x, &self.weight)?;
@@ -31,7 +35,7 @@ impl<B: Backend, T: Float> Op<B> for RmsNorm<'_, B, T> {
 }
 
 /// What the check of a norm and of its gradient share.
-fn verify_shapes<B: Backend, T: Float>(
+fn verify_shapes<B: Storage, T: Float>(
     check: &Check<'_, B>,
     x: &Mat<'_, B, T>,
     weight: &View<'_, B, f32>,
@@ -45,7 +49,7 @@ fn verify_shapes<B: Backend, T: Float>(
 /// The gradient of [`RmsNorm`] with respect to its (summed) input; the weight is frozen.
 ///
 /// With `r = 1 / sqrt(mean(x²) + eps)`, `g = d_out · weight`: `d_x (+)= r · (g - x · r² · mean(g · x))`.
-pub struct RmsNormGrad<'a, B: Backend, T: Float> {
+pub struct RmsNormGrad<'a, B: Storage, T: Float> {
     /// `[n, d]`, what was normalised (the sum, when there was one).
     pub x: Mat<'a, B, T>,
     /// `[d]`.
@@ -60,7 +64,7 @@ pub struct RmsNormGrad<'a, B: Backend, T: Float> {
     pub accumulate: bool,
 }
 
-impl<B: Backend, T: Float> Op<B> for RmsNormGrad<'_, B, T> {
+impl<B: Storage, T: Float> Op<B> for RmsNormGrad<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let shape = self.x.shape();
         verify_shapes(check, &self.x, &self.weight)?;

@@ -1,11 +1,15 @@
-use super::{Check, Op};
-use crate::{Backend, Float, Mat, MatMut, Result, View};
+use super::check::{Check, Op};
+use crate::{
+    buffer::{Mat, MatMut, Storage, View},
+    element::Float,
+    error::Result,
+};
 
 /// `out[i, :] = table[rows[i], :]`: the embedding look-up, and the choice of some rows of a matrix.
 ///
 /// A row number outside the table takes the table's last row.
 #[doc(alias = "embedding")]
-pub struct GatherRows<'a, B: Backend, T: Float> {
+pub struct GatherRows<'a, B: Storage, T: Float> {
     /// `[n_table, d]`.
     pub table: Mat<'a, B, T>,
     /// `[n]`.
@@ -14,7 +18,7 @@ pub struct GatherRows<'a, B: Backend, T: Float> {
     pub out: MatMut<'a, B, T>,
 }
 
-impl<B: Backend, T: Float> Op<B> for GatherRows<'_, B, T> {
+impl<B: Storage, T: Float> Op<B> for GatherRows<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let [table, d] = self.table.shape();
         check.mat("table", &self.table, [table, d])?;
@@ -25,7 +29,7 @@ impl<B: Backend, T: Float> Op<B> for GatherRows<'_, B, T> {
 }
 
 /// `out[rows[i], :] = x[i, :]`; the other rows are left alone. Row numbers must differ; those outside are dropped.
-pub struct ScatterRows<'a, B: Backend, T: Float> {
+pub struct ScatterRows<'a, B: Storage, T: Float> {
     /// `[n, d]`.
     pub x: Mat<'a, B, T>,
     /// `[n]`.
@@ -34,7 +38,7 @@ pub struct ScatterRows<'a, B: Backend, T: Float> {
     pub out: MatMut<'a, B, T>,
 }
 
-impl<B: Backend, T: Float> Op<B> for ScatterRows<'_, B, T> {
+impl<B: Storage, T: Float> Op<B> for ScatterRows<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let [n_out, d] = self.out.shape();
         check.view("rows", &self.rows)?;

@@ -1,5 +1,8 @@
-use super::{Check, Op};
-use crate::{Backend, MatMut, Result, ViewMut};
+use super::check::{Check, Op};
+use crate::{
+    buffer::{MatMut, Storage, ViewMut},
+    error::Result,
+};
 
 /// Chooses the next token of each sequence and moves the sequence on.
 ///
@@ -16,7 +19,7 @@ use crate::{Backend, MatMut, Result, ViewMut};
 ///    `uniform(philox([p, b, 0, 0], seed)[0])`.
 ///
 /// Then `tokens[b]` becomes the choice, `history[b, p + 1]` too (if it fits), and `positions[b]` becomes `p + 1`.
-pub struct Sample<'a, B: Backend> {
+pub struct Sample<'a, B: Storage> {
     /// `[n_seqs, columns]`; overwritten.
     pub logits: MatMut<'a, B, f32>,
     /// Tokens that exist; columns beyond are padding.
@@ -41,7 +44,7 @@ pub struct Sample<'a, B: Backend> {
     pub tokens: ViewMut<'a, B, u32>,
 }
 
-impl<B: Backend> Op<B> for Sample<'_, B> {
+impl<B: Storage> Op<B> for Sample<'_, B> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let [n, columns] = self.logits.shape();
         check.mat_mut("logits", &self.logits, [n, columns])?;

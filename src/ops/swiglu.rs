@@ -1,23 +1,27 @@
-use super::{Check, Op};
-use crate::{Backend, Float, Mat, MatMut, Result};
+use super::check::{Check, Op};
+use crate::{
+    buffer::{Mat, MatMut, Storage},
+    element::Float,
+    error::Result,
+};
 
 /// `out = silu(gate) · up`, where `gate_up = [gate | up]` is `[n, 2f]` and `out` is `[n, f]`;
 /// `silu(v) = v / (1 + exp(-v))` (Shazeer, "GLU variants improve transformer", 2020).
-pub struct Swiglu<'a, B: Backend, T: Float> {
+pub struct Swiglu<'a, B: Storage, T: Float> {
     /// `[n, 2f]`: gate, then up.
     pub gate_up: Mat<'a, B, T>,
     /// `[n, f]`.
     pub out: MatMut<'a, B, T>,
 }
 
-impl<B: Backend, T: Float> Op<B> for Swiglu<'_, B, T> {
+impl<B: Storage, T: Float> Op<B> for Swiglu<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         verify_shapes(check, &self.gate_up, ("out", self.out.mat()))
     }
 }
 
 /// What the check of the op and of its gradient share: `out` is the output or its gradient.
-fn verify_shapes<B: Backend, T: Float>(
+fn verify_shapes<B: Storage, T: Float>(
     check: &Check<'_, B>,
     gate_up: &Mat<'_, B, T>,
     (name, out): (&'static str, Mat<'_, B, T>),
@@ -30,7 +34,7 @@ fn verify_shapes<B: Backend, T: Float>(
 /// The gradient of [`Swiglu`].
 ///
 /// With `s = 1 / (1 + exp(-gate))`: `d_gate = d_out · up · s · (1 + gate · (1 - s))`, `d_up = d_out · gate · s`.
-pub struct SwigluGrad<'a, B: Backend, T: Float> {
+pub struct SwigluGrad<'a, B: Storage, T: Float> {
     /// `[n, 2f]`, as in the forward op.
     pub gate_up: Mat<'a, B, T>,
     /// `[n, f]`.
@@ -39,7 +43,7 @@ pub struct SwigluGrad<'a, B: Backend, T: Float> {
     pub d_gate_up: MatMut<'a, B, T>,
 }
 
-impl<B: Backend, T: Float> Op<B> for SwigluGrad<'_, B, T> {
+impl<B: Storage, T: Float> Op<B> for SwigluGrad<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         verify_shapes(check, &self.gate_up, ("d_out", self.d_out))?;
         check.mat_mut("d_gate_up", &self.d_gate_up, self.gate_up.shape())

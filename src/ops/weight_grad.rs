@@ -1,8 +1,12 @@
-use super::{Check, Op};
-use crate::{Backend, Float, Mat, Result, ViewMut};
+use super::check::{Check, Op};
+use crate::{
+    buffer::{Mat, Storage, ViewMut},
+    element::Float,
+    error::Result,
+};
 
 /// The weight gradient of [`super::Linear`], for a dense layer that is trained: `d_weight += d_outᵀ · x`, in f32.
-pub struct WeightGrad<'a, B: Backend, T: Float> {
+pub struct WeightGrad<'a, B: Storage, T: Float> {
     /// `[n, in]`.
     pub x: Mat<'a, B, T>,
     /// `[n, out]`.
@@ -11,7 +15,7 @@ pub struct WeightGrad<'a, B: Backend, T: Float> {
     pub d_weight: ViewMut<'a, B, f32>,
 }
 
-impl<B: Backend, T: Float> Op<B> for WeightGrad<'_, B, T> {
+impl<B: Storage, T: Float> Op<B> for WeightGrad<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         check.dense(("x", self.x), ("d_out", self.d_out), ("d_weight", self.d_weight.view()))
     }

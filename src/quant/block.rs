@@ -1,6 +1,6 @@
 //! Four-bit codes of runs of elements on the host.
 
-use super::Format;
+use super::format::Format;
 
 /// The larger of two magnitudes, NaN if either is (unlike `f32::max`).
 #[inline(always)]

@@ -1,6 +1,6 @@
 //! The values that 4-bit and 8-bit codes stand for, and the way from a value to its code.
 
-use super::Format;
+use super::format::Format;
 use std::sync::LazyLock;
 
 /// What the 16 NF4 codes stand for (Dettmers et al., "QLoRA", 2023, appendix E; bitsandbytes' `get_4bit_type`).

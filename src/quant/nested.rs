@@ -1,6 +1,25 @@
 //! Double quantisation: absmax values in 8 bits.
 
-use super::{DYNAMIC_MAP, GROUP, Group, code::nearest8};
+use super::{
+    block::max_or_nan,
+    code::{DYNAMIC_MAP, nearest8},
+};
+use crate::element::Element;
+
+/// Blocks that share one nested absmax.
+pub const GROUP: usize = 256;
+
+/// One nested group: `absmax[i] = MAP[code[i]] * absmax + offset`, multiplied and then added, each rounded to f32.
+#[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct Group {
+    /// Largest magnitude of `absmax - offset` in the group.
+    pub absmax: f32,
+    /// Mean absmax of the weight that the group belongs to.
+    pub offset: f32,
+}
+
+impl Element for Group {}
 
 /// Values in one vector of PyTorch's CPU sum kernel (AVX2), which fixes the order of [`mean`].
 const LANES: usize = 8;
@@ -60,7 +79,7 @@ pub fn nest(absmax: &[f32], codes: &mut [u8], groups: &mut [Group]) {
     let offset = mean(absmax);
     let chunks = absmax.chunks(GROUP).zip(codes.chunks_mut(GROUP));
     for ((absmax, codes), group) in chunks.zip(groups) {
-        let largest = absmax.iter().fold(0.0, |m: f32, a| super::max_or_nan(m, (a - offset).abs()));
+        let largest = absmax.iter().fold(0.0, |m: f32, a| max_or_nan(m, (a - offset).abs()));
         let inverse = 1.0 / largest;
         for (code, a) in codes.iter_mut().zip(absmax) {
             *code = nearest8((a - offset) * inverse);

@@ -2,7 +2,7 @@
 
 use halfbyte::{
     Backend, Element, Mat, MatMut, View, ViewMut,
-    ops::{Heads, Op},
+    ops::{Heads, Launch, Op},
     quant::{Format, Scales, Weight4},
 };
 
@@ -33,13 +33,13 @@ impl<B: Backend> Zeros<'_, B> {
     }
 
     /// The op as it is fits; that is what makes the refusals below refusals of one argument.
-    pub fn fits<O: Op<B>>(&self, op: O) {
+    pub fn fits<O: Op<B> + Launch<B>>(&self, op: O) {
         if let Err(e) = op.check(self.0) {
             panic!("{e}");
         }
     }
 
-    pub fn refuses<O: Op<B>>(&self, op: O, message: &str) {
+    pub fn refuses<O: Op<B> + Launch<B>>(&self, op: O, message: &str) {
         let error = op.run(self.0).expect_err(message);
         assert_eq!(error.to_string(), message);
     }

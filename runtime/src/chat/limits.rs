@@ -5,25 +5,18 @@ use std::io;
 use minijinja::value::ValueKind;
 use minijinja::{Error, ErrorKind, State, Value as Jinja};
 
-use super::Chat;
 use crate::python_json::Dumps;
 
-/// Bytes that a conversation brings along.
-fn bytes_of(chat: &Chat) -> u64 {
-    let messages: usize = chat.messages.iter().map(|message| message.to_string().len() + 64).sum();
-    let others = chat.tools.map_or(0, |tools| tools.to_string().len());
-    (messages + others) as u64
-}
-
-/// How much a template may do, where a step is one, and so are 64 bytes that it makes: time and memory have a limit.
+/// How much a template may do with a conversation of so many bytes, where a step is one, and so are 64 bytes that it
+/// makes: time and memory have a limit.
 ///
 /// Ten times what Qwen3's takes, and more: that is 0.1 for each byte of long messages, and 0.8 where there are many short
 /// ones, with tools or without.
-pub(super) fn fuel(chat: &Chat) -> u64 {
-    2_000_000 + 8 * bytes_of(chat)
+pub(super) fn fuel(bytes: u64) -> u64 {
+    2_000_000 + 8 * bytes
 }
 
-/// Text of a size that a conversation can have.
+/// Text of a size that a conversation of so many bytes can have.
 pub(super) struct Limited {
     text: String,
     most: usize,
@@ -31,8 +24,8 @@ pub(super) struct Limited {
 }
 
 impl Limited {
-    pub fn new(chat: &Chat) -> Self {
-        let most = usize::try_from(bytes_of(chat)).unwrap_or(usize::MAX).saturating_mul(8).saturating_add(1 << 22);
+    pub fn new(bytes: u64) -> Self {
+        let most = usize::try_from(bytes).unwrap_or(usize::MAX).saturating_mul(8).saturating_add(1 << 22);
         Self { text: String::new(), most, full: false }
     }
 

@@ -8,7 +8,7 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// Bytes before the header: its length as u64.
 const PREFIX: usize = 8;

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use memmap2::Mmap;
 
-use crate::{Error, Result, files};
+use crate::error::{Error, Result};
+use crate::files;
 
 /// The bytes of a file, read from the disk as they are touched, or bytes that are part of the program.
 #[derive(Debug)]

@@ -7,12 +7,14 @@ mod quantized;
 mod reader;
 mod save;
 mod tensor;
+mod weights;
 mod writer;
 
-pub use quantized::{Bnb4bitTensor, GroupBytes, QuantizedAs, ScaleBytes, Weight};
+pub use quantized::{Bnb4bitTensor, GroupBytes, QuantizedAs, ScaleBytes};
 pub use reader::Checkpoint;
 pub use safetensors::Dtype;
 pub use save::BnbConfig;
 pub use tensor::{Tensor, TensorRef};
+pub use weights::Weight;
 pub(crate) use writer::write_tensors;
 pub use writer::{CheckpointWriter, DEFAULT_SHARD_BYTES, write_file};

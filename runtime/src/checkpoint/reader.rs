@@ -1,12 +1,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use halfbyte::quant::Format;
 use serde::Deserialize;
 
 use super::header::Header;
 use super::mmap::Bytes;
-use super::{Bnb4bitTensor, TensorRef};
-use crate::{Error, Result, files, json};
+use super::quantized::{Bnb4bitTensor, state_part};
+use super::tensor::TensorRef;
+use crate::error::{Error, Result};
+use crate::{files, json};
 
 const ONE_FILE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -118,6 +121,11 @@ impl Checkpoint {
         let part =
             |name| Bnb4bitTensor::weight_of_part(name).is_some_and(|w| known.contains(w) && self.is_quantized(w));
         self.names().filter(|&name| !known.contains(name) && !part(name)).collect()
+    }
+
+    /// Whether a weight of this name would be in 4 bits.
+    fn is_quantized(&self, name: &str) -> bool {
+        [Format::Nf4, Format::Fp4].iter().any(|&format| self.has(&format!("{name}.{}", state_part(format))))
     }
 
     /// Whether there is a tensor of this name.

@@ -4,9 +4,10 @@ use halfbyte::DType;
 use halfbyte::quant::Format;
 use serde_json::{Value, json};
 
-use super::CheckpointWriter;
+use super::writer::CheckpointWriter;
 use crate::config::dtype_name;
-use crate::{Error, Result, files, python_json};
+use crate::error::{Error, Result};
+use crate::{files, python_json};
 
 /// What belongs to a model beside its weights and `config.json`.
 const COMPANIONS: [&str; 9] = [

@@ -5,7 +5,7 @@ use halfbyte::{DType, host};
 use rayon::prelude::*;
 use safetensors::Dtype;
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// A tensor in a file: its bytes as they lie there, little-endian and of any alignment.
 #[derive(Debug, Clone, Copy)]

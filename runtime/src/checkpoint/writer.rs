@@ -7,9 +7,12 @@ use std::path::Path;
 use safetensors::Dtype;
 use serde_json::json;
 
-use super::{Bnb4bitTensor, Tensor, header};
+use super::header;
+use super::quantized::Bnb4bitTensor;
+use super::tensor::Tensor;
+use crate::error::{Error, Result};
 use crate::files::{self, OutputFolder, Staged, Transaction};
-use crate::{Error, Result, python_json};
+use crate::python_json;
 
 /// Bytes of tensors in a file before another is begun, as huggingface_hub has it.
 pub const DEFAULT_SHARD_BYTES: u64 = 5_000_000_000;

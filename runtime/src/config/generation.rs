@@ -1,8 +1,9 @@
 use std::path::Path;
 
-use super::{Keys, token_ids};
+use super::keys::Keys;
+use crate::error::{Error, Result};
 use crate::options::{self, Range};
-use crate::{Error, Result, files, json};
+use crate::{files, json};
 
 /// The defaults for generating text that a checkpoint brings along (`generation_config.json`).
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -87,7 +88,7 @@ impl GenerationConfig {
             Ok(value.map(|v| v as f32))
         };
         let config = Self {
-            eos_token_ids: token_ids(keys, "eos_token_id")?,
+            eos_token_ids: keys.token_ids("eos_token_id")?,
             pad_token_id: keys.get("pad_token_id", "a token id")?,
             do_sample: keys.get("do_sample", "true or false")?,
             temperature: float("temperature", &options::TEMPERATURE)?,

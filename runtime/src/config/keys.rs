@@ -3,8 +3,8 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::error::{Error, Result};
 use crate::options::{Number, Range};
-use crate::{Error, Result};
 
 /// A JSON object with the path of its file and the key that leads to it, for errors that say where.
 #[derive(Clone, Copy)]
@@ -75,6 +75,15 @@ impl<'a> Keys<'a> {
     /// A text, if there is one.
     pub fn text(&self, key: &str) -> Result<Option<String>> {
         self.get(key, "a text")
+    }
+
+    /// Token ids given as one number or as a list.
+    pub fn token_ids(&self, key: &str) -> Result<Vec<u32>> {
+        match self.raw(key) {
+            None => Ok(Vec::new()),
+            Some(Value::Array(_)) => Ok(self.get(key, "a token id or a list of them")?.unwrap_or_default()),
+            Some(_) => Ok(self.get(key, "a token id or a list of them")?.into_iter().collect()),
+        }
     }
 
     /// A size that must be there, from 1 to `max`.

@@ -1,6 +1,6 @@
 use std::fmt;
 
-use super::Qwen3Config;
+use super::qwen3::Qwen3Config;
 
 /// The seven linear maps of a decoder layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

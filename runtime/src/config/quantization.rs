@@ -1,5 +1,5 @@
-use super::Keys;
-use crate::Result;
+use super::keys::Keys;
+use crate::error::Result;
 
 /// What `config.json` says about quantisation. It informs people; whether a weight is 4-bit is decided by its own
 /// tensors, as mixed checkpoints leave layers unquantised that this does not tell of.

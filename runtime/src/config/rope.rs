@@ -1,7 +1,7 @@
 use std::f64::consts::PI;
 
-use super::Keys;
-use crate::Result;
+use super::keys::Keys;
+use crate::error::Result;
 
 /// Rotary position embedding: θ, and YaRN where the context was extended.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,4 +1,13 @@
-use super::*;
+use std::path::Path;
+
+use halfbyte::DType;
+use serde_json::Value;
+
+use super::generation::GenerationConfig;
+use super::modules::{Module, Projection};
+use super::qwen3::Qwen3Config;
+use super::rope::Rope;
+use crate::error::Result;
 
 fn parse(edit: impl FnOnce(&mut serde_json::Map<String, Value>)) -> Result<Qwen3Config> {
     let released = r#"{"architectures":["Qwen3ForCausalLM"],"attention_bias":false,"attention_dropout":0.0,

@@ -1,13 +1,15 @@
 //! Scoring multiple-choice questions by the likelihood of their options.
 
-use super::prompt::Continuations;
-use super::questions::{Accuracy, Question};
-use super::score::{best, log_likelihood};
+use super::{
+    prompt::Continuations,
+    questions::{Accuracy, Question},
+    score::best,
+};
 use crate::{
-    Error, Result,
-    batch::{Batch, Branches, batches_of_branches},
+    batch::{Batch, Branches},
     config::Qwen3Config,
-    model::{Activations, ForwardContext, LossBuffers, Qwen3},
+    error::{Error, Result},
+    model::{Activations, ForwardContext, LossBuffers, Qwen3, branch_losses, log_likelihood},
     tokenizer::Tokenizer,
 };
 use halfbyte::{Backend, Float};
@@ -34,25 +36,6 @@ pub fn expect_fits(questions: &[Question], path: &Path, config: &Qwen3Config, to
     Ok(longest)
 }
 
-/// The loss in nats of every token of every option of each prompt; as many tokens at once as `acts` and `buffers` have
-/// room for.
-pub(crate) fn losses<B: Backend, T: Float>(
-    model: &Qwen3<B, T>,
-    ctx: ForwardContext<'_, B, T>,
-    acts: &mut Activations<B, T>,
-    buffers: &mut LossBuffers<B, T>,
-    all: &[Branches],
-) -> Result<Vec<Vec<Vec<f32>>>> {
-    all.iter().try_for_each(Branches::expect_tokens)?;
-    let mut losses = Vec::new();
-    for batch in batches_of_branches(all, acts.capacity)? {
-        losses.extend(model.target_losses(ctx, acts, buffers, &batch)?);
-    }
-    let mut rest = losses.into_iter();
-    let mut of_option = |option: &Vec<u32>| rest.by_ref().take(option.len()).collect();
-    Ok(all.iter().map(|branches| branches.options.iter().map(&mut of_option).collect()).collect())
-}
-
 /// Answers each question with the option of the highest summed log-likelihood after context and question; options are
 /// not divided by their length.
 ///
@@ -69,7 +52,7 @@ pub fn choose<B: Backend, T: Float>(
     questions: &[Question],
 ) -> Result<(Vec<usize>, Accuracy)> {
     let all = questions.iter().map(|question| branches(question, tokenizer)).collect::<Result<Vec<_>>>()?;
-    let losses = losses(model, ctx, acts, loss, &all)?;
+    let losses = branch_losses(model, ctx, acts, loss, &all)?;
     let answer = |own: &Vec<Vec<f32>>| best(&own.iter().map(|losses| log_likelihood(losses)).collect::<Vec<_>>());
     let chosen: Vec<_> = losses.iter().map(answer).collect();
     let accuracy = Accuracy::new(questions, &chosen)?;

@@ -15,8 +15,8 @@ use super::questions::Accuracy;
 use super::report::{Report, accuracy};
 use super::row::Row;
 use super::shuffle::Item;
+use crate::error::{Error, Result};
 use crate::files::{self, Journal, OutputFolder};
-use crate::{Error, Result};
 
 /// What a run is summed up in.
 pub const METRICS: &str = "metrics.json";

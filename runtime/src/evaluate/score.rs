@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::questions::letter;
 use crate::error::{Error, Result};
+use crate::model::log_likelihood;
 
 /// The log-likelihood of each option after its question, in nats; summed over its tokens, and divided by its length.
 ///
@@ -48,11 +49,6 @@ impl Scores {
     pub(crate) fn all(&self) -> impl Iterator<Item = &f64> {
         self.sum.iter().chain(&self.per_token).chain(&self.per_char)
     }
-}
-
-/// The log-likelihood of tokens with these losses.
-pub(crate) fn log_likelihood(losses: &[f32]) -> f64 {
-    -losses.iter().map(|&loss| f64::from(loss)).sum::<f64>()
 }
 
 /// The index of the highest score, the first of equals.

@@ -9,7 +9,7 @@ use halfbyte::Size;
 use super::staged::Staged;
 use super::transaction::{self, RECORD, Transaction};
 use super::{layer, unfinished};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// A folder that only this process writes into, until it is dropped or the process ends, however it does.
 ///

@@ -2,8 +2,9 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{layer, read};
-use crate::{Error, Result};
+use super::layer;
+use super::read::read;
+use crate::error::{Error, Result};
 
 /// A file that grows by lines, each of them whole: what a killed process or a full disk leaves of a line is cut off before
 /// the next one is written.

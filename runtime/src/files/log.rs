@@ -2,7 +2,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::layer;
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// A file that others follow while it grows, piece by piece.
 #[derive(Debug)]

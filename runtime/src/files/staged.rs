@@ -4,7 +4,7 @@ use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use super::{layer, unfinished};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// A file under a temporary name beside its final one; removed unless it is committed.
 #[derive(Debug)]

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::read::read_to_string;
 use super::staged::{Staged, is_temporary};
-use super::{layer, read_to_string, unfinished};
-use crate::{Error, Result};
+use super::{layer, unfinished};
+use crate::error::{Error, Result};
 
 /// The file that says which temporary files are to have which names. Once it is there the new files are the folder's;
 /// who opens the folder next gives them their names if this could not be done.

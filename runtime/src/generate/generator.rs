@@ -2,7 +2,7 @@
 
 use super::stream::TextStream;
 use crate::{
-    Error, Result,
+    error::{Error, Result},
     model::{Decoder, ForwardContext, Qwen3, SampleOptions},
     options::MAX_NEW_TOKENS,
     tokenizer::Tokenizer,

@@ -1,7 +1,9 @@
 //! A conversation that goes on.
 
-use super::Llm;
-use crate::{Result, chat::message, generate::generator::Generated};
+use super::answer::Llm;
+use crate::chat::message;
+use crate::error::Result;
+use crate::generate::generator::Generated;
 use serde_json::Value;
 use std::ops::ControlFlow;
 

@@ -1,15 +1,14 @@
 //! A model on a device, whatever the device and the compute type.
 
 use crate::{
-    Result,
     batch::Branches,
     checkpoint::{Checkpoint, QuantizedAs},
     config::Qwen3Config,
     device::{self, Device, Job},
-    evaluate::choice::losses,
+    error::Result,
     generate::generator::{GenerateOptions, Generated, generate_all},
     lora::{Adapter, DeviceAdapter},
-    model::{Activations, Base, ForwardContext, Keep, LossBuffers, Qwen3},
+    model::{Activations, Base, ForwardContext, Keep, LossBuffers, Qwen3, branch_losses},
     tokenizer::Tokenizer,
 };
 use halfbyte::{Backend, DType, Float, MemoryUse};
@@ -96,7 +95,7 @@ impl<B: Backend, T: Float> Engine for Loaded<B, T> {
         let (ctx, capacity) = (self.context(), capacity.max(longest));
         let mut acts = Activations::new(ctx, &self.model, capacity, Keep::Nothing)?;
         let mut buffers = LossBuffers::new(&self.backend, &self.model, capacity)?;
-        losses(&self.model, ctx, &mut acts, &mut buffers, all)
+        branch_losses(&self.model, ctx, &mut acts, &mut buffers, all)
     }
 
     fn device(&self) -> String {

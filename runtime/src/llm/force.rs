@@ -1,78 +1,16 @@
 //! What is in force, for the first lines of a program; and settings that would have no effect, which are errors.
 
-use super::Prepared;
+use super::prepared::Prepared;
 use crate::{
-    Error, Result,
-    chat::ChatTemplate,
     checkpoint::{Checkpoint, QuantizedAs},
     config::Qwen3Config,
-    lora::{Adapter, LoraConfig, Targets},
+    error::Result,
+    lora::{LoraConfig, Targets},
     model::Base,
     settings::{LlmSettings, Loaded, Section, Value},
 };
 use halfbyte::{Count, DType};
 use std::path::Path;
-
-/// Refuses ways of holding the base that a checkpoint in 4 bits does not leave open.
-pub(super) fn expect_base(settings: &LlmSettings, files: &Checkpoint) -> Result<()> {
-    let Some(found) = files.quantized_as() else { return Ok(()) };
-    let defaults = LlmSettings::default();
-    let refuse = |name, got: String| {
-        let want =
-            format!("`{}` is already in {found}; leave it out, or use the original checkpoint", files.dir().display());
-        Err(Error::setting(name, got, want))
-    };
-    if !settings.load_in_4bit {
-        return refuse("load_in_4bit", "false".into());
-    }
-    let format = settings.bnb_4bit_quant_type;
-    if format != found.format && format != defaults.bnb_4bit_quant_type {
-        return refuse("bnb_4bit_quant_type", format.show());
-    }
-    let double = settings.bnb_4bit_use_double_quant;
-    if double != found.double_quant && double != defaults.bnb_4bit_use_double_quant {
-        return refuse("bnb_4bit_use_double_quant", double.show());
-    }
-    Ok(())
-}
-
-/// Refuses a head in 4 bits where it would be as it was, or not be used.
-pub(super) fn expect_head(
-    settings: &LlmSettings,
-    config: &Qwen3Config,
-    files: &Checkpoint,
-    adapter: Option<&Adapter>,
-) -> Result<()> {
-    let refuse = |want: &str| Err(Error::setting("head_4bit", "true", want));
-    if !settings.head_4bit {
-        return Ok(());
-    }
-    if !settings.load_in_4bit {
-        return refuse("the base is not held in 4 bits: leave it out, or set load_in_4bit");
-    }
-    if files.get("lm_head.weight.absmax").is_some() {
-        return refuse("the checkpoint has its head in 4 bits already: leave it out");
-    }
-    if adapter.is_some_and(|adapter| adapter.has_head(config)) {
-        return refuse("the adapter has a head, or rows of it, of its own: leave it out");
-    }
-    Ok(())
-}
-
-/// Refuses settings of a conversation where there is none, or whose template does not read them.
-pub(super) fn expect_template(settings: &LlmSettings, template: Option<&ChatTemplate>) -> Result<()> {
-    let thinking = settings.enable_thinking.is_some();
-    match template {
-        None if settings.system.is_some() || thinking => {
-            let name = if thinking { "enable_thinking" } else { "system" };
-            Err(Error::setting(name, "set", "prompts are continued as they are, without a chat template: leave it out"))
-        }
-        Some(template) if thinking && !template.uses("enable_thinking") => {
-            Err(Error::setting("enable_thinking", "set", "the model's chat template does not read it: leave it out"))
-        }
-        _ => Ok(()),
-    }
-}
 
 /// Refuses what was asked for of the section `llm` and cannot have an effect, even where it asks for the default;
 /// `seed_matters` where the seed has another use than to choose tokens.

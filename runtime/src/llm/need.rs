@@ -1,14 +1,15 @@
 //! What can be known of a run before weights are loaded.
 
-use super::{Prepared, SCORED_AT_ONCE};
+use super::{answer::SCORED_AT_ONCE, prepared::Prepared};
 use crate::{
-    Error, Result,
     batch::Batch,
     chat::message,
     checkpoint::QuantizedAs,
     config::{Module, Qwen3Config},
+    error::{Error, Result},
     lora::{Layout, LoraConfig},
     model::{Base, Keep, PREFILL_TOKENS, Room},
+    settings::LlmSettings,
 };
 use halfbyte::{Count, DType, Size, elements};
 use std::fmt;

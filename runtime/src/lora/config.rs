@@ -2,11 +2,13 @@ use std::path::Path;
 
 use serde_json::{Map, Number, Value, json};
 
-use super::{Targets, TrainableTokens};
+use super::targets::Targets;
+use super::tokens::TrainableTokens;
 use crate::config::Projection;
 use crate::config::keys::Keys;
+use crate::error::{Error, Result};
 use crate::python_json::Dumps;
-use crate::{Error, Result, files, options};
+use crate::{files, options};
 
 /// The file of an adapter's configuration.
 pub(crate) const FILE: &str = "adapter_config.json";

@@ -1,12 +1,14 @@
 //! An adapter in a backend's memory: all its tensors in one flat buffer.
 
 use super::{
-    Adapter, HeadWeights, LoraConfig, LoraWeights, Target,
+    config::LoraConfig,
+    files::{Adapter, HeadWeights, LoraWeights},
+    resolve::Target,
     tokens::{Table, TokenRows},
 };
 use crate::{
-    Error, Result,
     config::{Module, Projection, Qwen3Config},
+    error::{Error, Result},
 };
 use halfbyte::{
     Backend, Buf, Float, Mat, View, elements, host,

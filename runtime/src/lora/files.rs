@@ -3,11 +3,13 @@ use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
 
-use super::{LoraConfig, Table, Target, TokenRows, config};
+use super::config::{self, LoraConfig};
+use super::resolve::Target;
+use super::tokens::{Table, TokenRows};
 use crate::checkpoint::{Checkpoint, Tensor, TensorRef, write_tensors};
 use crate::config::{Module, Qwen3Config};
+use crate::error::{Error, Result};
 use crate::files::{self, OutputFolder, Staged};
-use crate::{Error, Result};
 
 /// The file of an adapter's weights.
 pub(crate) const WEIGHTS: &str = "adapter_model.safetensors";

@@ -1,8 +1,14 @@
-use super::{Adapter, HeadWeights, Init, LoraConfig, LoraWeights, SMALLER, Table, Target, TokenRows};
+use super::{
+    config::{Init, LoraConfig},
+    device::SMALLER,
+    files::{Adapter, HeadWeights, LoraWeights},
+    resolve::Target,
+    tokens::{Table, TokenRows},
+};
 use crate::{
-    Error, Result,
     checkpoint::Checkpoint,
     config::{Module, Qwen3Config},
+    error::{Error, Result},
 };
 use halfbyte::{
     elements, host,

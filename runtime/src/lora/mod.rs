@@ -7,6 +7,7 @@ mod config;
 mod device;
 mod files;
 mod init;
+mod resolve;
 mod targets;
 mod tokens;
 
@@ -16,5 +17,6 @@ pub(crate) use device::SMALLER;
 pub use device::{DeviceAdapter, Layout, LoraModule, TokenLayout};
 pub(crate) use files::WEIGHTS;
 pub use files::{Adapter, HeadWeights, LoraWeights};
-pub use targets::{Target, Targets};
+pub use resolve::Target;
+pub use targets::Targets;
 pub use tokens::{Table, TokenRows, TrainableTokens};

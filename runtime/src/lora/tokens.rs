@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::config::keys::Keys;
 use crate::config::{Module, Qwen3Config};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 const KEY: &str = "trainable_token_indices";
 

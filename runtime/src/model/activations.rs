@@ -1,5 +1,11 @@
-use super::{ForwardContext, Keep, Qwen3, residual::ResidualStream, rows::Rows, tokens::PickedRows};
-use crate::{Error, Result, batch::Batch, config::Qwen3Config};
+use super::context::ForwardContext;
+use super::picked::PickedRows;
+use super::qwen3::Qwen3;
+use super::residual::{Keep, ResidualStream};
+use super::rows::Rows;
+use crate::batch::Batch;
+use crate::config::Qwen3Config;
+use crate::error::{Error, Result};
 use halfbyte::{Backend, Buf, Float, View};
 
 /// The tokens in hand, on the device.

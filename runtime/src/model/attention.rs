@@ -1,11 +1,12 @@
 //! What the tokens in hand attend to: the one part of a layer that training, prompts and generation do differently.
 
 use super::{
-    ForwardContext, Qwen3,
     activations::{LayerActivations, Tokens},
+    context::ForwardContext,
+    qwen3::Qwen3,
     rows,
 };
-use crate::{Result, config::Qwen3Config};
+use crate::{config::Qwen3Config, error::Result};
 use halfbyte::{
     Backend, Buf, Float, Mat, View,
     ops::{Attention, CacheRows, DecodeAttention, Op, Prefix},

@@ -3,8 +3,13 @@
 //! The rule: adapter gradients `+=`; activation gradients `=`; the residual stream `+=`. No gradient of a frozen
 //! weight exists, and nothing below the lowest adapter is differentiated.
 
-use super::{Activations, ForwardContext, Gradients, Qwen3, attention::Attend, weights::MergedLinear};
-use crate::{Result, lora::LoraModule};
+use super::activations::{Activations, Gradients};
+use super::attention::Attend;
+use super::context::ForwardContext;
+use super::qwen3::Qwen3;
+use super::weights::MergedLinear;
+use crate::error::Result;
+use crate::lora::LoraModule;
 use halfbyte::{
     Backend, Buf, Float, Mat, MatMut,
     ops::{AttentionGrad, LoraGrad, Op, QkNormRopeGrad, RmsNormGrad, Swiglu, SwigluGrad},

@@ -1,7 +1,8 @@
 //! What a forward pass reads besides the weights, and linear layers with their adapters.
 
 use super::weights::{MergedLinear, Norm};
-use crate::{Result, lora::DeviceAdapter};
+use crate::error::Result;
+use crate::lora::DeviceAdapter;
 use halfbyte::{
     Backend, Float, Mat, MatMut,
     ops::{Dropout, Lora, Op},

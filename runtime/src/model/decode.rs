@@ -1,13 +1,16 @@
 //! Generating tokens: the prompt, and one step for all sequences.
 
 use super::{
-    Activations, ForwardContext, Keep, Qwen3,
+    activations::Activations,
     attention::{Attend, CacheSlots, KvCache},
+    context::ForwardContext,
+    qwen3::Qwen3,
+    residual::Keep,
     rows::{self, Rows},
 };
 use crate::{
-    Error, Result,
     batch::{self, Batch},
+    error::{Error, Result},
     options,
 };
 use halfbyte::{

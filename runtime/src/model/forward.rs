@@ -1,12 +1,14 @@
 //! The forward pass: one function for each layer, whatever its tokens attend to and whatever of it is kept.
 
 use super::{
-    Activations, ForwardContext, Keep, Layer, Qwen3,
-    activations::{LayerActivations, Tokens},
+    activations::{Activations, LayerActivations, Tokens},
     attention::Attend,
+    context::ForwardContext,
+    qwen3::{Layer, Qwen3},
+    residual::Keep,
     weights::Norm,
 };
-use crate::{Result, batch::Batch};
+use crate::{batch::Batch, error::Result};
 use halfbyte::{
     Backend, Buf, Float, Mat, MatMut,
     ops::{CacheRows, GatherRows, Op, QkNormRope, RmsNorm, Swiglu},

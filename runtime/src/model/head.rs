@@ -1,10 +1,10 @@
 //! The output head in 4 bits.
 
 use super::{
-    Qwen3,
+    qwen3::Qwen3,
     weights::{QuantizedWeight, Weight},
 };
-use crate::{Result, config::Module};
+use crate::{config::Module, error::Result};
 use halfbyte::{Backend, Float, quant::Format};
 
 /// Elements that share a scale.

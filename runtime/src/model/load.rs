@@ -1,13 +1,14 @@
 //! From a checkpoint's files to a backend's memory, quantising on the way.
 
 use super::{
-    Layer, Qwen3, RopeTables,
+    qwen3::{Layer, Qwen3},
+    rope::RopeTables,
     weights::{MergedLinear, QuantizedWeight, Weight, blocks_of, bytes_of, groups_of},
 };
 use crate::{
-    Error, Result,
     checkpoint::{self, Checkpoint, TensorRef},
     config::{Module, Projection, Qwen3Config},
+    error::{Error, Result},
 };
 use half::{bf16, f16};
 use halfbyte::{

@@ -1,10 +1,16 @@
 //! The output head and the loss, in chunks: the logits of all tokens never exist at once.
 
 use super::{
-    Activations, ForwardContext, Gradients, Qwen3,
+    activations::{Activations, Gradients},
+    context::ForwardContext,
+    qwen3::Qwen3,
     rows::{self, Rows},
 };
-use crate::{Error, Result, batch::Batch, lora::DeviceAdapter};
+use crate::{
+    batch::Batch,
+    error::{Error, Result},
+    lora::DeviceAdapter,
+};
 use halfbyte::{
     Backend, Buf, Float, Mat, MatMut, elements, host,
     ops::{CrossEntropy, GatherRows, Linear, LinearGrad, Op, RmsNormGrad, ScatterRows, Sum, WeightGrad},

@@ -1,7 +1,7 @@
 //! The residual stream, and how much of it is kept.
 
 use super::rows::Rows;
-use crate::Result;
+use crate::error::Result;
 use halfbyte::{Backend, Float, MatMut};
 
 /// What a forward pass leaves for a backward pass.

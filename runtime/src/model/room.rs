@@ -1,6 +1,7 @@
 //! What activations, gradients and the loss will take, before there is a device.
 
-use super::{Keep, loss::CHUNK};
+use super::loss::CHUNK;
+use super::residual::Keep;
 use crate::config::Qwen3Config;
 
 /// Bytes of buffers, as their constructors allocate them: runtime/tests/need.rs sees that.

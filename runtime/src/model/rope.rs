@@ -1,4 +1,5 @@
-use crate::{Result, config::Qwen3Config};
+use crate::config::Qwen3Config;
+use crate::error::Result;
 use halfbyte::{Backend, Buf, elements, host};
 
 /// The most positions that tables are made for: 256 MiB in each for heads of 128. No published model has more; a damaged

@@ -1,6 +1,6 @@
 //! Buffers that know their shape.
 
-use crate::Result;
+use crate::error::Result;
 use halfbyte::{Backend, Buf, Element, Mat, MatMut, View, ViewMut, elements};
 
 /// A buffer `[capacity, cols]` with a row for each token (or sequence); as many rows as are in hand are in use.

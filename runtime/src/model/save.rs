@@ -1,16 +1,15 @@
 //! From a checkpoint's files to those of a 4-bit one, weight by weight.
 
 use super::{
-    Base,
-    load::{Loader, Source},
+    load::{Base, Loader, Source},
     weights::{QuantizedWeight, Weight},
 };
 use crate::{
-    Error, Result,
     checkpoint::{
         self, BnbConfig, Checkpoint, CheckpointWriter, DEFAULT_SHARD_BYTES, GroupBytes, ScaleBytes, Tensor, TensorRef,
     },
     config::{Module, Qwen3Config},
+    error::{Error, Result},
     files,
 };
 use halfbyte::{

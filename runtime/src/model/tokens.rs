@@ -3,40 +3,19 @@
 //! Their gradient is that of the whole table but for the other rows. A product with a one-hot matrix picks what belongs to
 //! them, so that the ops of dense layers do the rest, in their order.
 
-use super::{Activations, ForwardContext, Gradients, Qwen3, rows::Rows};
+use super::{
+    activations::{Activations, Gradients},
+    context::ForwardContext,
+    qwen3::Qwen3,
+};
 use crate::{
-    Error, Result,
-    lora::{Adapter, DeviceAdapter, Layout, Table, TokenLayout},
+    error::{Error, Result},
+    lora::{Adapter, DeviceAdapter, Layout, Table},
 };
 use halfbyte::{
-    Backend, Buf, Float, Mat, View, elements, host,
+    Backend, Float, Mat, View,
     ops::{GatherRows, LinearGrad, Op, WeightGrad},
 };
-use std::ops::Range;
-
-/// What belongs to the trained rows of a table.
-pub(super) struct PickedRows<B: Backend, T: Float> {
-    table: Table,
-    /// Of the rows, in the adapter's flat buffers.
-    range: Range<usize>,
-    columns: usize,
-    /// `[vocab, columns]`: a 1 where a token has its row.
-    one_hot: Buf<B, T>,
-    /// `[n, columns]`
-    picked: Rows<B, T>,
-}
-
-impl<B: Backend, T: Float> PickedRows<B, T> {
-    pub fn new(backend: &B, tokens: &TokenLayout, vocab: usize, capacity: usize) -> Result<Self> {
-        let TokenLayout { table, columns, rows: ref range, .. } = *tokens;
-        let mut one_hot: Vec<T> = host::zeros(elements::<T>(&[vocab, columns])?)?;
-        for (column, &id) in tokens.ids.iter().enumerate() {
-            one_hot[id as usize * columns + column] = T::from_f32(1.0);
-        }
-        let (one_hot, picked) = (backend.upload(&one_hot)?, Rows::new(backend, capacity, columns)?);
-        Ok(PickedRows { table, range: range.clone(), columns, one_hot, picked })
-    }
-}
 
 impl<B: Backend, T: Float> Qwen3<B, T> {
     /// Puts an adapter into `backend`'s memory.

@@ -7,10 +7,10 @@
 
 use super::load::head_is_separate;
 use crate::{
-    Result,
     batch::Sample,
     checkpoint::{self, Checkpoint, TensorRef},
     config::{Module, Qwen3Config},
+    error::Result,
     lora::{self, LoraConfig, TrainableTokens},
     tokenizer::Tokenizer,
 };

@@ -1,6 +1,7 @@
 //! Linear weights in a backend's memory: dense or 4-bit, the layers that share an input merged by rows.
 
-use crate::{Result, config::Projection};
+use crate::config::Projection;
+use crate::error::Result;
 use halfbyte::{
     Backend, Buf, Float, Mat, MatMut, View,
     ops::{Linear, Linear4, Linear4Grad, LinearGrad, NestAbsmax, NormLinear4, Op, Quantize, RmsNorm, Swiglu},

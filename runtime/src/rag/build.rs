@@ -11,21 +11,19 @@ use tantivy::indexer::merge_indices;
 use tantivy::tokenizer::TokenizerManager;
 use tantivy::{SingleSegmentIndexWriter, TantivyDocument};
 
-use super::index::Fields;
+use super::chunk::chunks;
 use super::manifest::{Info, MANIFEST, Manifest};
+use super::schema::{Fields, HIRAGANA, TERMS};
+use super::source::{Document, read_documents};
 use super::terms::Bigrams;
-use super::{Document, RetrievalSettings, chunks, read_documents};
+use crate::error::{Error, Result};
 use crate::files::{OutputFolder, stage};
-use crate::{Error, Result};
+use crate::settings::RetrievalSettings;
 
 /// Bytes of text that become one segment.
 const SEGMENT_BYTES: usize = 8 << 20;
 /// What tantivy sizes its first tables by.
 const SEGMENT_MEMORY: usize = 64 << 20;
-/// The names of [`Bigrams`] in an index: of hiragana, and of all else.
-pub(super) const HIRAGANA: &str = "hiragana";
-pub(super) const TERMS: &str = "terms";
-
 /// Makes an index of `sources` in the new or empty folder `dir`.
 pub(super) fn build(dir: &Path, sources: &[PathBuf], settings: &RetrievalSettings) -> Result<()> {
     settings.check()?;

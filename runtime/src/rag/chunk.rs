@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::RetrievalSettings;
+use crate::settings::RetrievalSettings;
 
 /// How good a place is to cut before a character.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -2,18 +2,18 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use tantivy::schema::{
-    Field, IndexRecordOption, NumericOptions, STORED, Schema, TextFieldIndexing, TextOptions, Value,
-};
+use tantivy::schema::Value;
 use tantivy::{DocAddress, ReloadPolicy, Searcher, TantivyDocument, Term};
 
 use super::best::best;
-use super::build::{HIRAGANA, TERMS, build};
+use super::build::build;
 use super::manifest::{Info, MANIFEST, Manifest};
-use super::terms::is_hiragana;
-use super::{RetrievalSettings, terms};
+use super::schema::Fields;
+use super::terms::{is_hiragana, terms};
+use crate::error::{Error, Result};
+use crate::files;
 use crate::options::PASSAGES;
-use crate::{Error, Result, files};
+use crate::settings::RetrievalSettings;
 
 /// How much a term of hiragana counts, of any other one: particles and polite endings say little of what is asked.
 /// `docs/retrieval.md` has what others would find.
@@ -120,38 +120,5 @@ impl Index {
             part: stored.get_first(self.fields.part).and_then(|part| part.as_u64()).unwrap_or_default() as usize,
             score,
         })
-    }
-}
-
-/// What is kept of a passage.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Fields {
-    /// Title and text, to be found by: hiragana, and all else. Each has a length of its own in BM25.
-    pub hiragana: Field,
-    pub terms: Field,
-    pub text: Field,
-    pub source: Field,
-    pub title: Field,
-    pub id: Field,
-    pub part: Field,
-}
-
-impl Fields {
-    pub fn schema() -> (Schema, Self) {
-        let mut schema = Schema::builder();
-        let found_by = |tokenizer| {
-            let indexing = TextFieldIndexing::default().set_tokenizer(tokenizer);
-            TextOptions::default().set_indexing_options(indexing.set_index_option(IndexRecordOption::WithFreqs))
-        };
-        let fields = Self {
-            hiragana: schema.add_text_field("hiragana", found_by(HIRAGANA)),
-            terms: schema.add_text_field("terms", found_by(TERMS)),
-            text: schema.add_text_field("text", STORED),
-            source: schema.add_text_field("source", STORED),
-            title: schema.add_text_field("title", STORED),
-            id: schema.add_text_field("id", STORED),
-            part: schema.add_u64_field("part", NumericOptions::default().set_stored()),
-        };
-        (schema.build(), fields)
     }
 }

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::directory::Files;
 use crate::checkpoint::mmap::Bytes;
-use crate::{Error, Result, files};
+use crate::error::{Error, Result};
+use crate::files;
 
 /// Its name.
 pub(super) const MANIFEST: &str = "halfbyte-index.json";

@@ -20,6 +20,7 @@ mod index;
 mod manifest;
 mod pipeline;
 mod prompt;
+mod schema;
 mod source;
 mod terms;
 

@@ -1,11 +1,12 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Index, Passage, RetrievalSettings, context, prompt};
+use super::index::{Index, Passage};
+use super::prompt::{context, prompt};
+use crate::error::{Error, Result};
 use crate::llm::Llm;
-use crate::settings::RagConfig;
+use crate::settings::{RagConfig, RetrievalSettings};
 use crate::tokenizer::Tokenizer;
-use crate::{Error, Result};
 
 /// Questions to answers from the passages of an index, by whatever answers a conversation.
 pub struct RagPipeline<A> {

@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
-use super::Passage;
+use super::index::Passage;
 use super::terms::is_unspaced;
-use crate::Result;
 use crate::chat::message;
+use crate::error::Result;
 use crate::tokenizer::Tokenizer;
 
 const JAPANESE: &str = "あなたは、資料に基づいて質問に答えます。資料に書かれていることだけを根拠に、日本語で簡潔に答え、\

@@ -8,8 +8,9 @@ use halfbyte::host;
 use serde_json::{Map, Value};
 use walkdir::WalkDir;
 
+use crate::error::{Error, Result};
 use crate::evaluate::questions::read_questions;
-use crate::{Error, Result, files};
+use crate::files;
 
 /// The kinds of files that are read out of a folder.
 const TEXTS: [&str; 2] = ["txt", "md"];

@@ -1,7 +1,9 @@
 //! Settings on a command line.
 
-use super::{Field, Loaded, RagConfig, Source, Sources, sources::Given};
-use crate::Result;
+use super::config::RagConfig;
+use super::section::Field;
+use super::sources::{Given, Loaded, Source, Sources};
+use crate::error::Result;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use std::ffi::OsString;
 
@@ -76,7 +78,7 @@ impl Program {
     /// Reads a command line and, below it, all other sources.
     ///
     /// # Errors
-    /// [`crate::Error::Usage`] where clap refuses or has been asked for help; a setting is unknown or bad.
+    /// [`Error::Usage`](crate::error::Error::Usage) where clap refuses or has been asked for help; a setting is unknown or bad.
     pub fn read(&self, arguments: impl IntoIterator<Item = OsString>, sources: Sources) -> Result<Asked> {
         let arguments = arguments.into_iter().map(|argument| with_dashes(&self.command, argument));
         let matches = self.command.clone().try_get_matches_from(arguments)?;

@@ -1,18 +1,9 @@
 //! How questions are scored.
 
-use super::section;
+use super::choices::Mode;
+use super::section::section;
 use crate::options::{BATCH_SIZE, LIMIT};
 use std::path::PathBuf;
-
-/// How an answer is found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
-    /// The option that the model finds most likely.
-    #[default]
-    Likelihood,
-    /// The letter in what the model writes.
-    Generate,
-}
 
 section! {
     /// Scoring of multiple-choice questions.

@@ -1,18 +1,16 @@
 //! How a model answers.
 
-use super::section;
+use super::section::section;
 use crate::{
-    Result,
     config::GenerationConfig,
     device::Device,
+    embedded::{self, EMBEDDED},
+    error::Result,
     model::{Base, SampleOptions},
     options::{MAX_NEW_TOKENS, MIN_P, REPETITION_PENALTY, TEMPERATURE, TOP_K, TOP_P},
 };
 use halfbyte::{DType, quant::Format};
 use std::path::PathBuf;
-
-/// The model that comes with the source: 5.8 million weights, for trying things out.
-pub const EMBEDDED: &str = "embedded";
 
 section! {
     /// The model that answers, and how it chooses its words.
@@ -74,7 +72,7 @@ impl LlmSettings {
     /// # Errors
     /// The embedded model is not where it was built.
     pub fn model_dir(&self) -> Result<PathBuf> {
-        crate::embedded::resolve(&self.model_name)
+        embedded::resolve(&self.model_name)
     }
 
     /// What a checkpoint's `generation_config.json` says of settings here: their names with their texts.

@@ -1,8 +1,8 @@
 //! How passages are found.
 
-use super::section;
+use super::section::section;
 use crate::{
-    Error, Result,
+    error::{Error, Result},
     options::{CHUNK_OVERLAP, CHUNK_SIZE, CONTEXT_TOKENS, PASSAGES},
 };
 use std::path::PathBuf;

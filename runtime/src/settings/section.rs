@@ -63,9 +63,9 @@ macro_rules! section {
             }
         }
 
-        impl $crate::settings::Section for $Name {
-            fn fields(&self) -> Vec<$crate::settings::Field> {
-                use $crate::settings::{Field, Value};
+        impl $crate::settings::section::Section for $Name {
+            fn fields(&self) -> Vec<$crate::settings::section::Field> {
+                use $crate::settings::{section::Field, values::Value};
                 let default = Self::default();
                 vec![$(Field {
                     name: stringify!($field),
@@ -78,7 +78,7 @@ macro_rules! section {
             }
 
             fn set(&mut self, name: &str, text: &str) -> Result<(), String> {
-                use $crate::settings::Value;
+                use $crate::settings::values::Value;
                 match name {
                     $(stringify!($field) => {
                         let range = section!(@range $($range)?);
@@ -91,7 +91,7 @@ macro_rules! section {
             }
 
             fn show(&self, name: &str) -> Option<String> {
-                use $crate::settings::Value;
+                use $crate::settings::values::Value;
                 match name {
                     $(stringify!($field) => Some(self.$field.show()),)+
                     _ => None,
@@ -99,7 +99,7 @@ macro_rules! section {
             }
 
             fn json(&self) -> serde_json::Value {
-                use $crate::settings::Value;
+                use $crate::settings::values::Value;
                 let mut all = serde_json::Map::new();
                 $(all.insert(stringify!($field).into(), self.$field.json());)+
                 all.into()

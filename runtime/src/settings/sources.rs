@@ -1,7 +1,13 @@
 //! Where settings come from, and which of them counts.
 
-use super::{Field, RagConfig, section::suggestion};
-use crate::{Error, Result, files};
+use super::{
+    config::RagConfig,
+    section::{Field, suggestion},
+};
+use crate::{
+    error::{Error, Result},
+    files,
+};
 use serde_json::Value as Json;
 use std::{
     collections::BTreeMap,

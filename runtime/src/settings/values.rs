@@ -1,11 +1,10 @@
 //! What a setting's text means.
 
-use super::Mode;
+use super::choices::{Mode, Overlong, ScheduleKind, Whole};
 use crate::{
     device::Device,
     lora::{Targets, TrainableTokens},
     options::{Number, Range},
-    train::{data::Overlong, schedule::ScheduleKind},
 };
 use halfbyte::{DType, quant::Format};
 use serde_json::Value as Json;
@@ -224,13 +223,6 @@ impl Value for bool {
     fn json(&self) -> Json {
         (*self).into()
     }
-}
-
-/// A module that is trained whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Whole {
-    /// The output head.
-    LmHead,
 }
 
 /// "a, b or c"

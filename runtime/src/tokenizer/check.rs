@@ -7,9 +7,13 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{BYTES, config_error, token_content};
+use super::bytes::BYTES;
+use super::configs::{config_error, read_json, token_content};
 use crate::config::keys::Keys;
-use crate::{Error, Result};
+use crate::error::{Error, Result};
+
+/// Tokenizers that are read.
+pub(super) const SUPPORTED: &str = "byte-level BPE, as Qwen3 has it,";
 
 /// What is looked at of a `tokenizer.json`.
 #[derive(Deserialize)]
@@ -53,7 +57,7 @@ impl Parts {
         }
         if !is_byte_level(&parts.pre_tokenizer) && !is_byte_level(&parts.normalizer) {
             let (key, got) = ("pre_tokenizer".into(), "not ByteLevel".into());
-            return Err(Error::Unsupported { path: path.to_owned(), key, got, supported: super::SUPPORTED });
+            return Err(Error::Unsupported { path: path.to_owned(), key, got, supported: SUPPORTED });
         }
         Ok(parts)
     }
@@ -137,7 +141,7 @@ fn expect_token(path: &Path, key: &str, token: &Value, id: Option<&str>, vocab: 
 
 /// Refuses an `added_tokens.json` (of transformers 4) with other tokens than tokenizer.json, for the same reason.
 pub(super) fn check_added(path: &Path, vocab: &HashMap<String, u32>) -> Result<()> {
-    let Some(tokens) = super::read_json(path)? else { return Ok(()) };
+    let Some(tokens) = read_json(path)? else { return Ok(()) };
     Keys::new(path, &tokens)?;
     match tokens
         .as_object()

@@ -17,24 +17,13 @@ use crate::batch::{Batch, Sample};
 use crate::chat::{Chat, ChatTemplate};
 use crate::config::Qwen3Config;
 use crate::error::{Error, Result};
+pub use crate::settings::choices::Overlong;
 use crate::tokenizer::Tokenizer;
 use crate::{files, json};
 
 mod turns;
 
 use turns::{HeldMarkers, assistant_turns};
-
-/// What becomes of a sample longer than the limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Overlong {
-    /// It is an error.
-    #[default]
-    Error,
-    /// Its first tokens are kept; it is left out if none of them is trained.
-    Truncate,
-    /// It is left out.
-    Skip,
-}
 
 /// How lines become samples.
 #[derive(Clone, Copy, Debug)]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use crate::Result;
+use crate::error::Result;
 use crate::files::Log;
 use crate::screen::{Stream, bar_room, bars};
 

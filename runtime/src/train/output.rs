@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::metrics::{MetricsLog, Record};
+use crate::error::{Error, Result};
 use crate::files::{self, OutputFolder, PARTIAL_METRICS, Staged};
 use crate::lora::{Adapter, CONFIG, WEIGHTS};
-use crate::{Error, Result};
 
 /// The metrics of the run whose adapter is in the folder.
 pub const METRICS: &str = "metrics.jsonl";

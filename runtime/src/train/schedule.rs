@@ -1,33 +1,8 @@
 //! Learning-rate schedules, as transformers' `get_scheduler` computes them.
 
-use std::str::FromStr;
-
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::options;
-
-/// The shape of a schedule after its warm-up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ScheduleKind {
-    /// Falls linearly to zero at the last step (`get_linear_schedule_with_warmup`).
-    Linear,
-    /// Falls along half a cosine to zero at the last step (`get_cosine_schedule_with_warmup`).
-    Cosine,
-    /// Stays (`get_constant_schedule_with_warmup`).
-    Constant,
-}
-
-impl FromStr for ScheduleKind {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        match name {
-            "linear" => Ok(Self::Linear),
-            "cosine" => Ok(Self::Cosine),
-            "constant" | "constant_with_warmup" => Ok(Self::Constant),
-            _ => Err(Error::setting("lr scheduler type", name, "it must be linear, cosine or constant")),
-        }
-    }
-}
+pub use crate::settings::choices::ScheduleKind;
 
 /// How long the learning rate rises linearly from zero.
 #[derive(Clone, Copy, Debug, PartialEq)]

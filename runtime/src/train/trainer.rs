@@ -5,8 +5,8 @@ use super::{
     schedule::Schedule,
 };
 use crate::{
-    Error, Result,
     batch::{Batch, Sample, batches},
+    error::{Error, Result},
     lora::{Adapter, DeviceAdapter, Layout, LoraConfig, SMALLER},
     model::{Activations, DropoutSeed, ForwardContext, Gradients, Keep, LossBuffers, Qwen3},
     options,

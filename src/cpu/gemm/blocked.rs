@@ -7,14 +7,16 @@
 
 use super::operand::Operand;
 use crate::{
-    Cpu, Float, MatMut,
+    buffer::MatMut,
     cpu::{
+        device::Cpu,
         par,
         simd::{
             tile::{Tile, tile},
             vectorize,
         },
     },
+    element::Float,
 };
 use rayon::prelude::*;
 use std::ops::Range;

@@ -1,6 +1,6 @@
 //! What becomes of the sums of a product.
 
-use crate::{Float, cpu::simd::convert};
+use crate::{cpu::simd::convert, element::Float};
 
 /// Stores a row of sums, or adds it to what is there.
 #[inline(always)]

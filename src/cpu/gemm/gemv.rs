@@ -2,14 +2,16 @@
 
 use super::source::Source;
 use crate::{
-    Cpu, Float, MatMut,
+    buffer::MatMut,
     cpu::{
+        device::Cpu,
         par,
         simd::{
             gemv::{Inputs, MAX_ROWS},
             vectorize,
         },
     },
+    element::Float,
 };
 use rayon::prelude::*;
 

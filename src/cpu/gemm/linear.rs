@@ -6,7 +6,9 @@ use super::{
     source::{Dense, Source},
 };
 use crate::{
-    Cpu, Float, MatMut,
+    buffer::MatMut,
+    cpu::device::Cpu,
+    element::Float,
     ops::{Linear, LinearGrad},
 };
 

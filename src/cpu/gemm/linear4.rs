@@ -3,7 +3,8 @@ use super::{
     source::{Dense, Quantized},
 };
 use crate::{
-    Cpu, Float,
+    cpu::device::Cpu,
+    element::Float,
     ops::{Linear4, Linear4Grad},
 };
 

@@ -6,8 +6,9 @@ use super::{
     source::{Dense, drop_elements},
 };
 use crate::{
-    Cpu, Float, MatMut,
-    cpu::simd::convert,
+    buffer::MatMut,
+    cpu::{device::Cpu, simd::convert},
+    element::Float,
     ops::{Lora, LoraGrad},
 };
 

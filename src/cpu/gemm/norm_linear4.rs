@@ -1,7 +1,7 @@
 use super::linear4::linear4;
 use crate::{
-    Cpu, Float,
-    cpu::{rms_norm::rms_norm, swiglu::swiglu},
+    cpu::{device::Cpu, rms_norm::rms_norm, swiglu::swiglu},
+    element::Float,
     ops::{Linear4, NormLinear4, RmsNorm, Swiglu},
 };
 

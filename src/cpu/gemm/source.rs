@@ -1,8 +1,9 @@
 //! What matrix products read: anything that can give f32 pieces of its rows.
 
 use crate::{
-    Cpu, Float, Mat, View,
+    buffer::{Mat, View},
     cpu::{
+        device::Cpu,
         math,
         simd::{
             convert, decode,
@@ -10,6 +11,7 @@ use crate::{
             vectorize,
         },
     },
+    element::Float,
     ops::Dropout,
     quant::Weight4,
 };

@@ -1,5 +1,5 @@
 use super::{blocked, epilogue::store, operand::ByColumn, source::Dense};
-use crate::{Cpu, Float, MatMut, ops::WeightGrad};
+use crate::{buffer::MatMut, cpu::device::Cpu, element::Float, ops::WeightGrad};
 
 pub(in crate::cpu) fn weight_grad<T: Float>(op: WeightGrad<'_, Cpu, T>) {
     let WeightGrad { x, d_out, d_weight } = op;

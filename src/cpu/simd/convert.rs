@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::{Level, level};
-use crate::{DType, Float};
+use crate::element::{DType, Float};
 
 /// `out[i] = x[i]`, exactly.
 #[inline(always)]

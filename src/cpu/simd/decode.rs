@@ -2,7 +2,8 @@
 
 use super::{convert, look_up::look_up, vectorize};
 use crate::{
-    Cpu, Float,
+    cpu::device::Cpu,
+    element::Float,
     quant::{DYNAMIC_MAP, GROUP, Group, Scales, Weight4},
 };
 use std::ops::Range;

@@ -2,7 +2,11 @@
 #![allow(unsafe_code)]
 
 use super::{Level, level};
-use crate::{Cpu, DType, Float, quant::Weight4};
+use crate::{
+    cpu::device::Cpu,
+    element::{DType, Float},
+    quant::Weight4,
+};
 
 /// The most vectors that there are kernels for.
 pub(in crate::cpu) const MAX_ROWS: usize = 4;

@@ -1,5 +1,10 @@
-use super::{Cuda, Kernel, elementwise};
-use crate::{Float, Result, cuda::params::AdamWParams, ops::AdamW};
+use super::elementwise;
+use crate::{
+    cuda::{device::Cuda, kernel::Kernel, params::AdamWParams},
+    element::Float,
+    error::Result,
+    ops::AdamW,
+};
 
 const ADAMW: Kernel<AdamWParams> = Kernel::new("adamw", "adamw");
 

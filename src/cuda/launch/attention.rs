@@ -1,12 +1,17 @@
 use std::ptr::null;
 
-use super::{Cuda, Kernel, LaunchConfig, by_head_dim, dim, grid, head_dim_index};
+use super::{by_head_dim, dim, grid, head_dim_index};
 use crate::{
-    DType, Float, Result,
-    cuda::params::{
-        self, ATTENTION_MMA_THREADS, ATTENTION_STAGES, ATTENTION_WGMMA_THREADS, AttentionGradParams, AttentionParams,
-        Matrix,
+    cuda::{
+        device::Cuda,
+        kernel::{Kernel, LaunchConfig},
+        params::{
+            self, ATTENTION_MMA_THREADS, ATTENTION_STAGES, ATTENTION_WGMMA_THREADS, AttentionGradParams,
+            AttentionParams, Matrix,
+        },
     },
+    element::{DType, Float},
+    error::Result,
     ops::{Attention, AttentionGrad, Heads},
 };
 

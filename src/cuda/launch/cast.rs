@@ -1,8 +1,11 @@
-use super::{Cuda, Kernel, elementwise};
+use super::elementwise;
 use crate::{
-    DType::{Bf16, F16, F32},
-    Float, Result,
-    cuda::params::CastParams,
+    cuda::{device::Cuda, kernel::Kernel, params::CastParams},
+    element::{
+        DType::{Bf16, F16, F32},
+        Float,
+    },
+    error::Result,
     ops::Cast,
 };
 

@@ -1,7 +1,12 @@
-use super::{Cuda, Kernel, LaunchConfig, dim};
+use super::dim;
 use crate::{
-    Float, Result,
-    cuda::params::{CROSS_ENTROPY_PACK_BYTES, CROSS_ENTROPY_STATIC_BYTES, CROSS_ENTROPY_THREADS, CrossEntropyParams},
+    cuda::{
+        device::Cuda,
+        kernel::{Kernel, LaunchConfig},
+        params::{CROSS_ENTROPY_PACK_BYTES, CROSS_ENTROPY_STATIC_BYTES, CROSS_ENTROPY_THREADS, CrossEntropyParams},
+    },
+    element::Float,
+    error::Result,
     ops::CrossEntropy,
 };
 

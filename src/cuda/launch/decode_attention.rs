@@ -1,12 +1,15 @@
-use super::{Cuda, Kernel, LaunchConfig, by_head_dim, dim, head_dim_index};
+use super::{by_head_dim, dim, head_dim_index};
 use crate::{
-    Float, Result,
     cuda::{
+        device::Cuda,
+        kernel::{Kernel, LaunchConfig},
         params::{
             DECODE_ATTENTION_MAX_SPLITS, DECODE_ATTENTION_STATS, DECODE_ATTENTION_THREADS, DecodeAttentionParams,
         },
         scratch::Slot,
     },
+    element::Float,
+    error::Result,
     ops::{DecodeAttention, Heads},
 };
 

@@ -1,7 +1,12 @@
-use super::{Cuda, Kernel, LaunchConfig, dim, weight4};
+use super::{dim, weight4};
 use crate::{
-    DType, Float, Result,
-    cuda::params::{DEQUANTIZE_PER_THREAD, DEQUANTIZE_THREADS, DequantizeParams},
+    cuda::{
+        device::Cuda,
+        kernel::{Kernel, LaunchConfig},
+        params::{DEQUANTIZE_PER_THREAD, DEQUANTIZE_THREADS, DequantizeParams},
+    },
+    element::{DType, Float},
+    error::Result,
     ops::Dequantize,
 };
 

@@ -21,11 +21,17 @@ pub(super) mod sample;
 pub(super) mod swiglu;
 
 use super::{
-    Cuda,
-    kernel::{Kernel, LaunchConfig},
+    device::Cuda,
+    kernel::LaunchConfig,
     params::{ELEMENTWISE_PER_THREAD, ELEMENTWISE_THREADS, Matrix, MatrixMut, Weight4Params},
 };
-use crate::{DType, Element, Error, Mat, MatMut, Result, ops::Heads, quant};
+use crate::{
+    buffer::{Mat, MatMut},
+    element::{DType, Element},
+    error::{Error, Result},
+    ops::Heads,
+    quant,
+};
 use core::ffi::c_void;
 use std::ptr::{null, null_mut};
 

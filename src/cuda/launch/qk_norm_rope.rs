@@ -1,9 +1,14 @@
 use std::ptr::{null, null_mut};
 
-use super::{Cuda, Kernel, LaunchConfig, dim};
+use super::dim;
 use crate::{
-    Float, Result,
-    cuda::params::{QK_NORM_ROPE_HEADS, QK_NORM_ROPE_THREADS, QkNormRopeGradParams, QkNormRopeParams},
+    cuda::{
+        device::Cuda,
+        kernel::{Kernel, LaunchConfig},
+        params::{QK_NORM_ROPE_HEADS, QK_NORM_ROPE_THREADS, QkNormRopeGradParams, QkNormRopeParams},
+    },
+    element::Float,
+    error::Result,
     ops::{Heads, QkNormRope, QkNormRopeGrad},
 };
 

@@ -1,13 +1,16 @@
-use super::{Cuda, Kernel, LaunchConfig, dim, grid};
+use super::{dim, grid};
 use crate::{
-    Float, Result,
     cuda::{
+        device::Cuda,
+        kernel::{Kernel, LaunchConfig},
         params::{
             NEST_ABSMAX_COLUMNS, NEST_ABSMAX_MEAN_THREADS, NEST_ABSMAX_RUNS_THREADS, NestAbsmaxParams, QUANT_GROUP,
             QUANTIZE_PER_THREAD, QUANTIZE_THREADS, QuantizeParams,
         },
         scratch::Slot,
     },
+    element::Float,
+    error::Result,
     ops::{NestAbsmax, Quantize},
     quant::{Format, GROUP},
 };

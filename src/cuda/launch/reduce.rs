@@ -1,10 +1,12 @@
-use super::{Cuda, Kernel, LaunchConfig};
 use crate::{
-    Result, View, ViewMut,
+    buffer::{View, ViewMut},
     cuda::{
+        device::Cuda,
+        kernel::{Kernel, LaunchConfig},
         params::{REDUCE_THREADS, ReduceParams},
         scratch::Slot,
     },
+    error::Result,
     ops::{Norm, Sum},
 };
 

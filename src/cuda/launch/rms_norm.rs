@@ -1,7 +1,12 @@
-use super::{Cuda, Kernel, LaunchConfig, dim};
+use super::dim;
 use crate::{
-    Float, Result,
-    cuda::params::{Matrix, MatrixMut, RMS_NORM_THREADS, RmsNormGradParams, RmsNormParams},
+    cuda::{
+        device::Cuda,
+        kernel::{Kernel, LaunchConfig},
+        params::{Matrix, MatrixMut, RMS_NORM_THREADS, RmsNormGradParams, RmsNormParams},
+    },
+    element::Float,
+    error::Result,
     ops::{RmsNorm, RmsNormGrad},
 };
 

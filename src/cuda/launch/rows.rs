@@ -1,7 +1,12 @@
-use super::{Cuda, Kernel, LaunchConfig, dim};
+use super::dim;
 use crate::{
-    Float, Result,
-    cuda::params::{ROWS_THREADS, RowsParams},
+    cuda::{
+        device::Cuda,
+        kernel::{Kernel, LaunchConfig},
+        params::{ROWS_THREADS, RowsParams},
+    },
+    element::Float,
+    error::Result,
     ops::{GatherRows, ScatterRows},
 };
 

@@ -1,10 +1,12 @@
-use super::{Cuda, Kernel, LaunchConfig, dim};
+use super::dim;
 use crate::{
-    Result,
     cuda::{
+        device::Cuda,
+        kernel::{Kernel, LaunchConfig},
         params::{SAMPLE_THREADS, SampleParams},
         scratch::Slot,
     },
+    error::Result,
     ops::Sample,
 };
 use std::ptr::null_mut;

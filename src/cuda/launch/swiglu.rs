@@ -1,7 +1,12 @@
-use super::{Cuda, Kernel, dim, elementwise};
+use super::{dim, elementwise};
 use crate::{
-    Float, Result,
-    cuda::params::{SwigluGradParams, SwigluParams},
+    cuda::{
+        device::Cuda,
+        kernel::Kernel,
+        params::{SwigluGradParams, SwigluParams},
+    },
+    element::Float,
+    error::Result,
     ops::{Swiglu, SwigluGrad},
 };
 

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
-use super::{Question, check_parts, choice_of, letter};
+use super::question::{Question, check_parts, choice_of, letter};
 use crate::error::{Error, Result};
 use crate::json;
 

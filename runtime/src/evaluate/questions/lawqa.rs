@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::{MAX_OPTIONS, Question, check_parts, choice_of, letter};
+use super::question::{MAX_OPTIONS, Question, check_parts, choice_of, letter};
 use crate::error::{Error, Result};
 use crate::json;
 

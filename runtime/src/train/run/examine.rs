@@ -1,8 +1,8 @@
 //! What a model knows before and after.
 
-use super::{Watch, texts::Texts};
+use super::{texts::Texts, watch::Watch};
 use crate::{
-    Result,
+    error::Result,
     evaluate::{
         choice,
         questions::{Accuracy, Question},

@@ -1,47 +1,7 @@
-//! What is in force, for the first lines of a program; and settings that would have no effect.
+//! What is in force, for the first lines of a program.
 
-use super::Prepared;
-use crate::{
-    Result,
-    checkpoint::Checkpoint,
-    llm::{base_line, describe, idle as idle_base, model_line},
-    settings::TrainSettings,
-};
-
-/// What an adapter that is trained further brings along.
-const OF_THE_ADAPTER: [&str; 7] = [
-    "lora_r",
-    "lora_alpha",
-    "lora_dropout",
-    "target_modules",
-    "use_rslora",
-    "modules_to_save",
-    "trainable_token_indices",
-];
-
-/// Settings that have no effect, should they have been asked for, and why.
-pub(super) fn idle(settings: &TrainSettings, files: &Checkpoint) -> Result<Vec<(&'static str, String)>> {
-    let mut all = idle_base(settings, settings.use_4bit, files);
-    if let Some(found) = files.quantized_as().filter(|_| !settings.use_4bit) {
-        all.push(("use_4bit", format!("the checkpoint is in {found} already; take the original one to train without")));
-    }
-    if settings.eval_steps > 0 && settings.heldout_file()?.is_none() {
-        all.push(("eval_steps", "there is no held-out data: name it by eval_data".into()));
-    }
-    if let Some(steps) = settings.max_steps {
-        all.push(("epochs", format!("max_steps is {steps}, and says how long to train; leave one")));
-    }
-    if let Some(path) = &settings.lora_path {
-        let why = format!("`{}` says it in its adapter_config.json", path.display());
-        all.extend(OF_THE_ADAPTER.map(|name| (name, why.clone())));
-    }
-    // "none" is no way to leave out what comes with the embedded data.
-    let none = "the embedded data brings its own; name a file, or data of your own";
-    let given = [("eval_data", &settings.eval_data), ("exam", &settings.exam)];
-    let absent = given.into_iter().filter(|(_, path)| settings.data.is_none() && path.is_none());
-    all.extend(absent.map(|(name, _)| (name, none.into())));
-    Ok(all)
-}
+use super::prepared::Prepared;
+use crate::llm::{base_line, describe, model_line};
 
 impl Prepared {
     /// Model, base, compute type and adapter, a line for each.

@@ -1,9 +1,13 @@
 //! The run on a device.
 
-use super::{Outcome, Prepared, Watch, Wish, examine::Examiner};
+use super::{
+    examine::{Examination, Examiner},
+    prepared::Prepared,
+    watch::{Watch, Wish},
+};
 use crate::{
-    Result,
-    device::Job,
+    device::{self, Job},
+    error::Result,
     lora::Adapter,
     model::Qwen3,
     train::{
@@ -13,8 +17,39 @@ use crate::{
         trainer::{StepReport, Trainer},
     },
 };
-use halfbyte::{Backend, Count, Float, Size, host};
-use std::{mem, time::Instant};
+use halfbyte::{Backend, Count, Float, MemoryUse, Size, host};
+use std::{mem, path::PathBuf, time::Instant};
+
+/// What came of a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// Steps that were done.
+    pub steps: u64,
+    /// Steps that the settings ask for; a run that was ended early did fewer.
+    pub total_steps: u64,
+    /// Tokens that it trained on.
+    pub n_tokens: u64,
+    /// What the model knew before.
+    pub before: Examination,
+    /// What it knows now; none where the run was ended early.
+    pub after: Option<Examination>,
+    /// Where the adapter is.
+    pub output: PathBuf,
+    /// What buffers took.
+    pub memory: MemoryUse,
+}
+
+impl Prepared {
+    /// Trains and saves.
+    ///
+    /// # Errors
+    /// The device cannot be used or has too little memory, training diverges, or the adapter cannot be saved. What was
+    /// learnt before an error is saved.
+    pub fn run(self, watch: &mut dyn Watch) -> Result<Outcome> {
+        let (device, dtype) = (self.settings.device, self.settings.bnb_4bit_compute_dtype);
+        device::run(device, dtype, Training { run: &self, watch })
+    }
+}
 
 /// A prepared run, and who watches it.
 pub(super) struct Training<'a> {

@@ -1,9 +1,9 @@
 //! The memory that a run will need.
 
-use super::Prepared;
+use super::prepared::Prepared;
 use crate::{
-    Result,
     config::Qwen3Config,
+    error::Result,
     llm::{AdapterRoom, base_bytes, held},
     lora::LoraConfig,
     model::{Base, Keep, Room},

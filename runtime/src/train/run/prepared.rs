@@ -1,11 +1,10 @@
 //! All of a run that can be known before weights are loaded.
 
-use super::{Outcome, Watch, force, job::Training, texts::Texts};
+use super::{idle::idle, texts::Texts};
 use crate::{
-    Error, Result,
     checkpoint::Checkpoint,
     config::Qwen3Config,
-    device,
+    error::{Error, Result},
     lora::{Adapter, LoraConfig},
     model::{checkpoint_note, untrained_note},
     settings::{Loaded, Section, TrainSettings},
@@ -70,7 +69,7 @@ impl Prepared {
         let dir = settings.model_dir()?;
         let (config, tokenizer) = (Qwen3Config::open(&dir)?, Tokenizer::open(&dir)?);
         let files = Checkpoint::open(&dir)?;
-        let idle = force::idle(settings, &files)?;
+        let idle = idle(settings, &files)?;
         idle.iter().try_for_each(|(name, why)| refuse(name, why))?;
         RunOutput::expect_free(&settings.output, settings.overwrite)?;
         let adapter = settings.lora_path.as_ref().map(|path| Adapter::open(path, &config)).transpose()?;
@@ -89,15 +88,5 @@ impl Prepared {
     /// The steps of the run.
     pub(super) fn batcher(&self) -> Result<Batcher<'_>> {
         Batcher::new(&self.texts.train.samples, self.settings.batches())
-    }
-
-    /// Trains and saves.
-    ///
-    /// # Errors
-    /// The device cannot be used or has too little memory, training diverges, or the adapter cannot be saved. What was
-    /// learnt before an error is saved.
-    pub fn run(self, watch: &mut dyn Watch) -> Result<Outcome> {
-        let (device, dtype) = (self.settings.device, self.settings.bnb_4bit_compute_dtype);
-        device::run(device, dtype, Training { run: &self, watch })
     }
 }

@@ -1,9 +1,9 @@
 //! What is trained on, and what is asked.
 
 use crate::{
-    Result,
     chat::ChatTemplate,
     config::Qwen3Config,
+    error::Result,
     evaluate::{
         choice,
         questions::{Question, read_questions},

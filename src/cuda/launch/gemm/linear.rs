@@ -6,13 +6,19 @@
 //! | more, or a gradient | any, and f32 | `simt`: FMA |
 
 use super::{
-    Cuda, Gemm, Kernel, LaunchConfig, SKINNY_ROWS, dim, is_aligned,
+    Gemm, SKINNY_ROWS,
     plan::{self, GemmKernels, GemmPlan, GemmWeight, gemm_kernels},
     run_blas,
 };
 use crate::{
-    Float, Result,
-    cuda::params::{self, LinearParams},
+    cuda::{
+        device::Cuda,
+        kernel::{Kernel, LaunchConfig},
+        launch::{dim, is_aligned},
+        params::{self, LinearParams},
+    },
+    element::Float,
+    error::Result,
     ops::{Linear, LinearGrad},
 };
 use core::ffi::c_void;

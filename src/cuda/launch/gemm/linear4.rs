@@ -11,18 +11,21 @@
 //! The first five are for bf16 and f16, with `x`, its rows and the codes aligned to 16 bytes.
 
 use super::{
-    super::{dequantize::launch_dequantize, weight4},
-    Cuda, Gemm, Kernel, LaunchConfig, SKINNY_ROWS, dim, is_aligned,
+    Gemm, SKINNY_ROWS,
     linear::{self, Dense},
     linear4_wgmma,
     plan::{self, GemmKernels, GemmPlan, GemmWeight, gemm_kernels},
 };
 use crate::{
-    DType, Float, Result,
     cuda::{
+        device::Cuda,
+        kernel::{Kernel, LaunchConfig},
+        launch::{dequantize::launch_dequantize, dim, is_aligned, weight4},
         params::{self, DequantizeParams, Linear4Params, Weight4Params},
         scratch::Slot,
     },
+    element::{DType, Float},
+    error::Result,
     ops::{Linear4, Linear4Grad},
     quant::{GROUP, Scales, Weight4, n_blocks},
 };

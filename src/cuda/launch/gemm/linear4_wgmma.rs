@@ -1,13 +1,17 @@
 //! `linear4` for 17 tokens and more on Hopper: which tile, how its work is cut, and what the copy engine has to know.
 
-use super::{super::weight4, Cuda, Gemm, Kernel, LaunchConfig, dim, is_aligned};
+use super::Gemm;
 use crate::{
-    DType, Result,
     cuda::{
+        device::Cuda,
         driver::refused,
+        kernel::{Kernel, LaunchConfig},
+        launch::{dim, is_aligned, weight4},
         params::{self, Linear4WgmmaParams, TensorMap, Weight4Params},
         scratch::Slot,
     },
+    element::DType,
+    error::Result,
     quant::Weight4,
 };
 use core::ffi::c_void;

@@ -1,26 +1,24 @@
 //! The adapter: `lora_down` and `lora_up`, or both at once where tokens are few. `plan.rs` chooses kernels and grids,
 //! `grad.rs` is the backward pass.
 
+mod dropout;
 mod grad;
 mod plan;
 
-use super::{Cuda, Kernel, LaunchConfig, dim, grid, is_aligned};
 use crate::{
-    Float, Result,
-    cuda::params::{DropoutParams, LoraDownParams, LoraSkinnyParams, LoraUpParams, MatrixMut},
-    ops::{Dropout, Lora},
+    cuda::{
+        device::Cuda,
+        launch::dim,
+        params::{LoraDownParams, LoraSkinnyParams, LoraUpParams, MatrixMut},
+    },
+    element::Float,
+    error::Result,
+    ops::Lora,
 };
+use dropout::dropout_params;
 use plan::Launch;
 
 pub(in crate::cuda) use grad::lora_grad;
-
-/// The mask, and what is left to multiply with.
-fn dropout_params(dropout: Option<Dropout>) -> (DropoutParams, f32) {
-    match dropout {
-        Some(d) => (DropoutParams { seed: d.seed, stream: d.stream, threshold: d.threshold() }, d.scale()),
-        None => (DropoutParams { seed: 0, stream: 0, threshold: 0 }, 1.0),
-    }
-}
 
 fn forward_params<T: Float>(op: &mut Lora<'_, Cuda, T>) -> LoraSkinnyParams {
     let ([n, k], [_, r], [_, out]) = (op.x.shape(), op.xa.shape(), op.out.shape());

@@ -9,14 +9,17 @@ pub(in crate::cuda) mod norm_linear4;
 mod plan;
 pub(in crate::cuda) mod weight_grad;
 
-use super::{Cuda, Kernel, LaunchConfig, dim, grid, is_aligned, suffix_out};
+use super::{grid, is_aligned, suffix_out};
 use crate::{
-    DType, Float, Mat, MatMut, Result,
+    buffer::{Mat, MatMut},
     cuda::{
         blas::{self, BlasPointers, BlasShape},
+        device::Cuda,
         params::{self, Matrix, MatrixMut},
         scratch::Slot,
     },
+    element::{DType, Float},
+    error::Result,
 };
 use core::ffi::c_void;
 

@@ -2,16 +2,19 @@
 //! kernel after the other.
 
 use super::{
-    Cuda, Gemm, Kernel, dim, is_aligned,
+    Gemm, SKINNY_ROWS,
     linear4::{fits_gemv, gemv_config, linear4},
     plan::GemmWeight,
 };
 use crate::{
-    Float, Result,
     cuda::{
-        launch::{rms_norm::rms_norm, swiglu::swiglu, weight4},
+        device::Cuda,
+        kernel::Kernel,
+        launch::{dim, is_aligned, rms_norm::rms_norm, swiglu::swiglu, weight4},
         params::{self, MatrixMut, NormLinear4Params},
     },
+    element::Float,
+    error::Result,
     ops::{Linear4, NormLinear4, RmsNorm, Swiglu},
     quant::Scales,
 };
@@ -61,7 +64,7 @@ fn kernel<T: Float>(
 
 fn fits<T: Float>(cuda: &Cuda, op: &mut NormLinear4<'_, Cuda, T>) -> bool {
     let gemm = Gemm::new("norm_linear4", false, &op.x, &mut op.out, false);
-    let halves = op.gated.is_none() || (op.weight.rows / 2).is_multiple_of(super::SKINNY_ROWS);
+    let halves = op.gated.is_none() || (op.weight.rows / 2).is_multiple_of(SKINNY_ROWS);
     gemm.x_fits_tensor_cores()
         && fits_gemv(cuda, &op.weight, params::NORM_LINEAR4_GEMV_STATIC_BYTES)
         && op.weight.cols <= params::NORM_LINEAR4_GEMV_MAX_COLS as usize

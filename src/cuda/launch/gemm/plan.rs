@@ -1,12 +1,15 @@
 //! How a product is cut into tiles: the grids of the kernels that dense and 4-bit weights both have.
 
-use super::{Cuda, Gemm, Kernel, LaunchConfig, dim};
+use super::Gemm;
 use crate::{
-    Result,
     cuda::{
+        device::Cuda,
+        kernel::{Kernel, LaunchConfig},
+        launch::dim,
         params::{self, LinearParams, Matrix},
         scratch::Slot,
     },
+    error::Result,
 };
 use std::ptr::{null, null_mut};
 

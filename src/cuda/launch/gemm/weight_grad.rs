@@ -1,7 +1,12 @@
-use super::{Cuda, Kernel, LaunchConfig, dim, grid, is_aligned};
 use crate::{
-    DType, Float, Result,
-    cuda::params::{self, WeightGradParams},
+    cuda::{
+        device::Cuda,
+        kernel::{Kernel, LaunchConfig},
+        launch::{dim, grid, is_aligned},
+        params::{self, WeightGradParams},
+    },
+    element::{DType, Float},
+    error::Result,
     ops::WeightGrad,
 };
 

@@ -1,12 +1,15 @@
 //! The gradients of both factors and of the adapter's input.
 
 use super::{
-    Cuda, Kernel, LaunchConfig, dim, dropout_params, grid,
+    dropout::dropout_params,
     plan::{self, Launch},
 };
 use crate::{
-    Element, Float, Mat, MatMut, Result,
+    buffer::{Mat, MatMut},
     cuda::{
+        device::Cuda,
+        kernel::{Kernel, LaunchConfig},
+        launch::{dim, grid},
         params::{
             LORA_TRANSPOSE_MATRICES, LORA_TRANSPOSE_THREADS, LORA_TRANSPOSE_TILE, LORA_WEIGHT_GRAD_THREADS,
             LoraDownParams, LoraTransposeParams, LoraUpParams, LoraWeightGradParams, Matrix, MatrixMut,
@@ -14,6 +17,8 @@ use crate::{
         },
         scratch::Slot,
     },
+    element::{Element, Float},
+    error::Result,
     ops::{Dropout, LoraGrad},
 };
 use core::ffi::c_void;

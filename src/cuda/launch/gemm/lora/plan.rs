@@ -1,9 +1,14 @@
 //! Which kernel of the adapter, and with what grid.
 
-use super::{Cuda, Kernel, LaunchConfig, dim, grid, is_aligned};
 use crate::{
-    DType, Result,
-    cuda::params::{self, LoraDownParams, LoraSkinnyParams, LoraUpParams, LoraWeightGradParams},
+    cuda::{
+        device::Cuda,
+        kernel::{Kernel, LaunchConfig},
+        launch::{dim, grid, is_aligned},
+        params::{self, LoraDownParams, LoraSkinnyParams, LoraUpParams, LoraWeightGradParams},
+    },
+    element::DType,
+    error::Result,
 };
 
 /// A kernel and its grid.

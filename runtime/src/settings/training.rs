@@ -1,19 +1,16 @@
 //! How an adapter is trained.
 
-use super::{EMBEDDED, Whole, section};
+use super::{
+    choices::{Overlong, ScheduleKind, Whole},
+    section::section,
+};
 use crate::{
-    Result,
     device::Device,
-    embedded,
+    embedded::{self, EMBEDDED},
+    error::Result,
     lora::{LoraConfig, Targets, TrainableTokens},
     model::Base,
     options::*,
-    train::{
-        data::Overlong,
-        packing::{BatchOptions, TrainLength},
-        schedule::{Schedule, ScheduleKind, Warmup},
-        trainer::{OptimizerOptions, TrainerOptions},
-    },
 };
 use halfbyte::{DType, quant::Format};
 use std::path::PathBuf;
@@ -95,7 +92,7 @@ section! {
 }
 
 impl TrainSettings {
-    fn embedded(&self) -> bool {
+    pub(crate) fn embedded(&self) -> bool {
         self.model_name == EMBEDDED
     }
 
@@ -136,21 +133,6 @@ impl TrainSettings {
         if self.use_4bit { Base::Quantized { format, block_size: 64, double_quant } } else { Base::Unquantized }
     }
 
-    /// How samples become micro-batches and steps.
-    pub fn batches(&self) -> BatchOptions {
-        let (epochs, batch_size) = if self.embedded() { (8.0, 16) } else { (3.0, 4) };
-        let epochs = TrainLength::Epochs(self.epochs.unwrap_or(epochs));
-        BatchOptions {
-            batch_size: self.batch_size.unwrap_or(batch_size),
-            max_seq_length: self.max_seq_length,
-            packing: self.packing,
-            gradient_accumulation_steps: self.gradient_accumulation_steps,
-            shuffle: true,
-            seed: self.seed,
-            length: self.max_steps.map_or(epochs, TrainLength::Steps),
-        }
-    }
-
     /// The adapter to make.
     pub fn lora(&self) -> Result<LoraConfig> {
         let mut lora = LoraConfig::new(self.lora_r, self.lora_alpha, self.target_modules.clone());
@@ -160,25 +142,5 @@ impl TrainSettings {
         lora.trainable_tokens = self.trainable_token_indices.clone();
         lora.base_model = Some(self.model_dir()?.display().to_string());
         Ok(lora)
-    }
-
-    /// How the trainer runs, with micro-batches of up to `capacity` tokens.
-    ///
-    /// # Errors
-    /// The schedule makes no sense.
-    pub fn trainer(&self, capacity: usize, total_steps: u64) -> Result<TrainerOptions> {
-        let learning_rate = self.learning_rate.unwrap_or(if self.embedded() { 5e-3 } else { 2e-4 });
-        let warmup = Warmup::Ratio(self.warmup_ratio);
-        Ok(TrainerOptions {
-            capacity,
-            gradient_checkpointing: self.gradient_checkpointing,
-            schedule: Schedule::new(self.lr_scheduler_type, learning_rate, warmup, total_steps)?,
-            optimizer: OptimizerOptions {
-                weight_decay: self.weight_decay,
-                max_grad_norm: self.max_grad_norm,
-                ..OptimizerOptions::default()
-            },
-            seed: self.seed,
-        })
     }
 }

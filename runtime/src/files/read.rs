@@ -1,0 +1,52 @@
+//! Reading whole files.
+
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
+use std::path::Path;
+
+use halfbyte::host;
+
+use crate::error::{Error, Result};
+
+/// Opens a regular file: one that has an end, unlike a device, and does not wait for a writer, unlike a pipe.
+pub(crate) fn open(path: &Path) -> Result<File> {
+    let failed = |e| Error::io("read", path)(e);
+    // Before opening: that alone would wait for a pipe's writer.
+    expect_regular(&path.metadata().map_err(failed)?).map_err(failed)?;
+    File::open(path).map_err(failed)
+}
+
+fn expect_regular(metadata: &Metadata) -> io::Result<()> {
+    if metadata.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    let reason = "it is not a regular file (a pipe or a device); copy its contents to one";
+    if metadata.is_file() { Ok(()) } else { Err(io::Error::new(io::ErrorKind::InvalidInput, reason)) }
+}
+
+/// Reads a whole file.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
+    read_to_use(path, 1, "take a smaller file")
+}
+
+/// Reads a whole file, if there is memory for it and for what is made of it: `times` its size in all.
+pub(crate) fn read_to_use(path: &Path, times: usize, advice: &'static str) -> Result<Vec<u8>> {
+    let mut file = open(path)?;
+    let failed = |e| Error::io("read", path)(e);
+    let len = usize::try_from(file.metadata().map_err(failed)?.len()).unwrap_or(usize::MAX);
+    let room = || -> Result<_> {
+        host::check(len.saturating_mul(times))?;
+        Ok(host::room(len)?)
+    };
+    let mut bytes = room().map_err(Error::memory_for(|| format!("`{}` and what it says", path.display()), advice))?;
+    file.read_to_end(&mut bytes).map_err(failed)?;
+    Ok(bytes)
+}
+
+/// Reads a whole text file.
+pub fn read_to_string(path: &Path) -> Result<String> {
+    let invalid = |_| {
+        Error::io("read", path)(io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text; save it as UTF-8"))
+    };
+    String::from_utf8(read(path)?).map_err(invalid)
+}

@@ -1,0 +1,55 @@
+//! The model as it lies in memory.
+
+use super::rope::RopeTables;
+use super::weights::{MergedLinear, Weight};
+use crate::config::Qwen3Config;
+use halfbyte::{Backend, Buf, Float, ops::Heads};
+use std::ops::Range;
+
+/// A Qwen3 model in a backend's memory. Its weights are frozen.
+pub struct Qwen3<B: Backend, T: Float> {
+    /// Its shape.
+    pub config: Qwen3Config,
+    /// `[vocab, hidden]`
+    pub(crate) embedding: Buf<B, T>,
+    pub(crate) layers: Vec<Layer<B, T>>,
+    /// `[hidden]`
+    pub(crate) norm: Buf<B, f32>,
+    /// None where the head is the embedding.
+    pub(crate) head: Option<Weight<B, T>>,
+    pub(crate) rope: RopeTables<B>,
+}
+
+/// One decoder layer.
+pub struct Layer<B: Backend, T: Float> {
+    /// `[hidden]`
+    pub(crate) attention_norm: Buf<B, f32>,
+    /// `[head_dim]`
+    pub(crate) q_norm: Buf<B, f32>,
+    /// `[head_dim]`
+    pub(crate) k_norm: Buf<B, f32>,
+    /// `[hidden]`
+    pub(crate) mlp_norm: Buf<B, f32>,
+    pub(crate) qkv: MergedLinear<B, T>,
+    pub(crate) o: MergedLinear<B, T>,
+    pub(crate) gate_up: MergedLinear<B, T>,
+    pub(crate) down: MergedLinear<B, T>,
+}
+
+impl Qwen3Config {
+    /// The heads as ops take them.
+    pub(crate) fn heads(&self) -> Heads {
+        Heads { q: self.n_heads, kv: self.n_kv_heads, dim: self.head_dim }
+    }
+
+    /// The columns of the values behind those of queries and keys.
+    pub(crate) fn v_columns(&self) -> Range<usize> {
+        let start = self.q_size() + self.kv_size();
+        start..start + self.kv_size()
+    }
+
+    /// `head_dim^-0.5`
+    pub(crate) fn attention_scale(&self) -> f32 {
+        (self.head_dim as f32).sqrt().recip()
+    }
+}

@@ -1,0 +1,57 @@
+//! Settings that have one of a few values.
+
+use crate::error::{Error, Result};
+use std::str::FromStr;
+
+/// How an answer is found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// The option that the model finds most likely.
+    #[default]
+    Likelihood,
+    /// The letter in what the model writes.
+    Generate,
+}
+
+/// A module that is trained whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whole {
+    /// The output head.
+    LmHead,
+}
+
+/// What becomes of a sample longer than the limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overlong {
+    /// It is an error.
+    #[default]
+    Error,
+    /// Its first tokens are kept; it is left out if none of them is trained.
+    Truncate,
+    /// It is left out.
+    Skip,
+}
+
+/// The shape of a schedule after its warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScheduleKind {
+    /// Falls linearly to zero at the last step (`get_linear_schedule_with_warmup`).
+    Linear,
+    /// Falls along half a cosine to zero at the last step (`get_cosine_schedule_with_warmup`).
+    Cosine,
+    /// Stays (`get_constant_schedule_with_warmup`).
+    Constant,
+}
+
+impl FromStr for ScheduleKind {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "linear" => Ok(Self::Linear),
+            "cosine" => Ok(Self::Cosine),
+            "constant" | "constant_with_warmup" => Ok(Self::Constant),
+            _ => Err(Error::setting("lr scheduler type", name, "it must be linear, cosine or constant")),
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! From the settings of a run to the options of what it is made of.
+
+use crate::{
+    error::Result,
+    settings::TrainSettings,
+    train::{
+        packing::{BatchOptions, TrainLength},
+        schedule::{Schedule, Warmup},
+        trainer::{OptimizerOptions, TrainerOptions},
+    },
+};
+
+impl TrainSettings {
+    /// How samples become micro-batches and steps.
+    pub fn batches(&self) -> BatchOptions {
+        let (epochs, batch_size) = if self.embedded() { (8.0, 16) } else { (3.0, 4) };
+        let epochs = TrainLength::Epochs(self.epochs.unwrap_or(epochs));
+        BatchOptions {
+            batch_size: self.batch_size.unwrap_or(batch_size),
+            max_seq_length: self.max_seq_length,
+            packing: self.packing,
+            gradient_accumulation_steps: self.gradient_accumulation_steps,
+            shuffle: true,
+            seed: self.seed,
+            length: self.max_steps.map_or(epochs, TrainLength::Steps),
+        }
+    }
+
+    /// How the trainer runs, with micro-batches of up to `capacity` tokens.
+    ///
+    /// # Errors
+    /// The schedule makes no sense.
+    pub fn trainer(&self, capacity: usize, total_steps: u64) -> Result<TrainerOptions> {
+        let learning_rate = self.learning_rate.unwrap_or(if self.embedded() { 5e-3 } else { 2e-4 });
+        let warmup = Warmup::Ratio(self.warmup_ratio);
+        Ok(TrainerOptions {
+            capacity,
+            gradient_checkpointing: self.gradient_checkpointing,
+            schedule: Schedule::new(self.lr_scheduler_type, learning_rate, warmup, total_steps)?,
+            optimizer: OptimizerOptions {
+                weight_decay: self.weight_decay,
+                max_grad_norm: self.max_grad_norm,
+                ..OptimizerOptions::default()
+            },
+            seed: self.seed,
+        })
+    }
+}
