@@ -64,7 +64,7 @@ impl Extent<'_> {
         let Extent { config, dtype, n_prompt, n_new, .. } = *self;
         let size = dtype.bytes();
         let adapter = self.lora.map(|lora| AdapterRoom::of(lora, config)).transpose()?.unwrap_or_default();
-        let room = Room { config, xa_columns: adapter.xa_columns, size };
+        let room = Room { config, xa_columns: adapter.xa_columns, room: adapter.room, size };
         let logits = config.vocab_size * DType::F32.bytes();
         Ok(Need {
             base: base_bytes(config, self.base, self.head_4bit, dtype),
@@ -191,6 +191,8 @@ pub(crate) struct AdapterRoom {
     pub n_rows: usize,
     /// [`Layout::xa_columns`].
     pub xa_columns: usize,
+    /// [`Layout::room`].
+    pub room: usize,
 }
 
 impl AdapterRoom {
@@ -204,6 +206,7 @@ impl AdapterRoom {
             tables: tokens.len() * config.hidden_size * config.vocab_size,
             n_rows,
             xa_columns: layout.xa_columns,
+            room: layout.room,
         })
     }
 }
