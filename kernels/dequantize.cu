@@ -25,9 +25,12 @@ template <bool NESTED> __device__ __forceinline__ float scale(const Weight4Param
 }
 
 // Groups of eight weights, `groups` of them.
-template <class T, bool NESTED>
-__device__ __forceinline__ void decode(const Weight4Params &w, T *out, size_t groups, const CodeTable &table,
-                                       const float *map) {
+// PITCHED: with gaps between the rows of `out`.
+template <class T, bool NESTED, bool PITCHED>
+__device__ __forceinline__ void decode(const Weight4Params &w, const MatrixMut &to, size_t groups,
+                                       const CodeTable &table, const float *map) {
+    T *out = static_cast<T *>(to.ptr);
+    unsigned per_row = w.cols / 8;
     const uint32_t *packed = reinterpret_cast<const uint32_t *>(w.codes);
     size_t step = size_t(gridDim.x) * THREADS * AHEAD;
     for (size_t g = size_t(blockIdx.x) * THREADS * AHEAD + threadIdx.x; g < groups; g += step) {
@@ -45,9 +48,18 @@ __device__ __forceinline__ void decode(const Weight4Params &w, T *out, size_t gr
             size_t i = g + a * THREADS;
             T v[8];
             table.dequantize8(codes[a], absmax[a], v);
-            if (i < groups) store(out + i * 8, v);
+            if (i >= groups) continue;
+            if (PITCHED) store(out + i / per_row * to.stride + i % per_row * 8, v);
+            else store(out + i * 8, v);
         }
     }
+}
+
+template <class T>
+__device__ __forceinline__ void pitched(const DequantizeParams &p, size_t groups, const CodeTable &table,
+                                        const float *map) {
+    if (p.weight.absmax) decode<T, false, true>(p.weight, p.out, groups, table, map);
+    else decode<T, true, true>(p.weight, p.out, groups, table, map);
 }
 
 template <class T> __device__ void dequantize(const DequantizeParams &p) {
@@ -57,12 +69,13 @@ template <class T> __device__ void dequantize(const DequantizeParams &p) {
     table.fill(w.fp4);
     if (!w.absmax) fill_dynamic_map(map);
     __syncthreads();
-    T *out = static_cast<T *>(p.out);
+    T *out = static_cast<T *>(p.out.ptr);
     size_t len = size_t(w.rows) * w.cols;
     bool packed = reinterpret_cast<uintptr_t>(w.codes) % 4 == 0 && aligned16(out, 0);
     size_t groups = packed ? len / 8 : 0;
-    if (w.absmax) decode<T, false>(w, out, groups, table, map);
-    else decode<T, true>(w, out, groups, table, map);
+    if (p.out.stride != w.cols) return pitched<T>(p, len / 8, table, map);
+    if (w.absmax) decode<T, false, false>(w, p.out, groups, table, map);
+    else decode<T, true, false>(w, p.out, groups, table, map);
     for (size_t i = groups * 8 + size_t(blockIdx.x) * THREADS + threadIdx.x; i < len; i += size_t(gridDim.x) * THREADS)
         out[i] = from_f32<T>(weight4_at(w, i, map));
 }

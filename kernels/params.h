@@ -66,7 +66,7 @@ enum {
 // dequantize: out[i] = code[codes[i]] * absmax[i / block].
 typedef struct {
     Weight4Params weight;
-    void *out; // T [rows * cols]
+    MatrixMut out; // T [rows, cols]; with gaps only where cols % 8 = 0 and all is aligned to 16 bytes
 } DequantizeParams;
 enum { DEQUANTIZE_THREADS = 256, DEQUANTIZE_PER_THREAD = 32 };
 
@@ -255,6 +255,28 @@ enum {
     LORA_SKINNY_TOKENS = 16, // of a cluster
     LORA_SKINNY_MAX_R = 64,
 };
+
+// lora_linear4: what is put beside the operands of a product, so that it takes adapters along.
+typedef struct {
+    Matrix x;      // T [rows, cols]
+    MatrixMut out; // T [rows, cols]
+    unsigned rows, cols;
+} LoraLinear4CopyParams;
+// A factor of one adapter of a stack.
+typedef struct {
+    const void *ptr;    // T: B [rows, r], or A [r, in]
+    unsigned row, rows; // of the weight, its outputs
+    unsigned col, r;    // of xa, its columns
+    float scale;
+} LoraLinear4Factor;
+enum { LORA_LINEAR4_FACTORS = 4, LORA_LINEAR4_THREADS = 256 };
+typedef struct {
+    LoraLinear4Factor factors[LORA_LINEAR4_FACTORS];
+    unsigned count;
+    MatrixMut out;      // T [rows, cols]: columns beside some rows of the weight, or rows below it
+    unsigned first_row; // of the weight, beside the first of `out`
+    unsigned rows, cols;
+} LoraLinear4FactorsParams;
 
 // lora_weight_grad: sum over tokens of xa[t, :]^T drop(x)[t, :], in `splits` parts (kernel 1); then
 // out += scale * the sum of the parts (kernel 2).

@@ -29,6 +29,8 @@ macro_rules! each_op {
             weight_grad(WeightGrad<T>) in gemm::weight_grad;
             lora(Lora<T>) in gemm::lora;
             lora_grad(LoraGrad<T>) in gemm::lora;
+            lora_linear4(LoraLinear4<T>) in gemm::lora_linear4;
+            lora_linear4_grad(LoraLinear4Grad<T>) in gemm::lora_linear4;
 
             // The layers between
             rms_norm(RmsNorm<T>) in rms_norm;

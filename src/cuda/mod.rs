@@ -73,7 +73,7 @@ impl Backend for Cuda {
     }
 
     fn warm_up(&self) {
-        self.open_in_background();
+        self.warming.open(&self.blas, &self.queue);
     }
 
     fn memory(&self) -> MemoryUse {

@@ -109,11 +109,11 @@ pub const NEST_ABSMAX_MEAN_THREADS: u32 = 1024;
 #[derive(Debug, Copy, Clone)]
 pub struct DequantizeParams {
     pub weight: Weight4Params,
-    pub out: *mut ::core::ffi::c_void,
+    pub out: MatrixMut,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DequantizeParams"][::core::mem::size_of::<DequantizeParams>() - 56usize];
+    ["Size of DequantizeParams"][::core::mem::size_of::<DequantizeParams>() - 64usize];
     ["Alignment of DequantizeParams"][::core::mem::align_of::<DequantizeParams>() - 8usize];
     ["Offset of field: DequantizeParams::weight"][::core::mem::offset_of!(DequantizeParams, weight) - 0usize];
     ["Offset of field: DequantizeParams::out"][::core::mem::offset_of!(DequantizeParams, out) - 48usize];
@@ -423,6 +423,73 @@ pub const LORA_SKINNY_CLUSTER: u32 = 8;
 pub const LORA_SKINNY_WARPS: u32 = 8;
 pub const LORA_SKINNY_TOKENS: u32 = 16;
 pub const LORA_SKINNY_MAX_R: u32 = 64;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct LoraLinear4CopyParams {
+    pub x: Matrix,
+    pub out: MatrixMut,
+    pub rows: ::core::ffi::c_uint,
+    pub cols: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LoraLinear4CopyParams"][::core::mem::size_of::<LoraLinear4CopyParams>() - 40usize];
+    ["Alignment of LoraLinear4CopyParams"][::core::mem::align_of::<LoraLinear4CopyParams>() - 8usize];
+    ["Offset of field: LoraLinear4CopyParams::x"][::core::mem::offset_of!(LoraLinear4CopyParams, x) - 0usize];
+    ["Offset of field: LoraLinear4CopyParams::out"][::core::mem::offset_of!(LoraLinear4CopyParams, out) - 16usize];
+    ["Offset of field: LoraLinear4CopyParams::rows"][::core::mem::offset_of!(LoraLinear4CopyParams, rows) - 32usize];
+    ["Offset of field: LoraLinear4CopyParams::cols"][::core::mem::offset_of!(LoraLinear4CopyParams, cols) - 36usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct LoraLinear4Factor {
+    pub ptr: *const ::core::ffi::c_void,
+    pub row: ::core::ffi::c_uint,
+    pub rows: ::core::ffi::c_uint,
+    pub col: ::core::ffi::c_uint,
+    pub r: ::core::ffi::c_uint,
+    pub scale: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LoraLinear4Factor"][::core::mem::size_of::<LoraLinear4Factor>() - 32usize];
+    ["Alignment of LoraLinear4Factor"][::core::mem::align_of::<LoraLinear4Factor>() - 8usize];
+    ["Offset of field: LoraLinear4Factor::ptr"][::core::mem::offset_of!(LoraLinear4Factor, ptr) - 0usize];
+    ["Offset of field: LoraLinear4Factor::row"][::core::mem::offset_of!(LoraLinear4Factor, row) - 8usize];
+    ["Offset of field: LoraLinear4Factor::rows"][::core::mem::offset_of!(LoraLinear4Factor, rows) - 12usize];
+    ["Offset of field: LoraLinear4Factor::col"][::core::mem::offset_of!(LoraLinear4Factor, col) - 16usize];
+    ["Offset of field: LoraLinear4Factor::r"][::core::mem::offset_of!(LoraLinear4Factor, r) - 20usize];
+    ["Offset of field: LoraLinear4Factor::scale"][::core::mem::offset_of!(LoraLinear4Factor, scale) - 24usize];
+};
+pub const LORA_LINEAR4_FACTORS: u32 = 4;
+pub const LORA_LINEAR4_THREADS: u32 = 256;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct LoraLinear4FactorsParams {
+    pub factors: [LoraLinear4Factor; 4usize],
+    pub count: ::core::ffi::c_uint,
+    pub out: MatrixMut,
+    pub first_row: ::core::ffi::c_uint,
+    pub rows: ::core::ffi::c_uint,
+    pub cols: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LoraLinear4FactorsParams"][::core::mem::size_of::<LoraLinear4FactorsParams>() - 168usize];
+    ["Alignment of LoraLinear4FactorsParams"][::core::mem::align_of::<LoraLinear4FactorsParams>() - 8usize];
+    ["Offset of field: LoraLinear4FactorsParams::factors"]
+        [::core::mem::offset_of!(LoraLinear4FactorsParams, factors) - 0usize];
+    ["Offset of field: LoraLinear4FactorsParams::count"]
+        [::core::mem::offset_of!(LoraLinear4FactorsParams, count) - 128usize];
+    ["Offset of field: LoraLinear4FactorsParams::out"]
+        [::core::mem::offset_of!(LoraLinear4FactorsParams, out) - 136usize];
+    ["Offset of field: LoraLinear4FactorsParams::first_row"]
+        [::core::mem::offset_of!(LoraLinear4FactorsParams, first_row) - 152usize];
+    ["Offset of field: LoraLinear4FactorsParams::rows"]
+        [::core::mem::offset_of!(LoraLinear4FactorsParams, rows) - 156usize];
+    ["Offset of field: LoraLinear4FactorsParams::cols"]
+        [::core::mem::offset_of!(LoraLinear4FactorsParams, cols) - 160usize];
+};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct LoraWeightGradParams {

@@ -1,8 +1,11 @@
 //! Opening cuBLASLt while something else is done: the library and its first plan take 0.1 to 0.3 s.
 
-use super::{blas::Blas, device::Cuda, stream::Queue};
+use super::{blas::Blas, stream::Queue};
 use parking_lot::Mutex;
-use std::thread::{Builder, JoinHandle};
+use std::{
+    sync::Arc,
+    thread::{Builder, JoinHandle},
+};
 
 /// The thread at work, which whoever drops this waits for: a process should not end while a library is being opened.
 #[derive(Default)]
@@ -15,12 +18,12 @@ impl Drop for Background {
     }
 }
 
-impl Cuda {
+impl Background {
     /// Where it fails, the first large product tries again, and says what is wrong.
-    pub(super) fn open_in_background(&self) {
-        let mut thread = self.warming.0.lock();
+    pub(super) fn open(&self, blas: &Arc<Blas>, queue: &Arc<Queue>) {
+        let mut thread = self.0.lock();
         if thread.is_none() {
-            let (blas, queue) = (self.blas.clone(), self.queue.clone());
+            let (blas, queue) = (blas.clone(), queue.clone());
             *thread = Builder::new().name("cublaslt".into()).spawn(move || open(&blas, &queue)).ok();
         }
     }

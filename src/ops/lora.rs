@@ -66,18 +66,18 @@ impl<B: Storage, T: Float> Op<B> for Lora<'_, B, T> {
 }
 
 /// What the check of an adapter and of its gradient share.
-struct Shapes<'a, B: Storage, T: Float> {
-    x: Mat<'a, B, T>,
-    a: View<'a, B, T>,
-    b: View<'a, B, T>,
-    xa: Mat<'a, B, T>,
+pub(super) struct Shapes<'a, B: Storage, T: Float> {
+    pub x: Mat<'a, B, T>,
+    pub a: View<'a, B, T>,
+    pub b: View<'a, B, T>,
+    pub xa: Mat<'a, B, T>,
     /// The output or its gradient, and its name.
-    out: (&'static str, Mat<'a, B, T>),
-    dropout: Option<Dropout>,
+    pub out: (&'static str, Mat<'a, B, T>),
+    pub dropout: Option<Dropout>,
 }
 
 impl<B: Storage, T: Float> Shapes<'_, B, T> {
-    fn verify(&self, check: &Check<'_, B>) -> Result<()> {
+    pub fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let (name, output) = self.out;
         let ([n, k], [_, r], [_, out]) = (self.x.shape(), self.xa.shape(), output.shape());
         check.mat("x", &self.x, [n, k])?;

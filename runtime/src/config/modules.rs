@@ -25,6 +25,17 @@ impl Projection {
     /// All of them, in the order in which the model defines them.
     pub const ALL: [Projection; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
 
+    /// Whether both read the same rows.
+    pub fn shares_input(self, other: Projection) -> bool {
+        let input = |projection| match projection {
+            Self::Q | Self::K | Self::V => 0,
+            Self::O => 1,
+            Self::Gate | Self::Up => 2,
+            Self::Down => 3,
+        };
+        input(self) == input(other)
+    }
+
     /// Its last name, such as `q_proj`.
     pub fn name(self) -> &'static str {
         self.path().rsplit('.').next().unwrap_or_default()

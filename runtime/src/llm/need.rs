@@ -124,7 +124,7 @@ impl Extent<'_> {
         let Extent { config, dtype, work, .. } = *self;
         let size = dtype.bytes();
         let adapter = self.lora.map(|lora| AdapterRoom::of(lora, config)).transpose()?.unwrap_or_default();
-        let room = Room { config, xa_columns: adapter.xa_columns, size };
+        let room = Room { config, xa_columns: adapter.xa_columns, room: adapter.room, size };
         Ok(Need {
             base: base_bytes(config, self.base, self.head_4bit, dtype),
             adapter: (adapter.numbers + adapter.tables) * size,
@@ -246,6 +246,8 @@ pub(crate) struct AdapterRoom {
     pub n_rows: usize,
     /// [`Layout::xa_columns`].
     pub xa_columns: usize,
+    /// [`Layout::room`].
+    pub room: usize,
 }
 
 impl AdapterRoom {
@@ -259,6 +261,7 @@ impl AdapterRoom {
             tables: tokens.len() * config.hidden_size * config.vocab_size,
             n_rows,
             xa_columns: layout.xa_columns,
+            room: layout.room,
         })
     }
 }

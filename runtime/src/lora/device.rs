@@ -82,6 +82,9 @@ pub struct Layout {
     pub len: usize,
     /// Columns of the matrix that keeps `x Aᵀ`: the most that one decoder layer needs.
     pub xa_columns: usize,
+    /// The most of these that modules with one input need: what is left behind that input for a product that takes them
+    /// along.
+    pub room: usize,
 }
 
 impl Layout {
@@ -94,8 +97,10 @@ impl Layout {
         let mut layout = Layout::default();
         // Of the layer in hand.
         let mut columns = (0, 0);
+        // Where the columns of modules with this one's input begin.
+        let mut stack = (0, Projection::Q, 0);
         for Target { module, shape: [out_features, in_features], r: rank, scaling: scale } in targets {
-            let Module::Layer(layer, _) = module else {
+            let Module::Layer(layer, projection) = module else {
                 let reason = "the output head cannot be adapted; train it whole with modules_to_save, or leave it out";
                 return Err(Error::Target { target: format!("`{module}`"), reason: reason.into() });
             };
@@ -107,6 +112,10 @@ impl Layout {
             // Columns start at multiples of 8 for the same reason as tensors do.
             columns.1 = elements::<f32>(&[xa.end.next_multiple_of(8)])?;
             layout.xa_columns = layout.xa_columns.max(columns.1);
+            if stack.0 != layer || !stack.1.shares_input(projection) {
+                stack = (layer, projection, xa.start);
+            }
+            layout.room = layout.room.max(columns.1 - stack.2);
             let index = layout.modules.len();
             layout.modules.push(LoraModule { module, index, in_features, out_features, rank, scale, a, b, xa });
         }

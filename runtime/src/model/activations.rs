@@ -81,11 +81,12 @@ impl<B: Backend, T: Float> LayerActivations<B, T> {
     fn new(ctx: ForwardContext<'_, B, T>, config: &Qwen3Config, capacity: usize) -> Result<Self> {
         let (q, kv) = (config.q_size(), config.kv_size());
         let rows = |cols| Rows::new(ctx.backend, capacity, cols);
+        let attention = Rows::with_room(ctx.backend, capacity, q, ctx.room())?;
         Ok(LayerActivations {
             qkv: rows(q + 2 * kv)?,
             q: rows(q)?,
             k: rows(kv)?,
-            attention: rows(q)?,
+            attention,
             lse: Rows::new(ctx.backend, capacity, config.n_heads)?,
             gate_up: rows(2 * config.intermediate_size)?,
             xa: rows(ctx.xa_columns())?,
@@ -125,8 +126,8 @@ impl<B: Backend, T: Float> Activations<B, T> {
             tokens: Tokens::new(backend, capacity)?,
             residual: ResidualStream::new(backend, capacity, config.hidden_size, config.n_layers, keep)?,
             layers: (0..kept).map(|_| LayerActivations::new(ctx, config, capacity)).collect::<Result<_>>()?,
-            normed: Rows::new(backend, capacity, config.hidden_size)?,
-            gated: Rows::new(backend, capacity, config.intermediate_size)?,
+            normed: Rows::with_room(backend, capacity, config.hidden_size, ctx.room())?,
+            gated: Rows::with_room(backend, capacity, config.intermediate_size, ctx.room())?,
         })
     }
 
@@ -216,19 +217,20 @@ impl<B: Backend, T: Float> Gradients<B, T> {
         let (backend, config) = (ctx.backend, &model.config);
         let (hidden, inter, q, kv) = (config.hidden_size, config.intermediate_size, config.q_size(), config.kv_size());
         let rows = |cols| Rows::new(backend, capacity, cols);
+        let wide = |cols| Rows::with_room(backend, capacity, cols, ctx.room());
         let tokens = ctx.adapter.iter().flat_map(|adapter| &adapter.layout.tokens);
         let picked = |tokens| PickedRows::new(backend, tokens, config.vocab_size, capacity);
         Ok(Gradients {
             adapter: backend.zeros(ctx.adapter.map_or(0, |adapter| adapter.layout.len))?,
-            residual: rows(hidden)?,
+            residual: wide(hidden)?,
             normed: rows(hidden)?,
-            qkv: rows(q + 2 * kv)?,
+            qkv: wide(q + 2 * kv)?,
             q: rows(q)?,
             k: rows(kv)?,
             attention: rows(q)?,
             delta: Rows::new(backend, capacity, config.n_heads)?,
             gated: rows(inter)?,
-            gate_up: rows(2 * inter)?,
+            gate_up: wide(2 * inter)?,
             xa: rows(ctx.xa_columns())?,
             tokens: tokens.map(picked).collect::<Result<_>>()?,
         })

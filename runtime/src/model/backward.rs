@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::lora::LoraModule;
 use halfbyte::{
     Backend, Buf, Float, Mat, MatMut,
-    ops::{AttentionGrad, LoraGrad, Op, QkNormRopeGrad, RmsNormGrad, Swiglu, SwigluGrad},
+    ops::{AttentionGrad, LoraFactors, LoraGrad, LoraLinear4Grad, Op, QkNormRopeGrad, RmsNormGrad, Swiglu, SwigluGrad},
 };
 
 /// The matrices of [`ForwardContext::project`] and their gradients.
@@ -21,8 +21,8 @@ struct ProjectGrad<'a, B: Backend, T: Float> {
     x: Mat<'a, B, T>,
     /// `[n, xa_columns]`, from the forward pass.
     xa: Mat<'a, B, T>,
-    /// `[n, out]`
-    d_out: Mat<'a, B, T>,
+    /// `[n, out]`, with room behind its columns.
+    d_out: MatMut<'a, B, T>,
     /// `[n, xa_columns]`: scratch.
     d_xa: MatMut<'a, B, T>,
     /// `[n, in]`, or none where nothing below is trained.
@@ -38,31 +38,55 @@ impl<B: Backend, T: Float> ForwardContext<'_, B, T> {
         mut m: ProjectGrad<'_, B, T>,
         d_adapter: &mut Buf<B, f32>,
     ) -> Result<()> {
-        if let Some(d_x) = &mut m.d_x {
-            linear.backward(self.backend, m.d_out, d_x.reborrow())?;
+        let (backend, parts) = (self.backend, self.parts(layer, linear));
+        let factors = self.factors(layer, linear, d_adapter);
+        if let (Some(weight), false) = (linear.quantized(), parts.is_empty()) {
+            let ProjectGrad { x, xa, d_out, d_xa, d_x } = m;
+            let weight = weight.view();
+            let grad = LoraLinear4Grad { x, xa, weight, parts: &parts, factors, d_out, d_xa, d_x };
+            return Ok(grad.run(backend)?);
         }
-        let Some(adapter) = self.adapter else { return Ok(()) };
-        for (projection, columns) in &linear.modules {
-            let Some(lora) = adapter.layout.module(layer, *projection) else { continue };
-            let LoraModule { a, b, .. } = lora;
-            // `A` lies before `B`.
-            let (d_a, d_b) = d_adapter.at_mut(a.start..b.end).split(b.start - a.start);
+        let d_out = m.d_out.mat().columns(0..linear.out_features);
+        if let Some(d_x) = &mut m.d_x {
+            linear.backward(backend, d_out, d_x.reborrow())?;
+        }
+        for (part, LoraFactors { d_a, d_b }) in parts.iter().zip(factors) {
             LoraGrad {
                 x: m.x,
-                a: adapter.a(lora),
-                b: adapter.b(lora),
-                scale: lora.scale,
-                dropout: self.dropout(lora.index),
-                xa: m.xa.columns(lora.xa.clone()),
-                d_out: m.d_out.columns(columns.clone()),
-                d_xa: m.d_xa.reborrow().columns(lora.xa.clone()),
-                d_a: d_a.into_at(0..a.len()),
+                a: part.a,
+                b: part.b,
+                scale: part.scale,
+                dropout: part.dropout,
+                xa: m.xa.columns(part.xa.clone()),
+                d_out: d_out.columns(part.out.clone()),
+                d_xa: m.d_xa.reborrow().columns(part.xa.clone()),
+                d_a,
                 d_b,
                 d_x: m.d_x.as_mut().map(MatMut::reborrow),
             }
-            .run(self.backend)?;
+            .run(backend)?;
         }
         Ok(())
+    }
+
+    /// Where the gradients of the adapters of linear layers go; one for each of [`ForwardContext::parts`].
+    fn factors<'g>(
+        &self,
+        layer: usize,
+        linear: &MergedLinear<B, T>,
+        d_adapter: &'g mut Buf<B, f32>,
+    ) -> Vec<LoraFactors<'g, B>> {
+        let Some(adapter) = self.adapter else { return Vec::new() };
+        let (mut factors, mut start, mut rest) = (Vec::new(), 0, d_adapter.view_mut());
+        // In the order of the flat buffer, `A` before `B`.
+        for (projection, _) in &linear.modules {
+            let Some(LoraModule { a, b, .. }) = adapter.layout.module(layer, *projection) else { continue };
+            let (d_a, behind) = rest.split(a.start - start).1.split(a.len());
+            let (d_b, behind) = behind.split(b.start - a.end).1.split(b.len());
+            factors.push(LoraFactors { d_a, d_b });
+            (start, rest) = (b.end, behind);
+        }
+        factors
     }
 }
 
@@ -105,13 +129,13 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
 
         Swiglu { gate_up: a.gate_up.rows(n), out: gated.rows_mut(n) }.run(ctx.backend)?;
         let (x, d_x) = (gated.rows(n), Some(g.gated.rows_mut(n)));
-        let down = ProjectGrad { x, xa: a.xa.rows(n), d_out: g.residual.rows(n), d_xa: g.xa.rows_mut(n), d_x };
+        let down = ProjectGrad { x, xa: a.xa.rows(n), d_out: g.residual.wide_mut(n), d_xa: g.xa.rows_mut(n), d_x };
         ctx.project_grad(i, &layer.down, down, &mut g.adapter)?;
         let (d_out, d_gate_up) = (g.gated.rows(n), g.gate_up.rows_mut(n));
         SwigluGrad { gate_up: a.gate_up.rows(n), d_out, d_gate_up }.run(ctx.backend)?;
         self.rms_norm(ctx, middle, &layer.mlp_norm, normed.rows_mut(n))?;
         let (x, d_x) = (normed.rows(n), Some(g.normed.rows_mut(n)));
-        let gate_up = ProjectGrad { x, xa: a.xa.rows(n), d_out: g.gate_up.rows(n), d_xa: g.xa.rows_mut(n), d_x };
+        let gate_up = ProjectGrad { x, xa: a.xa.rows(n), d_out: g.gate_up.wide_mut(n), d_xa: g.xa.rows_mut(n), d_x };
         ctx.project_grad(i, &layer.gate_up, gate_up, &mut g.adapter)?;
         self.norm_backward(ctx, middle, &layer.mlp_norm, g)
     }
@@ -127,7 +151,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         let (layer, n, slot) = (&self.layers[i], acts.tokens.n, acts.slot(i));
         let a = &acts.layers[slot];
         let (x, d_x) = (a.attention.rows(n), Some(g.attention.rows_mut(n)));
-        let o = ProjectGrad { x, xa: a.xa.rows(n), d_out: g.residual.rows(n), d_xa: g.xa.rows_mut(n), d_x };
+        let o = ProjectGrad { x, xa: a.xa.rows(n), d_out: g.residual.wide_mut(n), d_xa: g.xa.rows_mut(n), d_x };
         ctx.project_grad(i, &layer.o, o, &mut g.adapter)?;
         self.attend_backward(ctx, acts, g, i)?;
         self.rotate_backward(ctx, acts, g, i)?;
@@ -136,7 +160,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         let (a, before) = (&layers[slot], residual.at(2 * i).rows(n));
         self.rms_norm(ctx, before, &layer.attention_norm, normed.rows_mut(n))?;
         let (x, d_x) = (normed.rows(n), trained_below.then(|| g.normed.rows_mut(n)));
-        let qkv = ProjectGrad { x, xa: a.xa.rows(n), d_out: g.qkv.rows(n), d_xa: g.xa.rows_mut(n), d_x };
+        let qkv = ProjectGrad { x, xa: a.xa.rows(n), d_out: g.qkv.wide_mut(n), d_xa: g.xa.rows_mut(n), d_x };
         ctx.project_grad(i, &layer.qkv, qkv, &mut g.adapter)?;
         if trained_below {
             self.norm_backward(ctx, before, &layer.attention_norm, g)?;

@@ -5,8 +5,12 @@ use crate::error::Result;
 use crate::lora::DeviceAdapter;
 use halfbyte::{
     Backend, Float, Mat, MatMut,
-    ops::{Dropout, Lora, Op},
+    ops::{Dropout, Lora, LoraLinear4, LoraPart, Op},
 };
+use std::ops::Range;
+
+/// Tokens up to which a product is bound by its weight, whatever the device.
+const FEW: usize = 16;
 
 /// Dropout of the adapters' inputs in one micro-batch.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -51,6 +55,11 @@ impl<'a, B: Backend, T: Float> ForwardContext<'a, B, T> {
         ForwardContext { backend, adapter, dropout: None }
     }
 
+    /// Columns that operands of products leave for it.
+    pub(super) fn room(&self) -> usize {
+        self.adapter.map_or(0, |adapter| adapter.layout.room)
+    }
+
     /// Columns of the matrix that keeps `x Aᵀ` of a decoder layer.
     pub(super) fn xa_columns(&self) -> usize {
         self.adapter.map_or(0, |adapter| adapter.layout.xa_columns)
@@ -61,21 +70,28 @@ impl<'a, B: Backend, T: Float> ForwardContext<'a, B, T> {
         self.dropout.map(|d| d.at(index))
     }
 
-    /// Linear layers with their adapters: `out (+)= x Wᵀ + s (x Aᵀ) Bᵀ`.
+    /// Linear layers with their adapters: `out (+)= x Wᵀ + s (x Aᵀ) Bᵀ`, where `x` has room behind its columns.
     pub(super) fn project(
         &self,
         layer: usize,
         linear: &MergedLinear<B, T>,
-        x: Mat<'_, B, T>,
+        x: MatMut<'_, B, T>,
         xa: MatMut<'_, B, T>,
         mut out: MatMut<'_, B, T>,
         accumulate: bool,
     ) -> Result<()> {
-        linear.forward(self.backend, x, out.reborrow(), accumulate)?;
-        self.adapt(layer, linear, x, xa, out)
+        let (backend, parts) = (self.backend, self.parts(layer, linear));
+        if let (Some(weight), false) = (linear.quantized(), parts.is_empty()) {
+            let weight = weight.view();
+            return Ok(LoraLinear4 { x, weight, parts: &parts, xa, out, accumulate }.run(backend)?);
+        }
+        let x = x.mat().columns(0..linear.in_features);
+        linear.forward(backend, x, out.reborrow(), accumulate)?;
+        adapt(backend, &parts, x, xa, out)
     }
 
-    /// The same of a normed input: `out = rms_norm(x) Wᵀ + …`.
+    /// The same of a normed input: `out = rms_norm(x) Wᵀ + …`. For few tokens the norm is part of the product; for many
+    /// the adapters are.
     pub(super) fn project_normed(
         &self,
         layer: usize,
@@ -84,39 +100,44 @@ impl<'a, B: Backend, T: Float> ForwardContext<'a, B, T> {
         xa: MatMut<'_, B, T>,
         mut out: MatMut<'_, B, T>,
     ) -> Result<()> {
+        let (n, parts) = (norm.x.shape()[0], self.parts(layer, linear));
+        if n > FEW && !parts.is_empty() {
+            norm.run(self.backend)?;
+            return self.project(layer, linear, norm.out, xa, out, false);
+        }
         linear.forward_normed(self.backend, norm.reborrow(), out.reborrow(), None)?;
-        self.adapt(layer, linear, norm.out.mat(), xa, out)
+        adapt(self.backend, &parts, norm.out.mat().columns(0..linear.in_features), xa, out)
     }
 
     /// Whether the adapter has a module for one of these linear layers.
     pub(super) fn adapts(&self, layer: usize, linear: &MergedLinear<B, T>) -> bool {
-        let Some(adapter) = self.adapter else { return false };
-        linear.modules.iter().any(|(projection, _)| adapter.layout.module(layer, *projection).is_some())
+        !self.parts(layer, linear).is_empty()
     }
 
-    /// Adds what the adapter makes of `x` to `out`.
-    fn adapt(
-        &self,
-        layer: usize,
-        linear: &MergedLinear<B, T>,
-        x: Mat<'_, B, T>,
-        mut xa: MatMut<'_, B, T>,
-        mut out: MatMut<'_, B, T>,
-    ) -> Result<()> {
-        let Some(adapter) = self.adapter else { return Ok(()) };
-        for (projection, columns) in &linear.modules {
-            let Some(lora) = adapter.layout.module(layer, *projection) else { continue };
-            Lora {
-                x,
-                a: adapter.a(lora),
-                b: adapter.b(lora),
-                scale: lora.scale,
-                dropout: self.dropout(lora.index),
-                xa: xa.reborrow().columns(lora.xa.clone()),
-                out: out.reborrow().columns(columns.clone()),
-            }
-            .run(self.backend)?;
-        }
-        Ok(())
+    /// The adapters of linear layers.
+    pub(super) fn parts(&self, layer: usize, linear: &MergedLinear<B, T>) -> Vec<LoraPart<'_, B, T>> {
+        let Some(adapter) = self.adapter else { return Vec::new() };
+        let part = |(projection, columns): &(_, Range<usize>)| {
+            let lora = adapter.layout.module(layer, *projection)?;
+            let (a, b, dropout) = (adapter.a(lora), adapter.b(lora), self.dropout(lora.index));
+            Some(LoraPart { a, b, scale: lora.scale, dropout, xa: lora.xa.clone(), out: columns.clone() })
+        };
+        linear.modules.iter().filter_map(part).collect()
     }
+}
+
+/// Adds what adapters make of `x` to `out`.
+fn adapt<B: Backend, T: Float>(
+    backend: &B,
+    parts: &[LoraPart<'_, B, T>],
+    x: Mat<'_, B, T>,
+    mut xa: MatMut<'_, B, T>,
+    mut out: MatMut<'_, B, T>,
+) -> Result<()> {
+    for part in parts {
+        let (xa, out) = (xa.reborrow().columns(part.xa.clone()), out.reborrow().columns(part.out.clone()));
+        let LoraPart { a, b, scale, dropout, .. } = *part;
+        Lora { x, a, b, scale, dropout, xa, out }.run(backend)?;
+    }
+    Ok(())
 }

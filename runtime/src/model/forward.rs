@@ -49,14 +49,14 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         let Activations { tokens, residual, layers, normed, gated, .. } = acts;
         let a = &mut layers[slot];
 
-        let norm = self.norm(residual.at(2 * i).rows(n), &layer.attention_norm, normed.rows_mut(n));
+        let norm = self.norm(residual.at(2 * i).rows(n), &layer.attention_norm, normed.wide_mut(n));
         ctx.project_normed(i, &layer.qkv, norm, a.xa.rows_mut(n), a.qkv.rows_mut(n))?;
         self.rotate(ctx, layer, tokens, a, attend.cache_rows(i))?;
         self.attend(ctx, i, tokens, a, attend)?;
         let middle = residual.advance(ctx.backend, 2 * i, n)?;
-        ctx.project(i, &layer.o, a.attention.rows(n), a.xa.rows_mut(n), middle, true)?;
+        ctx.project(i, &layer.o, a.attention.wide_mut(n), a.xa.rows_mut(n), middle, true)?;
 
-        let norm = self.norm(residual.at(2 * i + 1).rows(n), &layer.mlp_norm, normed.rows_mut(n));
+        let norm = self.norm(residual.at(2 * i + 1).rows(n), &layer.mlp_norm, normed.wide_mut(n));
         if residual.keep() == Keep::Nothing && !ctx.adapts(i, &layer.gate_up) {
             layer.gate_up.forward_normed(ctx.backend, norm, a.gate_up.rows_mut(n), Some(gated.rows_mut(n)))?;
         } else {
@@ -64,7 +64,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
             Swiglu { gate_up: a.gate_up.rows(n), out: gated.rows_mut(n) }.run(ctx.backend)?;
         }
         let next = residual.advance(ctx.backend, 2 * i + 1, n)?;
-        ctx.project(i, &layer.down, gated.rows(n), a.xa.rows_mut(n), next, true)
+        ctx.project(i, &layer.down, gated.wide_mut(n), a.xa.rows_mut(n), next, true)
     }
 
     fn norm<'a>(&self, x: Mat<'a, B, T>, weight: &'a Buf<B, f32>, out: MatMut<'a, B, T>) -> Norm<'a, B, T> {

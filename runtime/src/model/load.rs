@@ -166,13 +166,14 @@ impl<'a, B: Backend> Loader<'a, B> {
         layer: usize,
         projections: &[Projection],
     ) -> Result<MergedLinear<B, T>> {
-        let mut linear = MergedLinear { parts: Vec::new(), modules: Vec::new(), out_features: 0 };
+        let (parts, modules) = (Vec::new(), Vec::new());
+        let mut linear = MergedLinear { parts, modules, in_features: 0, out_features: 0 };
         let mut pending: Vec<Source> = Vec::new();
         let mut cols = 0;
         for &projection in projections {
             let module = Module::Layer(layer, projection);
             let [rows, k] = config.shape(module);
-            cols = k;
+            (cols, linear.in_features) = (k, k);
             let source = Source::new(self.files, self.base, &format!("{module}.weight"), [rows, k])?;
             if pending.last().is_some_and(|last| !joins(last, &source, k)) {
                 self.push(&mut linear, std::mem::take(&mut pending), k)?;

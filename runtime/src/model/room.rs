@@ -9,6 +9,8 @@ pub(crate) struct Room<'a> {
     pub config: &'a Qwen3Config,
     /// [`crate::lora::Layout::xa_columns`], 0 without an adapter.
     pub xa_columns: usize,
+    /// [`crate::lora::Layout::room`], 0 without an adapter.
+    pub room: usize,
     /// Bytes of a number of the compute type.
     pub size: usize,
 }
@@ -18,9 +20,10 @@ impl Room<'_> {
     pub fn activations(&self, capacity: usize, keep: Keep) -> usize {
         let Qwen3Config { n_layers, hidden_size, intermediate_size, n_heads, .. } = *self.config;
         let (q, kv) = (self.config.q_size(), self.config.kv_size());
-        let layer = (3 * q + 3 * kv + 2 * intermediate_size + self.xa_columns) * self.size + n_heads * size_of::<f32>();
+        let numbers = 3 * q + 3 * kv + 2 * intermediate_size + self.xa_columns + self.room;
+        let layer = numbers * self.size + n_heads * size_of::<f32>();
         let states = keep.states(n_layers) * hidden_size;
-        let scratch = hidden_size + intermediate_size;
+        let scratch = hidden_size + intermediate_size + 2 * self.room;
         // Ids, positions, where sequences begin, and what they go on from.
         let tokens = (5 * capacity + 1) * size_of::<u32>();
         capacity * (keep.layers(n_layers) * layer + (states + scratch) * self.size) + tokens
@@ -30,7 +33,7 @@ impl Room<'_> {
     pub fn gradients(&self, capacity: usize) -> usize {
         let Qwen3Config { hidden_size, intermediate_size, n_heads, .. } = *self.config;
         let (q, kv) = (self.config.q_size(), self.config.kv_size());
-        let numbers = 2 * hidden_size + 3 * q + 3 * kv + 3 * intermediate_size + self.xa_columns;
+        let numbers = 2 * hidden_size + 3 * q + 3 * kv + 3 * intermediate_size + self.xa_columns + 3 * self.room;
         capacity * (numbers * self.size + n_heads * size_of::<f32>())
     }
 

@@ -7,32 +7,45 @@ use halfbyte::{Backend, Buf, Element, Mat, MatMut, View, ViewMut, elements};
 pub(super) struct Rows<B: Backend, T: Element> {
     buf: Buf<B, T>,
     cols: usize,
+    /// Columns behind these.
+    room: usize,
 }
 
 impl<B: Backend, T: Element> Rows<B, T> {
     /// Zeros.
     pub fn new(backend: &B, capacity: usize, cols: usize) -> Result<Self> {
-        Ok(Rows { buf: zeros(backend, &[capacity, cols])?, cols })
+        Self::with_room(backend, capacity, cols, 0)
+    }
+
+    /// Zeros, with `room` more columns for what an operand of a product takes along.
+    pub fn with_room(backend: &B, capacity: usize, cols: usize, room: usize) -> Result<Self> {
+        Ok(Rows { buf: zeros(backend, &[capacity, cols + room])?, cols, room })
     }
 
     /// The first `n` rows.
     pub fn rows(&self, n: usize) -> Mat<'_, B, T> {
-        self.buf.mat(n, self.cols)
+        self.buf.mat(n, self.cols + self.room).columns(0..self.cols)
     }
 
     /// The first `n` rows, to write.
     pub fn rows_mut(&mut self, n: usize) -> MatMut<'_, B, T> {
-        self.buf.mat_mut(n, self.cols)
+        let cols = self.cols;
+        self.wide_mut(n).columns(0..cols)
     }
 
-    /// The elements of the first `n` rows.
+    /// The first `n` rows with the room behind them.
+    pub fn wide_mut(&mut self, n: usize) -> MatMut<'_, B, T> {
+        self.buf.mat_mut(n, self.cols + self.room)
+    }
+
+    /// The elements of the first `n` rows, room included.
     pub fn flat(&self, n: usize) -> View<'_, B, T> {
-        self.buf.at(0..n * self.cols)
+        self.buf.at(0..n * (self.cols + self.room))
     }
 
-    /// The elements of the first `n` rows, to write.
+    /// The elements of the first `n` rows, room included, to write.
     pub fn flat_mut(&mut self, n: usize) -> ViewMut<'_, B, T> {
-        self.buf.at_mut(0..n * self.cols)
+        self.buf.at_mut(0..n * (self.cols + self.room))
     }
 
     /// Bytes that it takes.

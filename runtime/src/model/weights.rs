@@ -124,13 +124,20 @@ pub(super) struct Norm<'a, B: Backend, T: Float> {
     /// `[in]`
     pub weight: View<'a, B, f32>,
     pub eps: f32,
-    /// `[n, in]`
+    /// `[n, in]`, with room behind its columns.
     pub out: MatMut<'a, B, T>,
 }
 
 impl<B: Backend, T: Float> Norm<'_, B, T> {
     pub fn reborrow(&mut self) -> Norm<'_, B, T> {
         Norm { x: self.x, weight: self.weight, eps: self.eps, out: self.out.reborrow() }
+    }
+
+    /// Normalises.
+    pub fn run(&mut self, backend: &B) -> Result<()> {
+        let Norm { x, weight, eps, .. } = *self;
+        let out = self.out.reborrow().columns(0..x.shape()[1]);
+        Ok(RmsNorm { x, add: None, weight, eps, out }.run(backend)?)
     }
 }
 
@@ -143,10 +150,19 @@ pub struct MergedLinear<B: Backend, T: Float> {
     pub(super) parts: Vec<(Weight<B, T>, Range<usize>)>,
     /// The layers and the columns of the output that they make.
     pub(super) modules: Vec<(Projection, Range<usize>)>,
+    pub(super) in_features: usize,
     pub(super) out_features: usize,
 }
 
 impl<B: Backend, T: Float> MergedLinear<B, T> {
+    /// The one 4-bit weight that all are merged into.
+    pub(super) fn quantized(&self) -> Option<&QuantizedWeight<B>> {
+        match &self.parts[..] {
+            [(Weight::Quantized(weight), _)] => Some(weight),
+            _ => None,
+        }
+    }
+
     /// `out (+)= x Wᵀ`: x `[n, in]`, out `[n, out_features]`.
     pub(super) fn forward(
         &self,
@@ -165,17 +181,17 @@ impl<B: Backend, T: Float> MergedLinear<B, T> {
     pub(super) fn forward_normed(
         &self,
         backend: &B,
-        norm: Norm<'_, B, T>,
+        mut norm: Norm<'_, B, T>,
         mut out: MatMut<'_, B, T>,
         gated: Option<MatMut<'_, B, T>>,
     ) -> Result<()> {
-        let Norm { x, weight, eps, out: mut normed } = norm;
-        if let [(Weight::Quantized(quantized), _)] = &self.parts[..] {
-            NormLinear4 { x, norm: weight, eps, normed, weight: quantized.view(), out, gated }.run(backend)?;
-            return Ok(());
+        if let Some(quantized) = self.quantized() {
+            let Norm { x, weight: norm, eps, out: normed } = norm;
+            let normed = normed.columns(0..self.in_features);
+            return Ok(NormLinear4 { x, norm, eps, normed, weight: quantized.view(), out, gated }.run(backend)?);
         }
-        RmsNorm { x, add: None, weight, eps, out: normed.reborrow() }.run(backend)?;
-        self.forward(backend, normed.mat(), out.reborrow(), false)?;
+        norm.run(backend)?;
+        self.forward(backend, norm.out.mat().columns(0..self.in_features), out.reborrow(), false)?;
         if let Some(gated) = gated {
             Swiglu { gate_up: out.mat(), out: gated }.run(backend)?;
         }

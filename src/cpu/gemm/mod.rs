@@ -6,6 +6,7 @@ mod gemv;
 pub(super) mod linear;
 pub(super) mod linear4;
 pub(super) mod lora;
+pub(super) mod lora_linear4;
 pub(super) mod norm_linear4;
 pub(super) mod operand;
 pub(super) mod source;

@@ -55,8 +55,8 @@ impl Extent<'_> {
     /// The adapter has a target that cannot be trained, or no memory could hold it.
     pub fn need(&self) -> Result<Need> {
         let Extent { config, base, dtype, capacity: n, exam_tokens, .. } = *self;
-        let AdapterRoom { numbers, tables, n_rows, xa_columns } = AdapterRoom::of(self.lora, config)?;
-        let room = Room { config, xa_columns, size: dtype.bytes() };
+        let AdapterRoom { numbers, tables, n_rows, xa_columns, room } = AdapterRoom::of(self.lora, config)?;
+        let room = Room { config, xa_columns, room, size: dtype.bytes() };
         let keep = if self.gradient_checkpointing { Keep::Residual } else { Keep::Everything };
         let exam = match exam_tokens {
             0 => 0,

@@ -21,7 +21,7 @@ use crate::{
         device::Cuda,
         kernel::{Kernel, LaunchConfig},
         launch::{dequantize::launch_dequantize, dim, is_aligned, weight4},
-        params::{self, DequantizeParams, Linear4Params, Weight4Params},
+        params::{self, DequantizeParams, Linear4Params, MatrixMut, Weight4Params},
         scratch::Slot,
     },
     element::{DType, Float},
@@ -34,8 +34,8 @@ use std::ops::Range;
 /// The most tokens of the kernels that dequantize inside. Dequantizing to memory costs 2.5 bytes of traffic for each
 /// weight, whatever the number of tokens; doing it inside costs tensor-core time for each token.
 const FUSED_TOKENS: usize = 256;
-/// The most bytes of dequantized weight at a time: the largest weight of Qwen3-8B in one piece.
-const MAX_DEQUANTIZED: usize = 192 << 20;
+/// The most bytes of dequantized weight at a time: the largest weight of Qwen3-8B in one piece, and adapters beside it.
+pub(super) const MAX_DEQUANTIZED: usize = 208 << 20;
 
 const FORWARD: GemmKernels<Linear4Params> = gemm_kernels!("linear4", "linear4", params::GEMM_MMA_QUANTIZED_STAGES);
 const GRAD: GemmKernels<Linear4Params> = gemm_kernels!("linear4", "linear4_grad", params::GEMM_MMA_QUANTIZED_STAGES);
@@ -207,12 +207,13 @@ fn share_tiles(tiles: usize, units: usize, warps: usize, sms: usize) -> (usize, 
 /// # Safety
 /// As for [`GemmPlan::run`].
 unsafe fn dequantize_first(cuda: &Cuda, gemm: &Gemm, weight: &Weight4<'_, Cuda>) -> Result<()> {
-    let step = rows_at_a_time(weight, gemm.input);
+    let step = rows_at_a_time(weight, weight.cols, gemm.input);
     for first in (0..weight.rows).step_by(step) {
         let rows = first..weight.rows.min(first + step);
         let bytes = rows.len() * weight.cols * gemm.input.bytes();
         let scratch = cuda.scratch::<u8>(Slot::Weight, bytes)?.cast();
-        let dequantize = DequantizeParams { weight: weight4(&rows_of(weight, rows.clone())), out: scratch };
+        let out = MatrixMut { ptr: scratch, stride: dim(weight.cols) };
+        let dequantize = DequantizeParams { weight: weight4(&rows_of(weight, rows.clone())), out };
         // SAFETY: the scratch holds these rows of the weight, and the columns that belong to them are in the matrices
         // that this function's contract is about.
         unsafe {
@@ -224,7 +225,7 @@ unsafe fn dequantize_first(cuda: &Cuda, gemm: &Gemm, weight: &Weight4<'_, Cuda>)
 }
 
 /// The part of a product that these rows of the weight have in it: outputs, in a gradient a part of the contraction.
-fn part_of(gemm: &Gemm, rows: Range<usize>) -> Gemm {
+pub(super) fn part_of(gemm: &Gemm, rows: Range<usize>) -> Gemm {
     let mut part = *gemm;
     if gemm.grad {
         part.k = rows.len();
@@ -237,17 +238,18 @@ fn part_of(gemm: &Gemm, rows: Range<usize>) -> Gemm {
     part
 }
 
-/// As many rows as the scratch holds, so that the part after them begins with a nested group and at 16 bytes.
-fn rows_at_a_time(weight: &Weight4<'_, Cuda>, dtype: DType) -> usize {
+/// As many rows as the scratch holds, `pitch` elements each, so that the part after them begins with a nested group and
+/// at 16 bytes.
+pub(super) fn rows_at_a_time(weight: &Weight4<'_, Cuda>, pitch: usize, dtype: DType) -> usize {
     let group = weight.block_size * GROUP;
     // Both powers of two.
     let step = (group >> weight.cols.trailing_zeros().min(group.trailing_zeros())).max(8);
-    let most = MAX_DEQUANTIZED / (weight.cols * dtype.bytes()).max(1);
+    let most = MAX_DEQUANTIZED / (pitch * dtype.bytes()).max(1);
     (most / step * step).max(step)
 }
 
 /// Rows of a weight; the first begins a nested group.
-fn rows_of<'a>(weight: &Weight4<'a, Cuda>, rows: Range<usize>) -> Weight4<'a, Cuda> {
+pub(super) fn rows_of<'a>(weight: &Weight4<'a, Cuda>, rows: Range<usize>) -> Weight4<'a, Cuda> {
     let elements = rows.start * weight.cols..rows.end * weight.cols;
     let blocks = elements.start / weight.block_size..n_blocks(elements.end, weight.block_size);
     let scales = match weight.scales {

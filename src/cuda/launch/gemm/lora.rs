@@ -47,6 +47,17 @@ fn forward_params<T: Float>(op: &mut Lora<'_, Cuda, T>) -> LoraSkinnyParams {
     LoraSkinnyParams { down, up }
 }
 
+/// Only `xa`.
+pub(super) fn lora_down<T: Float>(cuda: &Cuda, mut op: Lora<'_, Cuda, T>) -> Result<()> {
+    if op.xa.shape()[1] == 0 {
+        return Ok(());
+    }
+    let LoraSkinnyParams { down, .. } = forward_params(&mut op);
+    let Launch { kernel, config } = plan::down(cuda, T::DTYPE, &down)?;
+    // SAFETY: `Lora::verify` checked every shape; `plan::down`, what the kernel demands beyond.
+    unsafe { cuda.launch(kernel, T::DTYPE.suffix(), down, config) }
+}
+
 pub(in crate::cuda) fn lora<T: Float>(cuda: &Cuda, mut op: Lora<'_, Cuda, T>) -> Result<()> {
     if op.xa.shape()[1] == 0 {
         return Ok(());

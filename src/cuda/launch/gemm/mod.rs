@@ -5,6 +5,7 @@ pub(in crate::cuda) mod linear;
 pub(in crate::cuda) mod linear4;
 mod linear4_wgmma;
 pub(in crate::cuda) mod lora;
+pub(in crate::cuda) mod lora_linear4;
 pub(in crate::cuda) mod norm_linear4;
 mod plan;
 pub(in crate::cuda) mod weight_grad;

@@ -1,0 +1,64 @@
+// What a product of many tokens needs to take an adapter along (src/cuda/launch/gemm/lora_linear4.rs): columns of xa
+// beside x, and B beside the decoded weight, or A below it. All are moved 8 elements at a time; the bound is the memory,
+// and there is little to move.
+#include "params.h"
+#include "types.cuh"
+
+constexpr unsigned THREADS = LORA_LINEAR4_THREADS;
+
+template <class T> __device__ __forceinline__ void zero8(T *to) {
+#pragma unroll
+    for (int i = 0; i < 8; i += VEC<T>) store_pack(to + i, Pack<T>{});
+}
+
+// out = x, both [rows, cols].
+template <class T> __device__ void lora_linear4_copy(const LoraLinear4CopyParams &p) {
+    unsigned per_row = p.cols / 8;
+    size_t i = size_t(blockIdx.x) * THREADS + threadIdx.x, row = i / per_row;
+    if (row >= p.rows) return;
+    unsigned col = i % per_row * 8;
+    const T *from = row_of<T>(p.x, row) + col;
+    T *to = row_of<T>(p.out, row) + col;
+#pragma unroll
+    for (int j = 0; j < 8; j += VEC<T>) store_pack(to + j, load_pack(from + j));
+}
+INSTANTIATE_FOR(lora_linear4_copy, LoraLinear4CopyParams, bf16)
+INSTANTIATE_FOR(lora_linear4_copy, LoraLinear4CopyParams, f16)
+
+// out [rows, cols]: rows of scale * B where a factor has this row and these columns; else zeros.
+template <class T> __device__ void lora_linear4_beside(const LoraLinear4FactorsParams &p) {
+    unsigned per_row = p.cols / 8, i = blockIdx.x * THREADS + threadIdx.x, row = i / per_row;
+    if (row >= p.rows) return;
+    T *to = row_of<T>(p.out, row) + i % per_row * 8;
+    zero8(to);
+    for (unsigned f = 0; f < p.count; f++) {
+        const LoraLinear4Factor &factor = p.factors[f];
+        unsigned own = row + p.first_row - factor.row;
+        if (own >= factor.rows) continue;
+        const T *from = static_cast<const T *>(factor.ptr) + size_t(own) * factor.r;
+        for (unsigned j = 0; j < 8; j++) {
+            unsigned col = i % per_row * 8 + j - factor.col;
+            if (col < factor.r) to[j] = from_f32<T>(factor.scale * to_f32(from[col]));
+        }
+    }
+}
+INSTANTIATE_FOR(lora_linear4_beside, LoraLinear4FactorsParams, bf16)
+INSTANTIATE_FOR(lora_linear4_beside, LoraLinear4FactorsParams, f16)
+
+// out [rows, cols]: row i is row i - col of the A that has it, else zeros.
+template <class T> __device__ void lora_linear4_below(const LoraLinear4FactorsParams &p) {
+    unsigned per_row = p.cols / 8, i = blockIdx.x * THREADS + threadIdx.x, row = i / per_row, col = i % per_row * 8;
+    if (row >= p.rows) return;
+    T *to = row_of<T>(p.out, row) + col;
+    zero8(to);
+    for (unsigned f = 0; f < p.count; f++) {
+        const LoraLinear4Factor &factor = p.factors[f];
+        unsigned own = row - factor.col;
+        if (own >= factor.r) continue;
+        const T *from = static_cast<const T *>(factor.ptr) + size_t(own) * p.cols + col;
+#pragma unroll
+        for (int j = 0; j < 8; j += VEC<T>) store_pack(to + j, load_pack(from + j));
+    }
+}
+INSTANTIATE_FOR(lora_linear4_below, LoraLinear4FactorsParams, bf16)
+INSTANTIATE_FOR(lora_linear4_below, LoraLinear4FactorsParams, f16)

@@ -1,0 +1,43 @@
+use super::{
+    linear4::{linear4, linear4_grad},
+    lora::{lora, lora_grad},
+};
+use crate::{
+    buffer::MatMut,
+    cpu::device::Cpu,
+    element::Float,
+    ops::{Linear4, Linear4Grad, Lora, LoraGrad, LoraLinear4, LoraLinear4Grad},
+};
+
+pub(in crate::cpu) fn lora_linear4<T: Float>(op: LoraLinear4<'_, Cpu, T>) {
+    let LoraLinear4 { x, weight, parts, mut xa, mut out, accumulate } = op;
+    let x = x.mat().columns(0..weight.cols);
+    linear4(Linear4 { x, weight, out: out.reborrow(), accumulate });
+    for part in parts {
+        let (xa, out) = (xa.reborrow().columns(part.xa.clone()), out.reborrow().columns(part.out.clone()));
+        lora(Lora { x, a: part.a, b: part.b, scale: part.scale, dropout: part.dropout, xa, out });
+    }
+}
+
+pub(in crate::cpu) fn lora_linear4_grad<T: Float>(op: LoraLinear4Grad<'_, Cpu, T>) {
+    let LoraLinear4Grad { x, xa, weight, parts, factors, d_out, mut d_xa, mut d_x } = op;
+    let d_out = d_out.mat().columns(0..weight.rows);
+    if let Some(d_x) = &mut d_x {
+        linear4_grad(Linear4Grad { d_out, weight, d_x: d_x.reborrow(), accumulate: false });
+    }
+    for (part, factors) in parts.iter().zip(factors) {
+        lora_grad(LoraGrad {
+            x,
+            a: part.a,
+            b: part.b,
+            scale: part.scale,
+            dropout: part.dropout,
+            xa: xa.columns(part.xa.clone()),
+            d_out: d_out.columns(part.out.clone()),
+            d_xa: d_xa.reborrow().columns(part.xa.clone()),
+            d_a: factors.d_a,
+            d_b: factors.d_b,
+            d_x: d_x.as_mut().map(MatMut::reborrow),
+        });
+    }
+}

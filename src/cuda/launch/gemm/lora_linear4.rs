@@ -1,0 +1,250 @@
+//! Up to [`SEPARATE_TOKENS`] tokens a product and its adapters are ops of their own. For more, the weight is decoded to
+//! scratch in any case: with B beside it, or A below it, one product has all.
+
+use super::{
+    Gemm,
+    linear::{self, Dense},
+    linear4::{linear4, linear4_grad, part_of, rows_at_a_time, rows_of},
+    lora::{lora, lora_down, lora_grad},
+};
+use crate::{
+    buffer::{MatMut, View},
+    cuda::{
+        device::Cuda,
+        kernel::{Kernel, LaunchConfig},
+        launch::{dequantize::launch_dequantize, dim, grid, is_aligned, weight4},
+        params::{
+            DequantizeParams, LORA_LINEAR4_FACTORS, LORA_LINEAR4_THREADS, LoraLinear4CopyParams, LoraLinear4Factor,
+            LoraLinear4FactorsParams, Matrix, MatrixMut,
+        },
+        scratch::Slot,
+    },
+    element::{DType, Float},
+    error::Result,
+    ops::{Linear4, Linear4Grad, Lora, LoraGrad, LoraLinear4, LoraLinear4Grad, LoraPart, span},
+    quant::Weight4,
+};
+use core::ffi::c_void;
+use std::ops::Range;
+
+/// As many as products that decode inside are measured to be faster for (`linear4_wgmma.rs`).
+const SEPARATE_TOKENS: usize = 1024;
+
+const COPY: Kernel<LoraLinear4CopyParams> = Kernel::new("lora_linear4", "lora_linear4_copy");
+const BESIDE: Kernel<LoraLinear4FactorsParams> = Kernel::new("lora_linear4", "lora_linear4_beside");
+const BELOW: Kernel<LoraLinear4FactorsParams> = Kernel::new("lora_linear4", "lora_linear4_below");
+
+/// One product that takes adapters along.
+struct Stack<'a, T: Float> {
+    weight: Weight4<'a, Cuda>,
+    parts: &'a [LoraPart<'a, Cuda, T>],
+    /// The columns of xa.
+    span: Range<usize>,
+}
+
+impl<'a, T: Float> Stack<'a, T> {
+    /// None: the adapters are better, or must be, added by their own ops. `room` is the operand's, for columns of xa.
+    fn new(
+        n: usize,
+        weight: Weight4<'a, Cuda>,
+        parts: &'a [LoraPart<'a, Cuda, T>],
+        room: usize,
+        operands: [Matrix; 2],
+    ) -> Option<Self> {
+        let span = span(parts);
+        let aligned = operands.iter().all(|matrix| matrix.is_aligned(T::DTYPE, 16));
+        let factors = |view: View<'_, Cuda, T>| is_aligned(view.ptr() as _, 0, 16);
+        let fits = n > SEPARATE_TOKENS
+            && T::DTYPE != DType::F32
+            && (1..=LORA_LINEAR4_FACTORS as usize).contains(&parts.len())
+            && parts.iter().all(|part| factors(part.a))
+            && span.len() <= room
+            && [weight.rows, weight.cols, span.start, span.len()].iter().all(|len| len.is_multiple_of(8))
+            && is_aligned(weight.codes.ptr() as _, 0, 16)
+            && aligned;
+        fits.then_some(Stack { weight, parts, span })
+    }
+
+    /// The factors that `of` picks, and where they belong.
+    fn factors(&self, of: impl Fn(&LoraPart<'_, Cuda, T>) -> u64) -> ([LoraLinear4Factor; 4], u32) {
+        let none = LoraLinear4Factor { ptr: std::ptr::null(), row: 0, rows: 0, col: 0, r: 0, scale: 0.0 };
+        let mut factors = [none; LORA_LINEAR4_FACTORS as usize];
+        for (factor, part) in factors.iter_mut().zip(self.parts) {
+            *factor = LoraLinear4Factor {
+                ptr: of(part) as _,
+                row: dim(part.out.start),
+                rows: dim(part.out.len()),
+                col: dim(part.xa.start - self.span.start),
+                r: dim(part.xa.len()),
+                scale: part.scale,
+            };
+        }
+        (factors, dim(self.parts.len()))
+    }
+
+    /// Decodes rows of the weight to `out`.
+    ///
+    /// # Safety
+    /// `out` has room for them.
+    unsafe fn decode(&self, cuda: &Cuda, rows: Range<usize>, out: MatrixMut) -> Result<()> {
+        let params = DequantizeParams { weight: weight4(&rows_of(&self.weight, rows)), out };
+        // SAFETY: `out` has room, as this function's contract says; `new` checked columns and alignment.
+        unsafe { launch_dequantize(cuda, T::DTYPE, params) }
+    }
+}
+
+/// Threads for `rows` rows of `cols` columns, 8 each.
+fn config(rows: usize, cols: usize) -> Result<LaunchConfig> {
+    let blocks = (rows * cols / 8).div_ceil(LORA_LINEAR4_THREADS as usize);
+    Ok(LaunchConfig::new(grid("lora_linear4", &[rows, cols], blocks)?, LORA_LINEAR4_THREADS))
+}
+
+/// The columns from `first` on, as kernels take them.
+fn beside(matrix: MatrixMut, first: usize, dtype: DType) -> MatrixMut {
+    MatrixMut { ptr: matrix.ptr.wrapping_byte_add(first * dtype.bytes()), ..matrix }
+}
+
+/// Copies the columns `span` of `xa` behind the first `cols` columns of `operand`.
+///
+/// # Safety
+/// Both have `n` rows and these columns, aligned to 16 bytes.
+unsafe fn copy_beside<T: Float>(
+    cuda: &Cuda,
+    xa: Matrix,
+    span: &Range<usize>,
+    operand: MatrixMut,
+    [n, cols]: [usize; 2],
+) -> Result<()> {
+    let x = Matrix { ptr: xa.ptr.wrapping_byte_add(span.start * T::DTYPE.bytes()), ..xa };
+    let out = beside(operand, cols, T::DTYPE);
+    let params = LoraLinear4CopyParams { x, out, rows: dim(n), cols: dim(span.len()) };
+    // SAFETY: as this function's contract says.
+    unsafe { cuda.launch(&COPY, T::DTYPE.suffix(), params, config(n, span.len())?) }
+}
+
+pub(in crate::cuda) fn lora_linear4<T: Float>(cuda: &Cuda, mut op: LoraLinear4<'_, Cuda, T>) -> Result<()> {
+    let ([n, cols], inputs) = (op.x.shape(), op.weight.cols);
+    let operands = [op.x.matrix().as_const(), op.xa.matrix().as_const()];
+    let stack = Stack::new(n, op.weight, op.parts, cols - inputs, operands);
+    let Some(stack) = stack else { return separately(cuda, op) };
+    let x = op.x.mat().columns(0..inputs);
+    for part in op.parts {
+        let (xa, out) = (op.xa.reborrow().columns(part.xa.clone()), op.out.reborrow().columns(part.out.clone()));
+        let LoraPart { a, b, scale, dropout, .. } = *part;
+        lora_down(cuda, Lora { x, a, b, scale, dropout, xa, out })?;
+    }
+    // SAFETY: `LoraLinear4::verify` checked every shape, and `Stack::new` what is demanded beyond.
+    unsafe {
+        copy_beside::<T>(cuda, op.xa.matrix().as_const(), &stack.span, op.x.matrix(), [n, inputs])?;
+        let mut gemm = Gemm::new("lora_linear4", false, &op.x.mat(), &mut op.out, op.accumulate);
+        gemm.k = inputs + stack.span.len();
+        forward(cuda, &stack, &gemm)
+    }
+}
+
+/// `out (+)= [x | xa] [W | scale B]ᵀ`.
+///
+/// # Safety
+/// The matrices are as large as `gemm` says, whose columns of the input are those of the weight and of `span`.
+unsafe fn forward<T: Float>(cuda: &Cuda, stack: &Stack<'_, T>, gemm: &Gemm) -> Result<()> {
+    let Stack { weight, span, .. } = stack;
+    let (pitch, step) = (gemm.k, rows_at_a_time(weight, gemm.k, T::DTYPE));
+    let (factors, count) = stack.factors(|part| part.b.ptr());
+    for first in (0..weight.rows).step_by(step) {
+        let rows = first..weight.rows.min(first + step);
+        let ptr = cuda.scratch::<u8>(Slot::Weight, rows.len() * pitch * T::DTYPE.bytes())?.cast::<c_void>();
+        let scratch = MatrixMut { ptr, stride: dim(pitch) };
+        let params = LoraLinear4FactorsParams {
+            factors,
+            count,
+            out: beside(scratch, weight.cols, T::DTYPE),
+            first_row: dim(first),
+            rows: dim(rows.len()),
+            cols: dim(span.len()),
+        };
+        // SAFETY: the scratch has these rows, with room for both; of the factors `LoraLinear4::verify` checked the
+        // shapes; the rest is this function's contract.
+        unsafe {
+            stack.decode(cuda, rows.clone(), scratch)?;
+            cuda.launch(&BESIDE, T::DTYPE.suffix(), params, config(rows.len(), span.len())?)?;
+            linear::dense(cuda, &part_of(gemm, rows), Dense(ptr))?;
+        }
+    }
+    Ok(())
+}
+
+fn separately<T: Float>(cuda: &Cuda, op: LoraLinear4<'_, Cuda, T>) -> Result<()> {
+    let LoraLinear4 { x, weight, parts, mut xa, mut out, accumulate } = op;
+    let x = x.mat().columns(0..weight.cols);
+    linear4(cuda, Linear4 { x, weight, out: out.reborrow(), accumulate })?;
+    for part in parts {
+        let (xa, out) = (xa.reborrow().columns(part.xa.clone()), out.reborrow().columns(part.out.clone()));
+        let LoraPart { a, b, scale, dropout, .. } = *part;
+        lora(cuda, Lora { x, a, b, scale, dropout, xa, out })?;
+    }
+    Ok(())
+}
+
+pub(in crate::cuda) fn lora_linear4_grad<T: Float>(cuda: &Cuda, op: LoraLinear4Grad<'_, Cuda, T>) -> Result<()> {
+    let LoraLinear4Grad { x, xa, weight, parts, factors, mut d_out, mut d_xa, mut d_x } = op;
+    let ([n, cols], dropout) = (d_out.shape(), parts.iter().any(|part| part.dropout.is_some()));
+    let operands = [d_out.matrix().as_const(), d_xa.matrix().as_const()];
+    let stack = Stack::new(n, weight, parts, cols - weight.rows, operands);
+    let stack = stack.filter(|_| d_x.is_some() && !dropout);
+    let own = d_out.mat().columns(0..weight.rows);
+    if let (None, Some(d_x)) = (&stack, &mut d_x) {
+        linear4_grad(cuda, Linear4Grad { d_out: own, weight, d_x: d_x.reborrow(), accumulate: false })?;
+    }
+    for (part, factors) in parts.iter().zip(factors) {
+        let grad = LoraGrad {
+            x,
+            a: part.a,
+            b: part.b,
+            scale: part.scale,
+            dropout: part.dropout,
+            xa: xa.columns(part.xa.clone()),
+            d_out: own.columns(part.out.clone()),
+            d_xa: d_xa.reborrow().columns(part.xa.clone()),
+            d_a: factors.d_a,
+            d_b: factors.d_b,
+            d_x: d_x.as_mut().filter(|_| stack.is_none()).map(MatMut::reborrow),
+        };
+        lora_grad(cuda, grad)?;
+    }
+    let (Some(stack), Some(mut d_x)) = (stack, d_x) else { return Ok(()) };
+    // SAFETY: `LoraLinear4Grad::verify` checked every shape, and `Stack::new` what is demanded beyond.
+    unsafe {
+        copy_beside::<T>(cuda, d_xa.matrix().as_const(), &stack.span, d_out.matrix(), [n, weight.rows])?;
+        let gemm = Gemm::new("lora_linear4_grad", true, &d_out.mat(), &mut d_x, false);
+        backward(cuda, &stack, &gemm)
+    }
+}
+
+/// `d_x = [d_out | d_xa] · (W above A)`.
+///
+/// # Safety
+/// The matrices are as large as `gemm` says; the input's columns are the rows of the weight, then those of `span`.
+unsafe fn backward<T: Float>(cuda: &Cuda, stack: &Stack<'_, T>, gemm: &Gemm) -> Result<()> {
+    let Stack { weight, span, .. } = stack;
+    let (cols, step) = (weight.cols, rows_at_a_time(weight, weight.cols, T::DTYPE));
+    let (factors, count) = stack.factors(|part| part.a.ptr());
+    for first in (0..weight.rows).step_by(step) {
+        let rows = first..weight.rows.min(first + step);
+        let below = if rows.end == weight.rows { span.len() } else { 0 };
+        let bytes = (rows.len() + below) * cols * T::DTYPE.bytes();
+        let ptr = cuda.scratch::<u8>(Slot::Weight, bytes)?.cast::<c_void>();
+        let (scratch, rows_below) = (MatrixMut { ptr, stride: dim(cols) }, rows.len() * cols);
+        let out = beside(scratch, rows_below, T::DTYPE);
+        let params = LoraLinear4FactorsParams { factors, count, out, first_row: 0, rows: dim(below), cols: dim(cols) };
+        // SAFETY: the scratch has these rows, and those below them; of the factors `LoraLinear4Grad::verify` checked the
+        // shapes; the rest is this function's contract.
+        unsafe {
+            stack.decode(cuda, rows.clone(), scratch)?;
+            if below > 0 {
+                cuda.launch(&BELOW, T::DTYPE.suffix(), params, config(below, cols)?)?;
+            }
+            linear::dense(cuda, &part_of(gemm, rows.start..rows.end + below), Dense(ptr))?;
+        }
+    }
+    Ok(())
+}
