@@ -224,6 +224,48 @@ pub fn any_adapter() -> impl Strategy<Value = LoraCase> {
     (any_product(), 1usize..80, dropout).prop_map(|(product, rank, dropout)| LoraCase { product, rank, dropout })
 }
 
+/// Adapters of some outputs of a 4-bit weight, beside its product.
+#[derive(Debug, Clone, Copy)]
+pub struct Adapted {
+    pub product: Product,
+    pub quantization: Quantization,
+    /// Of each: its rank, and its outputs from and to.
+    pub adapters: &'static [(usize, usize, usize)],
+    pub dropout: Option<f32>,
+    /// Columns behind the operand.
+    pub room: usize,
+}
+
+/// Three adapters of rank 16 of a weight with 96 outputs and more.
+pub fn stack() -> Adapted {
+    Adapted {
+        product: Product::new(1032, 96, 256),
+        quantization: Quantization::DEFAULT,
+        adapters: &[(16, 0, 32), (16, 32, 64), (16, 64, 96)],
+        dropout: None,
+        room: 48,
+    }
+}
+
+/// Few tokens, and as many as make one product of all; ranks that leave columns between them, outputs without an
+/// adapter, dropout, too little room, and shapes that are left to the ops of their own.
+pub fn adapted() -> Vec<Adapted> {
+    let fp4 = Quantization { format: Format::Fp4, block_size: 128, nested: false };
+    let few = |n| Product { accumulate: true, ..Product::new(n, 96, 256) };
+    let sum = Product { accumulate: true, layout: Layout::Slice, ..Product::new(1025, 64, 320) };
+    vec![
+        Adapted { product: few(3), ..stack() },
+        Adapted { product: few(70), dropout: Some(0.1), ..stack() },
+        stack(),
+        Adapted { dropout: Some(0.3), ..stack() },
+        Adapted { product: sum, quantization: fp4, adapters: &[(4, 8, 24), (3, 40, 64)], room: 16, ..stack() },
+        Adapted { product: Product::new(1100, 40, 72), adapters: &[(64, 0, 40)], room: 64, ..stack() },
+        Adapted { product: Product::new(1100, 34, 72), adapters: &[(8, 0, 34)], room: 8, ..stack() },
+        Adapted { room: 40, ..stack() },
+        Adapted { product: few(0), ..stack() },
+    ]
+}
+
 /// Rows of a matrix that an op treats one by one.
 #[derive(Debug, Clone, Copy)]
 pub struct Rows {

@@ -17,7 +17,7 @@ use halfbyte::{
     ops::{Dropout, Lora, LoraGrad, Op},
 };
 
-const SCALE: f32 = 0.37;
+pub const SCALE: f32 = 0.37;
 
 /// The case's dropout, with a stream that needs both halves.
 fn dropout(case: &LoraCase) -> Option<Dropout> {
@@ -25,7 +25,7 @@ fn dropout(case: &LoraCase) -> Option<Dropout> {
 }
 
 /// What an element of row `row` and column `col` is multiplied by.
-fn mask(dropout: &Option<Dropout>, row: usize, col: usize) -> f64 {
+pub fn mask(dropout: &Option<Dropout>, row: usize, col: usize) -> f64 {
     match dropout {
         None => 1.0,
         Some(d) if d.keep(row as u32, (col / 4) as u32)[col % 4] => 1.0 / (1.0 - f64::from(d.p)),
@@ -34,12 +34,12 @@ fn mask(dropout: &Option<Dropout>, row: usize, col: usize) -> f64 {
 }
 
 /// `drop(x)`.
-fn dropped(x: &[f64], cols: usize, dropout: &Option<Dropout>) -> Vec<f64> {
+pub fn dropped(x: &[f64], cols: usize, dropout: &Option<Dropout>) -> Vec<f64> {
     x.iter().enumerate().map(|(i, x)| x * mask(dropout, i / cols, i % cols)).collect()
 }
 
 /// Multiplied by the exact f32 scale.
-fn scaled(sum: Num) -> Num {
+pub fn scaled(sum: Num) -> Num {
     Num::from(SCALE) * sum
 }
 

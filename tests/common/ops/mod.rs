@@ -10,6 +10,7 @@ pub mod dequantize;
 pub mod linear;
 pub mod linear4;
 pub mod lora;
+pub mod lora_linear4;
 pub mod norm_linear4;
 pub mod qk_norm_rope;
 pub mod quantize;
@@ -55,6 +56,7 @@ ops!(
     linear,
     weight_grad,
     lora,
+    lora_linear4,
     norm_linear4,
     quantize,
     dequantize,

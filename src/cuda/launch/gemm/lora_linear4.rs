@@ -43,15 +43,18 @@ struct Stack<'a, T: Float> {
 }
 
 impl<'a, T: Float> Stack<'a, T> {
-    /// None: the adapters are better, or must be, added by their own ops. `room` is the operand's, for columns of xa.
+    /// None: the adapters are better, or must be, added by their own ops. `room` is the operand's, for columns of `xa`,
+    /// which has so many.
     fn new(
         n: usize,
         weight: Weight4<'a, Cuda>,
         parts: &'a [LoraPart<'a, Cuda, T>],
         room: usize,
+        xa_columns: usize,
         operands: [Matrix; 2],
     ) -> Option<Self> {
         let span = span(parts);
+        let span = span.start..span.end.next_multiple_of(8);
         let aligned = operands.iter().all(|matrix| matrix.is_aligned(T::DTYPE, 16));
         let factors = |view: View<'_, Cuda, T>| is_aligned(view.ptr() as _, 0, 16);
         let fits = n > SEPARATE_TOKENS
@@ -59,6 +62,7 @@ impl<'a, T: Float> Stack<'a, T> {
             && (1..=LORA_LINEAR4_FACTORS as usize).contains(&parts.len())
             && parts.iter().all(|part| factors(part.a))
             && span.len() <= room
+            && span.end <= xa_columns
             && [weight.rows, weight.cols, span.start, span.len()].iter().all(|len| len.is_multiple_of(8))
             && is_aligned(weight.codes.ptr() as _, 0, 16)
             && aligned;
@@ -125,7 +129,7 @@ unsafe fn copy_beside<T: Float>(
 pub(in crate::cuda) fn lora_linear4<T: Float>(cuda: &Cuda, mut op: LoraLinear4<'_, Cuda, T>) -> Result<()> {
     let ([n, cols], inputs) = (op.x.shape(), op.weight.cols);
     let operands = [op.x.matrix().as_const(), op.xa.matrix().as_const()];
-    let stack = Stack::new(n, op.weight, op.parts, cols - inputs, operands);
+    let stack = Stack::new(n, op.weight, op.parts, cols - inputs, op.xa.shape()[1], operands);
     let Some(stack) = stack else { return separately(cuda, op) };
     let x = op.x.mat().columns(0..inputs);
     for part in op.parts {
@@ -189,7 +193,7 @@ pub(in crate::cuda) fn lora_linear4_grad<T: Float>(cuda: &Cuda, op: LoraLinear4G
     let LoraLinear4Grad { x, xa, weight, parts, factors, mut d_out, mut d_xa, mut d_x } = op;
     let ([n, cols], dropout) = (d_out.shape(), parts.iter().any(|part| part.dropout.is_some()));
     let operands = [d_out.matrix().as_const(), d_xa.matrix().as_const()];
-    let stack = Stack::new(n, weight, parts, cols - weight.rows, operands);
+    let stack = Stack::new(n, weight, parts, cols - weight.rows, xa.shape()[1], operands);
     let stack = stack.filter(|_| d_x.is_some() && !dropout);
     let own = d_out.mat().columns(0..weight.rows);
     if let (None, Some(d_x)) = (&stack, &mut d_x) {

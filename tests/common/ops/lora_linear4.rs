@@ -1,0 +1,365 @@
+use super::{
+    linear4::{product, rounding},
+    lora::{SCALE, dropped, mask, scaled},
+};
+use crate::common::{
+    cases::{self, Adapted, Product},
+    close::Close,
+    make::Make,
+    num::{Num, unit},
+    oracle,
+    quantized::Quantized,
+    setup::{Check, Difference, Setup, check_some, differentiate},
+    tensor::{Layout, Output, Tensor},
+    work::{Model, Work},
+    zeros::Zeros,
+};
+use half::{bf16, f16};
+use halfbyte::{
+    Backend, Float, Result,
+    ops::{Dropout, LoraFactors, LoraLinear4, LoraLinear4Grad, LoraPart, Op},
+};
+use std::ops::Range;
+
+/// One adapter's factors, and its places.
+struct Adapter<B: Backend, T: Float> {
+    a: Tensor<B, T>,
+    b: Tensor<B, T>,
+    rank: usize,
+    dropout: Option<Dropout>,
+    xa: Range<usize>,
+    out: Range<usize>,
+}
+
+impl<B: Backend, T: Float> Adapter<B, T> {
+    fn part(&self) -> LoraPart<'_, B, T> {
+        let Adapter { a, b, dropout, xa, out, .. } = self;
+        let (xa, out) = (xa.clone(), out.clone());
+        LoraPart { a: a.view(), b: b.view(), scale: SCALE, dropout: *dropout, xa, out }
+    }
+}
+
+/// What both ops read: the adapters, their columns of `xa` at multiples of 8, and how many columns these make.
+struct Inputs<B: Backend, T: Float> {
+    case: Adapted,
+    weight: Quantized<B>,
+    adapters: Vec<Adapter<B, T>>,
+    columns: usize,
+}
+
+impl<B: Backend, T: Float> Inputs<B, T> {
+    fn new(make: &Make<B>, case: &Adapted) -> Self {
+        let Product { outputs, inputs, layout, .. } = case.product;
+        let (mut adapters, mut columns) = (Vec::new(), 8);
+        for (i, &(rank, start, end)) in case.adapters.iter().enumerate() {
+            adapters.push(Adapter {
+                a: make.normal([1, rank * inputs], Layout::Packed, 0.1),
+                b: make.normal([1, (end - start) * rank], Layout::Packed, 0.1),
+                rank,
+                dropout: case.dropout.map(|p| Dropout { p, seed: 77, stream: (3 << 32) + i as u64 }),
+                xa: columns..columns + rank,
+                out: start..end,
+            });
+            columns = (columns + rank).next_multiple_of(8);
+        }
+        let weight = Quantized::random(make, [outputs, inputs], case.quantization, layout);
+        Inputs { case: *case, weight, adapters, columns }
+    }
+
+    fn parts(&self) -> Vec<LoraPart<'_, B, T>> {
+        self.adapters.iter().map(Adapter::part).collect()
+    }
+
+    /// Zeros, as there must be between the adapters' columns.
+    fn zeros(&self, make: &Make<B>) -> Tensor<B, T> {
+        make.normal_but([self.case.product.n, self.columns], Layout::Packed, 1.0, |values| values.fill(0.0))
+    }
+}
+
+/// The first `cols` columns of a matrix.
+fn columns<B: Backend, T: Float>(matrix: &Tensor<B, T>, cols: usize) -> Vec<f64> {
+    let [_, all] = matrix.shape();
+    matrix.to_f64().chunks(all).flat_map(|row| row[..cols].to_vec()).collect()
+}
+
+/// Some columns of values with `all` columns.
+fn slice(values: &[f64], all: usize, range: &Range<usize>) -> Vec<f64> {
+    values.chunks(all).flat_map(|row| row[range.clone()].to_vec()).collect()
+}
+
+pub struct Forward<B: Backend, T: Float> {
+    inputs: Inputs<B, T>,
+    x: Tensor<B, T>,
+    xa: Tensor<B, T>,
+    out: Tensor<B, T>,
+}
+
+impl<B: Backend, T: Float> Setup<B> for Forward<B, T> {
+    type Case = Adapted;
+
+    fn name(case: &Adapted) -> String {
+        format!("lora_linear4 {} {case:?}", T::DTYPE.suffix())
+    }
+
+    fn new(make: &Make<B>, case: &Adapted) -> Self {
+        let inputs = Inputs::new(make, case);
+        let Product { n, outputs, inputs: cols, layout, accumulate } = case.product;
+        Forward {
+            x: make.normal([n, cols + case.room], layout, 1.0),
+            xa: inputs.zeros(make),
+            out: make.sum([n, outputs], layout, accumulate),
+            inputs,
+        }
+    }
+
+    fn run(&mut self, backend: &B) -> Result<()> {
+        let (x, xa, out) = (self.x.mat_mut(), self.xa.mat_mut(), self.out.mat_mut());
+        let (weight, parts, accumulate) =
+            (self.inputs.weight.weight(), &self.inputs.parts()[..], self.inputs.case.product.accumulate);
+        LoraLinear4 { x, weight, parts, xa, out, accumulate }.run(backend)
+    }
+
+    fn outputs(&mut self) -> Vec<&mut dyn Output<B>> {
+        vec![&mut self.xa, &mut self.out]
+    }
+
+    fn compare(&mut self, close: &Close<'_, B>) {
+        let Inputs { case, weight, adapters, columns: all } = &self.inputs;
+        let Product { outputs, inputs, accumulate, .. } = case.product;
+        let x = columns(&self.x, inputs);
+        let of = |j: usize| adapters.iter().find(|adapter| adapter.xa.contains(&j));
+        close.some("xa", self.xa.now(), *all, |i, j| {
+            let Some(Adapter { a, xa, dropout, .. }) = of(j) else { return Num::ZERO };
+            oracle::row_by_row(&dropped(&x, inputs, dropout), &a.to_f64(), inputs, i, j - xa.start)
+        });
+        // From the `xa` that was stored: rounding it is part of the formula.
+        let (weight, xa) = (weight.exact::<T>(), self.xa.now_f64());
+        let with: Vec<_> = adapters.iter().map(|it| (it, slice(&xa, *all, &it.xa), it.b.to_f64())).collect();
+        close.some("out", self.out.now(), outputs, |i, j| {
+            let base = product::<T>(&x, &weight, inputs, rounding::<T>(&case.product, &case.quantization), [i, j]);
+            let base = if accumulate { Num::from(self.out.at(i, j)) + base.rounded::<T>() } else { base };
+            let Some((it, xa, b)) = with.iter().find(|(it, ..)| it.out.contains(&j)) else { return base };
+            let mut added = scaled(oracle::row_by_row(xa, b, it.rank, i, j - it.out.start));
+            // `scale B` may be rounded.
+            let size = |r: usize| -> f64 { (xa[i * it.rank + r] * b[(j - it.out.start) * it.rank + r]).abs() };
+            added.err += unit::<T>() * f64::from(SCALE) * (0..it.rank).map(size).sum::<f64>();
+            base.rounded::<T>() + added
+        });
+    }
+}
+
+pub struct Gradient<B: Backend, T: Float> {
+    inputs: Inputs<B, T>,
+    x: Tensor<B, T>,
+    xa: Tensor<B, T>,
+    d_out: Tensor<B, T>,
+    d_xa: Tensor<B, T>,
+    factors: Vec<[Tensor<B, f32>; 2]>,
+    d_x: Tensor<B, T>,
+}
+
+impl<B: Backend, T: Float> Setup<B> for Gradient<B, T> {
+    type Case = Adapted;
+
+    fn name(case: &Adapted) -> String {
+        format!("lora_linear4_grad {} {case:?}", T::DTYPE.suffix())
+    }
+
+    fn new(make: &Make<B>, case: &Adapted) -> Self {
+        let inputs = Inputs::<B, T>::new(make, case);
+        let Product { n, outputs, inputs: cols, layout, .. } = case.product;
+        let factors = |it: &Adapter<B, T>| {
+            let sum = |len| make.sum([1, len], Layout::Packed, true);
+            [sum(it.rank * cols), sum(it.out.len() * it.rank)]
+        };
+        Gradient {
+            x: make.normal([n, cols], layout, 1.0),
+            xa: make.normal([n, inputs.columns], layout, 1.0),
+            d_out: make.normal([n, outputs + case.room], layout, 1.0),
+            d_xa: inputs.zeros(make),
+            factors: inputs.adapters.iter().map(factors).collect(),
+            d_x: make.output([n, cols], layout),
+            inputs,
+        }
+    }
+
+    fn run(&mut self, backend: &B) -> Result<()> {
+        let parts = self.inputs.parts();
+        let factors = self.factors.iter_mut().map(|[a, b]| LoraFactors { d_a: a.view_mut(), d_b: b.view_mut() });
+        let factors = factors.collect();
+        LoraLinear4Grad {
+            x: self.x.mat(),
+            xa: self.xa.mat(),
+            weight: self.inputs.weight.weight(),
+            parts: &parts,
+            factors,
+            d_out: self.d_out.mat_mut(),
+            d_xa: self.d_xa.mat_mut(),
+            d_x: Some(self.d_x.mat_mut()),
+        }
+        .run(backend)
+    }
+
+    fn outputs(&mut self) -> Vec<&mut dyn Output<B>> {
+        let mut outputs: Vec<&mut dyn Output<B>> = vec![&mut self.d_xa, &mut self.d_x];
+        for [a, b] in &mut self.factors {
+            outputs.extend([a as &mut dyn Output<B>, b]);
+        }
+        outputs
+    }
+
+    fn compare(&mut self, close: &Close<'_, B>) {
+        let Inputs { case, weight, adapters, columns: all } = &self.inputs;
+        let Product { outputs, inputs, .. } = case.product;
+        let (d_out, weight) = (columns(&self.d_out, outputs), weight.exact::<T>());
+        let (x, xa, d_xa) = (self.x.to_f64(), self.xa.to_f64(), self.d_xa.now_f64());
+        let of = |j: usize| adapters.iter().find(|adapter| adapter.xa.contains(&j));
+        close.some("d_xa", self.d_xa.now(), *all, |i, j| {
+            let Some(it) = of(j) else { return Num::ZERO };
+            let d_out = slice(&d_out, outputs, &it.out);
+            scaled(oracle::row_by_column(&d_out, &it.b.to_f64(), it.out.len(), it.rank, i, j - it.xa.start))
+        });
+        for (it, [d_a, d_b]) in adapters.iter().zip(&self.factors) {
+            let (d_out, xa) = (slice(&d_out, outputs, &it.out), slice(&xa, *all, &it.xa));
+            let (d_xa, dropped) = (slice(&d_xa, *all, &it.xa), dropped(&x, inputs, &it.dropout));
+            close.some("d_b", d_b.now(), it.rank, |j, r| {
+                let sum = oracle::column_by_column(&d_out, &xa, [it.out.len(), it.rank], j, r);
+                Num::from(d_b.at(0, j * it.rank + r)) + scaled(sum)
+            });
+            close.some("d_a", d_a.now(), inputs, |r, k| {
+                let sum = oracle::column_by_column(&d_xa, &dropped, [it.rank, inputs], r, k);
+                Num::from(d_a.at(0, r * inputs + k)) + sum
+            });
+        }
+        let with: Vec<_> = adapters.iter().map(|it| (it, slice(&d_xa, *all, &it.xa), it.a.to_f64())).collect();
+        close.some("d_x", self.d_x.now(), inputs, |i, k| {
+            let base = oracle::row_by_column(&d_out, &weight, outputs, inputs, i, k);
+            with.iter().fold(base, |sum, (it, d_xa, a)| {
+                let added = oracle::row_by_column(d_xa, a, it.rank, inputs, i, k);
+                sum.rounded::<T>() + Num::from(mask(&it.dropout, i, k)) * added
+            })
+        });
+    }
+
+    fn differences(&self) -> Vec<Difference<'_>> {
+        let Inputs { case, weight, adapters, .. } = &self.inputs;
+        let Product { outputs, inputs, .. } = case.product;
+        let (d_out, weight) = (columns(&self.d_out, outputs), weight.exact::<T>());
+        let loss = move |x: &[f64]| {
+            let mut loss = oracle::weighted(&d_out, oracle::product(x, &weight, inputs));
+            for it in adapters {
+                let xa = oracle::product(&dropped(x, inputs, &it.dropout), &it.a.to_f64(), inputs);
+                let out = oracle::product(&xa, &it.b.to_f64(), it.rank);
+                loss += f64::from(SCALE) * oracle::weighted(&slice(&d_out, outputs, &it.out), out);
+            }
+            loss
+        };
+        vec![Difference { part: "x", got: self.d_x.floats(), at: self.x.to_f64(), loss: Box::new(loss) }]
+    }
+}
+
+fn lora_linear4<B: Backend>(backend: &B) {
+    for case in cases::adapted() {
+        check_some::<B, Forward<B, bf16>>(backend, &case, 600);
+        check_some::<B, Forward<B, f16>>(backend, &case, 300);
+        check_some::<B, Forward<B, f32>>(backend, &case, 300);
+    }
+}
+
+fn lora_linear4_grad<B: Backend>(backend: &B) {
+    for case in cases::adapted() {
+        check_some::<B, Gradient<B, bf16>>(backend, &case, 400);
+        check_some::<B, Gradient<B, f16>>(backend, &case, 200);
+        check_some::<B, Gradient<B, f32>>(backend, &case, 200);
+    }
+}
+
+/// A weight that is decoded in more than one piece.
+fn lora_linear4_large<B: Backend>(backend: &B) {
+    let outputs = if backend.name().starts_with("cpu") { 96 } else { 28_672 };
+    let case = cases::Adapted { product: Product::new(1032, outputs, 4096), ..cases::stack() };
+    check_some::<B, Forward<B, bf16>>(backend, &case, 300);
+    check_some::<B, Gradient<B, bf16>>(backend, &case, 100);
+}
+
+pub fn checks<B: Backend>() -> Vec<Check<B>> {
+    vec![
+        ("lora_linear4", lora_linear4),
+        ("lora_linear4_grad", lora_linear4_grad),
+        ("lora_linear4_large", lora_linear4_large),
+    ]
+}
+
+fn tiny<B: Backend>(backend: &B) {
+    let product = Product::new(3, 6, 40);
+    differentiate::<B, Gradient<B, f32>>(
+        backend,
+        &Adapted { product, adapters: &[(2, 0, 3), (3, 4, 6)], ..cases::stack() },
+    );
+}
+
+pub fn gradients<B: Backend>() -> Vec<Check<B>> {
+    vec![("lora_linear4_grad", tiny)]
+}
+
+pub fn works<B: Backend>(model: &Model) -> Vec<Work<B>> {
+    let [.., gate_up, _] = model.projections();
+    let (n, [outputs, inputs]) = (model.step_tokens(), gate_up);
+    let case = Adapted { product: Product::new(n, outputs, inputs), ..cases::stack() };
+    let bytes = Quantized::<B>::bytes(case.quantization, gate_up) + 2 * n * (inputs + outputs);
+    let cost = |ops: usize| [bytes, ops * case.product.flops()];
+    vec![
+        Work::new::<Forward<B, bf16>>("lora_linear4", case.product.shape(), cost(1), case),
+        Work::new::<Gradient<B, bf16>>("lora_linear4_grad", case.product.shape(), cost(1), case),
+    ]
+}
+
+fn lora_linear4_refuses<B: Backend>(backend: &B) {
+    let z = Zeros(backend);
+    let part = || LoraPart { a: z.view(256), b: z.view(6), scale: 1.0, dropout: None, xa: 0..2, out: 3..6 };
+    let parts = [part()];
+    let good = || LoraLinear4::<B, f32> {
+        x: z.mat_mut(4, 136),
+        weight: z.weight(),
+        parts: &parts,
+        xa: z.mat_mut(4, 8),
+        out: z.mat_mut(4, 6),
+        accumulate: false,
+    };
+    z.fits(good());
+    let narrow = LoraLinear4 { x: z.mat_mut(4, 127), ..good() };
+    z.refuses(narrow, "lora_linear4: the columns of x is 127, but they must be the weight's and more");
+    z.refuses(LoraLinear4 { out: z.mat_mut(4, 5), ..good() }, "lora_linear4: `out` is [4, 5], expected [4, 6]");
+    let outside = [LoraPart { out: 3..7, ..part() }];
+    let message = "lora_linear4: outputs is 3..7, but they must be the weight's";
+    z.refuses(LoraLinear4 { parts: &outside, ..good() }, message);
+    let outside = [LoraPart { xa: 7..9, ..part() }];
+    let message = "lora_linear4: columns of xa is 7..9, but they must be some of it";
+    z.refuses(LoraLinear4 { parts: &outside, ..good() }, message);
+    let short = [LoraPart { a: z.view(255), ..part() }];
+    z.refuses(LoraLinear4 { parts: &short, ..good() }, "lora_linear4: `a` has 255 elements, expected 256");
+
+    let good = || LoraLinear4Grad::<B, f32> {
+        x: z.mat(4, 128),
+        xa: z.mat(4, 8),
+        weight: z.weight(),
+        parts: &parts,
+        factors: vec![LoraFactors { d_a: z.out(256), d_b: z.out(6) }],
+        d_out: z.mat_mut(4, 14),
+        d_xa: z.mat_mut(4, 8),
+        d_x: Some(z.mat_mut(4, 128)),
+    };
+    z.fits(good());
+    let none = LoraLinear4Grad { factors: Vec::new(), ..good() };
+    z.refuses(none, "lora_linear4_grad: the number of factors is 0, but it must be that of the adapters");
+    let d_xa = z.mat_mut(4, 7);
+    z.refuses(LoraLinear4Grad { d_xa, ..good() }, "lora_linear4_grad: `d_xa` is [4, 7], expected [4, 8]");
+    let factors = vec![LoraFactors { d_a: z.out(256), d_b: z.out(5) }];
+    z.refuses(LoraLinear4Grad { factors, ..good() }, "lora_linear4_grad: `d_b` has 5 elements, expected 6");
+    let d_x = Some(z.mat_mut(4, 127));
+    z.refuses(LoraLinear4Grad { d_x, ..good() }, "lora_linear4_grad: `d_x` is [4, 127], expected [4, 128]");
+}
+
+pub fn refusals<B: Backend>() -> Vec<Check<B>> {
+    vec![("lora_linear4", lora_linear4_refuses)]
+}
