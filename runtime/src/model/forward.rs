@@ -1,14 +1,10 @@
 //! The forward pass: one function for each layer, whatever its tokens attend to and whatever of it is kept.
 
-use super::{
-    Activations, ForwardContext, Layer, Qwen3,
-    activations::{LayerActivations, Tokens},
-    attention::Attend,
-};
+use super::{Activations, ForwardContext, Qwen3, attention::Attend};
 use crate::{Result, batch::Batch};
 use halfbyte::{
     Backend, Buf, Float, Mat, MatMut,
-    ops::{CacheRows, GatherRows, Op, QkNormRope, RmsNorm, Swiglu},
+    ops::{GatherRows, Op, RmsNorm, Swiglu},
 };
 
 impl<B: Backend, T: Float> Qwen3<B, T> {
@@ -48,7 +44,6 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
 
         self.rms_norm(ctx, residual.at(2 * i).rows(n), &layer.attention_norm, normed.rows_mut(n))?;
         ctx.project(i, &layer.qkv, normed.rows(n), a.xa.rows_mut(n), a.qkv.rows_mut(n), false)?;
-        self.rotate(ctx, layer, tokens, a, attend.cache_rows(i))?;
         self.attend(ctx, i, tokens, a, attend)?;
         let middle = residual.advance(ctx.backend, 2 * i, n)?;
         ctx.project(i, &layer.o, a.attention.rows(n), a.xa.rows_mut(n), middle, true)?;
@@ -68,32 +63,6 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         out: MatMut<'_, B, T>,
     ) -> Result<()> {
         RmsNorm { x, add: None, weight: weight.view(), eps: self.config.rms_norm_eps, out }.run(ctx.backend)?;
-        Ok(())
-    }
-
-    /// The norms of queries and keys, and their rotation: from `a.qkv` to `a.q` and `a.k`.
-    fn rotate(
-        &self,
-        ctx: ForwardContext<'_, B, T>,
-        layer: &Layer<B, T>,
-        tokens: &Tokens<B>,
-        a: &mut LayerActivations<B, T>,
-        cache: Option<CacheRows<'_, B, T>>,
-    ) -> Result<()> {
-        QkNormRope {
-            qkv: a.qkv.rows(tokens.n),
-            heads: self.config.heads(),
-            q_weight: layer.q_norm.view(),
-            k_weight: layer.k_norm.view(),
-            eps: self.config.rms_norm_eps,
-            positions: tokens.positions(),
-            cos: self.rope.cos.view(),
-            sin: self.rope.sin.view(),
-            q: a.q.rows_mut(tokens.n),
-            k: a.k.rows_mut(tokens.n),
-            cache,
-        }
-        .run(ctx.backend)?;
         Ok(())
     }
 }
