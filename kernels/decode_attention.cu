@@ -6,7 +6,7 @@
 // finish, in an order that does not depend on which that is.
 //
 // A warp has one of two ways with a tile: `Products`, by the tensor cores, and `Sums`, for any type and alignment. The
-// bound is the memory, and where the cache is short, latency: code that runs once is slow for each of its lines.
+// bound is the memory, and where the cache is short, latency.
 //
 // Every CTA normalises and rotates the query heads for itself, and rounds them as QkNormRope does. Nobody reads the row
 // of the new token from the cache: its value is taken from qkv, its key from shared memory. One CTA writes both.
