@@ -1,293 +1,287 @@
-// One new token for each sequence against its cache. A sequence's keys are dealt to `splits` CTAs; a CTA takes up to G
-// query heads of one key head, so that keys and values are read once. The last CTA of a key head to finish adds the
-// parts up, in the order of the splits: which CTA that is does not change the result.
+// One new token of each sequence: norm and rotation of its heads, its key and value into the cache, and its attention
+// over what the cache has and itself. A CTA has up to 8 query heads that share a key head, so that keys and values are
+// read once. Keys come in tiles of 16. The warps of a CTA take one each; where a sequence has more tiles than warps,
+// more CTAs (splits) do, and all walk over the keys together. Each warp keeps maximum, sum of exponentials and weighted
+// sum of values of all heads; these are merged over the warps of a CTA, then over the splits by the last of them to
+// finish, in an order that does not depend on which that is.
 //
-// D / VEC lanes share a row of keys or values, 16 bytes each (LANES: 16 at D = 128 in bf16, so that a warp reads two
-// whole rows at once); these lane groups take keys in turn, U at a time, whose loads of keys and values are all asked
-// for before the first is used. A lane keeps maximum, sum and its own VEC columns of the values of all G heads in
-// registers, so keys need no shared memory; what the lane groups, the warps and then the CTAs have found is merged at
-// the end. More than 4 heads take the registers of a second CTA. The bound is the memory: a byte of cache is read once.
-#include "attention_ptx.cuh"
-#include "params.h"
+// A warp has one of two ways with a tile: `Products`, by the tensor cores, and `Sums`, for any type and alignment. The
+// bound is the memory, and where the cache is short, latency.
+//
+// Every CTA normalises and rotates the query heads for itself, and rounds them as QkNormRope does. Nobody reads the row
+// of the new token from the cache: its value is taken from qkv, its key from shared memory. One CTA writes both.
+#include "decode_attention.cuh"
 
-constexpr int THREADS = DECODE_ATTENTION_THREADS, WARPS = THREADS / 32;
-constexpr int MAX_SPLITS = DECODE_ATTENTION_MAX_SPLITS;
-constexpr int STATS = DECODE_ATTENTION_STATS;
-constexpr float LOG2_E = 1.4426950408889634f;
+// ------------------------------------------------------------------------------------- tiles by tensor cores
 
-// 16 bytes of T as words: elements apart would take a register each.
-template <class T> __device__ __forceinline__ uint4 load(const T *p, bool packed) {
-    if (packed) return *reinterpret_cast<const uint4 *>(p);
-    unsigned words[4];
-    if constexpr (sizeof(T) == 2) {
-        const unsigned short *from = reinterpret_cast<const unsigned short *>(p);
-#pragma unroll
-        for (int i = 0; i < 4; i++) words[i] = from[2 * i] | unsigned(from[2 * i + 1]) << 16;
-    } else {
-#pragma unroll
-        for (int i = 0; i < 4; i++) words[i] = __float_as_uint(p[i]);
-    }
-    return make_uint4(words[0], words[1], words[2], words[3]);
+// 16 bytes of what is read once.
+__device__ __forceinline__ uint4 load_once(const void *p) {
+    uint4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(__cvta_generic_to_global(p)));
+    return v;
 }
-template <class T> __device__ __forceinline__ void unpack(float (&out)[VEC<T>], const uint4 &words) {
-    const Pack<T> pack = reinterpret_cast<const Pack<T> &>(words);
-#pragma unroll
-    for (int i = 0; i < VEC<T>; i++) out[i] = to_f32(pack.v[i]);
-}
+__device__ __forceinline__ unsigned word(const uint4 &v, int i) { return reinterpret_cast<const unsigned *>(&v)[i]; }
 
-// 2^((a - top) scale); 0 when nothing was seen.
-__device__ __forceinline__ float weight(float a, float top, float scale) {
-    return exp2_fast((a - (top == -INFINITY ? 0.f : top)) * scale);
-}
+// Keys and values go from memory straight into operands: the order of k in a product is free as long as both operands
+// agree, and so are the columns of the result. Lane (g, t) has 8 columns at a time, from 8 t on of keys g and g + 8, and
+// from 8 g on of values 2t, 2t + 1, 2t + 8 and 2t + 9. Scores are q kᵀ with heads as rows, of which 8 are empty; the
+// result is vᵀ pᵀ with heads as columns, so that a lane's scores are its part of p. What rounding p to T leaves is
+// multiplied too, so that sums are as good as with p in f32.
+template <class T, int D> struct Products {
+    static constexpr int RUNS = D / 32, CHUNKS = D / 64;
+    uint4 k[2][RUNS], v[2][2][CHUNKS];
+    float o[4 * CHUNKS][4] = {}, top = -INFINITY, sum = 0;
 
-// Maximum, sum of exponentials and weighted sum of values for each of G heads; a lane has VEC columns of the values.
-template <class T, int G> struct State {
-    float top[G], sum[G], o[G][VEC<T>];
-
-    __device__ __forceinline__ void clear() {
+    __device__ __forceinline__ explicit Products(bool) {}
+    __device__ __forceinline__ void load_k(const Rows<T, D> &rows, unsigned tile) {
+        unsigned g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
-        for (int g = 0; g < G; g++) {
-            top[g] = -INFINITY, sum[g] = 0;
+        for (int j = 0; j < 2; j++) {
+            const T *row = rows.k(tile * TILE + 8 * j + g) + 8 * t;
 #pragma unroll
-            for (int i = 0; i < VEC<T>; i++) o[g][i] = 0;
+            for (int m = 0; m < RUNS; m++) k[j][m] = load_once(row + 32 * m);
         }
     }
-    // Adds keys with scores s[g][u] and values v[u]; a score of -infinity is no key.
-    template <int U>
-    __device__ __forceinline__ void add(float (&s)[G][U], const uint4 (&v)[U], float scale) {
+    __device__ __forceinline__ void load_v(const Rows<T, D> &rows, unsigned tile) {
+        unsigned g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
-        for (int g = 0; g < G; g++) {
-            float old = top[g];
+        for (int j = 0; j < 4; j++) {
+            const T *row = rows.v(tile * TILE + j / 2 * 8 + 2 * t + j % 2) + 8 * g;
 #pragma unroll
-            for (int u = 0; u < U; u++) top[g] = fmaxf(top[g], s[g][u]);
-            float shrink = weight(old, top[g], scale);
-            sum[g] *= shrink;
-#pragma unroll
-            for (int i = 0; i < VEC<T>; i++) o[g][i] *= shrink;
-#pragma unroll
-            for (int u = 0; u < U; u++) sum[g] += s[g][u] = weight(s[g][u], top[g], scale);
-        }
-#pragma unroll
-        for (int u = 0; u < U; u++) {
-            float values[VEC<T>];
-            unpack<T>(values, v[u]);
-#pragma unroll
-            for (int g = 0; g < G; g++)
-#pragma unroll
-                for (int i = 0; i < VEC<T>; i++) o[g][i] += s[g][u] * values[i];
+            for (int c = 0; c < CHUNKS; c++) v[j / 2][j % 2][c] = load_once(row + 64 * c);
         }
     }
-    // Merges with the lane `distance` away.
-    __device__ __forceinline__ void merge(int distance, float scale) {
+    // The new key in the place of what was loaded for it, and for keys after it.
+    __device__ __forceinline__ void take_own_key(const Rows<T, D> &rows, unsigned tile, const T *own) {
+        unsigned g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
-        for (int g = 0; g < G; g++) {
-            float other = __shfl_xor_sync(~0u, top[g], distance), all = fmaxf(top[g], other);
-            float mine = weight(top[g], all, scale), theirs = weight(other, all, scale);
-            top[g] = all;
-            sum[g] = sum[g] * mine + __shfl_xor_sync(~0u, sum[g], distance) * theirs;
+        for (int j = 0; j < 2; j++)
 #pragma unroll
-            for (int i = 0; i < VEC<T>; i++)
-                o[g][i] = o[g][i] * mine + __shfl_xor_sync(~0u, o[g][i], distance) * theirs;
-        }
+            for (int m = 0; m < RUNS; m++)
+                if (tile * TILE + 8 * j + g >= rows.cached)
+                    k[j][m] = *reinterpret_cast<const uint4 *>(own + 32 * m + 8 * t);
     }
-};
-
-// The parts of one block's heads: part i of head g, from warps or from splits.
-template <int D, int G> struct Parts {
-    float top[MAX_SPLITS][G], sum[MAX_SPLITS][G];
-
-    // Turns maxima into weights, sums into the weighted sums of all parts (in sum[0]) and gives back the maximum.
-    // One thread for each head.
-    __device__ __forceinline__ float weigh(unsigned g, unsigned count, float scale) {
-        float all = -INFINITY, total = 0;
-        for (unsigned i = 0; i < count; i++) all = fmaxf(all, top[i][g]);
-        for (unsigned i = 0; i < count; i++) {
-            top[i][g] = weight(top[i][g], all, scale);
-            total += top[i][g] * sum[i][g];
-        }
-        sum[0][g] = total;
-        return all;
-    }
-};
-
-// What a CTA works on: heads head0 .. head0 + heads of one sequence, keys begin .. end of it.
-template <int G> struct Job {
-    unsigned split, index; // index: of the heads, among those of the sequence
-    unsigned chunks, b, kv_head, head0, heads;
-    unsigned begin, end, len, active; // active: CTAs that have keys
-
-    // A split has whole batches of keys, so that only the last one has a remainder.
-    __device__ __forceinline__ Job(const DecodeAttentionParams &p, unsigned batch) {
-        unsigned group = p.q_heads / p.kv_heads;
-        chunks = (group + G - 1) / G;
-        split = blockIdx.x % p.splits, index = blockIdx.x / p.splits % (p.kv_heads * chunks);
-        b = blockIdx.x / p.splits / (p.kv_heads * chunks), kv_head = index / chunks;
-        head0 = kv_head * group + index % chunks * G, heads = min(group - index % chunks * G, G + 0u);
-        len = min(p.positions[b], p.capacity - 1) + 1;
-        unsigned share = ((len + p.splits - 1) / p.splits + batch - 1) / batch * batch;
-        begin = split * share, end = min(begin + share, len), active = (len + share - 1) / share;
-    }
-};
-
-template <int D, int G> struct Shared {
-    float sums[WARPS][G][D];
-    Parts<D, G> parts;
-    float tops[G];
-    bool last;
-};
-
-// Adds a lane group's keys of the job to `state`. `width`: from key to key.
-template <class T, int D, int G, unsigned U>
-__device__ __forceinline__ void read_keys(const DecodeAttentionParams &p, const Job<G> &job, State<T, G> &state) {
-    constexpr unsigned LANES = D / VEC<T>, GROUPS = THREADS / LANES;
-    unsigned column = threadIdx.x % LANES * VEC<T>, lane_group = threadIdx.x / LANES, width = p.kv_heads * D;
-    const T *q = row_of<T>(p.q, job.b) + job.head0 * D + column;
-    size_t at = size_t(job.b) * p.capacity * width + job.kv_head * D + column;
-    const T *k = static_cast<const T *>(p.k_cache) + at, *v = static_cast<const T *>(p.v_cache) + at;
-    bool packed = aligned16(q, 0) && aligned16(k, 0) && aligned16(v, 0);
-    float qs[G][VEC<T>], scale = p.scale * LOG2_E;
+    // s[j]: of head g with keys 8 j + 2t and 8 j + 2t + 1.
+    __device__ __forceinline__ void scores(float (&s)[2][4], const T (&q)[HEADS][Shared<T, D>::PITCH]) const {
+        unsigned g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
-    for (int g = 0; g < G; g++) unpack<T>(qs[g], load(q + min(g + 0u, job.heads - 1) * D, packed));
-    // The bound is raised for a lane group so that all of a warp stay together: a key from `end` on counts for nothing.
-    for (unsigned key0 = job.begin + lane_group; key0 < job.end + lane_group; key0 += GROUPS * U) {
-        uint4 ks[U], vs[U];
-        float s[G][U];
+        for (int m = 0; m < RUNS; m++) {
+            uint4 qs = *reinterpret_cast<const uint4 *>(&q[g][32 * m + 8 * t]);
 #pragma unroll
-        for (int u = 0; u < U; u++) {
-            size_t row = min(key0 + u * GROUPS, job.end - 1);
-            ks[u] = load(k + row * width, packed);
-            vs[u] = load(v + row * width, packed);
-        }
+            for (int half = 0; half < 4; half += 2) {
+                uint32_t a[4] = {word(qs, half), 0, word(qs, half + 1), 0};
 #pragma unroll
-        for (int u = 0; u < U; u++) {
-            float keys[VEC<T>];
-            unpack<T>(keys, ks[u]);
-#pragma unroll
-            for (int g = 0; g < G; g++) {
-                float dot = 0;
-#pragma unroll
-                for (int i = 0; i < VEC<T>; i++) dot += qs[g][i] * keys[i];
-#pragma unroll
-                for (int o = LANES / 2; o > 0; o >>= 1) dot += __shfl_xor_sync(~0u, dot, o);
-                s[g][u] = key0 + u * GROUPS < job.end ? dot : -INFINITY;
+                for (int j = 0; j < 2; j++)
+                    mma_m16n8k16<T>(s[j], a, word(k[j][m], half), word(k[j][m], half + 1));
             }
         }
-        state.add(s, vs, scale);
     }
-}
-
-// Merges the lane groups of each warp, and puts what each warp has found into shared memory.
-template <class T, int D, int G>
-__device__ __forceinline__ void merge_warps(State<T, G> &state, Shared<D, G> &shared, float scale) {
-    constexpr unsigned LANES = D / VEC<T>;
+    // Turns scores into weights, and makes sums and `o` relative to the new maximum.
+    __device__ __forceinline__ void exponentials(float (&s)[2][4], unsigned keys, float scale) {
+        unsigned t = threadIdx.x % 4;
+        float old = top;
 #pragma unroll
-    for (int o = LANES; o < 32; o <<= 1) state.merge(o, scale);
-    unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32, column = threadIdx.x % LANES * VEC<T>;
-    if (lane < LANES) {
+        for (int i = 0; i < 4; i++) {
+            float &score = s[i / 2][i % 2];
+            if (i / 2 * 8 + 2 * t + i % 2 >= keys) score = -INFINITY;
+            top = fmaxf(top, score);
+        }
+        top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
+        top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
+        float shrink = weight(old, top, scale);
+        sum *= shrink;
 #pragma unroll
-        for (int g = 0; g < G; g++) {
+        for (int i = 0; i < 4; i++) sum += s[i / 2][i % 2] = weight(s[i / 2][i % 2], top, scale);
+        if (!__any_sync(~0u, old < top && old > -INFINITY)) return;
+        float even = __shfl_sync(~0u, shrink, 8 * t), odd = __shfl_sync(~0u, shrink, 8 * t + 4); // of heads 2t, 2t + 1
 #pragma unroll
-            for (int i = 0; i < VEC<T>; i++) shared.sums[warp][g][column + i] = state.o[g][i];
-            if (lane == 0) shared.parts.top[warp][g] = state.top[g], shared.parts.sum[warp][g] = state.sum[g];
+        for (auto &part : o) part[0] *= even, part[1] *= odd, part[2] *= even, part[3] *= odd;
+    }
+    // Adds the values with weights s.
+    __device__ __forceinline__ void add_values(const float (&s)[2][4]) {
+        uint32_t p[2], rest[2];
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+            float low = to_f32(from_f32<T>(s[j][0])), high = to_f32(from_f32<T>(s[j][1]));
+            p[j] = pack2<T>(low, high), rest[j] = pack2<T>(s[j][0] - low, s[j][1] - high);
+        }
+#pragma unroll
+        for (int i = 0; i < 4 * CHUNKS; i++) {
+            unsigned w[4];
+#pragma unroll
+            for (int j = 0; j < 4; j++) w[j] = word(v[j / 2][j % 2][i / 4], i % 4);
+            uint32_t a[4] = {__byte_perm(w[0], w[1], 0x5410), __byte_perm(w[0], w[1], 0x7632),
+                             __byte_perm(w[2], w[3], 0x5410), __byte_perm(w[2], w[3], 0x7632)};
+            mma_m16n8k16<T>(o[i], a, p[0], p[1]);
+            mma_m16n8k16<T>(o[i], a, rest[0], rest[1]);
         }
     }
-    __syncthreads(); // all warps' findings are there for `weigh`
-    if (threadIdx.x < G) shared.tops[threadIdx.x] = shared.parts.weigh(threadIdx.x, WARPS, scale);
-    __syncthreads(); // the weights are there for whoever adds up columns
-}
-
-// Adds the warps up: to the output when this CTA has all the keys, else to its part of `partial`, which has, for each
-// head and split, D weighted sums, then the maximum and the sum of exponentials.
-template <class T, int D, int G>
-__device__ __forceinline__ void store_part(const DecodeAttentionParams &p, const Job<G> &job,
-                                           const Shared<D, G> &shared, T *out, float *partial) {
-    for (unsigned i = threadIdx.x; i < job.heads * D; i += THREADS) {
-        unsigned g = i / D, d = i % D;
-        float o = 0;
+    __device__ __forceinline__ void start(const Rows<T, D> &rows, unsigned tile, unsigned end) {
+        if (tile >= end) return;
+        load_k(rows, tile);
+        load_v(rows, tile);
+    }
+    // All tiles of the warp, the first of which was loaded. What a product no longer needs is loaded again at once.
+    __device__ __forceinline__ void run(const Rows<T, D> &rows, const Shared<T, D> &shared, unsigned tile, unsigned end,
+                                        unsigned step, unsigned, float scale) {
+#pragma unroll 1
+        for (; tile < end; tile += step) {
+            float s[2][4] = {};
+            if ((tile + 1) * TILE > rows.cached) take_own_key(rows, tile, shared.k);
+            scores(s, shared.q);
+            if (tile + step < end) load_k(rows, tile + step);
+            exponentials(s, rows.last + 1 - tile * TILE, scale);
+            add_values(s);
+            if (tile + step < end) load_v(rows, tile + step);
+        }
+    }
+    __device__ __forceinline__ void store(Shared<T, D> &shared, unsigned heads, float) {
+        unsigned g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, warp = threadIdx.x / 32;
+        sum += __shfl_xor_sync(~0u, sum, 1);
+        sum += __shfl_xor_sync(~0u, sum, 2);
+        if (t == 0) pair_at(&shared.found[warp][g][D]) = make_float2(top, sum);
 #pragma unroll
-        for (int w = 0; w < WARPS; w++) o += shared.parts.top[w][g] * shared.sums[w][g][d];
-        if (job.active == 1)
-            out[i] = from_f32<T>(o / shared.parts.sum[0][g]);
-        else
-            partial[(g * p.splits + job.split) * (D + STATS) + d] = o;
+        for (int odd = 0; odd < 2; odd++) {
+            if (2 * t + odd >= heads) continue;
+#pragma unroll
+            for (int i = 0; i < 4 * CHUNKS; i += 2) {
+                float *to = &shared.found[warp][2 * t + odd][i / 4 * 64 + 8 * g + i % 4 * 2];
+                *reinterpret_cast<float4 *>(to) =
+                    make_float4(o[i][odd], o[i][2 + odd], o[i + 1][odd], o[i + 1][2 + odd]);
+            }
+        }
     }
-    if (job.active > 1 && threadIdx.x < job.heads) {
-        float *end_of_part = partial + (threadIdx.x * p.splits + job.split) * (D + STATS) + D;
-        end_of_part[0] = shared.tops[threadIdx.x];
-        end_of_part[1] = shared.parts.sum[0][threadIdx.x];
+};
+
+// ------------------------------------------------------------------------------------- tiles by FMA
+
+// D / VEC lanes share a row; these lane groups take the rows of a tile in turn, U at a time.
+template <class T, int D> struct Sums {
+    static constexpr unsigned LANES = D / VEC<T>, GROUPS = 32 / LANES, U = 2;
+    float o[HEADS][VEC<T>] = {}, top[HEADS], sum[HEADS] = {};
+    bool packed;
+
+    __device__ __forceinline__ explicit Sums(bool packed) : packed(packed) {
+#pragma unroll
+        for (float &t : top) t = -INFINITY;
     }
+    __device__ __forceinline__ void start(const Rows<T, D> &, unsigned, unsigned) {}
+    __device__ __forceinline__ void run(const Rows<T, D> &rows, const Shared<T, D> &shared, unsigned tile, unsigned end,
+                                        unsigned step, unsigned heads, float scale) {
+        unsigned column = threadIdx.x % LANES * VEC<T>, lane_group = threadIdx.x % 32 / LANES;
+        float qs[HEADS][VEC<T>];
+#pragma unroll
+        for (unsigned g = 0; g < HEADS; g++) load(qs[g], &shared.q[g][column], true);
+#pragma unroll 1
+        for (; tile < end; tile += step)
+#pragma unroll 1
+            for (unsigned row = lane_group; row < TILE; row += GROUPS * U) {
+                float k[U][VEC<T>], v[U][VEC<T>];
+                bool here[U];
+#pragma unroll
+                for (unsigned u = 0; u < U; u++) {
+                    unsigned key = tile * TILE + row + u * GROUPS;
+                    here[u] = key <= rows.last;
+                    load(k[u], (min(key, rows.last) < rows.cached ? rows.k(key) : shared.k) + column, packed);
+                    load(v[u], rows.v(key) + column, packed);
+                }
+#pragma unroll
+                for (unsigned g = 0; g < HEADS; g++)
+                    if (g < heads) add(g, qs[g], k, v, here, scale);
+            }
+    }
+    __device__ __forceinline__ void add(unsigned g, const float (&q)[VEC<T>], const float (&k)[U][VEC<T>],
+                                        const float (&v)[U][VEC<T>], const bool (&here)[U], float scale) {
+        float s[U], old = top[g];
+#pragma unroll
+        for (unsigned u = 0; u < U; u++) {
+            float dot = 0;
+#pragma unroll
+            for (int i = 0; i < VEC<T>; i++) dot += q[i] * k[u][i];
+#pragma unroll
+            for (unsigned distance = LANES / 2; distance > 0; distance /= 2)
+                dot += __shfl_xor_sync(~0u, dot, distance);
+            s[u] = here[u] ? dot : -INFINITY;
+            top[g] = fmaxf(top[g], s[u]);
+        }
+        float shrink = weight(old, top[g], scale);
+        sum[g] *= shrink;
+#pragma unroll
+        for (int i = 0; i < VEC<T>; i++) o[g][i] *= shrink;
+#pragma unroll
+        for (unsigned u = 0; u < U; u++) {
+            float w = weight(s[u], top[g], scale);
+            sum[g] += w;
+#pragma unroll
+            for (int i = 0; i < VEC<T>; i++) o[g][i] += w * v[u][i];
+        }
+    }
+    // Merges the lane groups, two and two, and stores what they have.
+    __device__ __forceinline__ void store(Shared<T, D> &shared, unsigned heads, float scale) {
+        unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+#pragma unroll
+        for (unsigned g = 0; g < HEADS; g++) {
+#pragma unroll
+            for (unsigned distance = LANES; distance < 32; distance *= 2) {
+                float other = __shfl_xor_sync(~0u, top[g], distance), all = fmaxf(top[g], other);
+                float mine = weight(top[g], all, scale), theirs = weight(other, all, scale);
+                top[g] = all;
+                sum[g] = sum[g] * mine + __shfl_xor_sync(~0u, sum[g], distance) * theirs;
+#pragma unroll
+                for (int i = 0; i < VEC<T>; i++)
+                    o[g][i] = o[g][i] * mine + __shfl_xor_sync(~0u, o[g][i], distance) * theirs;
+            }
+            if (g >= heads || lane >= LANES) continue;
+#pragma unroll
+            for (int i = 0; i < VEC<T>; i++) shared.found[warp][g][lane * VEC<T> + i] = o[g][i];
+            if (lane == 0) pair_at(&shared.found[warp][g][D]) = make_float2(top[g], sum[g]);
+        }
+    }
+};
+
+// `packed`: everything that is read moves 16 bytes at a time.
+template <class Warp, class T, int D>
+__device__ __forceinline__ void decode_attention(const DecodeAttentionParams &p, bool packed) {
+    __shared__ Shared<T, D> shared;
+    float scale = p.scale * LOG2_E;
+    Job job(p);
+    NewToken<T, D> token(p, packed);
+    begin_kernel();
+    unsigned position = p.positions[job.b];
+    token.load(p, job);
+    job.place(p, position);
+    if (job.split >= job.active) return;
+    Rows<T, D> rows(p, job);
+    Warp warp(packed);
+    // All splits walk over the keys together, so that what is read at a time lies together.
+    unsigned tile = job.split * WARPS + threadIdx.x / 32, step = job.active * WARPS;
+    warp.start(rows, tile, job.tiles);
+    token.store(p, position, shared);
+    __syncthreads(); // queries and key are there
+    if (job.stores) append<T, D>(p, job, rows, shared.k);
+    warp.run(rows, shared, tile, job.tiles, step, job.heads, scale);
+    warp.store(shared, job.heads, scale);
+    __syncthreads(); // all warps' findings are there
+    finish(p, job, shared, scale);
 }
 
-// Is this the last of the job's CTAs? Then the others' parts can be seen. All threads get the answer.
-template <int D, int G>
-__device__ __forceinline__ bool is_last(const DecodeAttentionParams &p, const Job<G> &job, Shared<D, G> &shared) {
-    __threadfence(); // this thread's writes are seen by whoever sees the ticket taken
-    __syncthreads(); // and so are those of the CTA's other threads
-    if (threadIdx.x == 0) {
-        unsigned *ticket = p.tickets + job.b * (p.kv_heads * job.chunks) + job.index;
-        shared.last = atomicAdd(ticket, 1) == job.active - 1;
-        if (shared.last) *ticket = 0; // for the next launch
+#define MMA(D, T)                                                                                                      \
+    extern "C" __global__ void __launch_bounds__(THREADS, 2)                                                           \
+        decode_attention_mma_d##D##_##T(const __grid_constant__ DecodeAttentionParams p) {                             \
+        decode_attention<Products<T, D>, T, D>(p, true);                                                               \
     }
-    __syncthreads();
-    if (shared.last) __threadfence(); // nothing is read before the ticket was
-    return shared.last;
-}
-
-// Adds the splits up, in their order. From L2: another multiprocessor wrote them.
-template <class T, int D, int G>
-__device__ __forceinline__ void add_splits(const DecodeAttentionParams &p, const Job<G> &job,
-                                           Shared<D, G> &shared, T *out, const float *partial) {
-    Parts<D, G> &parts = shared.parts;
-    for (unsigned i = threadIdx.x; i < job.active * job.heads; i += THREADS) {
-        const float *end_of_part = partial + (i % job.heads * p.splits + i / job.heads) * (D + STATS) + D;
-        parts.top[i / job.heads][i % job.heads] = __ldcg(end_of_part);
-        parts.sum[i / job.heads][i % job.heads] = __ldcg(end_of_part + 1);
+#define SIMT(D, T)                                                                                                     \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
+        decode_attention_simt_d##D##_##T(const __grid_constant__ DecodeAttentionParams p) {                            \
+        decode_attention<Sums<T, D>, T, D>(p, p.packed);                                                               \
     }
-    __syncthreads();
-    if (threadIdx.x < job.heads) parts.weigh(threadIdx.x, job.active, p.scale * LOG2_E);
-    __syncthreads();
-    for (unsigned i = threadIdx.x; i < job.heads * D; i += THREADS) {
-        unsigned g = i / D, d = i % D;
-        float o = 0;
-#pragma unroll 16
-        for (unsigned part = 0; part < job.active; part++)
-            o += parts.top[part][g] * __ldcg(partial + (g * p.splits + part) * (D + STATS) + d);
-        out[i] = from_f32<T>(o / parts.sum[0][g]);
-    }
-}
-
-template <class T, int D, int G>
-__device__ __forceinline__ void decode_attention(const DecodeAttentionParams &p) {
-    // Keys of a lane group at a time: as many as the registers leave room for.
-    constexpr unsigned U = G > 2 ? 2 : 4, GROUPS = THREADS / (D / VEC<T>);
-    __shared__ Shared<D, G> shared;
-    Job<G> job(p, GROUPS * U);
-    if (job.begin >= job.len) return;
-    State<T, G> state;
-    state.clear();
-    read_keys<T, D, G, U>(p, job, state);
-    merge_warps(state, shared, p.scale * LOG2_E);
-    T *out = row_of<T>(p.out, job.b) + job.head0 * D;
-    float *partial = p.partial + (size_t(job.b) * p.q_heads + job.head0) * p.splits * (D + STATS);
-    store_part(p, job, shared, out, partial);
-    if (job.active > 1 && is_last(p, job, shared)) add_splits(p, job, shared, out, static_cast<const float *>(partial));
-}
-
-#define ENTRY(G, D, T)                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(THREADS, G > 4 ? 1 : 2)                                               \
-        decode_attention_g##G##_d##D##_##T(const __grid_constant__ DecodeAttentionParams p) {                          \
-        begin_kernel();                                                                                                \
-        decode_attention<T, D, G>(p);                                                                                  \
-    }
-#define ENTRIES(G, T) ENTRY(G, 32, T) ENTRY(G, 64, T) ENTRY(G, 128, T)
-ENTRIES(2, bf16)
-ENTRIES(4, bf16)
-ENTRIES(8, bf16)
-ENTRIES(2, f16)
-ENTRIES(4, f16)
-ENTRIES(8, f16)
-ENTRIES(2, f32)
-ENTRIES(4, f32)
-ENTRIES(8, f32)
-
-// One block for each row.
+#define SIMT_ALL(T) SIMT(32, T) SIMT(64, T) SIMT(128, T)
+MMA(64, bf16)
+MMA(64, f16)
+MMA(128, bf16)
+MMA(128, f16)
+SIMT_ALL(bf16)
+SIMT_ALL(f16)
+SIMT_ALL(f32)

@@ -411,23 +411,31 @@ typedef struct {
     float scale;
 } AttentionGradParams;
 
-
-// decode_attention: one query row for each sequence over positions 0 ..= positions[b]; split over the cache.
+// decode_attention: norm and rotation of one token of each sequence, whose key and value go to the cache, and its
+// attention over positions 0 ..= positions[b]; split over the cache.
 typedef struct {
-    Matrix q;                  // T [n_seqs, q_heads dim]
-    const void *k_cache;       // T [n_seqs, capacity, kv_heads dim]
-    const void *v_cache;       // T [n_seqs, capacity, kv_heads dim]
+    Matrix qkv;                // T [n_seqs, (q_heads + 2 kv_heads) dim]
+    const float *q_weight;     // [dim]
+    const float *k_weight;     // [dim]
     const unsigned *positions; // [n_seqs]
+    const float *cos;          // [max_positions, dim / 2]
+    const float *sin;          // [max_positions, dim / 2]
+    void *k_cache;             // T [n_seqs, capacity, kv_heads dim]
+    void *v_cache;             // T [n_seqs, capacity, kv_heads dim]
     MatrixMut out;             // T [n_seqs, q_heads dim]
-    float *partial;            // [n_seqs, q_heads, splits, dim + STATS]: sums, maximum, sum of exponentials
-    unsigned *tickets;         // [n_seqs, kv_heads * chunks], zeros before and after; chunks of a group's heads
-    unsigned n_seqs, capacity, q_heads, kv_heads, dim, splits;
-    float scale;
+    float *partial;            // [n_seqs, chunks, kv_heads, splits, HEADS, dim + STATS]: sums, maximum, their weight
+    unsigned *tickets;         // [n_seqs, chunks, kv_heads], zeros before and after; chunks: of a group's heads
+    unsigned n_seqs, capacity, q_heads, kv_heads, dim, max_positions, splits;
+    unsigned packed; // all but `out` is aligned to 16 bytes
+    float eps, scale;
 } DecodeAttentionParams;
 enum {
     DECODE_ATTENTION_THREADS = 256,
-    DECODE_ATTENTION_MAX_SPLITS = 64, // of one sequence
-    DECODE_ATTENTION_STATS = 2,       // what follows the sums of a part
+    DECODE_ATTENTION_HEADS = 8,       // query heads of a CTA, at most: a key head's group, or a part of it
+    DECODE_ATTENTION_TILE = 16,       // keys that a warp takes at a time
+    DECODE_ATTENTION_MAX_SPLITS = 64, // of a sequence
+    DECODE_ATTENTION_MERGED = 32,     // splits that are merged at a time: half of these
+    DECODE_ATTENTION_STATS = 8,       // what follows the sums of a head: two numbers, and what keeps banks apart
 };
 
 // swiglu: out = silu(gate) * up.

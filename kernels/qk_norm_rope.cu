@@ -1,63 +1,15 @@
-// RMSNorm of every query and key head, then rotation by position, and the gradient of both. A group of D / 2 / VEC
-// lanes takes HEADS heads of one token; a lane holds one pack of the first half of a head and the pack that it is
-// rotated with. So a rotation needs no other lane, the sum of squares log2(LANES) shuffles, and cosine and sine are
-// loaded once for HEADS heads. The forward pass loads all heads before the first is used. The bound is the memory. No
-// shared memory, no barrier.
+// RMSNorm of every query and key head, then rotation by position, and the gradient of both. A group of lanes
+// (qk_norm_rope.cuh) takes HEADS heads of one token, so that cosine and sine are loaded once for HEADS heads. The
+// forward pass loads all heads before the first is used. The bound is the memory. No shared memory, no barrier.
 #include "params.h"
-#include "types.cuh"
+#include "qk_norm_rope.cuh"
 
 constexpr int THREADS = QK_NORM_ROPE_THREADS, HEADS = QK_NORM_ROPE_HEADS;
-
-// N elements of S as f32.
-template <class S, int N> __device__ __forceinline__ void load(float (&out)[N], const S *p, bool packed) {
-    if (packed) {
-#pragma unroll
-        for (int i = 0; i < N; i += VEC<S>) {
-            Pack<S> pack = load_pack(p + i);
-#pragma unroll
-            for (int j = 0; j < VEC<S>; j++) out[i + j] = to_f32(pack.v[j]);
-        }
-    } else {
-#pragma unroll
-        for (int i = 0; i < N; i++) out[i] = to_f32(p[i]);
-    }
-}
-template <class T> __device__ __forceinline__ void store(T *p, const float (&v)[VEC<T>], bool packed) {
-    Pack<T> pack;
-#pragma unroll
-    for (int i = 0; i < VEC<T>; i++) pack.v[i] = from_f32<T>(v[i]);
-    if (packed) return store_pack(p, pack);
-#pragma unroll
-    for (int i = 0; i < VEC<T>; i++) p[i] = pack.v[i];
-}
-
-// A lane's columns of a row of D elements: `low` and `low` + D / 2, VEC each. In f32.
-template <class T, int D> struct Half {
-    float low[VEC<T>], high[VEC<T>];
-
-    template <class S> __device__ __forceinline__ void load_row(const S *row, unsigned at, bool packed) {
-        load(low, row + at, packed);
-        load(high, row + at + D / 2, packed);
-    }
-    __device__ __forceinline__ void store_row(T *row, unsigned at, bool packed) const {
-        store(row + at, low, packed);
-        store(row + at + D / 2, high, packed);
-    }
-    // Sum of the products with `other` over the whole head.
-    __device__ __forceinline__ float dot(const Half &other) const {
-        float sum = 0;
-#pragma unroll
-        for (int i = 0; i < VEC<T>; i++) sum += low[i] * other.low[i] + high[i] * other.high[i];
-#pragma unroll
-        for (int o = D / 2 / VEC<T> / 2; o > 0; o >>= 1) sum += __shfl_xor_sync(~0u, sum, o);
-        return sum;
-    }
-};
 
 // Up to HEADS heads of one token: all queries, all keys, or, where `values` are wanted too, all values. A job past the
 // last one is the last one again, so that whole warps stay together; it stores the same values.
 template <class T, int D> struct Job {
-    static constexpr unsigned LANES = D / 2 / VEC<T>;
+    static constexpr unsigned LANES = Half<T, D>::LANES;
     unsigned token, first, count, at;
     bool keys, values;
 
@@ -77,18 +29,13 @@ template <class T, int D> struct Job {
 };
 
 // The weight of a job's heads, and the rotation of its token.
-template <class T, int D> struct Factors {
-    Half<T, D> weight;
-    float cos[VEC<T>], sin[VEC<T>];
-
-    template <class P> __device__ __forceinline__ Factors(const P &p, const Job<T, D> &job) {
-        const float *w = job.keys ? p.k_weight : p.q_weight;
-        size_t at = size_t(min(p.positions[job.token], p.max_positions - 1)) * (D / 2) + job.at;
-        weight.load_row(w, job.at, aligned16(w, 0));
-        load(cos, p.cos + at, aligned16(p.cos, 0));
-        load(sin, p.sin + at, aligned16(p.sin, 0));
-    }
-};
+template <class T, int D, class P> __device__ __forceinline__ Factors<T, D> factors(const P &p, const Job<T, D> &job) {
+    Factors<T, D> f;
+    const float *weight = job.keys ? p.k_weight : p.q_weight;
+    f.load_weight(weight, job.at, aligned16(weight, 0));
+    f.load_angles(p, p.positions[job.token], job.at, aligned16(p.cos, 0) && aligned16(p.sin, 0));
+    return f;
+}
 
 // Where a job's heads go in a cache, or null.
 template <class T, int D>
@@ -110,17 +57,11 @@ template <class T, int D> __device__ __forceinline__ void qk_norm_rope(const QkN
     Half<T, D> h[HEADS];
 #pragma unroll
     for (int i = 0; i < HEADS; i++) h[i].load_row(x + min(i + 0u, job.count - 1) * D, job.at, packed);
-    Factors<T, D> f(p, job);
+    Factors<T, D> f = factors(p, job);
 #pragma unroll
     for (int i = 0; i < HEADS; i++) {
-        float scale = 1.f / sqrtf(h[i].dot(h[i]) / D + p.eps); // by all lanes of a warp, whatever their jobs
-#pragma unroll
-        for (int j = 0; j < VEC<T>; j++) {
-            if (job.values) break;
-            float low = h[i].low[j] * scale * f.weight.low[j], high = h[i].high[j] * scale * f.weight.high[j];
-            h[i].low[j] = low * f.cos[j] - high * f.sin[j];
-            h[i].high[j] = high * f.cos[j] + low * f.sin[j];
-        }
+        float scale = h[i].inverse_rms(p.eps); // by all lanes of a warp, whatever their jobs
+        if (!job.values) f.rotate(h[i], scale);
         if (i >= job.count) continue;
         if (out) h[i].store_row(out + i * D, job.at, packed);
         if (cached) h[i].store_row(cached + i * D, job.at, packed);
@@ -135,7 +76,7 @@ template <class T, int D> __device__ __forceinline__ void qk_norm_rope_grad(cons
                               : row_of<T>(p.d_q, job.token) + job.first * D;
     T *d_x = row_of<T>(p.d_qk, job.token) + column;
     bool packed = aligned16(x, 0) && aligned16(d_out, 0) && aligned16(d_x, 0);
-    Factors<T, D> f(p, job);
+    Factors<T, D> f = factors(p, job);
 #pragma unroll
     for (int i = 0; i < HEADS; i++) {
         Half<T, D> h, g;
@@ -148,7 +89,7 @@ template <class T, int D> __device__ __forceinline__ void qk_norm_rope_grad(cons
             g.low[j] = low * f.weight.low[j];
             g.high[j] = high * f.weight.high[j];
         }
-        float scale = 1.f / sqrtf(h.dot(h) / D + p.eps);
+        float scale = h.inverse_rms(p.eps);
         float mean = h.dot(g) / D * scale * scale;
 #pragma unroll
         for (int j = 0; j < VEC<T>; j++) {

@@ -45,11 +45,12 @@ template <class T> __device__ __forceinline__ bool aligned16(const T *p, unsigne
     return (reinterpret_cast<uintptr_t>(p) % 16 == 0) && (stride % VEC<T> == 0);
 }
 
-// Every kernel begins with this, before it reads or writes anything but its params (gemv4.cuh: and the weight). It may
-// have been started while the kernel before it still runs (programmatic dependent launch, src/cuda/kernel.rs): here it
-// lets the next kernel start in turn, and waits until all that was queued before is done and visible. The next one waits
-// for this one, which ends only after its own wait: so whoever has waited sees all before it, however many have started.
-// What comes before this call overlaps. To let the next start only after the wait costs 7 % of a token's time.
+// Every kernel begins with this, before it reads or writes anything but its params (gemv4.cuh: and the weight;
+// decode_attention.cu: and the weights of norms, which no kernel writes). It may have been started while the kernel
+// before it still runs (programmatic dependent launch, src/cuda/kernel.rs): here it lets the next kernel start in turn,
+// and waits until all that was queued before is done and visible. The next one waits for this one, which ends only
+// after its own wait: so whoever has waited sees all before it, however many have started. What comes before this call
+// overlaps. To let the next start only after the wait costs 7 % of a token's time.
 __device__ __forceinline__ void begin_kernel() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");

@@ -95,7 +95,7 @@ proptest! {
 
     #[test]
     fn caches_are_no_larger_than_their_memory([capacity, other] in pair(), heads in [size(), size(), size()]) {
-        let [q, k, mut k_cache, mut v_cache, mut out] = views();
+        let [k, mut k_cache, mut v_cache, mut out] = views();
         let at = Cpu::new().zeros(1).unwrap();
         let [wide, mut q_out, mut k_out, table, _] = views();
         let [wide, table] = [&wide, &table].map(|buf| buf.at(0..LEN));
@@ -118,10 +118,24 @@ proptest! {
         prop_assert_eq!(append.check(&Cpu::new()).is_ok(), row.is_some_and(|row| (LEN as u128).is_multiple_of(row)));
         let [many, kv, dim] = heads;
         for heads in [Heads { q: 1, kv: 1, dim: 64 }, Heads { q: many, kv, dim }, Heads { q: many, kv: other, dim: 32 }] {
-            let (q, out) = (Mat::new(q.view(), 1, LEN), out.mat_mut(1, LEN));
-            let (k_cache, v_cache) = (k_cache.view(), v_cache.view());
-            let positions = at.view();
-            let op = DecodeAttention { q, k_cache, v_cache, heads, positions, capacity, scale: 1.0, out };
+            let row = product(&[heads.q, heads.dim]).zip(product(&[2, heads.kv, heads.dim])).map(|(q, kv)| q + kv);
+            let qkv = Cpu::new().zeros(row.unwrap_or(1).clamp(1, 3 * LEN as u128) as usize).unwrap();
+            let table = |len: usize| wide.at(0..len.min(LEN));
+            let op = DecodeAttention {
+                qkv: qkv.mat(1, qkv.len()),
+                heads,
+                q_weight: table(heads.dim),
+                k_weight: table(heads.dim),
+                eps: 1e-6,
+                positions: at.view(),
+                cos: table(heads.dim / 2),
+                sin: table(heads.dim / 2),
+                k_cache: k_cache.view_mut(),
+                v_cache: v_cache.view_mut(),
+                capacity,
+                scale: 1.0,
+                out: out.mat_mut(1, LEN),
+            };
             let right = fits(&[heads.q, heads.dim]) && groups(heads) && fits(&[capacity, heads.kv, heads.dim]);
             prop_assert_eq!(op.check(&Cpu::new()).is_ok(), right);
         }

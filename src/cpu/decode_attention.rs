@@ -1,30 +1,41 @@
 use super::{
     device::Cpu,
     math, par,
+    qk_norm_rope::{angles, norm_rope},
     simd::{convert, vectorize},
 };
 use crate::{element::Float, ops::DecodeAttention};
 use rayon::prelude::*;
 
 pub(super) fn decode_attention<T: Float>(op: DecodeAttention<'_, Cpu, T>) {
-    let DecodeAttention { q, k_cache, v_cache, heads, positions, capacity, scale, out } = op;
+    let DecodeAttention { qkv, heads, q_weight, k_weight, eps, positions, cos, sin, capacity, scale, .. } = op;
     let (dim, group, width) = (heads.dim, heads.q / heads.kv, heads.kv * heads.dim);
-    par::rows_mut(out).enumerate().for_each(|(b, out)| {
-        let len = (positions.slice()[b] as usize).min(capacity - 1) + 1;
-        let start = b * capacity * width;
-        let sequence = start..start + len * width;
-        let (keys, values) = (&k_cache.slice()[sequence.clone()], &v_cache.slice()[sequence]);
-        out.par_chunks_mut(group * dim).zip(q.row(b).par_chunks(group * dim)).enumerate().for_each(
-            |(head, (out, q))| {
-                vectorize(
-                    #[inline(always)]
-                    || {
-                        let rows = |cache| Rows { cache, width, dim, head };
-                        attend(q, rows(keys), rows(values), scale, out);
-                    },
-                );
-            },
-        );
+    let caches = [op.k_cache, op.v_cache].map(|cache| cache.into_slice().par_chunks_mut(capacity * width));
+    let [k_caches, v_caches] = caches;
+    par::rows_mut(op.out).zip(k_caches.zip(v_caches)).enumerate().for_each(|(b, (out, (keys, values)))| {
+        let position = positions.slice()[b];
+        let angles = angles(cos, sin, position, dim / 2);
+        let (q, kv) = qkv.row(b).split_at(heads.q * dim);
+        let (k, v) = kv.split_at(width);
+        let position = position as usize;
+        if position < capacity {
+            let row = position * width..(position + 1) * width;
+            norm_rope(k, k_weight, eps, angles, &mut vec![0.0; dim], &mut keys[row.clone()]);
+            values[row].copy_from_slice(v);
+        }
+        let used = position.min(capacity - 1) * width + width;
+        let (keys, values) = (&keys[..used], &values[..used]);
+        out.par_chunks_mut(group * dim).zip(q.par_chunks(group * dim)).enumerate().for_each(|(head, (out, q))| {
+            vectorize(
+                #[inline(always)]
+                || {
+                    let rows = |cache| Rows { cache, width, dim, head };
+                    let mut rotated = q.to_vec();
+                    norm_rope(q, q_weight, eps, angles, &mut vec![0.0; dim], &mut rotated);
+                    attend(&rotated, rows(keys), rows(values), scale, out);
+                },
+            );
+        });
     });
 }
 

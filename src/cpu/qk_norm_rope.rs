@@ -13,7 +13,12 @@ use rayon::prelude::*;
 
 /// The rows of cosines and sines at a position; the last ones beyond the table.
 #[inline(always)]
-fn angles<'a>(cos: View<'a, Cpu, f32>, sin: View<'a, Cpu, f32>, position: u32, half: usize) -> (&'a [f32], &'a [f32]) {
+pub(super) fn angles<'a>(
+    cos: View<'a, Cpu, f32>,
+    sin: View<'a, Cpu, f32>,
+    position: u32,
+    half: usize,
+) -> (&'a [f32], &'a [f32]) {
     let row = (position as usize).min(cos.len() / half - 1);
     (&cos.slice()[row * half..][..half], &sin.slice()[row * half..][..half])
 }
@@ -28,6 +33,25 @@ fn rotate(u: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
     }
 }
 
+/// Norm and rotation of the heads `x`, through `u`, which has room for one in f32.
+#[inline(always)]
+pub(super) fn norm_rope<T: Float>(
+    x: &[T],
+    weight: View<'_, Cpu, f32>,
+    eps: f32,
+    (cos, sin): (&[f32], &[f32]),
+    u: &mut [f32],
+    out: &mut [T],
+) {
+    for (x, out) in x.chunks_exact(u.len()).zip(out.chunks_exact_mut(u.len())) {
+        convert::widen(x, u);
+        let r = inverse_rms(u, eps);
+        u.iter_mut().zip(weight.slice()).for_each(|(u, w)| *u = *u * r * w);
+        rotate(u, cos, sin, 1.0);
+        convert::narrow(u, out);
+    }
+}
+
 pub(super) fn qk_norm_rope<T: Float>(op: QkNormRope<'_, Cpu, T>) {
     let QkNormRope { qkv, heads, q_weight, k_weight, eps, positions, cos, sin, q, mut k, cache } = op;
     let d = heads.dim;
@@ -35,19 +59,13 @@ pub(super) fn qk_norm_rope<T: Float>(op: QkNormRope<'_, Cpu, T>) {
     rows.for_each_init(
         || vec![0.0; d],
         |u, (i, (q, k))| {
-            let (cos, sin) = angles(cos, sin, positions.slice()[i], d / 2);
-            let outs = q.chunks_mut(d).chain(k.chunks_mut(d)).enumerate();
+            let angles = angles(cos, sin, positions.slice()[i], d / 2);
+            let (q_heads, rest) = qkv.row(i).split_at(heads.q * d);
             vectorize(
                 #[inline(always)]
                 || {
-                    for ((h, out), x) in outs.zip(qkv.row(i).chunks(d)) {
-                        let weight = if h < heads.q { q_weight } else { k_weight };
-                        convert::widen(x, u);
-                        let r = inverse_rms(u, eps);
-                        u.iter_mut().zip(weight.slice()).for_each(|(u, w)| *u = *u * r * w);
-                        rotate(u, cos, sin, 1.0);
-                        convert::narrow(u, out);
-                    }
+                    norm_rope(q_heads, q_weight, eps, angles, u, q);
+                    norm_rope(rest, k_weight, eps, angles, u, k);
                 },
             );
         },

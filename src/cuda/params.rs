@@ -791,10 +791,14 @@ const _: () = {
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct DecodeAttentionParams {
-    pub q: Matrix,
-    pub k_cache: *const ::core::ffi::c_void,
-    pub v_cache: *const ::core::ffi::c_void,
+    pub qkv: Matrix,
+    pub q_weight: *const f32,
+    pub k_weight: *const f32,
     pub positions: *const ::core::ffi::c_uint,
+    pub cos: *const f32,
+    pub sin: *const f32,
+    pub k_cache: *mut ::core::ffi::c_void,
+    pub v_cache: *mut ::core::ffi::c_void,
     pub out: MatrixMut,
     pub partial: *mut f32,
     pub tickets: *mut ::core::ffi::c_uint,
@@ -803,41 +807,58 @@ pub struct DecodeAttentionParams {
     pub q_heads: ::core::ffi::c_uint,
     pub kv_heads: ::core::ffi::c_uint,
     pub dim: ::core::ffi::c_uint,
+    pub max_positions: ::core::ffi::c_uint,
     pub splits: ::core::ffi::c_uint,
+    pub packed: ::core::ffi::c_uint,
+    pub eps: f32,
     pub scale: f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DecodeAttentionParams"][::core::mem::size_of::<DecodeAttentionParams>() - 104usize];
+    ["Size of DecodeAttentionParams"][::core::mem::size_of::<DecodeAttentionParams>() - 144usize];
     ["Alignment of DecodeAttentionParams"][::core::mem::align_of::<DecodeAttentionParams>() - 8usize];
-    ["Offset of field: DecodeAttentionParams::q"][::core::mem::offset_of!(DecodeAttentionParams, q) - 0usize];
-    ["Offset of field: DecodeAttentionParams::k_cache"]
-        [::core::mem::offset_of!(DecodeAttentionParams, k_cache) - 16usize];
-    ["Offset of field: DecodeAttentionParams::v_cache"]
-        [::core::mem::offset_of!(DecodeAttentionParams, v_cache) - 24usize];
+    ["Offset of field: DecodeAttentionParams::qkv"][::core::mem::offset_of!(DecodeAttentionParams, qkv) - 0usize];
+    ["Offset of field: DecodeAttentionParams::q_weight"]
+        [::core::mem::offset_of!(DecodeAttentionParams, q_weight) - 16usize];
+    ["Offset of field: DecodeAttentionParams::k_weight"]
+        [::core::mem::offset_of!(DecodeAttentionParams, k_weight) - 24usize];
     ["Offset of field: DecodeAttentionParams::positions"]
         [::core::mem::offset_of!(DecodeAttentionParams, positions) - 32usize];
-    ["Offset of field: DecodeAttentionParams::out"][::core::mem::offset_of!(DecodeAttentionParams, out) - 40usize];
+    ["Offset of field: DecodeAttentionParams::cos"][::core::mem::offset_of!(DecodeAttentionParams, cos) - 40usize];
+    ["Offset of field: DecodeAttentionParams::sin"][::core::mem::offset_of!(DecodeAttentionParams, sin) - 48usize];
+    ["Offset of field: DecodeAttentionParams::k_cache"]
+        [::core::mem::offset_of!(DecodeAttentionParams, k_cache) - 56usize];
+    ["Offset of field: DecodeAttentionParams::v_cache"]
+        [::core::mem::offset_of!(DecodeAttentionParams, v_cache) - 64usize];
+    ["Offset of field: DecodeAttentionParams::out"][::core::mem::offset_of!(DecodeAttentionParams, out) - 72usize];
     ["Offset of field: DecodeAttentionParams::partial"]
-        [::core::mem::offset_of!(DecodeAttentionParams, partial) - 56usize];
+        [::core::mem::offset_of!(DecodeAttentionParams, partial) - 88usize];
     ["Offset of field: DecodeAttentionParams::tickets"]
-        [::core::mem::offset_of!(DecodeAttentionParams, tickets) - 64usize];
+        [::core::mem::offset_of!(DecodeAttentionParams, tickets) - 96usize];
     ["Offset of field: DecodeAttentionParams::n_seqs"]
-        [::core::mem::offset_of!(DecodeAttentionParams, n_seqs) - 72usize];
+        [::core::mem::offset_of!(DecodeAttentionParams, n_seqs) - 104usize];
     ["Offset of field: DecodeAttentionParams::capacity"]
-        [::core::mem::offset_of!(DecodeAttentionParams, capacity) - 76usize];
+        [::core::mem::offset_of!(DecodeAttentionParams, capacity) - 108usize];
     ["Offset of field: DecodeAttentionParams::q_heads"]
-        [::core::mem::offset_of!(DecodeAttentionParams, q_heads) - 80usize];
+        [::core::mem::offset_of!(DecodeAttentionParams, q_heads) - 112usize];
     ["Offset of field: DecodeAttentionParams::kv_heads"]
-        [::core::mem::offset_of!(DecodeAttentionParams, kv_heads) - 84usize];
-    ["Offset of field: DecodeAttentionParams::dim"][::core::mem::offset_of!(DecodeAttentionParams, dim) - 88usize];
+        [::core::mem::offset_of!(DecodeAttentionParams, kv_heads) - 116usize];
+    ["Offset of field: DecodeAttentionParams::dim"][::core::mem::offset_of!(DecodeAttentionParams, dim) - 120usize];
+    ["Offset of field: DecodeAttentionParams::max_positions"]
+        [::core::mem::offset_of!(DecodeAttentionParams, max_positions) - 124usize];
     ["Offset of field: DecodeAttentionParams::splits"]
-        [::core::mem::offset_of!(DecodeAttentionParams, splits) - 92usize];
-    ["Offset of field: DecodeAttentionParams::scale"][::core::mem::offset_of!(DecodeAttentionParams, scale) - 96usize];
+        [::core::mem::offset_of!(DecodeAttentionParams, splits) - 128usize];
+    ["Offset of field: DecodeAttentionParams::packed"]
+        [::core::mem::offset_of!(DecodeAttentionParams, packed) - 132usize];
+    ["Offset of field: DecodeAttentionParams::eps"][::core::mem::offset_of!(DecodeAttentionParams, eps) - 136usize];
+    ["Offset of field: DecodeAttentionParams::scale"][::core::mem::offset_of!(DecodeAttentionParams, scale) - 140usize];
 };
 pub const DECODE_ATTENTION_THREADS: u32 = 256;
+pub const DECODE_ATTENTION_HEADS: u32 = 8;
+pub const DECODE_ATTENTION_TILE: u32 = 16;
 pub const DECODE_ATTENTION_MAX_SPLITS: u32 = 64;
-pub const DECODE_ATTENTION_STATS: u32 = 2;
+pub const DECODE_ATTENTION_MERGED: u32 = 32;
+pub const DECODE_ATTENTION_STATS: u32 = 8;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct SwigluParams {

@@ -1,26 +1,40 @@
 use super::{
     attention::{Heads, verify_scale},
     check::{Check, Op},
+    qk_norm_rope::Shapes,
 };
 use crate::{
-    buffer::{Mat, MatMut, Storage, View},
+    buffer::{Mat, MatMut, Storage, View, ViewMut},
     element::Float,
     error::Result,
 };
 
-/// Attention of one new token for each sequence over its cache: row `b` attends to positions `0 ..= positions[b]`
-/// of sequence `b` (whose last entry is its own, appended before). The formula is [`super::Attention`]'s.
+/// One new token of each sequence: norm and rotation of its heads by [`super::QkNormRope`]'s formula, its key and value
+/// into the cache at `[b, positions[b]]`, and the attention of its queries, each rounded to `T`, by
+/// [`super::Attention`]'s formula over positions `0 ..= positions[b]` of sequence `b`.
+///
+/// A token whose position is `capacity` or more is left out of the cache, and sees all that is there.
 pub struct DecodeAttention<'a, B: Storage, T: Float> {
-    /// `[n_seqs, heads.q dim]`.
-    pub q: Mat<'a, B, T>,
-    /// `[n_seqs, capacity, heads.kv dim]`.
-    pub k_cache: View<'a, B, T>,
-    /// `[n_seqs, capacity, heads.kv dim]`.
-    pub v_cache: View<'a, B, T>,
-    /// How many heads.
+    /// `[n_seqs, (heads.q + 2 heads.kv) dim]`: queries, keys, values.
+    pub qkv: Mat<'a, B, T>,
+    /// How many heads, and `dim`.
     pub heads: Heads,
-    /// `[n_seqs]`: each below `capacity`; larger ones count as `capacity - 1`.
+    /// `[dim]`.
+    pub q_weight: View<'a, B, f32>,
+    /// `[dim]`.
+    pub k_weight: View<'a, B, f32>,
+    /// Added to the mean of squares.
+    pub eps: f32,
+    /// `[n_seqs]`: those beyond the rows of `cos` are rotated by the last row.
     pub positions: View<'a, B, u32>,
+    /// `[max_positions, dim / 2]`.
+    pub cos: View<'a, B, f32>,
+    /// `[max_positions, dim / 2]`.
+    pub sin: View<'a, B, f32>,
+    /// `[n_seqs, capacity, heads.kv dim]`.
+    pub k_cache: ViewMut<'a, B, T>,
+    /// `[n_seqs, capacity, heads.kv dim]`.
+    pub v_cache: ViewMut<'a, B, T>,
     /// Positions of one sequence in the cache.
     pub capacity: usize,
     /// `dim^-0.5`, or another positive number.
@@ -31,18 +45,17 @@ pub struct DecodeAttention<'a, B: Storage, T: Float> {
 
 impl<B: Storage, T: Float> Op<B> for DecodeAttention<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
-        let Heads { q, kv, dim } = self.heads;
-        let n = self.q.shape()[0];
-        self.heads.verify(check)?;
-        check.mat("q", &self.q, [n, q * dim])?;
+        let DecodeAttention { qkv, heads, q_weight, k_weight, positions, cos, sin, .. } = *self;
+        let Heads { q, kv, dim } = heads;
+        let n = qkv.shape()[0];
+        Shapes { qkv, heads, q_weight, k_weight, positions, cos, sin }.verify(check)?;
         check.value(self.capacity > 0, "capacity", 0, "the cache must hold at least one position")?;
         check.dims(&[self.capacity])?;
         verify_scale(check, self.scale)?;
         // No view is as long as a product of three dimensions that wraps.
         let cache = (n * self.capacity).saturating_mul(kv * dim);
-        check.len("k_cache", &self.k_cache, cache)?;
-        check.len("v_cache", &self.v_cache, cache)?;
-        check.len("positions", &self.positions, n)?;
+        check.len_mut("k_cache", &self.k_cache, cache)?;
+        check.len_mut("v_cache", &self.v_cache, cache)?;
         check.mat_mut("out", &self.out, [n, q * dim])
     }
 }

@@ -78,19 +78,19 @@ impl<B: Storage, T: Float> Op<B> for QkNormRope<'_, B, T> {
     }
 }
 
-/// What the check of the op and of its gradient share.
-struct Shapes<'a, B: Storage, T: Float> {
-    qkv: Mat<'a, B, T>,
-    heads: Heads,
-    q_weight: View<'a, B, f32>,
-    k_weight: View<'a, B, f32>,
-    positions: View<'a, B, u32>,
-    cos: View<'a, B, f32>,
-    sin: View<'a, B, f32>,
+/// What the checks of the op, of its gradient and of [`super::DecodeAttention`] share.
+pub(super) struct Shapes<'a, B: Storage, T: Float> {
+    pub qkv: Mat<'a, B, T>,
+    pub heads: Heads,
+    pub q_weight: View<'a, B, f32>,
+    pub k_weight: View<'a, B, f32>,
+    pub positions: View<'a, B, u32>,
+    pub cos: View<'a, B, f32>,
+    pub sin: View<'a, B, f32>,
 }
 
 impl<B: Storage, T: Float> Shapes<'_, B, T> {
-    fn verify(&self, check: &Check<'_, B>) -> Result<()> {
+    pub fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let Heads { q, kv, dim } = self.heads;
         let n = self.qkv.shape()[0];
         self.heads.verify(check)?;

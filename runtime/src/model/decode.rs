@@ -67,18 +67,11 @@ pub struct Decoder<'m, B: Backend, T: Float> {
     cache: KvCache<B, T>,
     /// The tokens in hand are those to run next, one of each sequence.
     acts: Activations<B, T>,
-    state: State<B>,
+    /// `[n_seqs, capacity]`: the tokens so far.
+    history: Buf<B, u32>,
     /// `[n_seqs, vocab]`
     logits: Rows<B, f32>,
     graph: B::Graph,
-}
-
-/// What lives on the device beside the tokens to run next and their positions.
-struct State<B: Backend> {
-    /// `[n_seqs]`: 0, 1, 2 …
-    seqs: Buf<B, u32>,
-    /// `[n_seqs, capacity]`: the tokens so far.
-    history: Buf<B, u32>,
 }
 
 impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
@@ -105,7 +98,6 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
         let n_vocab = n_vocab.min(config.vocab_size);
         let allocate = || {
             let backend = ctx.backend;
-            let seqs = host::collect(n_seqs, 0..n_seqs as u32)?;
             let mut acts = Activations::new(ctx, model, n_seqs, Keep::Nothing)?;
             acts.tokens.n = n_seqs;
             Ok(Decoder {
@@ -117,7 +109,7 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
                 position: 0,
                 cache: KvCache::new(backend, config, n_seqs, capacity)?,
                 acts,
-                state: State { seqs: backend.upload(&seqs)?, history: rows::zeros(backend, &[n_seqs, capacity])? },
+                history: rows::zeros(backend, &[n_seqs, capacity])?,
                 logits: Rows::new(backend, n_seqs, config.vocab_size)?,
                 graph: B::Graph::default(),
             })
@@ -191,12 +183,12 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
     /// The tokens of the prompts, and the position of the last of each.
     fn write_history(&mut self, prompts: &[Vec<u32>]) -> Result<()> {
         let (backend, capacity) = (self.ctx.backend, self.cache.capacity);
-        let mut history = host::zeros(self.state.history.len())?;
+        let mut history = host::zeros(self.history.len())?;
         for (row, prompt) in history.chunks_exact_mut(capacity).zip(prompts) {
             row[..prompt.len()].copy_from_slice(prompt);
         }
         let last: Vec<u32> = prompts.iter().map(|prompt| prompt.len() as u32 - 1).collect();
-        backend.write(&history, self.state.history.view_mut())?;
+        backend.write(&history, self.history.view_mut())?;
         Ok(backend.write(&last, self.acts.tokens.positions.view_mut())?)
     }
 
@@ -222,8 +214,7 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
     }
 
     fn queue_step(&mut self) -> Result<()> {
-        let slots = CacheSlots { cache: &mut self.cache, seqs: self.state.seqs.view() };
-        self.model.run(self.ctx, &mut self.acts, &mut Attend::Decode(slots))?;
+        self.model.run(self.ctx, &mut self.acts, &mut Attend::Decode(&mut self.cache))?;
         self.queue_choice()
     }
 
@@ -242,7 +233,7 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
             min_p,
             repetition_penalty,
             seed,
-            history: self.state.history.view_mut(),
+            history: self.history.view_mut(),
             positions: acts.tokens.positions.view_mut(),
             tokens: acts.tokens.ids.view_mut(),
         }

@@ -1,17 +1,12 @@
 //! The forward pass: one function for each layer, whatever its tokens attend to and whatever of it is kept.
 
 use super::{
-    activations::{Activations, LayerActivations, Tokens},
-    attention::Attend,
-    context::ForwardContext,
-    qwen3::{Layer, Qwen3},
-    residual::Keep,
-    weights::Norm,
+    activations::Activations, attention::Attend, context::ForwardContext, qwen3::Qwen3, residual::Keep, weights::Norm,
 };
 use crate::{batch::Batch, error::Result};
 use halfbyte::{
     Backend, Buf, Float, Mat, MatMut,
-    ops::{CacheRows, GatherRows, Op, QkNormRope, RmsNorm, Swiglu},
+    ops::{GatherRows, Op, RmsNorm, Swiglu},
 };
 
 impl<B: Backend, T: Float> Qwen3<B, T> {
@@ -51,7 +46,6 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
 
         let norm = self.norm(residual.at(2 * i).rows(n), &layer.attention_norm, normed.wide_mut(n));
         ctx.project_normed(i, &layer.qkv, norm, a.xa.rows_mut(n), a.qkv.rows_mut(n))?;
-        self.rotate(ctx, layer, tokens, a, attend.cache_rows(i))?;
         self.attend(ctx, i, tokens, a, attend)?;
         let middle = residual.advance(ctx.backend, 2 * i, n)?;
         ctx.project(i, &layer.o, a.attention.wide_mut(n), a.xa.rows_mut(n), middle, true)?;
@@ -79,32 +73,6 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         out: MatMut<'_, B, T>,
     ) -> Result<()> {
         RmsNorm { x, add: None, weight: weight.view(), eps: self.config.rms_norm_eps, out }.run(ctx.backend)?;
-        Ok(())
-    }
-
-    /// The norms of queries and keys, and their rotation: from `a.qkv` to `a.q` and `a.k`.
-    fn rotate(
-        &self,
-        ctx: ForwardContext<'_, B, T>,
-        layer: &Layer<B, T>,
-        tokens: &Tokens<B>,
-        a: &mut LayerActivations<B, T>,
-        cache: Option<CacheRows<'_, B, T>>,
-    ) -> Result<()> {
-        QkNormRope {
-            qkv: a.qkv.rows(tokens.n),
-            heads: self.config.heads(),
-            q_weight: layer.q_norm.view(),
-            k_weight: layer.k_norm.view(),
-            eps: self.config.rms_norm_eps,
-            positions: tokens.positions(),
-            cos: self.rope.cos.view(),
-            sin: self.rope.sin.view(),
-            q: a.q.rows_mut(tokens.n),
-            k: a.k.rows_mut(tokens.n),
-            cache,
-        }
-        .run(ctx.backend)?;
         Ok(())
     }
 }

@@ -1,60 +1,83 @@
-use super::{by_head_dim, dim, head_dim_index};
+use super::{by_head_dim, dim, head_dim_index, is_aligned};
 use crate::{
     cuda::{
         device::Cuda,
         kernel::{Kernel, LaunchConfig},
-        params::{
-            DECODE_ATTENTION_MAX_SPLITS, DECODE_ATTENTION_STATS, DECODE_ATTENTION_THREADS, DecodeAttentionParams,
-        },
+        params::{self, DecodeAttentionParams},
         scratch::Slot,
     },
-    element::Float,
+    element::{DType, Float},
     error::Result,
     ops::{DecodeAttention, Heads},
 };
 
-/// The most query heads of a block, and the kernels for that.
-macro_rules! by_group {
-    ($heads:literal) => {
-        ($heads, by_head_dim!("decode_attention", "decode_attention_g", $heads))
-    };
-}
-static DECODE_ATTENTION: [(usize, [Kernel<DecodeAttentionParams>; 3]); 3] = [by_group!(2), by_group!(4), by_group!(8)];
-const MAX_SPLITS: usize = DECODE_ATTENTION_MAX_SPLITS as usize;
+/// For any type and alignment.
+static SIMT: [Kernel<DecodeAttentionParams>; 3] = by_head_dim!("decode_attention", "decode_attention_simt");
+/// By the tensor cores, for heads of 64 and 128.
+static MMA: [Kernel<DecodeAttentionParams>; 2] = [
+    Kernel::new("decode_attention", "decode_attention_mma_d64"),
+    Kernel::new("decode_attention", "decode_attention_mma_d128"),
+];
+/// The most query heads of a job; larger groups are cut.
+const HEADS: usize = params::DECODE_ATTENTION_HEADS as usize;
+/// The most blocks of a job.
+const MAX_SPLITS: usize = params::DECODE_ATTENTION_MAX_SPLITS as usize;
+/// Splits that are merged at a time.
+const MERGED: usize = params::DECODE_ATTENTION_MERGED as usize;
 /// What a split leaves for each head after its `dim` sums.
-const STATS: usize = DECODE_ATTENTION_STATS as usize;
-/// Fewer keys than this are not worth a block.
-const MIN_KEYS: usize = 32;
+const STATS: usize = params::DECODE_ATTENTION_STATS as usize;
+/// Keys that all warps of a block take at once: fewer are not worth another block.
+const BATCH: usize = (params::DECODE_ATTENTION_THREADS / 32 * params::DECODE_ATTENTION_TILE) as usize;
 
 pub(in crate::cuda) fn decode_attention<T: Float>(cuda: &Cuda, mut op: DecodeAttention<'_, Cuda, T>) -> Result<()> {
     let Heads { q: q_heads, kv: kv_heads, dim: d } = op.heads;
-    let n_seqs = op.q.shape()[0];
-    let group = q_heads / kv_heads;
-    // Larger groups are cut into chunks.
-    let [.., largest] = &DECODE_ATTENTION;
-    let (size, kernels) = DECODE_ATTENTION.iter().find(|(size, _)| group <= *size).unwrap_or(largest);
-    let jobs = n_seqs * kv_heads * group.div_ceil(*size);
-    // Two blocks for each multiprocessor: the grid cannot depend on the positions, which only the device knows.
-    let splits = (2 * cuda.n_sms as usize).div_ceil(jobs.max(1)).min(op.capacity.div_ceil(MIN_KEYS)).min(MAX_SPLITS);
-    let params = DecodeAttentionParams {
-        q: op.q.matrix(),
+    let n_seqs = op.qkv.shape()[0];
+    let jobs = n_seqs * kv_heads * (q_heads / kv_heads).div_ceil(HEADS);
+    let splits = splits(2 * cuda.n_sms as usize / jobs.max(1), op.capacity);
+    let mut params = DecodeAttentionParams {
+        qkv: op.qkv.matrix(),
+        q_weight: op.q_weight.ptr() as _,
+        k_weight: op.k_weight.ptr() as _,
+        positions: op.positions.ptr() as _,
+        cos: op.cos.ptr() as _,
+        sin: op.sin.ptr() as _,
         k_cache: op.k_cache.ptr() as _,
         v_cache: op.v_cache.ptr() as _,
-        positions: op.positions.ptr() as _,
         out: op.out.matrix(),
-        partial: cuda.scratch(Slot::Partial, n_seqs * q_heads * splits * (d + STATS))?,
+        partial: cuda.scratch(Slot::Partial, jobs * splits * HEADS * (d + STATS))?,
         tickets: cuda.scratch(Slot::Tickets, jobs)?,
         n_seqs: dim(n_seqs),
         capacity: dim(op.capacity),
         q_heads: dim(q_heads),
         kv_heads: dim(kv_heads),
         dim: dim(d),
+        max_positions: dim(op.cos.len() / (d / 2)),
         splits: dim(splits),
+        packed: 0,
+        eps: op.eps,
         scale: op.scale,
     };
-    let kernel = &kernels[head_dim_index(&op.heads)];
-    // SAFETY: `DecodeAttention::verify` checked every shape; the kernel clamps positions to the capacity.
-    unsafe {
-        cuda.launch(kernel, T::DTYPE.suffix(), params, LaunchConfig::new(dim(jobs * splits), DECODE_ATTENTION_THREADS))
-    }
+    let packed = is_packed(&params, T::DTYPE);
+    params.packed = u32::from(packed);
+    let index = head_dim_index(&op.heads);
+    let tensor_cores = packed && T::DTYPE != DType::F32 && index > 0;
+    let kernel = if tensor_cores { &MMA[index - 1] } else { &SIMT[index] };
+    let grid = [dim(n_seqs), dim(jobs / n_seqs.max(1)), dim(splits)];
+    let config = LaunchConfig { grid, threads: params::DECODE_ATTENTION_THREADS, shared: 0 };
+    // SAFETY: `DecodeAttention::verify` checked every shape; the kernel clamps positions to the table and writes none
+    // outside the capacity.
+    unsafe { cuda.launch(kernel, T::DTYPE.suffix(), params, config) }
+}
+
+/// Blocks for each job, of which there would be `room` at once, two on each multiprocessor: the grid cannot depend on the
+/// positions, which only the device knows. A few more than a merge takes at a time would double its time.
+fn splits(room: usize, capacity: usize) -> usize {
+    let whole = if room > MERGED { room - room % MERGED } else { room };
+    whole.clamp(1, capacity.div_ceil(BATCH)).min(MAX_SPLITS)
+}
+
+/// Can everything that is read be moved 16 bytes at a time?
+fn is_packed(p: &DecodeAttentionParams, dtype: DType) -> bool {
+    let views = [p.k_cache.cast_const(), p.v_cache, p.q_weight.cast(), p.k_weight.cast(), p.cos.cast(), p.sin.cast()];
+    views.iter().all(|view| is_aligned(*view, 0, 16)) && p.qkv.is_aligned(dtype, 16)
 }

@@ -6,13 +6,15 @@ use crate::common::{
     setup::{Check, Setup},
     tensor::{LAYOUTS, Layout, Output, Tensor},
     work::{Model, Work},
-    zeros::{HEADS, Zeros},
+    zeros::{HEADS, NO_DIM, NO_HEADS, Zeros},
 };
 use half::bf16;
 use halfbyte::{
     Backend, Float, Result,
-    ops::{DecodeAttention, Heads, Op},
+    ops::{CacheRows, DecodeAttention, Heads, Op, QkNormRope},
 };
+
+const EPS: f32 = 1e-6;
 
 #[derive(Debug, Clone)]
 pub struct Case {
@@ -23,7 +25,12 @@ pub struct Case {
 }
 
 impl Case {
-    /// Cached rows that a sequence attends to.
+    /// Rows of the cache that were written before.
+    fn cached(&self, position: u32) -> usize {
+        (position as usize).min(self.capacity)
+    }
+
+    /// Rows that a sequence attends to.
     fn used(&self, position: u32) -> usize {
         (position as usize).min(self.capacity - 1) + 1
     }
@@ -31,7 +38,7 @@ impl Case {
 
 fn all() -> Vec<Case> {
     let mut cases = Vec::new();
-    // Positions at the edges of tiles and of the cache; those beyond count as the last.
+    // Positions at the edges of tiles and of the cache; those beyond have no place in it.
     let sequences: [(usize, &[u32]); 6] = [
         (1, &[0]),
         (130, &[0, 129, 64]),
@@ -47,36 +54,84 @@ fn all() -> Vec<Case> {
             cases.push(Case { heads: Heads { q, kv, dim }, capacity, positions, layout });
         }
     }
-    cases.push(Case {
-        heads: Heads { q: 32, kv: 8, dim: 128 },
-        capacity: 400,
-        positions: vec![390],
-        layout: Layout::Packed,
-    });
-    cases.push(Case { heads: Heads { q: 2, kv: 2, dim: 64 }, capacity: 5, positions: vec![], layout: Layout::Packed });
+    let mut case = |[q, kv, dim]: [usize; 3], capacity, positions: &[u32], layout| {
+        cases.push(Case { heads: Heads { q, kv, dim }, capacity, positions: positions.to_vec(), layout });
+    };
+    case([32, 8, 128], 400, &[390], Layout::Packed);
+    // Groups that are cut.
+    case([12, 1, 128], 300, &[299, 17, 300], Layout::Slice);
+    case([20, 2, 64], 140, &[127, 128], Layout::Odd);
+    // More splits than are merged at a time.
+    case([2, 1, 64], 9000, &[8990], Layout::Packed);
+    case([2, 2, 64], 5, &[], Layout::Packed);
     cases
 }
 
 pub struct Decode<B: Backend, T: Float> {
     case: Case,
-    q: Tensor<B, T>,
+    qkv: Tensor<B, T>,
+    weights: [Tensor<B, f32>; 2],
+    cos: Tensor<B, f32>,
+    sin: Tensor<B, f32>,
+    positions: Tensor<B, u32>,
     k: Tensor<B, T>,
     v: Tensor<B, T>,
-    positions: Tensor<B, u32>,
     out: Tensor<B, T>,
 }
 
-impl<B: Backend, T: Float> Decode<B, T> {
-    /// The keys or values that head `h` of sequence `b` attends to.
-    fn cached(&self, cache: &Tensor<B, T>, b: usize, h: usize) -> Vec<f64> {
-        let (Heads { q, kv, dim }, used) = (self.case.heads, self.case.used(self.case.positions[b]));
-        let first = |j: usize| (b * self.case.capacity + j) * kv * dim + h / (q / kv) * dim;
-        (0..used).flat_map(|j| (first(j)..first(j) + dim).map(|i| cache.at(0, i))).collect()
-    }
+/// What [`QkNormRope`] makes of the same, and what a cache then holds.
+struct Rotated<T> {
+    q: Vec<T>,
+    k: Vec<T>,
+    v: Vec<T>,
+}
 
+impl<B: Backend, T: Float> Decode<B, T> {
     fn scale(&self) -> f32 {
         (self.case.heads.dim as f32).powf(-0.5)
     }
+
+    fn rotated(&self, close: &Close<'_, B>) -> Rotated<T> {
+        let (Heads { q, kv, dim }, n, backend) = (self.case.heads, self.case.positions.len(), close.backend);
+        let seqs = Tensor::flat(backend, Layout::Packed, (0..n as u32).collect());
+        let output = |width: usize| Tensor::poisoned(backend, [n, width], Layout::Packed);
+        let cache = |cache: &Tensor<B, T>| Tensor::flat(backend, Layout::Packed, cache.values().to_vec());
+        let (mut q, mut k) = (output(q * dim), output(kv * dim));
+        let (mut k_cache, mut v_cache) = (cache(&self.k), cache(&self.v));
+        let rows =
+            CacheRows { seqs: seqs.view(), capacity: self.case.capacity, k: k_cache.view_mut(), v: v_cache.view_mut() };
+        let op = QkNormRope {
+            qkv: self.qkv.mat(),
+            heads: self.case.heads,
+            q_weight: self.weights[0].view(),
+            k_weight: self.weights[1].view(),
+            eps: EPS,
+            positions: self.positions.view(),
+            cos: self.cos.view(),
+            sin: self.sin.view(),
+            q: q.mat_mut(),
+            k: k.mat_mut(),
+            cache: Some(rows),
+        };
+        op.run(backend).unwrap();
+        let read = |tensor: &Tensor<B, T>| tensor.read(backend, close.name);
+        Rotated { q: read(&q), k: read(&k_cache), v: read(&v_cache) }
+    }
+
+    /// The keys or values that head `h` of sequence `b` attends to.
+    fn seen(&self, cache: &[T], b: usize, h: usize) -> Vec<f64> {
+        let (Heads { q, kv, dim }, used) = (self.case.heads, self.case.used(self.case.positions[b]));
+        let first = |j: usize| (b * self.case.capacity + j) * kv * dim + h / (q / kv) * dim;
+        (0..used).flat_map(|j| exact(&cache[first(j)..first(j) + dim])).collect()
+    }
+}
+
+fn exact<T: Float>(values: &[T]) -> impl Iterator<Item = f64> {
+    values.iter().map(|v| f64::from(v.to_f32()))
+}
+
+fn bits<T: Float>(values: &[T]) -> &[u8] {
+    bytemuck::cast_slice(values)
 }
 
 impl<B: Backend, T: Float> Setup<B> for Decode<B, T> {
@@ -87,49 +142,67 @@ impl<B: Backend, T: Float> Setup<B> for Decode<B, T> {
     }
 
     fn new(make: &Make<B>, case: &Case) -> Self {
-        let (Heads { q, kv, dim }, n) = (case.heads, case.positions.len());
-        let (width, row) = (q * dim, case.capacity * kv * dim);
-        // What lies behind a sequence's position was never written: NaN.
+        let (Heads { q, kv, dim }, n, layout) = (case.heads, case.positions.len(), case.layout);
+        let row = case.capacity * kv * dim;
+        // What lies at a sequence's position and behind it was never written: NaN.
         let unwritten = |values: &mut [f32]| {
             for (values, &position) in values.chunks_mut(row).zip(&case.positions) {
-                values[case.used(position) * kv * dim..].fill(f32::NAN);
+                values[case.cached(position) * kv * dim..].fill(f32::NAN);
             }
+        };
+        // Some positions are beyond the last row, which they take.
+        let angles = make.random.uniform(case.capacity.min(200) * dim / 2);
+        let table = |f: fn(f32) -> f32| {
+            make.flat(Layout::Packed, angles.iter().map(|a| f(a * std::f32::consts::TAU)).collect())
         };
         Decode {
             case: case.clone(),
-            q: make.normal([n, width], case.layout, 1.5),
-            k: make.normal_but([1, n * row], Layout::Packed, 1.0, unwritten),
-            v: make.normal_but([1, n * row], Layout::Packed, 1.0, unwritten),
+            qkv: make.normal([n, (q + 2 * kv) * dim], layout, 1.0),
+            weights: [(); 2].map(|()| make.normal([1, dim], Layout::Packed, 1.0)),
+            cos: table(f32::cos),
+            sin: table(f32::sin),
             positions: make.flat(Layout::Packed, case.positions.clone()),
-            out: make.output([n, width], case.layout),
+            k: make.normal_but([1, n * row], layout, 1.0, unwritten),
+            v: make.normal_but([1, n * row], layout, 1.0, unwritten),
+            out: make.output([n, q * dim], layout),
         }
     }
 
     fn run(&mut self, backend: &B) -> Result<()> {
         let op = DecodeAttention {
-            q: self.q.mat(),
-            k_cache: self.k.view(),
-            v_cache: self.v.view(),
-            heads: self.case.heads,
-            positions: self.positions.view(),
-            capacity: self.case.capacity,
             scale: self.scale(),
+            qkv: self.qkv.mat(),
+            heads: self.case.heads,
+            q_weight: self.weights[0].view(),
+            k_weight: self.weights[1].view(),
+            eps: EPS,
+            positions: self.positions.view(),
+            cos: self.cos.view(),
+            sin: self.sin.view(),
+            k_cache: self.k.view_mut(),
+            v_cache: self.v.view_mut(),
+            capacity: self.case.capacity,
             out: self.out.mat_mut(),
         };
         op.run(backend)
     }
 
     fn outputs(&mut self) -> Vec<&mut dyn Output<B>> {
-        vec![&mut self.out]
+        vec![&mut self.out, &mut self.k, &mut self.v]
     }
 
+    /// Caches hold what [`QkNormRope`] puts there, to the bit; the rest follows from its queries.
     fn compare(&mut self, close: &Close<'_, B>) {
         let (Heads { q, dim, .. }, scale) = (self.case.heads, self.scale());
+        let rotated = self.rotated(close);
+        for (part, cache, want) in [("k", &self.k, &rotated.k), ("v", &self.v, &rotated.v)] {
+            assert!(bits(cache.now()) == bits(want), "{}: the caches of {part} differ", close.name);
+        }
         let mut want: Vec<Num> = Vec::new();
         for b in 0..self.case.positions.len() {
             for h in 0..q {
-                let (k, v) = (self.cached(&self.k, b, h), self.cached(&self.v, b, h));
-                let query: Vec<f64> = (h * dim..(h + 1) * dim).map(|c| self.q.at(b, c)).collect();
+                let (k, v) = (self.seen(&rotated.k, b, h), self.seen(&rotated.v, b, h));
+                let query: Vec<f64> = exact(&rotated.q[(b * q + h) * dim..][..dim]).collect();
                 want.extend(oracle::attention::<T>(&Head { q: &query, k: &k, v: &v, scale }).0);
             }
         }
@@ -151,7 +224,7 @@ pub fn gradients<B: Backend>() -> Vec<Check<B>> {
 
 fn decode_work<B: Backend>(n: usize, cached: usize, heads: Heads) -> Work<B> {
     let (width, row) = (heads.q * heads.dim, heads.kv * heads.dim);
-    let cost = [4 * n * (cached * row + width), 4 * n * cached * width];
+    let cost = [4 * n * (cached * row + width + row), 4 * n * cached * width];
     let case = Case { heads, capacity: cached, positions: vec![cached as u32 - 1; n], layout: Layout::Packed };
     Work::new::<Decode<B, bf16>>("decode_attention", format!("{n} x {cached}"), cost, case)
 }
@@ -166,27 +239,44 @@ pub fn works<B: Backend>(model: &Model) -> Vec<Work<B>> {
 fn decode_attention_refuses<B: Backend>(backend: &B) {
     let z = Zeros(backend);
     let good = || DecodeAttention::<B, f32> {
-        q: z.mat(2, 128),
-        k_cache: z.view(2 * 7 * 64),
-        v_cache: z.view(2 * 7 * 64),
+        qkv: z.mat(2, 256),
         heads: HEADS,
+        q_weight: z.view(32),
+        k_weight: z.view(32),
+        eps: 1e-6,
         positions: z.view(2),
+        cos: z.view(160),
+        sin: z.view(160),
+        k_cache: z.out(2 * 7 * 64),
+        v_cache: z.out(2 * 7 * 64),
         capacity: 7,
         scale: 0.1,
         out: z.mat_mut(2, 128),
     };
     z.fits(good());
-    z.refuses(DecodeAttention { q: z.mat(2, 64), ..good() }, "decode_attention: `q` is [2, 64], expected [2, 128]");
+    let heads = |q, kv, dim| Heads { q, kv, dim };
+    z.refuses(DecodeAttention { heads: heads(4, 3, 32), ..good() }, &format!("decode_attention: {NO_HEADS}"));
+    z.refuses(DecodeAttention { heads: heads(4, 2, 48), ..good() }, &format!("decode_attention: {NO_DIM}"));
+    let message = "decode_attention: `qkv` is [2, 128], expected [2, 256]";
+    z.refuses(DecodeAttention { qkv: z.mat(2, 128), ..good() }, message);
+    let message = "decode_attention: `q_weight` has 31 elements, expected 32";
+    z.refuses(DecodeAttention { q_weight: z.view(31), ..good() }, message);
+    let message = "decode_attention: `k_weight` has 33 elements, expected 32";
+    z.refuses(DecodeAttention { k_weight: z.view(33), ..good() }, message);
+    let message = "decode_attention: `positions` has 3 elements, expected 2";
+    z.refuses(DecodeAttention { positions: z.view(3), ..good() }, message);
+    let message = "decode_attention: cos is 161, but it must hold whole rows of d / 2";
+    z.refuses(DecodeAttention { cos: z.view(161), ..good() }, message);
+    let message = "decode_attention: `sin` has 144 elements, expected 160";
+    z.refuses(DecodeAttention { sin: z.view(144), ..good() }, message);
     let message = "decode_attention: capacity is 0, but the cache must hold at least one position";
     z.refuses(DecodeAttention { capacity: 0, ..good() }, message);
     let message = "decode_attention: scale is 0, but it must be positive and finite";
     z.refuses(DecodeAttention { scale: 0.0, ..good() }, message);
     let message = "decode_attention: `k_cache` has 895 elements, expected 896";
-    z.refuses(DecodeAttention { k_cache: z.view(895), ..good() }, message);
+    z.refuses(DecodeAttention { k_cache: z.out(895), ..good() }, message);
     let message = "decode_attention: `v_cache` has 448 elements, expected 896";
-    z.refuses(DecodeAttention { v_cache: z.view(448), ..good() }, message);
-    let message = "decode_attention: `positions` has 3 elements, expected 2";
-    z.refuses(DecodeAttention { positions: z.view(3), ..good() }, message);
+    z.refuses(DecodeAttention { v_cache: z.out(448), ..good() }, message);
     let message = "decode_attention: `out` is [1, 128], expected [2, 128]";
     z.refuses(DecodeAttention { out: z.mat_mut(1, 128), ..good() }, message);
 }
