@@ -11,14 +11,15 @@ template <class T> __device__ __forceinline__ void zero8(T *to) {
     for (int i = 0; i < 8; i += VEC<T>) store_pack(to + i, Pack<T>{});
 }
 
-// out = x, both [rows, cols].
+// out [rows, cols]: the columns that x has, then zeros.
 template <class T> __device__ void lora_linear4_copy(const LoraLinear4CopyParams &p) {
     unsigned per_row = p.cols / 8;
     size_t i = size_t(blockIdx.x) * THREADS + threadIdx.x, row = i / per_row;
     if (row >= p.rows) return;
     unsigned col = i % per_row * 8;
-    const T *from = row_of<T>(p.x, row) + col;
     T *to = row_of<T>(p.out, row) + col;
+    if (col >= p.used) return zero8(to);
+    const T *from = row_of<T>(p.x, row) + col;
 #pragma unroll
     for (int j = 0; j < 8; j += VEC<T>) store_pack(to + j, load_pack(from + j));
 }

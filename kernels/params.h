@@ -258,9 +258,9 @@ enum {
 
 // lora_linear4: what is put beside the operands of a product, so that it takes adapters along.
 typedef struct {
-    Matrix x;      // T [rows, cols]
-    MatrixMut out; // T [rows, cols]
-    unsigned rows, cols;
+    Matrix x;      // T [rows, used]
+    MatrixMut out; // T [rows, cols]: x, then zeros
+    unsigned rows, used, cols;
 } LoraLinear4CopyParams;
 // A factor of one adapter of a stack.
 typedef struct {
@@ -269,7 +269,11 @@ typedef struct {
     unsigned col, r;    // of xa, its columns
     float scale;
 } LoraLinear4Factor;
-enum { LORA_LINEAR4_FACTORS = 4, LORA_LINEAR4_THREADS = 256 };
+enum {
+    LORA_LINEAR4_FACTORS = 4,
+    LORA_LINEAR4_THREADS = 256,
+    LORA_LINEAR4_COLUMNS = 64, // of xa, or so many more: rows begin at 128 bytes, and cuBLAS has no part tile
+};
 typedef struct {
     LoraLinear4Factor factors[LORA_LINEAR4_FACTORS];
     unsigned count;

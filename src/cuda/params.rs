@@ -429,16 +429,18 @@ pub struct LoraLinear4CopyParams {
     pub x: Matrix,
     pub out: MatrixMut,
     pub rows: ::core::ffi::c_uint,
+    pub used: ::core::ffi::c_uint,
     pub cols: ::core::ffi::c_uint,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of LoraLinear4CopyParams"][::core::mem::size_of::<LoraLinear4CopyParams>() - 40usize];
+    ["Size of LoraLinear4CopyParams"][::core::mem::size_of::<LoraLinear4CopyParams>() - 48usize];
     ["Alignment of LoraLinear4CopyParams"][::core::mem::align_of::<LoraLinear4CopyParams>() - 8usize];
     ["Offset of field: LoraLinear4CopyParams::x"][::core::mem::offset_of!(LoraLinear4CopyParams, x) - 0usize];
     ["Offset of field: LoraLinear4CopyParams::out"][::core::mem::offset_of!(LoraLinear4CopyParams, out) - 16usize];
     ["Offset of field: LoraLinear4CopyParams::rows"][::core::mem::offset_of!(LoraLinear4CopyParams, rows) - 32usize];
-    ["Offset of field: LoraLinear4CopyParams::cols"][::core::mem::offset_of!(LoraLinear4CopyParams, cols) - 36usize];
+    ["Offset of field: LoraLinear4CopyParams::used"][::core::mem::offset_of!(LoraLinear4CopyParams, used) - 36usize];
+    ["Offset of field: LoraLinear4CopyParams::cols"][::core::mem::offset_of!(LoraLinear4CopyParams, cols) - 40usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -463,6 +465,7 @@ const _: () = {
 };
 pub const LORA_LINEAR4_FACTORS: u32 = 4;
 pub const LORA_LINEAR4_THREADS: u32 = 256;
+pub const LORA_LINEAR4_COLUMNS: u32 = 64;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct LoraLinear4FactorsParams {

@@ -33,7 +33,7 @@ pub struct LoraPart<'a, B: Storage, T: Float> {
 /// No two adapters have outputs or columns of `xa` in common. Columns of `xa` between theirs must be zeros.
 pub struct LoraLinear4<'a, B: Storage, T: Float> {
     /// `[n, in + room]`: what lies behind the input is scratch. One product takes room for all columns of `xa` from the
-    /// first adapter's to the last one's.
+    /// first adapter's to the last one's, rounded up to a multiple of 64.
     pub x: MatMut<'a, B, T>,
     /// `[out, in]`.
     pub weight: Weight4<'a, B>,

@@ -243,7 +243,7 @@ pub fn stack() -> Adapted {
         quantization: Quantization::DEFAULT,
         adapters: &[(16, 0, 32), (16, 32, 64), (16, 64, 96)],
         dropout: None,
-        room: 48,
+        room: 64,
     }
 }
 
@@ -258,10 +258,10 @@ pub fn adapted() -> Vec<Adapted> {
         Adapted { product: few(70), dropout: Some(0.1), ..stack() },
         stack(),
         Adapted { dropout: Some(0.3), ..stack() },
-        Adapted { product: sum, quantization: fp4, adapters: &[(4, 8, 24), (3, 40, 64)], room: 16, ..stack() },
-        Adapted { product: Product::new(1100, 40, 72), adapters: &[(64, 0, 40)], room: 64, ..stack() },
-        Adapted { product: Product::new(1100, 34, 72), adapters: &[(8, 0, 34)], room: 8, ..stack() },
-        Adapted { room: 40, ..stack() },
+        Adapted { product: sum, quantization: fp4, adapters: &[(4, 8, 24), (3, 40, 64)], ..stack() },
+        Adapted { product: Product::new(1100, 40, 72), adapters: &[(64, 0, 40)], ..stack() },
+        Adapted { product: Product::new(1100, 34, 72), adapters: &[(8, 0, 34)], ..stack() },
+        Adapted { room: 56, ..stack() },
         Adapted { product: few(0), ..stack() },
     ]
 }

@@ -18,6 +18,8 @@ use std::ops::Range;
 
 /// Tensors start at multiples of this, so that kernels can move 16 bytes at a time.
 const ALIGN: usize = 64;
+/// Room for columns of `xa` comes in so many.
+const ROOM: usize = 64;
 
 /// How to do with less memory for an adapter.
 pub(crate) const SMALLER: &str = "lower --lora-r, or adapt fewer --target-modules";
@@ -82,8 +84,8 @@ pub struct Layout {
     pub len: usize,
     /// Columns of the matrix that keeps `x Aᵀ`: the most that one decoder layer needs.
     pub xa_columns: usize,
-    /// The most of these that modules with one input need: what is left behind that input for a product that takes them
-    /// along.
+    /// The most of these that modules with one input need, rounded up as [`halfbyte::ops::LoraLinear4`] wants it: what is
+    /// left behind that input for a product that takes them along.
     pub room: usize,
 }
 
@@ -115,7 +117,7 @@ impl Layout {
             if stack.0 != layer || !stack.1.shares_input(projection) {
                 stack = (layer, projection, xa.start);
             }
-            layout.room = layout.room.max(columns.1 - stack.2);
+            layout.room = layout.room.max((columns.1 - stack.2).next_multiple_of(ROOM));
             let index = layout.modules.len();
             layout.modules.push(LoraModule { module, index, in_features, out_features, rank, scale, a, b, xa });
         }

@@ -14,8 +14,8 @@ use crate::{
         kernel::{Kernel, LaunchConfig},
         launch::{dequantize::launch_dequantize, dim, grid, is_aligned, weight4},
         params::{
-            DequantizeParams, LORA_LINEAR4_FACTORS, LORA_LINEAR4_THREADS, LoraLinear4CopyParams, LoraLinear4Factor,
-            LoraLinear4FactorsParams, Matrix, MatrixMut,
+            DequantizeParams, LORA_LINEAR4_COLUMNS, LORA_LINEAR4_FACTORS, LORA_LINEAR4_THREADS, LoraLinear4CopyParams,
+            LoraLinear4Factor, LoraLinear4FactorsParams, Matrix, MatrixMut,
         },
         scratch::Slot,
     },
@@ -40,6 +40,8 @@ struct Stack<'a, T: Float> {
     parts: &'a [LoraPart<'a, Cuda, T>],
     /// The columns of xa.
     span: Range<usize>,
+    /// As many as a product takes, zeros behind them.
+    columns: usize,
 }
 
 impl<'a, T: Float> Stack<'a, T> {
@@ -55,18 +57,19 @@ impl<'a, T: Float> Stack<'a, T> {
     ) -> Option<Self> {
         let span = span(parts);
         let span = span.start..span.end.next_multiple_of(8);
+        let columns = span.len().next_multiple_of(LORA_LINEAR4_COLUMNS as usize);
         let aligned = operands.iter().all(|matrix| matrix.is_aligned(T::DTYPE, 16));
         let factors = |view: View<'_, Cuda, T>| is_aligned(view.ptr() as _, 0, 16);
         let fits = n > SEPARATE_TOKENS
             && T::DTYPE != DType::F32
             && (1..=LORA_LINEAR4_FACTORS as usize).contains(&parts.len())
             && parts.iter().all(|part| factors(part.a))
-            && span.len() <= room
+            && columns <= room
             && span.end <= xa_columns
             && [weight.rows, weight.cols, span.start, span.len()].iter().all(|len| len.is_multiple_of(8))
             && is_aligned(weight.codes.ptr() as _, 0, 16)
             && aligned;
-        fits.then_some(Stack { weight, parts, span })
+        fits.then_some(Stack { weight, parts, span, columns })
     }
 
     /// The factors that `of` picks, and where they belong.
@@ -108,22 +111,23 @@ fn beside(matrix: MatrixMut, first: usize, dtype: DType) -> MatrixMut {
     MatrixMut { ptr: matrix.ptr.wrapping_byte_add(first * dtype.bytes()), ..matrix }
 }
 
-/// Copies the columns `span` of `xa` behind the first `cols` columns of `operand`.
+/// Copies the stack's columns of `xa` behind the first `cols` columns of `operand`.
 ///
 /// # Safety
 /// Both have `n` rows and these columns, aligned to 16 bytes.
 unsafe fn copy_beside<T: Float>(
     cuda: &Cuda,
+    stack: &Stack<'_, T>,
     xa: Matrix,
-    span: &Range<usize>,
     operand: MatrixMut,
     [n, cols]: [usize; 2],
 ) -> Result<()> {
+    let Stack { span, columns, .. } = stack;
     let x = Matrix { ptr: xa.ptr.wrapping_byte_add(span.start * T::DTYPE.bytes()), ..xa };
     let out = beside(operand, cols, T::DTYPE);
-    let params = LoraLinear4CopyParams { x, out, rows: dim(n), cols: dim(span.len()) };
+    let params = LoraLinear4CopyParams { x, out, rows: dim(n), used: dim(span.len()), cols: dim(*columns) };
     // SAFETY: as this function's contract says.
-    unsafe { cuda.launch(&COPY, T::DTYPE.suffix(), params, config(n, span.len())?) }
+    unsafe { cuda.launch(&COPY, T::DTYPE.suffix(), params, config(n, *columns)?) }
 }
 
 pub(in crate::cuda) fn lora_linear4<T: Float>(cuda: &Cuda, mut op: LoraLinear4<'_, Cuda, T>) -> Result<()> {
@@ -139,9 +143,9 @@ pub(in crate::cuda) fn lora_linear4<T: Float>(cuda: &Cuda, mut op: LoraLinear4<'
     }
     // SAFETY: `LoraLinear4::verify` checked every shape, and `Stack::new` what is demanded beyond.
     unsafe {
-        copy_beside::<T>(cuda, op.xa.matrix().as_const(), &stack.span, op.x.matrix(), [n, inputs])?;
+        copy_beside(cuda, &stack, op.xa.matrix().as_const(), op.x.matrix(), [n, inputs])?;
         let mut gemm = Gemm::new("lora_linear4", false, &op.x.mat(), &mut op.out, op.accumulate);
-        gemm.k = inputs + stack.span.len();
+        gemm.k = inputs + stack.columns;
         forward(cuda, &stack, &gemm)
     }
 }
@@ -149,9 +153,9 @@ pub(in crate::cuda) fn lora_linear4<T: Float>(cuda: &Cuda, mut op: LoraLinear4<'
 /// `out (+)= [x | xa] [W | scale B]ᵀ`.
 ///
 /// # Safety
-/// The matrices are as large as `gemm` says, whose columns of the input are those of the weight and of `span`.
+/// The matrices are as large as `gemm` says, whose columns of the input are those of the weight and the stack's.
 unsafe fn forward<T: Float>(cuda: &Cuda, stack: &Stack<'_, T>, gemm: &Gemm) -> Result<()> {
-    let Stack { weight, span, .. } = stack;
+    let Stack { weight, columns, .. } = stack;
     let (pitch, step) = (gemm.k, rows_at_a_time(weight, gemm.k, T::DTYPE));
     let (factors, count) = stack.factors(|part| part.b.ptr());
     for first in (0..weight.rows).step_by(step) {
@@ -164,13 +168,13 @@ unsafe fn forward<T: Float>(cuda: &Cuda, stack: &Stack<'_, T>, gemm: &Gemm) -> R
             out: beside(scratch, weight.cols, T::DTYPE),
             first_row: dim(first),
             rows: dim(rows.len()),
-            cols: dim(span.len()),
+            cols: dim(*columns),
         };
         // SAFETY: the scratch has these rows, with room for both; of the factors `LoraLinear4::verify` checked the
         // shapes; the rest is this function's contract.
         unsafe {
             stack.decode(cuda, rows.clone(), scratch)?;
-            cuda.launch(&BESIDE, T::DTYPE.suffix(), params, config(rows.len(), span.len())?)?;
+            cuda.launch(&BESIDE, T::DTYPE.suffix(), params, config(rows.len(), *columns)?)?;
             linear::dense(cuda, &part_of(gemm, rows), Dense(ptr))?;
         }
     }
@@ -218,7 +222,7 @@ pub(in crate::cuda) fn lora_linear4_grad<T: Float>(cuda: &Cuda, op: LoraLinear4G
     let (Some(stack), Some(mut d_x)) = (stack, d_x) else { return Ok(()) };
     // SAFETY: `LoraLinear4Grad::verify` checked every shape, and `Stack::new` what is demanded beyond.
     unsafe {
-        copy_beside::<T>(cuda, d_xa.matrix().as_const(), &stack.span, d_out.matrix(), [n, weight.rows])?;
+        copy_beside(cuda, &stack, d_xa.matrix().as_const(), d_out.matrix(), [n, weight.rows])?;
         let gemm = Gemm::new("lora_linear4_grad", true, &d_out.mat(), &mut d_x, false);
         backward(cuda, &stack, &gemm)
     }
@@ -227,14 +231,14 @@ pub(in crate::cuda) fn lora_linear4_grad<T: Float>(cuda: &Cuda, op: LoraLinear4G
 /// `d_x = [d_out | d_xa] · (W above A)`.
 ///
 /// # Safety
-/// The matrices are as large as `gemm` says; the input's columns are the rows of the weight, then those of `span`.
+/// The matrices are as large as `gemm` says; the input's columns are the rows of the weight, then the stack's.
 unsafe fn backward<T: Float>(cuda: &Cuda, stack: &Stack<'_, T>, gemm: &Gemm) -> Result<()> {
-    let Stack { weight, span, .. } = stack;
+    let Stack { weight, columns, .. } = stack;
     let (cols, step) = (weight.cols, rows_at_a_time(weight, weight.cols, T::DTYPE));
     let (factors, count) = stack.factors(|part| part.a.ptr());
     for first in (0..weight.rows).step_by(step) {
         let rows = first..weight.rows.min(first + step);
-        let below = if rows.end == weight.rows { span.len() } else { 0 };
+        let below = if rows.end == weight.rows { *columns } else { 0 };
         let bytes = (rows.len() + below) * cols * T::DTYPE.bytes();
         let ptr = cuda.scratch::<u8>(Slot::Weight, bytes)?.cast::<c_void>();
         let (scratch, rows_below) = (MatrixMut { ptr, stride: dim(cols) }, rows.len() * cols);
