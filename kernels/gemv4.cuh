@@ -57,10 +57,11 @@ struct Cursor {
 };
 
 // What is done around the product: norm_linear4.cu.
-enum class Fused { NOTHING, NORM, NORM_SWIGLU };
+enum class Fused { NOTHING, ADAPTERS, NORM, NORM_SWIGLU };
 
 template <class T, class O, bool NESTED, unsigned TOKENS, Fused FUSED = Fused::NOTHING> struct Gemv4 {
-    static constexpr bool NORM = FUSED != Fused::NOTHING, GATED = FUSED == Fused::NORM_SWIGLU;
+    static constexpr bool ADAPTED = FUSED != Fused::NOTHING, GATED = FUSED == Fused::NORM_SWIGLU;
+    static constexpr bool NORM = FUSED == Fused::NORM || GATED;
     // Tiles that lie one after the other are a run. With SwiGLU a CTA has one of gate, and the same of up; a group of
     // tiles and all that is said of it is then of as many tiles in each.
     static constexpr unsigned RUNS = GATED ? 2 : 1;
@@ -251,10 +252,11 @@ template <class T, class O, bool NESTED, unsigned TOKENS, Fused FUSED = Fused::N
     __device__ __forceinline__ void store(unsigned group) const {
         unsigned n = (end_of_group(group) - group) * GEMV4_TILE * TOKENS, quarter = threadIdx.x % 4;
         for (unsigned i = threadIdx.x / 4; i < (n + 7) / 8 * 8; i += GEMV4_WARPS * 8) {
-            float sum = add_parts(min(i, n - 1)), up = GATED ? add_parts(n + min(i, n - 1)) : 0.f;
+            unsigned at = min(i, n - 1), token = at / GEMV4_TILE % TOKENS;
+            unsigned row = (group + at / (GEMV4_TILE * TOKENS)) * GEMV4_TILE + at % GEMV4_TILE;
+            float sum = add_parts(at, row, token);
+            float up = GATED ? add_parts(n + at, row + run_tiles * GEMV4_TILE, token) : 0.f;
             if (quarter > 0 || i >= n) continue;
-            unsigned token = i / GEMV4_TILE % TOKENS;
-            unsigned row = (group + i / (GEMV4_TILE * TOKENS)) * GEMV4_TILE + i % GEMV4_TILE;
             if constexpr (GATED) {
                 row_of<T>(around->gated, token)[row] = from_f32<T>(swiglu<T>(rounded(sum), rounded(up)));
             } else {
@@ -263,13 +265,32 @@ template <class T, class O, bool NESTED, unsigned TOKENS, Fused FUSED = Fused::N
             }
         }
     }
-    // Sum `i` of a group; all four lanes get it.
-    __device__ __forceinline__ float add_parts(unsigned i) const {
+    // Sum `i` of a group, which is that of row `row`, with what adapters add; all four lanes get it.
+    __device__ __forceinline__ float add_parts(unsigned i, unsigned row, unsigned token) const {
         float sum = 0.f;
         for (unsigned part = threadIdx.x % 4; part < cut.parts; part += 4) sum += sums[part * GEMV4_SUMS_PITCH + i];
+        sum = add_quarters(sum) * (1.f / table_gain<T>(p.weight.fp4));
+        if (ADAPTED && around->adapters > 0) sum += add_quarters(adapters_quarter<T>(*around, row, token));
+        return sum;
+    }
+    __device__ __forceinline__ static float add_quarters(float sum) {
         sum += __shfl_xor_sync(~0u, sum, 1);
-        sum += __shfl_xor_sync(~0u, sum, 2);
-        return sum * (1.f / table_gain<T>(p.weight.fp4));
+        return sum + __shfl_xor_sync(~0u, sum, 2);
+    }
+    // Into L2, where no stale copy can stay: the rows of B that `store` will want.
+    __device__ __forceinline__ void prefetch_adapters() const {
+        unsigned rows = (end_tile - first_tile) * GEMV4_TILE;
+        for (unsigned i = threadIdx.x; i < rows * RUNS; i += GEMV4_WARPS * 32) {
+            unsigned row = first_tile * GEMV4_TILE + i % rows + i / rows * run_tiles * GEMV4_TILE;
+            for (unsigned f = 0; f < around->adapters; f++) {
+                const LoraLinear4Factor &factor = around->b[f];
+                unsigned own = row - factor.row;
+                if (own >= factor.rows) continue;
+                const T *b = static_cast<const T *>(factor.ptr) + size_t(own) * factor.r;
+                for (unsigned k = 0; k < factor.r; k += 64)
+                    asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(b + k)));
+            }
+        }
     }
     __device__ __forceinline__ static float rounded(float v) { return to_f32(from_f32<T>(v)); }
 
@@ -309,6 +330,7 @@ template <class T, class O, bool NESTED, unsigned TOKENS, Fused FUSED = Fused::N
         fetch_scales(first_tile, 0);
         cp_async_commit();
         if (NORM) XShare<T, TOKENS>(p).load_norm(*around, norm);
+        if (ADAPTED) prefetch_adapters();
         fill_table();
         cp_async_wait<0>();
         all_made(false);

@@ -1,5 +1,6 @@
 #pragma once
-// x for gemv4.cuh, whose layout of operand B this follows: each lane's share of it, as it is or normalised.
+// x for gemv4.cuh, whose layout of operand B this follows: each lane's share of it, as it is or normalised. And what
+// adapters add to an output.
 #include "barrier.cuh"
 #include "skinny4.cuh"
 
@@ -108,4 +109,28 @@ template <class T, unsigned TOKENS> struct XShare {
         sync_multipliers();
     }
 };
+
+// This lane's quarter of what adapters add to an output.
+template <class T>
+__device__ __forceinline__ float adapters_quarter(const NormLinear4Params &p, unsigned row, unsigned token) {
+    struct alignas(8) Four {
+        T v[4];
+    };
+    float sum = 0.f;
+    for (unsigned i = 0; i < p.adapters; i++) {
+        const LoraLinear4Factor &factor = p.b[i];
+        unsigned own = row - factor.row;
+        if (own >= factor.rows) continue;
+        const T *b = static_cast<const T *>(factor.ptr) + size_t(own) * factor.r;
+        const T *xa = row_of<T>(p.xa, token) + factor.col;
+        float dot = 0.f;
+        for (unsigned k = threadIdx.x % 4 * 4; k < factor.r; k += 16) {
+            Four x = *reinterpret_cast<const Four *>(xa + k), y = *reinterpret_cast<const Four *>(b + k);
+#pragma unroll
+            for (int j = 0; j < 4; j++) dot += to_f32(x.v[j]) * to_f32(y.v[j]);
+        }
+        sum += factor.scale * dot;
+    }
+    return sum;
+}
 #endif

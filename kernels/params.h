@@ -120,19 +120,6 @@ enum {
     LINEAR4_GEMV_STATIC_BYTES = 64, // barriers
 };
 
-// norm_linear4: out = rms_norm(x) W^T, and gated = swiglu(out), 4-bit W [rows, cols].
-typedef struct {
-    Linear4Params linear; // of x as it is before the norm; with gated, out is not written
-    const float *norm;    // [cols]
-    float eps;
-    MatrixMut normed; // T [n, cols]: rms_norm(x)
-    MatrixMut gated;  // T [n, rows / 2], or null
-} NormLinear4Params;
-enum {
-    NORM_LINEAR4_GEMV_MAX_COLS = 4096,    // all of x in one step
-    NORM_LINEAR4_GEMV_STATIC_BYTES = 256, // barriers, and the sums of squares
-};
-
 // What the copy engine knows of a matrix in memory and of the tiles it is copied in; the driver's CUtensorMap.
 typedef struct {
     unsigned long long words[16];
@@ -281,6 +268,25 @@ typedef struct {
     unsigned first_row; // of the weight, beside the first of `out`
     unsigned rows, cols;
 } LoraLinear4FactorsParams;
+
+// norm_linear4, lora_linear4: out = rms_norm(x) W^T and what adapters add, and gated = swiglu(out), 4-bit W [rows, cols].
+typedef struct {
+    Linear4Params linear; // of x as it is before the norm; with gated, out is not written
+    const float *norm;    // [cols], or null
+    float eps;
+    MatrixMut normed; // T [n, cols]: rms_norm(x)
+    MatrixMut gated;  // T [n, rows / 2], or null
+    MatrixMut xa;     // T [n, _]: written by norm_linear4_adapters
+    const void *a[LORA_LINEAR4_FACTORS];
+    LoraLinear4Factor b[LORA_LINEAR4_FACTORS];
+    unsigned adapters;
+} NormLinear4Params;
+enum {
+    NORM_LINEAR4_GEMV_MAX_COLS = 4096,    // all of x in one step
+    NORM_LINEAR4_GEMV_STATIC_BYTES = 256, // barriers, and the sums of squares
+    NORM_LINEAR4_ADAPTERS_THREADS = 256,
+    NORM_LINEAR4_ADAPTERS_MAX_COLS = 6 * 8 * NORM_LINEAR4_ADAPTERS_THREADS, // in registers
+};
 
 // lora_weight_grad: sum over tokens of xa[t, :]^T drop(x)[t, :], in `splits` parts (kernel 1); then
 // out += scale * the sum of the parts (kernel 2).

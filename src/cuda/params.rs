@@ -169,27 +169,6 @@ pub const LINEAR4_GEMV_MAX_COLS: u32 = 25600;
 pub const LINEAR4_GEMV_SHARED: u32 = 229376;
 pub const LINEAR4_GEMV_STATIC_BYTES: u32 = 64;
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
-pub struct NormLinear4Params {
-    pub linear: Linear4Params,
-    pub norm: *const f32,
-    pub eps: f32,
-    pub normed: MatrixMut,
-    pub gated: MatrixMut,
-}
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of NormLinear4Params"][::core::mem::size_of::<NormLinear4Params>() - 152usize];
-    ["Alignment of NormLinear4Params"][::core::mem::align_of::<NormLinear4Params>() - 8usize];
-    ["Offset of field: NormLinear4Params::linear"][::core::mem::offset_of!(NormLinear4Params, linear) - 0usize];
-    ["Offset of field: NormLinear4Params::norm"][::core::mem::offset_of!(NormLinear4Params, norm) - 104usize];
-    ["Offset of field: NormLinear4Params::eps"][::core::mem::offset_of!(NormLinear4Params, eps) - 112usize];
-    ["Offset of field: NormLinear4Params::normed"][::core::mem::offset_of!(NormLinear4Params, normed) - 120usize];
-    ["Offset of field: NormLinear4Params::gated"][::core::mem::offset_of!(NormLinear4Params, gated) - 136usize];
-};
-pub const NORM_LINEAR4_GEMV_MAX_COLS: u32 = 4096;
-pub const NORM_LINEAR4_GEMV_STATIC_BYTES: u32 = 256;
-#[repr(C)]
 #[repr(align(128))]
 #[derive(Debug, Copy, Clone)]
 pub struct TensorMap {
@@ -493,6 +472,37 @@ const _: () = {
     ["Offset of field: LoraLinear4FactorsParams::cols"]
         [::core::mem::offset_of!(LoraLinear4FactorsParams, cols) - 160usize];
 };
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct NormLinear4Params {
+    pub linear: Linear4Params,
+    pub norm: *const f32,
+    pub eps: f32,
+    pub normed: MatrixMut,
+    pub gated: MatrixMut,
+    pub xa: MatrixMut,
+    pub a: [*const ::core::ffi::c_void; 4usize],
+    pub b: [LoraLinear4Factor; 4usize],
+    pub adapters: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of NormLinear4Params"][::core::mem::size_of::<NormLinear4Params>() - 336usize];
+    ["Alignment of NormLinear4Params"][::core::mem::align_of::<NormLinear4Params>() - 8usize];
+    ["Offset of field: NormLinear4Params::linear"][::core::mem::offset_of!(NormLinear4Params, linear) - 0usize];
+    ["Offset of field: NormLinear4Params::norm"][::core::mem::offset_of!(NormLinear4Params, norm) - 104usize];
+    ["Offset of field: NormLinear4Params::eps"][::core::mem::offset_of!(NormLinear4Params, eps) - 112usize];
+    ["Offset of field: NormLinear4Params::normed"][::core::mem::offset_of!(NormLinear4Params, normed) - 120usize];
+    ["Offset of field: NormLinear4Params::gated"][::core::mem::offset_of!(NormLinear4Params, gated) - 136usize];
+    ["Offset of field: NormLinear4Params::xa"][::core::mem::offset_of!(NormLinear4Params, xa) - 152usize];
+    ["Offset of field: NormLinear4Params::a"][::core::mem::offset_of!(NormLinear4Params, a) - 168usize];
+    ["Offset of field: NormLinear4Params::b"][::core::mem::offset_of!(NormLinear4Params, b) - 200usize];
+    ["Offset of field: NormLinear4Params::adapters"][::core::mem::offset_of!(NormLinear4Params, adapters) - 328usize];
+};
+pub const NORM_LINEAR4_GEMV_MAX_COLS: u32 = 4096;
+pub const NORM_LINEAR4_GEMV_STATIC_BYTES: u32 = 256;
+pub const NORM_LINEAR4_ADAPTERS_THREADS: u32 = 256;
+pub const NORM_LINEAR4_ADAPTERS_MAX_COLS: u32 = 12288;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct LoraWeightGradParams {

@@ -67,7 +67,7 @@ impl<B: Storage, T: Float> Op<B> for LoraLinear4<'_, B, T> {
 }
 
 impl<B: Storage, T: Float> LoraPart<'_, B, T> {
-    fn verify(
+    pub(super) fn verify(
         &self,
         check: &Check<'_, B>,
         x: Mat<'_, B, T>,

@@ -1,4 +1,7 @@
-use super::check::{Check, Op};
+use super::{
+    check::{Check, Op},
+    lora_linear4::LoraPart,
+};
 use crate::{
     buffer::{Mat, MatMut, Storage, View},
     element::Float,
@@ -21,6 +24,10 @@ pub struct NormLinear4<'a, B: Storage, T: Float> {
     pub normed: MatMut<'a, B, T>,
     /// `[out, in]`.
     pub weight: Weight4<'a, B>,
+    /// Adapters, no two of which have outputs or columns of `xa` in common.
+    pub parts: &'a [LoraPart<'a, B, T>],
+    /// `[n, _]`: the adapters' columns are written.
+    pub xa: MatMut<'a, B, T>,
     /// `[n, out]`. With `gated`, what it holds afterwards is not defined.
     pub out: MatMut<'a, B, T>,
     /// `[n, out / 2]`.
@@ -36,6 +43,9 @@ impl<B: Storage, T: Float> Op<B> for NormLinear4<'_, B, T> {
         check.len("norm", &self.norm, cols)?;
         check.mat_mut("normed", &self.normed, [n, cols])?;
         check.mat_mut("out", &self.out, [n, rows])?;
+        check.mat_mut("xa", &self.xa, [n, self.xa.shape()[1]])?;
+        let (xa, out) = (self.xa.mat(), ("out", self.out.mat()));
+        self.parts.iter().try_for_each(|part| part.verify(check, self.x, xa, out))?;
         let Some(gated) = &self.gated else { return Ok(()) };
         check.value(
             rows.is_multiple_of(2),

@@ -144,7 +144,7 @@ fn few_tokens() -> Vec<(Product, Quantization)> {
 
 /// Products behind a norm, and whether SwiGLU follows: one step of the kernel for one and two tokens, in one group of
 /// tiles and in several, part rounds of each, and what it leaves to others.
-pub fn normed_products() -> Vec<(Product, Quantization, bool)> {
+pub fn normed_products() -> Vec<(Adapted, bool)> {
     const WEIGHTS: [[usize; 2]; 11] = [
         [32, 256],
         [16, 256],
@@ -158,6 +158,7 @@ pub fn normed_products() -> Vec<(Product, Quantization, bool)> {
         [40, 96],
         [34, 72],
     ];
+    const ADAPTERS: [&[(usize, usize, usize)]; 3] = [&[], &[(16, 0, 16), (4, 17, 32)], &[(64, 8, 90)]];
     let all = Quantization::all();
     let quantizations = Quantization::all().into_iter().filter(|q| q.block_size == 64);
     let quantizations: Vec<_> = quantizations.collect();
@@ -165,14 +166,18 @@ pub fn normed_products() -> Vec<(Product, Quantization, bool)> {
     for (i, [outputs, inputs]) in WEIGHTS.into_iter().enumerate() {
         for (j, gated) in [false, true].into_iter().enumerate() {
             for n in [1, 2] {
-                let (layout, at) =
-                    ([Layout::Packed, Layout::Slice][(i + n) % 2], (i + 2 * j + n) % quantizations.len());
-                cases.push((Product { layout, ..Product::new(n, outputs, inputs) }, quantizations[at], gated));
+                let layout = [Layout::Packed, Layout::Slice][(i + n) % 2];
+                let quantization = quantizations[(i + 2 * j + n) % quantizations.len()];
+                let product = Product { layout, ..Product::new(n, outputs, inputs) };
+                let adapters = ADAPTERS[(i + j) % 3].iter().all(|(.., end)| *end <= outputs);
+                let adapters = if adapters { ADAPTERS[(i + j) % 3] } else { &[] };
+                cases.push((Adapted { product, quantization, adapters, ..stack() }, gated));
             }
         }
-        let product =
-            Product { layout: LAYOUTS[i % 3], ..Product::new([0, 3, 17][i % 3], 2 * outputs.min(200), inputs) };
-        cases.push((product, all[i * 5 % all.len()], i % 2 == 0));
+        let product = Product::new([0, 3, 17][i % 3], 2 * outputs.min(200), inputs);
+        let (product, quantization) = (Product { layout: LAYOUTS[i % 3], ..product }, all[i * 5 % all.len()]);
+        let adapters: &[_] = if i % 2 == 0 { &[(8, 0, 20), (5, 20, 32)] } else { &[] };
+        cases.push((Adapted { product, quantization, adapters, ..stack() }, i % 2 == 0));
     }
     cases
 }
@@ -247,13 +252,18 @@ pub fn stack() -> Adapted {
     }
 }
 
-/// Few tokens, and as many as make one product of all; ranks that leave columns between them, outputs without an
+/// One and two tokens, few, and as many as make one product of all; ranks that leave columns between them, outputs without an
 /// adapter, dropout, too little room, and shapes that are left to the ops of their own.
 pub fn adapted() -> Vec<Adapted> {
     let fp4 = Quantization { format: Format::Fp4, block_size: 128, nested: false };
+    let plain = Quantization { nested: false, ..Quantization::DEFAULT };
     let few = |n| Product { accumulate: true, ..Product::new(n, 96, 256) };
     let sum = Product { accumulate: true, layout: Layout::Slice, ..Product::new(1025, 64, 320) };
     vec![
+        Adapted { product: few(1), ..stack() },
+        Adapted { product: few(2), adapters: &[(4, 8, 24), (64, 48, 96)], room: 0, ..stack() },
+        Adapted { product: few(2), dropout: Some(0.2), ..stack() },
+        Adapted { product: Product::new(1, 32, 12_288), quantization: plain, adapters: &[(16, 0, 32)], ..stack() },
         Adapted { product: few(3), ..stack() },
         Adapted { product: few(70), dropout: Some(0.1), ..stack() },
         stack(),

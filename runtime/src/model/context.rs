@@ -1,11 +1,11 @@
 //! What a forward pass reads besides the weights, and linear layers with their adapters.
 
-use super::weights::{MergedLinear, Norm};
+use super::weights::{Adapters, MergedLinear, Norm};
 use crate::error::Result;
 use crate::lora::DeviceAdapter;
 use halfbyte::{
-    Backend, Float, Mat, MatMut,
-    ops::{Dropout, Lora, LoraLinear4, LoraPart, Op},
+    Backend, Float, MatMut,
+    ops::{Dropout, LoraLinear4, LoraPart, Op, Swiglu},
 };
 use std::ops::Range;
 
@@ -87,11 +87,11 @@ impl<'a, B: Backend, T: Float> ForwardContext<'a, B, T> {
         }
         let x = x.mat().columns(0..linear.in_features);
         linear.forward(backend, x, out.reborrow(), accumulate)?;
-        adapt(backend, &parts, x, xa, out)
+        Adapters { parts: &parts, xa }.add(backend, x, out)
     }
 
-    /// The same of a normed input: `out = rms_norm(x) Wᵀ + …`. For few tokens the norm is part of the product; for many
-    /// the adapters are.
+    /// The same of a normed input: `out = rms_norm(x) Wᵀ + …`, and `gated = swiglu(out)`, which may leave nothing in `out`.
+    /// For few tokens all that is around the product is part of it; for many the adapters are.
     pub(super) fn project_normed(
         &self,
         layer: usize,
@@ -99,19 +99,18 @@ impl<'a, B: Backend, T: Float> ForwardContext<'a, B, T> {
         mut norm: Norm<'_, B, T>,
         xa: MatMut<'_, B, T>,
         mut out: MatMut<'_, B, T>,
+        gated: Option<MatMut<'_, B, T>>,
     ) -> Result<()> {
-        let (n, parts) = (norm.x.shape()[0], self.parts(layer, linear));
-        if n > FEW && !parts.is_empty() {
-            norm.run(self.backend)?;
-            return self.project(layer, linear, norm.out, xa, out, false);
+        let (n, backend, parts) = (norm.x.shape()[0], self.backend, self.parts(layer, linear));
+        if n <= FEW || parts.is_empty() {
+            return linear.forward_normed(backend, norm, Adapters { parts: &parts, xa }, out, gated);
         }
-        linear.forward_normed(self.backend, norm.reborrow(), out.reborrow(), None)?;
-        adapt(self.backend, &parts, norm.out.mat().columns(0..linear.in_features), xa, out)
-    }
-
-    /// Whether the adapter has a module for one of these linear layers.
-    pub(super) fn adapts(&self, layer: usize, linear: &MergedLinear<B, T>) -> bool {
-        !self.parts(layer, linear).is_empty()
+        norm.run(backend)?;
+        self.project(layer, linear, norm.out, xa, out.reborrow(), false)?;
+        match gated {
+            Some(gated) => Ok(Swiglu { gate_up: out.mat(), out: gated }.run(backend)?),
+            None => Ok(()),
+        }
     }
 
     /// The adapters of linear layers.
@@ -124,20 +123,4 @@ impl<'a, B: Backend, T: Float> ForwardContext<'a, B, T> {
         };
         linear.modules.iter().filter_map(part).collect()
     }
-}
-
-/// Adds what adapters make of `x` to `out`.
-fn adapt<B: Backend, T: Float>(
-    backend: &B,
-    parts: &[LoraPart<'_, B, T>],
-    x: Mat<'_, B, T>,
-    mut xa: MatMut<'_, B, T>,
-    mut out: MatMut<'_, B, T>,
-) -> Result<()> {
-    for part in parts {
-        let (xa, out) = (xa.reborrow().columns(part.xa.clone()), out.reborrow().columns(part.out.clone()));
-        let LoraPart { a, b, scale, dropout, .. } = *part;
-        Lora { x, a, b, scale, dropout, xa, out }.run(backend)?;
-    }
-    Ok(())
 }

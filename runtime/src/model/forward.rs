@@ -45,16 +45,17 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         let a = &mut layers[slot];
 
         let norm = self.norm(residual.at(2 * i).rows(n), &layer.attention_norm, normed.wide_mut(n));
-        ctx.project_normed(i, &layer.qkv, norm, a.xa.rows_mut(n), a.qkv.rows_mut(n))?;
+        ctx.project_normed(i, &layer.qkv, norm, a.xa.rows_mut(n), a.qkv.rows_mut(n), None)?;
         self.attend(ctx, i, tokens, a, attend)?;
         let middle = residual.advance(ctx.backend, 2 * i, n)?;
         ctx.project(i, &layer.o, a.attention.wide_mut(n), a.xa.rows_mut(n), middle, true)?;
 
         let norm = self.norm(residual.at(2 * i + 1).rows(n), &layer.mlp_norm, normed.wide_mut(n));
-        if residual.keep() == Keep::Nothing && !ctx.adapts(i, &layer.gate_up) {
-            layer.gate_up.forward_normed(ctx.backend, norm, a.gate_up.rows_mut(n), Some(gated.rows_mut(n)))?;
+        let (gate_up, xa) = (a.gate_up.rows_mut(n), a.xa.rows_mut(n));
+        if residual.keep() == Keep::Nothing {
+            ctx.project_normed(i, &layer.gate_up, norm, xa, gate_up, Some(gated.rows_mut(n)))?;
         } else {
-            ctx.project_normed(i, &layer.gate_up, norm, a.xa.rows_mut(n), a.gate_up.rows_mut(n))?;
+            ctx.project_normed(i, &layer.gate_up, norm, xa, gate_up, None)?;
             Swiglu { gate_up: a.gate_up.rows(n), out: gated.rows_mut(n) }.run(ctx.backend)?;
         }
         let next = residual.advance(ctx.backend, 2 * i + 1, n)?;

@@ -4,7 +4,10 @@ use crate::config::Projection;
 use crate::error::Result;
 use halfbyte::{
     Backend, Buf, Float, Mat, MatMut, View,
-    ops::{Linear, Linear4, Linear4Grad, LinearGrad, NestAbsmax, NormLinear4, Op, Quantize, RmsNorm, Swiglu},
+    ops::{
+        Linear, Linear4, Linear4Grad, LinearGrad, Lora, LoraPart, NestAbsmax, NormLinear4, Op, Quantize, RmsNorm,
+        Swiglu,
+    },
     quant::{Absmax, Format, GROUP, ScaleBufs, Weight4, n_blocks},
 };
 use std::ops::Range;
@@ -128,11 +131,26 @@ pub(super) struct Norm<'a, B: Backend, T: Float> {
     pub out: MatMut<'a, B, T>,
 }
 
-impl<B: Backend, T: Float> Norm<'_, B, T> {
-    pub fn reborrow(&mut self) -> Norm<'_, B, T> {
-        Norm { x: self.x, weight: self.weight, eps: self.eps, out: self.out.reborrow() }
-    }
+/// The adapters of linear layers, and their `xa`.
+pub(super) struct Adapters<'a, B: Backend, T: Float> {
+    pub parts: &'a [LoraPart<'a, B, T>],
+    /// `[n, xa_columns]`
+    pub xa: MatMut<'a, B, T>,
+}
 
+impl<B: Backend, T: Float> Adapters<'_, B, T> {
+    /// Adds what they make of `x` to `out`.
+    pub fn add(mut self, backend: &B, x: Mat<'_, B, T>, mut out: MatMut<'_, B, T>) -> Result<()> {
+        for part in self.parts {
+            let (xa, out) = (self.xa.reborrow().columns(part.xa.clone()), out.reborrow().columns(part.out.clone()));
+            let LoraPart { a, b, scale, dropout, .. } = *part;
+            Lora { x, a, b, scale, dropout, xa, out }.run(backend)?;
+        }
+        Ok(())
+    }
+}
+
+impl<B: Backend, T: Float> Norm<'_, B, T> {
     /// Normalises.
     pub fn run(&mut self, backend: &B) -> Result<()> {
         let Norm { x, weight, eps, .. } = *self;
@@ -177,21 +195,24 @@ impl<B: Backend, T: Float> MergedLinear<B, T> {
         Ok(())
     }
 
-    /// `out = rms_norm(x) Wᵀ`, and `gated = swiglu(out)`, which may leave nothing in `out`.
+    /// `out = rms_norm(x) Wᵀ` with its adapters, and `gated = swiglu(out)`, which may leave nothing in `out`.
     pub(super) fn forward_normed(
         &self,
         backend: &B,
         mut norm: Norm<'_, B, T>,
+        adapters: Adapters<'_, B, T>,
         mut out: MatMut<'_, B, T>,
         gated: Option<MatMut<'_, B, T>>,
     ) -> Result<()> {
         if let Some(quantized) = self.quantized() {
-            let Norm { x, weight: norm, eps, out: normed } = norm;
-            let normed = normed.columns(0..self.in_features);
-            return Ok(NormLinear4 { x, norm, eps, normed, weight: quantized.view(), out, gated }.run(backend)?);
+            let (Norm { x, weight: norm, eps, out: normed }, Adapters { parts, xa }) = (norm, adapters);
+            let (normed, weight) = (normed.columns(0..self.in_features), quantized.view());
+            return Ok(NormLinear4 { x, norm, eps, normed, weight, parts, xa, out, gated }.run(backend)?);
         }
         norm.run(backend)?;
-        self.forward(backend, norm.out.mat().columns(0..self.in_features), out.reborrow(), false)?;
+        let x = norm.out.mat().columns(0..self.in_features);
+        self.forward(backend, x, out.reborrow(), false)?;
+        adapters.add(backend, x, out.reborrow())?;
         if let Some(gated) = gated {
             Swiglu { gate_up: out.mat(), out: gated }.run(backend)?;
         }

@@ -3,16 +3,26 @@ use super::{
     lora::{lora, lora_grad},
 };
 use crate::{
-    buffer::MatMut,
+    buffer::{Mat, MatMut},
     cpu::device::Cpu,
     element::Float,
-    ops::{Linear4, Linear4Grad, Lora, LoraGrad, LoraLinear4, LoraLinear4Grad},
+    ops::{Linear4, Linear4Grad, Lora, LoraGrad, LoraLinear4, LoraLinear4Grad, LoraPart},
 };
 
 pub(in crate::cpu) fn lora_linear4<T: Float>(op: LoraLinear4<'_, Cpu, T>) {
-    let LoraLinear4 { x, weight, parts, mut xa, mut out, accumulate } = op;
+    let LoraLinear4 { x, weight, parts, xa, mut out, accumulate } = op;
     let x = x.mat().columns(0..weight.cols);
     linear4(Linear4 { x, weight, out: out.reborrow(), accumulate });
+    adapters(x, parts, xa, out);
+}
+
+/// Adds what adapters make of `x` to `out`.
+pub(super) fn adapters<T: Float>(
+    x: Mat<'_, Cpu, T>,
+    parts: &[LoraPart<'_, Cpu, T>],
+    mut xa: MatMut<'_, Cpu, T>,
+    mut out: MatMut<'_, Cpu, T>,
+) {
     for part in parts {
         let (xa, out) = (xa.reborrow().columns(part.xa.clone()), out.reborrow().columns(part.out.clone()));
         lora(Lora { x, a: part.a, b: part.b, scale: part.scale, dropout: part.dropout, xa, out });

@@ -22,12 +22,12 @@ use halfbyte::{
 use std::ops::Range;
 
 /// One adapter's factors, and its places.
-struct Adapter<B: Backend, T: Float> {
-    a: Tensor<B, T>,
+pub struct Adapter<B: Backend, T: Float> {
+    pub a: Tensor<B, T>,
     b: Tensor<B, T>,
     rank: usize,
     dropout: Option<Dropout>,
-    xa: Range<usize>,
+    pub xa: Range<usize>,
     out: Range<usize>,
 }
 
@@ -40,15 +40,15 @@ impl<B: Backend, T: Float> Adapter<B, T> {
 }
 
 /// What both ops read: the adapters, their columns of `xa` at multiples of 8, and how many columns these make.
-struct Inputs<B: Backend, T: Float> {
-    case: Adapted,
-    weight: Quantized<B>,
-    adapters: Vec<Adapter<B, T>>,
-    columns: usize,
+pub struct Inputs<B: Backend, T: Float> {
+    pub case: Adapted,
+    pub weight: Quantized<B>,
+    pub adapters: Vec<Adapter<B, T>>,
+    pub columns: usize,
 }
 
 impl<B: Backend, T: Float> Inputs<B, T> {
-    fn new(make: &Make<B>, case: &Adapted) -> Self {
+    pub fn new(make: &Make<B>, case: &Adapted) -> Self {
         let Product { outputs, inputs, layout, .. } = case.product;
         let (mut adapters, mut columns) = (Vec::new(), 8);
         for (i, &(rank, start, end)) in case.adapters.iter().enumerate() {
@@ -66,13 +66,29 @@ impl<B: Backend, T: Float> Inputs<B, T> {
         Inputs { case: *case, weight, adapters, columns }
     }
 
-    fn parts(&self) -> Vec<LoraPart<'_, B, T>> {
+    pub fn parts(&self) -> Vec<LoraPart<'_, B, T>> {
         self.adapters.iter().map(Adapter::part).collect()
     }
 
     /// Zeros, as there must be between the adapters' columns.
-    fn zeros(&self, make: &Make<B>) -> Tensor<B, T> {
+    pub fn zeros(&self, make: &Make<B>) -> Tensor<B, T> {
         make.normal_but([self.case.product.n, self.columns], Layout::Packed, 1.0, |values| values.fill(0.0))
+    }
+}
+
+impl<B: Backend, T: Float> Inputs<B, T> {
+    /// What an adapter adds to an output, with this `xa`.
+    pub fn added(&self, xa: &[f64]) -> impl Fn(usize, usize) -> Option<Num> {
+        let with = self.adapters.iter().map(|it| (it, slice(xa, self.columns, &it.xa), it.b.to_f64()));
+        let with: Vec<_> = with.collect();
+        move |i, j| {
+            let (it, xa, b) = with.iter().find(|(it, ..)| it.out.contains(&j))?;
+            let mut added = scaled(oracle::row_by_row(xa, b, it.rank, i, j - it.out.start));
+            // `scale B` may be rounded.
+            let size = |r: usize| -> f64 { (xa[i * it.rank + r] * b[(j - it.out.start) * it.rank + r]).abs() };
+            added.err += unit::<T>() * f64::from(SCALE) * (0..it.rank).map(size).sum::<f64>();
+            Some(added)
+        }
     }
 }
 
@@ -134,16 +150,11 @@ impl<B: Backend, T: Float> Setup<B> for Forward<B, T> {
         });
         // From the `xa` that was stored: rounding it is part of the formula.
         let (weight, xa) = (weight.exact::<T>(), self.xa.now_f64());
-        let with: Vec<_> = adapters.iter().map(|it| (it, slice(&xa, *all, &it.xa), it.b.to_f64())).collect();
+        let added = self.inputs.added(&xa);
         close.some("out", self.out.now(), outputs, |i, j| {
             let base = product::<T>(&x, &weight, inputs, rounding::<T>(&case.product, &case.quantization), [i, j]);
             let base = if accumulate { Num::from(self.out.at(i, j)) + base.rounded::<T>() } else { base };
-            let Some((it, xa, b)) = with.iter().find(|(it, ..)| it.out.contains(&j)) else { return base };
-            let mut added = scaled(oracle::row_by_row(xa, b, it.rank, i, j - it.out.start));
-            // `scale B` may be rounded.
-            let size = |r: usize| -> f64 { (xa[i * it.rank + r] * b[(j - it.out.start) * it.rank + r]).abs() };
-            added.err += unit::<T>() * f64::from(SCALE) * (0..it.rank).map(size).sum::<f64>();
-            base.rounded::<T>() + added
+            added(i, j).map_or(base, |added| base.rounded::<T>() + added)
         });
     }
 }

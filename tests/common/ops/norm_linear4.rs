@@ -1,6 +1,9 @@
-use super::linear4::{product, rounding};
+use super::{
+    linear4::{product, rounding},
+    lora_linear4::Inputs,
+};
 use crate::common::{
-    cases::{self, Product, Quantization},
+    cases::{self, Adapted, Product, Quantization},
     close::Close,
     make::Make,
     num::Num,
@@ -22,39 +25,40 @@ use proptest::prelude::*;
 const EPS: f32 = 1e-6;
 
 /// The last: whether SwiGLU follows.
-type Case = (Product, Quantization, bool);
+type Case = (Adapted, bool);
 
 pub struct Forward<B: Backend, T: Float> {
-    case: Product,
+    inputs: Inputs<B, T>,
     gated: bool,
     rounding: f64,
     x: Tensor<B, T>,
     norm: Tensor<B, f32>,
-    weight: Quantized<B>,
     normed: Tensor<B, T>,
     out: Tensor<B, T>,
     half: Tensor<B, T>,
+    xa: Tensor<B, T>,
 }
 
 impl<B: Backend, T: Float> Setup<B> for Forward<B, T> {
     type Case = Case;
 
-    fn name((case, quantization, gated): &Case) -> String {
-        format!("norm_linear4 {} {case:?} {quantization:?} gated: {gated}", T::DTYPE.suffix())
+    fn name((case, gated): &Case) -> String {
+        format!("norm_linear4 {} {case:?} gated: {gated}", T::DTYPE.suffix())
     }
 
-    fn new(make: &Make<B>, (case, quantization, gated): &Case) -> Self {
-        let Product { n, outputs, inputs, layout, .. } = *case;
+    fn new(make: &Make<B>, (case, gated): &Case) -> Self {
+        let Product { n, outputs, inputs, layout, .. } = case.product;
+        let all = Inputs::new(make, case);
         Forward {
-            case: *case,
             gated: *gated,
-            rounding: rounding::<T>(case, quantization),
+            rounding: rounding::<T>(&case.product, &case.quantization),
             x: make.normal([n, inputs], layout, 3.0),
             norm: make.normal([1, inputs], Layout::Packed, 1.0),
-            weight: Quantized::random(make, [outputs, inputs], *quantization, layout),
             normed: make.output([n, inputs], layout),
             out: make.output([n, outputs], layout),
             half: make.output([n, outputs / 2], layout),
+            xa: all.zeros(make),
+            inputs: all,
         }
     }
 
@@ -64,7 +68,9 @@ impl<B: Backend, T: Float> Setup<B> for Forward<B, T> {
             norm: self.norm.view(),
             eps: EPS,
             normed: self.normed.mat_mut(),
-            weight: self.weight.weight(),
+            weight: self.inputs.weight.weight(),
+            parts: &self.inputs.parts(),
+            xa: self.xa.mat_mut(),
             out: self.out.mat_mut(),
             gated: self.gated.then(|| self.half.mat_mut()),
         }
@@ -73,19 +79,28 @@ impl<B: Backend, T: Float> Setup<B> for Forward<B, T> {
 
     fn outputs(&mut self) -> Vec<&mut dyn Output<B>> {
         let last: &mut dyn Output<B> = if self.gated { &mut self.half } else { &mut self.out };
-        vec![&mut self.normed, last]
+        vec![&mut self.normed, &mut self.xa, last]
     }
 
     fn compare(&mut self, close: &Close<'_, B>) {
-        let Product { outputs, inputs, .. } = self.case;
+        let Product { outputs, inputs, .. } = self.inputs.case.product;
         let (x, norm) = (self.x.to_f64(), self.norm.to_f64());
         let want: Vec<Num> = x.chunks(inputs).flat_map(|h| oracle::rms_norm(h, &norm, EPS)).collect();
         close.all("normed", self.normed.now(), inputs, |i, j| want[i * inputs + j]);
 
         // From here on, of what was rounded.
         let normed: Vec<f64> = self.normed.now().iter().map(|v| f64::from(v.to_f32())).collect();
-        let weight = self.weight.exact::<T>();
-        let out = |i, j| product::<T>(&normed, &weight, inputs, self.rounding, [i, j]);
+        let Inputs { adapters, columns, weight, .. } = &self.inputs;
+        close.some("xa", self.xa.now(), *columns, |i, j| {
+            let Some(it) = adapters.iter().find(|it| it.xa.contains(&j)) else { return Num::ZERO };
+            oracle::row_by_row(&normed, &it.a.to_f64(), inputs, i, j - it.xa.start)
+        });
+        let (weight, xa) = (weight.exact::<T>(), self.xa.now_f64());
+        let added = self.inputs.added(&xa);
+        let out = |i, j| {
+            let base = product::<T>(&normed, &weight, inputs, self.rounding, [i, j]);
+            added(i, j).map_or(base, |added| base.rounded::<T>() + added)
+        };
         if self.gated {
             let of = |i, j| out(i, j).rounded::<T>();
             let f = outputs / 2;
@@ -105,7 +120,8 @@ fn norm_linear4<B: Backend>(backend: &B) {
     let any = (cases::any_product(), cases::any_quantization(), any::<bool>());
     property(24, any, |(product, quantization, gated)| {
         let product = Product { accumulate: false, outputs: 2 * product.outputs, ..product };
-        check_each!(Forward, backend, &(product, quantization, gated), 1000);
+        let case = Adapted { product, quantization, adapters: &[], ..cases::stack() };
+        check_each!(Forward, backend, &(case, gated), 1000);
     });
 }
 
@@ -120,9 +136,10 @@ pub fn gradients<B: Backend>() -> Vec<Check<B>> {
 pub fn works<B: Backend>(model: &Model) -> Vec<Work<B>> {
     let [qkv, _, gate_up, _] = model.projections();
     let work = |([outputs, inputs], gated): ([usize; 2], bool)| {
-        let (case, q) = (Product::new(1, outputs, inputs), Quantization::DEFAULT);
+        let (product, q) = (Product::new(1, outputs, inputs), Quantization::DEFAULT);
         let bytes = Quantized::<B>::bytes(q, [outputs, inputs]) + 8 * inputs + 2 * outputs;
-        Work::new::<Forward<B, bf16>>("norm_linear4", case.shape(), [bytes, case.flops()], (case, q, gated))
+        let case = Adapted { product, quantization: q, adapters: &[], ..cases::stack() };
+        Work::new::<Forward<B, bf16>>("norm_linear4", product.shape(), [bytes, product.flops()], (case, gated))
     };
     [(qkv, false), (gate_up, true)].map(work).into()
 }
@@ -135,6 +152,8 @@ fn norm_linear4_refuses<B: Backend>(backend: &B) {
         eps: EPS,
         normed: z.mat_mut(4, 128),
         weight: z.weight(),
+        parts: &[],
+        xa: z.mat_mut(4, 0),
         out: z.mat_mut(4, 6),
         gated: Some(z.mat_mut(4, 3)),
     };

@@ -1,11 +1,13 @@
-//! Up to [`SEPARATE_TOKENS`] tokens a product and its adapters are ops of their own. For more, the weight is decoded to
-//! scratch in any case: with B beside it, or A below it, one product has all.
+//! One or two tokens: `norm_linear4.rs`, without a norm. Up to [`SEPARATE_TOKENS`] a product and its adapters are ops of
+//! their own. For more, the weight is decoded to scratch in any case: with B beside it, or A below it, one product has
+//! all.
 
 use super::{
     Gemm,
     linear::{self, Dense},
     linear4::{linear4, linear4_grad, part_of, rows_at_a_time, rows_of},
-    lora::{lora, lora_down, lora_grad},
+    lora::{lora_down, lora_grad},
+    norm_linear4::{Fused, adapters},
 };
 use crate::{
     buffer::{MatMut, View},
@@ -77,14 +79,7 @@ impl<'a, T: Float> Stack<'a, T> {
         let none = LoraLinear4Factor { ptr: std::ptr::null(), row: 0, rows: 0, col: 0, r: 0, scale: 0.0 };
         let mut factors = [none; LORA_LINEAR4_FACTORS as usize];
         for (factor, part) in factors.iter_mut().zip(self.parts) {
-            *factor = LoraLinear4Factor {
-                ptr: of(part) as _,
-                row: dim(part.out.start),
-                rows: dim(part.out.len()),
-                col: dim(part.xa.start - self.span.start),
-                r: dim(part.xa.len()),
-                scale: part.scale,
-            };
+            *factor = LoraLinear4Factor::new(of(part) as _, part, self.span.start);
         }
         (factors, dim(self.parts.len()))
     }
@@ -97,6 +92,20 @@ impl<'a, T: Float> Stack<'a, T> {
         let params = DequantizeParams { weight: weight4(&rows_of(&self.weight, rows)), out };
         // SAFETY: `out` has room, as this function's contract says; `new` checked columns and alignment.
         unsafe { launch_dequantize(cuda, T::DTYPE, params) }
+    }
+}
+
+impl LoraLinear4Factor {
+    /// A factor of an adapter, for kernels that count columns of xa from `first` on.
+    pub(super) fn new<T: Float>(ptr: *const c_void, part: &LoraPart<'_, Cuda, T>, first: usize) -> Self {
+        LoraLinear4Factor {
+            ptr,
+            row: dim(part.out.start),
+            rows: dim(part.out.len()),
+            col: dim(part.xa.start - first),
+            r: dim(part.xa.len()),
+            scale: part.scale,
+        }
     }
 }
 
@@ -184,13 +193,14 @@ unsafe fn forward<T: Float>(cuda: &Cuda, stack: &Stack<'_, T>, gemm: &Gemm) -> R
 fn separately<T: Float>(cuda: &Cuda, op: LoraLinear4<'_, Cuda, T>) -> Result<()> {
     let LoraLinear4 { x, weight, parts, mut xa, mut out, accumulate } = op;
     let x = x.mat().columns(0..weight.cols);
-    linear4(cuda, Linear4 { x, weight, out: out.reborrow(), accumulate })?;
-    for part in parts {
-        let (xa, out) = (xa.reborrow().columns(part.xa.clone()), out.reborrow().columns(part.out.clone()));
-        let LoraPart { a, b, scale, dropout, .. } = *part;
-        lora(cuda, Lora { x, a, b, scale, dropout, xa, out })?;
+    let gemm = Gemm::new("lora_linear4", false, &x, &mut out, accumulate);
+    let mut few = Fused { gemm, weight, parts, xa: xa.matrix(), norm: None, gated: None };
+    // SAFETY: `LoraLinear4::verify` checked every shape.
+    if unsafe { few.run(cuda)? } {
+        return Ok(());
     }
-    Ok(())
+    linear4(cuda, Linear4 { x, weight, out: out.reborrow(), accumulate })?;
+    adapters(cuda, x, parts, xa, out)
 }
 
 pub(in crate::cuda) fn lora_linear4_grad<T: Float>(cuda: &Cuda, op: LoraLinear4Grad<'_, Cuda, T>) -> Result<()> {
