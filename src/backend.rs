@@ -96,6 +96,9 @@ pub trait Backend: Storage + Sized + Send + Sync + 'static {
     fn warm_up(&self) {}
     /// What its buffers take, and took at most. Of the whole process see [`crate::host::process_peak`].
     fn memory(&self) -> MemoryUse;
+    /// From now on [`MemoryUse::peak`] is the most that buffers take from now on: one of several measurements in a
+    /// process has its own.
+    fn restart_peak(&self);
 
     /// Runs `step`, which must queue the same ops on the same memory each time and wait for nothing.
     /// A backend that can record queues (CUDA graphs) records it into `graph` the first time and

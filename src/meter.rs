@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub struct MemoryUse {
     /// Of those that live.
     pub allocated: usize,
-    /// The most that they ever took.
+    /// The most that they ever took, or since [`crate::backend::Backend::restart_peak`].
     pub peak: usize,
 }
 
@@ -28,6 +28,10 @@ impl Meter {
 
     pub(crate) fn sub(&self, bytes: usize) {
         self.now.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn restart_peak(&self) {
+        self.peak.store(self.now.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
     pub(crate) fn read(&self) -> MemoryUse {

@@ -20,6 +20,13 @@ pub fn uniform(word: u32) -> f32 {
     (word >> 8) as f32 * (1.0 / 16_777_216.0)
 }
 
+/// Two independent normal numbers (Box and Muller, 1958).
+pub fn normal(a: u32, b: u32) -> [f32; 2] {
+    let radius = (-2.0 * (1.0 - uniform(a)).ln()).sqrt();
+    let (sin, cos) = (std::f32::consts::TAU * uniform(b)).sin_cos();
+    [radius * cos, radius * sin]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,22 +10,13 @@ use halfbyte_runtime::{
     llm,
     lora::{LoraConfig, Targets},
     model::Base,
+    speed::SHAPES,
     train::run,
 };
-use std::{fs, path::Path};
+use std::fs;
 
 const BASE: Base = Base::Quantized { format: Format::Nf4, block_size: 64, double_quant: true };
 const GIB: f64 = (1u64 << 30) as f64;
-
-/// Qwen3 by size: hidden, intermediate, layers, query heads, and whether the head is the embedding.
-const MODELS: [(&str, [usize; 4], bool); 6] = [
-    ("0.6B", [1024, 3072, 28, 16], true),
-    ("1.7B", [2048, 6144, 28, 16], true),
-    ("4B", [2560, 9728, 36, 32], true),
-    ("8B", [4096, 12288, 36, 32], false),
-    ("14B", [5120, 17408, 40, 40], false),
-    ("32B", [5120, 25600, 64, 64], false),
-];
 
 /// Memory of common GPUs in GiB, by the name that shops give it.
 const GPUS: [(&str, f64); 8] = [
@@ -46,15 +37,13 @@ const SHARE: f64 = 0.9;
 const MEASURED: [(usize, usize, bool, f64); 4] =
     [(4, 2048, false, 35.0), (4, 2048, true, 11.4), (1, 512, false, 8.6), (1, 512, true, 7.1)];
 
+/// The shapes of Qwen3 by size, as `8B`.
+fn models() -> impl Iterator<Item = (String, Qwen3Config)> {
+    SHAPES.iter().filter_map(|shape| Some((shape.name.strip_prefix("qwen3-")?.to_uppercase(), shape.config())))
+}
+
 fn config(size: &str) -> Qwen3Config {
-    let (_, [hidden, intermediate, layers, heads], tied) = MODELS.iter().find(|(name, ..)| *name == size).unwrap();
-    let text = format!(
-        r#"{{"architectures": ["Qwen3ForCausalLM"], "vocab_size": 151936, "hidden_size": {hidden},
-        "intermediate_size": {intermediate}, "num_hidden_layers": {layers}, "num_attention_heads": {heads},
-        "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 40960, "tie_word_embeddings": {tied},
-        "rope_theta": 1000000.0, "rms_norm_eps": 1e-6, "hidden_act": "silu"}}"#
-    );
-    Qwen3Config::parse(Path::new("config.json"), &text).unwrap()
+    models().find(|(name, _)| name == size).unwrap().1
 }
 
 /// GiB of training with r = 16 on all linear layers.
@@ -120,16 +109,16 @@ fn table(head: &str, rows: impl Iterator<Item = Vec<String>>) -> String {
     format!("{head}\n|{}\n{rows}", "---|".repeat(columns))
 }
 
-fn models(words: &Words) -> String {
-    let row = |(size, ..): &(&str, _, _)| {
+fn models_table(words: &Words) -> String {
+    let row = |(size, _): (String, Qwen3Config)| {
         let runs = [(2048, true), (2048, false), (8192, true), (8192, false)];
-        let training = runs.map(|(capacity, checkpointing)| cell(training(size, capacity, checkpointing)));
-        [vec![(*size).to_owned(), cell(answering(size))], training.into()].concat()
+        let training = runs.map(|(capacity, checkpointing)| cell(training(&size, capacity, checkpointing)));
+        [vec![size.clone(), cell(answering(&size))], training.into()].concat()
     };
-    table(words.models, MODELS.iter().map(row))
+    table(words.models, models().map(row))
 }
 
-fn measured(words: &Words) -> String {
+fn measured_table(words: &Words) -> String {
     let computed = MEASURED.map(|(batch, length, checkpointing, _)| training("8B", batch * length, checkpointing));
     let row = |(name, values): (&str, [f64; 4])| {
         [vec![name.to_owned()], values.map(|gib| format!("{gib:.1}")).into()].concat()
@@ -156,7 +145,7 @@ fn computed_tables_are_up_to_date() {
     for (file, words) in [("README.md", ENGLISH), ("README.ja.md", JAPANESE)] {
         let path = root().join(file);
         let have = fs::read_to_string(&path).unwrap();
-        let want = with(&with(&have, "memory", &models(&words)), "measured memory", &measured(&words));
+        let want = with(&with(&have, "memory", &models_table(&words)), "measured memory", &measured_table(&words));
         if std::env::var_os("HALFBYTE_BLESS").is_some() {
             fs::write(&path, &want).unwrap();
         }

@@ -3,6 +3,7 @@
 
 pub mod output;
 mod signals;
+pub mod speed;
 
 pub(crate) use output::{note, say};
 pub use output::{progress_bar, start, start_with};

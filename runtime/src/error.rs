@@ -183,6 +183,14 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
+    /// What the device or the machine says, where there was too little memory for what was asked for.
+    pub fn memory(&self) -> Option<&halfbyte::Error> {
+        match self {
+            Error::Kernel(source) | Error::OutOfMemory { source, .. } => Some(source).filter(|e| e.is_memory()),
+            _ => None,
+        }
+    }
+
     /// Makes an [`Error::Io`] of what the operating system says.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
         move |source| Error::Io { path: path.to_owned(), action, source }

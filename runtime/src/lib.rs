@@ -19,6 +19,7 @@ mod python_json;
 pub mod rag;
 pub mod screen;
 pub mod settings;
+pub mod speed;
 pub mod tokenizer;
 pub mod train;
 

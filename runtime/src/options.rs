@@ -81,6 +81,12 @@ pub const CHUNK_SIZE: Range = closed("the chunk size", 2.0, 1e6);
 pub const CHUNK_OVERLAP: Range = closed("the chunk overlap", 0.0, 5e5);
 /// Tokens of all passages in a prompt.
 pub const CONTEXT_TOKENS: Range = closed("the tokens of the context", 1.0, 1e7);
+/// Sequences that are decoded together.
+pub const SEQUENCES: Range = closed("the number of sequences", 1.0, 1e6);
+/// Tokens of each prompt of a measurement.
+pub const CONTEXT: Range = closed("the context", 1.0, 1e7);
+/// Tokens of each sequence of a measurement: the first is never trained.
+pub const TRAINED_LENGTH: Range = closed("the length of sequences", 2.0, 1e7);
 
 /// Questions to ask.
 pub const LIMIT: Range = closed("the limit of questions", 1.0, 1e9);

@@ -95,6 +95,10 @@ impl Backend for Cpu {
         host::BUFFERS.read()
     }
 
+    fn restart_peak(&self) {
+        host::BUFFERS.restart_peak();
+    }
+
     fn replay(&self, _graph: &mut (), mut step: impl FnMut() -> Result<()>) -> Result<()> {
         step()
     }

@@ -80,6 +80,10 @@ impl Backend for Cuda {
         self.queue.meter.read()
     }
 
+    fn restart_peak(&self) {
+        self.queue.meter.restart_peak();
+    }
+
     fn replay(&self, graph: &mut Graph, step: impl FnMut() -> Result<()>) -> Result<()> {
         self.replay_graph(graph, step)
     }

@@ -63,7 +63,7 @@ pub struct Ran {
     stdout: String,
     /// With standard error.
     pub said: String,
-    folder: TempDir,
+    pub folder: TempDir,
 }
 
 impl Ran {

@@ -32,21 +32,25 @@ fn a_full_standard_output_is_an_error_after_the_work() {
     quantizing.args(["--device", "cpu", "--model", text(model.path()), "--output", text(&quantized)]);
     let mut inference = Command::new(example("infer"));
     inference.args(["--device", "cpu", "--prompt", "The", "--max-new-tokens", "2"]);
+    let csv = output.path().join("speed.csv");
+    let mut measuring = Command::new(example("decode_speed"));
+    measuring.args(["--shape", "tiny", "--device", "cpu", "--context", "8", "--new-tokens", "4", "--csv", text(&csv)]);
     let info = Command::new(example("device_info"));
     let programs = [("train", &mut training), ("quantize", &mut quantizing), ("infer", &mut inference)];
-    for (name, command) in programs.into_iter().chain([("device_info", &mut { info })]) {
+    let others = [("decode_speed", &mut measuring), ("device_info", &mut { info })];
+    for (name, command) in programs.into_iter().chain(others) {
         let done = command.stdout(full()).stderr(Stdio::piped()).output().unwrap();
         let said = String::from_utf8_lossy(&done.stderr);
         assert_eq!(done.status.code(), Some(1), "{name}: {said}");
         assert!(said.contains("standard output") && !said.contains("panicked"), "{name}: {said}");
     }
-    assert!(saved(&adapter) && quantized.join("model.safetensors").exists());
+    assert!(saved(&adapter) && quantized.join("model.safetensors").exists() && csv.exists());
 }
 
 /// `--help` and `--version` are what was asked for: not to have printed them is an error, unless nobody reads any more.
 #[test]
 fn help_that_cannot_be_printed_is_an_error() {
-    let programs = ["train_qwen3_lora", "infer", "quantize", "logits", "device_info"];
+    let programs = ["train_qwen3_lora", "infer", "quantize", "logits", "device_info", "decode_speed", "train_speed"];
     for (name, option) in programs.iter().flat_map(|name| [(name, "--help"), (name, "--version")]) {
         let run = |stdout: Stdio| {
             let done = Command::new(example(name)).arg(option).stdout(stdout).stderr(Stdio::piped()).output().unwrap();

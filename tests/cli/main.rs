@@ -9,6 +9,7 @@ mod options;
 mod room;
 mod saving;
 mod signals;
+mod speed;
 mod tokens;
 
 use common::root;

@@ -66,7 +66,16 @@ fn the_documented_options_are_those_of_the_programs() {
     let mut want = String::from(
         "# Options\n\nWhat `--help` of each program says. Made by `HALFBYTE_BLESS=1 cargo test --release --test cli`.\n",
     );
-    for name in ["train_qwen3_lora", "infer", "evaluate_multiple_choice", "rag", "quantize", "logits"] {
+    for name in [
+        "train_qwen3_lora",
+        "infer",
+        "evaluate_multiple_choice",
+        "rag",
+        "quantize",
+        "logits",
+        "decode_speed",
+        "train_speed",
+    ] {
         let done = Command::new(example(name)).arg("--help").env("COLUMNS", "110").output().unwrap();
         let help = String::from_utf8(done.stdout).unwrap();
         want += &format!("\n## `{name}`\n\n```text\n{}\n```\n", help.trim_end());

@@ -3,7 +3,7 @@ use super::{
     device::SMALLER,
     files::{Adapter, HeadWeights, LoraWeights},
     resolve::Target,
-    tokens::{Table, TokenRows},
+    tokens::{Table, TokenRows, TrainableTokens},
 };
 use crate::{
     checkpoint::Checkpoint,
@@ -12,7 +12,7 @@ use crate::{
 };
 use halfbyte::{
     elements, host,
-    rng::{philox, uniform},
+    rng::{normal, philox, uniform},
 };
 
 /// Sets these random numbers apart from other uses of the same seed ("lora").
@@ -25,21 +25,38 @@ impl Adapter {
     /// # Errors
     /// A target matches nothing, the initialisation is one that only PEFT can make, or there is too little memory.
     pub fn init(config: LoraConfig, model: &Qwen3Config, files: &Checkpoint, seed: u64) -> Result<Self> {
-        let targets = config.resolve(model)?;
-        // Before the first of its numbers is made.
-        let room = || Ok(host::check(config.weight_bytes(model)?)?);
-        room().map_err(Error::memory_for(|| format!("an adapter with r = {}", config.r), SMALLER))?;
-        let fresh = |(index, target): (usize, &Target)| -> Result<LoraWeights> {
-            let [rows, cols] = target.shape;
-            let a = random_a(&config.init, target.r, cols, index as u32, seed)?;
-            Ok(LoraWeights { target: *target, a, b: host::zeros(elements::<f32>(&[rows, target.r])?)? })
-        };
-        let layers = targets.iter().enumerate().map(fresh).collect::<Result<_>>()?;
+        let layers = layers(&config, model, seed)?;
         let lm_head = config.save_lm_head.then(|| head(model, files)).transpose()?;
         let own = |(table, ids)| token_rows(model, files, table, ids);
         let tokens = config.tokens(model)?.into_iter().map(own).collect::<Result<_>>()?;
         Ok(Adapter { config, layers, lm_head, tokens })
     }
+
+    /// [`Adapter::init`] without a checkpoint, of linear layers alone.
+    ///
+    /// # Errors
+    /// As there; or the adapter is to have an output head or rows of tokens, which begin as the checkpoint's.
+    pub fn of_layers(config: LoraConfig, model: &Qwen3Config, seed: u64) -> Result<Self> {
+        if config.save_lm_head || config.trainable_tokens != TrainableTokens::None {
+            let reason = "its output head or its rows of tokens begin as a checkpoint's; leave them out".into();
+            return Err(Error::Adapter { path: Default::default(), reason });
+        }
+        Ok(Adapter { layers: layers(&config, model, seed)?, config, lm_head: None, tokens: Vec::new() })
+    }
+}
+
+/// The adapted layers, which change nothing yet.
+fn layers(config: &LoraConfig, model: &Qwen3Config, seed: u64) -> Result<Vec<LoraWeights>> {
+    let targets = config.resolve(model)?;
+    // Before the first of its numbers is made.
+    let room = || Ok(host::check(config.weight_bytes(model)?)?);
+    room().map_err(Error::memory_for(|| format!("an adapter with r = {}", config.r), SMALLER))?;
+    let fresh = |(index, target): (usize, &Target)| -> Result<LoraWeights> {
+        let [rows, cols] = target.shape;
+        let a = random_a(&config.init, target.r, cols, index as u32, seed)?;
+        Ok(LoraWeights { target: *target, a, b: host::zeros(elements::<f32>(&[rows, target.r])?)? })
+    };
+    targets.iter().enumerate().map(fresh).collect()
 }
 
 fn head(model: &Qwen3Config, files: &Checkpoint) -> Result<HeadWeights> {
@@ -80,13 +97,6 @@ fn random_a(init: &Init, r: usize, cols: usize, module: u32, seed: u64) -> Resul
     };
     a.truncate(len);
     Ok(a)
-}
-
-/// Two independent normal numbers (Box and Muller, 1958).
-fn normal(a: u32, b: u32) -> [f32; 2] {
-    let radius = (-2.0 * (1.0 - uniform(a)).ln()).sqrt();
-    let (sin, cos) = (std::f32::consts::TAU * uniform(b)).sin_cos();
-    [radius * cos, radius * sin]
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         };
         let shape = self.config.shape(Module::LmHead);
         let mut weight = QuantizedWeight::zeros(backend, format, BLOCK_SIZE, double_quant, shape)?;
-        weight.quantize(backend, head, 0..head.len())?;
+        weight.quantize(backend, head.view(), 0..head.len())?;
         self.head = Some(Weight::Quantized(weight));
         Ok(())
     }

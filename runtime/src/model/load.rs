@@ -34,36 +34,37 @@ pub enum Base {
     },
 }
 
-/// How one weight is held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Dense,
-    Quantized { format: Format, block_size: usize, double_quant: bool },
+impl Base {
+    /// Whether a weight can lie behind others of so many elements in one: whether the scales line up.
+    pub(super) fn lines_up(self, elements: usize) -> bool {
+        elements.is_multiple_of(match self {
+            Base::Unquantized => 1,
+            Base::Quantized { block_size, double_quant: false, .. } => block_size,
+            Base::Quantized { block_size, double_quant: true, .. } => block_size * GROUP,
+        })
+    }
 }
 
 /// A weight on its way.
 pub(super) struct Source<'a> {
     rows: usize,
     pub(super) weight: checkpoint::Weight<'a>,
-    kind: Kind,
+    held: Base,
 }
 
 impl<'a> Source<'a> {
     pub(super) fn new(files: &'a Checkpoint, base: Base, name: &str, shape: [usize; 2]) -> Result<Self> {
         let weight = files.weight(name, shape)?;
-        let kind = match (&weight, base) {
-            (checkpoint::Weight::Quantized(w), _) => {
-                Kind::Quantized { format: w.format, block_size: w.block_size, double_quant: has_standard_map(w)? }
+        let held = match &weight {
+            checkpoint::Weight::Quantized(w) => {
+                Base::Quantized { format: w.format, block_size: w.block_size, double_quant: has_standard_map(w)? }
             }
-            (_, Base::Unquantized) => Kind::Dense,
-            (_, Base::Quantized { format, block_size, double_quant }) => {
-                Kind::Quantized { format, block_size, double_quant }
-            }
+            _ => base,
         };
         if let checkpoint::Weight::Quantized(w) = &weight {
             check_codes(files, w, name)?;
         }
-        Ok(Source { rows: shape[0], weight, kind })
+        Ok(Source { rows: shape[0], weight, held })
     }
 }
 
@@ -197,8 +198,8 @@ impl<'a, B: Backend> Loader<'a, B> {
     /// Weights that are held alike as one.
     pub(super) fn weight<T: Float>(&self, sources: &[Source], cols: usize) -> Result<Weight<B, T>> {
         let rows: usize = sources.iter().map(|s| s.rows).sum();
-        match sources[0].kind {
-            Kind::Dense => {
+        match sources[0].held {
+            Base::Unquantized => {
                 let mut out = self.backend.zeros(rows * cols)?;
                 for (source, range) in placed(sources, cols) {
                     let checkpoint::Weight::Dense(tensor) = &source.weight else { continue };
@@ -206,7 +207,7 @@ impl<'a, B: Backend> Loader<'a, B> {
                 }
                 Ok(Weight::Dense(out))
             }
-            Kind::Quantized { format, block_size, double_quant } => {
+            Base::Quantized { format, block_size, double_quant } => {
                 let mut weight = QuantizedWeight::zeros(self.backend, format, block_size, double_quant, [rows, cols])?;
                 for (source, range) in placed(sources, cols) {
                     self.quantized(source, &mut weight, range)?;
@@ -220,7 +221,7 @@ impl<'a, B: Backend> Loader<'a, B> {
     fn quantized(&self, source: &Source, weight: &mut QuantizedWeight<B>, range: Range<usize>) -> Result<()> {
         match &source.weight {
             checkpoint::Weight::Dense(tensor) => with_dtype!(tensor.expect_finite()?, S => {
-                weight.quantize(self.backend, &self.backend.upload(&elements::<S>(tensor.data)?)?, range)
+                weight.quantize(self.backend, self.backend.upload(&elements::<S>(tensor.data)?)?.view(), range)
             }),
             checkpoint::Weight::Quantized(stored) => {
                 self.backend.write(stored.codes, weight.codes.at_mut(bytes_of(&range)))?;
@@ -273,12 +274,7 @@ fn placed<'s, 'a>(sources: &'s [Source<'a>], cols: usize) -> impl Iterator<Item 
 
 /// Whether `next` can lie behind `last` in one weight: held alike, and the scales line up.
 fn joins(last: &Source, next: &Source, cols: usize) -> bool {
-    let unit = match last.kind {
-        Kind::Dense => 1,
-        Kind::Quantized { block_size, double_quant: false, .. } => block_size,
-        Kind::Quantized { block_size, double_quant: true, .. } => block_size * GROUP,
-    };
-    last.kind == next.kind && (last.rows * cols).is_multiple_of(unit)
+    last.held == next.held && last.held.lines_up(last.rows * cols)
 }
 
 /// Whether the output head is not the embedding: where config.json says so, and where the file has another one all the

@@ -12,6 +12,7 @@ mod load;
 mod loss;
 mod picked;
 mod qwen3;
+mod random;
 mod residual;
 mod room;
 mod rope;

@@ -38,19 +38,19 @@ impl<B: Backend> QuantizedWeight<B> {
     }
 
     /// Quantises `x` into the weight's elements `range`.
-    pub(super) fn quantize<S: Float>(&mut self, backend: &B, x: &Buf<B, S>, range: Range<usize>) -> Result<()> {
+    pub(super) fn quantize<S: Float>(&mut self, backend: &B, x: View<'_, B, S>, range: Range<usize>) -> Result<()> {
         let QuantizedWeight { format, block_size, .. } = *self;
         let blocks = blocks_of(&range, block_size);
         let codes = self.codes.at_mut(bytes_of(&range));
         match &mut self.scales {
             Absmax::Plain(absmax) => {
                 let absmax = absmax.at_mut(blocks);
-                Quantize { x: x.view(), format, block_size, codes, absmax }.run(backend)?;
+                Quantize { x, format, block_size, codes, absmax }.run(backend)?;
             }
             Absmax::Nested { codes: nested, groups } => {
                 let mut absmax = backend.zeros(blocks.len())?;
                 let all = absmax.view_mut();
-                Quantize { x: x.view(), format, block_size, codes, absmax: all }.run(backend)?;
+                Quantize { x, format, block_size, codes, absmax: all }.run(backend)?;
                 let groups = groups.at_mut(groups_of(&blocks));
                 NestAbsmax { absmax: absmax.view(), codes: nested.at_mut(blocks), groups }.run(backend)?;
             }

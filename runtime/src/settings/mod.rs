@@ -32,4 +32,5 @@ pub use retrieval::RetrievalSettings;
 pub use section::{Field, Section};
 pub use sources::{Loaded, Source, Sources};
 pub use training::TrainSettings;
+pub(crate) use values::either;
 pub use values::{Value, parse};

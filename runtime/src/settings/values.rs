@@ -226,7 +226,7 @@ impl Value for bool {
 }
 
 /// "a, b or c"
-fn either(names: &[&str]) -> String {
+pub(crate) fn either(names: &[&str]) -> String {
     match names {
         [rest @ .., last] if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
         names => names.concat(),

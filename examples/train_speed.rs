@@ -1,0 +1,127 @@
+//! Measures how fast an adapter of a Qwen3 is trained, with random weights: no checkpoint is needed.
+mod common;
+
+use clap::Parser;
+use common::{
+    Signals, say,
+    speed::{List, Measured, gib, list, or_out_of_memory, within},
+    start,
+};
+use halfbyte::{Backend, Float};
+use halfbyte_runtime::{
+    Result,
+    device::{self, Job},
+    model::Qwen3,
+    options,
+    speed::{RowsFile, TrainRow, TrainSpeed, Training, random_adapter, train},
+};
+use std::process::ExitCode;
+
+/// What the columns are.
+const COLUMNS: &str = "On sequences of full length, every token but the first a target, with an adapter on all linear \
+                       layers and AdamW. For each length and batch: tokens/s of the median step, its milliseconds, and \
+                       the most memory that buffers took.";
+
+/// Measure how fast an adapter of a Qwen3 is trained, with random weights
+#[derive(Parser)]
+#[command(name = "train_speed", version, after_help = COLUMNS)]
+struct Args {
+    #[command(flatten)]
+    measured: Measured,
+    /// Sequences of a step; several numbers make several rows
+    #[arg(long, default_value = "4", value_parser = list(options::BATCH_SIZE))]
+    batch: List,
+    /// Tokens of each sequence; several numbers make several rows
+    #[arg(long, default_value = "2048", value_parser = list(options::TRAINED_LENGTH))]
+    length: List,
+    /// Compute activations again instead of keeping them: less memory, more time
+    #[arg(long)]
+    gradient_checkpointing: bool,
+    /// Rank of the adapter
+    #[arg(long, default_value_t = 16, value_parser = within::<usize>(options::LORA_R))]
+    lora_r: usize,
+    /// Share of the adapter's inputs that is dropped
+    #[arg(long, default_value_t = 0.0, value_parser = within::<f32>(options::LORA_DROPOUT))]
+    lora_dropout: f32,
+    /// Steps while the clock runs, after 3 before
+    #[arg(long, default_value_t = 10, value_parser = within::<usize>(options::MAX_STEPS))]
+    steps: usize,
+}
+
+impl Args {
+    fn trainings(&self) -> impl Iterator<Item = Training> {
+        let Args { gradient_checkpointing, steps, .. } = *self;
+        let of_length = move |&length| {
+            let training = move |&batch| Training { batch, length, gradient_checkpointing, steps };
+            self.batch.0.iter().map(training)
+        };
+        self.length.0.iter().flat_map(of_length)
+    }
+
+    fn row(&self, training: Training, speed: Option<&TrainSpeed>) -> TrainRow {
+        TrainRow {
+            shape: self.measured.shape.name,
+            base: self.measured.base_name(),
+            lora_r: self.lora_r,
+            dropout: self.lora_dropout,
+            checkpointing: training.gradient_checkpointing,
+            batch: training.batch,
+            length: training.length,
+            tokens_per_s: speed.map(|speed| speed.tokens_per_s),
+            step_ms: speed.map(|speed| 1e3 * speed.step_s),
+            peak_bytes: speed.map(|speed| speed.peak_bytes),
+        }
+    }
+}
+
+struct Measure {
+    args: Args,
+    file: Option<RowsFile>,
+}
+
+impl Job for Measure {
+    type Output = ();
+
+    fn run<B: Backend, T: Float>(self, backend: B) -> Result<()> {
+        let Measure { args, mut file } = self;
+        let Args { lora_r, lora_dropout, steps, .. } = args;
+        let config = args.measured.shape.config();
+        let kept = if args.gradient_checkpointing { "computed again" } else { "kept" };
+        say!("{}", args.measured.heading(&backend));
+        say!(
+            "adapter: r {lora_r} on all linear layers, dropout {lora_dropout}; activations {kept}; {steps} steps each"
+        );
+        let model = Qwen3::<B, T>::random(&backend, &config, args.measured.base(), 0)?;
+        let adapter = random_adapter(&config, lora_r, lora_dropout, 0)?;
+        say!("\nbatch  length  tokens/s   step, ms  peak GiB");
+        for training in args.trainings() {
+            let speed = or_out_of_memory(train(&backend, &model, &adapter, training))?;
+            say!("{}", line(training, &speed));
+            if let Some(file) = &mut file {
+                file.push(&args.row(training, speed.as_ref().ok()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn line(training: Training, speed: &Result<TrainSpeed, String>) -> String {
+    let figures = match speed {
+        Ok(TrainSpeed { tokens_per_s, step_s, peak_bytes, .. }) => {
+            format!("{tokens_per_s:>8.1}  {:>9.2}  {:>8.2}", 1e3 * step_s, gib(*peak_bytes))
+        }
+        Err(reason) => reason.clone(),
+    };
+    format!("{:>5}  {:>6}  {figures}", training.batch, training.length)
+}
+
+fn main() -> ExitCode {
+    start(|args: Args| {
+        let _signals = Signals::listen("interrupted: rows that the CSV file has stay there");
+        let config = args.measured.shape.config();
+        args.trainings().try_for_each(|training| training.check(&config))?;
+        let (device, dtype, file) = (args.measured.device, args.measured.dtype, args.measured.rows_file()?);
+        device::run(device, dtype, Measure { args, file })?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
