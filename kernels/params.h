@@ -259,7 +259,6 @@ typedef struct {
 enum {
     LORA_LINEAR4_FACTORS = 4,
     LORA_LINEAR4_THREADS = 256,
-    LORA_LINEAR4_COLUMNS = 64, // of xa, or so many more: rows begin at 128 bytes, and cuBLAS has no part tile
 };
 typedef struct {
     LoraLinear4Factor factors[LORA_LINEAR4_FACTORS];

@@ -444,7 +444,6 @@ const _: () = {
 };
 pub const LORA_LINEAR4_FACTORS: u32 = 4;
 pub const LORA_LINEAR4_THREADS: u32 = 256;
-pub const LORA_LINEAR4_COLUMNS: u32 = 64;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct LoraLinear4FactorsParams {

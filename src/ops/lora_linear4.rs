@@ -1,6 +1,6 @@
 use super::{
     check::{Check, Op},
-    lora::{Dropout, Shapes},
+    lora::{Dropout, Lora, LoraGrad, Shapes},
 };
 use crate::{
     buffer::{Mat, MatMut, Storage, View, ViewMut},
@@ -10,7 +10,11 @@ use crate::{
 };
 use std::ops::Range;
 
-/// An adapter of some outputs of a weight; see [`super::Lora`].
+/// Room for columns of `xa` behind an operand comes in so many: rows then begin at 128 bytes, and contractions are whole
+/// tiles.
+pub const LORA_ROOM: usize = 64;
+
+/// An adapter of some outputs of a weight; see [`Lora`].
 #[derive(Clone)]
 pub struct LoraPart<'a, B: Storage, T: Float> {
     /// `A`, `[r, in]`.
@@ -27,17 +31,18 @@ pub struct LoraPart<'a, B: Storage, T: Float> {
     pub out: Range<usize>,
 }
 
-/// `out (+)= x · Wᵀ`, and for each adapter what [`super::Lora`] adds: [`super::Linear4`] and [`super::Lora`] one after the
-/// other, or, for many tokens on CUDA, one product of `[x | xa]` with `[W | scale B]`, where `scale B` is rounded to `T`.
+/// `out (+)= x · Wᵀ`, and for each adapter what [`Lora`] adds: [`super::Linear4`] and [`Lora`] one after the other; on CUDA
+/// for one or two tokens in the product's sums, and for many as one product of `[x | xa]` with `[W | scale B]`, where
+/// `scale B` is rounded to `T`.
 ///
-/// No two adapters have outputs or columns of `xa` in common. Columns of `xa` between theirs must be zeros.
+/// Columns of `xa` between the adapters', and behind the last to a multiple of 8, must be zeros.
 pub struct LoraLinear4<'a, B: Storage, T: Float> {
     /// `[n, in + room]`: what lies behind the input is scratch. One product takes room for all columns of `xa` from the
-    /// first adapter's to the last one's, rounded up to a multiple of 64.
+    /// first adapter's to the last one's, rounded up to a multiple of [`LORA_ROOM`].
     pub x: MatMut<'a, B, T>,
     /// `[out, in]`.
     pub weight: Weight4<'a, B>,
-    /// The adapters.
+    /// Adapters, no two of which have outputs or columns of `xa` in common.
     pub parts: &'a [LoraPart<'a, B, T>],
     /// `[n, _]`: the adapters' columns are written.
     pub xa: MatMut<'a, B, T>,
@@ -45,12 +50,6 @@ pub struct LoraLinear4<'a, B: Storage, T: Float> {
     pub out: MatMut<'a, B, T>,
     /// Adds the product to `out` instead of overwriting it.
     pub accumulate: bool,
-}
-
-/// The columns of `xa` from the first adapter's to the last one's.
-pub(crate) fn span<B: Storage, T: Float>(parts: &[LoraPart<'_, B, T>]) -> Range<usize> {
-    let start = parts.iter().map(|part| part.xa.start).min().unwrap_or(0);
-    start..parts.iter().map(|part| part.xa.end).max().unwrap_or(start)
 }
 
 impl<B: Storage, T: Float> Op<B> for LoraLinear4<'_, B, T> {
@@ -62,12 +61,64 @@ impl<B: Storage, T: Float> Op<B> for LoraLinear4<'_, B, T> {
         check.mat_mut("xa", &self.xa, [n, self.xa.shape()[1]])?;
         check.mat_mut("out", &self.out, [n, self.weight.rows])?;
         let (x, xa, out) = (self.x.mat().columns(0..inputs), self.xa.mat(), ("out", self.out.mat()));
-        self.parts.iter().try_for_each(|part| part.verify(check, x, xa, out))
+        LoraPart::verify_all(self.parts, check, x, xa, out)
     }
 }
 
-impl<B: Storage, T: Float> LoraPart<'_, B, T> {
-    pub(super) fn verify(
+impl<'a, B: Storage, T: Float> LoraPart<'a, B, T> {
+    /// The adapter alone, for all of `xa` and all outputs.
+    pub fn lora<'s>(
+        &'s self,
+        x: Mat<'s, B, T>,
+        xa: &'s mut MatMut<'_, B, T>,
+        out: &'s mut MatMut<'_, B, T>,
+    ) -> Lora<'s, B, T> {
+        let LoraPart { a, b, scale, dropout, .. } = *self;
+        let (xa, out) = (xa.reborrow().columns(self.xa.clone()), out.reborrow().columns(self.out.clone()));
+        Lora { x, a, b, scale, dropout, xa, out }
+    }
+
+    /// Its gradients alone, for all of `xa`, `d_xa` and `d_out`.
+    pub fn lora_grad<'s>(
+        &'s self,
+        [x, xa, d_out]: [Mat<'s, B, T>; 3],
+        d_xa: &'s mut MatMut<'_, B, T>,
+        LoraFactors { d_a, d_b }: LoraFactors<'s, B>,
+        d_x: Option<MatMut<'s, B, T>>,
+    ) -> LoraGrad<'s, B, T> {
+        let LoraPart { a, b, scale, dropout, .. } = *self;
+        let (xa, d_out) = (xa.columns(self.xa.clone()), d_out.columns(self.out.clone()));
+        let d_xa = d_xa.reborrow().columns(self.xa.clone());
+        LoraGrad { x, a, b, scale, dropout, xa, d_out, d_xa, d_a, d_b, d_x }
+    }
+
+    /// The columns of `xa` from the first adapter's to the last one's.
+    pub(crate) fn span(parts: &[Self]) -> Range<usize> {
+        let start = parts.iter().map(|part| part.xa.start).min().unwrap_or(0);
+        start..parts.iter().map(|part| part.xa.end).max().unwrap_or(start)
+    }
+
+    pub(super) fn verify_all(
+        parts: &[Self],
+        check: &Check<'_, B>,
+        x: Mat<'_, B, T>,
+        xa: Mat<'_, B, T>,
+        out: (&'static str, Mat<'_, B, T>),
+    ) -> Result<()> {
+        parts.iter().try_for_each(|part| part.verify(check, x, xa, out))?;
+        let apart = |a: &Range<usize>, b: &Range<usize>| a.end <= b.start || b.end <= a.start;
+        for (i, part) in parts.iter().enumerate() {
+            for other in &parts[..i] {
+                let got = format!("{:?} and {:?}", other.xa, part.xa);
+                check.value(apart(&other.xa, &part.xa), "columns of xa", got, "adapters must not share any")?;
+                let got = format!("{:?} and {:?}", other.out, part.out);
+                check.value(apart(&other.out, &part.out), "outputs", got, "adapters must not share any")?;
+            }
+        }
+        Ok(())
+    }
+
+    fn verify(
         &self,
         check: &Check<'_, B>,
         x: Mat<'_, B, T>,
@@ -92,7 +143,7 @@ pub struct LoraFactors<'a, B: Storage> {
     pub d_b: ViewMut<'a, B, f32>,
 }
 
-/// The gradients of [`LoraLinear4`]: [`super::Linear4Grad`] and [`super::LoraGrad`], or, for many tokens on CUDA and
+/// The gradients of [`LoraLinear4`]: [`super::Linear4Grad`] and [`LoraGrad`], or, for many tokens on CUDA and
 /// without dropout, `d_x` as one product of `[d_out | d_xa]` with `W` above `A`.
 pub struct LoraLinear4Grad<'a, B: Storage, T: Float> {
     /// `[n, in]`, the forward's input.
@@ -125,8 +176,8 @@ impl<B: Storage, T: Float> Op<B> for LoraLinear4Grad<'_, B, T> {
         let (got, want) = (self.factors.len(), self.parts.len());
         check.value(got == want, "the number of factors", got, "it must be that of the adapters")?;
         let d_out = ("d_out", self.d_out.mat().columns(0..outputs));
+        LoraPart::verify_all(self.parts, check, self.x, self.xa, d_out)?;
         for (part, factors) in self.parts.iter().zip(&self.factors) {
-            part.verify(check, self.x, self.xa, d_out)?;
             check.len_mut("d_a", &factors.d_a, part.a.len())?;
             check.len_mut("d_b", &factors.d_b, part.b.len())?;
         }

@@ -45,7 +45,7 @@ impl<B: Storage, T: Float> Op<B> for NormLinear4<'_, B, T> {
         check.mat_mut("out", &self.out, [n, rows])?;
         check.mat_mut("xa", &self.xa, [n, self.xa.shape()[1]])?;
         let (xa, out) = (self.xa.mat(), ("out", self.out.mat()));
-        self.parts.iter().try_for_each(|part| part.verify(check, self.x, xa, out))?;
+        LoraPart::verify_all(self.parts, check, self.x, xa, out)?;
         let Some(gated) = &self.gated else { return Ok(()) };
         check.value(
             rows.is_multiple_of(2),

@@ -12,14 +12,12 @@ use crate::{
 };
 use halfbyte::{
     Backend, Buf, Float, Mat, View, elements, host,
-    ops::{Op, ScatterRows},
+    ops::{LORA_ROOM, Op, ScatterRows},
 };
 use std::ops::Range;
 
 /// Tensors start at multiples of this, so that kernels can move 16 bytes at a time.
 const ALIGN: usize = 64;
-/// Room for columns of `xa` comes in so many.
-const ROOM: usize = 64;
 
 /// How to do with less memory for an adapter.
 pub(crate) const SMALLER: &str = "lower --lora-r, or adapt fewer --target-modules";
@@ -117,7 +115,7 @@ impl Layout {
             if stack.0 != layer || !stack.1.shares_input(projection) {
                 stack = (layer, projection, xa.start);
             }
-            layout.room = layout.room.max((columns.1 - stack.2).next_multiple_of(ROOM));
+            layout.room = layout.room.max((columns.1 - stack.2).next_multiple_of(LORA_ROOM));
             let index = layout.modules.len();
             layout.modules.push(LoraModule { module, index, in_features, out_features, rank, scale, a, b, xa });
         }

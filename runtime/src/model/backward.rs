@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::lora::LoraModule;
 use halfbyte::{
     Backend, Buf, Float, Mat, MatMut,
-    ops::{AttentionGrad, LoraFactors, LoraGrad, LoraLinear4Grad, Op, QkNormRopeGrad, RmsNormGrad, Swiglu, SwigluGrad},
+    ops::{AttentionGrad, LoraFactors, LoraLinear4Grad, Op, QkNormRopeGrad, RmsNormGrad, Swiglu, SwigluGrad},
 };
 
 /// The matrices of [`ForwardContext::project`] and their gradients.
@@ -50,21 +50,9 @@ impl<B: Backend, T: Float> ForwardContext<'_, B, T> {
         if let Some(d_x) = &mut m.d_x {
             linear.backward(backend, d_out, d_x.reborrow())?;
         }
-        for (part, LoraFactors { d_a, d_b }) in parts.iter().zip(factors) {
-            LoraGrad {
-                x: m.x,
-                a: part.a,
-                b: part.b,
-                scale: part.scale,
-                dropout: part.dropout,
-                xa: m.xa.columns(part.xa.clone()),
-                d_out: d_out.columns(part.out.clone()),
-                d_xa: m.d_xa.reborrow().columns(part.xa.clone()),
-                d_a,
-                d_b,
-                d_x: m.d_x.as_mut().map(MatMut::reborrow),
-            }
-            .run(backend)?;
+        for (part, factors) in parts.iter().zip(factors) {
+            let d_x = m.d_x.as_mut().map(MatMut::reborrow);
+            part.lora_grad([m.x, m.xa, d_out], &mut m.d_xa, factors, d_x).run(backend)?;
         }
         Ok(())
     }

@@ -4,10 +4,7 @@ use crate::config::Projection;
 use crate::error::Result;
 use halfbyte::{
     Backend, Buf, Float, Mat, MatMut, View,
-    ops::{
-        Linear, Linear4, Linear4Grad, LinearGrad, Lora, LoraPart, NestAbsmax, NormLinear4, Op, Quantize, RmsNorm,
-        Swiglu,
-    },
+    ops::{Linear, Linear4, Linear4Grad, LinearGrad, LoraPart, NestAbsmax, NormLinear4, Op, Quantize, RmsNorm, Swiglu},
     quant::{Absmax, Format, GROUP, ScaleBufs, Weight4, n_blocks},
 };
 use std::ops::Range;
@@ -141,12 +138,7 @@ pub(super) struct Adapters<'a, B: Backend, T: Float> {
 impl<B: Backend, T: Float> Adapters<'_, B, T> {
     /// Adds what they make of `x` to `out`.
     pub fn add(mut self, backend: &B, x: Mat<'_, B, T>, mut out: MatMut<'_, B, T>) -> Result<()> {
-        for part in self.parts {
-            let (xa, out) = (self.xa.reborrow().columns(part.xa.clone()), out.reborrow().columns(part.out.clone()));
-            let LoraPart { a, b, scale, dropout, .. } = *part;
-            Lora { x, a, b, scale, dropout, xa, out }.run(backend)?;
-        }
-        Ok(())
+        Ok(self.parts.iter().try_for_each(|part| part.lora(x, &mut self.xa, &mut out).run(backend))?)
     }
 }
 

@@ -6,7 +6,7 @@ use crate::{
     buffer::{Mat, MatMut},
     cpu::device::Cpu,
     element::Float,
-    ops::{Linear4, Linear4Grad, Lora, LoraGrad, LoraLinear4, LoraLinear4Grad, LoraPart},
+    ops::{Linear4, Linear4Grad, LoraLinear4, LoraLinear4Grad, LoraPart},
 };
 
 pub(in crate::cpu) fn lora_linear4<T: Float>(op: LoraLinear4<'_, Cpu, T>) {
@@ -23,10 +23,7 @@ pub(super) fn adapters<T: Float>(
     mut xa: MatMut<'_, Cpu, T>,
     mut out: MatMut<'_, Cpu, T>,
 ) {
-    for part in parts {
-        let (xa, out) = (xa.reborrow().columns(part.xa.clone()), out.reborrow().columns(part.out.clone()));
-        lora(Lora { x, a: part.a, b: part.b, scale: part.scale, dropout: part.dropout, xa, out });
-    }
+    parts.iter().for_each(|part| lora(part.lora(x, &mut xa, &mut out)));
 }
 
 pub(in crate::cpu) fn lora_linear4_grad<T: Float>(op: LoraLinear4Grad<'_, Cpu, T>) {
@@ -36,18 +33,6 @@ pub(in crate::cpu) fn lora_linear4_grad<T: Float>(op: LoraLinear4Grad<'_, Cpu, T
         linear4_grad(Linear4Grad { d_out, weight, d_x: d_x.reborrow(), accumulate: false });
     }
     for (part, factors) in parts.iter().zip(factors) {
-        lora_grad(LoraGrad {
-            x,
-            a: part.a,
-            b: part.b,
-            scale: part.scale,
-            dropout: part.dropout,
-            xa: xa.columns(part.xa.clone()),
-            d_out: d_out.columns(part.out.clone()),
-            d_xa: d_xa.reborrow().columns(part.xa.clone()),
-            d_a: factors.d_a,
-            d_b: factors.d_b,
-            d_x: d_x.as_mut().map(MatMut::reborrow),
-        });
+        lora_grad(part.lora_grad([x, xa, d_out], &mut d_xa, factors, d_x.as_mut().map(MatMut::reborrow)));
     }
 }

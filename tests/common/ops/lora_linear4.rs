@@ -74,9 +74,7 @@ impl<B: Backend, T: Float> Inputs<B, T> {
     pub fn zeros(&self, make: &Make<B>) -> Tensor<B, T> {
         make.normal_but([self.case.product.n, self.columns], Layout::Packed, 1.0, |values| values.fill(0.0))
     }
-}
 
-impl<B: Backend, T: Float> Inputs<B, T> {
     /// What an adapter adds to an output, with this `xa`.
     pub fn added(&self, xa: &[f64]) -> impl Fn(usize, usize) -> Option<Num> {
         let with = self.adapters.iter().map(|it| (it, slice(xa, self.columns, &it.xa), it.b.to_f64()));
@@ -347,6 +345,12 @@ fn lora_linear4_refuses<B: Backend>(backend: &B) {
     let outside = [LoraPart { xa: 7..9, ..part() }];
     let message = "lora_linear4: columns of xa is 7..9, but they must be some of it";
     z.refuses(LoraLinear4 { parts: &outside, ..good() }, message);
+    let two = [part(), LoraPart { xa: 2..4, out: 5..6, b: z.view(2), ..part() }];
+    let message = "lora_linear4: outputs is 3..6 and 5..6, but adapters must not share any";
+    z.refuses(LoraLinear4 { parts: &two, ..good() }, message);
+    let two = [part(), LoraPart { xa: 1..3, out: 0..3, ..part() }];
+    let message = "lora_linear4: columns of xa is 0..2 and 1..3, but adapters must not share any";
+    z.refuses(LoraLinear4 { parts: &two, ..good() }, message);
     let short = [LoraPart { a: z.view(255), ..part() }];
     z.refuses(LoraLinear4 { parts: &short, ..good() }, "lora_linear4: `a` has 255 elements, expected 256");
 

@@ -16,14 +16,14 @@ use crate::{
         kernel::{Kernel, LaunchConfig},
         launch::{dequantize::launch_dequantize, dim, grid, is_aligned, weight4},
         params::{
-            DequantizeParams, LORA_LINEAR4_COLUMNS, LORA_LINEAR4_FACTORS, LORA_LINEAR4_THREADS, LoraLinear4CopyParams,
-            LoraLinear4Factor, LoraLinear4FactorsParams, Matrix, MatrixMut,
+            DequantizeParams, LORA_LINEAR4_FACTORS, LORA_LINEAR4_THREADS, LoraLinear4CopyParams, LoraLinear4Factor,
+            LoraLinear4FactorsParams, Matrix, MatrixMut,
         },
         scratch::Slot,
     },
     element::{DType, Float},
     error::Result,
-    ops::{Linear4, Linear4Grad, Lora, LoraGrad, LoraLinear4, LoraLinear4Grad, LoraPart, span},
+    ops::{LORA_ROOM, Linear4, Linear4Grad, LoraLinear4, LoraLinear4Grad, LoraPart},
     quant::Weight4,
 };
 use core::ffi::c_void;
@@ -35,6 +35,8 @@ const SEPARATE_TOKENS: usize = 1024;
 const COPY: Kernel<LoraLinear4CopyParams> = Kernel::new("lora_linear4", "lora_linear4_copy");
 const BESIDE: Kernel<LoraLinear4FactorsParams> = Kernel::new("lora_linear4", "lora_linear4_beside");
 const BELOW: Kernel<LoraLinear4FactorsParams> = Kernel::new("lora_linear4", "lora_linear4_below");
+
+type Factors = [LoraLinear4Factor; LORA_LINEAR4_FACTORS as usize];
 
 /// One product that takes adapters along.
 struct Stack<'a, T: Float> {
@@ -57,9 +59,9 @@ impl<'a, T: Float> Stack<'a, T> {
         xa_columns: usize,
         operands: [Matrix; 2],
     ) -> Option<Self> {
-        let span = span(parts);
+        let span = LoraPart::span(parts);
         let span = span.start..span.end.next_multiple_of(8);
-        let columns = span.len().next_multiple_of(LORA_LINEAR4_COLUMNS as usize);
+        let columns = span.len().next_multiple_of(LORA_ROOM);
         let aligned = operands.iter().all(|matrix| matrix.is_aligned(T::DTYPE, 16));
         let factors = |view: View<'_, Cuda, T>| is_aligned(view.ptr() as _, 0, 16);
         let fits = n > SEPARATE_TOKENS
@@ -75,9 +77,8 @@ impl<'a, T: Float> Stack<'a, T> {
     }
 
     /// The factors that `of` picks, and where they belong.
-    fn factors(&self, of: impl Fn(&LoraPart<'_, Cuda, T>) -> u64) -> ([LoraLinear4Factor; 4], u32) {
-        let none = LoraLinear4Factor { ptr: std::ptr::null(), row: 0, rows: 0, col: 0, r: 0, scale: 0.0 };
-        let mut factors = [none; LORA_LINEAR4_FACTORS as usize];
+    fn factors(&self, of: impl Fn(&LoraPart<'_, Cuda, T>) -> u64) -> (Factors, u32) {
+        let mut factors = [LoraLinear4Factor::NONE; LORA_LINEAR4_FACTORS as usize];
         for (factor, part) in factors.iter_mut().zip(self.parts) {
             *factor = LoraLinear4Factor::new(of(part) as _, part, self.span.start);
         }
@@ -96,6 +97,9 @@ impl<'a, T: Float> Stack<'a, T> {
 }
 
 impl LoraLinear4Factor {
+    pub(super) const NONE: Self =
+        LoraLinear4Factor { ptr: std::ptr::null(), row: 0, rows: 0, col: 0, r: 0, scale: 0.0 };
+
     /// A factor of an adapter, for kernels that count columns of xa from `first` on.
     pub(super) fn new<T: Float>(ptr: *const c_void, part: &LoraPart<'_, Cuda, T>, first: usize) -> Self {
         LoraLinear4Factor {
@@ -145,11 +149,7 @@ pub(in crate::cuda) fn lora_linear4<T: Float>(cuda: &Cuda, mut op: LoraLinear4<'
     let stack = Stack::new(n, op.weight, op.parts, cols - inputs, op.xa.shape()[1], operands);
     let Some(stack) = stack else { return separately(cuda, op) };
     let x = op.x.mat().columns(0..inputs);
-    for part in op.parts {
-        let (xa, out) = (op.xa.reborrow().columns(part.xa.clone()), op.out.reborrow().columns(part.out.clone()));
-        let LoraPart { a, b, scale, dropout, .. } = *part;
-        lora_down(cuda, Lora { x, a, b, scale, dropout, xa, out })?;
-    }
+    op.parts.iter().try_for_each(|part| lora_down(cuda, part.lora(x, &mut op.xa, &mut op.out)))?;
     // SAFETY: `LoraLinear4::verify` checked every shape, and `Stack::new` what is demanded beyond.
     unsafe {
         copy_beside(cuda, &stack, op.xa.matrix().as_const(), op.x.matrix(), [n, inputs])?;
@@ -214,20 +214,8 @@ pub(in crate::cuda) fn lora_linear4_grad<T: Float>(cuda: &Cuda, op: LoraLinear4G
         linear4_grad(cuda, Linear4Grad { d_out: own, weight, d_x: d_x.reborrow(), accumulate: false })?;
     }
     for (part, factors) in parts.iter().zip(factors) {
-        let grad = LoraGrad {
-            x,
-            a: part.a,
-            b: part.b,
-            scale: part.scale,
-            dropout: part.dropout,
-            xa: xa.columns(part.xa.clone()),
-            d_out: own.columns(part.out.clone()),
-            d_xa: d_xa.reborrow().columns(part.xa.clone()),
-            d_a: factors.d_a,
-            d_b: factors.d_b,
-            d_x: d_x.as_mut().filter(|_| stack.is_none()).map(MatMut::reborrow),
-        };
-        lora_grad(cuda, grad)?;
+        let d_x = d_x.as_mut().filter(|_| stack.is_none()).map(MatMut::reborrow);
+        lora_grad(cuda, part.lora_grad([x, xa, own], &mut d_xa, factors, d_x))?;
     }
     let (Some(stack), Some(mut d_x)) = (stack, d_x) else { return Ok(()) };
     // SAFETY: `LoraLinear4Grad::verify` checked every shape, and `Stack::new` what is demanded beyond.

@@ -17,7 +17,7 @@ use crate::{
     },
     element::{DType, Float},
     error::Result,
-    ops::{Linear4, Lora, LoraPart, NormLinear4, RmsNorm, Swiglu},
+    ops::{Linear4, LoraPart, NormLinear4, RmsNorm, Swiglu},
     quant::{Scales, Weight4},
 };
 use std::ptr::{null, null_mut};
@@ -69,12 +69,7 @@ pub(super) fn adapters<T: Float>(
     mut xa: MatMut<'_, Cuda, T>,
     mut out: MatMut<'_, Cuda, T>,
 ) -> Result<()> {
-    for part in parts {
-        let (xa, out) = (xa.reborrow().columns(part.xa.clone()), out.reborrow().columns(part.out.clone()));
-        let LoraPart { a, b, scale, dropout, .. } = *part;
-        lora(cuda, Lora { x, a, b, scale, dropout, xa, out })?;
-    }
-    Ok(())
+    parts.iter().try_for_each(|part| lora(cuda, part.lora(x, &mut xa, &mut out)))
 }
 
 /// A product of one or two tokens with all that is around it.
@@ -155,7 +150,6 @@ impl<T: Float> Fused<'_, T> {
             Some((norm, eps, normed)) => (norm.ptr() as _, *eps, *normed),
             None => (null(), 0.0, MatrixMut::NONE),
         };
-        let none = LoraLinear4Factor { ptr: null(), row: 0, rows: 0, col: 0, r: 0, scale: 0.0 };
         let mut params = NormLinear4Params {
             linear: weight4(&self.weight).params(&self.gemm, null_mut(), 1),
             norm,
@@ -164,7 +158,7 @@ impl<T: Float> Fused<'_, T> {
             gated: self.gated.unwrap_or(MatrixMut::NONE),
             xa: self.xa,
             a: [null(); LORA_LINEAR4_FACTORS as usize],
-            b: [none; LORA_LINEAR4_FACTORS as usize],
+            b: [LoraLinear4Factor::NONE; LORA_LINEAR4_FACTORS as usize],
             adapters: dim(self.parts.len()),
         };
         for ((a, b), part) in params.a.iter_mut().zip(&mut params.b).zip(self.parts) {
