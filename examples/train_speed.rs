@@ -13,7 +13,9 @@ use halfbyte_runtime::{
     device::{self, Job},
     model::Qwen3,
     options,
+    settings::{ActivationMemory, Value, parse},
     speed::{RowsFile, TrainRow, TrainSpeed, Training, random_adapter, train},
+    train::run::Plan,
 };
 use std::process::ExitCode;
 
@@ -34,8 +36,11 @@ struct Args {
     /// Tokens of each sequence; several numbers make several rows
     #[arg(long, default_value = "2048", value_parser = list(options::TRAINED_LENGTH))]
     length: List,
-    /// Compute activations again instead of keeping them: less memory, more time
-    #[arg(long)]
+    /// What is kept of the forward pass: full, mlp-recompute, checkpoint or offload
+    #[arg(long, default_value = "full", value_parser = fixed)]
+    activation_memory: ActivationMemory,
+    /// Keep the least: the same as --activation-memory offload
+    #[arg(long, conflicts_with = "activation_memory")]
     gradient_checkpointing: bool,
     /// Rank of the adapter
     #[arg(long, default_value_t = 16, value_parser = within::<usize>(options::LORA_R))]
@@ -48,11 +53,27 @@ struct Args {
     steps: usize,
 }
 
+/// A measurement says what is kept, and does not look at what is free.
+fn fixed(text: &str) -> Result<ActivationMemory, String> {
+    match parse(text) {
+        Ok(ActivationMemory::Auto) | Err(_) => Err("it must be full, mlp-recompute, checkpoint or offload".into()),
+        asked => asked,
+    }
+}
+
 impl Args {
+    fn activation_memory(&self) -> ActivationMemory {
+        if self.gradient_checkpointing { ActivationMemory::Offload } else { self.activation_memory }
+    }
+
+    fn plan(&self) -> Plan {
+        Plan::of(self.activation_memory(), &self.measured.shape.config())
+    }
+
     fn trainings(&self) -> impl Iterator<Item = Training> {
-        let Args { gradient_checkpointing, steps, .. } = *self;
+        let (steps, kept) = (self.steps, self.plan().kept);
         let of_length = move |&length| {
-            let training = move |&batch| Training { batch, length, gradient_checkpointing, steps };
+            let training = move |&batch| Training { batch, length, kept, steps };
             self.batch.0.iter().map(training)
         };
         self.length.0.iter().flat_map(of_length)
@@ -64,7 +85,7 @@ impl Args {
             base: self.measured.base_name(),
             lora_r: self.lora_r,
             dropout: self.lora_dropout,
-            checkpointing: training.gradient_checkpointing,
+            activation_memory: self.activation_memory().show(),
             batch: training.batch,
             length: training.length,
             tokens_per_s: speed.map(|speed| speed.tokens_per_s),
@@ -86,12 +107,11 @@ impl Job for Measure {
         let Measure { args, mut file } = self;
         let Args { lora_r, lora_dropout, steps, .. } = args;
         let config = args.measured.shape.config();
-        let kept = if args.gradient_checkpointing { "computed again" } else { "kept" };
+        let plan = args.plan();
         say!("{}", args.measured.heading(&backend));
-        say!(
-            "adapter: r {lora_r} on all linear layers, dropout {lora_dropout}; activations {kept}; {steps} steps each"
-        );
-        let model = Qwen3::<B, T>::random(&backend, &config, args.measured.base(), 0)?;
+        say!("adapter: r {lora_r} on all linear layers, dropout {lora_dropout}; {steps} steps each");
+        say!("{plan}");
+        let model = Qwen3::<B, T>::random_with(&backend, &config, args.measured.base(), 0, plan.embedding)?;
         let adapter = random_adapter(&config, lora_r, lora_dropout, 0)?;
         say!("\nbatch  length  tokens/s   step, ms  peak GiB");
         for training in args.trainings() {

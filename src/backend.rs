@@ -79,6 +79,11 @@ pub trait Backend: Storage + Sized + Send + Sync + 'static {
 
     /// `len` zeros.
     fn zeros<T: Element>(&self, len: usize) -> Result<Buf<Self, T>>;
+    /// `len` zeros in the host's memory, where there is more of it. Ops use them as any other, at the speed of the bus.
+    /// They are not counted as memory of the device; on the CPU there is no other.
+    fn zeros_on_host<T: Element>(&self, len: usize) -> Result<Buf<Self, T>> {
+        self.zeros(len)
+    }
     /// A copy of `host`.
     fn upload<T: Element>(&self, host: &[T]) -> Result<Buf<Self, T>>;
     /// A copy on the host; waits.
@@ -87,6 +92,10 @@ pub trait Backend: Storage + Sized + Send + Sync + 'static {
     fn write<T: Element>(&self, host: &[T], out: ViewMut<'_, Self, T>) -> Result<()>;
     /// `x` into `out`. Lengths must agree.
     fn copy<T: Element>(&self, x: View<'_, Self, T>, out: ViewMut<'_, Self, T>) -> Result<()>;
+    /// As [`Backend::copy`], beside the ops that follow: the first of them that uses memory of `x` or `out` waits for it.
+    fn copy_aside<T: Element>(&self, x: View<'_, Self, T>, out: ViewMut<'_, Self, T>) -> Result<()> {
+        self.copy(x, out)
+    }
     /// Zeros into `out`.
     fn clear<T: Element>(&self, out: ViewMut<'_, Self, T>) -> Result<()>;
     /// Waits until everything that was queued is done, and reports what went wrong in it.
@@ -96,6 +105,8 @@ pub trait Backend: Storage + Sized + Send + Sync + 'static {
     fn warm_up(&self) {}
     /// What its buffers take, and took at most. Of the whole process see [`crate::host::process_peak`].
     fn memory(&self) -> MemoryUse;
+    /// Bytes that buffers can still take; none where that is not known.
+    fn free_memory(&self) -> Option<usize>;
     /// From now on [`MemoryUse::peak`] is the most that buffers take from now on: one of several measurements in a
     /// process has its own.
     fn restart_peak(&self);

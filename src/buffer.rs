@@ -4,7 +4,7 @@
 //! from windows that were made at different times. Only backends look behind the address.
 #![allow(unsafe_code)]
 
-use crate::element::Element;
+use crate::{element::Element, error::Result};
 use std::{marker::PhantomData, ops::Range};
 
 /// Where memory lies, and who it belongs to.
@@ -34,9 +34,12 @@ pub unsafe trait Storage {
     /// Where it lies, to write.
     fn parts_mut<T: Element>(memory: &mut Self::Memory<T>) -> Parts<'_, *mut T, Self::Owner>;
 
-    /// Whether an op of this backend may use this memory. Where ops are being recorded, the memory is kept for as long
-    /// as the recording lives.
-    fn admit(&self, owner: &Self::Owner) -> bool;
+    /// Whether an op of this backend may use this memory; the op waits for a copy aside of it. Where ops are being
+    /// recorded, the memory is kept for as long as the recording lives.
+    ///
+    /// # Errors
+    /// The device cannot wait.
+    fn admit(&self, owner: &Self::Owner) -> Result<bool>;
 }
 
 /// Memory of a backend that holds `T`s.

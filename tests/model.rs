@@ -65,14 +65,14 @@ fn assert_same_tensors(got: &Adapter, want: &Adapter, tolerance: f64, what: &str
 }
 
 fn training_equals_peft<B: Backend>(backend: &B) {
-    for checkpointing in [false, true] {
+    for keep in [Keep::Everything, Keep::AllButMlp, Keep::Residual, Keep::Host] {
         for base in ["untied-nf4-dq", "untied-fp4-dq"] {
-            train_like_golden(backend, base, checkpointing);
+            train_like_golden(backend, base, keep);
         }
     }
 }
 
-fn train_like_golden<B: Backend>(backend: &B, base: &str, checkpointing: bool) {
+fn train_like_golden<B: Backend>(backend: &B, base: &str, keep: Keep) {
     let golden = Golden::open();
     let tag = format!("train.{base}.plain");
     let model = load::<B, f32>(backend, &golden, base);
@@ -80,8 +80,8 @@ fn train_like_golden<B: Backend>(backend: &B, base: &str, checkpointing: bool) {
     let batch = Batch::new(&samples(&golden));
     let optimizer = OptimizerOptions { weight_decay: 0.01, max_grad_norm: 0.3, ..OptimizerOptions::default() };
     let schedule = Schedule::new(ScheduleKind::Constant, 1e-3, Warmup::Steps(0), 5).unwrap();
-    let (capacity, gradient_checkpointing) = (batch.n_tokens(), checkpointing);
-    let options = TrainerOptions { capacity, gradient_checkpointing, schedule, optimizer, seed: 0 };
+    let (capacity, kept) = (batch.n_tokens(), keep.into());
+    let options = TrainerOptions { capacity, kept, schedule, optimizer, seed: 0 };
     let mut trainer = Trainer::new(backend, &model, &adapter, options).unwrap();
     let n_targets = batch.n_targets();
     let mut step = Step { index: 0, epoch: 0, micro_batches: vec![batch], n_targets };
@@ -241,10 +241,12 @@ fn only_what_is_kept_takes_memory<B: Backend>(backend: &B) {
     let ctx = ForwardContext::new(backend, None);
     let bytes = |keep| Activations::new(ctx, &model, 16, keep).unwrap().bytes();
     let (layers, state) = (model.config.n_layers, 16 * model.config.hidden_size * size_of::<bf16>());
-    let [everything, residual, nothing] = [Keep::Everything, Keep::Residual, Keep::Nothing].map(bytes);
-    // One state for all, or one before each layer, one after the last and one before the MLP in hand.
+    let all = [Keep::Everything, Keep::AllButMlp, Keep::Residual, Keep::Host, Keep::Nothing];
+    let [everything, but_mlp, residual, host, nothing] = all.map(bytes);
+    // One state for all; one before each layer, one after the last and one before the MLP in hand; or three.
     assert_eq!(residual - nothing, (layers + 1) * state);
-    assert!(everything > residual + (layers - 2) * state);
+    assert_eq!(residual - host, (layers - 1) * state);
+    assert!(everything > but_mlp && but_mlp > residual + (layers - 2) * state);
     let mut acts = Activations::new(ctx, &model, 16, Keep::Nothing).unwrap();
     model.forward(ctx, &mut acts, &Batch::of_prompts(&[vec![1, 2, 3]])).unwrap();
     let mut grads = Gradients::new(ctx, &model, 16).unwrap();
@@ -262,7 +264,7 @@ fn evaluation_takes_no_device_memory_of_its_own() {
     let schedule = Schedule::new(ScheduleKind::Constant, 1e-3, Warmup::Steps(0), 1).unwrap();
     let options = TrainerOptions {
         capacity: batch.n_tokens(),
-        gradient_checkpointing: false,
+        kept: Keep::Everything.into(),
         schedule,
         optimizer: OptimizerOptions::default(),
         seed: 0,

@@ -12,7 +12,7 @@ use halfbyte_runtime::{
     config::Qwen3Config,
     evaluate::questions::read_questions,
     lora::{Adapter, LoraConfig, Targets},
-    model::{Base, Decoder, ForwardContext, Qwen3, SampleOptions},
+    model::{Base, Decoder, ForwardContext, Keep, Qwen3, SampleOptions},
     tokenizer::Tokenizer,
     train::{
         data::{DataOptions, Dataset, Overlong},
@@ -110,7 +110,7 @@ fn micro_batches_beyond_memory_are_refused() {
     for capacity in [i32::MAX as usize, usize::MAX / 8, usize::MAX] {
         let options = TrainerOptions {
             capacity,
-            gradient_checkpointing: false,
+            kept: Keep::Everything.into(),
             schedule: Schedule::new(ScheduleKind::Constant, 1e-3, Warmup::Steps(0), 1).unwrap(),
             optimizer: OptimizerOptions::default(),
             seed: 0,
@@ -129,7 +129,7 @@ fn a_trained_adapter_can_be_saved_without_free_memory() {
     let numbers: usize = adapter.layers.iter().map(|layer| layer.a.len() + layer.b.len()).sum();
     let options = TrainerOptions {
         capacity: 8,
-        gradient_checkpointing: false,
+        kept: Keep::Everything.into(),
         schedule: Schedule::new(ScheduleKind::Constant, 1e-3, Warmup::Steps(0), 1).unwrap(),
         optimizer: OptimizerOptions::default(),
         seed: 0,

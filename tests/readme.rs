@@ -10,6 +10,7 @@ use halfbyte_runtime::{
     llm,
     lora::{LoraConfig, Targets},
     model::Base,
+    settings::ActivationMemory,
     speed::SHAPES,
     train::run,
 };
@@ -49,17 +50,9 @@ fn config(size: &str) -> Qwen3Config {
 /// GiB of training with r = 16 on all linear layers.
 fn training(size: &str, capacity: usize, gradient_checkpointing: bool) -> f64 {
     let (config, lora) = (config(size), LoraConfig::new(16, 32.0, Targets::AllLinear));
-    let dtype = DType::Bf16;
-    let extent = run::Extent {
-        config: &config,
-        base: BASE,
-        dtype,
-        lora: &lora,
-        gradient_checkpointing,
-        capacity,
-        exam_tokens: 0,
-    };
-    extent.need().unwrap().total() as f64 / GIB
+    let extent = run::Extent { config: &config, base: BASE, dtype: DType::Bf16, lora: &lora, capacity, on_gpu: true };
+    let kept = if gradient_checkpointing { ActivationMemory::Offload } else { ActivationMemory::Full };
+    extent.need(run::Plan::of(kept, &config)).unwrap().total() as f64 / GIB
 }
 
 /// GiB of an answer at the end of 4096 tokens.

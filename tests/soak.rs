@@ -9,7 +9,7 @@ use halfbyte_runtime::{
     checkpoint::Checkpoint,
     config::Qwen3Config,
     lora::{Adapter, LoraConfig, Targets},
-    model::{Base, Decoder, Qwen3, SampleOptions},
+    model::{Base, Decoder, Keep, Qwen3, SampleOptions},
     train::{
         packing::{BatchOptions, Batcher, TrainLength},
         schedule::{Schedule, ScheduleKind, Warmup},
@@ -54,7 +54,7 @@ fn round<B: Backend>(backend: &B) -> Round {
     };
     let trainer = TrainerOptions {
         capacity: 24,
-        gradient_checkpointing: false,
+        kept: Keep::Everything.into(),
         schedule: Schedule::new(ScheduleKind::Constant, 1e-3, Warmup::Steps(0), 2).unwrap(),
         optimizer: OptimizerOptions::default(),
         seed: 1,

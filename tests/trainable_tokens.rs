@@ -34,10 +34,10 @@ fn forward_equals_peft<B: Backend>(backend: &B) {
     }
 }
 
-fn options(capacity: usize, gradient_checkpointing: bool) -> TrainerOptions {
+fn options(capacity: usize, keep: Keep) -> TrainerOptions {
     let optimizer = OptimizerOptions { weight_decay: 0.01, max_grad_norm: 0.3, ..OptimizerOptions::default() };
     let schedule = Schedule::new(ScheduleKind::Constant, 1e-2, Warmup::Steps(0), 5).unwrap();
-    TrainerOptions { capacity, gradient_checkpointing, schedule, optimizer, seed: 0 }
+    TrainerOptions { capacity, kept: keep.into(), schedule, optimizer, seed: 0 }
 }
 
 fn step(samples: &[Sample]) -> Step {
@@ -61,12 +61,12 @@ fn assert_tensors(golden: &Golden, got: &Adapter, part: &str) {
     }
 }
 
-fn train_like_peft<B: Backend>(backend: &B, case: &str, base: &str, checkpointing: bool) {
+fn train_like_peft<B: Backend>(backend: &B, case: &str, base: &str, keep: Keep) {
     let golden = Golden::of_trainable_tokens();
     let model = load::<B, f32>(backend, &Golden::open(), base);
     let adapter = open_adapter(&golden, case, &model.config);
     let mut step = step(&samples(&golden));
-    let options = options(step.micro_batches[0].n_tokens(), checkpointing);
+    let options = options(step.micro_batches[0].n_tokens(), keep);
     let mut trainer = Trainer::new(backend, &model, &adapter, options).unwrap();
     let numbers = adapter.layers.iter().map(|layer| layer.a.len() + layer.b.len()).sum::<usize>();
     assert_eq!(trainer.n_trainable(), numbers + adapter.tokens.iter().map(|rows| rows.weight.len()).sum::<usize>());
@@ -86,8 +86,8 @@ fn train_like_peft<B: Backend>(backend: &B, case: &str, base: &str, checkpointin
 
 fn training_equals_peft<B: Backend>(backend: &B) {
     for (case, base) in CASES {
-        train_like_peft(backend, case, base, false);
-        train_like_peft(backend, case, base, true);
+        train_like_peft(backend, case, base, Keep::Everything);
+        train_like_peft(backend, case, base, Keep::Host);
     }
 }
 
@@ -119,7 +119,7 @@ fn a_new_adapter_trains_its_rows_and_keeps_them<B: Backend>(backend: &B) {
         assert_eq!(before, loss(backend, &model, &plain, &samples), "{name}: rows of the checkpoint are its own");
         let step = step(&samples);
         let mut trainer =
-            Trainer::new(backend, &model, &adapter, options(step.micro_batches[0].n_tokens(), true)).unwrap();
+            Trainer::new(backend, &model, &adapter, options(step.micro_batches[0].n_tokens(), Keep::Residual)).unwrap();
         trainer.step(&step).unwrap();
         let trained = trainer.adapter().unwrap();
         for (new, old) in trained.tokens.iter().zip(&adapter.tokens) {

@@ -18,16 +18,24 @@ pub enum Device {
 }
 
 impl Device {
+    /// Whether a GPU would compute, as far as that is known before one is opened.
+    pub(crate) fn may_be_gpu(self) -> bool {
+        match self {
+            Device::Auto => !cuda::kernels().is_empty() && cuda::has_driver(),
+            Device::Cpu => false,
+            Device::Cuda(_) => true,
+        }
+    }
+
     /// Compares `need` bytes with what is free where a run would compute, and says how it stands. No GPU is opened: what
     /// it has is not known then.
     ///
     /// # Errors
     /// So much is not free; `advice` says what to do.
     pub(crate) fn expect_room(self, need: usize, advice: &str) -> Result<String> {
-        let gpu = !cuda::kernels().is_empty() && cuda::has_driver();
         match self {
             Device::Cuda(n) => return Ok(format!("what is free on cuda:{n} shows when it is opened")),
-            Device::Auto if gpu => {
+            Device::Auto if self.may_be_gpu() => {
                 return Ok("what is free on the GPU, if there is one, shows when it is opened".into());
             }
             Device::Auto | Device::Cpu => {}

@@ -99,8 +99,8 @@ fn training_is_measured() {
     let (cpu, _alone) = (Cpu::new(), counting());
     let model = Qwen3::<Cpu, half::bf16>::random(&cpu, &tiny(), NESTED, 0).unwrap();
     let adapter = random_adapter(&tiny(), 4, 0.1, 0).unwrap();
-    let kept = Training { batch: 2, length: 64, gradient_checkpointing: false, steps: 4 };
-    let again = Training { gradient_checkpointing: true, ..kept };
+    let kept = Training { batch: 2, length: 64, kept: Keep::Everything.into(), steps: 4 };
+    let again = Training { kept: Keep::Host.into(), ..kept };
     for training in [kept, again] {
         let speed = train(&cpu, &model, &adapter, training).unwrap();
         assert_eq!(speed.n_tokens, 128);
@@ -133,7 +133,7 @@ fn rows_are_in_the_file_as_they_come() {
         base: "nf4/bfloat16".into(),
         lora_r: 16,
         dropout: 0.05,
-        checkpointing: true,
+        activation_memory: "offload".into(),
         batch: 4,
         length: 2048,
         tokens_per_s,
@@ -141,9 +141,9 @@ fn rows_are_in_the_file_as_they_come() {
         peak_bytes: tokens_per_s.map(|_| 7),
     };
     let read = || std::fs::read_to_string(&path).unwrap();
-    let head = "shape,base,lora_r,dropout,checkpointing,batch,length,tokens_per_s,step_ms,peak_bytes\n";
+    let head = "shape,base,lora_r,dropout,activation_memory,batch,length,tokens_per_s,step_ms,peak_bytes\n";
     let (first, second) =
-        ("tiny,nf4/bfloat16,16,0.05,true,4,2048,1.5,2.5,7\n", "tiny,nf4/bfloat16,16,0.05,true,4,2048,,,\n");
+        ("tiny,nf4/bfloat16,16,0.05,offload,4,2048,1.5,2.5,7\n", "tiny,nf4/bfloat16,16,0.05,offload,4,2048,,,\n");
     let mut file = RowsFile::new(&path, false).unwrap();
     assert!(!path.exists(), "there is no row yet");
     file.push(&row(Some(1.5))).unwrap();

@@ -54,8 +54,8 @@ unsafe impl Storage for Cpu {
         Parts { ptr: memory.0.as_mut_ptr(), len: memory.0.len(), owner: &() }
     }
 
-    fn admit(&self, _owner: &()) -> bool {
-        true
+    fn admit(&self, _owner: &()) -> Result<bool> {
+        Ok(true)
     }
 }
 

@@ -95,6 +95,10 @@ impl Backend for Cpu {
         host::BUFFERS.read()
     }
 
+    fn free_memory(&self) -> Option<usize> {
+        host::free()
+    }
+
     fn restart_peak(&self) {
         host::BUFFERS.restart_peak();
     }

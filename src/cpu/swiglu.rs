@@ -33,19 +33,18 @@ pub(super) fn swiglu<T: Float>(op: Swiglu<'_, Cpu, T>) {
 }
 
 pub(super) fn swiglu_grad<T: Float>(op: SwigluGrad<'_, Cpu, T>) {
-    let SwigluGrad { gate_up, d_out, d_gate_up } = op;
+    let SwigluGrad { gate_up, d_out } = op;
     let f = d_out.cols;
-    let rows = par::rows_mut(d_gate_up).enumerate().with_min_len(par::grain(2 * f));
+    let rows = par::rows_mut(gate_up).enumerate().with_min_len(par::grain(2 * f));
     rows.for_each_init(
         || [vec![0.0; f], vec![0.0; f], vec![0.0; f]],
-        |[gate, up, d_out_row], (i, d_gate_up)| {
-            let row = gate_up.row(i);
-            let (d_gate, d_up) = d_gate_up.split_at_mut(f);
+        |[gate, up, d_out_row], (i, gate_up)| {
+            let (gate_place, up_place) = gate_up.split_at_mut(f);
             vectorize(
                 #[inline(always)]
                 || {
-                    convert::widen(&row[..f], gate);
-                    convert::widen(&row[f..], up);
+                    convert::widen(gate_place, gate);
+                    convert::widen(up_place, up);
                     convert::widen(d_out.row(i), d_out_row);
                     for ((g, u), d) in gate.iter_mut().zip(up.iter_mut()).zip(d_out_row.iter()) {
                         let s = math::sigmoid(*g);
@@ -53,8 +52,8 @@ pub(super) fn swiglu_grad<T: Float>(op: SwigluGrad<'_, Cpu, T>) {
                         *u = d * *g * s;
                         *g = d_gate;
                     }
-                    convert::narrow(gate, d_gate);
-                    convert::narrow(up, d_up);
+                    convert::narrow(gate, gate_place);
+                    convert::narrow(up, up_place);
                 },
             );
         },

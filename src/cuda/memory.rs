@@ -5,7 +5,7 @@ use super::{
     device::Cuda,
     driver::{describe, refused},
     staging::Ring,
-    stream::Allocation,
+    stream::{Allocation, Bytes, HostBytes, copy_async},
 };
 use crate::{
     buffer::{Buf, Parts, Storage, View, ViewMut},
@@ -17,7 +17,7 @@ use crate::{
 use cudarc::driver::{DevicePtr, DriverError, result, sys};
 use std::{marker::PhantomData, sync::Arc};
 
-/// Owned device memory.
+/// Owned memory, the device's or the host's.
 pub struct Memory<T> {
     ptr: u64,
     len: usize,
@@ -53,14 +53,15 @@ unsafe impl Storage for Cuda {
         Parts { ptr: memory.ptr as *mut T, len: memory.len, owner: &memory.allocation }
     }
 
-    fn admit(&self, owner: &Arc<Allocation>) -> bool {
+    fn admit(&self, owner: &Arc<Allocation>) -> Result<bool> {
         if !Arc::ptr_eq(&owner.queue, &self.queue) {
-            return false;
+            return Ok(false);
         }
+        owner.wait()?;
         if let Some(recording) = self.queue.turn().borrow_mut().as_mut() {
             recording.kept.push(owner.clone());
         }
-        true
+        Ok(true)
     }
 }
 
@@ -88,8 +89,22 @@ impl Cuda {
         // SAFETY: the contents are set by both callers before anyone can read them.
         let slice = unsafe { stream.alloc::<u8>(bytes.max(1)) }.map_err(|e| self.not_allocated(bytes, e))?;
         let ptr = slice.device_ptr(stream).0;
-        let allocation = Arc::new(Allocation::new(slice, self.queue.clone()));
-        Ok(Buf(Memory { ptr, len, allocation, element: PhantomData }))
+        Ok(self.owned(Bytes::Device(slice), ptr, len))
+    }
+
+    fn owned<T: Element>(&self, bytes: Bytes, ptr: u64, len: usize) -> Buf<Self, T> {
+        let allocation = Arc::new(Allocation::new(bytes, self.queue.clone()));
+        Buf(Memory { ptr, len, allocation, element: PhantomData })
+    }
+
+    /// Kernels use it at the address that it has on the host.
+    pub(super) fn alloc_zeros_on_host<T: Element>(&self, len: usize) -> Result<Buf<Self, T>> {
+        let bytes = element::bytes::<T>(len)?;
+        host::check(bytes)?;
+        let _turn = self.queue.turn_outside_graphs("allocating page-locked host memory")?;
+        let memory = HostBytes::zeros(&self.queue, bytes.max(1));
+        let (memory, ptr) = memory.map_err(refused("allocating page-locked host memory"))?;
+        Ok(self.owned(Bytes::Host { _memory: memory }, ptr, len))
     }
 
     pub(super) fn alloc_zeros<T: Element>(&self, len: usize) -> Result<Buf<Self, T>> {
@@ -137,9 +152,10 @@ impl Cuda {
         let mut host = host::zeros::<T>(x.len())?;
         let turn = self.queue.turn_outside_graphs("copying from the device")?;
         if !host.is_empty() {
+            let (to, bytes) = (host.as_mut_ptr() as u64, x.len() * size_of::<T>());
             // SAFETY: `x` borrows as many elements as `host` has room for, and `host` is not touched before the wait
             // below is over, nor dropped: a wait that fails comes from a GPU that does nothing more.
-            unsafe { result::memcpy_dtoh_async(&mut host, x.ptr(), self.queue.stream.cu_stream()) }
+            unsafe { copy_async(&self.queue.stream, to, x.ptr(), bytes) }
                 .map_err(refused("copying from the device"))?;
         }
         drop(turn);
@@ -158,8 +174,25 @@ impl Cuda {
         let bytes = x.len() * size_of::<T>();
         // SAFETY: both borrow that many bytes of this device's memory (checked above), and cannot overlap: `out` is
         // borrowed mutably.
-        unsafe { result::memcpy_dtod_async(out.ptr(), x.ptr(), bytes, self.queue.stream.cu_stream()) }
-            .map_err(refused("copying on the device"))
+        unsafe { copy_async(&self.queue.stream, out.ptr(), x.ptr(), bytes) }.map_err(refused("copying on the device"))
+    }
+
+    pub(super) fn copy_beside_ops<T: Element>(
+        &self,
+        x: View<'_, Self, T>,
+        mut out: ViewMut<'_, Self, T>,
+    ) -> Result<()> {
+        let check = Check::new("copy_aside", self);
+        check.view("x", &x)?;
+        check.len_mut("out", &out, x.len())?;
+        if x.is_empty() {
+            return Ok(());
+        }
+        let _turn = self.queue.turn_outside_graphs("copying beside kernels")?;
+        let (to, bytes) = (out.ptr(), x.len() * size_of::<T>());
+        // SAFETY: both borrow that many bytes of their owners (`Storage`), of this device (checked above), and cannot
+        // overlap: `out` is borrowed mutably.
+        unsafe { x.owner().copy_aside(out.owner(), to, x.ptr(), bytes) }
     }
 }
 
@@ -191,5 +224,59 @@ mod tests {
             bytes[..len].fill(0);
             assert!(cuda.download(out.at(0..len)).unwrap().iter().all(|&b| b == value), "round {round}");
         }
+    }
+
+    /// Whatever is done to either memory, or whoever drops it, while the copy is under way.
+    #[test]
+    fn what_uses_memory_waits_for_copies_aside() {
+        let Some(cuda) = gpu() else { return };
+        const LEN: usize = 64 << 20;
+        let mut ring = [0, 1].map(|_| cuda.zeros::<u8>(LEN).unwrap());
+        let mut host = [0, 1, 2, 3].map(|_| cuda.zeros_on_host::<u8>(LEN).unwrap());
+        let values = cuda.upload(&[10_u8, 11, 12, 13]).unwrap();
+        let last = LEN - 4;
+        for (i, host) in host.iter_mut().enumerate() {
+            let slot = &mut ring[i % 2];
+            cuda.clear(slot.view_mut()).unwrap();
+            cuda.copy(values.at(i..i + 1), slot.at_mut(last..last + 1)).unwrap();
+            cuda.copy_aside(slot.view(), host.view_mut()).unwrap();
+        }
+        for i in (0..4).rev() {
+            let slot = &mut ring[i % 2];
+            cuda.copy_aside(host[i].view(), slot.view_mut()).unwrap();
+            assert_eq!(cuda.download(slot.at(last..last + 1)).unwrap(), [10 + i as u8]);
+            let gone = cuda.zeros_on_host::<u8>(LEN).unwrap();
+            cuda.copy_aside(gone.view(), slot.view_mut()).unwrap();
+            drop(gone);
+            assert_eq!(cuda.download(slot.at(last..last + 1)).unwrap(), [0]);
+            let short = cuda.upload(&vec![7_u8; LEN]).unwrap();
+            cuda.copy_aside(short.view(), host[i].view_mut()).unwrap();
+            drop(short);
+            let other = cuda.zeros::<u8>(LEN).unwrap();
+            assert_eq!(cuda.download(host[i].at(last..last + 1)).unwrap(), [7]);
+            assert_eq!(cuda.download(other.at(last..last + 1)).unwrap(), [0]);
+        }
+    }
+
+    /// Gathered from, and copied to, at its own address.
+    #[test]
+    fn kernels_read_memory_of_the_host() {
+        use crate::{
+            buffer::Mat,
+            ops::{GatherRows, Op},
+        };
+        let Some(cuda) = gpu() else { return };
+        let before = cuda.memory().allocated;
+        let mut table = cuda.zeros_on_host::<f32>(1000 * 64).unwrap();
+        assert_eq!(cuda.memory().allocated, before, "it is not the device's");
+        let values: Vec<f32> = (0..1000 * 64).map(|i| i as f32).collect();
+        cuda.write(&values, table.view_mut()).unwrap();
+        let (rows, mut out) = (cuda.upload(&[999_u32, 0, 500]).unwrap(), cuda.zeros::<f32>(3 * 64).unwrap());
+        GatherRows { table: Mat::new(table.view(), 1000, 64), rows: rows.view(), out: out.mat_mut(3, 64) }
+            .run(&cuda)
+            .unwrap();
+        let got = out.to_vec(&cuda).unwrap();
+        assert!([999, 0, 500].iter().enumerate().all(|(i, row)| got[i * 64..][..64] == values[row * 64..][..64]));
+        assert_eq!(table.to_vec(&cuda).unwrap(), values);
     }
 }

@@ -48,6 +48,10 @@ impl Backend for Cuda {
         self.alloc_zeros(len)
     }
 
+    fn zeros_on_host<T: Element>(&self, len: usize) -> Result<Buf<Self, T>> {
+        self.alloc_zeros_on_host(len)
+    }
+
     fn upload<T: Element>(&self, host: &[T]) -> Result<Buf<Self, T>> {
         self.alloc_copy(host)
     }
@@ -64,6 +68,10 @@ impl Backend for Cuda {
         self.copy_on_device(x, out)
     }
 
+    fn copy_aside<T: Element>(&self, x: View<'_, Self, T>, out: ViewMut<'_, Self, T>) -> Result<()> {
+        self.copy_beside_ops(x, out)
+    }
+
     fn clear<T: Element>(&self, out: ViewMut<'_, Self, T>) -> Result<()> {
         self.fill_zero(out)
     }
@@ -78,6 +86,10 @@ impl Backend for Cuda {
 
     fn memory(&self) -> MemoryUse {
         self.queue.meter.read()
+    }
+
+    fn free_memory(&self) -> Option<usize> {
+        self.free_and_total_memory().ok().map(|(free, _)| free)
     }
 
     fn restart_peak(&self) {

@@ -4,9 +4,12 @@
 //! was allocated. Here it does not: `host` has been read when [`Ring::copy`] returns, whatever it is.
 #![allow(unsafe_code)]
 
-use super::{driver::refused, stream::Queue};
+use super::{
+    driver::refused,
+    stream::{Queue, copy_async},
+};
 use crate::error::{Error, Result};
-use cudarc::driver::{CudaEvent, PinnedHostSlice, result};
+use cudarc::driver::{CudaEvent, PinnedHostSlice};
 use std::thread;
 
 /// Slots of the ring: as many small copies can wait behind kernels before the host has to.
@@ -39,7 +42,7 @@ impl Ring {
         Ok(Ring { slots: (0..SLOTS).map(slot).collect::<Result<_>>()?, next: 0 })
     }
 
-    /// Queues the copy of `host` to the device address `out`.
+    /// Queues the copy of `host` to the address `out`.
     ///
     /// # Safety
     /// As many bytes at `out` are live until the stream has passed the copy.
@@ -93,7 +96,7 @@ impl Slot {
         Ok(())
     }
 
-    /// Queues the copy of the first `len` bytes to the device address `to`.
+    /// Queues the copy of the first `len` bytes to the address `to`.
     ///
     /// # Safety
     /// As many bytes at `to` are live until the stream has passed the copy.
@@ -101,7 +104,7 @@ impl Slot {
         let memory = self.memory.as_slice().map_err(refused("using page-locked memory"))?;
         // SAFETY: `to` is as this function's contract says; the slot is not filled again before `done` says that this
         // copy is over.
-        unsafe { result::memcpy_htod_async(to, &memory[..len], queue.stream.cu_stream()) }
+        unsafe { copy_async(&queue.stream, to, memory[..len].as_ptr() as u64, len) }
             .and_then(|()| self.done.record(&queue.stream))
             .map_err(refused("copying to the device"))
     }

@@ -72,7 +72,7 @@ impl<'b, B: Storage> Check<'b, B> {
     }
 
     fn admit(&self, arg: &'static str, owner: &B::Owner) -> Result<()> {
-        if self.backend.admit(owner) { Ok(()) } else { Err(Error::Foreign { op: self.op, arg }) }
+        if self.backend.admit(owner)? { Ok(()) } else { Err(Error::Foreign { op: self.op, arg }) }
     }
 
     /// A view of any length.

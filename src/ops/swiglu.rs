@@ -33,19 +33,17 @@ fn verify_shapes<B: Storage, T: Float>(
 
 /// The gradient of [`Swiglu`].
 ///
-/// With `s = 1 / (1 + exp(-gate))`: `d_gate = d_out · up · s · (1 + gate · (1 - s))`, `d_up = d_out · gate · s`.
+/// With `s = 1 / (1 + exp(-gate))`: `d_gate = d_out · up · s · (1 + gate · (1 - s))`, `d_up = d_out · gate · s`. They take
+/// the place of gate and up, which nothing reads after their gradients: `[n, 2f]` is the largest matrix of a layer.
 pub struct SwigluGrad<'a, B: Storage, T: Float> {
-    /// `[n, 2f]`, as in the forward op.
-    pub gate_up: Mat<'a, B, T>,
+    /// `[n, 2f]`, as in the forward op; then d_gate and d_up.
+    pub gate_up: MatMut<'a, B, T>,
     /// `[n, f]`.
     pub d_out: Mat<'a, B, T>,
-    /// `[n, 2f]`: d_gate, then d_up.
-    pub d_gate_up: MatMut<'a, B, T>,
 }
 
 impl<B: Storage, T: Float> Op<B> for SwigluGrad<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
-        verify_shapes(check, &self.gate_up, ("d_out", self.d_out))?;
-        check.mat_mut("d_gate_up", &self.d_gate_up, self.gate_up.shape())
+        verify_shapes(check, &self.gate_up.mat(), ("d_out", self.d_out))
     }
 }

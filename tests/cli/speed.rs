@@ -64,7 +64,8 @@ fn every_option_of_training_speed_is_seen() {
         row("--batch 2", says("\n    2      16  ")),
         row("--length 17", says("\n    1      17  ")),
         row("--length 17,18", says("\n    1      18  ")),
-        row("--gradient-checkpointing", says("activations computed again")),
+        row("--gradient-checkpointing", says("2 layers computed again from inputs in the host's memory")),
+        row("--activation-memory mlp-recompute", says("2 layers kept but for gate and up")),
         row("--lora-r 3", says("adapter: r 3 on")),
         row("--lora-dropout 0.5", says("dropout 0.5")),
         row("--steps 3", says("3 steps each")),
@@ -89,6 +90,7 @@ fn what_cannot_be_measured_is_refused() {
         (training(), "--length=16,4097", positions),
         (training(), "--lora-dropout=1", "from 0 to below 1"),
         (training(), "--steps=0", "from 1 to"),
+        (training(), "--activation-memory=auto", "it must be full, mlp-recompute, checkpoint or offload"),
     ] {
         let ran = driven.run(&words(&format!("{option} --csv new.csv")));
         let name = option.split('=').next().unwrap();
@@ -104,8 +106,12 @@ fn a_row_says_what_was_measured() {
         (decoding(), "", "\ntiny,nf4/bfloat16,bfloat16,,1,8,4,"),
         (decoding(), "--head-4bit --lora-r 3", "\ntiny,nf4/bfloat16,nf4,3,1,8,4,"),
         (decoding(), "--unquantised --dtype fp32", "\ntiny,float32,float32,,1,8,4,"),
-        (training(), "", "\ntiny,nf4/bfloat16,16,0.0,false,1,16,"),
-        (training(), "--lora-r 3 --lora-dropout 0.5 --gradient-checkpointing", "\ntiny,nf4/bfloat16,3,0.5,true,1,16,"),
+        (training(), "", "\ntiny,nf4/bfloat16,16,0.0,full,1,16,"),
+        (
+            training(),
+            "--lora-r 3 --lora-dropout 0.5 --gradient-checkpointing",
+            "\ntiny,nf4/bfloat16,3,0.5,offload,1,16,",
+        ),
     ] {
         let ran = driven.run(&words(&format!("{options} --csv rows.csv")));
         let csv = fs::read_to_string(ran.folder.path().join("rows.csv")).unwrap();

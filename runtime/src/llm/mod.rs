@@ -21,6 +21,6 @@ pub use conversation::Conversation;
 pub use engine::Stream;
 pub(crate) use force::{base_line, describe, idle, model_line};
 pub use force::{expect_effect, in_force, sampling};
-pub(crate) use need::{AdapterRoom, base_bytes, held};
+pub(crate) use need::{AdapterRoom, base_parts, held};
 pub use need::{Extent, Need, Work};
 pub use prepared::Prepared;

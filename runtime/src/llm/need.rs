@@ -8,7 +8,7 @@ use crate::{
     config::{Module, Qwen3Config},
     error::{Error, Result},
     lora::{Layout, LoraConfig},
-    model::{Base, Keep, PREFILL_TOKENS, Room},
+    model::{Base, Home, PREFILL_TOKENS, Part, Room},
     settings::LlmSettings,
 };
 use halfbyte::{Count, DType, Size, elements};
@@ -86,13 +86,13 @@ impl Work {
     fn activations(&self, room: &Room<'_>) -> usize {
         match *self {
             Work::Write { n_texts, n_read, .. } => {
-                room.activations(n_read.min(PREFILL_TOKENS), Keep::Nothing)
-                    + room.activations(n_texts, Keep::Nothing)
+                room.inference(n_read.min(PREFILL_TOKENS))
+                    + room.inference(n_texts)
                     + n_texts * room.config.vocab_size * DType::F32.bytes()
             }
             Work::Score { n_tokens } => {
                 let n = n_tokens.max(SCORED_AT_ONCE);
-                room.activations(n, Keep::Nothing) + room.loss(n)
+                room.inference(n) + room.loss(n)
             }
         }
     }
@@ -209,30 +209,43 @@ pub(crate) fn held(asked: Base, found: Option<QuantizedAs>) -> Base {
 }
 
 /// What the weights of a base take on the device, with the tables of its rotations.
-pub(crate) fn base_bytes(config: &Qwen3Config, base: Base, head_4bit: bool, dtype: DType) -> usize {
-    let (linear, other) = parameters(config, head_4bit);
-    let linear = match base {
-        // Half a byte, and for 64 of them a scale of one byte (4 for 256 more) or of four.
-        Base::Quantized { double_quant: true, .. } => linear / 2 + linear / 64 + linear / 4096,
-        Base::Quantized { .. } => linear / 2 + linear / 16,
-        Base::Unquantized => linear * dtype.bytes(),
-    };
-    let rotations = config.positions() * config.head_dim * DType::F32.bytes();
-    linear + other * dtype.bytes() + rotations
+fn base_bytes(config: &Qwen3Config, base: Base, head_4bit: bool, dtype: DType) -> usize {
+    Part::on_device(&base_parts(config, base, head_4bit, dtype, Home::Device))
 }
 
-/// Of what is held as the linear layers are, the head among them or not, and of all else.
-fn parameters(config: &Qwen3Config, head_4bit: bool) -> (usize, usize) {
+/// The same, part by part.
+pub(crate) fn base_parts(
+    config: &Qwen3Config,
+    base: Base,
+    head_4bit: bool,
+    dtype: DType,
+    embedding: Home,
+) -> Vec<Part> {
     let (hidden, dim) = (config.hidden_size, config.head_dim);
     let (q, kv) = (config.n_heads * dim, config.n_kv_heads * dim);
     let layer = hidden * (2 * q + 2 * kv + 3 * config.intermediate_size);
+    let held = |numbers: usize| match base {
+        // Half a byte, and for 64 of them a scale of one byte (4 for 256 more) or of four.
+        Base::Quantized { double_quant: true, .. } => numbers / 2 + numbers / 64 + numbers / 4096,
+        Base::Quantized { .. } => numbers / 2 + numbers / 16,
+        Base::Unquantized => numbers * dtype.bytes(),
+    };
     let (table, norms) = (config.vocab_size * hidden, config.n_layers * (2 * hidden + 2 * dim) + hidden);
-    let linear = config.n_layers * layer;
-    match (head_4bit, config.tie_word_embeddings) {
-        (true, _) => (linear + table, table + norms),
-        (false, true) => (linear, table + norms),
-        (false, false) => (linear, 2 * table + norms),
-    }
+    let head = match (head_4bit, config.tie_word_embeddings) {
+        (true, _) => held(table),
+        (false, true) => 0,
+        (false, false) => table * dtype.bytes(),
+    };
+    let table = table * dtype.bytes();
+    vec![
+        Part::new("linear layers", held(config.n_layers * layer)),
+        match embedding {
+            Home::Device => Part::new("embedding", table),
+            Home::Host => Part::on_host("embedding, on the host", table),
+        },
+        Part::new("output head", head),
+        Part::new("norms and rotations", (norms + config.positions() * dim) * DType::F32.bytes()),
+    ]
 }
 
 /// What an adapter takes, in numbers.

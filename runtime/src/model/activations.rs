@@ -1,11 +1,17 @@
-use super::context::ForwardContext;
-use super::picked::PickedRows;
-use super::qwen3::Qwen3;
-use super::residual::{Keep, ResidualStream};
-use super::rows::Rows;
-use crate::batch::Batch;
-use crate::config::Qwen3Config;
-use crate::error::{Error, Result};
+use super::{
+    context::ForwardContext,
+    keep::{Keep, Kept, Shelf},
+    picked::PickedRows,
+    qwen3::Qwen3,
+    residual::ResidualStream,
+    rows::Rows,
+    workspace::{Extent, Workspace},
+};
+use crate::{
+    batch::Batch,
+    config::Qwen3Config,
+    error::{Error, Result},
+};
 use halfbyte::{Backend, Buf, Float, View};
 
 /// The tokens in hand, on the device.
@@ -57,9 +63,7 @@ impl<B: Backend> Tokens<B> {
     }
 }
 
-/// What the forward pass keeps of one decoder layer for the backward pass.
-///
-/// Not kept, because they are cheap to make again: the normed inputs of the projections and the output of SwiGLU.
+/// What the forward pass keeps of a decoder layer's attention for the backward pass.
 pub(super) struct LayerActivations<B: Backend, T: Float> {
     /// `[n, q + 2 kv]`: before the norms and the rotation.
     pub qkv: Rows<B, T>,
@@ -71,46 +75,48 @@ pub(super) struct LayerActivations<B: Backend, T: Float> {
     pub attention: Rows<B, T>,
     /// `[heads.q, n]`, in the memory of `[n, heads.q]`.
     pub lse: Rows<B, f32>,
-    /// `[n, 2 intermediate]`
-    pub gate_up: Rows<B, T>,
-    /// `[n, xa_columns]`: `x Aᵀ` of each adapter.
-    pub xa: Rows<B, T>,
 }
 
 impl<B: Backend, T: Float> LayerActivations<B, T> {
     fn new(ctx: ForwardContext<'_, B, T>, config: &Qwen3Config, capacity: usize) -> Result<Self> {
         let (q, kv) = (config.q_size(), config.kv_size());
         let rows = |cols| Rows::new(ctx.backend, capacity, cols);
-        let attention = Rows::with_room(ctx.backend, capacity, q, ctx.room())?;
         Ok(LayerActivations {
             qkv: rows(q + 2 * kv)?,
             q: rows(q)?,
             k: rows(kv)?,
-            attention,
+            attention: Rows::with_room(ctx.backend, capacity, q, ctx.room())?,
             lse: Rows::new(ctx.backend, capacity, config.n_heads)?,
-            gate_up: rows(2 * config.intermediate_size)?,
-            xa: rows(ctx.xa_columns())?,
         })
     }
 
     fn bytes(&self) -> usize {
-        let LayerActivations { qkv, q, k, attention, lse, gate_up, xa } = self;
-        [qkv, q, k, attention, gate_up, xa].map(Rows::bytes).iter().sum::<usize>() + lse.bytes()
+        let LayerActivations { qkv, q, k, attention, lse } = self;
+        [qkv, q, k, attention].map(Rows::bytes).iter().sum::<usize>() + lse.bytes()
     }
 }
 
 /// The memory of a forward pass over up to `capacity` packed tokens, allocated once.
+///
+/// Not kept, because they are cheap to make again: the normed inputs of the projections and the output of SwiGLU.
 pub struct Activations<B: Backend, T: Float> {
     /// The most tokens that fit.
     pub capacity: usize,
     pub(super) tokens: Tokens<B>,
+    /// What each layer keeps.
+    pub(super) keep: Vec<Keep>,
     pub(super) residual: ResidualStream<B, T>,
-    /// One for each layer, or one for all where they are not kept.
-    pub(super) layers: Vec<LayerActivations<B, T>>,
+    pub(super) layers: Shelf<LayerActivations<B, T>>,
+    /// `[n, 2 intermediate]`, with room for their gradients' sake.
+    pub(super) gate_up: Shelf<Rows<B, T>>,
+    /// `[n, xa_columns]`: `x Aᵀ` of each adapter, kept of every layer, or of none.
+    pub(super) xa: Shelf<Rows<B, T>>,
     /// `[n, hidden]`, scratch: a projection's normed input.
     pub(super) normed: Rows<B, T>,
     /// `[n, intermediate]`, scratch: SwiGLU's output.
     pub(super) gated: Rows<B, T>,
+    /// Of the head and the backward pass; none where nothing is kept.
+    pub(super) workspace: Workspace<B>,
 }
 
 impl<B: Backend, T: Float> Activations<B, T> {
@@ -118,36 +124,43 @@ impl<B: Backend, T: Float> Activations<B, T> {
     ///
     /// # Errors
     /// The device has too little memory.
-    pub fn new(ctx: ForwardContext<'_, B, T>, model: &Qwen3<B, T>, capacity: usize, keep: Keep) -> Result<Self> {
-        let (backend, config) = (ctx.backend, &model.config);
-        let kept = keep.layers(config.n_layers);
+    pub fn new(
+        ctx: ForwardContext<'_, B, T>,
+        model: &Qwen3<B, T>,
+        capacity: usize,
+        keep: impl Into<Kept>,
+    ) -> Result<Self> {
+        let (backend, config, keep) = (ctx.backend, &model.config, keep.into().layers(model.config.n_layers));
+        let wide = |cols| Rows::with_room(backend, capacity, cols, ctx.room());
+        let trains = !keep.contains(&Keep::Nothing);
+        let extent = Extent { config, n: capacity, room: ctx.room() };
+        let workspace = if trains { extent.bytes(size_of::<T>()) } else { 0 };
         Ok(Activations {
             capacity,
             tokens: Tokens::new(backend, capacity)?,
-            residual: ResidualStream::new(backend, capacity, config.hidden_size, config.n_layers, keep)?,
-            layers: (0..kept).map(|_| LayerActivations::new(ctx, config, capacity)).collect::<Result<_>>()?,
-            normed: Rows::with_room(backend, capacity, config.hidden_size, ctx.room())?,
-            gated: Rows::with_room(backend, capacity, config.intermediate_size, ctx.room())?,
+            residual: ResidualStream::new(backend, capacity, config.hidden_size, &keep)?,
+            layers: Shelf::new(keep.iter().map(|keep| keep.attention()), || {
+                LayerActivations::new(ctx, config, capacity)
+            })?,
+            gate_up: Shelf::new(keep.iter().map(|keep| keep.gate_up()), || wide(2 * config.intermediate_size))?,
+            xa: Shelf::new(keep.iter().map(|_| trains), || Rows::new(backend, capacity, ctx.xa_columns()))?,
+            normed: wide(config.hidden_size)?,
+            gated: wide(config.intermediate_size)?,
+            workspace: Workspace::new(backend, workspace)?,
+            keep,
         })
     }
 
-    /// Where layer `i` keeps its activations.
-    pub(super) fn slot(&self, i: usize) -> usize {
-        i % self.layers.len()
-    }
-
-    /// Whether a backward pass must compute layers again, if it can.
-    pub(super) fn recomputes(&self) -> Result<bool> {
+    /// Refuses a backward pass that could not compute what it needs.
+    pub(super) fn expect_kept(&self) -> Result<()> {
         if self.tokens.prefixed {
             return Err(Error::setting("a batch", "of branches", "a backward pass needs whole sequences"));
         }
-        match self.residual.keep() {
-            Keep::Everything => Ok(false),
-            Keep::Residual => Ok(true),
-            Keep::Nothing => {
-                Err(Error::setting("what activations keep", "nothing", "a backward pass needs the residual stream"))
-            }
+        if self.keep.contains(&Keep::Nothing) {
+            let want = "a backward pass needs the residual stream";
+            return Err(Error::setting("what activations keep", "nothing", want));
         }
+        Ok(())
     }
 
     /// Puts a batch in hand.
@@ -172,15 +185,16 @@ impl<B: Backend, T: Float> Activations<B, T> {
         Ok(())
     }
 
-    /// Bytes of activations, those of the tokens' ids and positions not counted.
+    /// Bytes of what is kept on the device, those of the tokens' ids and positions not counted.
     pub fn bytes(&self) -> usize {
-        let layers: usize = self.layers.iter().map(LayerActivations::bytes).sum();
-        self.residual.bytes() + layers + self.normed.bytes() + self.gated.bytes()
+        let layers: usize = self.layers.items().iter().map(LayerActivations::bytes).sum();
+        let rows = [self.gate_up.items(), self.xa.items()].into_iter().flatten().map(Rows::bytes).sum::<usize>();
+        self.residual.bytes() + layers + rows + self.normed.bytes() + self.gated.bytes()
     }
 }
 
-/// The memory of a backward pass, allocated once: gradients of activations, one layer's worth, and of the adapter.
-/// There are none of frozen weights.
+/// The memory of a backward pass that is not the activations' workspace, allocated once: gradients of activations, one
+/// layer's worth, and of the adapter. There are none of frozen weights.
 pub struct Gradients<B: Backend, T: Float> {
     /// `[layout.len]`: of the adapter, laid out like it.
     pub adapter: Buf<B, f32>,
@@ -188,20 +202,8 @@ pub struct Gradients<B: Backend, T: Float> {
     pub(super) residual: Rows<B, T>,
     /// `[n, hidden]`: of a projection's normed input.
     pub(super) normed: Rows<B, T>,
-    /// `[n, q + 2 kv]`
-    pub(super) qkv: Rows<B, T>,
-    /// `[n, q]`: rotated.
-    pub(super) q: Rows<B, T>,
-    /// `[n, kv]`: rotated.
-    pub(super) k: Rows<B, T>,
-    /// `[n, q]`
-    pub(super) attention: Rows<B, T>,
     /// `[heads.q, n]`, in the memory of `[n, heads.q]`.
     pub(super) delta: Rows<B, f32>,
-    /// `[n, intermediate]`
-    pub(super) gated: Rows<B, T>,
-    /// `[n, 2 intermediate]`
-    pub(super) gate_up: Rows<B, T>,
     /// `[n, xa_columns]`
     pub(super) xa: Rows<B, T>,
     /// Of the embedding and the head, where rows of them are trained.
@@ -215,23 +217,14 @@ impl<B: Backend, T: Float> Gradients<B, T> {
     /// The device has too little memory.
     pub fn new(ctx: ForwardContext<'_, B, T>, model: &Qwen3<B, T>, capacity: usize) -> Result<Self> {
         let (backend, config) = (ctx.backend, &model.config);
-        let (hidden, inter, q, kv) = (config.hidden_size, config.intermediate_size, config.q_size(), config.kv_size());
-        let rows = |cols| Rows::new(backend, capacity, cols);
-        let wide = |cols| Rows::with_room(backend, capacity, cols, ctx.room());
         let tokens = ctx.adapter.iter().flat_map(|adapter| &adapter.layout.tokens);
         let picked = |tokens| PickedRows::new(backend, tokens, config.vocab_size, capacity);
         Ok(Gradients {
             adapter: backend.zeros(ctx.adapter.map_or(0, |adapter| adapter.layout.len))?,
-            residual: wide(hidden)?,
-            normed: rows(hidden)?,
-            qkv: wide(q + 2 * kv)?,
-            q: rows(q)?,
-            k: rows(kv)?,
-            attention: rows(q)?,
+            residual: Rows::with_room(backend, capacity, config.hidden_size, ctx.room())?,
+            normed: Rows::new(backend, capacity, config.hidden_size)?,
             delta: Rows::new(backend, capacity, config.n_heads)?,
-            gated: rows(inter)?,
-            gate_up: wide(2 * inter)?,
-            xa: rows(ctx.xa_columns())?,
+            xa: Rows::new(backend, capacity, ctx.xa_columns())?,
             tokens: tokens.map(picked).collect::<Result<_>>()?,
         })
     }

@@ -3,13 +3,16 @@
 //! The rule: adapter gradients `+=`; activation gradients `=`; the residual stream `+=`. No gradient of a frozen
 //! weight exists, and nothing below the lowest adapter is differentiated.
 
-use super::activations::{Activations, Gradients};
-use super::attention::Attend;
-use super::context::ForwardContext;
-use super::qwen3::Qwen3;
-use super::weights::MergedLinear;
-use crate::error::Result;
-use crate::lora::LoraModule;
+use super::{
+    activations::{Activations, Gradients, LayerActivations, Tokens},
+    attention::Attend,
+    context::ForwardContext,
+    qwen3::Qwen3,
+    rows::Rows,
+    weights::MergedLinear,
+    workspace::{AttentionGrads, Extent},
+};
+use crate::{error::Result, lora::LoraModule};
 use halfbyte::{
     Backend, Buf, Float, Mat, MatMut,
     ops::{AttentionGrad, LoraFactors, LoraLinear4Grad, Op, QkNormRopeGrad, RmsNormGrad, Swiglu, SwigluGrad},
@@ -79,7 +82,8 @@ impl<B: Backend, T: Float> ForwardContext<'_, B, T> {
 }
 
 impl<B: Backend, T: Float> Qwen3<B, T> {
-    /// From the gradient of what leaves the last layer, in `grads`, to the gradients of the adapters, which are added.
+    /// From the gradient of what leaves the last layer, in `grads`, to the gradients of the adapters, which are added. What
+    /// `acts` keep is overwritten.
     ///
     /// # Errors
     /// `acts` keep nothing, or the device refuses.
@@ -89,19 +93,32 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         acts: &mut Activations<B, T>,
         grads: &mut Gradients<B, T>,
     ) -> Result<()> {
-        let recomputes = acts.recomputes()?;
+        acts.expect_kept()?;
         let Some(layout) = ctx.adapter.map(|adapter| &adapter.layout) else { return Ok(()) };
         let Some(lowest) = layout.lowest_layer() else { return Ok(()) };
-        let last = self.layers.len() - 1;
-        for i in (lowest..=last).rev() {
-            // The activations of the last layer are still there.
-            if recomputes && i < last {
-                self.layer_forward(ctx, acts, i, &mut Attend::Packed)?;
+        for i in (lowest..self.layers.len()).rev() {
+            // The one below comes back from the host while this one is in hand.
+            for layer in (lowest..=i).rev().take(2) {
+                acts.residual.fetch(ctx.backend, layer, acts.tokens.n)?;
             }
+            self.make_again(ctx, acts, i)?;
             self.mlp_backward(ctx, acts, grads, i)?;
             self.attention_backward(ctx, acts, grads, i, i > lowest || layout.trains_embedding())?;
         }
         self.embedding_backward(ctx, acts, grads)
+    }
+
+    /// What the backward pass reads of layer `i`, where it is not there any more, and the output of SwiGLU, which never
+    /// is but when its product was the last one.
+    fn make_again(&self, ctx: ForwardContext<'_, B, T>, acts: &mut Activations<B, T>, i: usize) -> Result<()> {
+        if !acts.layers.has(i) {
+            self.attention_forward(ctx, acts, i, &mut Attend::Packed)?;
+        }
+        if !acts.gate_up.has(i) {
+            return self.gate_up_forward(ctx, acts, i);
+        }
+        let (n, Activations { gate_up, gated, .. }) = (acts.tokens.n, acts);
+        Ok(Swiglu { gate_up: gate_up.at(i).rows(n), out: gated.rows_mut(n) }.run(ctx.backend)?)
     }
 
     fn mlp_backward(
@@ -111,20 +128,19 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         g: &mut Gradients<B, T>,
         i: usize,
     ) -> Result<()> {
-        let (layer, n, slot) = (&self.layers[i], acts.tokens.n, acts.slot(i));
-        let Activations { residual, layers, normed, gated, .. } = acts;
-        let (a, middle) = (&layers[slot], residual.at(2 * i + 1).rows(n));
+        let (layer, n, extent) = (&self.layers[i], acts.tokens.n, self.extent(ctx, acts));
+        let Activations { residual, gate_up, xa, normed, gated, workspace, .. } = acts;
+        let (xa, middle, gate_up) = (xa.at(i).rows(n), residual.at(2 * i + 1).rows(n), gate_up.at_mut(i));
+        let mut d_gated = workspace.mlp(&extent);
 
-        Swiglu { gate_up: a.gate_up.rows(n), out: gated.rows_mut(n) }.run(ctx.backend)?;
-        let (x, d_x) = (gated.rows(n), Some(g.gated.rows_mut(n)));
-        let down = ProjectGrad { x, xa: a.xa.rows(n), d_out: g.residual.wide_mut(n), d_xa: g.xa.rows_mut(n), d_x };
+        let (x, d_x) = (gated.rows(n), Some(d_gated.reborrow()));
+        let down = ProjectGrad { x, xa, d_out: g.residual.wide_mut(n), d_xa: g.xa.rows_mut(n), d_x };
         ctx.project_grad(i, &layer.down, down, &mut g.adapter)?;
-        let (d_out, d_gate_up) = (g.gated.rows(n), g.gate_up.rows_mut(n));
-        SwigluGrad { gate_up: a.gate_up.rows(n), d_out, d_gate_up }.run(ctx.backend)?;
+        SwigluGrad { gate_up: gate_up.rows_mut(n), d_out: d_gated.mat() }.run(ctx.backend)?;
         self.rms_norm(ctx, middle, &layer.mlp_norm, normed.rows_mut(n))?;
         let (x, d_x) = (normed.rows(n), Some(g.normed.rows_mut(n)));
-        let gate_up = ProjectGrad { x, xa: a.xa.rows(n), d_out: g.gate_up.wide_mut(n), d_xa: g.xa.rows_mut(n), d_x };
-        ctx.project_grad(i, &layer.gate_up, gate_up, &mut g.adapter)?;
+        let d_gate_up = ProjectGrad { x, xa, d_out: gate_up.wide_mut(n), d_xa: g.xa.rows_mut(n), d_x };
+        ctx.project_grad(i, &layer.gate_up, d_gate_up, &mut g.adapter)?;
         self.norm_backward(ctx, middle, &layer.mlp_norm, g)
     }
 
@@ -136,19 +152,20 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         i: usize,
         trained_below: bool,
     ) -> Result<()> {
-        let (layer, n, slot) = (&self.layers[i], acts.tokens.n, acts.slot(i));
-        let a = &acts.layers[slot];
-        let (x, d_x) = (a.attention.rows(n), Some(g.attention.rows_mut(n)));
-        let o = ProjectGrad { x, xa: a.xa.rows(n), d_out: g.residual.wide_mut(n), d_xa: g.xa.rows_mut(n), d_x };
-        ctx.project_grad(i, &layer.o, o, &mut g.adapter)?;
-        self.attend_backward(ctx, acts, g, i)?;
-        self.rotate_backward(ctx, acts, g, i)?;
+        let (layer, n, extent) = (&self.layers[i], acts.tokens.n, self.extent(ctx, acts));
+        let Activations { tokens, residual, layers, xa, normed, workspace, .. } = acts;
+        let (a, xa, before) = (layers.at(i), xa.at(i).rows(n), residual.at(2 * i).rows(n));
+        let mut d = workspace.attention(&extent);
 
-        let Activations { residual, layers, normed, .. } = acts;
-        let (a, before) = (&layers[slot], residual.at(2 * i).rows(n));
+        let (x, d_x) = (a.attention.rows(n), Some(d.attention.reborrow()));
+        let o = ProjectGrad { x, xa, d_out: g.residual.wide_mut(n), d_xa: g.xa.rows_mut(n), d_x };
+        ctx.project_grad(i, &layer.o, o, &mut g.adapter)?;
+        self.attend_backward(ctx, tokens, a, &mut d, &mut g.delta)?;
+        self.rotate_backward(ctx, tokens, a, &mut d, i)?;
+
         self.rms_norm(ctx, before, &layer.attention_norm, normed.rows_mut(n))?;
         let (x, d_x) = (normed.rows(n), trained_below.then(|| g.normed.rows_mut(n)));
-        let qkv = ProjectGrad { x, xa: a.xa.rows(n), d_out: g.qkv.wide_mut(n), d_xa: g.xa.rows_mut(n), d_x };
+        let qkv = ProjectGrad { x, xa, d_out: d.qkv, d_xa: g.xa.rows_mut(n), d_x };
         ctx.project_grad(i, &layer.qkv, qkv, &mut g.adapter)?;
         if trained_below {
             self.norm_backward(ctx, before, &layer.attention_norm, g)?;
@@ -156,16 +173,21 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         Ok(())
     }
 
-    /// Through attention: from `g.attention` to `g.q`, `g.k` and the values of `g.qkv`.
+    /// What lies in the workspace for the tokens in hand.
+    fn extent(&self, ctx: ForwardContext<'_, B, T>, acts: &Activations<B, T>) -> Extent<'_> {
+        Extent { config: &self.config, n: acts.tokens.n, room: ctx.room() }
+    }
+
+    /// Through attention: from `d.attention` to `d.q`, `d.k` and the values of `d.qkv`.
     fn attend_backward(
         &self,
         ctx: ForwardContext<'_, B, T>,
-        acts: &Activations<B, T>,
-        g: &mut Gradients<B, T>,
-        i: usize,
+        tokens: &Tokens<B>,
+        a: &LayerActivations<B, T>,
+        d: &mut AttentionGrads<'_, B, T>,
+        delta: &mut Rows<B, f32>,
     ) -> Result<()> {
-        let (n, tokens, a) = (acts.tokens.n, &acts.tokens, &acts.layers[acts.slot(i)]);
-        let values = self.config.v_columns();
+        let (n, values) = (tokens.n, self.config.v_columns());
         AttentionGrad {
             q: a.q.rows(n),
             k: a.k.rows(n),
@@ -176,37 +198,38 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
             scale: self.config.attention_scale(),
             out: a.attention.rows(n),
             lse: a.lse.flat(n),
-            d_out: g.attention.rows(n),
-            delta: g.delta.flat_mut(n),
-            d_q: g.q.rows_mut(n),
-            d_k: g.k.rows_mut(n),
-            d_v: g.qkv.rows_mut(n).columns(values),
+            d_out: d.attention.mat(),
+            delta: delta.flat_mut(n),
+            d_q: d.q.reborrow(),
+            d_k: d.k.reborrow(),
+            d_v: d.qkv.reborrow().columns(values),
         }
         .run(ctx.backend)?;
         Ok(())
     }
 
-    /// Through rotation and head norms: from `g.q` and `g.k` to the queries and keys of `g.qkv`.
+    /// Through rotation and head norms: from `d.q` and `d.k` to the queries and keys of `d.qkv`.
     fn rotate_backward(
         &self,
         ctx: ForwardContext<'_, B, T>,
-        acts: &Activations<B, T>,
-        g: &mut Gradients<B, T>,
+        tokens: &Tokens<B>,
+        a: &LayerActivations<B, T>,
+        d: &mut AttentionGrads<'_, B, T>,
         i: usize,
     ) -> Result<()> {
-        let (layer, n, a) = (&self.layers[i], acts.tokens.n, &acts.layers[acts.slot(i)]);
+        let (layer, n) = (&self.layers[i], tokens.n);
         QkNormRopeGrad {
             qkv: a.qkv.rows(n),
             heads: self.config.heads(),
             q_weight: layer.q_norm.view(),
             k_weight: layer.k_norm.view(),
             eps: self.config.rms_norm_eps,
-            positions: acts.tokens.positions(),
+            positions: tokens.positions(),
             cos: self.rope.cos.view(),
             sin: self.rope.sin.view(),
-            d_q: g.q.rows(n),
-            d_k: g.k.rows(n),
-            d_qk: g.qkv.rows_mut(n).columns(0..self.config.v_columns().start),
+            d_q: d.q.mat(),
+            d_k: d.k.mat(),
+            d_qk: d.qkv.reborrow().columns(0..self.config.v_columns().start),
         }
         .run(ctx.backend)?;
         Ok(())

@@ -4,8 +4,8 @@ use super::{
     activations::Activations,
     attention::{Attend, CacheSlots, KvCache},
     context::ForwardContext,
+    keep::Keep,
     qwen3::Qwen3,
-    residual::Keep,
     rows::{self, Rows},
 };
 use crate::{

@@ -1,7 +1,7 @@
 //! The forward pass: one function for each layer, whatever its tokens attend to and whatever of it is kept.
 
 use super::{
-    activations::Activations, attention::Attend, context::ForwardContext, qwen3::Qwen3, residual::Keep, weights::Norm,
+    activations::Activations, attention::Attend, context::ForwardContext, keep::Keep, qwen3::Qwen3, weights::Norm,
 };
 use crate::{batch::Batch, error::Result};
 use halfbyte::{
@@ -33,33 +33,57 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
     }
 
     /// Layer `i`: from state `2 i` of the residual stream to state `2 i + 2`.
-    pub(super) fn layer_forward(
+    fn layer_forward(
         &self,
         ctx: ForwardContext<'_, B, T>,
         acts: &mut Activations<B, T>,
         i: usize,
         attend: &mut Attend<'_, B, T>,
     ) -> Result<()> {
-        let (layer, n, slot) = (&self.layers[i], acts.tokens.n, acts.slot(i));
-        let Activations { tokens, residual, layers, normed, gated, .. } = acts;
-        let a = &mut layers[slot];
+        self.attention_forward(ctx, acts, i, attend)?;
+        acts.residual.store(ctx.backend, i, acts.tokens.n)?;
+        self.gate_up_forward(ctx, acts, i)?;
+        let (n, Activations { residual, xa, gated, .. }) = (acts.tokens.n, acts);
+        let next = residual.advance(ctx.backend, 2 * i + 1, n)?;
+        ctx.project(i, &self.layers[i].down, gated.wide_mut(n), xa.at_mut(i).rows_mut(n), next, true)
+    }
 
+    /// Attention of layer `i`: from state `2 i` of the residual stream to state `2 i + 1`.
+    pub(super) fn attention_forward(
+        &self,
+        ctx: ForwardContext<'_, B, T>,
+        acts: &mut Activations<B, T>,
+        i: usize,
+        attend: &mut Attend<'_, B, T>,
+    ) -> Result<()> {
+        let (layer, n) = (&self.layers[i], acts.tokens.n);
+        let Activations { tokens, residual, layers, xa, normed, .. } = acts;
+        let (a, xa) = (layers.at_mut(i), xa.at_mut(i));
         let norm = self.norm(residual.at(2 * i).rows(n), &layer.attention_norm, normed.wide_mut(n));
-        ctx.project_normed(i, &layer.qkv, norm, a.xa.rows_mut(n), a.qkv.rows_mut(n), None)?;
+        ctx.project_normed(i, &layer.qkv, norm, xa.rows_mut(n), a.qkv.rows_mut(n), None)?;
         self.attend(ctx, i, tokens, a, attend)?;
         let middle = residual.advance(ctx.backend, 2 * i, n)?;
-        ctx.project(i, &layer.o, a.attention.wide_mut(n), a.xa.rows_mut(n), middle, true)?;
+        ctx.project(i, &layer.o, a.attention.wide_mut(n), xa.rows_mut(n), middle, true)
+    }
 
+    /// The MLP of layer `i` as far as the input of its last product: from state `2 i + 1` of the residual stream to gate,
+    /// up and SwiGLU of them.
+    pub(super) fn gate_up_forward(
+        &self,
+        ctx: ForwardContext<'_, B, T>,
+        acts: &mut Activations<B, T>,
+        i: usize,
+    ) -> Result<()> {
+        let (layer, n, kept) = (&self.layers[i], acts.tokens.n, acts.keep[i] != Keep::Nothing);
+        let Activations { residual, gate_up, xa, normed, gated, .. } = acts;
+        let (gate_up, xa) = (gate_up.at_mut(i), xa.at_mut(i).rows_mut(n));
         let norm = self.norm(residual.at(2 * i + 1).rows(n), &layer.mlp_norm, normed.wide_mut(n));
-        let (gate_up, xa) = (a.gate_up.rows_mut(n), a.xa.rows_mut(n));
-        if residual.keep() == Keep::Nothing {
-            ctx.project_normed(i, &layer.gate_up, norm, xa, gate_up, Some(gated.rows_mut(n)))?;
-        } else {
-            ctx.project_normed(i, &layer.gate_up, norm, xa, gate_up, None)?;
-            Swiglu { gate_up: a.gate_up.rows(n), out: gated.rows_mut(n) }.run(ctx.backend)?;
+        let fused = (!kept).then(|| gated.rows_mut(n));
+        ctx.project_normed(i, &layer.gate_up, norm, xa, gate_up.rows_mut(n), fused)?;
+        if kept {
+            Swiglu { gate_up: gate_up.rows(n), out: gated.rows_mut(n) }.run(ctx.backend)?;
         }
-        let next = residual.advance(ctx.backend, 2 * i + 1, n)?;
-        ctx.project(i, &layer.down, gated.wide_mut(n), a.xa.rows_mut(n), next, true)
+        Ok(())
     }
 
     fn norm<'a>(&self, x: Mat<'a, B, T>, weight: &'a Buf<B, f32>, out: MatMut<'a, B, T>) -> Norm<'a, B, T> {

@@ -95,6 +95,21 @@ fn elements<S: Element>(bytes: &[u8]) -> Result<Cow<'_, [S]>> {
     Ok(Cow::Owned(host::collect(pieces.len(), pieces.map(bytemuck::pod_read_unaligned))?))
 }
 
+/// Which memory a weight lies in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// The device's.
+    Device,
+    /// The host's, from which ops read as much as they need.
+    Host,
+}
+
+impl Home {
+    pub(super) fn zeros<B: Backend, T: Element>(self, backend: &B, len: usize) -> Result<Buf<B, T>> {
+        Ok(if self == Home::Host { backend.zeros_on_host(len)? } else { backend.zeros(len)? })
+    }
+}
+
 /// Puts weights into a backend's memory.
 pub(super) struct Loader<'a, B: Backend> {
     pub(super) backend: &'a B,
@@ -140,9 +155,9 @@ impl<'a, B: Backend> Loader<'a, B> {
     }
 
     /// A tensor `[rows, cols]` in the compute type.
-    fn matrix<T: Float>(&self, name: &str, shape: [usize; 2]) -> Result<Buf<B, T>> {
+    fn matrix<T: Float>(&self, name: &str, shape: [usize; 2], home: Home) -> Result<Buf<B, T>> {
         let tensor = self.files.tensor(name)?.expect_shape(&shape)?;
-        let mut out = self.backend.zeros(shape[0] * shape[1])?;
+        let mut out = home.zeros(self.backend, shape[0] * shape[1])?;
         self.dense(tensor, out.view_mut())?;
         Ok(out)
     }
@@ -316,12 +331,26 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
     /// # Errors
     /// A tensor is missing, of another shape or damaged; the device has too little memory.
     pub fn load(backend: &B, files: &Checkpoint, config: &Qwen3Config, base: Base) -> Result<Self> {
+        Self::load_with(backend, files, config, base, Home::Device)
+    }
+
+    /// The same, with a place for the embedding.
+    ///
+    /// # Errors
+    /// Those of [`Qwen3::load`].
+    pub fn load_with(
+        backend: &B,
+        files: &Checkpoint,
+        config: &Qwen3Config,
+        base: Base,
+        embedding: Home,
+    ) -> Result<Self> {
         backend.warm_up();
         let loader = Loader { backend, files, base };
         let table = [config.vocab_size, config.hidden_size];
         Ok(Qwen3 {
             config: config.clone(),
-            embedding: loader.matrix("model.embed_tokens.weight", table)?,
+            embedding: loader.matrix("model.embed_tokens.weight", table, embedding)?,
             layers: (0..config.n_layers).map(|i| loader.layer(config, i)).collect::<Result<_>>()?,
             norm: loader.vector("model.norm.weight", config.hidden_size)?,
             head: if head_is_separate(files, config)? { Some(loader.head(config)?) } else { None },

@@ -4,7 +4,8 @@ use super::{
     activations::{Activations, Gradients},
     context::ForwardContext,
     qwen3::Qwen3,
-    rows::{self, Rows},
+    residual::ResidualStream,
+    workspace::{Extent, Head, Workspace},
 };
 use crate::{
     batch::Batch,
@@ -12,89 +13,26 @@ use crate::{
     lora::DeviceAdapter,
 };
 use halfbyte::{
-    Backend, Buf, Float, Mat, MatMut, elements, host,
+    Backend, Buf, Float, Mat, MatMut, View, elements, host,
     ops::{CrossEntropy, GatherRows, Linear, LinearGrad, Op, RmsNormGrad, ScatterRows, Sum, WeightGrad},
 };
-use std::ops::Range;
-
-/// Rows whose logits exist at once: 300 MiB of bf16 at 151,936 tokens.
-pub(super) const CHUNK: usize = 1024;
-
-/// Memory for the logits of some rows, which are of the compute type in training and f32 in evaluation.
-struct Logits<B: Backend> {
-    memory: Buf<B, f32>,
-    vocab: usize,
-}
-
-impl<B: Backend> Logits<B> {
-    /// For `rows` rows of `T`, and one row of f32 at least.
-    fn new<T: Float>(backend: &B, rows: usize, vocab: usize) -> Result<Self> {
-        // f32 words, so that either type is aligned.
-        let memory = rows::zeros(backend, &[(rows * size_of::<T>()).div_ceil(size_of::<f32>()).max(1), vocab])?;
-        Ok(Logits { memory, vocab })
-    }
-
-    /// Rows that fit.
-    fn capacity<O: Float>(&self) -> usize {
-        self.memory.view().cast::<O>().len() / self.vocab
-    }
-
-    /// `[n, vocab]`
-    fn rows<O: Float>(&self, n: usize) -> Mat<'_, B, O> {
-        Mat::new(self.memory.view().cast().at(0..n * self.vocab), n, self.vocab)
-    }
-
-    /// `[n, vocab]`
-    fn rows_mut<O: Float>(&mut self, n: usize) -> MatMut<'_, B, O> {
-        MatMut::new(self.memory.view_mut().cast().into_at(0..n * self.vocab), n, self.vocab)
-    }
-
-    /// `0..n` in as many rows at a time as fit.
-    fn chunks<O: Float>(&self, n: usize) -> impl Iterator<Item = Range<usize>> + use<B, O> {
-        let step = self.capacity::<O>().min(CHUNK);
-        (0..n).step_by(step).map(move |start| start..(start + step).min(n))
-    }
-}
-
-/// The memory of the output head over some tokens.
-struct HeadBuffers<B: Backend, T: Float> {
-    /// The most tokens that fit.
-    capacity: usize,
-    /// `[n]`: the tokens, as rows of the activations.
-    rows: Buf<B, u32>,
-    /// `[n, hidden]`: what leaves the last layer there.
-    x: Rows<B, T>,
-    /// `[n, hidden]`: normed.
-    normed: Rows<B, T>,
-    /// Of a chunk.
-    logits: Logits<B>,
-}
-
-impl<B: Backend, T: Float> HeadBuffers<B, T> {
-    fn new(backend: &B, model: &Qwen3<B, T>, capacity: usize) -> Result<Self> {
-        let (hidden, vocab) = (model.config.hidden_size, model.config.vocab_size);
-        Ok(HeadBuffers {
-            capacity,
-            rows: backend.zeros(capacity)?,
-            x: Rows::new(backend, capacity, hidden)?,
-            normed: Rows::new(backend, capacity, hidden)?,
-            logits: Logits::new::<T>(backend, CHUNK.min(capacity), vocab)?,
-        })
-    }
-}
+use std::{marker::PhantomData, ops::Range};
 
 /// The memory of the head and the loss, allocated once.
 pub struct LossBuffers<B: Backend, T: Float> {
-    head: HeadBuffers<B, T>,
+    /// The most targets that fit.
+    capacity: usize,
+    /// `[n_targets]`: their tokens, as rows of the activations.
+    rows: Buf<B, u32>,
     /// `[n_targets]`
     labels: Buf<B, u32>,
     /// `[n_targets]`
     losses: Buf<B, f32>,
     /// `[1]`: the summed loss.
     total: Buf<B, f32>,
-    /// `[n_targets, hidden]`: the gradients of the head's `normed` and `x`.
-    d_normed: Rows<B, T>,
-    d_x: Rows<B, T>,
+    /// What the head works with, if that is not where a backward pass works.
+    own: Option<Workspace<B>>,
+    compute: PhantomData<T>,
 }
 
 impl<B: Backend, T: Float> LossBuffers<B, T> {
@@ -103,13 +41,21 @@ impl<B: Backend, T: Float> LossBuffers<B, T> {
     /// # Errors
     /// The device has too little memory.
     pub fn new(backend: &B, model: &Qwen3<B, T>, capacity: usize) -> Result<Self> {
+        let bytes = Extent { config: &model.config, n: capacity, room: 0 }.head_bytes(size_of::<T>());
+        Ok(LossBuffers { own: Some(Workspace::new(backend, bytes)?), ..Self::beside(backend, capacity)? })
+    }
+
+    /// The same, but the head works where the backward pass of activations of that capacity does, which must keep
+    /// something.
+    pub(crate) fn beside(backend: &B, capacity: usize) -> Result<Self> {
         Ok(LossBuffers {
-            head: HeadBuffers::new(backend, model, capacity)?,
+            capacity,
+            rows: backend.zeros(capacity)?,
             labels: backend.zeros(capacity)?,
             losses: backend.zeros(capacity)?,
             total: backend.zeros(1)?,
-            d_normed: Rows::new(backend, capacity, model.config.hidden_size)?,
-            d_x: Rows::new(backend, capacity, model.config.hidden_size)?,
+            own: None,
+            compute: PhantomData,
         })
     }
 
@@ -168,68 +114,54 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         &self,
         ctx: ForwardContext<'_, B, T>,
         batch: &Batch,
-        acts: &Activations<B, T>,
+        acts: &mut Activations<B, T>,
         loss: &mut LossBuffers<B, T>,
         grads: &mut Gradients<B, T>,
         grad_scale: f32,
     ) -> Result<()> {
-        let backend = ctx.backend;
-        let n = self.take_targets(ctx, batch, acts, loss)?;
-        let LossBuffers { head, labels, losses, total, d_normed, d_x } = loss;
-        for chunk in head.logits.chunks::<T>(n) {
-            let (rows, normed) = (chunk.len(), head.normed.rows(n).rows(chunk.clone()));
-            self.head_forward(ctx, normed, head.logits.rows_mut::<T>(rows))?;
-            let (labels, losses) = (labels.at(chunk.clone()), losses.at_mut(chunk.clone()));
-            let logits = head.logits.rows_mut::<T>(rows);
-            CrossEntropy { logits, labels, losses, grad_scale: Some(grad_scale) }.run(backend)?;
-            let d_out = head.logits.rows::<T>(rows);
-            self.head_backward(ctx, d_out, d_normed.rows_mut(n).rows(chunk))?;
+        let (backend, n) = (ctx.backend, loss.take_targets(ctx.backend, batch)?);
+        let Activations { tokens, residual, workspace, .. } = acts;
+        let LossBuffers { rows, labels, losses, total, own, .. } = loss;
+        let mut head = own.as_mut().unwrap_or(workspace).head(&self.head_extent(loss.capacity));
+        backend.clear(grads.residual.flat_mut(tokens.n))?;
+        for chunk in head.chunks::<T>(n) {
+            let (m, rows) = (chunk.len(), rows.at(chunk.clone()));
+            let (labels, losses) = (labels.at(chunk.clone()), losses.at_mut(chunk));
+            self.head_input(ctx, residual, tokens.n, rows, &mut head)?;
+            let (normed, mut logits) = (head.normed.mat().rows(0..m), head.logits.rows::<T>(m));
+            self.head_forward(ctx, normed, logits.reborrow())?;
+            CrossEntropy { logits: logits.reborrow(), labels, losses, grad_scale: Some(grad_scale) }.run(backend)?;
+            let d_out = logits.mat();
+            self.head_backward(ctx, d_out, head.d_normed.reborrow().rows(0..m))?;
             if let Some(range) = ctx.adapter.and_then(|a| a.layout.head.clone()) {
                 WeightGrad { x: normed, d_out, d_weight: grads.adapter.at_mut(range) }.run(backend)?;
             }
             self.head_rows_backward(ctx, normed, d_out, grads)?;
+            let (x, d_out, d_x) = (head.x.mat().rows(0..m), head.d_normed.mat().rows(0..m), head.d_x.reborrow());
+            let (weight, eps, mut d_x) = (self.norm.view(), self.config.rms_norm_eps, d_x.rows(0..m));
+            RmsNormGrad { x, weight, eps, d_out, d_x: d_x.reborrow(), accumulate: false }.run(backend)?;
+            ScatterRows { x: d_x.mat(), rows, out: grads.residual.rows_mut(tokens.n) }.run(backend)?;
         }
-        Sum { x: losses.at(0..n), out: total.view_mut(), accumulate: true }.run(backend)?;
-        let (x, weight, eps) = (head.x.rows(n), self.norm.view(), self.config.rms_norm_eps);
-        RmsNormGrad { x, weight, eps, d_out: d_normed.rows(n), d_x: d_x.rows_mut(n), accumulate: false }
-            .run(backend)?;
-        backend.clear(grads.residual.flat_mut(acts.tokens.n))?;
-        let out = grads.residual.rows_mut(acts.tokens.n);
-        ScatterRows { x: d_x.rows(n), rows: head.rows.at(0..n), out }.run(backend)?;
-        Ok(())
+        Ok(Sum { x: losses.at(0..n), out: total.view_mut(), accumulate: true }.run(backend)?)
     }
 
-    /// Puts the targets of `batch` in hand; how many there are.
-    fn take_targets(
-        &self,
-        ctx: ForwardContext<'_, B, T>,
-        batch: &Batch,
-        acts: &Activations<B, T>,
-        loss: &mut LossBuffers<B, T>,
-    ) -> Result<usize> {
-        let (rows, labels) = batch.targets();
-        self.take_rows(ctx, acts, &mut loss.head, &rows)?;
-        ctx.backend.write(&labels, loss.labels.at_mut(0..labels.len()))?;
-        Ok(rows.len())
+    /// Where the head works that has memory for so many targets.
+    fn head_extent(&self, capacity: usize) -> Extent<'_> {
+        Extent { config: &self.config, n: capacity, room: 0 }
     }
 
-    /// What left the last layer at some tokens, normed, into `head`.
-    fn take_rows(
+    /// What left the last layer at some of `n` tokens, and the same normed.
+    fn head_input(
         &self,
         ctx: ForwardContext<'_, B, T>,
-        acts: &Activations<B, T>,
-        head: &mut HeadBuffers<B, T>,
-        rows: &[u32],
+        residual: &ResidualStream<B, T>,
+        n: usize,
+        rows: View<'_, B, u32>,
+        head: &mut Head<'_, B, T>,
     ) -> Result<()> {
-        let n = rows.len();
-        if n > head.capacity {
-            let want = format!("the buffers of the loss have room for {}", head.capacity);
-            return Err(Error::setting("the number of a batch's targets", n, want));
-        }
-        ctx.backend.write(rows, head.rows.at_mut(0..n))?;
-        let table = acts.residual.last().rows(acts.tokens.n);
-        GatherRows { table, rows: head.rows.at(0..n), out: head.x.rows_mut(n) }.run(ctx.backend)?;
-        self.rms_norm(ctx, head.x.rows(n), &self.norm, head.normed.rows_mut(n))
+        let (m, table) = (rows.len(), residual.last().rows(n));
+        GatherRows { table, rows, out: head.x.reborrow().rows(0..m) }.run(ctx.backend)?;
+        self.rms_norm(ctx, head.x.mat().rows(0..m), &self.norm, head.normed.reborrow().rows(0..m))
     }
 
     /// The loss of each target of `batch`, in the order of its tokens, in nats; logits are f32. Allocates nothing on
@@ -245,9 +177,11 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         batch: &Batch,
     ) -> Result<Vec<f32>> {
         self.forward(ctx, acts, batch)?;
-        let n = self.take_targets(ctx, batch, acts, loss)?;
-        let LossBuffers { head, labels, losses, .. } = loss;
-        self.each_logits(ctx, head, n, |logits, chunk| {
+        let n = loss.take_targets(ctx.backend, batch)?;
+        let (labels, losses) = (loss.labels.view(), &mut loss.losses);
+        let rows = loss.rows.at(0..n);
+        let own = (loss.capacity, &mut loss.own);
+        self.each_logits(ctx, acts, own, rows, |logits, chunk| {
             let (labels, losses) = (labels.at(chunk.clone()), losses.at_mut(chunk));
             Ok(CrossEntropy { logits, labels, losses, grad_scale: None }.run(ctx.backend)?)
         })?;
@@ -265,30 +199,53 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         batch: &Batch,
     ) -> Result<Vec<f32>> {
         let n = batch.n_tokens();
-        let mut head = HeadBuffers::new(ctx.backend, self, n)?;
+        let mut loss = LossBuffers::new(ctx.backend, self, n)?;
         self.forward(ctx, acts, batch)?;
-        self.take_rows(ctx, acts, &mut head, &(0..n as u32).collect::<Vec<_>>())?;
+        loss.take_rows(ctx.backend, &(0..n as u32).collect::<Vec<_>>())?;
         let mut all = host::room(elements::<f32>(&[n, self.config.vocab_size])?)?;
-        self.each_logits(ctx, &mut head, n, |logits, _| {
+        self.each_logits(ctx, acts, (n, &mut loss.own), loss.rows.view(), |logits, _| {
             all.extend(ctx.backend.download(logits.into_view().view())?);
             Ok(())
         })?;
         Ok(all)
     }
 
-    /// Hands on the f32 logits of the `n` tokens in `head`, chunk by chunk.
+    /// Hands on the f32 logits of the tokens `rows`, chunk by chunk, from memory for so many targets.
     fn each_logits(
         &self,
         ctx: ForwardContext<'_, B, T>,
-        head: &mut HeadBuffers<B, T>,
-        n: usize,
+        acts: &mut Activations<B, T>,
+        (capacity, own): (usize, &mut Option<Workspace<B>>),
+        rows: View<'_, B, u32>,
         mut take: impl FnMut(MatMut<'_, B, f32>, Range<usize>) -> Result<()>,
     ) -> Result<()> {
-        for chunk in head.logits.chunks::<f32>(n) {
-            let normed = head.normed.rows(n).rows(chunk.clone());
-            self.head_forward(ctx, normed, head.logits.rows_mut::<f32>(chunk.len()))?;
-            take(head.logits.rows_mut(chunk.len()), chunk)?;
+        let Activations { tokens, residual, workspace, .. } = acts;
+        let mut head = own.as_mut().unwrap_or(workspace).head(&self.head_extent(capacity));
+        for chunk in head.chunks::<f32>(rows.len()) {
+            self.head_input(ctx, residual, tokens.n, rows.at(chunk.clone()), &mut head)?;
+            let (m, normed) = (chunk.len(), head.normed.mat().rows(0..chunk.len()));
+            self.head_forward(ctx, normed, head.logits.rows::<f32>(m))?;
+            take(head.logits.rows(m), chunk)?;
         }
         Ok(())
+    }
+}
+
+impl<B: Backend, T: Float> LossBuffers<B, T> {
+    /// Puts the targets of `batch` in hand; how many there are.
+    fn take_targets(&mut self, backend: &B, batch: &Batch) -> Result<usize> {
+        let (rows, labels) = batch.targets();
+        self.take_rows(backend, &rows)?;
+        backend.write(&labels, self.labels.at_mut(0..labels.len()))?;
+        Ok(rows.len())
+    }
+
+    /// Puts tokens in hand.
+    fn take_rows(&mut self, backend: &B, rows: &[u32]) -> Result<()> {
+        if rows.len() > self.capacity {
+            let want = format!("the buffers of the loss have room for {}", self.capacity);
+            return Err(Error::setting("the number of a batch's targets", rows.len(), want));
+        }
+        Ok(backend.write(rows, self.rows.at_mut(0..rows.len()))?)
     }
 }

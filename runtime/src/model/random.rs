@@ -1,7 +1,7 @@
 //! Weights without a checkpoint, for measurements: as transformers begins a model that nobody has trained.
 
 use super::{
-    load::Base,
+    load::{Base, Home},
     qwen3::{Layer, Qwen3},
     rope::RopeTables,
     weights::{MergedLinear, QuantizedWeight, Weight},
@@ -40,12 +40,20 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
     /// # Errors
     /// The device has too little memory, or refuses the base's block size.
     pub fn random(backend: &B, config: &Qwen3Config, base: Base, seed: u64) -> Result<Self> {
+        Self::random_with(backend, config, base, seed, Home::Device)
+    }
+
+    /// The same, with a place for the embedding.
+    ///
+    /// # Errors
+    /// Those of [`Qwen3::random`].
+    pub fn random_with(backend: &B, config: &Qwen3Config, base: Base, seed: u64, embedding: Home) -> Result<Self> {
         backend.warm_up();
         let mut numbers = Numbers::new(backend, base, seed)?;
         let table = config.shape(Module::LmHead);
         Ok(Qwen3 {
             config: config.clone(),
-            embedding: numbers.dense(table)?,
+            embedding: numbers.dense_in(embedding, table)?,
             layers: (0..config.n_layers).map(|_| numbers.layer(config)).collect::<Result<_>>()?,
             norm: numbers.ones(config.hidden_size)?,
             head: if config.tie_word_embeddings { None } else { Some(Weight::Dense(numbers.dense(table)?)) },
@@ -88,8 +96,12 @@ impl<'a, B: Backend, T: Float> Numbers<'a, B, T> {
 
     /// A weight in the compute type.
     fn dense(&mut self, shape: [usize; 2]) -> Result<Buf<B, T>> {
+        self.dense_in(Home::Device, shape)
+    }
+
+    fn dense_in(&mut self, home: Home, shape: [usize; 2]) -> Result<Buf<B, T>> {
         let backend = self.backend;
-        let mut out = backend.zeros(elements::<T>(&shape)?)?;
+        let mut out = home.zeros(backend, elements::<T>(&shape)?)?;
         for range in pieces(out.len()) {
             backend.copy(self.cut(range.len()), out.at_mut(range))?;
         }

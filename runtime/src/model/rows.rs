@@ -22,6 +22,11 @@ impl<B: Backend, T: Element> Rows<B, T> {
         Ok(Rows { buf: zeros(backend, &[capacity, cols + room])?, cols, room })
     }
 
+    /// Zeros in the host's memory.
+    pub fn on_host(backend: &B, capacity: usize, cols: usize) -> Result<Self> {
+        Ok(Rows { buf: backend.zeros_on_host(elements::<T>(&[capacity, cols])?)?, cols, room: 0 })
+    }
+
     /// The first `n` rows.
     pub fn rows(&self, n: usize) -> Mat<'_, B, T> {
         self.buf.mat(n, self.cols + self.room).columns(0..self.cols)

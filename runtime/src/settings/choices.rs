@@ -20,6 +20,22 @@ pub enum Whole {
     LmHead,
 }
 
+/// What training keeps of the forward pass for the backward pass. The adapter comes out the same, to the bit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ActivationMemory {
+    /// Of each layer as much as fits into what is free.
+    #[default]
+    Auto,
+    /// All that the backward pass reads.
+    Full,
+    /// The same without gate and up, half of it.
+    MlpRecompute,
+    /// What enters each layer.
+    Checkpoint,
+    /// The same in the host's memory, and the embedding, where it is not the output head.
+    Offload,
+}
+
 /// What becomes of a sample longer than the limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Overlong {

@@ -1,7 +1,7 @@
 //! How an adapter is trained.
 
 use super::{
-    choices::{Overlong, ScheduleKind, Whole},
+    choices::{ActivationMemory, Overlong, ScheduleKind, Whole},
     section::section,
 };
 use crate::{
@@ -78,7 +78,9 @@ section! {
         overlong: Overlong = Overlong::Error;
         /// Fill every micro-batch up to batch-size times max-seq-length tokens
         packing: bool = false;
-        /// Compute activations again in the backward pass instead of keeping them: less memory, more time
+        /// What is kept of the forward pass for the backward pass: the less, the slower; the adapter is the same
+        activation_memory: ActivationMemory = ActivationMemory::Auto;
+        /// Keep the least: the same as activation-memory offload
         gradient_checkpointing: bool = false, also ["activation_checkpointing"];
         /// Where to compute
         device: Device = Device::Auto;
@@ -125,6 +127,11 @@ impl TrainSettings {
             None if self.data.is_none() => embedded::town(embedded).map(Some),
             path => Ok(path.clone()),
         }
+    }
+
+    /// What is kept of the forward pass.
+    pub fn activation_memory(&self) -> ActivationMemory {
+        if self.gradient_checkpointing { ActivationMemory::Offload } else { self.activation_memory }
     }
 
     /// How to hold the base.

@@ -1,6 +1,6 @@
 //! What a setting's text means.
 
-use super::choices::{Mode, Overlong, ScheduleKind, Whole};
+use super::choices::{ActivationMemory, Mode, Overlong, ScheduleKind, Whole};
 use crate::{
     device::Device,
     lora::{Targets, TrainableTokens},
@@ -196,6 +196,12 @@ named! {
         ScheduleKind::Linear = "linear",
         ScheduleKind::Cosine = "cosine",
         ScheduleKind::Constant = "constant" | "constant_with_warmup";
+    ActivationMemory: false,
+        ActivationMemory::Auto = "auto",
+        ActivationMemory::Full = "full",
+        ActivationMemory::MlpRecompute = "mlp-recompute" | "mlp_recompute",
+        ActivationMemory::Checkpoint = "checkpoint",
+        ActivationMemory::Offload = "offload";
     Overlong: false, Overlong::Error = "error", Overlong::Truncate = "truncate", Overlong::Skip = "skip";
     Mode: false, Mode::Likelihood = "likelihood", Mode::Generate = "generate";
     Whole: false, Whole::LmHead = "lm_head";
@@ -250,6 +256,7 @@ mod tests {
         names(Format::Nf4, &["nf4", "NF4"]);
         names(true, &["True", "true", "1"]);
         names(None::<PathBuf>, &["None", "", "none"]);
+        names(ActivationMemory::MlpRecompute, &["mlp-recompute", "MLP_recompute"]);
         names(ScheduleKind::Constant, &["constant_with_warmup", "constant-with-warmup"]);
     }
 

@@ -48,8 +48,8 @@ pub struct TrainRow {
     pub lora_r: usize,
     /// Its dropout.
     pub dropout: f32,
-    /// See [`super::Training`].
-    pub checkpointing: bool,
+    /// What is kept for the backward pass, as settings call it.
+    pub activation_memory: String,
     /// See [`super::Training`].
     pub batch: usize,
     /// See [`super::Training`].

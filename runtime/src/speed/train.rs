@@ -4,7 +4,7 @@ use crate::{
     config::Qwen3Config,
     error::{Error, Result},
     lora::Adapter,
-    model::Qwen3,
+    model::{Kept, Qwen3},
     options,
     train::{
         packing::Step,
@@ -28,8 +28,8 @@ pub struct Training {
     pub batch: usize,
     /// Tokens of each.
     pub length: usize,
-    /// Computes activations again in the backward pass instead of keeping them.
-    pub gradient_checkpointing: bool,
+    /// What each layer keeps for the backward pass.
+    pub kept: Kept,
     /// Steps while the clock runs.
     pub steps: usize,
 }
@@ -69,7 +69,7 @@ impl Training {
         let steps = (WARM_UP + self.steps) as u64;
         Ok(TrainerOptions {
             capacity: self.batch * self.length,
-            gradient_checkpointing: self.gradient_checkpointing,
+            kept: self.kept,
             schedule: Schedule::new(ScheduleKind::Constant, LEARNING_RATE, Warmup::Steps(0), steps)?,
             optimizer: OptimizerOptions::default(),
             seed: 0,

@@ -8,7 +8,7 @@ use crate::{
     batch::{Batch, Sample, batches},
     error::{Error, Result},
     lora::{Adapter, DeviceAdapter, Layout, LoraConfig, SMALLER},
-    model::{Activations, DropoutSeed, ForwardContext, Gradients, Keep, LossBuffers, Qwen3},
+    model::{Activations, DropoutSeed, ForwardContext, Gradients, Keep, Kept, LossBuffers, Qwen3},
     options,
 };
 use halfbyte::{
@@ -40,8 +40,8 @@ impl Default for OptimizerOptions {
 pub struct TrainerOptions {
     /// The most tokens of a micro-batch, or of a sample to evaluate.
     pub capacity: usize,
-    /// Computes activations again in the backward pass instead of keeping them: less memory, more time.
-    pub gradient_checkpointing: bool,
+    /// What each layer keeps for the backward pass: the less, the less memory and the more time.
+    pub kept: Kept,
     /// The learning rate over the steps.
     pub schedule: Schedule,
     /// How the optimiser moves.
@@ -136,11 +136,20 @@ pub fn micro_batch_capacity(samples: &[Sample], options: &BatchOptions) -> usize
     options.batch_size.saturating_mul(longest).min(lengths().sum())
 }
 
-/// How to do with less memory for activations.
-pub(super) const SHORTER: &str = "lower --batch-size or --max-seq-length, or use --gradient-checkpointing";
+/// How to do with less memory for activations of which so much is kept.
+pub(super) fn shorter(kept: Kept) -> &'static str {
+    if kept == Keep::Host.into() {
+        "lower --batch-size or --max-seq-length"
+    } else {
+        "lower --batch-size or --max-seq-length, or use --gradient-checkpointing"
+    }
+}
 
 /// An adapter on the device and on the host, and what moves it.
 type Trained<B, T> = (DeviceAdapter<B, T>, Adapter, Optimizer<B>);
+
+/// What an evaluation works with.
+type Evaluation<'t, B, T> = (ForwardContext<'t, B, T>, &'t mut Activations<B, T>, &'t mut LossBuffers<B, T>);
 
 /// What one micro-batch after the other goes through.
 type Buffers<B, T> = (Activations<B, T>, Gradients<B, T>, LossBuffers<B, T>);
@@ -159,7 +168,7 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
         let (adapter, copy, optimizer) = trained;
         let ctx = ForwardContext::new(backend, Some(&adapter));
         let what = || format!("micro-batches of up to {}", Count(trainer.capacity, "token"));
-        let buffers = Self::buffers(ctx, model, &trainer).map_err(Error::memory_for(what, SHORTER))?;
+        let buffers = Self::buffers(ctx, model, &trainer).map_err(Error::memory_for(what, shorter(trainer.kept)))?;
         let (acts, grads, loss) = buffers;
         let loss_scale = LossScale::new(T::DTYPE);
         Ok(Trainer {
@@ -187,15 +196,20 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
 
     /// The memory of a micro-batch.
     fn buffers(ctx: ForwardContext<'_, B, T>, model: &Qwen3<B, T>, options: &TrainerOptions) -> Result<Buffers<B, T>> {
-        let keep = if options.gradient_checkpointing { Keep::Residual } else { Keep::Everything };
-        let acts = Activations::new(ctx, model, options.capacity, keep)?;
+        let acts = Activations::new(ctx, model, options.capacity, options.kept)?;
         let grads = Gradients::new(ctx, model, options.capacity)?;
-        Ok((acts, grads, LossBuffers::new(ctx.backend, model, options.capacity)?))
+        Ok((acts, grads, LossBuffers::beside(ctx.backend, options.capacity)?))
     }
 
     /// What a forward pass without dropout reads.
     pub fn context(&self) -> ForwardContext<'_, B, T> {
         ForwardContext::new(self.backend, Some(&self.adapter))
+    }
+
+    /// The same, and the trainer's own memory for it: evaluation takes none beside training's.
+    pub(super) fn evaluation(&mut self) -> Evaluation<'_, B, T> {
+        let Trainer { backend, adapter, acts, loss, .. } = self;
+        (ForwardContext::new(*backend, Some(adapter)), acts, loss)
     }
 
     /// Trains on one step's micro-batches.
@@ -282,10 +296,10 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
     /// # Errors
     /// A sample is longer than the trainer's capacity, or the device refuses.
     pub fn evaluate(&mut self, samples: &[Sample]) -> Result<f64> {
-        let ctx = ForwardContext::new(self.backend, Some(&self.adapter));
+        let (model, (ctx, acts, loss)) = (self.model, self.evaluation());
         let (mut sum, mut n) = (0.0, 0);
-        for batch in batches(samples, self.acts.capacity)? {
-            let losses = self.model.target_losses(ctx, &mut self.acts, &mut self.loss, &batch)?;
+        for batch in batches(samples, acts.capacity)? {
+            let losses = model.target_losses(ctx, acts, loss, &batch)?;
             sum += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
             n += losses.len();
         }

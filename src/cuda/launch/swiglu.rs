@@ -21,13 +21,10 @@ pub(in crate::cuda) fn swiglu<T: Float>(cuda: &Cuda, mut op: Swiglu<'_, Cuda, T>
 
 pub(in crate::cuda) fn swiglu_grad<T: Float>(cuda: &Cuda, mut op: SwigluGrad<'_, Cuda, T>) -> Result<()> {
     let [n, f] = op.d_out.shape();
-    let params = SwigluGradParams {
-        gate_up: op.gate_up.matrix(),
-        d_out: op.d_out.matrix(),
-        d_gate_up: op.d_gate_up.matrix(),
-        n: dim(n),
-        f: dim(f),
-    };
-    // SAFETY: `SwigluGrad::verify` checked every shape against `params.n` and `params.f`.
+    let d_gate_up = op.gate_up.matrix();
+    let (gate_up, d_out) = (d_gate_up.as_const(), op.d_out.matrix());
+    let params = SwigluGradParams { gate_up, d_out, d_gate_up, n: dim(n), f: dim(f) };
+    // SAFETY: `SwigluGrad::verify` checked every shape against `params.n` and `params.f`; a thread of the kernel reads its
+    // elements before it writes to their place, and no others.
     unsafe { cuda.launch(&SWIGLU_GRAD, T::DTYPE.suffix(), params, elementwise("swiglu_grad", [n, f])?) }
 }

@@ -58,7 +58,6 @@ pub struct Gradient<B: Backend, T: Float> {
     case: Rows,
     gate_up: Tensor<B, T>,
     d_out: Tensor<B, T>,
-    d_gate_up: Tensor<B, T>,
 }
 
 impl<B: Backend, T: Float> Setup<B> for Gradient<B, T> {
@@ -70,26 +69,20 @@ impl<B: Backend, T: Float> Setup<B> for Gradient<B, T> {
 
     fn new(make: &Make<B>, case: &Rows) -> Self {
         let Rows { n, d: f, layout, .. } = *case;
-        Gradient {
-            case: *case,
-            gate_up: gates(make, case),
-            d_out: make.normal([n, f], layout, 1.0),
-            d_gate_up: make.output([n, 2 * f], layout),
-        }
+        Gradient { case: *case, gate_up: gates(make, case), d_out: make.normal([n, f], layout, 1.0) }
     }
 
     fn run(&mut self, backend: &B) -> Result<()> {
-        let (gate_up, d_out) = (self.gate_up.mat(), self.d_out.mat());
-        SwigluGrad { gate_up, d_out, d_gate_up: self.d_gate_up.mat_mut() }.run(backend)
+        SwigluGrad { gate_up: self.gate_up.mat_mut(), d_out: self.d_out.mat() }.run(backend)
     }
 
     fn outputs(&mut self) -> Vec<&mut dyn Output<B>> {
-        vec![&mut self.d_gate_up]
+        vec![&mut self.gate_up]
     }
 
     fn compare(&mut self, close: &Close<'_, B>) {
         let (x, f) = (&self.gate_up, self.case.d);
-        close.all("d_gate_up", self.d_gate_up.now(), 2 * f, |i, j| {
+        close.all("gate_up", self.gate_up.now(), 2 * f, |i, j| {
             let column = j % f;
             oracle::swiglu_grad(x.at(i, column), x.at(i, f + column), self.d_out.at(i, column))[j / f]
         });
@@ -101,7 +94,7 @@ impl<B: Backend, T: Float> Setup<B> for Gradient<B, T> {
             let outs = x.chunks(2 * f).flat_map(|row| (0..f).map(|j| oracle::swiglu(row[j], row[f + j]).v));
             oracle::weighted(&d_out, outs)
         };
-        let (got, at) = (self.d_gate_up.floats(), self.gate_up.to_f64());
+        let (got, at) = (self.gate_up.floats(), self.gate_up.to_f64());
         vec![Difference { part: "gate_up", got, at, loss: Box::new(loss) }]
     }
 }
@@ -138,11 +131,10 @@ fn swiglu_refuses<B: Backend>(backend: &B) {
     let z = Zeros(backend);
     let op = Swiglu::<B, f32> { gate_up: z.mat(3, 9), out: z.mat_mut(3, 5) };
     z.refuses(op, "swiglu: `gate_up` is [3, 9], expected [3, 10]");
-    let good = || SwigluGrad::<B, f32> { gate_up: z.mat(3, 10), d_out: z.mat(3, 5), d_gate_up: z.mat_mut(3, 10) };
+    let good = || SwigluGrad::<B, f32> { gate_up: z.mat_mut(3, 10), d_out: z.mat(3, 5) };
     z.fits(good());
-    z.refuses(SwigluGrad { gate_up: z.mat(2, 10), ..good() }, "swiglu_grad: `gate_up` is [2, 10], expected [3, 10]");
-    let message = "swiglu_grad: `d_gate_up` is [3, 5], expected [3, 10]";
-    z.refuses(SwigluGrad { d_gate_up: z.mat_mut(3, 5), ..good() }, message);
+    let message = "swiglu_grad: `gate_up` is [2, 10], expected [3, 10]";
+    z.refuses(SwigluGrad { gate_up: z.mat_mut(2, 10), ..good() }, message);
 }
 
 pub fn refusals<B: Backend>() -> Vec<Check<B>> {

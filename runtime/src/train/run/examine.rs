@@ -8,7 +8,7 @@ use crate::{
         questions::{Accuracy, Question},
     },
     generate::generator::{GenerateOptions, Generated, generate},
-    model::{Activations, Keep, LossBuffers, Qwen3, SampleOptions},
+    model::{Qwen3, SampleOptions},
     tokenizer::Tokenizer,
     train::trainer::Trainer,
 };
@@ -30,7 +30,6 @@ pub struct Examination {
 pub(super) struct Examiner<'a, B: Backend, T: Float> {
     pub texts: &'a Texts,
     pub tokenizer: &'a Tokenizer,
-    pub backend: &'a B,
     pub model: &'a Qwen3<B, T>,
 }
 
@@ -57,11 +56,9 @@ impl<B: Backend, T: Float> Examiner<'_, B, T> {
         self.texts.heldout.as_ref().map(|data| trainer.evaluate(&data.samples)).transpose()
     }
 
-    fn exam(&self, questions: &[Question], trainer: &Trainer<'_, B, T>) -> Result<Accuracy> {
-        let (ctx, n) = (trainer.context(), self.texts.exam_tokens);
-        let mut acts = Activations::new(ctx, self.model, n, Keep::Nothing)?;
-        let mut loss = LossBuffers::new(self.backend, self.model, n)?;
-        Ok(choice::choose(self.model, ctx, &mut acts, &mut loss, self.tokenizer, questions)?.1)
+    fn exam(&self, questions: &[Question], trainer: &mut Trainer<'_, B, T>) -> Result<Accuracy> {
+        let (ctx, acts, loss) = trainer.evaluation();
+        Ok(choice::choose(self.model, ctx, acts, loss, self.tokenizer, questions)?.1)
     }
 
     fn answer(&self, prompt: &str, trainer: &Trainer<'_, B, T>) -> Result<Generated> {

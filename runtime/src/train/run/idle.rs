@@ -1,6 +1,11 @@
 //! Settings that would have no effect.
 
-use crate::{checkpoint::Checkpoint, error::Result, llm::idle as idle_base, settings::TrainSettings};
+use crate::{
+    checkpoint::Checkpoint,
+    error::Result,
+    llm::idle as idle_base,
+    settings::{ActivationMemory, TrainSettings, Value},
+};
 
 /// What an adapter that is trained further brings along.
 const OF_THE_ADAPTER: [&str; 7] = [
@@ -21,6 +26,10 @@ pub(super) fn idle(settings: &TrainSettings, files: &Checkpoint) -> Result<Vec<(
     }
     if settings.eval_steps > 0 && settings.heldout_file()?.is_none() {
         all.push(("eval_steps", "there is no held-out data: name it by eval_data".into()));
+    }
+    if settings.activation_memory != ActivationMemory::Auto {
+        let kept = settings.activation_memory.show();
+        all.push(("gradient_checkpointing", format!("activation_memory is {kept}, and says what is kept; leave one")));
     }
     if let Some(steps) = settings.max_steps {
         all.push(("epochs", format!("max_steps is {steps}, and says how long to train; leave one")));

@@ -68,24 +68,26 @@ impl Job for Training<'_> {
         let batcher = run.batcher()?;
         output.reserve(run.lora.weight_bytes(config)? as u64)?;
 
+        let plan = run.plan(backend.free_memory())?;
         let began = Instant::now();
-        let model = Qwen3::<B, T>::load(&backend, files, config, settings.base())?;
+        let model = Qwen3::<B, T>::load_with(&backend, files, config, settings.base(), plan.embedding)?;
         backend.synchronize()?;
         let seconds = began.elapsed().as_secs_f64();
         watch.say(&format!("{} on {}: loaded in {seconds:.1} s", run.dir.display(), backend.name()));
 
         let new = || Adapter::init(run.lora.clone(), config, files, settings.seed);
         let adapter = run.adapter.clone().map_or_else(new, Ok)?;
-        let options = settings.trainer(run.capacity, batcher.total_steps())?;
+        let options = settings.trainer(run.capacity, plan.kept, batcher.total_steps())?;
         let mut trainer = Trainer::new(&backend, &model, &adapter, options)?;
         drop(adapter);
+        watch.say(&plan.to_string());
         watch.say(&format!(
             "{}; {}; {}",
             texts.train.told(),
             Count(batcher.total_steps(), "step"),
             Count(trainer.n_trainable(), "trainable number"),
         ));
-        let examiner = Examiner { texts, tokenizer, backend: &backend, model: &model };
+        let examiner = Examiner { texts, tokenizer, model: &model };
         let before = examiner.examine("before", &mut trainer, watch)?;
         let mut steps =
             Steps { batcher: &batcher, examiner: &examiner, eval_steps: settings.eval_steps, n_tokens: 0, done: 0 };

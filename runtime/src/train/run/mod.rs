@@ -15,6 +15,7 @@ mod idle;
 mod job;
 mod need;
 mod options;
+mod plan;
 mod prepared;
 mod texts;
 mod watch;
@@ -22,6 +23,7 @@ mod watch;
 pub use examine::Examination;
 pub use job::Outcome;
 pub use need::{Extent, Need};
+pub use plan::Plan;
 pub use prepared::Prepared;
 pub use watch::{Watch, Wish};
 

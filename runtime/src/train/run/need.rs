@@ -1,31 +1,46 @@
 //! The memory that a run will need.
 
-use super::prepared::Prepared;
+use super::{plan::Plan, prepared::Prepared};
 use crate::{
     config::Qwen3Config,
     error::Result,
-    llm::{AdapterRoom, base_bytes, held},
+    llm::{AdapterRoom, base_parts, held},
     lora::LoraConfig,
-    model::{Base, Keep, Room},
-    train::trainer::SHORTER,
+    model::{Base, Part, Room},
+    settings::ActivationMemory,
+    train::trainer::shorter,
 };
-use halfbyte::{Count, DType, Size};
+use halfbyte::{Count, DType, Size, host};
+use std::fmt;
 
-/// Bytes on the device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Bytes, buffer by buffer.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Need {
-    /// The base's weights.
-    pub base: usize,
-    /// The adapter, its gradient and the optimiser's moments, and copies of tables in which it has rows.
-    pub adapter: usize,
-    /// Activations and their gradients, the logits, and what an exam takes beside them.
-    pub activations: usize,
+    /// What is allocated, small things left out.
+    pub parts: Vec<Part>,
 }
 
 impl Need {
-    /// All together.
+    /// What lies on the device.
     pub fn total(&self) -> usize {
-        self.base + self.adapter + self.activations
+        Part::on_device(&self.parts)
+    }
+
+    /// What lies in the host's memory, where the device has its own.
+    pub fn on_host(&self) -> usize {
+        self.parts.iter().map(|part| part.bytes).sum::<usize>() - self.total()
+    }
+}
+
+/// A line for each part.
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut lines = self.parts.iter().filter(|part| part.bytes > 0).map(|part| {
+            let size = Size(part.bytes as u64).to_string();
+            format!("{size:>12}  {}", part.name)
+        });
+        let first = lines.next().unwrap_or_default();
+        lines.try_fold(f.write_str(&first)?, |(), line| write!(f, "\n{line}"))
     }
 }
 
@@ -40,56 +55,87 @@ pub struct Extent<'a> {
     pub dtype: DType,
     /// The adapter.
     pub lora: &'a LoraConfig,
-    /// Whether activations are computed again.
-    pub gradient_checkpointing: bool,
-    /// The most tokens of a micro-batch.
+    /// The most tokens at once, of a micro-batch or of what is evaluated.
     pub capacity: usize,
-    /// Tokens of an exam's longest question; 0 where there is none.
-    pub exam_tokens: usize,
+    /// Whether a GPU computes, which has memory of its own, and whose kernels need some.
+    pub on_gpu: bool,
 }
 
 impl Extent<'_> {
-    /// What the run takes on the device, small things not counted.
+    /// What the run takes, small things not counted.
     ///
     /// # Errors
     /// The adapter has a target that cannot be trained, or no memory could hold it.
-    pub fn need(&self) -> Result<Need> {
-        let Extent { config, base, dtype, capacity: n, exam_tokens, .. } = *self;
+    pub fn need(&self, plan: Plan) -> Result<Need> {
+        let Extent { config, base, dtype, capacity: n, .. } = *self;
+        let size = dtype.bytes();
         let AdapterRoom { numbers, tables, n_rows, xa_columns, room } = AdapterRoom::of(self.lora, config)?;
-        let room = Room { config, xa_columns, room, size: dtype.bytes() };
-        let keep = if self.gradient_checkpointing { Keep::Residual } else { Keep::Everything };
-        let exam = match exam_tokens {
-            0 => 0,
-            n => room.activations(n, Keep::Nothing) + room.loss(n),
-        };
+        let mut parts = base_parts(config, base, false, dtype, plan.embedding);
+        let f32s = |name, count: usize| Part::new(name, count * numbers * size_of::<f32>());
+        let copies = (numbers + tables) * size;
         // Rows of tokens find their gradients by a product with rows of the vocabulary, and of a micro-batch.
-        let picked = (config.vocab_size + n) * n_rows * dtype.bytes();
-        Ok(Need {
-            base: base_bytes(config, base, false, dtype),
-            // Weights, gradient and two moments are f32 whatever the model computes in.
-            adapter: numbers * (4 * size_of::<f32>() + dtype.bytes()) + tables * dtype.bytes(),
-            activations: room.activations(n, keep) + room.gradients(n) + room.loss(n) + picked + exam,
-        })
+        let picked = (config.vocab_size + n) * n_rows * size;
+        parts.extend([
+            f32s("adapter", 1),
+            Part::new("adapter in the compute type, copies of tables", copies),
+            f32s("moments of the optimiser", 2),
+            f32s("gradient of the adapter", 1),
+            Part::new("rows of trained tokens", picked),
+        ]);
+        let room = Room { config, xa_columns, room, size };
+        parts.extend(room.activations(n, &plan.kept.layers(config.n_layers)));
+        parts.extend([room.gradients(n), room.targets(n)]);
+        if self.on_gpu {
+            parts.push(Part::new("scratch of kernels", self.scratch(room.room)));
+        }
+        Ok(Need { parts })
+    }
+
+    /// What kernels of a GPU hand to each other: the largest weight of a layer decoded, with adapters beside it, and what
+    /// cuBLASLt works in; sums of parts are small beside them.
+    fn scratch(&self, room: usize) -> usize {
+        const BLAS: usize = 32 << 20;
+        let Extent { config, base, dtype, .. } = *self;
+        let (hidden, inter) = (config.hidden_size, config.intermediate_size);
+        let weights = [[2 * inter, hidden], [config.q_size() + 2 * config.kv_size(), hidden], [hidden, inter]];
+        let decoded = |[rows, cols]: [usize; 2]| rows * (cols + room) * dtype.bytes();
+        let largest = weights.map(decoded).into_iter().fold(0, usize::max);
+        BLAS + if base == Base::Unquantized { 0 } else { largest }
     }
 }
 
 impl Prepared {
-    /// What the run will take on the device.
-    ///
-    /// # Errors
-    /// Those of [`Extent::need`].
-    pub fn need(&self) -> Result<Need> {
-        let Prepared { config, settings, lora, capacity, texts, .. } = self;
-        let extent = Extent {
+    fn extent(&self) -> Extent<'_> {
+        let Prepared { config, settings, lora, capacity, .. } = self;
+        Extent {
             config,
             base: held(settings.base(), self.files.quantized_as()),
             dtype: settings.bnb_4bit_compute_dtype,
             lora,
-            gradient_checkpointing: settings.gradient_checkpointing,
             capacity: *capacity,
-            exam_tokens: if texts.questions.is_some() { texts.exam_tokens } else { 0 },
-        };
-        extent.need()
+            on_gpu: settings.device.may_be_gpu(),
+        }
+    }
+
+    /// What is kept for the backward pass, where `free` bytes are free on the device.
+    ///
+    /// # Errors
+    /// Those of [`Extent::need`].
+    pub fn plan(&self, free: Option<usize>) -> Result<Plan> {
+        self.extent().plan(self.settings.activation_memory(), free)
+    }
+
+    /// What is kept as far as that is known before a GPU is opened.
+    fn expected_plan(&self) -> Result<Plan> {
+        self.plan(if self.settings.device.may_be_gpu() { None } else { host::free() })
+    }
+
+    /// What the run will take, as far as that is known before a GPU is opened.
+    ///
+    /// # Errors
+    /// Those of [`Extent::need`].
+    pub fn need(&self) -> Result<Need> {
+        self.extent().need(self.expected_plan()?)
     }
 
     /// Compares what the run will take with what is free on the device, as far as that is known before a GPU is opened,
@@ -98,7 +144,8 @@ impl Prepared {
     /// # Errors
     /// So much is not free, or as for [`Prepared::need`].
     pub fn expect_room(&self) -> Result<String> {
-        self.settings.device.expect_room(self.need()?.total(), SHORTER)
+        let plan = self.expected_plan()?;
+        self.settings.device.expect_room(self.extent().need(plan)?.total(), shorter(plan.kept))
     }
 
     /// What is known without having loaded weights.
@@ -106,17 +153,22 @@ impl Prepared {
     /// # Errors
     /// The samples come to no step, or as for [`Prepared::need`].
     pub fn check(&self) -> Result<String> {
-        let (need, steps) = (self.need()?, self.batcher()?.total_steps());
-        self.settings.trainer(self.capacity, steps)?;
-        let [all, base, adapter, activations] =
-            [need.total(), need.base, need.adapter, need.activations].map(|bytes| Size(bytes as u64));
-        Ok(format!(
-            "checked: {}; {}\n\
-             memory: about {all}: {base} for the base, {adapter} for the adapter and its optimiser, {activations} for \
-             activations of up to {} at once",
+        let (plan, steps) = (self.expected_plan()?, self.batcher()?.total_steps());
+        self.settings.trainer(self.capacity, plan.kept, steps)?;
+        let (extent, size) = (self.extent(), |bytes: usize| Size(bytes as u64));
+        let need = extent.need(plan)?;
+        let mut said = format!(
+            "checked: {}; {}\nmemory: about {} for up to {} at once; {plan}\n{need}",
             self.texts.train.told(),
             Count(steps, "step"),
-            Count(self.capacity, "token")
-        ))
+            size(need.total()),
+            Count(self.capacity, "token"),
+        );
+        if extent.on_gpu && self.settings.activation_memory() == ActivationMemory::Auto {
+            let least = extent.need(extent.plan(ActivationMemory::Offload, None)?)?;
+            let (least, on_host) = (size(least.total()), size(least.on_host()));
+            said += &format!("\nwhere less is free, as few as {least}, and {on_host} of the host's memory");
+        }
+        Ok(said)
     }
 }

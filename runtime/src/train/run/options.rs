@@ -2,6 +2,7 @@
 
 use crate::{
     error::Result,
+    model::Kept,
     settings::TrainSettings,
     train::{
         packing::{BatchOptions, TrainLength},
@@ -26,16 +27,16 @@ impl TrainSettings {
         }
     }
 
-    /// How the trainer runs, with micro-batches of up to `capacity` tokens.
+    /// How the trainer runs, with micro-batches of up to `capacity` tokens of which so much is kept.
     ///
     /// # Errors
     /// The schedule makes no sense.
-    pub fn trainer(&self, capacity: usize, total_steps: u64) -> Result<TrainerOptions> {
+    pub fn trainer(&self, capacity: usize, kept: Kept, total_steps: u64) -> Result<TrainerOptions> {
         let learning_rate = self.learning_rate.unwrap_or(if self.embedded() { 5e-3 } else { 2e-4 });
         let warmup = Warmup::Ratio(self.warmup_ratio);
         Ok(TrainerOptions {
             capacity,
-            gradient_checkpointing: self.gradient_checkpointing,
+            kept,
             schedule: Schedule::new(self.lr_scheduler_type, learning_rate, warmup, total_steps)?,
             optimizer: OptimizerOptions {
                 weight_decay: self.weight_decay,

@@ -81,7 +81,7 @@ impl Prepared {
         let notes = [checkpoint_note(&files, &config)?, adapter_note.flatten(), no_template, untrained];
         let notes = notes.into_iter().flatten().collect();
         let longest = micro_batch_capacity(&texts.train.samples, &settings.batches());
-        let (settings, capacity) = (settings.clone(), longest.max(texts.longest_heldout()));
+        let (settings, capacity) = (settings.clone(), longest.max(texts.longest_evaluated()));
         Ok(Prepared { settings, dir, config, files, tokenizer, lora, notes, adapter, texts, capacity })
     }
 

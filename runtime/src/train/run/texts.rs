@@ -14,8 +14,6 @@ use crate::{
 };
 use std::path::{Path, PathBuf};
 
-/// Tokens of the exam that run at once, unless one question has more.
-const EXAM_TOKENS: usize = 2048;
 /// What is asked before and after where the data is the embedded one.
 const QUESTION: &str = "What does the town give to a bride?";
 
@@ -23,8 +21,8 @@ pub(super) struct Texts {
     pub train: Dataset,
     pub heldout: Option<Dataset>,
     pub questions: Option<Vec<Question>>,
-    /// Of the exam that run at once.
-    pub exam_tokens: usize,
+    /// Tokens of the longest question with its options.
+    longest_question: usize,
     /// To be continued.
     pub prompt: Option<&'static str>,
 }
@@ -54,7 +52,7 @@ impl Texts {
             data.expect_fits(&path, config)?;
             Ok(data)
         };
-        let (questions, longest) = match settings.exam_file()? {
+        let (questions, longest_question) = match settings.exam_file()? {
             Some(path) => {
                 let questions = read_questions(&path)?;
                 let longest = choice::expect_fits(&questions, &path, config, tokenizer)?;
@@ -65,12 +63,12 @@ impl Texts {
         let train = read(settings.data_file()?)?;
         let heldout = settings.heldout_file()?.map(read).transpose()?;
         let prompt = settings.data.is_none().then_some(QUESTION);
-        Ok((Texts { train, heldout, questions, exam_tokens: longest.max(EXAM_TOKENS), prompt }, missing))
+        Ok((Texts { train, heldout, questions, longest_question, prompt }, missing))
     }
 
-    /// Tokens of the longest held-out sample.
-    pub fn longest_heldout(&self) -> usize {
+    /// Tokens of the longest held-out sample or question.
+    pub fn longest_evaluated(&self) -> usize {
         let samples = self.heldout.iter().flat_map(|data| &data.samples);
-        samples.map(|sample| sample.ids.len()).max().unwrap_or(0)
+        samples.map(|sample| sample.ids.len()).fold(self.longest_question, usize::max)
     }
 }

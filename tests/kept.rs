@@ -1,0 +1,82 @@
+//! What is kept for the backward pass decides about memory and time, and about nothing else.
+mod common;
+
+use half::bf16;
+use halfbyte::{Backend, quant::Format};
+use halfbyte_runtime::{
+    batch::{Batch, Sample},
+    config::Qwen3Config,
+    model::{Base, Home, Keep, Kept, Qwen3},
+    speed::{SHAPES, random_adapter},
+    train::{
+        packing::Step,
+        schedule::{Schedule, ScheduleKind, Warmup},
+        trainer::{OptimizerOptions, Trainer, TrainerOptions},
+    },
+};
+
+/// Enough tokens for every kernel of a GPU that many tokens have.
+const CAPACITY: usize = 1300;
+
+fn sample(len: usize, text: usize) -> Sample {
+    let ids = (0..len).map(|i| ((i * 31 + text * 17) % 509) as u32).collect();
+    Sample { ids, mask: (0..len).map(|i| i % 5 != text % 5).collect() }
+}
+
+/// Steps of different sizes: what the one before left in a buffer must not matter.
+fn steps() -> Vec<Step> {
+    let lengths = [&[CAPACITY][..], &[200, 90], &[1, 400, 30, 700]];
+    let micro =
+        |(i, lengths): (usize, &&[usize])| Batch::new(&lengths.iter().map(|&len| sample(len, i)).collect::<Vec<_>>());
+    let micros: Vec<_> = lengths.iter().enumerate().map(micro).collect();
+    let step = |index: u64, micro_batches: Vec<Batch>| {
+        let n_targets = micro_batches.iter().map(Batch::n_targets).sum();
+        Step { index, epoch: 0, micro_batches, n_targets }
+    };
+    vec![step(0, micros[..1].to_vec()), step(1, micros[1..].to_vec()), step(2, micros[2..].to_vec())]
+}
+
+/// All bits that come of a training: the losses, the held-out losses between the steps, and the adapter.
+fn trained<B: Backend>(backend: &B, model: &Qwen3<B, bf16>, kept: Kept, dropout: f32) -> Vec<u64> {
+    let adapter = random_adapter(&model.config, 8, dropout, 3).unwrap();
+    let options = TrainerOptions {
+        capacity: CAPACITY,
+        kept,
+        schedule: Schedule::new(ScheduleKind::Constant, 1e-2, Warmup::Steps(0), 3).unwrap(),
+        optimizer: OptimizerOptions::default(),
+        seed: 5,
+    };
+    let mut trainer = Trainer::new(backend, model, &adapter, options).unwrap();
+    let mut bits = Vec::new();
+    for step in steps() {
+        let report = trainer.step(&step).unwrap();
+        bits.extend([report.loss, report.grad_norm, trainer.evaluate(&[sample(50, 7)]).unwrap()].map(f64::to_bits));
+    }
+    let layers = &trainer.adapter().unwrap().layers;
+    let numbers = layers.iter().flat_map(|layer| layer.a.iter().chain(&layer.b));
+    bits.extend(numbers.map(|v| u64::from(v.to_bits())));
+    bits
+}
+
+fn what_is_kept_changes_no_bit<B: Backend>(backend: &B) {
+    let config = Qwen3Config { n_layers: 5, tie_word_embeddings: false, ..SHAPES[0].config() };
+    for base in [Base::Quantized { format: Format::Nf4, block_size: 64, double_quant: true }, Base::Unquantized] {
+        let model = |home| Qwen3::<B, bf16>::random_with(backend, &config, base, 0, home).unwrap();
+        let [on_device, on_host] = [Home::Device, Home::Host].map(model);
+        for dropout in [0.0, 0.1] {
+            let want = trained(backend, &on_device, Keep::Everything.into(), dropout);
+            let all = [Keep::AllButMlp, Keep::Residual, Keep::Host].map(Kept::from);
+            let mixed = [
+                Kept { everything: 2, all_but_mlp: 1, rest: Keep::Host },
+                Kept { everything: 1, all_but_mlp: 0, rest: Keep::Residual },
+                Kept { everything: 0, all_but_mlp: 4, rest: Keep::Host },
+            ];
+            for kept in all.into_iter().chain(mixed) {
+                let got = trained(backend, &on_host, kept, dropout);
+                assert!(got == want, "{base:?}, dropout {dropout}, {kept:?}");
+            }
+        }
+    }
+}
+
+backends!(what_is_kept_changes_no_bit);
