@@ -5,7 +5,7 @@ use halfbyte_runtime::{
     config::Qwen3Config,
     embedded,
     lora::Adapter,
-    settings::{EMBEDDED, Program, Sources, TrainSettings},
+    settings::{ActivationMemory, EMBEDDED, Program, Sources, TrainSettings},
     train::{
         metrics::Record,
         run::{Outcome, Prepared, Watch, run},
@@ -131,6 +131,10 @@ fn settings_without_effect_are_refused() {
         ("bnb_4bit_use_double_quant", TrainSettings { use_4bit: false, bnb_4bit_use_double_quant: false, ..plain() }),
         ("eval_steps", TrainSettings { eval_data: None, eval_steps: 1, ..plain() }),
         ("epochs", TrainSettings { epochs: Some(1.0), ..plain() }),
+        (
+            "gradient_checkpointing",
+            TrainSettings { gradient_checkpointing: true, activation_memory: ActivationMemory::Full, ..plain() },
+        ),
         ("lora_r", TrainSettings { lora_r: 4, ..further(folder.path(), "adapter", "second") }),
         ("lora_dropout", TrainSettings { lora_dropout: 0.5, ..further(folder.path(), "adapter", "second") }),
     ] {

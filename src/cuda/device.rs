@@ -83,7 +83,7 @@ pub struct Cuda {
     pub(super) early_launch: bool,
     /// Whether the kernel that was queued last writes a weight.
     pub(super) wrote_weights: AtomicBool,
-    scratch: Scratch<Cuda>,
+    pub(super) scratch: Scratch<Cuda>,
     pub(super) blas: Arc<Blas>,
     pub(super) warming: Background,
     /// Made at the first copy from the host.

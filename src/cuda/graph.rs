@@ -58,6 +58,7 @@ impl Cuda {
 
     fn record(&self, step: &mut impl FnMut() -> Result<()>) -> Result<Recorded> {
         let turn = self.queue.turn_outside_graphs("recording a CUDA graph")?;
+        self.scratch.keep_outgrown();
         let stream = &self.queue.stream;
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         stream.begin_capture(mode).map_err(refused("beginning to record a CUDA graph"))?;

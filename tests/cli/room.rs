@@ -28,7 +28,7 @@ fn what_will_not_fit_is_refused_before_weights_are_loaded() {
     let rag = ["--raw", "--index", text(&index), "--documents", text(&bylaws)];
     let writing = ["--limit", "1", "--mode", "generate", "--raw", "--max-new-tokens", "2"];
     let refused = [
-        (training("cpu"), "--gradient-checkpointing"),
+        (training("cpu"), "--max-seq-length"),
         (answering("infer", &["--raw", "--prompt", "The"]), "--load-in-4bit"),
         (answering("rag", &rag), "--load-in-4bit"),
         (answering("evaluate_multiple_choice", &writing), "fewer questions at once (--batch-size)"),

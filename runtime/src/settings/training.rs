@@ -80,7 +80,7 @@ section! {
         packing: bool = false;
         /// What is kept of the forward pass for the backward pass: the less, the slower; the adapter is the same
         activation_memory: ActivationMemory = ActivationMemory::Auto;
-        /// Keep the least: the same as activation-memory offload
+        /// Keep the least: as activation-memory offload on a GPU, and checkpoint on the CPU
         gradient_checkpointing: bool = false, also ["activation_checkpointing"];
         /// Where to compute
         device: Device = Device::Auto;
@@ -127,11 +127,6 @@ impl TrainSettings {
             None if self.data.is_none() => embedded::town(embedded).map(Some),
             path => Ok(path.clone()),
         }
-    }
-
-    /// What is kept of the forward pass.
-    pub fn activation_memory(&self) -> ActivationMemory {
-        if self.gradient_checkpointing { ActivationMemory::Offload } else { self.activation_memory }
     }
 
     /// How to hold the base.

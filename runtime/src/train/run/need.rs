@@ -87,6 +87,9 @@ impl Extent<'_> {
         parts.extend([room.gradients(n), room.targets(n)]);
         if self.on_gpu {
             parts.push(Part::new("scratch of kernels", self.scratch(room.room)));
+        } else {
+            // There is no other memory.
+            parts.iter_mut().for_each(|part| part.on_host = false);
         }
         Ok(Need { parts })
     }
@@ -122,7 +125,16 @@ impl Prepared {
     /// # Errors
     /// Those of [`Extent::need`].
     pub fn plan(&self, free: Option<usize>) -> Result<Plan> {
-        self.extent().plan(self.settings.activation_memory(), free)
+        self.extent().plan(self.activation_memory(), free)
+    }
+
+    /// What is asked for.
+    fn activation_memory(&self) -> ActivationMemory {
+        match self.settings.gradient_checkpointing {
+            false => self.settings.activation_memory,
+            true if self.extent().on_gpu => ActivationMemory::Offload,
+            true => ActivationMemory::Checkpoint,
+        }
     }
 
     /// What is kept as far as that is known before a GPU is opened.
@@ -164,7 +176,7 @@ impl Prepared {
             size(need.total()),
             Count(self.capacity, "token"),
         );
-        if extent.on_gpu && self.settings.activation_memory() == ActivationMemory::Auto {
+        if extent.on_gpu && self.activation_memory() == ActivationMemory::Auto {
             let least = extent.need(extent.plan(ActivationMemory::Offload, None)?)?;
             let (least, on_host) = (size(least.total()), size(least.on_host()));
             said += &format!("\nwhere less is free, as few as {least}, and {on_host} of the host's memory");

@@ -144,7 +144,7 @@ mod tests {
             dtype: DType::Bf16,
             lora: &lora,
             capacity: 512,
-            on_gpu: false,
+            on_gpu: true,
         };
         use ActivationMemory::{Checkpoint, Full, MlpRecompute, Offload};
         let totals = [Full, MlpRecompute, Checkpoint, Offload]
