@@ -15,14 +15,14 @@ use halfbyte_runtime::{
     options,
     settings::{ActivationMemory, Value, parse},
     speed::{RowsFile, TrainRow, TrainSpeed, Training, random_adapter, train},
-    train::run::Plan,
+    train::run::{Extent, Plan},
 };
 use std::process::ExitCode;
 
 /// What the columns are.
 const COLUMNS: &str = "On sequences of full length, every token but the first a target, with an adapter on all linear \
                        layers and AdamW. For each length and batch: tokens/s of the median step, its milliseconds, and \
-                       the most memory that buffers took.";
+                       the most memory that buffers took, and how much was counted beforehand.";
 
 /// Measure how fast an adapter of a Qwen3 is trained, with random weights
 #[derive(Parser)]
@@ -113,10 +113,18 @@ impl Job for Measure {
         say!("{plan}");
         let model = Qwen3::<B, T>::random_with(&backend, &config, args.measured.base(), 0, plan.embedding)?;
         let adapter = random_adapter(&config, lora_r, lora_dropout, 0)?;
-        say!("\nbatch  length  tokens/s   step, ms  peak GiB");
+        say!("\nbatch  length  tokens/s   step, ms  peak GiB  counted");
         for training in args.trainings() {
             let speed = or_out_of_memory(train(&backend, &model, &adapter, training))?;
-            say!("{}", line(training, &speed));
+            let extent = Extent {
+                config: &config,
+                base: args.measured.base(),
+                dtype: T::DTYPE,
+                lora: &adapter.config,
+                capacity: training.batch * training.length,
+                on_gpu: backend.runs_behind(),
+            };
+            say!("{}  {:>7.2}", line(training, &speed), gib(extent.need(plan)?.total()));
             if let Some(file) = &mut file {
                 file.push(&args.row(training, speed.as_ref().ok()))?;
             }

@@ -532,5 +532,7 @@ typedef struct {
     float beta2, one_minus_beta2;
     float step_size, bias2_sqrt; // lr / (1 - beta1^t), sqrt(1 - beta2^t)
     float eps;
-    float grad_scale;
+    const float *norm, *loss; // [1]
+    unsigned *halted;         // [1]
+    float max_norm, loss_scale;
 } AdamWParams;

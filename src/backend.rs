@@ -96,6 +96,15 @@ pub trait Backend: Storage + Sized + Send + Sync + 'static {
     fn copy_aside<T: Element>(&self, x: View<'_, Self, T>, out: ViewMut<'_, Self, T>) -> Result<()> {
         self.copy(x, out)
     }
+    /// A copy on the host of what a copy aside brought there ([`Backend::zeros_on_host`]); waits for that copy, and not for
+    /// what was queued since.
+    fn collect<T: Element>(&self, view: View<'_, Self, T>) -> Result<Vec<T>> {
+        self.download(view)
+    }
+    /// Whether work is queued and done later, so that it pays not to wait for one piece of it before the next.
+    fn runs_behind(&self) -> bool {
+        false
+    }
     /// Zeros into `out`.
     fn clear<T: Element>(&self, out: ViewMut<'_, Self, T>) -> Result<()>;
     /// Waits until everything that was queued is done, and reports what went wrong in it.

@@ -10,7 +10,7 @@ use common::{
 use half::{bf16, f16};
 use halfbyte::{
     Backend, Element, Float,
-    ops::{AdamW, Dequantize, NestAbsmax, Op, Quantize},
+    ops::{AdamW, Clip, Dequantize, NestAbsmax, Op, Quantize},
     quant::{DYNAMIC_MAP, Format, GROUP, Group, Scales, Weight4, n_blocks},
 };
 use safetensors::SafeTensors;
@@ -179,6 +179,10 @@ fn quantizing_gives_the_tensors_of_bitsandbytes<B: Backend>(backend: &B) {
     cases(&golden, "float16").iter().for_each(|case| check_quantized::<B, f16>(backend, case));
 }
 
+fn unclipped<'a, B: Backend>(one: &'a Tensor<B, f32>, halted: &'a mut Tensor<B, u32>) -> Clip<'a, B> {
+    Clip { norm: one.view(), loss: one.view(), max_norm: 0.0, loss_scale: 1.0, halted: halted.view_mut() }
+}
+
 /// Three steps from the same start; each step from the weights that bitsandbytes had.
 fn adamw_steps_as_bitsandbytes<B: Backend>(backend: &B) {
     let golden = Golden::open();
@@ -197,6 +201,7 @@ fn adamw_steps_as_bitsandbytes<B: Backend>(backend: &B) {
     let len = weights.values().len();
     let [mut m, mut v] = [(); 2].map(|()| tensor(vec![0.0; len]));
     let mut state: Vec<[Num; 3]> = get("p0").into_iter().map(|w| [w.into(), Num::ZERO, Num::ZERO]).collect();
+    let (one, mut halted) = (tensor(vec![1.0]), Tensor::flat(backend, Layout::Packed, vec![0]));
     for step in 1..=3 {
         let grads = tensor(get(&format!("g{}", step - 1)));
         let mut compute = Tensor::<B, f32>::poisoned_flat(backend, len, Layout::Packed);
@@ -212,7 +217,7 @@ fn adamw_steps_as_bitsandbytes<B: Backend>(backend: &B) {
             eps: eps as f32,
             weight_decay: weight_decay as f32,
             step: step as u32,
-            grad_scale: 1.0,
+            clip: unclipped(&one, &mut halted),
         };
         op.run(backend).unwrap();
         // Both are f32 computations of the same numbers: twice the bound of one, which the oracle carries along.

@@ -79,4 +79,36 @@ fn what_is_kept_changes_no_bit<B: Backend>(backend: &B) {
     }
 }
 
-backends!(what_is_kept_changes_no_bit);
+/// Steps that are queued before the one before them is known come out as those that are waited for; and one that is not
+/// finite stops all that follow, whether they were queued or not.
+fn steps_ahead_are_the_same<B: Backend>(backend: &B) {
+    let base = Base::Quantized { format: Format::Nf4, block_size: 64, double_quant: true };
+    let model = Qwen3::<B, bf16>::random(backend, &SHAPES[0].config(), base, 0).unwrap();
+    let trained = |ahead: bool, lr: f64, weight_decay: f32| {
+        let adapter = random_adapter(&model.config, 8, 0.0, 3).unwrap();
+        let schedule = Schedule::new(ScheduleKind::Constant, lr, Warmup::Steps(0), 6).unwrap();
+        let optimizer = OptimizerOptions { weight_decay, ..OptimizerOptions::default() };
+        let options = TrainerOptions { capacity: CAPACITY, kept: Keep::Residual.into(), schedule, optimizer, seed: 5 };
+        let mut trainer = Trainer::new(backend, &model, &adapter, options).unwrap();
+        let mut reports = Vec::new();
+        let all = steps().into_iter().cycle().take(6).enumerate().try_for_each(|(i, mut step)| {
+            step.index = i as u64;
+            let report = if ahead { trainer.step_ahead(&step) } else { trainer.step(&step).map(Some) };
+            report.map(|report| reports.extend(report))
+        });
+        let all = all.and_then(|()| trainer.finish().map(|report| reports.extend(report)));
+        let layers = trainer.adapter().unwrap().layers.clone();
+        assert!(layers.iter().all(|layer| layer.a.iter().chain(&layer.b).all(|v| v.is_finite())));
+        (reports, all.err().map(|e| e.to_string()), layers)
+    };
+    let (reports, error, _) = trained(true, 1e-3, 0.1);
+    assert_eq!((reports.len(), error), (6, None));
+    assert!(trained(true, 1e-3, 0.1) == trained(false, 1e-3, 0.1));
+    // Each step multiplies all weights by -10^7.
+    let (reports, error, layers) = trained(false, 1e4, 1e3);
+    assert!(error.as_ref().is_some_and(|e| e.contains("training has diverged")), "{error:?} after {reports:?}");
+    assert!((1..5).contains(&reports.len()), "{reports:?}");
+    assert!(trained(true, 1e4, 1e3) == (reports, error, layers));
+}
+
+backends!(what_is_kept_changes_no_bit, steps_ahead_are_the_same);

@@ -2,14 +2,30 @@ use super::{
     device::Cpu,
     simd::{convert, vectorize},
 };
-use crate::{element::Float, ops::AdamW};
+use crate::{
+    element::Float,
+    ops::{AdamW, Clip},
+};
 use rayon::prelude::*;
 
 /// Elements that one task updates.
 const CHUNK: usize = 4096;
 
+/// What gradients are multiplied by; none where the step is halted.
+fn grad_scale(clip: Clip<'_, Cpu>) -> Option<f32> {
+    let Clip { norm, loss, max_norm, loss_scale, halted } = clip;
+    let (norm, loss, halted) = (norm.slice()[0], loss.slice()[0], &mut halted.into_slice()[0]);
+    if *halted != 0 || !norm.is_finite() || !loss.is_finite() {
+        *halted = 1;
+        return None;
+    }
+    let clip = if max_norm > 0.0 { (max_norm / (norm / loss_scale + 1e-6)).min(1.0) } else { 1.0 };
+    Some(clip / loss_scale)
+}
+
 pub(super) fn adamw<T: Float>(op: AdamW<'_, Cpu, T>) {
-    let AdamW { weights, grads, m, v, compute, lr, betas: [beta1, beta2], eps, weight_decay, step, grad_scale } = op;
+    let AdamW { weights, grads, m, v, compute, lr, betas: [beta1, beta2], eps, weight_decay, step, clip } = op;
+    let Some(grad_scale) = grad_scale(clip) else { return };
     let correction = |beta: f32| 1.0 - f64::from(beta).powf(f64::from(step));
     let rate = (f64::from(lr) / correction(beta1)) as f32;
     let root = correction(beta2).sqrt() as f32;

@@ -163,6 +163,18 @@ impl Cuda {
         Ok(host)
     }
 
+    pub(super) fn read_host<T: Element>(&self, x: View<'_, Self, T>) -> Result<Vec<T>> {
+        let owner = x.owner();
+        let turn = self.queue.turn_outside_graphs("reading the host's memory")?;
+        if !Arc::ptr_eq(&owner.queue, &self.queue) || !owner.join()? {
+            drop(turn);
+            return self.copy_to_host(x);
+        }
+        // SAFETY: `x` borrows that many elements of page-locked memory, at its address on the host. The copy that wrote them
+        // last is over (`join`); for another one they would have to be borrowed mutably.
+        Ok(unsafe { std::slice::from_raw_parts(x.as_ptr(), x.len()) }.to_vec())
+    }
+
     pub(super) fn copy_on_device<T: Element>(&self, x: View<'_, Self, T>, mut out: ViewMut<'_, Self, T>) -> Result<()> {
         let check = Check::new("copy", self);
         check.view("x", &x)?;
@@ -256,6 +268,24 @@ mod tests {
             assert_eq!(cuda.download(host[i].at(last..last + 1)).unwrap(), [7]);
             assert_eq!(cuda.download(other.at(last..last + 1)).unwrap(), [0]);
         }
+    }
+
+    /// Behind a gigabyte of other work it would take milliseconds to wait for.
+    #[test]
+    fn what_a_copy_aside_brought_is_read_without_waiting_for_more() {
+        let Some(cuda) = gpu() else { return };
+        let (mut slow, x) = (cuda.zeros::<u8>(1 << 30).unwrap(), cuda.upload(&[1.5_f32, 2.5]).unwrap());
+        let mut host = cuda.zeros_on_host::<f32>(2).unwrap();
+        cuda.copy_aside(x.view(), host.view_mut()).unwrap();
+        (0..200).for_each(|_| cuda.clear(slow.view_mut()).unwrap());
+        let began = std::time::Instant::now();
+        assert_eq!(cuda.collect(host.view()).unwrap(), [1.5, 2.5]);
+        let collected = began.elapsed();
+        cuda.synchronize().unwrap();
+        assert!(collected * 4 < began.elapsed(), "{collected:?} of {:?}", began.elapsed());
+        cuda.clear(slow.view_mut()).unwrap();
+        cuda.copy(slow.view().at(0..8).cast(), host.view_mut()).unwrap();
+        assert_eq!(cuda.collect(host.view()).unwrap(), [0.0, 0.0], "an op that wrote there is waited for");
     }
 
     /// Gathered from, and copied to, at its own address.

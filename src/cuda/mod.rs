@@ -72,6 +72,14 @@ impl Backend for Cuda {
         self.copy_beside_ops(x, out)
     }
 
+    fn collect<T: Element>(&self, view: View<'_, Self, T>) -> Result<Vec<T>> {
+        self.read_host(view)
+    }
+
+    fn runs_behind(&self) -> bool {
+        true
+    }
+
     fn clear<T: Element>(&self, out: ViewMut<'_, Self, T>) -> Result<()> {
         self.fill_zero(out)
     }

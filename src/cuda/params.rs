@@ -1051,11 +1051,15 @@ pub struct AdamWParams {
     pub step_size: f32,
     pub bias2_sqrt: f32,
     pub eps: f32,
-    pub grad_scale: f32,
+    pub norm: *const f32,
+    pub loss: *const f32,
+    pub halted: *mut ::core::ffi::c_uint,
+    pub max_norm: f32,
+    pub loss_scale: f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of AdamWParams"][::core::mem::size_of::<AdamWParams>() - 80usize];
+    ["Size of AdamWParams"][::core::mem::size_of::<AdamWParams>() - 112usize];
     ["Alignment of AdamWParams"][::core::mem::align_of::<AdamWParams>() - 8usize];
     ["Offset of field: AdamWParams::weights"][::core::mem::offset_of!(AdamWParams, weights) - 0usize];
     ["Offset of field: AdamWParams::grads"][::core::mem::offset_of!(AdamWParams, grads) - 8usize];
@@ -1070,5 +1074,9 @@ const _: () = {
     ["Offset of field: AdamWParams::step_size"][::core::mem::offset_of!(AdamWParams, step_size) - 64usize];
     ["Offset of field: AdamWParams::bias2_sqrt"][::core::mem::offset_of!(AdamWParams, bias2_sqrt) - 68usize];
     ["Offset of field: AdamWParams::eps"][::core::mem::offset_of!(AdamWParams, eps) - 72usize];
-    ["Offset of field: AdamWParams::grad_scale"][::core::mem::offset_of!(AdamWParams, grad_scale) - 76usize];
+    ["Offset of field: AdamWParams::norm"][::core::mem::offset_of!(AdamWParams, norm) - 80usize];
+    ["Offset of field: AdamWParams::loss"][::core::mem::offset_of!(AdamWParams, loss) - 88usize];
+    ["Offset of field: AdamWParams::halted"][::core::mem::offset_of!(AdamWParams, halted) - 96usize];
+    ["Offset of field: AdamWParams::max_norm"][::core::mem::offset_of!(AdamWParams, max_norm) - 104usize];
+    ["Offset of field: AdamWParams::loss_scale"][::core::mem::offset_of!(AdamWParams, loss_scale) - 108usize];
 };

@@ -8,7 +8,14 @@ use crate::{
 };
 use cudarc::driver::{CudaContext, CudaEvent, CudaSlice, CudaStream, DriverError, PinnedHostSlice, sys};
 use parking_lot::{Mutex, ReentrantMutex, ReentrantMutexGuard};
-use std::{cell::RefCell, mem::ManuallyDrop, sync::Arc};
+use std::{
+    cell::RefCell,
+    mem::ManuallyDrop,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 /// The stream of one [`super::Cuda`]. All that it ever does goes here, in order, but for copies aside.
 ///
@@ -123,6 +130,8 @@ pub struct Allocation {
     bytes: ManuallyDrop<Bytes>,
     /// Says that a copy aside from it or to it is over, where the stream has not waited for that yet.
     aside: Mutex<Option<Arc<CudaEvent>>>,
+    /// Whether the stream may have been given uses of it since the last copy aside.
+    used: AtomicBool,
     pub(super) queue: Arc<Queue>,
 }
 
@@ -131,16 +140,28 @@ impl Allocation {
         if let Bytes::Device(bytes) = &bytes {
             queue.meter.add(bytes.len());
         }
-        Allocation { bytes: ManuallyDrop::new(bytes), aside: Mutex::default(), queue }
+        Allocation { bytes: ManuallyDrop::new(bytes), aside: Mutex::default(), used: AtomicBool::new(false), queue }
     }
 
-    /// Makes what is queued next wait for a copy aside of this memory.
+    /// Makes what is queued next, and uses this memory, wait for a copy aside of it.
     pub(super) fn wait(&self) -> Result<()> {
+        self.used.store(true, Ordering::Relaxed);
         let Some(copied) = self.aside.lock().take() else { return Ok(()) };
         let recording = self.queue.turn().borrow().is_some();
         // A recorded wait would be for a copy outside of the graph.
         let waited = if recording { copied.synchronize() } else { self.queue.stream.wait(&copied) };
         waited.map_err(refused("waiting for a copy"))
+    }
+
+    /// Waits until a copy aside of this memory is over, if that was the last use of it, and it is the host's, which may
+    /// read it then; says whether it may.
+    pub(super) fn join(&self) -> Result<bool> {
+        if !matches!(*self.bytes, Bytes::Host { .. }) || self.used.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let copied = self.aside.lock().take();
+        let joined = copied.map_or(Ok(()), |copied| copied.synchronize());
+        joined.map_err(refused("waiting for a copy")).map(|()| true)
     }
 
     /// Copies beside the stream from this memory to `out`'s.
@@ -152,8 +173,11 @@ impl Allocation {
         // the event before they are used again or freed.
         let copied = unsafe { self.queue.copy_aside(to, from, bytes) }.map_err(refused("copying beside kernels"))?;
         let copied = Arc::new(copied);
-        *self.aside.lock() = Some(copied.clone());
-        *out.aside.lock() = Some(copied);
+        for allocation in [self, out] {
+            *allocation.aside.lock() = Some(copied.clone());
+            // What was queued before is over when the copy is.
+            allocation.used.store(false, Ordering::Relaxed);
+        }
         Ok(())
     }
 }

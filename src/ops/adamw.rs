@@ -5,9 +5,24 @@ use crate::{
     error::Result,
 };
 
+/// What a step does to gradients before it, known on the device alone: so nobody has to wait for a norm.
+pub struct Clip<'a, B: Storage> {
+    /// `[1]`: the norm of the gradients.
+    pub norm: View<'a, B, f32>,
+    /// `[1]`: their loss.
+    pub loss: View<'a, B, f32>,
+    /// Gradients are scaled down to this norm; 0 turns it off.
+    pub max_norm: f32,
+    /// They are those of the loss times this.
+    pub loss_scale: f32,
+    /// `[1]`: not 0 once loss or norm were not finite; no step does anything from then on.
+    pub halted: ViewMut<'a, B, u32>,
+}
+
 /// One AdamW step over a flat vector (Loshchilov and Hutter, "Decoupled weight decay regularization", 2019), as PyTorch computes it.
 ///
-/// With `g = grad_scale · grads[i]` and step `t` counted from 1: `w -= lr · weight_decay · w`;
+/// With `g = min(1, max_norm / (norm / loss_scale + 1e-6)) / loss_scale · grads[i]` and step `t` counted from 1, unless it
+/// is halted: `w -= lr · weight_decay · w`;
 /// `m = beta1 · m + (1 - beta1) · g`; `v = beta2 · v + (1 - beta2) · g²`;
 /// `w -= lr / (1 - beta1^t) · m / (sqrt(v) / sqrt(1 - beta2^t) + eps)`; `compute[i] = w` rounded to `T`.
 pub struct AdamW<'a, B: Storage, T: Float> {
@@ -31,8 +46,8 @@ pub struct AdamW<'a, B: Storage, T: Float> {
     pub weight_decay: f32,
     /// Counted from 1.
     pub step: u32,
-    /// Clipping coefficient over loss scale.
-    pub grad_scale: f32,
+    /// What becomes of the gradients before.
+    pub clip: Clip<'a, B>,
 }
 
 impl<B: Storage, T: Float> Op<B> for AdamW<'_, B, T> {
@@ -43,6 +58,9 @@ impl<B: Storage, T: Float> Op<B> for AdamW<'_, B, T> {
         check.len_mut("m", &self.m, n)?;
         check.len_mut("v", &self.v, n)?;
         check.len_mut("compute", &self.compute, n)?;
+        check.len("norm", &self.clip.norm, 1)?;
+        check.len("loss", &self.clip.loss, 1)?;
+        check.len_mut("halted", &self.clip.halted, 1)?;
         check.value(self.step > 0, "step", 0, "steps are counted from 1")
     }
 }

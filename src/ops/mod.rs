@@ -27,7 +27,7 @@ mod sample;
 mod swiglu;
 mod weight_grad;
 
-pub use adamw::AdamW;
+pub use adamw::{AdamW, Clip};
 pub use attention::{Attention, AttentionGrad, Heads, Prefix};
 pub use cast::Cast;
 pub use check::{Check, Checked, Launch, Op};

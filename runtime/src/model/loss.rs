@@ -67,12 +67,9 @@ impl<B: Backend, T: Float> LossBuffers<B, T> {
         Ok(backend.clear(self.total.view_mut())?)
     }
 
-    /// The loss summed since [`LossBuffers::clear`], in nats; waits.
-    ///
-    /// # Errors
-    /// The device refuses.
-    pub fn total(&self, backend: &B) -> Result<f32> {
-        Ok(self.total.to_vec(backend)?[0])
+    /// `[1]`: the loss summed since [`LossBuffers::clear`], in nats.
+    pub fn total(&self) -> View<'_, B, f32> {
+        self.total.view()
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     train::{
         packing::Step,
         schedule::{Schedule, ScheduleKind, Warmup},
-        trainer::{OptimizerOptions, Trainer, TrainerOptions},
+        trainer::{OptimizerOptions, StepReport, Trainer, TrainerOptions},
     },
 };
 use halfbyte::{Backend, Float, host};
@@ -102,17 +102,22 @@ pub fn train<B: Backend, T: Float>(
     let batch = training.batch(model.config.vocab_size)?;
     let n_targets = batch.n_targets();
     let mut step = Step { index: 0, epoch: 0, micro_batches: vec![batch], n_targets };
-    let mut seconds = host::room(training.steps)?;
-    let (mut n_tokens, mut loss) = (0, 0.0);
-    for index in 0..WARM_UP + training.steps {
-        step.index = index as u64;
-        let began = Instant::now();
-        let report = trainer.step(&step)?;
-        if index >= WARM_UP {
+    let mut seconds = host::room(training.steps + 1)?;
+    let (mut n_tokens, mut loss, mut told) = (0, 0.0, 0);
+    let mut began = Instant::now();
+    let mut tell = |report: Option<StepReport>| {
+        let Some(report) = report else { return };
+        if told >= WARM_UP {
             seconds.push(began.elapsed().as_secs_f64());
         }
+        (began, told) = (Instant::now(), told + 1);
         (n_tokens, loss) = (report.n_tokens, report.loss);
+    };
+    for index in 0..WARM_UP + training.steps {
+        step.index = index as u64;
+        tell(trainer.step_ahead(&step)?);
     }
+    tell(trainer.finish()?);
     let step_s = median(&mut seconds);
     let (tokens_per_s, peak_bytes) = (n_tokens as f64 / step_s, backend.memory().peak);
     Ok(TrainSpeed { n_tokens, step_s, tokens_per_s, loss, peak_bytes })

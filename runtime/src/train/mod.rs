@@ -1,5 +1,6 @@
 //! Fine-tuning: data, batches, schedules, and the run that puts them together.
 pub mod data;
+mod loss_scale;
 pub mod metrics;
 pub mod output;
 pub mod packing;

@@ -1,6 +1,7 @@
 //! Training an adapter: one optimiser step after another.
 
 use super::{
+    loss_scale::LossScale,
     packing::{BatchOptions, Step},
     schedule::Schedule,
 };
@@ -13,7 +14,7 @@ use crate::{
 };
 use halfbyte::{
     Backend, Buf, Count, DType, Float,
-    ops::{AdamW, Norm, Op},
+    ops::{AdamW, Clip, Norm, Op},
 };
 
 /// How the optimiser moves; the defaults are those of transformers' `TrainingArguments`.
@@ -53,6 +54,10 @@ pub struct TrainerOptions {
 /// What a step did.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepReport {
+    /// Which step, counted from 0.
+    pub step: u64,
+    /// Finished passes over the data before it.
+    pub epoch: u64,
     /// Mean loss of the step's targets, in nats.
     pub loss: f64,
     /// Norm of the gradient before clipping.
@@ -67,48 +72,45 @@ pub struct StepReport {
     pub skipped: bool,
 }
 
-/// The loss scale of f16 training, as PyTorch's `GradScaler` moves it.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct LossScale {
-    scale: f32,
-    good_steps: u32,
-}
-
-impl LossScale {
-    /// Steps without an overflow after which the scale doubles.
-    const GROWTH_INTERVAL: u32 = 2000;
-
-    fn new(dtype: DType) -> Self {
-        LossScale { scale: if dtype == DType::F16 { 65536.0 } else { 1.0 }, good_steps: 0 }
-    }
-
-    fn overflowed(&mut self) {
-        *self = LossScale { scale: self.scale / 2.0, good_steps: 0 };
-    }
-
-    fn succeeded(&mut self, dtype: DType) {
-        self.good_steps += 1;
-        if dtype == DType::F16 && self.good_steps == Self::GROWTH_INTERVAL {
-            *self = LossScale { scale: self.scale * 2.0, good_steps: 0 };
-        }
-    }
-}
-
 /// The adapter's master weights and the optimiser's moments, each `[layout.len]`.
 struct Optimizer<B: Backend> {
     weights: Buf<B, f32>,
     m: Buf<B, f32>,
     v: Buf<B, f32>,
-    /// `[1]`
-    norm: Buf<B, f32>,
+    /// `[2]`: the summed loss of a step, and the norm of its gradient.
+    outcome: Buf<B, f32>,
+    /// `[1]`: not 0 once one of them was not finite.
+    halted: Buf<B, u32>,
+    /// `outcome` of the step before the last, and of the last, in turn, in the host's memory.
+    outcomes: [Buf<B, f32>; 2],
     /// Steps taken.
     steps: u32,
+}
+
+/// A step that was queued.
+struct Queued {
+    index: u64,
+    epoch: u64,
+    lr: f64,
+    n_tokens: usize,
+    n_targets: usize,
+    loss_scale: f32,
+    /// Which of the outcomes is its.
+    outcome: usize,
 }
 
 impl<B: Backend> Optimizer<B> {
     fn new(backend: &B, weights: &[f32]) -> Result<Self> {
         let zeros = || backend.zeros(weights.len());
-        Ok(Optimizer { weights: backend.upload(weights)?, m: zeros()?, v: zeros()?, norm: backend.zeros(1)?, steps: 0 })
+        Ok(Optimizer {
+            weights: backend.upload(weights)?,
+            m: zeros()?,
+            v: zeros()?,
+            outcome: backend.zeros(2)?,
+            halted: backend.zeros(1)?,
+            outcomes: [backend.zeros_on_host(2)?, backend.zeros_on_host(2)?],
+            steps: 0,
+        })
     }
 }
 
@@ -127,6 +129,8 @@ pub struct Trainer<'m, B: Backend, T: Float> {
     loss_scale: LossScale,
     options: TrainerOptions,
     micro_batches: u64,
+    /// The last step, where nobody has asked yet what it did.
+    queued: Option<Queued>,
 }
 
 /// The most tokens that one micro-batch can have: never more than there are.
@@ -184,6 +188,7 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
             loss_scale,
             options: trainer,
             micro_batches: 0,
+            queued: None,
         })
     }
 
@@ -212,7 +217,7 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
         (ForwardContext::new(*backend, Some(adapter)), acts, loss)
     }
 
-    /// Trains on one step's micro-batches.
+    /// Trains on one step's micro-batches, and waits for what comes of it.
     ///
     /// The summed loss of all of them is divided by the number of their targets, so that accumulation equals one
     /// large batch.
@@ -221,32 +226,84 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
     /// The loss or the gradient is not finite (in f16 such a step is left out and the loss scale halved, until it
     /// is 1), or the device refuses.
     pub fn step(&mut self, step: &Step) -> Result<StepReport> {
-        self.backend.clear(self.grads.adapter.view_mut())?;
-        self.loss.clear(self.backend)?;
-        let scale = self.loss_scale.scale;
+        let queued = self.queue(step)?;
+        self.report(&queued)
+    }
+
+    /// The same, but says what the step before did, of which nobody was told yet: this one is queued before that one is
+    /// waited for, so that the device always has something to do. A step that is not finite changes nothing, nor do those
+    /// after it, and is an error one step later. f16, whose next loss scale a step decides, waits.
+    ///
+    /// # Errors
+    /// Those of [`Trainer::step`].
+    pub fn step_ahead(&mut self, step: &Step) -> Result<Option<StepReport>> {
+        if T::DTYPE == DType::F16 {
+            return self.step(step).map(Some);
+        }
+        let queued = self.queue(step)?;
+        let before = self.queued.replace(queued);
+        before.map(|before| self.report(&before)).transpose()
+    }
+
+    /// What the last step did, if nobody was told yet; waits.
+    ///
+    /// # Errors
+    /// Those of [`Trainer::step`].
+    pub fn finish(&mut self) -> Result<Option<StepReport>> {
+        let last = self.queued.take();
+        last.map(|last| self.report(&last)).transpose()
+    }
+
+    /// Queues a step; in f16 without the optimiser's part.
+    fn queue(&mut self, step: &Step) -> Result<Queued> {
+        let (backend, scale) = (self.backend, self.loss_scale.scale);
+        backend.clear(self.grads.adapter.view_mut())?;
+        self.loss.clear(backend)?;
         for batch in &step.micro_batches {
             self.accumulate(batch, scale / step.n_targets as f32)?;
         }
-        Norm { x: self.grads.adapter.view(), out: self.optimizer.norm.view_mut() }.run(self.backend)?;
-        let loss = f64::from(self.loss.total(self.backend)?) / step.n_targets as f64;
-        let norm = self.optimizer.norm.to_vec(self.backend)?[0];
+        let outcome = &mut self.optimizer.outcome;
+        backend.copy(self.loss.total(), outcome.at_mut(0..1))?;
+        Norm { x: self.grads.adapter.view(), out: outcome.at_mut(1..2) }.run(backend)?;
         let lr = self.options.schedule.lr(step.index);
-        let mut report = StepReport {
-            loss,
-            grad_norm: f64::from(norm / scale),
+        let place = (step.index % 2) as usize;
+        if T::DTYPE != DType::F16 {
+            self.update(lr as f32)?;
+        }
+        let Optimizer { outcome, outcomes, .. } = &mut self.optimizer;
+        backend.copy_aside(outcome.view(), outcomes[place].view_mut())?;
+        Ok(Queued {
+            index: step.index,
+            epoch: step.epoch,
             lr,
             n_tokens: step.micro_batches.iter().map(Batch::n_tokens).sum(),
+            n_targets: step.n_targets,
             loss_scale: scale,
-            skipped: false,
-        };
-        if norm.is_finite() && loss.is_finite() {
-            self.update(norm, scale, lr as f32)?;
+            outcome: place,
+        })
+    }
+
+    /// What a queued step did; waits for it.
+    fn report(&mut self, queued: &Queued) -> Result<StepReport> {
+        let outcome = self.backend.collect(self.optimizer.outcomes[queued.outcome].view())?;
+        let (loss, norm) = (f64::from(outcome[0]) / queued.n_targets as f64, outcome[1]);
+        let finite = norm.is_finite() && loss.is_finite();
+        if !finite {
+            self.overflow(queued.index, loss)?;
+        } else if T::DTYPE == DType::F16 {
+            self.update(queued.lr as f32)?;
             self.loss_scale.succeeded(T::DTYPE);
-        } else {
-            report.skipped = true;
-            self.overflow(step.index, loss)?;
         }
-        Ok(report)
+        Ok(StepReport {
+            step: queued.index,
+            epoch: queued.epoch,
+            loss,
+            grad_norm: f64::from(norm / queued.loss_scale),
+            lr: queued.lr,
+            n_tokens: queued.n_tokens,
+            loss_scale: queued.loss_scale,
+            skipped: !finite,
+        })
     }
 
     fn accumulate(&mut self, batch: &Batch, grad_scale: f32) -> Result<()> {
@@ -261,11 +318,18 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
         self.model.backward(ctx, acts, grads)
     }
 
-    fn update(&mut self, norm: f32, scale: f32, lr: f32) -> Result<()> {
+    /// The optimiser's part of a step, which does nothing where loss or norm are not finite.
+    fn update(&mut self, lr: f32) -> Result<()> {
         let OptimizerOptions { weight_decay, betas, eps, max_grad_norm } = self.options.optimizer;
-        let clip = if max_grad_norm > 0.0 { (max_grad_norm / (norm / scale + 1e-6)).min(1.0) } else { 1.0 };
         let optimizer = &mut self.optimizer;
         optimizer.steps += 1;
+        let clip = Clip {
+            norm: optimizer.outcome.at(1..2),
+            loss: optimizer.outcome.at(0..1),
+            max_norm: max_grad_norm,
+            loss_scale: self.loss_scale.scale,
+            halted: optimizer.halted.view_mut(),
+        };
         AdamW {
             weights: optimizer.weights.view_mut(),
             grads: self.grads.adapter.view(),
@@ -277,7 +341,7 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
             eps,
             weight_decay,
             step: optimizer.steps,
-            grad_scale: clip / scale,
+            clip,
         }
         .run(self.backend)?;
         self.adapter.patch(self.backend)

@@ -27,8 +27,12 @@ pub(in crate::cuda) fn adamw<T: Float>(cuda: &Cuda, mut op: AdamW<'_, Cuda, T>) 
         step_size: (lr / bias(beta1)) as f32,
         bias2_sqrt: bias(beta2).sqrt() as f32,
         eps: op.eps,
-        grad_scale: op.grad_scale,
+        norm: op.clip.norm.ptr() as _,
+        loss: op.clip.loss.ptr() as _,
+        halted: op.clip.halted.ptr() as _,
+        max_norm: op.clip.max_norm,
+        loss_scale: op.clip.loss_scale,
     };
-    // SAFETY: `AdamW::verify` checked that every vector is as long as the weights.
-    unsafe { cuda.launch(&ADAMW, T::DTYPE.suffix(), params, elementwise("adamw", [1, len])?) }
+    // SAFETY: `AdamW::verify` checked that every vector is as long as the weights, and that the three others are one number.
+    unsafe { cuda.launch(&ADAMW, T::DTYPE.suffix(), params, elementwise("adamw", [1, len.max(1)])?) }
 }

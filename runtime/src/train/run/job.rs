@@ -89,8 +89,8 @@ impl Job for Training<'_> {
         ));
         let examiner = Examiner { texts, tokenizer, model: &model };
         let before = examiner.examine("before", &mut trainer, watch)?;
-        let mut steps =
-            Steps { batcher: &batcher, examiner: &examiner, eval_steps: settings.eval_steps, n_tokens: 0, done: 0 };
+        let (eval_steps, runs_behind) = (settings.eval_steps, backend.runs_behind());
+        let mut steps = Steps { batcher: &batcher, examiner: &examiner, eval_steps, runs_behind, n_tokens: 0, done: 0 };
         steps.train_and_save(&mut trainer, &mut output, watch)?;
         let (done, n_tokens) = (steps.done, steps.n_tokens);
         let after = if watch.ends() {
@@ -127,6 +127,8 @@ struct Steps<'a, B: Backend, T: Float> {
     batcher: &'a Batcher<'a>,
     examiner: &'a Examiner<'a, B, T>,
     eval_steps: u64,
+    /// Whether to queue a step before the one before it is known.
+    runs_behind: bool,
     /// Trained on so far.
     n_tokens: u64,
     /// Steps so far.
@@ -160,32 +162,52 @@ impl<B: Backend, T: Float> Steps<'_, B, T> {
     }
 
     fn train(&mut self, trainer: &mut Trainer<'_, B, T>, output: &mut RunOutput, watch: &mut dyn Watch) -> Result<()> {
-        let began = Instant::now();
-        let mut lost = false;
+        let mut told = Told { output, watch, began: Instant::now(), step_began: Instant::now(), lost: false };
         for step in self.batcher.steps(0) {
-            if watch.ends() {
+            if told.watch.ends() {
                 break;
             }
-            let step_began = Instant::now();
-            let report = trainer.step(&step)?;
-            watch.learnt();
-            self.n_tokens += report.n_tokens as u64;
-            self.done = step.index + 1;
-            let mut record = record(&report, self.done, self.n_tokens, step_began, began);
-            record.epoch = Some(step.epoch as f64);
-            if self.eval_steps > 0 && record.step.is_multiple_of(self.eval_steps) {
-                record.eval_loss = self.examiner.heldout_loss(trainer)?;
+            let report = if self.runs_behind { trainer.step_ahead(&step)? } else { Some(trainer.step(&step)?) };
+            self.tell(report, trainer, &mut told)?;
+            // What is evaluated is what the step left.
+            if self.eval_steps > 0 && (step.index + 1).is_multiple_of(self.eval_steps) {
+                self.tell(trainer.finish()?, trainer, &mut told)?;
             }
-            // The adapter is worth more: metrics are written again when it is saved.
-            if let Err(e) = output.record(&record)
-                && !mem::replace(&mut lost, true)
-            {
-                watch.note(&format!("metrics will be written at the end only: {e}"));
-            }
-            watch.step(&record);
         }
+        self.tell(trainer.finish()?, trainer, &mut told)
+    }
+
+    /// Notes what a step did, and evaluates where it is time to.
+    fn tell(&mut self, report: Option<StepReport>, trainer: &mut Trainer<'_, B, T>, told: &mut Told<'_>) -> Result<()> {
+        let Some(report) = report else { return Ok(()) };
+        told.watch.learnt();
+        self.n_tokens += report.n_tokens as u64;
+        self.done = report.step + 1;
+        let mut record = record(&report, self.n_tokens, told.step_began, told.began);
+        if self.eval_steps > 0 && record.step.is_multiple_of(self.eval_steps) {
+            record.eval_loss = self.examiner.heldout_loss(trainer)?;
+        }
+        told.step_began = Instant::now();
+        // The adapter is worth more: metrics are written again when it is saved.
+        if let Err(e) = told.output.record(&record)
+            && !mem::replace(&mut told.lost, true)
+        {
+            told.watch.note(&format!("metrics will be written at the end only: {e}"));
+        }
+        told.watch.step(&record);
         Ok(())
     }
+}
+
+/// Who is told of steps.
+struct Told<'a> {
+    output: &'a mut RunOutput,
+    watch: &'a mut dyn Watch,
+    began: Instant,
+    /// When the step before was told of.
+    step_began: Instant,
+    /// Whether metrics could not be written.
+    lost: bool,
 }
 
 /// Saves the adapter. Where that fails, hours of work are not dropped until `watch` says so.
@@ -206,9 +228,10 @@ fn save(output: &mut RunOutput, adapter: &Adapter, watch: &mut dyn Watch) -> Res
     outcome
 }
 
-fn record(report: &StepReport, step: u64, tokens: u64, step_began: Instant, began: Instant) -> Record {
+fn record(report: &StepReport, tokens: u64, step_began: Instant, began: Instant) -> Record {
     Record {
-        step,
+        step: report.step + 1,
+        epoch: Some(report.epoch as f64),
         loss: Some(report.loss),
         lr: Some(report.lr),
         grad_norm: Some(report.grad_norm),
