@@ -142,7 +142,7 @@ pub fn micro_batch_capacity(samples: &[Sample], options: &BatchOptions) -> usize
 
 /// How to do with less memory for activations of which so much is kept.
 pub(super) fn shorter(kept: Kept) -> &'static str {
-    if kept == Keep::Host.into() {
+    if [Keep::Residual, Keep::Host].map(Kept::from).contains(&kept) {
         "lower --batch-size or --max-seq-length"
     } else {
         "lower --batch-size or --max-seq-length, or use --gradient-checkpointing"
