@@ -107,10 +107,7 @@ fn assert_none(problems: &[String]) {
 /// its gradient's kernels in `kernels/<op>_grad.cu`, and those for Hopper in `kernels/<op>_wgmma.cu`.
 fn misnamed_ops(files: &[File]) -> Vec<String> {
     let ops = names(files, "src/ops/", "rs");
-    let mut problems = Vec::new();
-    if ops.is_empty() {
-        problems.push("src/ops/ has no ops".to_string());
-    }
+    let mut problems: Vec<_> = ops.is_empty().then(|| "src/ops/ has no ops".to_string()).into_iter().collect();
     let kernels = names(files, "kernels/", "cu");
     let homes = [
         ("src/cpu/", "rs", names(files, "src/cpu/", "rs")),
