@@ -11,6 +11,17 @@ struct Barrier {
     __device__ __forceinline__ void arrive() {
         asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(&word)) : "memory");
     }
+    // A warp does not need any longer what it has read. One lane says so, after all of them; racecheck does not see that
+    // __syncwarp orders their reads before that, so for it every lane does: NVCC_APPEND_FLAGS=-DRACECHECK.
+#ifdef RACECHECK
+    static constexpr unsigned WARP_ARRIVALS = 32;
+#else
+    static constexpr unsigned WARP_ARRIVALS = 1;
+#endif
+    __device__ __forceinline__ void warp_arrives() {
+        __syncwarp();
+        if (threadIdx.x % 32 < WARP_ARRIVALS) arrive();
+    }
     // One arrival, and so many bytes of copies that the phase waits for.
     __device__ __forceinline__ void expect(unsigned bytes) {
         asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(&word)), "r"(bytes)

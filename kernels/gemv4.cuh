@@ -313,8 +313,7 @@ template <class T, class O, bool NESTED, unsigned TOKENS, Fused FUSED = Fused::N
         uint4 low[2] = {load16(from), load16(other)}, high[2] = {load16(from + eight_rows), load16(other + eight_rows)};
         float a = scale(at.scale, groups, at.block);
         float b = scale(at.scale + 8 * scale_pitch, groups, at.block + 8 * blocks);
-        __syncwarp();
-        if (threadIdx.x % 32 == 0) empty[s].arrive();
+        empty[s].warp_arrives();
         float d[4];
         multiply(low, high, x, d);
         d[0] *= a, d[1] *= a, d[2] *= b, d[3] *= b;
@@ -324,7 +323,7 @@ template <class T, class O, bool NESTED, unsigned TOKENS, Fused FUSED = Fused::N
 
     __device__ __forceinline__ void multiply_all() const {
         unsigned warp = threadIdx.x / 32, part = warp % cut.parts, slot = warp / cut.parts, s = 0, parity = 0, odd = 0;
-        unsigned lane = threadIdx.x % 32, rows = cut.tiles * GEMV4_TILE;
+        unsigned rows = cut.tiles * GEMV4_TILE;
         uint4 x[4];
         float norm[8];
         fetch_scales(first_tile, 0);
@@ -353,8 +352,8 @@ template <class T, class O, bool NESTED, unsigned TOKENS, Fused FUSED = Fused::N
                     full[s].wait(parity);
                     if (some && tile + slot < end)
                         take(s, groups, at, x, GATED || step == 0);
-                    else if (lane == 0)
-                        empty[s].arrive();
+                    else
+                        empty[s].warp_arrives();
                     if (++s == STAGES) s = 0, parity ^= 1;
                     at.scale += rows * scale_pitch, at.block += rows * blocks, at.sum += rows * TOKENS;
                 }
@@ -369,7 +368,7 @@ template <class T, class O, bool NESTED, unsigned TOKENS, Fused FUSED = Fused::N
     __device__ __forceinline__ void run() const {
         if (threadIdx.x / 32 < GEMV4_WARPS) return multiply_all();
         if (threadIdx.x % 32 == 0) {
-            for (unsigned s = 0; s < STAGES; s++) full[s].init(1), empty[s].init(GEMV4_WARPS);
+            for (unsigned s = 0; s < STAGES; s++) full[s].init(1), empty[s].init(GEMV4_WARPS * Barrier::WARP_ARRIVALS);
             barriers_are_made();
         }
         __syncwarp();
