@@ -156,7 +156,8 @@ fn kernels() -> Result<Vec<String>> {
 /// Compiles what has changed, `NUM_JOBS` files at a time.
 fn compile_all(nvcc: &Nvcc, flags: &[String], kernels: &[String], out: &Path) -> Result<()> {
     let mut todo = Vec::new();
-    let more = INPUTS.iter().filter(|input| input.starts_with("NVCC_")).map(|input| env::var(input).unwrap_or_default());
+    let more =
+        INPUTS.iter().filter(|input| input.starts_with("NVCC_")).map(|input| env::var(input).unwrap_or_default());
     let flags_of_all = format!("{} {}", flags.join(" "), more.collect::<Vec<_>>().join(" "));
     for name in kernels {
         let key = format!("{} {flags_of_all}\n{}", nvcc.version, sources(name)?);

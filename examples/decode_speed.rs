@@ -4,7 +4,7 @@ mod common;
 use clap::Parser;
 use common::{
     Signals, say,
-    speed::{List, Measured, gib, list, or_out_of_memory, within},
+    speed::{List, Measured, gib, list, or_out_of_memory, say_ops, within},
     start,
 };
 use halfbyte::{Backend, Float, quant::Format};
@@ -48,9 +48,9 @@ struct Args {
 
 impl Args {
     fn decodings(&self) -> impl Iterator<Item = Decoding> {
-        let new_tokens = self.new_tokens;
+        let (new_tokens, profile) = (self.new_tokens, self.measured.profile);
         let of_context = move |&context| {
-            let decoding = move |&sequences| Decoding { sequences, context, new_tokens };
+            let decoding = move |&sequences| Decoding { sequences, context, new_tokens, profile };
             self.sequences.0.iter().map(decoding)
         };
         self.context.0.iter().flat_map(of_context)
@@ -61,7 +61,7 @@ impl Args {
     }
 
     fn row(&self, decoding: Decoding, speed: Option<&DecodeSpeed>) -> DecodeRow {
-        let Decoding { sequences, context, new_tokens } = decoding;
+        let Decoding { sequences, context, new_tokens, .. } = decoding;
         DecodeRow {
             shape: self.measured.shape.name,
             base: self.measured.base_name(),
@@ -100,6 +100,7 @@ impl Job for Measure {
         for decoding in args.decodings() {
             let speed = or_out_of_memory(decode(&backend, &model, adapter.as_ref(), decoding))?;
             say!("{}", line(decoding, &speed));
+            say_ops(speed.as_ref().map_or(&[], |speed| &speed.ops));
             if let Some(file) = &mut file {
                 file.push(&args.row(decoding, speed.as_ref().ok()))?;
             }
@@ -109,7 +110,7 @@ impl Job for Measure {
 }
 
 fn line(decoding: Decoding, speed: &Result<DecodeSpeed, String>) -> String {
-    let Decoding { sequences, context, new_tokens } = decoding;
+    let Decoding { sequences, context, new_tokens, .. } = decoding;
     let figures = match speed {
         Ok(DecodeSpeed { first_s, first_warm_s, tokens_per_s, peak_bytes, .. }) => {
             format!("{first_s:>8.4}  {first_warm_s:>8.4}  {tokens_per_s:>8.1}  {:>8.2}", gib(*peak_bytes))

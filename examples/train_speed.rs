@@ -4,7 +4,7 @@ mod common;
 use clap::Parser;
 use common::{
     Signals, say,
-    speed::{List, Measured, gib, list, or_out_of_memory, within},
+    speed::{List, Measured, gib, list, or_out_of_memory, say_ops, within},
     start,
 };
 use halfbyte::{Backend, Float};
@@ -71,9 +71,9 @@ impl Args {
     }
 
     fn trainings(&self) -> impl Iterator<Item = Training> {
-        let (steps, kept) = (self.steps, self.plan().kept);
+        let (steps, kept, profile) = (self.steps, self.plan().kept, self.measured.profile);
         let of_length = move |&length| {
-            let training = move |&batch| Training { batch, length, kept, steps };
+            let training = move |&batch| Training { batch, length, kept, steps, profile };
             self.batch.0.iter().map(training)
         };
         self.length.0.iter().flat_map(of_length)
@@ -125,6 +125,7 @@ impl Job for Measure {
                 on_gpu: backend.runs_behind(),
             };
             say!("{}  {:>7.2}", line(training, &speed), gib(extent.need(plan)?.total()));
+            say_ops(speed.as_ref().map_or(&[], |speed| &speed.ops));
             if let Some(file) = &mut file {
                 file.push(&args.row(training, speed.as_ref().ok()))?;
             }

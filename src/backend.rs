@@ -3,7 +3,8 @@ use crate::{
     element::{Element, Float},
     error::Result,
     meter::MemoryUse,
-    ops::{self, Checked, Launch},
+    ops::{self, Checked, Launch, Op},
+    profile::OpTime,
     quant::{Absmax, GROUP, ScaleBufs},
 };
 
@@ -125,6 +126,24 @@ pub trait Backend: Storage + Sized + Send + Sync + 'static {
     /// from then on replays that.
     fn replay(&self, graph: &mut Self::Graph, step: impl FnMut() -> Result<()>) -> Result<()>;
 
+    /// From now on notes how long each op takes, and records nothing ([`Backend::replay`] runs its steps as they are): ops
+    /// of other threads count too. On CUDA no kernel is started before the op before it has ended, so that times add up
+    /// to more than those of a replayed step.
+    ///
+    /// # Errors
+    /// The device refuses.
+    fn begin_profile(&self) -> Result<()>;
+    /// What each op took since, the longest first; waits, and notes no longer.
+    ///
+    /// # Errors
+    /// The device refuses, or reports what went wrong in what was queued before.
+    fn end_profile(&self) -> Result<Vec<OpTime>>;
+    /// Runs an op; between [`Backend::begin_profile`] and [`Backend::end_profile`] with a clock beside it.
+    ///
+    /// # Errors
+    /// Those of `run`; the device refuses.
+    fn timed(&self, op: &'static str, flops: f64, run: impl FnOnce() -> Result<()>) -> Result<()>;
+
     each_op! { methods }
 }
 
@@ -135,7 +154,7 @@ macro_rules! launches {
             const NAME: &'static str = stringify!($name);
 
             fn launch(op: Checked<Self>, backend: &B) -> Result<()> {
-                backend.$name(op)
+                backend.timed(Self::NAME, op.get().flops(), || backend.$name(op))
             }
         }
     )*};

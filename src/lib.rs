@@ -11,6 +11,7 @@ mod error;
 pub mod host;
 mod meter;
 pub mod ops;
+mod profile;
 pub mod quant;
 pub mod rng;
 
@@ -21,6 +22,7 @@ pub use cuda::Cuda;
 pub use element::{DType, Element, Float, elements};
 pub use error::{Count, Error, Result, Size};
 pub use meter::MemoryUse;
+pub use profile::OpTime;
 
 /// The README's Rust is compiled and run with the tests.
 #[cfg(doctest)]

@@ -1,7 +1,8 @@
 //! What the programs that measure speed share.
 
+use super::say;
 use clap::Args;
-use halfbyte::{Backend, DType, quant::Format};
+use halfbyte::{Backend, DType, OpTime, quant::Format};
 use halfbyte_runtime::{
     Result,
     device::Device,
@@ -30,6 +31,9 @@ pub struct Measured {
     /// Write the figures into this file, too, row by row
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
+    /// Print what each op of a step takes, below each row
+    #[arg(long)]
+    pub profile: bool,
     /// Replace a file that is there
     #[arg(long, requires = "csv")]
     overwrite: bool,
@@ -82,6 +86,21 @@ pub fn or_out_of_memory<S>(measured: Result<S>) -> Result<Result<S, String>> {
     match measured {
         Ok(speed) => Ok(Ok(speed)),
         Err(e) => e.memory().map(ToString::to_string).map(Err).ok_or(e),
+    }
+}
+
+/// What each op of a step takes, the longest first; nothing where that was not asked for.
+pub fn say_ops(ops: &[OpTime]) {
+    let all: f64 = ops.iter().map(|op| op.seconds).sum();
+    if !ops.is_empty() {
+        say!("\n  op                  calls        ms   share  TFLOP/s");
+    }
+    for OpTime { op, calls, seconds, flops } in ops {
+        let rate = if *flops > 0.0 { format!("{:>9.2}", flops / seconds / 1e12) } else { String::new() };
+        say!("  {op:<18} {calls:>6} {:>9.3}  {:>5.1}%{rate}", 1e3 * seconds, 100.0 * seconds / all);
+    }
+    if !ops.is_empty() {
+        say!("  {:<18} {:>6} {:>9.3}\n", "all", ops.iter().map(|op| op.calls).sum::<usize>(), 1e3 * all);
     }
 }
 

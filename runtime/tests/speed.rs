@@ -81,7 +81,7 @@ fn decoding_is_measured() {
     for (base, lora_r) in [(NESTED, Some(4)), (Base::Unquantized, None)] {
         let model = Qwen3::<Cpu, half::bf16>::random(&cpu, &tiny(), base, 0).unwrap();
         let adapter = lora_r.map(|r| model.adapt(&cpu, &random_adapter(&tiny(), r, 0.0, 0).unwrap()).unwrap());
-        let decoding = Decoding { sequences: 3, context: 20, new_tokens: 5 };
+        let decoding = Decoding { sequences: 3, context: 20, new_tokens: 5, profile: true };
         let speed = decode(&cpu, &model, adapter.as_ref(), decoding).unwrap();
         assert_eq!(speed.n_tokens, 15);
         for figure in [speed.first_s, speed.first_warm_s, speed.tokens_per_s] {
@@ -91,6 +91,12 @@ fn decoding_is_measured() {
         let long = Decoding { context: 4088, ..decoding };
         let refused = decode(&cpu, &model, None, long).unwrap_err().to_string();
         assert!(refused.contains("4093") && refused.contains("4096 positions"), "{refused}");
+        // Two layers, then norm, head and choice.
+        let calls = |name| speed.ops.iter().find(|op| op.op == name).map_or(0, |op| op.calls);
+        assert_eq!((calls("decode_attention"), calls("sample")), (2, 1), "{:?}", speed.ops);
+        assert!(speed.ops.iter().all(|op| op.seconds > 0.0), "{:?}", speed.ops);
+        let plain = decode(&cpu, &model, None, Decoding { profile: false, ..decoding }).unwrap();
+        assert_eq!(plain.ops, []);
     }
 }
 
@@ -99,7 +105,7 @@ fn training_is_measured() {
     let (cpu, _alone) = (Cpu::new(), counting());
     let model = Qwen3::<Cpu, half::bf16>::random(&cpu, &tiny(), NESTED, 0).unwrap();
     let adapter = random_adapter(&tiny(), 4, 0.1, 0).unwrap();
-    let kept = Training { batch: 2, length: 64, kept: Keep::Everything.into(), steps: 4 };
+    let kept = Training { batch: 2, length: 64, kept: Keep::Everything.into(), steps: 4, profile: true };
     let again = Training { kept: Keep::Host.into(), ..kept };
     for training in [kept, again] {
         let speed = train(&cpu, &model, &adapter, training).unwrap();
@@ -109,6 +115,11 @@ fn training_is_measured() {
         // Of 512 tokens that are all as likely.
         assert!((speed.loss - 512.0f64.ln()).abs() <= 0.5, "{speed:?}");
         assert!(speed.peak_bytes >= weights(NESTED, DType::Bf16), "{speed:?}");
+        let of =
+            |name: &str| speed.ops.iter().find(|op| op.op == name).unwrap_or_else(|| panic!("{name}: {:?}", speed.ops));
+        assert_eq!((of("attention_grad").calls, of("adamw").calls), (2, 1));
+        // Three products of every layer but the last have an input gradient, and an adapter's factors theirs.
+        assert!(of("lora_linear4_grad").flops > of("lora_linear4").flops, "{:?}", speed.ops);
     }
     for bad in [Training { batch: 0, ..kept }, Training { length: 1, ..kept }, Training { length: 4097, ..kept }] {
         assert!(train(&cpu, &model, &adapter, bad).is_err(), "{bad:?}");

@@ -33,7 +33,9 @@ use crate::{
     host,
     meter::MemoryUse,
     ops::{self, Check, Checked},
+    profile::OpTime,
 };
+use std::time::Instant;
 
 /// Runs an op on a thread of the pool, which it enters once and not for each of its loops.
 fn run(op: impl FnOnce() + Send) -> Result<()> {
@@ -101,6 +103,19 @@ impl Backend for Cpu {
 
     fn restart_peak(&self) {
         host::BUFFERS.restart_peak();
+    }
+
+    fn begin_profile(&self) -> Result<()> {
+        device::PROFILER.begin();
+        Ok(())
+    }
+
+    fn end_profile(&self) -> Result<Vec<OpTime>> {
+        device::PROFILER.end(|began, ended| Ok(ended.duration_since(*began).as_secs_f64()))
+    }
+
+    fn timed(&self, op: &'static str, flops: f64, run: impl FnOnce() -> Result<()>) -> Result<()> {
+        device::PROFILER.time(op, flops, || Ok(Instant::now()), run)
     }
 
     fn replay(&self, _graph: &mut (), mut step: impl FnMut() -> Result<()>) -> Result<()> {

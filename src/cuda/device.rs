@@ -9,7 +9,10 @@ use super::{
     stream::{Queue, Turn},
     warm_up::Background,
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    profile::{OpTime, Profiler},
+};
 use cudarc::{
     driver::{CudaContext, CudaEvent, CudaFunction, CudaModule, DriverError, sys},
     nvrtc::Ptx,
@@ -90,6 +93,7 @@ pub struct Cuda {
     pub(super) staging: Mutex<Option<Ring>>,
     modules: Mutex<HashMap<&'static str, Arc<CudaModule>>>,
     functions: Mutex<Functions>,
+    pub(super) profiler: Profiler<CudaEvent>,
 }
 
 impl Cuda {
@@ -126,6 +130,7 @@ impl Cuda {
             staging: Mutex::default(),
             modules: Mutex::default(),
             functions: Mutex::default(),
+            profiler: Profiler::new(),
         })
     }
 
@@ -158,12 +163,18 @@ impl Cuda {
     /// # Errors
     /// Those of `work`, and what the driver refuses or reports.
     pub fn time(&self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
-        let timing = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
-        let start = self.event("timing", timing)?;
+        let start = self.moment("timing")?;
         work()?;
-        let end = self.event("timing", timing)?;
-        let milliseconds = start.elapsed_ms(&end).map_err(refused("timing what was queued"))?;
-        Ok(f64::from(milliseconds) * 1e-3)
+        seconds_between(&start, &self.moment("timing")?)
+    }
+
+    /// When the GPU comes here.
+    pub(super) fn moment(&self, what: &'static str) -> Result<CudaEvent> {
+        self.event(what, Some(sys::CUevent_flags::CU_EVENT_DEFAULT))
+    }
+
+    pub(super) fn end_profiling(&self) -> Result<Vec<OpTime>> {
+        self.profiler.end(seconds_between)
     }
 
     /// This thread's turn, with the GPU current in it.
@@ -248,6 +259,12 @@ impl Cuda {
         modules.insert(file, module.clone());
         Ok(module)
     }
+}
+
+/// Waits until the GPU has come to the second moment.
+fn seconds_between(start: &CudaEvent, end: &CudaEvent) -> Result<f64> {
+    let milliseconds = start.elapsed_ms(end).map_err(refused("timing what was queued"))?;
+    Ok(f64::from(milliseconds) * 1e-3)
 }
 
 /// A function's name in its module.

@@ -37,8 +37,12 @@ struct Recorded {
 unsafe impl Send for Recorded {}
 
 impl Cuda {
-    /// The first call runs `step` as it is (modules load, scratch grows); the second records it; later ones replay.
+    /// The first call runs `step` as it is (modules load, scratch grows); the second records it; later ones replay. While
+    /// ops are timed, every call runs it as it is.
     pub(super) fn replay_graph(&self, graph: &mut Graph, mut step: impl FnMut() -> Result<()>) -> Result<()> {
+        if self.profiler.is_on() {
+            return step();
+        }
         match &graph.0 {
             State::New => {
                 step()?;

@@ -26,6 +26,7 @@ use crate::{
     error::Result,
     meter::MemoryUse,
     ops::{self, Checked},
+    profile::OpTime,
 };
 
 /// Launches each op by the function of its name, in its module.
@@ -102,6 +103,19 @@ impl Backend for Cuda {
 
     fn restart_peak(&self) {
         self.queue.meter.restart_peak();
+    }
+
+    fn begin_profile(&self) -> Result<()> {
+        self.profiler.begin();
+        Ok(())
+    }
+
+    fn end_profile(&self) -> Result<Vec<OpTime>> {
+        self.end_profiling()
+    }
+
+    fn timed(&self, op: &'static str, flops: f64, run: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.profiler.time(op, flops, || self.moment("profiling"), run)
     }
 
     fn replay(&self, graph: &mut Graph, step: impl FnMut() -> Result<()>) -> Result<()> {

@@ -11,6 +11,10 @@ use crate::{
 pub struct Checked<O>(O);
 
 impl<O> Checked<O> {
+    pub(crate) fn get(&self) -> &O {
+        &self.0
+    }
+
     /// The verified op, for the backend that runs it.
     pub fn into_inner(self) -> O {
         self.0
@@ -26,11 +30,21 @@ pub trait Launch<B: Storage>: Sized {
     fn launch(op: Checked<Self>, backend: &B) -> Result<()>;
 }
 
+/// Multiplications and additions of a product of so many rows, columns and terms.
+pub(super) fn product_flops(dims: [usize; 3]) -> f64 {
+    2.0 * dims.iter().map(|&d| d as f64).product::<f64>()
+}
+
 /// An op on memory of `B`.
 pub trait Op<B: Storage>: Sized {
     /// Finds the first argument that does not fit the others or is not the backend's. Must look at every view of the
     /// op: what it does not show to `check` is not known to be the backend's.
     fn verify(&self, check: &Check<'_, B>) -> Result<()>;
+
+    /// Multiplications and additions of its matrix products; 0 where there are none, or where only the device knows.
+    fn flops(&self) -> f64 {
+        0.0
+    }
 
     /// Verifies the arguments.
     fn check(self, backend: &B) -> Result<Checked<Self>>

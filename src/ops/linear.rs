@@ -1,4 +1,4 @@
-use super::check::{Check, Op};
+use super::check::{Check, Op, product_flops};
 use crate::{
     buffer::{Mat, MatMut, Storage, View},
     element::{DType, Float},
@@ -23,6 +23,10 @@ impl<B: Storage, T: Float, O: Float> Op<B> for Linear<'_, B, T, O> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         check.output_type::<T, O>()?;
         check.dense(("x", self.x), ("out", self.out.mat()), ("weight", self.weight))
+    }
+
+    fn flops(&self) -> f64 {
+        product_flops([self.out.shape()[0], self.x.shape()[1], self.out.shape()[1]])
     }
 }
 
@@ -63,5 +67,9 @@ pub struct LinearGrad<'a, B: Storage, T: Float> {
 impl<B: Storage, T: Float> Op<B> for LinearGrad<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         check.dense(("d_out", self.d_out), ("d_x", self.d_x.mat()), ("weight", self.weight))
+    }
+
+    fn flops(&self) -> f64 {
+        product_flops([self.d_x.shape()[0], self.d_x.shape()[1], self.d_out.shape()[1]])
     }
 }

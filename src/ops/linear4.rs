@@ -1,4 +1,4 @@
-use super::check::{Check, Op};
+use super::check::{Check, Op, product_flops};
 use crate::{
     buffer::{Mat, MatMut, Storage},
     element::Float,
@@ -26,6 +26,10 @@ impl<B: Storage, T: Float, O: Float> Op<B> for Linear4<'_, B, T, O> {
         check.output_type::<T, O>()?;
         let n = self.x.shape()[0];
         verify_shapes(check, n, &self.weight, ("x", self.x), ("out", self.out.mat()))
+    }
+
+    fn flops(&self) -> f64 {
+        product_flops([self.x.shape()[0], self.weight.rows, self.weight.cols])
     }
 }
 
@@ -58,5 +62,9 @@ impl<B: Storage, T: Float> Op<B> for Linear4Grad<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let n = self.d_out.shape()[0];
         verify_shapes(check, n, &self.weight, ("d_x", self.d_x.mat()), ("d_out", self.d_out))
+    }
+
+    fn flops(&self) -> f64 {
+        product_flops([self.d_out.shape()[0], self.weight.rows, self.weight.cols])
     }
 }

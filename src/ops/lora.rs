@@ -1,4 +1,4 @@
-use super::check::{Check, Op};
+use super::check::{Check, Op, product_flops};
 use crate::{
     buffer::{Mat, MatMut, Storage, View, ViewMut},
     element::Float,
@@ -63,6 +63,15 @@ impl<B: Storage, T: Float> Op<B> for Lora<'_, B, T> {
         let Lora { x, a, b, dropout, .. } = *self;
         Shapes { x, a, b, xa: self.xa.mat(), out: ("out", self.out.mat()), dropout }.verify(check)
     }
+
+    fn flops(&self) -> f64 {
+        factor_flops(self.x.shape()[0], self.a.len() + self.b.len())
+    }
+}
+
+/// Multiplications and additions of `n` tokens with so many elements of factors.
+pub(super) fn factor_flops(n: usize, elements: usize) -> f64 {
+    product_flops([n, elements, 1])
 }
 
 /// What the check of an adapter and of its gradient share.
@@ -132,5 +141,10 @@ impl<B: Storage, T: Float> Op<B> for LoraGrad<'_, B, T> {
             Some(d_x) => check.mat_mut("d_x", d_x, x.shape()),
             None => Ok(()),
         }
+    }
+
+    fn flops(&self) -> f64 {
+        let of_a = 1 + usize::from(self.d_x.is_some());
+        factor_flops(self.x.shape()[0], of_a * self.a.len() + 2 * self.b.len())
     }
 }

@@ -1,6 +1,6 @@
 use super::{
-    check::{Check, Op},
-    lora::{Dropout, Lora, LoraGrad, Shapes},
+    check::{Check, Op, product_flops},
+    lora::{Dropout, Lora, LoraGrad, Shapes, factor_flops},
 };
 use crate::{
     buffer::{Mat, MatMut, Storage, View, ViewMut},
@@ -63,6 +63,20 @@ impl<B: Storage, T: Float> Op<B> for LoraLinear4<'_, B, T> {
         let (x, xa, out) = (self.x.mat().columns(0..inputs), self.xa.mat(), ("out", self.out.mat()));
         LoraPart::verify_all(self.parts, check, x, xa, out)
     }
+
+    fn flops(&self) -> f64 {
+        forward_flops(self.x.shape()[0], &self.weight, self.parts)
+    }
+}
+
+/// Of the product and of its adapters.
+pub(super) fn forward_flops<B: Storage, T: Float>(
+    n: usize,
+    weight: &Weight4<'_, B>,
+    parts: &[LoraPart<'_, B, T>],
+) -> f64 {
+    let adapters = parts.iter().map(|part| part.a.len() + part.b.len()).sum();
+    product_flops([n, weight.rows, weight.cols]) + factor_flops(n, adapters)
 }
 
 impl<'a, B: Storage, T: Float> LoraPart<'a, B, T> {
@@ -182,5 +196,11 @@ impl<B: Storage, T: Float> Op<B> for LoraLinear4Grad<'_, B, T> {
             check.len_mut("d_b", &factors.d_b, part.b.len())?;
         }
         self.d_x.as_ref().map_or(Ok(()), |d_x| check.mat_mut("d_x", d_x, [n, inputs]))
+    }
+
+    fn flops(&self) -> f64 {
+        let (n, of_x) = (self.x.shape()[0], usize::from(self.d_x.is_some()));
+        let adapters = self.parts.iter().map(|part| (1 + of_x) * part.a.len() + 2 * part.b.len()).sum();
+        product_flops([of_x * n, self.weight.rows, self.weight.cols]) + factor_flops(n, adapters)
     }
 }

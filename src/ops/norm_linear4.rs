@@ -1,6 +1,6 @@
 use super::{
     check::{Check, Op},
-    lora_linear4::LoraPart,
+    lora_linear4::{LoraPart, forward_flops},
 };
 use crate::{
     buffer::{Mat, MatMut, Storage, View},
@@ -54,5 +54,9 @@ impl<B: Storage, T: Float> Op<B> for NormLinear4<'_, B, T> {
             "they must be those of gate and as many of up",
         )?;
         check.mat_mut("gated", gated, [n, rows / 2])
+    }
+
+    fn flops(&self) -> f64 {
+        forward_flops(self.x.shape()[0], &self.weight, self.parts)
     }
 }

@@ -1,4 +1,4 @@
-use super::check::{Check, Op};
+use super::check::{Check, Op, product_flops};
 use crate::{
     buffer::{Mat, Storage, ViewMut},
     element::Float,
@@ -18,5 +18,9 @@ pub struct WeightGrad<'a, B: Storage, T: Float> {
 impl<B: Storage, T: Float> Op<B> for WeightGrad<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         check.dense(("x", self.x), ("d_out", self.d_out), ("d_weight", self.d_weight.view()))
+    }
+
+    fn flops(&self) -> f64 {
+        product_flops([self.x.shape()[0], self.x.shape()[1], self.d_out.shape()[1]])
     }
 }

@@ -1,4 +1,4 @@
-use super::random_ids;
+use super::{profile::profile, random_ids};
 use crate::{
     config::Qwen3Config,
     error::{Error, Result},
@@ -6,7 +6,7 @@ use crate::{
     model::{Decoder, ForwardContext, Qwen3, SampleOptions},
     options,
 };
-use halfbyte::{Backend, Float};
+use halfbyte::{Backend, Float, OpTime};
 use std::time::Instant;
 
 /// Steps before the clock runs: the first runs as it is, the second is recorded.
@@ -21,10 +21,12 @@ pub struct Decoding {
     pub context: usize,
     /// Tokens that follow in each while the clock runs.
     pub new_tokens: usize,
+    /// Times the ops of one step more.
+    pub profile: bool,
 }
 
 /// How fast that went.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct DecodeSpeed {
     /// Seconds from the prompts to the first token of each, when prompts of this size are run for the first time: memory
     /// is asked for, and of the first prompts of a process libraries are opened and kernels loaded.
@@ -37,6 +39,8 @@ pub struct DecodeSpeed {
     pub tokens_per_s: f64,
     /// The most bytes that buffers took, weights and scratch memory included.
     pub peak_bytes: usize,
+    /// What the ops of a step take one by one, if that was asked for.
+    pub ops: Vec<OpTime>,
 }
 
 impl Decoding {
@@ -51,8 +55,8 @@ impl Decoding {
         if self.capacity() > config.positions() {
             let most = config.positions();
             let want = format!(
-                "the model has {most} positions, {WARM_UP} of which are for steps before the clock runs; lower --context \
-                 or --new-tokens"
+                "the model has {most} positions, {} of which are for steps besides; lower --context or --new-tokens",
+                self.capacity() - self.context - self.new_tokens
             );
             return Err(Error::setting("the context with new tokens", self.context + self.new_tokens, want));
         }
@@ -61,7 +65,7 @@ impl Decoding {
 
     /// Tokens of each sequence in the end.
     fn capacity(&self) -> usize {
-        self.context + WARM_UP + self.new_tokens
+        self.context + WARM_UP + self.new_tokens + usize::from(self.profile)
     }
 }
 
@@ -78,7 +82,7 @@ pub fn decode<B: Backend, T: Float>(
     decoding.check(&model.config)?;
     backend.restart_peak();
     let (ctx, vocab) = (ForwardContext::new(backend, adapter), model.config.vocab_size);
-    let Decoding { sequences, context, new_tokens } = decoding;
+    let Decoding { sequences, context, new_tokens, .. } = decoding;
     let mut decoder = Decoder::new(model, ctx, sequences, decoding.capacity(), vocab, SampleOptions::GREEDY)?;
     let ids = |text| random_ids(context, vocab, text);
     let prompts: Vec<_> = (0..sequences).map(ids).collect::<Result<_>>()?;
@@ -97,5 +101,10 @@ pub fn decode<B: Backend, T: Float>(
         n_tokens += decoder.step()?.len();
     }
     let tokens_per_s = n_tokens as f64 / began.elapsed().as_secs_f64();
-    Ok(DecodeSpeed { first_s, first_warm_s, n_tokens, tokens_per_s, peak_bytes: backend.memory().peak })
+    let peak_bytes = backend.memory().peak;
+    let ops = match decoding.profile {
+        true => profile(backend, || decoder.step().map(drop))?,
+        false => Vec::new(),
+    };
+    Ok(DecodeSpeed { first_s, first_warm_s, n_tokens, tokens_per_s, peak_bytes, ops })
 }

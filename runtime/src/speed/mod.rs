@@ -2,6 +2,7 @@
 //! samples are random.
 
 mod decode;
+mod profile;
 mod rows;
 mod shape;
 mod train;

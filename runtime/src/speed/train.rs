@@ -1,4 +1,4 @@
-use super::random_ids;
+use super::{profile::profile, random_ids};
 use crate::{
     batch::{Batch, Sample},
     config::Qwen3Config,
@@ -12,7 +12,7 @@ use crate::{
         trainer::{OptimizerOptions, StepReport, Trainer, TrainerOptions},
     },
 };
-use halfbyte::{Backend, Float, host};
+use halfbyte::{Backend, Float, OpTime, host};
 use std::time::Instant;
 
 /// Steps before the clock runs.
@@ -32,10 +32,12 @@ pub struct Training {
     pub kept: Kept,
     /// Steps while the clock runs.
     pub steps: usize,
+    /// Times the ops of one step more.
+    pub profile: bool,
 }
 
 /// How fast that went.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct TrainSpeed {
     /// Tokens of one step.
     pub n_tokens: usize,
@@ -47,6 +49,8 @@ pub struct TrainSpeed {
     pub loss: f64,
     /// The most bytes that buffers took, weights and scratch memory included.
     pub peak_bytes: usize,
+    /// What the ops of a step take one by one, if that was asked for.
+    pub ops: Vec<OpTime>,
 }
 
 impl Training {
@@ -66,7 +70,7 @@ impl Training {
     }
 
     fn trainer(&self) -> Result<TrainerOptions> {
-        let steps = (WARM_UP + self.steps) as u64;
+        let steps = (WARM_UP + self.steps + usize::from(self.profile)) as u64;
         Ok(TrainerOptions {
             capacity: self.batch * self.length,
             kept: self.kept,
@@ -120,7 +124,11 @@ pub fn train<B: Backend, T: Float>(
     tell(trainer.finish()?);
     let step_s = median(&mut seconds);
     let (tokens_per_s, peak_bytes) = (n_tokens as f64 / step_s, backend.memory().peak);
-    Ok(TrainSpeed { n_tokens, step_s, tokens_per_s, loss, peak_bytes })
+    let ops = match training.profile {
+        true => profile(backend, || trainer.step(&step).map(drop))?,
+        false => Vec::new(),
+    };
+    Ok(TrainSpeed { n_tokens, step_s, tokens_per_s, loss, peak_bytes, ops })
 }
 
 /// Of an even number of values, the mean of the two in the middle.
