@@ -156,26 +156,16 @@ pub(in crate::cpu) fn order<T: Float>(exact: bool) -> Order {
 
 /// `out[j, i] = x[i] · weight[rows.start + j]`. False, and nothing done, where there is no kernel for the order of `x`.
 pub(in crate::cpu) fn dots4(weight: &Weight4<'_, Cpu>, rows: Range<usize>, x: &Inputs, out: &mut [f32]) -> bool {
+    assert!(x.cols == weight.cols && out.len() == rows.len() * x.n);
     if x.order == Order::Plain {
         return false;
     }
-    assert!(x.cols == weight.cols && whole_blocks(weight) && out.len() == rows.len() * x.n);
     let blocks = weight.cols / weight.block_size;
     par::with_scratch(rows.len() * blocks, |factors| {
         scales(weight, rows.start * blocks, factors);
         let codes = &weight.codes.slice()[rows.start * weight.cols / 2..rows.end * weight.cols / 2];
         let rows = Rows4 { codes, scales: factors, values: weight.format.codes(), block: weight.block_size };
-        #[cfg(target_arch = "x86_64")]
-        match x.order {
-            // SAFETY: `order4` names this order only where `level` found AVX-512 BF16 and all below it.
-            Order::HalfPairs(_) => unsafe { avx512bf16::quantized(rows, x, out) },
-            // SAFETY: `level` found AVX-512 F, BW, DQ and VL, besides AVX2, FMA and F16C.
-            _ if level() >= Level::Avx512 => unsafe { avx512::quantized(rows, x, out) },
-            // SAFETY: `order4` names an order only where `level` found AVX2, FMA and F16C at least.
-            _ => unsafe { avx2::quantized(rows, x, out) },
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        unreachable!("{rows:?}: only x86 has kernels")
+        rows.dots(x, out);
     });
     true
 }
@@ -183,22 +173,12 @@ pub(in crate::cpu) fn dots4(weight: &Weight4<'_, Cpu>, rows: Range<usize>, x: &I
 /// `out[j, i] = x[i] · weight[rows.start + j]` for a dense weight. False, and nothing done, where there is no kernel for
 /// the order of `x`.
 pub(in crate::cpu) fn dots<T: Float>(weight: Mat<'_, Cpu, T>, rows: Range<usize>, x: &Inputs, out: &mut [f32]) -> bool {
+    assert!(x.cols == weight.cols && out.len() == rows.len() * x.n);
     if x.order == Order::Plain {
         return false;
     }
-    assert!(x.cols == weight.cols && out.len() == rows.len() * x.n);
-    #[cfg(target_arch = "x86_64")]
-    {
-        let weight = Rows16 { elements: bytemuck::cast_slice(weight.rows(rows).view.slice()), stride: weight.stride };
-        match x.order {
-            // SAFETY: `order` names this order only where `level` found AVX-512 BF16 and all below it.
-            Order::Halves => unsafe { avx512bf16::dense(weight, x, out) },
-            // SAFETY: `level` found AVX-512 F, BW, DQ and VL, besides AVX2, FMA and F16C.
-            _ if level() >= Level::Avx512 => unsafe { avx512::dense(weight, x, out) },
-            // SAFETY: `order` names an order only where `level` found AVX2, FMA and F16C at least.
-            _ => unsafe { avx2::dense(weight, x, out) },
-        }
-    }
+    let elements = bytemuck::cast_slice(weight.rows(rows).view.slice());
+    Rows16 { elements, stride: weight.stride }.dots(x, out);
     true
 }
 
@@ -214,11 +194,49 @@ struct Rows4<'a> {
     block: usize,
 }
 
+impl Rows4<'_> {
+    #[cfg(target_arch = "x86_64")]
+    fn dots(self, x: &Inputs, out: &mut [f32]) {
+        match x.order {
+            // SAFETY: `order4` names this order only where `level` found AVX-512 BF16 and all below it.
+            Order::HalfPairs(_) => unsafe { avx512bf16::quantized(self, x, out) },
+            // SAFETY: `level` found AVX-512 F, BW, DQ and VL, besides AVX2, FMA and F16C.
+            _ if level() >= Level::Avx512 => unsafe { avx512::quantized(self, x, out) },
+            // SAFETY: `order4` names an order only where `level` found AVX2, FMA and F16C at least.
+            _ => unsafe { avx2::quantized(self, x, out) },
+        }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn dots(self, x: &Inputs, _: &mut [f32]) {
+        unreachable!("{self:?}: no kernel asked for {:?}", x.order)
+    }
+}
+
 /// Rows of a dense weight in bf16.
 #[derive(Debug, Clone, Copy)]
 struct Rows16<'a> {
     elements: &'a [u16],
     stride: usize,
+}
+
+impl Rows16<'_> {
+    #[cfg(target_arch = "x86_64")]
+    fn dots(self, x: &Inputs, out: &mut [f32]) {
+        match x.order {
+            // SAFETY: `order` names this order only where `level` found AVX-512 BF16 and all below it.
+            Order::Halves => unsafe { avx512bf16::dense(self, x, out) },
+            // SAFETY: `level` found AVX-512 F, BW, DQ and VL, besides AVX2, FMA and F16C.
+            _ if level() >= Level::Avx512 => unsafe { avx512::dense(self, x, out) },
+            // SAFETY: `order` names an order only where `level` found AVX2, FMA and F16C at least.
+            _ => unsafe { avx2::dense(self, x, out) },
+        }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn dots(self, x: &Inputs, _: &mut [f32]) {
+        unreachable!("{self:?}: no kernel asked for {:?}", x.order)
+    }
 }
 
 /// What the kernels of one instruction set share: a few rows at a time, with as many as registers hold for the number of
