@@ -125,8 +125,9 @@ fn main() -> ExitCode {
         let _signals = Signals::listen("interrupted: rows that the CSV file has stay there");
         let config = args.measured.shape.config();
         args.decodings().try_for_each(|decoding| decoding.check(&config))?;
-        let (device, dtype, file) = (args.measured.device, args.measured.dtype, args.measured.rows_file()?);
-        device::run(device, dtype, Measure { args, file })?;
+        let Measured { device, threads, dtype, .. } = args.measured;
+        let file = args.measured.rows_file()?;
+        device::run(device, threads, dtype, Measure { args, file })?;
         Ok(ExitCode::SUCCESS)
     })
 }

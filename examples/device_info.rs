@@ -139,5 +139,5 @@ fn print_cpu() {
     if cfg!(target_arch = "x86_64") && !cpu::features().contains(&"avx2") {
         advice("without AVX2 it is slow: a virtual machine may need its CPU set to pass it through");
     }
-    line("threads", format!("{} (RAYON_NUM_THREADS sets another number)", rayon::current_num_threads()));
+    line("threads", format!("{} (--threads sets another number)", cpu::threads()));
 }

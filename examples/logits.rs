@@ -105,7 +105,7 @@ fn main() -> ExitCode {
         }
         let ids: Vec<i64> = texts.iter().flatten().map(|&id| i64::from(id)).collect();
         let job = Logits { model, lora_path: args.lora_path, texts };
-        let logits = device::run(args.device, args.compute_dtype, job)?;
+        let logits = device::run(args.device, None, args.compute_dtype, job)?;
         let shape = [ids.len(), logits.len() / ids.len().max(1)];
         let (ids, logits) = (bytemuck::cast_slice(&ids), bytemuck::cast_slice(&logits));
         let ids = Tensor { name: "ids", dtype: Dtype::I64, shape: &shape[..1], data: ids };

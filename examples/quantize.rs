@@ -84,7 +84,7 @@ fn main() -> ExitCode {
         let (output, block_size) = (args.output.clone(), args.block_size);
         let job = Quantize { model, output, bnb, block_size };
         // Scales are f32 whatever a model computes in.
-        if let Some(report) = device::run(args.device, DType::F32, job)? {
+        if let Some(report) = device::run(args.device, None, DType::F32, job)? {
             summary(&args.output, &report, began.elapsed().as_secs_f64());
         }
         Ok(ExitCode::SUCCESS)

@@ -101,7 +101,9 @@ mod tests {
         };
         call("before", 1.0, 9.0).unwrap();
         profiler.begin();
-        [("a", 2.0, 1.0), ("b", 0.0, 5.0), ("a", 3.0, 2.0)].into_iter().for_each(|(op, flops, s)| call(op, flops, s).unwrap());
+        [("a", 2.0, 1.0), ("b", 0.0, 5.0), ("a", 3.0, 2.0)]
+            .into_iter()
+            .for_each(|(op, flops, s)| call(op, flops, s).unwrap());
         let seconds = |began: &f64, ended: &f64| Ok::<_, ()>(ended - began);
         let want = [
             OpTime { op: "b", calls: 1, seconds: 5.0, flops: 0.0 },

@@ -43,6 +43,7 @@ const UNSAFE_ROOMS: &[&str] = &[
     "src/cuda/launch/",
     "src/cpu/simd/",
     "src/cpu/memory.rs",
+    "src/cpu/pool.rs",
     "src/buffer.rs",
     "runtime/src/checkpoint/mmap.rs",
 ];

@@ -7,7 +7,7 @@ use halfbyte_runtime::{
     Result,
     device::Device,
     model::Base,
-    options::{Number, Range},
+    options::{self, Number, Range},
     settings::{Value, parse},
     speed::{RowsFile, Shape},
 };
@@ -28,6 +28,9 @@ pub struct Measured {
     /// auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto", value_parser = parse::<Device>)]
     pub device: Device,
+    /// Threads that compute on the CPU [default: one for each core]
+    #[arg(long, value_parser = within::<usize>(options::THREADS))]
+    pub threads: Option<usize>,
     /// Write the figures into this file, too, row by row
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,

@@ -1,8 +1,11 @@
 //! Choosing a backend and a compute type at run time.
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    options,
+};
 use half::{bf16, f16};
-use halfbyte::{Backend, Cpu, Cuda, DType, Float, Size, cuda, host};
+use halfbyte::{Backend, Cpu, Cuda, DType, Float, Size, cpu, cuda, host};
 use std::{fmt, str::FromStr};
 
 /// Where to compute.
@@ -88,19 +91,41 @@ pub trait Job {
     fn run<B: Backend, T: Float>(self, backend: B) -> Result<Self::Output>;
 }
 
-/// Opens the device and runs the job there.
+/// Opens the device and runs the job there; `threads` are those of the CPU, one for each core if nothing is said.
 ///
 /// # Errors
-/// The GPU that was asked for cannot be used (there is no falling back to the CPU), or the job fails.
-pub fn run<J: Job>(device: Device, dtype: DType, job: J) -> Result<J::Output> {
+/// The GPU that was asked for cannot be used (there is no falling back to the CPU), or has no use for `threads`; or the
+/// job fails.
+pub fn run<J: Job>(device: Device, threads: Option<usize>, dtype: DType, job: J) -> Result<J::Output> {
     match device {
-        Device::Cpu => typed(Cpu::new(), dtype, job),
-        Device::Cuda(ordinal) => typed(Cuda::new(ordinal)?, dtype, job),
+        Device::Cpu => typed(open_cpu(threads)?, dtype, job),
+        Device::Cuda(ordinal) => typed(open_cuda(ordinal, threads)?, dtype, job),
         Device::Auto if !cuda::kernels().is_empty() && cuda::device_count().is_ok_and(|n| n > 0) => {
-            typed(Cuda::new(0)?, dtype, job)
+            typed(open_cuda(0, threads)?, dtype, job)
         }
-        Device::Auto => typed(Cpu::new(), dtype, job),
+        Device::Auto => typed(open_cpu(threads)?, dtype, job),
     }
+}
+
+fn open_cuda(ordinal: usize, threads: Option<usize>) -> Result<Cuda> {
+    match threads {
+        Some(n) => {
+            let want = "the GPU computes, and has no use for them; leave them out, or compute with device cpu";
+            Err(Error::setting(options::THREADS.name, n, want))
+        }
+        None => Ok(Cuda::new(ordinal)?),
+    }
+}
+
+/// The CPU, with instructions that it has.
+fn open_cpu(threads: Option<usize>) -> Result<Cpu> {
+    if let Some(n) = threads {
+        options::THREADS.check(n)?;
+        cpu::set_threads(n);
+    }
+    let got = || std::env::var_os(cpu::VARIABLE).unwrap_or_default().to_string_lossy().into_owned();
+    cpu::check_level().map_err(|want| Error::setting(cpu::VARIABLE, got(), format!("it {want}")))?;
+    Ok(Cpu::new())
 }
 
 fn typed<B: Backend, J: Job>(backend: B, dtype: DType, job: J) -> Result<J::Output> {

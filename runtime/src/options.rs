@@ -55,6 +55,8 @@ pub const MAX_SEQ_LENGTH: Range = closed("the longest sequence", 1.0, 1e7);
 pub const LOGGING_STEPS: Range = closed("the steps between lines of progress", 1.0, 1e9);
 /// Steps between evaluations; 0 is none.
 pub const EVAL_STEPS: Range = closed("the steps between evaluations", 0.0, 1e9);
+/// Threads of the CPU.
+pub const THREADS: Range = closed("the number of threads", 1.0, 1024.0);
 /// Rank of an adapter.
 pub const LORA_R: Range = closed("the rank of the adapter", 1.0, 65_536.0);
 /// Scaling of an adapter times its rank.

@@ -1,5 +1,6 @@
 use super::{
     device::Cpu,
+    par,
     simd::{convert, vectorize},
 };
 use crate::{
@@ -36,7 +37,7 @@ pub(super) fn adamw<T: Float>(op: AdamW<'_, Cpu, T>) {
         .zip(m.into_slice().par_chunks_mut(CHUNK))
         .zip(v.into_slice().par_chunks_mut(CHUNK));
     let all = state.zip(grads.slice().par_chunks(CHUNK)).zip(compute.into_slice().par_chunks_mut(CHUNK));
-    all.with_min_len(2).for_each(|((((w, m), v), g), compute)| {
+    par::each(all.with_min_len(2), |((((w, m), v), g), compute)| {
         vectorize(
             #[inline(always)]
             || {

@@ -1,7 +1,7 @@
 use super::{
     device::Cpu,
     flash::{Blocks, Cut, Piece, panel, result_len, split_rows, write_rows},
-    math,
+    math, par,
     simd::{tile::tile, vectorize},
 };
 use crate::{
@@ -30,7 +30,7 @@ pub(super) fn attention<T: Float>(op: Attention<'_, Cpu, T>) {
             let out = out.reborrow().columns(head(h));
             let (stride, out) = (out.stride, split_rows(out, panels));
             let lse = split_rows(MatMut::new(lse.at_mut(h * n..(h + 1) * n), n, 1), panels);
-            panels.par_iter().zip(out).zip(lse).for_each(|((piece, out), lse)| {
+            par::each(panels.par_iter().zip(out).zip(lse), |((piece, out), lse)| {
                 let mut state = Online::new(dim, scale, block_len);
                 let queries = panel(q, piece);
                 before.iter().for_each(|before| state.run_before(piece, &queries, before));

@@ -4,7 +4,7 @@
 use super::{
     device::Cpu,
     flash::{Blocks, Cut, Piece, panel, result_len, split_rows, write_rows},
-    math,
+    math, par,
     simd::{convert, tile::tile, vectorize},
 };
 use crate::{
@@ -48,7 +48,7 @@ fn write_query_grads<T: Float>(
     d_q: MatMut<'_, Cpu, T>,
 ) {
     let (dim, stride) = (d_q.cols, d_q.stride);
-    cut.panels.par_iter().zip(split_rows(d_q, &cut.panels)).for_each(|(piece, d_q)| {
+    par::each(cut.panels.par_iter().zip(split_rows(d_q, &cut.panels)), |(piece, d_q)| {
         let sums = query_grad(piece, &panel(q, piece), &panel(d_out, piece), dim, scale, queries, keys);
         vectorize(
             #[inline(always)]
@@ -67,7 +67,7 @@ fn write_key_grads<T: Float>(
 ) {
     let (dim, k_stride, v_stride) = (k.cols, d_k.stride, d_v.stride);
     let outs = split_rows(d_k, &cut.panels).into_par_iter().zip(split_rows(d_v, &cut.panels));
-    cut.panels.par_iter().zip(outs).for_each(|(piece, (d_k, d_v))| {
+    par::each(cut.panels.par_iter().zip(outs), |(piece, (d_k, d_v))| {
         let [k_sums, v_sums] = key_grads(piece, &panel(k, piece), &panel(v, piece), dim, scale, queries);
         vectorize(
             #[inline(always)]
@@ -117,7 +117,7 @@ impl<'a> Queries<'a> {
 
 /// `out[i] = a[i] · b[i]`, row by row.
 fn row_dots<T: Float>(a: Mat<'_, Cpu, T>, b: Mat<'_, Cpu, T>, out: &mut [f32]) {
-    out.par_iter_mut().enumerate().with_min_len(64).for_each(|(i, out)| {
+    par::each(out.par_iter_mut().enumerate().with_min_len(64), |(i, out)| {
         let (mut x, mut y) = ([0.0; 128], [0.0; 128]);
         let (x, y) = (&mut x[..a.cols], &mut y[..a.cols]);
         vectorize(

@@ -13,7 +13,8 @@ pub(super) fn cross_entropy<T: Float>(op: CrossEntropy<'_, Cpu, T>) {
         .zip(labels.slice())
         .zip(losses.into_slice().par_iter_mut())
         .with_min_len(par::grain(vocab));
-    rows.for_each_init(
+    par::each_with(
+        rows,
         || vec![0.0; vocab],
         |x, ((logits, &label), loss)| {
             let label = label as usize;

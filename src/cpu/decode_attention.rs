@@ -12,7 +12,7 @@ pub(super) fn decode_attention<T: Float>(op: DecodeAttention<'_, Cpu, T>) {
     let (dim, group, width) = (heads.dim, heads.q / heads.kv, heads.kv * heads.dim);
     let caches = [op.k_cache, op.v_cache].map(|cache| cache.into_slice().par_chunks_mut(capacity * width));
     let [k_caches, v_caches] = caches;
-    par::rows_mut(op.out).zip(k_caches.zip(v_caches)).enumerate().for_each(|(b, (out, (keys, values)))| {
+    par::each(par::rows_mut(op.out).zip(k_caches.zip(v_caches)).enumerate(), |(b, (out, (keys, values)))| {
         let position = positions.slice()[b];
         let angles = angles(cos, sin, position, dim / 2);
         let (q, kv) = qkv.row(b).split_at(heads.q * dim);
@@ -25,16 +25,19 @@ pub(super) fn decode_attention<T: Float>(op: DecodeAttention<'_, Cpu, T>) {
         }
         let used = position.min(capacity - 1) * width + width;
         let (keys, values) = (&keys[..used], &values[..used]);
-        out.par_chunks_mut(group * dim).zip(q.par_chunks(group * dim)).enumerate().for_each(|(head, (out, q))| {
-            vectorize(
-                #[inline(always)]
-                || {
-                    let rows = |cache| Rows { cache, width, dim, head };
-                    let mut rotated = q.to_vec();
-                    norm_rope(q, q_weight, eps, angles, &mut vec![0.0; dim], &mut rotated);
-                    attend(&rotated, rows(keys), rows(values), scale, out);
-                },
-            );
+        par::each(out.par_chunks_mut(group * dim).zip(q.par_chunks(group * dim)).enumerate(), |(head, (out, q))| {
+            let rows = |cache| Rows { cache, width, dim, head };
+            par::with_scratch(group * dim, |queries| {
+                vectorize(
+                    #[inline(always)]
+                    || {
+                        // Rounded to `T`, through the place of the result.
+                        norm_rope(q, q_weight, eps, angles, &mut queries[..dim], out);
+                        convert::widen(out, queries);
+                    },
+                );
+                attend(queries, rows(keys), rows(values), scale, out);
+            });
         });
     });
 }
@@ -48,49 +51,61 @@ struct Rows<'a, T> {
     head: usize,
 }
 
-impl<'a, T: Float> Rows<'a, T> {
-    /// Calls `f` with the number and the elements of each row.
-    #[inline(always)]
+/// Rows of the cache that are widened at once.
+const BLOCK: usize = 32;
+
+impl<T: Float> Rows<'_, T> {
+    /// Calls `f` with the number of the first and the elements of some rows at a time.
     fn each(self, mut f: impl FnMut(usize, &[f32])) {
-        let mut row = [0.0; 128];
-        let row = &mut row[..self.dim];
-        for (i, all) in self.cache.chunks_exact(self.width).enumerate() {
-            convert::widen(&all[self.head * self.dim..][..self.dim], row);
-            f(i, row);
-        }
+        let Rows { cache, width, dim, head } = self;
+        par::with_scratch(BLOCK * dim, |wide| {
+            for (i, rows) in cache.chunks(BLOCK * width).enumerate() {
+                let wide = &mut wide[..rows.len() / width * dim];
+                vectorize(
+                    #[inline(always)]
+                    || {
+                        for (all, wide) in rows.chunks_exact(width).zip(wide.chunks_exact_mut(dim)) {
+                            convert::widen(&all[head * dim..][..dim], wide);
+                        }
+                    },
+                );
+                f(i * BLOCK, wide);
+            }
+        });
     }
 }
 
-/// Attention of the queries `q` of one group over the keys and values of their head.
-#[inline(always)]
-fn attend<T: Float>(q: &[T], keys: Rows<'_, T>, values: Rows<'_, T>, scale: f32, out: &mut [T]) {
-    let dim = keys.dim;
-    let group = q.len() / dim;
-    let mut queries = vec![0.0; q.len()];
-    convert::widen(q, &mut queries);
-    let len = keys.cache.len() / keys.width;
-    let mut scores = vec![0.0; group * len];
-    keys.each(|j, key| {
-        for (query, scores) in queries.chunks_exact(dim).zip(scores.chunks_exact_mut(len)) {
-            scores[j] = scale * math::dot(query, key);
-        }
+/// Attention of the `queries` of one group over the keys and values of their head.
+fn attend<T: Float>(queries: &[f32], keys: Rows<'_, T>, values: Rows<'_, T>, scale: f32, out: &mut [T]) {
+    let (dim, len) = (keys.dim, keys.cache.len() / keys.width);
+    par::with_scratch(queries.len() / dim * len + queries.len(), |scratch| {
+        let (sums, scores) = scratch.split_at_mut(queries.len());
+        keys.each(|first, keys| {
+            for (query, scores) in queries.chunks_exact(dim).zip(scores.chunks_exact_mut(len)) {
+                math::dots(query, keys, &mut scores[first..][..keys.len() / dim]);
+            }
+        });
+        vectorize(
+            #[inline(always)]
+            || scores.chunks_exact_mut(len).for_each(|scores| softmax(scores, scale)),
+        );
+        sums.fill(0.0);
+        values.each(|first, values| {
+            for (sums, scores) in sums.chunks_exact_mut(dim).zip(scores.chunks_exact(len)) {
+                math::add_rows(&scores[first..][..values.len() / dim], values, sums);
+            }
+        });
+        vectorize(
+            #[inline(always)]
+            || convert::narrow(sums, out),
+        );
     });
-    for scores in scores.chunks_exact_mut(len) {
-        softmax(scores);
-    }
-    let mut sums = vec![0.0; q.len()];
-    values.each(|j, value| {
-        for (sums, scores) in sums.chunks_exact_mut(dim).zip(scores.chunks_exact(len)) {
-            let p = scores[j];
-            sums.iter_mut().zip(value).for_each(|(sum, v)| *sum += p * v);
-        }
-    });
-    convert::narrow(&sums, out);
 }
 
-/// `x[i] = exp(x[i]) / sum_j exp(x[j])`.
+/// `x[i] = exp(scale x[i]) / sum_j exp(scale x[j])`.
 #[inline(always)]
-fn softmax(x: &mut [f32]) {
+fn softmax(x: &mut [f32], scale: f32) {
+    x.iter_mut().for_each(|x| *x *= scale);
     let max = math::max(x);
     x.iter_mut().for_each(|x| *x = math::exp(*x - max));
     let share = 1.0 / math::sum(x);

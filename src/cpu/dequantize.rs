@@ -1,5 +1,6 @@
 use super::{
     device::Cpu,
+    par,
     simd::{convert, decode, vectorize},
 };
 use crate::{element::Float, ops::Dequantize};
@@ -10,7 +11,7 @@ const CHUNK: usize = 4096;
 
 pub(super) fn dequantize<T: Float>(op: Dequantize<'_, Cpu, T>) {
     let Dequantize { weight, out } = op;
-    out.into_slice().par_chunks_mut(CHUNK).enumerate().for_each(|(i, out)| {
+    par::each(out.into_slice().par_chunks_mut(CHUNK).enumerate(), |(i, out)| {
         let mut wide = [0.0; CHUNK];
         let wide = &mut wide[..out.len()];
         decode::decode::<T>(&weight, i * CHUNK, wide);

@@ -9,9 +9,10 @@ use super::{
         operand::{ByColumn, ByRow, Operand},
         source::Dense,
     },
+    par,
     simd::{
         convert,
-        tile::{Tile, tile},
+        tile::{Form, Tile, tile},
     },
 };
 use crate::{
@@ -113,7 +114,7 @@ impl Blocks {
         let (tile, dim) = (tile(), mat.cols);
         Self::pack(&cut.blocks, cut.block_len / tile.rows, dim * tile.rows, |piece, panel, out| {
             let rows = ByRow(Dense::new(mat.rows(0..piece.sequence.end)));
-            rows.pack(piece.rows.start + panel * tile.rows, 0..dim, tile.rows, out);
+            rows.pack(piece.rows.start + panel * tile.rows, 0..dim, tile.rows, Form::Plain, out);
         })
     }
 
@@ -122,14 +123,15 @@ impl Blocks {
         let tile = tile();
         Self::pack(&cut.blocks, mat.cols.div_ceil(tile.rows), cut.block_len * tile.rows, |piece, panel, out| {
             let columns = ByColumn(Dense::new(mat));
-            columns.pack(panel * tile.rows, piece.rows.clone(), tile.rows, out);
+            let out = &mut out[..piece.rows.len() * tile.rows];
+            columns.pack(panel * tile.rows, piece.rows.clone(), tile.rows, Form::Plain, out);
         })
     }
 
     fn pack(blocks: &[Piece], panels: usize, panel: usize, pack: impl Fn(&Piece, usize, &mut [f32]) + Sync) -> Self {
         let len = panels * panel;
         let mut data = vec![0.0; blocks.len() * len];
-        data.par_chunks_mut(len).zip(blocks).for_each(|(data, piece)| {
+        par::each(data.par_chunks_mut(len).zip(blocks), |(data, piece)| {
             for (i, out) in data.chunks_mut(panel).enumerate() {
                 pack(piece, i, out);
             }
@@ -142,7 +144,7 @@ impl Blocks {
         let tile = tile();
         let panels = self.data[block * self.len..][..self.len].chunks(self.panel);
         for (panel, out) in panels.zip(out.chunks_mut(tile.len())) {
-            tile.run(depth, panel, right, out);
+            tile.run_packed(depth, panel, right, out);
         }
     }
 }
@@ -151,7 +153,7 @@ impl Blocks {
 pub(super) fn panel<T: Float>(mat: Mat<'_, Cpu, T>, piece: &Piece) -> Vec<f32> {
     let mut out = vec![0.0; mat.cols * tile().cols];
     let rows = ByRow(Dense::new(mat.rows(0..piece.sequence.end)));
-    rows.pack(piece.rows.start, 0..mat.cols, tile().cols, &mut out);
+    rows.pack(piece.rows.start, 0..mat.cols, tile().cols, Form::Plain, &mut out);
     out
 }
 

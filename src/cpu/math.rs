@@ -1,6 +1,6 @@
 //! Arithmetic that the compiler can vectorise: no branches.
 
-pub(super) use super::simd::sum::{dot, max, sum};
+pub(super) use super::simd::sum::{add_rows, dot, dots, max, sum};
 
 /// `e^x` to about one unit in the last place; NaN, infinities and subnormal results included.
 ///

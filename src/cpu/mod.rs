@@ -12,6 +12,7 @@ mod gemm;
 mod math;
 mod memory;
 mod par;
+mod pool;
 mod qk_norm_rope;
 mod quantize;
 mod reduce;
@@ -23,7 +24,8 @@ mod swiglu;
 
 pub use device::Cpu;
 pub use memory::Memory;
-pub use simd::features;
+pub use pool::{MAX_THREADS, set_threads, threads};
+pub use simd::{VARIABLE, check_level, features};
 
 use crate::{
     backend::{Backend, each_op},
@@ -37,17 +39,12 @@ use crate::{
 };
 use std::time::Instant;
 
-/// Runs an op on a thread of the pool, which it enters once and not for each of its loops.
-fn run(op: impl FnOnce() + Send) -> Result<()> {
-    rayon::scope(|_| op());
-    Ok(())
-}
-
 /// Runs each op by the function of its name, in its module.
 macro_rules! run_each {
     ($($name:ident($Op:ident $(<$($T:ident),+>)?) in $($module:ident)::+;)*) => {$(
         fn $name $(<$($T: Float),+>)? (&self, op: Checked<ops::$Op<'_, Self $($(, $T)+)?>>) -> Result<()> {
-            run(|| $($module)::+::$name(op.into_inner()))
+            $($module)::+::$name(op.into_inner());
+            Ok(())
         }
     )*};
 }
@@ -56,7 +53,7 @@ impl Backend for Cpu {
     type Graph = ();
 
     fn name(&self) -> String {
-        format!("cpu ({}, {})", simd::level(), Count(rayon::current_num_threads(), "thread"))
+        format!("cpu ({}, {})", simd::level(), Count(pool::threads(), "thread"))
     }
 
     fn zeros<T: Element>(&self, len: usize) -> Result<Buf<Self, T>> {

@@ -56,7 +56,8 @@ pub(super) fn qk_norm_rope<T: Float>(op: QkNormRope<'_, Cpu, T>) {
     let QkNormRope { qkv, heads, q_weight, k_weight, eps, positions, cos, sin, q, mut k, cache } = op;
     let d = heads.dim;
     let rows = par::rows_mut(q).zip(par::rows_mut(k.reborrow())).enumerate().with_min_len(par::grain(qkv.cols));
-    rows.for_each_init(
+    par::each_with(
+        rows,
         || vec![0.0; d],
         |u, (i, (q, k))| {
             let angles = angles(cos, sin, positions.slice()[i], d / 2);
@@ -97,7 +98,8 @@ pub(super) fn qk_norm_rope_grad<T: Float>(op: QkNormRopeGrad<'_, Cpu, T>) {
     let QkNormRopeGrad { qkv, heads, q_weight, k_weight, eps, positions, cos, sin, d_q, d_k, d_qk } = op;
     let d = heads.dim;
     let rows = par::rows_mut(d_qk).enumerate().with_min_len(par::grain(qkv.cols));
-    rows.for_each_init(
+    par::each_with(
+        rows,
         || (vec![0.0; d], vec![0.0; d]),
         |(x, g), (i, d_qk)| {
             let (cos, sin) = angles(cos, sin, positions.slice()[i], d / 2);

@@ -1,5 +1,6 @@
 use super::{
     device::Cpu,
+    par,
     simd::{convert, vectorize},
 };
 use crate::{
@@ -15,7 +16,8 @@ const CHUNK: usize = 16384;
 pub(super) fn quantize<T: Float>(op: Quantize<'_, Cpu, T>) {
     let Quantize { x, format, block_size, codes, absmax } = op;
     let outs = codes.into_slice().par_chunks_mut(CHUNK / 2).zip(absmax.into_slice().par_chunks_mut(CHUNK / block_size));
-    x.slice().par_chunks(CHUNK).zip(outs).for_each_init(
+    par::each_with(
+        x.slice().par_chunks(CHUNK).zip(outs),
         || (vec![0.0; CHUNK], vec![0; CHUNK]),
         |(wide, codes), (x, (bytes, absmax))| {
             let (wide, codes) = (&mut wide[..x.len()], &mut codes[..x.len()]);

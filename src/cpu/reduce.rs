@@ -1,4 +1,4 @@
-use super::{device::Cpu, simd::vectorize};
+use super::{device::Cpu, par, simd::vectorize};
 use crate::ops::{Norm, Sum};
 use rayon::prelude::*;
 
@@ -21,7 +21,9 @@ fn total(x: &[f32], f: impl Fn(f64) -> f64 + Sync) -> f64 {
             },
         )
     };
-    x.par_chunks(CHUNK).map(part).collect::<Vec<f64>>().iter().sum()
+    let mut parts = vec![0.0; x.len().div_ceil(CHUNK)];
+    par::each(x.par_chunks(CHUNK).zip(parts.par_iter_mut()), |(x, sum)| *sum = part(x));
+    parts.iter().sum()
 }
 
 pub(super) fn sum(op: Sum<'_, Cpu>) {

@@ -16,7 +16,7 @@ pub(super) fn rms_norm<T: Float>(op: RmsNorm<'_, Cpu, T>) {
     let rows = par::rows_mut(out).enumerate().with_min_len(par::grain(d));
     let scratch = || (vec![0.0; d], vec![0.0; d]);
     match add {
-        None => rows.for_each_init(scratch, |(h, y), (i, out)| {
+        None => par::each_with(rows, scratch, |(h, y), (i, out)| {
             vectorize(
                 #[inline(always)]
                 || {
@@ -26,7 +26,7 @@ pub(super) fn rms_norm<T: Float>(op: RmsNorm<'_, Cpu, T>) {
                 },
             );
         }),
-        Some((add, sum)) => rows.zip(par::rows_mut(sum)).for_each_init(scratch, |(h, y), ((i, out), sum)| {
+        Some((add, sum)) => par::each_with(rows.zip(par::rows_mut(sum)), scratch, |(h, y), ((i, out), sum)| {
             vectorize(
                 #[inline(always)]
                 || {
@@ -73,7 +73,7 @@ pub(super) fn rms_norm_grad<T: Float>(op: RmsNormGrad<'_, Cpu, T>) {
     let d = x.cols;
     let scratch = || (vec![0.0; d], vec![0.0; d]);
     let rows = par::rows_mut(d_x).enumerate().with_min_len(par::grain(d));
-    rows.for_each_init(scratch, |(h, g), (i, d_x)| {
+    par::each_with(rows, scratch, |(h, g), (i, d_x)| {
         vectorize(
             #[inline(always)]
             || {

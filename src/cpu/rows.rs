@@ -9,7 +9,7 @@ pub(super) fn gather_rows<T: Float>(op: GatherRows<'_, Cpu, T>) {
     let GatherRows { table, rows, out } = op;
     let last = table.rows - 1;
     let grain = par::grain(table.cols);
-    par::rows_mut(out).zip(rows.slice()).with_min_len(grain).for_each(|(out, &row)| {
+    par::each(par::rows_mut(out).zip(rows.slice()).with_min_len(grain), |(out, &row)| {
         out.copy_from_slice(table.row((row as usize).min(last)));
     });
 }

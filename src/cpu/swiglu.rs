@@ -13,7 +13,8 @@ pub(super) fn swiglu<T: Float>(op: Swiglu<'_, Cpu, T>) {
     let Swiglu { gate_up, out } = op;
     let f = out.cols;
     let rows = par::rows_mut(out).enumerate().with_min_len(par::grain(f));
-    rows.for_each_init(
+    par::each_with(
+        rows,
         || (vec![0.0; f], vec![0.0; f]),
         |(gate, up), (i, out)| {
             let row = gate_up.row(i);
@@ -36,7 +37,8 @@ pub(super) fn swiglu_grad<T: Float>(op: SwigluGrad<'_, Cpu, T>) {
     let SwigluGrad { gate_up, d_out } = op;
     let f = d_out.cols;
     let rows = par::rows_mut(gate_up).enumerate().with_min_len(par::grain(2 * f));
-    rows.for_each_init(
+    par::each_with(
+        rows,
         || [vec![0.0; f], vec![0.0; f], vec![0.0; f]],
         |[gate, up, d_out_row], (i, gate_up)| {
             let (gate_place, up_place) = gate_up.split_at_mut(f);

@@ -166,6 +166,7 @@ pub fn show(option: &str, path: &Path) -> String {
 pub fn of_the_base() -> Vec<Row> {
     vec![
         row("--device cuda:99", Refused("CUDA")),
+        row("--threads 1", says(", 1 thread)")),
         row("--load-in-4bit false", says("base: unquantised")),
         row("--head-4bit", says("the head in 4 bits, too")),
         row("--head-4bit", Refused("or set load_in_4bit")).beside("--load-in-4bit false"),
@@ -244,6 +245,7 @@ fn every_option_of_training_is_seen() {
         row("--activation-memory checkpoint", Output).beside("--check --model-name embedded"),
         row("--gradient-checkpointing", Output).beside("--check --model-name embedded"),
         row("--device cuda:99", Refused("CUDA")),
+        row("--threads 1", says(", 1 thread)")),
         row("--seed 1", WEIGHTS),
         row("--logging-steps 1", says("step 1/")),
         row("--eval-steps 1", Holds("metrics.jsonl", "eval_loss")).beside(&show("--eval-data", few)),

@@ -29,6 +29,8 @@ fn of_both(csv: &Path) -> Vec<Row> {
         row("--unquantised", says("random weights, unquantised")),
         row("--dtype float32", says("computing in float32")),
         row("--device cuda:99", Refused("CUDA")),
+        row("--threads 1", says(", 1 thread)")),
+        row("--threads 1", Refused("the GPU computes")).beside("--device cuda:99"),
         row(&csv, Refused("it has other results")),
         row("--overwrite", says("peak GiB")).beside(&csv),
         row("--overwrite", Refused("--csv")),

@@ -32,6 +32,7 @@ fn main() {
     for (group, checks) in checks() {
         trials.extend(on_cpu(&format!("{group}::"), checks));
     }
+    trials.extend(on_cpu("threads::", threads::cpu_checks()));
     for (group, checks) in checks() {
         trials.extend(on_cuda(&format!("{group}::"), checks));
     }

@@ -4,12 +4,12 @@ use super::memory::Chain;
 use crate::common::{
     cases::{LoraCase, Product, Quantization},
     make::{Make, Purpose},
-    ops::{decode_attention, linear4, lora, reduce, sample},
+    ops::{decode_attention, linear, linear4, lora, reduce, sample},
     setup::{Check, Setup, bits_again},
     tensor::Layout,
 };
 use half::bf16;
-use halfbyte::{Backend, ops::Heads};
+use halfbyte::{Backend, Cpu, cpu, ops::Heads};
 use std::thread;
 
 /// One op on memory of its own: runs it again and gives the bits of all outputs.
@@ -82,6 +82,39 @@ fn one_thread_records_while_another_runs<B: Backend>(backend: &B) {
         });
         rounds(backend, "first", &jobs);
     });
+}
+
+/// Products of few rows and of many, of shapes that are cut into many parts.
+fn products(backend: &Cpu) -> Vec<Job<Cpu>> {
+    let mut jobs = Vec::new();
+    for n in [1, 3, 4, 5, 130] {
+        let product = Product::new(n, 700, 1024);
+        jobs.push(job::<Cpu, linear4::Forward<Cpu, bf16, bf16>>(backend, "threads", (product, Quantization::DEFAULT)));
+        jobs.push(job::<Cpu, linear4::Gradient<Cpu, bf16>>(backend, "threads", (product, Quantization::DEFAULT)));
+        jobs.push(job::<Cpu, linear::Forward<Cpu, bf16, f32>>(backend, "threads", product));
+        jobs.push(job::<Cpu, linear::Forward<Cpu, f32, f32>>(backend, "threads", product));
+    }
+    jobs
+}
+
+fn any_number_of_threads_gives_the_same_bits(backend: &Cpu) {
+    let before = cpu::threads();
+    let mut jobs: Vec<_> = jobs(backend, "threads").into_iter().chain(products(backend)).collect();
+    let mut bits = |n| {
+        cpu::set_threads(n);
+        jobs.iter_mut().map(|job| job(backend)).collect::<Vec<_>>()
+    };
+    let want = bits(1);
+    for n in [2, 3, 8] {
+        for (i, (got, want)) in bits(n).iter().zip(&want).enumerate() {
+            assert!(got == want, "job {i} gave other bits with {n} threads than with one");
+        }
+    }
+    cpu::set_threads(before);
+}
+
+pub fn cpu_checks() -> Vec<Check<Cpu>> {
+    vec![("any_number_of_threads_gives_the_same_bits", any_number_of_threads_gives_the_same_bits)]
 }
 
 pub fn checks<B: Backend>() -> Vec<Check<B>> {

@@ -46,7 +46,7 @@ impl Prepared {
     pub fn load(self) -> Result<Llm> {
         let Prepared { files, config, adapter, settings, .. } = &self;
         let load = Load { files, config, base: settings.base(), head: self.head(), adapter: adapter.as_ref() };
-        let engine = load.on(settings.device, settings.bnb_4bit_compute_dtype)?;
+        let engine = load.on(settings.device, settings.threads, settings.bnb_4bit_compute_dtype)?;
         Ok(Llm { engine, prepared: self })
     }
 }

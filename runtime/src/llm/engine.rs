@@ -49,8 +49,8 @@ pub(super) struct Load<'a> {
 }
 
 impl Load<'_> {
-    pub fn on(self, device: Device, dtype: DType) -> Result<Box<dyn Engine>> {
-        device::run(device, dtype, self)
+    pub fn on(self, device: Device, threads: Option<usize>, dtype: DType) -> Result<Box<dyn Engine>> {
+        device::run(device, threads, dtype, self)
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
     embedded::{self, EMBEDDED},
     error::Result,
     model::{Base, SampleOptions},
-    options::{MAX_NEW_TOKENS, MIN_P, REPETITION_PENALTY, TEMPERATURE, TOP_K, TOP_P},
+    options::{MAX_NEW_TOKENS, MIN_P, REPETITION_PENALTY, TEMPERATURE, THREADS, TOP_K, TOP_P},
 };
 use halfbyte::{DType, quant::Format};
 use std::path::PathBuf;
@@ -21,6 +21,8 @@ section! {
         lora_path: Option<PathBuf> = None, also ["adapter"];
         /// Where to compute
         device: Device = Device::Auto;
+        /// Threads that compute on the CPU [default: one for each core]
+        threads: Option<usize> = None, within THREADS;
         /// Hold the base in 4 bits
         load_in_4bit: bool = true, also ["hf_load_in_4bit"];
         /// Type of activations in computations

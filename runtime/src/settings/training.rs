@@ -84,6 +84,8 @@ section! {
         gradient_checkpointing: bool = false, also ["activation_checkpointing"];
         /// Where to compute
         device: Device = Device::Auto;
+        /// Threads that compute on the CPU [default: one for each core]
+        threads: Option<usize> = None, within THREADS;
         /// Same seed, same device, same data: the same adapter, to the bit
         seed: u64 = 0;
         /// Steps between lines of progress where there is no terminal

@@ -10,9 +10,9 @@ use crate::{
     buffer::MatMut,
     cpu::{
         device::Cpu,
-        par,
+        par, pool,
         simd::{
-            tile::{Tile, tile},
+            tile::{Form, Tile, tile, tile_of_pairs},
             vectorize,
         },
     },
@@ -44,12 +44,11 @@ struct Grid {
 }
 
 impl Grid {
-    fn new(rows: usize, cols: usize) -> Self {
-        let tile = tile();
+    fn new(tile: &'static Tile, rows: usize, cols: usize) -> Self {
         let panels = rows.div_ceil(tile.rows);
         let blocks = cols.div_ceil(BLOCK);
         // Enough tasks for every thread, also where there are few columns.
-        let parts = (4 * rayon::current_num_threads()).div_ceil(blocks).min(panels);
+        let parts = (4 * pool::threads()).div_ceil(blocks).min(panels);
         let part = panels.div_ceil(parts);
         Grid { tile, panels, part, width: BLOCK / tile.cols, tasks: blocks * panels.div_ceil(part) }
     }
@@ -67,7 +66,7 @@ impl Grid {
     /// Multiplies packed panels of `A` with the rows `cols` of `b`.
     fn fill(&self, a: &[f32], b: &dyn Operand, cols: Range<usize>, sums: &mut [f32]) {
         let parts = self.panels.div_ceil(self.part);
-        sums.par_chunks_mut(self.task_len()).enumerate().for_each(|(task, sums)| {
+        par::each(sums.par_chunks_mut(self.task_len()).enumerate(), |(task, sums)| {
             let first = cols.start + task / parts * BLOCK;
             let cols = first..cols.end.min(first + BLOCK);
             let part = task % parts * self.part;
@@ -92,14 +91,13 @@ impl Grid {
         let width = cols.len().div_ceil(tile.cols);
         for start in (0..depth).step_by(DEPTH) {
             let ks = start..depth.min(start + DEPTH);
-            let b_len = ks.len() * tile.cols;
-            for (j, packed) in packed.chunks_mut(b_len).take(width).enumerate() {
-                b.pack(cols.start + j * tile.cols, ks.clone(), tile.cols, packed);
-            }
+            let words = tile.form.words(ks.len());
+            let b_len = words * tile.cols;
+            b.pack(cols.start, ks.clone(), tile.cols, tile.form, &mut packed[..width * b_len]);
             for (i, sums) in panels.clone().zip(sums.chunks_mut(self.width * tile.len())) {
-                let a = &a[(i * depth + start) * tile.rows..];
+                let a = &a[(i * tile.form.words(depth) + tile.form.words(start)) * tile.rows..];
                 for (packed, sums) in packed.chunks(b_len).zip(sums.chunks_mut(tile.len())).take(width) {
-                    tile.run(ks.len(), a, packed, sums);
+                    tile.run_packed(words, a, packed, sums);
                 }
             }
         }
@@ -133,15 +131,25 @@ impl Grid {
     }
 }
 
-/// Packs the rows `rows` of `a` at full depth, panel after panel, for `f`.
-fn with_packed<R>(a: &dyn Operand, rows: Range<usize>, f: impl FnOnce(&[f32]) -> R) -> R {
-    let (tile, depth) = (tile(), a.shape()[1]);
-    par::with_scratch(rows.len().div_ceil(tile.rows) * tile.rows * depth, |packed| {
-        if depth > 0 {
-            packed.par_chunks_mut(tile.rows * depth).enumerate().for_each(|(i, out)| {
-                a.pack(rows.start + i * tile.rows, 0..depth, tile.rows, out);
-            });
-        }
+/// The micro-kernel for the product of two operands.
+pub(super) fn tile_for(a: &dyn Operand, b_exact: bool) -> &'static Tile {
+    tile_of_pairs().filter(|_| a.exact() && b_exact).unwrap_or_else(tile)
+}
+
+/// Packs the rows `rows` of `a` at full depth, panels of `width` one after the other, for `f`.
+pub(super) fn with_packed<R>(
+    a: &dyn Operand,
+    rows: Range<usize>,
+    width: usize,
+    form: Form,
+    f: impl FnOnce(&[f32]) -> R,
+) -> R {
+    let depth = a.shape()[1];
+    let panel = form.words(depth) * width;
+    par::with_scratch(rows.len().div_ceil(width) * panel, |packed| {
+        par::each(packed.par_chunks_mut(panel.max(1)).enumerate(), |(i, out)| {
+            a.pack(rows.start + i * width, 0..depth, width, form, out);
+        });
         f(packed)
     })
 }
@@ -153,13 +161,13 @@ pub(super) fn multiply<O: Float>(
     mut out: MatMut<'_, Cpu, O>,
     finish: impl Fn(usize, usize, &mut [f32], &mut [O]) + Sync,
 ) {
-    let [m, n] = out.shape();
+    let ([m, n], tile) = (out.shape(), tile_for(a, b.exact()));
     for i in (0..m).step_by(ROWS) {
         let rows = i..m.min(i + ROWS);
-        with_packed(a, rows.clone(), |packed| {
+        with_packed(a, rows.clone(), tile.rows, tile.form, |packed| {
             for j in (0..n).step_by(COLS) {
                 let cols = j..n.min(j + COLS);
-                let grid = Grid::new(rows.len(), cols.len());
+                let grid = Grid::new(tile, rows.len(), cols.len());
                 let out = out.reborrow().rows(rows.clone()).columns(cols.clone());
                 par::with_scratch(grid.len(), |sums| {
                     grid.fill(packed, b, cols.clone(), sums);
@@ -187,10 +195,11 @@ pub(super) fn multiply_transposed<O: Float>(
     if m == 0 {
         return;
     }
-    with_packed(a, 0..m, |packed| {
+    let tile = tile_for(a, b.exact());
+    with_packed(a, 0..m, tile.rows, tile.form, |packed| {
         for j in (0..n).step_by(COLS) {
             let cols = j..n.min(j + COLS);
-            let grid = Grid::new(m, cols.len());
+            let grid = Grid::new(tile, m, cols.len());
             let out = out.reborrow().rows(cols.clone());
             par::with_scratch(grid.len(), |sums| {
                 grid.fill(packed, b, cols.clone(), sums);
@@ -213,7 +222,8 @@ fn finish_rows<O: Float>(
     finish: impl Fn(usize, &mut [f32], &mut [O]) + Sync,
 ) {
     let cols = out.cols;
-    par::rows_mut(out).enumerate().with_min_len(par::grain(cols)).for_each_init(
+    par::each_with(
+        par::rows_mut(out).enumerate().with_min_len(par::grain(cols)),
         || vec![0.0; cols],
         |line, (row, out)| {
             read(row, line);

@@ -20,34 +20,46 @@ pub(super) fn suits(rows: usize) -> bool {
     (1..=MAX_ROWS).contains(&rows)
 }
 
-/// The rows of `x`, as kernels read them.
-fn inputs(x: &dyn Source) -> Inputs {
-    let [n, cols] = x.shape();
-    let mut wide = vec![0.0; n * cols];
-    for (i, row) in wide.chunks_mut(cols.max(1)).enumerate() {
-        x.read(i, 0..cols, row);
-    }
-    Inputs::new(wide, cols)
-}
+/// Rows of the weight that are computed before they are stored.
+const CHUNK: usize = 32;
 
-/// Computes `x · weightᵀ` for an `x` whose rows it [`suits`] and hands each row of it to `finish(sums, out)`.
+/// Computes `x · weightᵀ` for an `x` whose rows it [`suits`] and hands pieces of each row of it to `finish(sums, out)`.
 pub(super) fn multiply<O: Float>(
     x: &dyn Source,
-    weight: &dyn Source,
+    weight: &impl Source,
     out: MatMut<'_, Cpu, O>,
     finish: impl Fn(&mut [f32], &mut [O]) + Sync,
 ) {
-    let [n, cols] = out.shape();
-    let inputs = inputs(x);
-    // `[cols, n]`.
-    let mut sums = vec![0.0; cols * n];
-    let rows = sums.par_chunks_mut(n).enumerate().with_min_len(par::grain(inputs.cols));
-    rows.for_each(|(row, sums)| weight.dots(row, &inputs, sums));
-    par::rows_mut(out).enumerate().for_each(|(i, out)| {
-        let mut row: Vec<f32> = sums.iter().skip(i).step_by(n).copied().collect();
-        vectorize(
-            #[inline(always)]
-            || finish(&mut row, out),
-        );
+    let ([n, cols], [rows, outputs]) = (x.shape(), out.shape());
+    let inputs = Inputs::new(n, cols, |i, out| x.read(i, 0..cols, out), |exact| weight.order(exact));
+    let grain = par::grain(cols).div_ceil(CHUNK);
+    let dots = |chunk: usize, sums: &mut [f32]| {
+        let first = chunk * CHUNK;
+        weight.dots(first..first + sums.len() / n, &inputs, sums);
+    };
+    if rows == 1 {
+        let out = out.view.into_slice();
+        return par::each(out.par_chunks_mut(CHUNK).enumerate().with_min_len(grain), |(i, out)| {
+            let sums = &mut [0.0; CHUNK][..out.len()];
+            dots(i, sums);
+            vectorize(
+                #[inline(always)]
+                || finish(sums, out),
+            );
+        });
+    }
+    // `[outputs, n]`.
+    par::with_scratch(outputs * n, |sums| {
+        par::each(sums.par_chunks_mut(CHUNK * n).enumerate().with_min_len(grain), |(i, sums)| dots(i, sums));
+        let sums = &*sums;
+        par::each(par::rows_mut(out).enumerate(), |(i, out)| {
+            par::with_scratch(outputs, |row| {
+                row.iter_mut().zip(sums[i..].iter().step_by(n)).for_each(|(row, sum)| *row = *sum);
+                vectorize(
+                    #[inline(always)]
+                    || finish(row, out),
+                );
+            });
+        });
     });
 }

@@ -1,7 +1,7 @@
 use super::{
     blocked,
     epilogue::store,
-    gemv,
+    forward, gemv,
     operand::{ByColumn, ByRow},
     source::{Dense, Source},
 };
@@ -15,7 +15,7 @@ use crate::{
 pub(in crate::cpu) fn linear<T: Float, O: Float>(op: Linear<'_, Cpu, T, O>) {
     let Linear { x, weight, out, accumulate } = op;
     let weight = Dense::of(weight, out.cols, x.cols);
-    forward(Dense::new(x), weight, out, accumulate);
+    product(Dense::new(x), weight, out, accumulate);
 }
 
 pub(in crate::cpu) fn linear_grad<T: Float>(op: LinearGrad<'_, Cpu, T>) {
@@ -25,7 +25,7 @@ pub(in crate::cpu) fn linear_grad<T: Float>(op: LinearGrad<'_, Cpu, T>) {
 }
 
 /// `out (+)= x · weightᵀ`.
-pub(super) fn forward<O: Float>(x: impl Source, weight: impl Source, out: MatMut<'_, Cpu, O>, accumulate: bool) {
+pub(super) fn product<O: Float>(x: impl Source, weight: impl Source, out: MatMut<'_, Cpu, O>, accumulate: bool) {
     if gemv::suits(out.rows) {
         gemv::multiply(
             &x,
@@ -35,13 +35,12 @@ pub(super) fn forward<O: Float>(x: impl Source, weight: impl Source, out: MatMut
             |sums, out| store(accumulate, 1.0, sums, out),
         );
     } else {
-        let (x, weight) = (ByRow(x), ByRow(weight));
-        blocked::multiply(
-            &x,
+        forward::multiply(
+            &ByRow(x),
             &weight,
             out,
             #[inline(always)]
-            |_, _, sums, out| store(accumulate, 1.0, sums, out),
+            |sums, out| store(accumulate, 1.0, sums, out),
         );
     }
 }

@@ -1,5 +1,5 @@
 use super::{
-    linear::{backward, forward},
+    linear::{backward, product},
     source::{Dense, Quantized},
 };
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
 
 pub(in crate::cpu) fn linear4<T: Float, O: Float>(op: Linear4<'_, Cpu, T, O>) {
     let Linear4 { x, weight, out, accumulate } = op;
-    forward(Dense::new(x), Quantized::<T>::new(weight), out, accumulate);
+    product(Dense::new(x), Quantized::<T>::new(weight), out, accumulate);
 }
 
 pub(in crate::cpu) fn linear4_grad<T: Float>(op: Linear4Grad<'_, Cpu, T>) {

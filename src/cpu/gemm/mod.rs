@@ -2,6 +2,7 @@
 
 mod blocked;
 mod epilogue;
+mod forward;
 mod gemv;
 pub(super) mod linear;
 pub(super) mod linear4;

@@ -1,7 +1,7 @@
 //! The two sides of a product, and how they are packed for the micro-kernel.
 
 use super::source::Source;
-use crate::cpu::simd::pack;
+use crate::cpu::simd::{convert, pack, tile::Form, vectorize};
 use std::ops::Range;
 
 /// Elements of a row that are read at once.
@@ -11,8 +11,12 @@ const PIECE: usize = 256;
 pub(in crate::cpu) trait Operand: Sync {
     /// Rows and depth.
     fn shape(&self) -> [usize; 2];
-    /// Writes element `(first + r, k)` to `out[(k - ks.start) * width + r]` for `r < width`; zeros beyond the last row.
-    fn pack(&self, first: usize, ks: Range<usize>, width: usize, out: &mut [f32]);
+    /// Whether all elements are exact in bf16.
+    fn exact(&self) -> bool;
+    /// Writes panels of `width` rows, the first of which is `first`: element `(first + r, k)` to `out[(k - ks.start) *
+    /// width + r]` for `r < width`, or in pairs of `k`; zeros beyond the last row. There are as many panels as `out` has
+    /// room for; `ks` begins at a multiple of two.
+    fn pack(&self, first: usize, ks: Range<usize>, width: usize, form: Form, out: &mut [f32]);
 }
 
 /// A matrix whose rows are the operand's rows.
@@ -23,24 +27,49 @@ impl<S: Source> Operand for ByRow<S> {
         self.0.shape()
     }
 
-    fn pack(&self, first: usize, ks: Range<usize>, width: usize, out: &mut [f32]) {
+    fn exact(&self) -> bool {
+        self.0.exact()
+    }
+
+    fn pack(&self, first: usize, ks: Range<usize>, width: usize, form: Form, out: &mut [f32]) {
+        for (i, out) in out.chunks_mut((form.words(ks.len()) * width).max(1)).enumerate() {
+            self.panel(first + i * width, ks.clone(), width, form, out);
+        }
+    }
+}
+
+impl<S: Source> ByRow<S> {
+    fn panel(&self, first: usize, ks: Range<usize>, width: usize, form: Form, out: &mut [f32]) {
         let mut pieces = [0.0; pack::ROWS * PIECE];
         let last = self.0.shape()[0];
         for start in ks.clone().step_by(PIECE) {
             let depth = PIECE.min(ks.end - start);
-            let out = &mut out[(start - ks.start) * width..][..depth * width];
+            let words = form.words(depth);
+            let out = &mut out[form.words(start - ks.start) * width..][..words * width];
             for group in (0..width).step_by(pack::ROWS) {
                 for (r, piece) in pieces.chunks_exact_mut(PIECE).enumerate() {
-                    let (row, piece) = (first + group + r, &mut piece[..depth]);
+                    let row = first + group + r;
                     if row < last {
-                        self.0.read(row, start..start + depth, piece);
+                        read_words(&self.0, row, start..start + depth, form, piece);
                     } else {
-                        piece.fill(0.0);
+                        piece[..words].fill(0.0);
                     }
                 }
-                pack::interleave(&pieces, depth, group, width, out);
+                pack::interleave(&pieces, PIECE, words, group, width, out);
             }
         }
+    }
+}
+
+/// Some columns of one row, in pairs or not; `out` has room for all of them.
+pub(super) fn read_words<S: Source + ?Sized>(source: &S, row: usize, cols: Range<usize>, form: Form, out: &mut [f32]) {
+    let out = &mut out[..cols.len()];
+    source.read(row, cols, out);
+    if form == Form::Pairs {
+        vectorize(
+            #[inline(always)]
+            || convert::pair(out),
+        );
     }
 }
 
@@ -53,12 +82,43 @@ impl<S: Source> Operand for ByColumn<S> {
         [rows, depth]
     }
 
-    fn pack(&self, first: usize, ks: Range<usize>, width: usize, out: &mut [f32]) {
-        let end = self.0.shape()[1].min(first + width);
-        for (k, out) in ks.zip(out.chunks_mut(width)) {
-            let (row, pad) = out.split_at_mut(end - first);
-            self.0.read(k, first..end, row);
-            pad.fill(0.0);
+    fn exact(&self) -> bool {
+        self.0.exact()
+    }
+
+    fn pack(&self, first: usize, ks: Range<usize>, width: usize, form: Form, out: &mut [f32]) {
+        let panel = form.words(ks.len()) * width;
+        let at_once = (PIECE / width).max(1);
+        for (i, out) in out.chunks_mut((panel * at_once).max(1)).enumerate() {
+            self.panels(first + i * at_once * width, ks.clone(), width, form, out);
+        }
+    }
+}
+
+impl<S: Source> ByColumn<S> {
+    /// At most `PIECE` rows of the operand.
+    fn panels(&self, first: usize, ks: Range<usize>, width: usize, form: Form, out: &mut [f32]) {
+        let panel = form.words(ks.len()) * width;
+        let columns = out.len() / panel * width;
+        let count = columns.min(self.0.shape()[1] - first);
+        let [mut even, mut odd] = [[0.0; PIECE]; 2];
+        let step = if form == Form::Pairs { 2 } else { 1 };
+        for (word, k) in ks.clone().step_by(step).enumerate() {
+            self.0.read(k, first..first + count, &mut even[..count]);
+            if form == Form::Pairs {
+                if k + 1 < ks.end {
+                    self.0.read(k + 1, first..first + count, &mut odd[..count]);
+                } else {
+                    odd.fill(0.0);
+                }
+                vectorize(
+                    #[inline(always)]
+                    || even.iter_mut().zip(&odd).for_each(|(even, odd)| *even = convert::word(*even, *odd)),
+                );
+            }
+            for (out, row) in out.chunks_exact_mut(panel).zip(even.chunks_exact(width)) {
+                out[word * width..][..width].copy_from_slice(row);
+            }
         }
     }
 }

@@ -7,11 +7,11 @@ use crate::{
         math,
         simd::{
             convert, decode,
-            gemv::{self, Inputs},
+            gemv::{self, Inputs, Order},
             vectorize,
         },
     },
-    element::Float,
+    element::{DType, Float},
     ops::Dropout,
     quant::Weight4,
 };
@@ -26,22 +26,30 @@ pub(in crate::cpu) trait Source: Sync {
     fn shape(&self) -> [usize; 2];
     /// Some columns of one row; `out` is as long as `cols`.
     fn read(&self, row: usize, cols: Range<usize>, out: &mut [f32]);
-    /// `out[i] = x[i] · self[row]`.
-    fn dots(&self, row: usize, x: &Inputs, out: &mut [f32]) {
-        dots(self, row, x, out);
+    /// Whether all elements are exact in bf16.
+    fn exact(&self) -> bool;
+    /// How [`dots`](Self::dots) reads vectors, which may be exact in bf16.
+    fn order(&self, _exact: bool) -> Order {
+        Order::Plain
+    }
+    /// `out[j, i] = x[i] · self[rows.start + j]`.
+    fn dots(&self, rows: Range<usize>, x: &Inputs, out: &mut [f32]) {
+        dots(self, rows, x, out);
     }
 }
 
-/// `out[i] = x[i] · weight[row]`, piece by piece.
-fn dots<S: Source + ?Sized>(weight: &S, row: usize, x: &Inputs, out: &mut [f32]) {
+/// `out[j, i] = x[i] · weight[rows.start + j]`, piece by piece.
+fn dots<S: Source + ?Sized>(weight: &S, rows: Range<usize>, x: &Inputs, out: &mut [f32]) {
     let mut piece = [0.0; PIECE];
     out.fill(0.0);
-    for start in (0..x.cols).step_by(PIECE) {
-        let cols = start..x.cols.min(start + PIECE);
-        let piece = &mut piece[..cols.len()];
-        weight.read(row, cols.clone(), piece);
-        for (out, x) in out.iter_mut().zip(x.wide.chunks_exact(x.cols)) {
-            *out += math::dot(&x[cols.clone()], piece);
+    for (row, out) in rows.zip(out.chunks_exact_mut(x.n)) {
+        for start in (0..x.cols).step_by(PIECE) {
+            let cols = start..x.cols.min(start + PIECE);
+            let piece = &mut piece[..cols.len()];
+            weight.read(row, cols.clone(), piece);
+            for (out, x) in out.iter_mut().zip(x.wide.chunks_exact(x.stride)) {
+                *out += math::dot(&x[cols.clone()], piece);
+            }
         }
     }
 }
@@ -77,6 +85,20 @@ impl<T: Float> Source for Dense<'_, T> {
         );
         if let Some(dropout) = &self.dropout {
             drop_elements(dropout, row, first, out);
+        }
+    }
+
+    fn exact(&self) -> bool {
+        T::DTYPE == DType::Bf16 && self.dropout.is_none()
+    }
+
+    fn order(&self, exact: bool) -> Order {
+        if self.dropout.is_some() { Order::Plain } else { gemv::order::<T>(exact) }
+    }
+
+    fn dots(&self, rows: Range<usize>, x: &Inputs, out: &mut [f32]) {
+        if !gemv::dots(self.mat, rows.clone(), x, out) {
+            dots(self, rows, x, out);
         }
     }
 }
@@ -115,9 +137,17 @@ impl<T: Float> Source for Quantized<'_, T> {
         decode::decode::<T>(&self.weight, row * self.weight.cols + cols.start, out);
     }
 
-    fn dots(&self, row: usize, x: &Inputs, out: &mut [f32]) {
-        if !gemv::dots::<T>(&self.weight, row, x, out) {
-            dots(self, row, x, out);
+    fn exact(&self) -> bool {
+        T::DTYPE == DType::Bf16
+    }
+
+    fn order(&self, exact: bool) -> Order {
+        gemv::order4::<T>(&self.weight, exact)
+    }
+
+    fn dots(&self, rows: Range<usize>, x: &Inputs, out: &mut [f32]) {
+        if !gemv::dots4(&self.weight, rows.clone(), x, out) {
+            dots(self, rows, x, out);
         }
     }
 }

@@ -53,6 +53,29 @@ pub(in crate::cpu) fn round<T: Float>(x: &mut [f32]) {
     }
 }
 
+/// Two elements that are exact in bf16, in the place of one; the first in the lower half.
+#[inline(always)]
+pub(in crate::cpu) fn word(even: f32, odd: f32) -> f32 {
+    f32::from_bits(even.to_bits() >> 16 | odd.to_bits() & 0xffff_0000)
+}
+
+/// Puts the elements of `x`, which are exact in bf16, two by two at its beginning; the last of an odd number beside zero.
+#[inline(always)]
+pub(in crate::cpu) fn pair(x: &mut [f32]) {
+    let mut done = 0;
+    while done + 32 <= x.len() {
+        let mut words = [0.0; 16];
+        for (i, out) in words.iter_mut().enumerate() {
+            *out = word(x[done + 2 * i], x[done + 2 * i + 1]);
+        }
+        x[done / 2..done / 2 + 16].copy_from_slice(&words);
+        done += 32;
+    }
+    for i in (done..x.len()).step_by(2) {
+        x[i / 2] = word(x[i], x.get(i + 1).copied().unwrap_or(0.0));
+    }
+}
+
 /// Widens bits of f16.
 fn widen_f16(x: &[u16], out: &mut [f32]) {
     let done = vectors(x.len());
@@ -139,6 +162,20 @@ mod tests {
             let want = T::from_f32(x).to_f32();
             let same = |got: f32| got.to_bits() == want.to_bits() || (got.is_nan() && want.is_nan());
             assert!(same(narrowed[i].to_f32()) && same(widened[i]) && same(rounded[i]), "{x:e}: {}", widened[i]);
+        }
+    }
+
+    #[test]
+    fn pairs_are_in_order() {
+        for n in 0..150 {
+            let all: Vec<f32> = (0..n).map(|i| bf16::from_f32(i as f32 - 20.0).to_f32()).collect();
+            let mut x = all.clone();
+            pair(&mut x);
+            for (i, word) in x[..n.div_ceil(2)].iter().enumerate() {
+                let half = |bits: u32| f32::from_bits(bits << 16);
+                assert_eq!(half(word.to_bits()), all[2 * i]);
+                assert_eq!(half(word.to_bits() >> 16), all.get(2 * i + 1).copied().unwrap_or(0.0));
+            }
         }
     }
 

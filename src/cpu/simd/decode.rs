@@ -40,25 +40,26 @@ pub(super) fn each_run(
     }
 }
 
-/// Calls `f(first column, codes, absmax)` for each block of a row. Rows must be whole blocks.
-#[inline(always)]
-pub(super) fn each_block(weight: &Weight4<'_, Cpu>, row: usize, mut f: impl FnMut(usize, &[u8], f32)) {
-    let size = weight.block_size;
-    let bytes = weight.codes.slice()[row * weight.cols / 2..][..weight.cols / 2].chunks_exact(size / 2);
-    let first = row * weight.cols / size;
-    match &weight.scales {
-        Scales::Plain(absmax) => {
-            for (i, (bytes, absmax)) in bytes.zip(&absmax.slice()[first..]).enumerate() {
-                f(i * size, bytes, *absmax);
-            }
-        }
-        Scales::Nested { codes, groups } => {
-            let map = &*DYNAMIC_MAP;
-            for (i, (bytes, code)) in bytes.zip(&codes.slice()[first..]).enumerate() {
-                let Group { absmax, offset } = groups.slice()[(first + i) / GROUP];
-                f(i * size, bytes, map[usize::from(*code)] * absmax + offset);
-            }
-        }
+/// The absmax of blocks `first ..`.
+pub(super) fn scales(weight: &Weight4<'_, Cpu>, first: usize, out: &mut [f32]) {
+    let (codes, groups) = match &weight.scales {
+        Scales::Plain(absmax) => return out.copy_from_slice(&absmax.slice()[first..first + out.len()]),
+        Scales::Nested { codes, groups } => (&codes.slice()[first..first + out.len()], groups.slice()),
+    };
+    let map = &*DYNAMIC_MAP;
+    let mut done = 0;
+    while done < out.len() {
+        let Group { absmax, offset } = groups[(first + done) / GROUP];
+        let end = out.len().min(done + GROUP - (first + done) % GROUP);
+        vectorize(
+            #[inline(always)]
+            || {
+                for (out, code) in out[done..end].iter_mut().zip(&codes[done..end]) {
+                    *out = map[usize::from(*code)] * absmax + offset;
+                }
+            },
+        );
+        done = end;
     }
 }
 

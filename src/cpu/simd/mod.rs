@@ -27,12 +27,61 @@ pub(super) enum Level {
     Avx512Bf16,
 }
 
-static LEVEL: LazyLock<Level> = LazyLock::new(detect);
+static LEVEL: LazyLock<Level> = LazyLock::new(|| match chosen() {
+    Ok(level) => level,
+    Err(wanted) => panic!("{VARIABLE} {wanted}"),
+});
 
-/// What this machine can do.
+/// What the hot loops of this process are compiled for: the best that the machine has, or less where [`VARIABLE`] says so.
 #[inline]
 pub(super) fn level() -> Level {
     *LEVEL
+}
+
+/// The environment variable that chooses among the instructions that the machine has.
+pub const VARIABLE: &str = "HALFBYTE_CPU";
+
+/// What [`VARIABLE`] may say besides `auto`.
+const LEVELS: [(&str, Level); 4] = [
+    ("portable", Level::Portable),
+    ("avx2", Level::Avx2),
+    ("avx512", Level::Avx512),
+    ("avx512bf16", Level::Avx512Bf16),
+];
+
+/// Compares what [`VARIABLE`] asks for with the instructions that the machine has.
+///
+/// # Errors
+/// There are no such instructions: what it must be. The first op would panic.
+pub fn check_level() -> Result<(), String> {
+    chosen().map(|_| ())
+}
+
+fn chosen() -> Result<Level, String> {
+    let best = detect();
+    let name = std::env::var_os(VARIABLE).unwrap_or_default();
+    if name.is_empty() || name == "auto" {
+        return Ok(if best == Level::Avx512Bf16 && !fast_bf16() { Level::Avx512 } else { best });
+    }
+    let known = || LEVELS.into_iter().filter(|(_, level)| *level <= best);
+    let names: Vec<&str> = known().map(|(name, _)| name).collect();
+    let found = known().find(|(known, _)| name == *known);
+    found
+        .map(|(_, level)| level)
+        .ok_or_else(|| format!("must be auto, or of what this machine has: {}", names.join(", ")))
+}
+
+/// Whether products of pairs of bf16 are faster than two of f32. Intel's cores take two cycles for what AMD's do in one,
+/// but two of f32 each cycle.
+#[cfg(target_arch = "x86_64")]
+fn fast_bf16() -> bool {
+    let vendor = std::arch::x86_64::__cpuid(0);
+    [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD"
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn fast_bf16() -> bool {
+    true
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -8,13 +8,19 @@ pub(in crate::cpu) const ROWS: usize = 8;
 
 /// Writes element `k` of row `r` of `rows` to `out[k * width + first + r]`, for `k < depth` and `first + r < width`.
 ///
-/// A row begins every `rows.len() / ROWS` elements.
-pub(in crate::cpu) fn interleave(rows: &[f32], depth: usize, first: usize, width: usize, out: &mut [f32]) {
-    let stride = rows.len() / ROWS;
+/// A row begins every `stride` elements.
+pub(in crate::cpu) fn interleave(
+    rows: &[f32],
+    stride: usize,
+    depth: usize,
+    first: usize,
+    width: usize,
+    out: &mut [f32],
+) {
     assert!(depth <= stride && out.len() >= depth * width);
     let mut done = 0;
     #[cfg(target_arch = "x86_64")]
-    if level() >= Level::Avx2 && first + ROWS <= width {
+    if level() >= Level::Avx2 && first + ROWS <= width && rows.len() == ROWS * stride {
         done = depth / 8 * 8;
         for k in (0..done).step_by(8) {
             // SAFETY: eight rows of `stride >= k + 8` elements are read, eight of `width >= first + 8` written: the
@@ -72,7 +78,7 @@ mod tests {
         let rows: Vec<f32> = (0..ROWS * 30).map(|i| i as f32).collect();
         for (depth, first, width) in [(30, 0, 8), (29, 8, 16), (30, 8, 12), (7, 0, 6)] {
             let mut out = vec![-1.0; depth * width];
-            interleave(&rows, depth, first, width, &mut out);
+            interleave(&rows, 30, depth, first, width, &mut out);
             for k in 0..depth {
                 for r in 0..width {
                     let inside = (first..first + ROWS).contains(&r);

@@ -20,6 +20,40 @@ pub(in crate::cpu) fn dot(x: &[f32], y: &[f32]) -> f32 {
     }
 }
 
+/// `out[j] = x · rows[j]`, for rows as long as `x` and without gaps.
+#[inline]
+pub(in crate::cpu) fn dots(x: &[f32], rows: &[f32], out: &mut [f32]) {
+    debug_assert_eq!(rows.len(), x.len() * out.len());
+    match level() {
+        // SAFETY: `level` found AVX-512 F and FMA.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 | Level::Avx512Bf16 => unsafe { x86::avx512::dots(x, rows, out) },
+        // SAFETY: `level` found AVX2 and FMA.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { x86::avx2::dots(x, rows, out) },
+        _ => rows.chunks_exact(x.len()).zip(out).for_each(|(row, out)| *out = dot(x, row)),
+    }
+}
+
+/// `out += sum_j factors[j] rows[j]`, for rows as long as `out` and without gaps; in the order of the rows.
+#[inline]
+pub(in crate::cpu) fn add_rows(factors: &[f32], rows: &[f32], out: &mut [f32]) {
+    debug_assert_eq!(rows.len(), factors.len() * out.len());
+    match level() {
+        // SAFETY: `level` found AVX-512 F and FMA.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 | Level::Avx512Bf16 => unsafe { x86::avx512::add_rows(factors, rows, out) },
+        // SAFETY: `level` found AVX2 and FMA.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { x86::avx2::add_rows(factors, rows, out) },
+        _ => {
+            for (factor, row) in factors.iter().zip(rows.chunks_exact(out.len())) {
+                out.iter_mut().zip(row).for_each(|(out, x)| *out += factor * x);
+            }
+        }
+    }
+}
+
 /// `sum_i x[i]`.
 #[inline]
 pub(in crate::cpu) fn sum(x: &[f32]) -> f32 {
@@ -84,11 +118,67 @@ mod x86 {
                         // SAFETY: `as_chunks` made the arrays one vector long.
                         acc[0] = unsafe { $fma($load(x.as_ptr()), $load(y.as_ptr()), acc[0]) };
                     }
+                    let tail = x_tail.iter().zip(y_tail).fold(0.0, |sum: f32, (x, y)| x.mul_add(*y, sum));
+                    tail + lane_sum($add($add(acc[0], acc[1]), $add(acc[2], acc[3])))
+                }
+
+                #[target_feature(enable = $features)]
+                #[inline]
+                fn lane_sum(x: $vector) -> f32 {
                     let mut lanes = [0.0; $lanes];
                     // SAFETY: the type of `lanes` says one vector.
-                    unsafe { $store(lanes.as_mut_ptr(), $add($add(acc[0], acc[1]), $add(acc[2], acc[3]))) };
-                    let tail = x_tail.iter().zip(y_tail).fold(0.0, |sum: f32, (x, y)| x.mul_add(*y, sum));
-                    lanes.iter().fold(tail, |a, b| a + b)
+                    unsafe { $store(lanes.as_mut_ptr(), x) };
+                    let mut n = $lanes / 2;
+                    while n > 0 {
+                        for i in 0..n {
+                            lanes[i] += lanes[i + n];
+                        }
+                        n /= 2;
+                    }
+                    lanes[0]
+                }
+
+                #[target_feature(enable = $features)]
+                pub(in super::super) fn dots(x: &[f32], rows: &[f32], out: &mut [f32]) {
+                    for (row, out) in rows.chunks_exact(x.len()).zip(out) {
+                        *out = dot(x, row);
+                    }
+                }
+
+                #[target_feature(enable = $features)]
+                pub(in super::super) fn add_rows(factors: &[f32], rows: &[f32], out: &mut [f32]) {
+                    let cols = out.len();
+                    let wide = cols / (4 * $lanes) * (4 * $lanes);
+                    let vectors = cols / $lanes * $lanes;
+                    (0..wide).step_by(4 * $lanes).for_each(|at| strip::<4>(factors, &rows[at..], cols, &mut out[at..]));
+                    (wide..vectors)
+                        .step_by($lanes)
+                        .for_each(|at| strip::<1>(factors, &rows[at..], cols, &mut out[at..]));
+                    for (factor, row) in factors.iter().zip(rows.chunks_exact(cols)) {
+                        for (out, x) in out[vectors..].iter_mut().zip(&row[vectors..]) {
+                            *out = factor.mul_add(*x, *out);
+                        }
+                    }
+                }
+
+                /// The first vectors of all rows, which begin `cols` elements apart.
+                #[target_feature(enable = $features)]
+                #[inline]
+                fn strip<const N: usize>(factors: &[f32], rows: &[f32], cols: usize, out: &mut [f32]) {
+                    assert!(out.len() >= N * $lanes && rows.len() + cols >= factors.len() * cols + N * $lanes);
+                    // SAFETY: that many elements are there, by the assertion.
+                    let mut acc: [_; N] = std::array::from_fn(|i| unsafe { $load(out.as_ptr().add(i * $lanes)) });
+                    for (j, factor) in factors.iter().enumerate() {
+                        for (i, acc) in acc.iter_mut().enumerate() {
+                            // SAFETY: row `j` of `factors.len()` has that many elements, by the assertion.
+                            let x = unsafe { $load(rows.as_ptr().add(j * cols + i * $lanes)) };
+                            *acc = $fma($set(*factor), x, *acc);
+                        }
+                    }
+                    for (i, acc) in acc.into_iter().enumerate() {
+                        // SAFETY: that many elements are there, by the assertion.
+                        unsafe { $store(out.as_mut_ptr().add(i * $lanes), acc) };
+                    }
                 }
 
                 #[target_feature(enable = $features)]
@@ -182,6 +272,24 @@ mod tests {
             assert_eq!(sum(&x), x.iter().sum::<f32>());
             assert_eq!(dot(&x, &y), x.iter().zip(&y).map(|(x, y)| x * y).sum::<f32>());
             assert_eq!(max(&x), x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        }
+    }
+
+    #[test]
+    fn rows_of_every_length() {
+        for cols in 1..150 {
+            // Small integers: exact in any order.
+            let rows: Vec<f32> = (0..3 * cols).map(|i| ((i * 7) % 23) as f32 - 11.0).collect();
+            let x: Vec<f32> = (0..cols).map(|i| ((i * 5) % 19) as f32 - 9.0).collect();
+            let (mut got, mut sums) = ([f32::NAN; 3], x.clone());
+            dots(&x, &rows, &mut got);
+            add_rows(&[1.0, -2.0, 3.0], &rows, &mut sums);
+            for (row, got) in rows.chunks(cols).zip(got) {
+                assert_eq!(got, x.iter().zip(row).map(|(x, y)| x * y).sum::<f32>());
+            }
+            for (i, got) in sums.into_iter().enumerate() {
+                assert_eq!(got, x[i] + rows[i] - 2.0 * rows[cols + i] + 3.0 * rows[2 * cols + i]);
+            }
         }
     }
 

@@ -10,6 +10,7 @@ use crate::{
     error::Result,
     lora::Adapter,
     model::Qwen3,
+    settings::TrainSettings,
     train::{
         metrics::Record,
         output::RunOutput,
@@ -46,8 +47,8 @@ impl Prepared {
     /// The device cannot be used or has too little memory, training diverges, or the adapter cannot be saved. What was
     /// learnt before an error is saved.
     pub fn run(self, watch: &mut dyn Watch) -> Result<Outcome> {
-        let (device, dtype) = (self.settings.device, self.settings.bnb_4bit_compute_dtype);
-        device::run(device, dtype, Training { run: &self, watch })
+        let TrainSettings { device, threads, bnb_4bit_compute_dtype: dtype, .. } = self.settings;
+        device::run(device, threads, dtype, Training { run: &self, watch })
     }
 }
 

@@ -1,0 +1,307 @@
+//! Products of rows of a weight with one to four vectors: elements are decoded in registers, where they are used.
+//!
+//! Every kernel does the same: it takes a few rows at a time, so that what is loaded of the vectors serves them all, and
+//! sums a block of a 4-bit weight before it multiplies with the block's scale. Rows do not share sums, so that no bit of
+//! a result depends on which rows are computed together.
+#![allow(unsafe_code)]
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512bf16;
+
+use super::{Level, decode::scales, level, vectorize};
+use crate::{
+    buffer::Mat,
+    cpu::{device::Cpu, par},
+    element::{DType, Float},
+    quant::Weight4,
+};
+use std::ops::Range;
+
+/// The most vectors that there are kernels for.
+pub(in crate::cpu) const MAX_ROWS: usize = 4;
+
+/// How a kernel reads the elements of a vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::cpu) enum Order {
+    /// As they are.
+    Plain,
+    /// In runs of twice that many: those of even number, then those of odd number. So they meet the two codes of a byte,
+    /// or the two bf16 of 32 bits.
+    Pairs(usize),
+    /// As they are, in bf16.
+    Halves,
+    /// [`Order::Pairs`] in bf16.
+    HalfPairs(usize),
+}
+
+impl Order {
+    /// A run begins at a multiple of this.
+    fn run(self) -> usize {
+        match self {
+            Order::Plain => 1,
+            Order::Halves => 32,
+            Order::Pairs(n) | Order::HalfPairs(n) => 2 * n,
+        }
+    }
+}
+
+/// The vectors.
+pub(in crate::cpu) struct Inputs {
+    /// `[n, stride]`, zeros beyond `cols`; empty in bf16.
+    pub(in crate::cpu) wide: Vec<f32>,
+    /// The same in bf16.
+    halves: Vec<u16>,
+    order: Order,
+    /// How many vectors there are.
+    pub(in crate::cpu) n: usize,
+    /// Elements of a vector.
+    pub(in crate::cpu) cols: usize,
+    /// Where the next one begins.
+    pub(in crate::cpu) stride: usize,
+}
+
+impl Inputs {
+    /// Vectors of `cols` elements, which `read(i, out)` gives; `order` is asked whether all of them are exact in bf16.
+    pub(in crate::cpu) fn new(
+        n: usize,
+        cols: usize,
+        read: impl Fn(usize, &mut [f32]),
+        order: impl Fn(bool) -> Order,
+    ) -> Self {
+        par::with_scratch(n * cols, |plain| {
+            plain.chunks_exact_mut(cols.max(1)).enumerate().for_each(|(i, x)| read(i, x));
+            let plain = &*plain;
+            let order = order(vectorize(
+                #[inline(always)]
+                || plain.iter().fold(0, |bits, x| bits | x.to_bits()) & 0xffff == 0,
+            ));
+            let stride = cols.next_multiple_of(order.run());
+            let mut inputs = Inputs { wide: Vec::new(), halves: Vec::new(), order, n, cols, stride };
+            let rows = plain.chunks_exact(cols.max(1));
+            let half = |x: f32| (x.to_bits() >> 16) as u16;
+            match order {
+                Order::Plain | Order::Pairs(_) => inputs.wide = arrange(rows, n * stride, stride, order, |x| x),
+                Order::Halves | Order::HalfPairs(_) => inputs.halves = arrange(rows, n * stride, stride, order, half),
+            }
+            inputs
+        })
+    }
+}
+
+/// The rows one after the other, each in `order` and with zeros up to `stride`.
+fn arrange<'a, E: Copy + Default>(
+    rows: impl Iterator<Item = &'a [f32]>,
+    len: usize,
+    stride: usize,
+    order: Order,
+    element: impl Fn(f32) -> E + Copy,
+) -> Vec<E> {
+    let mut out = vec![E::default(); len];
+    for (row, out) in rows.zip(out.chunks_exact_mut(stride.max(1))) {
+        match order {
+            Order::Plain | Order::Halves => out.iter_mut().zip(row).for_each(|(out, x)| *out = element(*x)),
+            Order::Pairs(n) | Order::HalfPairs(n) => {
+                for (row, out) in row.chunks(2 * n).zip(out.chunks_exact_mut(2 * n)) {
+                    let (even, odd) = out.split_at_mut(n);
+                    vectorize(
+                        #[inline(always)]
+                        || {
+                            let (pairs, last) = row.as_chunks::<2>();
+                            for (([a, b], even), odd) in pairs.iter().zip(even.iter_mut()).zip(odd) {
+                                (*even, *odd) = (element(*a), element(*b));
+                            }
+                            if let [last] = last {
+                                even[pairs.len()] = element(*last);
+                            }
+                        },
+                    );
+                }
+            }
+        }
+    }
+    out
+}
+
+/// Whether a 4-bit weight has rows of whole blocks, as kernels need.
+fn whole_blocks(weight: &Weight4<'_, Cpu>) -> bool {
+    weight.cols.is_multiple_of(weight.block_size)
+}
+
+/// How the kernel for a 4-bit weight reads vectors.
+pub(in crate::cpu) fn order4<T: Float>(weight: &Weight4<'_, Cpu>, exact: bool) -> Order {
+    match level() {
+        _ if !whole_blocks(weight) => Order::Plain,
+        // A run has one scale.
+        Level::Avx512Bf16 if T::DTYPE == DType::Bf16 && exact && weight.block_size >= 64 => Order::HalfPairs(32),
+        Level::Avx512 | Level::Avx512Bf16 => Order::Pairs(16),
+        Level::Avx2 => Order::Pairs(8),
+        Level::Portable => Order::Plain,
+    }
+}
+
+/// How the kernel for a dense weight reads vectors.
+pub(in crate::cpu) fn order<T: Float>(exact: bool) -> Order {
+    match level() {
+        _ if T::DTYPE != DType::Bf16 => Order::Plain,
+        Level::Avx512Bf16 if exact => Order::Halves,
+        Level::Avx512 | Level::Avx512Bf16 => Order::Pairs(16),
+        Level::Avx2 => Order::Pairs(8),
+        Level::Portable => Order::Plain,
+    }
+}
+
+/// `out[j, i] = x[i] · weight[rows.start + j]`. False, and nothing done, where there is no kernel for the order of `x`.
+pub(in crate::cpu) fn dots4(weight: &Weight4<'_, Cpu>, rows: Range<usize>, x: &Inputs, out: &mut [f32]) -> bool {
+    assert!(x.cols == weight.cols && out.len() == rows.len() * x.n);
+    if x.order == Order::Plain {
+        return false;
+    }
+    let blocks = weight.cols / weight.block_size;
+    par::with_scratch(rows.len() * blocks, |factors| {
+        scales(weight, rows.start * blocks, factors);
+        let codes = &weight.codes.slice()[rows.start * weight.cols / 2..rows.end * weight.cols / 2];
+        let rows = Rows4 { codes, scales: factors, values: weight.format.codes(), block: weight.block_size };
+        rows.dots(x, out);
+    });
+    true
+}
+
+/// `out[j, i] = x[i] · weight[rows.start + j]` for a dense weight. False, and nothing done, where there is no kernel for
+/// the order of `x`.
+pub(in crate::cpu) fn dots<T: Float>(weight: Mat<'_, Cpu, T>, rows: Range<usize>, x: &Inputs, out: &mut [f32]) -> bool {
+    assert!(x.cols == weight.cols && out.len() == rows.len() * x.n);
+    if x.order == Order::Plain {
+        return false;
+    }
+    let elements = bytemuck::cast_slice(weight.rows(rows).view.slice());
+    Rows16 { elements, stride: weight.stride }.dots(x, out);
+    true
+}
+
+/// Rows of a 4-bit weight.
+#[derive(Debug, Clone, Copy)]
+struct Rows4<'a> {
+    codes: &'a [u8],
+    /// `[rows, blocks of a row]`
+    scales: &'a [f32],
+    /// What codes stand for.
+    values: &'a [f32; 16],
+    /// Elements of a block.
+    block: usize,
+}
+
+impl Rows4<'_> {
+    #[cfg(target_arch = "x86_64")]
+    fn dots(self, x: &Inputs, out: &mut [f32]) {
+        match x.order {
+            // SAFETY: `order4` names this order only where `level` found AVX-512 BF16 and all below it.
+            Order::HalfPairs(_) => unsafe { avx512bf16::quantized(self, x, out) },
+            // SAFETY: `level` found AVX-512 F, BW, DQ and VL, besides AVX2, FMA and F16C.
+            _ if level() >= Level::Avx512 => unsafe { avx512::quantized(self, x, out) },
+            // SAFETY: `order4` names an order only where `level` found AVX2, FMA and F16C at least.
+            _ => unsafe { avx2::quantized(self, x, out) },
+        }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn dots(self, x: &Inputs, _: &mut [f32]) {
+        unreachable!("{self:?}: no kernel asked for {:?}", x.order)
+    }
+}
+
+/// Rows of a dense weight in bf16.
+#[derive(Debug, Clone, Copy)]
+struct Rows16<'a> {
+    elements: &'a [u16],
+    stride: usize,
+}
+
+impl Rows16<'_> {
+    #[cfg(target_arch = "x86_64")]
+    fn dots(self, x: &Inputs, out: &mut [f32]) {
+        match x.order {
+            // SAFETY: `order` names this order only where `level` found AVX-512 BF16 and all below it.
+            Order::Halves => unsafe { avx512bf16::dense(self, x, out) },
+            // SAFETY: `level` found AVX-512 F, BW, DQ and VL, besides AVX2, FMA and F16C.
+            _ if level() >= Level::Avx512 => unsafe { avx512::dense(self, x, out) },
+            // SAFETY: `order` names an order only where `level` found AVX2, FMA and F16C at least.
+            _ => unsafe { avx2::dense(self, x, out) },
+        }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn dots(self, x: &Inputs, _: &mut [f32]) {
+        unreachable!("{self:?}: no kernel asked for {:?}", x.order)
+    }
+}
+
+/// What the kernels of one instruction set share: a few rows at a time, with as many as registers hold for the number of
+/// vectors, then the rows that are left.
+#[cfg(target_arch = "x86_64")]
+macro_rules! kernels {
+    ($features:literal, $four:literal, $two:literal) => {
+        /// `out[j, i] = x[i] · rows[j]`.
+        #[target_feature(enable = $features)]
+        pub(super) fn quantized(rows: Rows4<'_>, x: &Inputs, out: &mut [f32]) {
+            match x.n {
+                1 => all4::<$four, 1>(rows, x, out),
+                2 => all4::<$two, 2>(rows, x, out),
+                3 => all4::<$two, 3>(rows, x, out),
+                _ => all4::<$two, 4>(rows, x, out),
+            }
+        }
+
+        #[target_feature(enable = $features)]
+        #[inline]
+        fn all4<const R: usize, const N: usize>(rows: Rows4<'_>, x: &Inputs, out: &mut [f32]) {
+            let (bytes, blocks) = (x.cols / 2, x.cols / rows.block);
+            let n = out.len() / N;
+            assert!(x.n == N && rows.codes.len() == n * bytes && rows.scales.len() == n * blocks);
+            let whole = n / R * R;
+            for row in (0..whole).step_by(R).chain(whole..n) {
+                let codes = &rows.codes[row * bytes..];
+                let rows = Rows4 { codes, scales: &rows.scales[row * blocks..], ..rows };
+                let out = &mut out[row * N..];
+                if row < whole {
+                    some4::<R, N>(rows, x, out.as_chunks_mut().0.split_first_chunk_mut().unwrap().0);
+                } else {
+                    some4::<1, N>(rows, x, out.as_chunks_mut().0.split_first_chunk_mut().unwrap().0);
+                }
+            }
+        }
+
+        /// `out[j, i] = x[i] · rows[j]`.
+        #[target_feature(enable = $features)]
+        pub(super) fn dense(rows: Rows16<'_>, x: &Inputs, out: &mut [f32]) {
+            match x.n {
+                1 => all16::<$four, 1>(rows, x, out),
+                2 => all16::<$two, 2>(rows, x, out),
+                3 => all16::<$two, 3>(rows, x, out),
+                _ => all16::<$two, 4>(rows, x, out),
+            }
+        }
+
+        #[target_feature(enable = $features)]
+        #[inline]
+        fn all16<const R: usize, const N: usize>(rows: Rows16<'_>, x: &Inputs, out: &mut [f32]) {
+            let n = out.len() / N;
+            assert!(x.n == N && (n == 0 || rows.elements.len() >= (n - 1) * rows.stride + x.cols));
+            let whole = n / R * R;
+            for row in (0..whole).step_by(R).chain(whole..n) {
+                let rows = Rows16 { elements: &rows.elements[row * rows.stride..], ..rows };
+                let out = &mut out[row * N..];
+                if row < whole {
+                    some16::<R, N>(rows, x, out.as_chunks_mut().0.split_first_chunk_mut().unwrap().0);
+                } else {
+                    some16::<1, N>(rows, x, out.as_chunks_mut().0.split_first_chunk_mut().unwrap().0);
+                }
+            }
+        }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+use kernels;
