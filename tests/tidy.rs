@@ -74,9 +74,7 @@ fn checkout() -> Vec<File> {
             let relative = path.strip_prefix(root).unwrap().to_str().unwrap().to_string();
             if path.is_dir() {
                 let hidden = name.starts_with('.') && name != ".ci";
-                if !hidden && name != "target" {
-                    folders.push(path);
-                }
+                folders.extend((!hidden && name != "target").then_some(path));
             } else if path.extension().is_some_and(|e| TEXT.iter().any(|t| e == *t))
                 || name == "run"
                 || name == "justfile"

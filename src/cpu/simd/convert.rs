@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn pairs_are_in_order() {
-        for n in 0..150 {
+        for n in 0..150_usize {
             let all: Vec<f32> = (0..n).map(|i| bf16::from_f32(i as f32 - 20.0).to_f32()).collect();
             let mut x = all.clone();
             pair(&mut x);
