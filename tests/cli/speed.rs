@@ -30,6 +30,7 @@ fn of_both(csv: &Path) -> Vec<Row> {
         row("--dtype float32", says("computing in float32")),
         row("--device cuda:99", Refused("CUDA")),
         row("--threads 1", says(", 1 thread)")),
+        row("--profile", says("calls        ms   share  TFLOP/s")),
         row(&csv, Refused("it has other results")),
         row("--overwrite", says("peak GiB")).beside(&csv),
         row("--overwrite", Refused("--csv")),

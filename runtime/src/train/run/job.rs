@@ -19,7 +19,11 @@ use crate::{
     },
 };
 use halfbyte::{Backend, Count, Float, MemoryUse, Size, host};
-use std::{mem, path::PathBuf, time::Instant};
+use std::{
+    mem,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 /// What came of a run.
 #[derive(Clone, Debug, PartialEq)]
@@ -163,7 +167,8 @@ impl<B: Backend, T: Float> Steps<'_, B, T> {
     }
 
     fn train(&mut self, trainer: &mut Trainer<'_, B, T>, output: &mut RunOutput, watch: &mut dyn Watch) -> Result<()> {
-        let mut told = Told { output, watch, began: Instant::now(), step_began: Instant::now(), lost: false };
+        let (began, evaluating) = (Instant::now(), Duration::ZERO);
+        let mut told = Told { output, watch, began, step_began: began, steps: 0, evaluating, lost: false };
         for step in self.batcher.steps(0) {
             if told.watch.ends() {
                 break;
@@ -172,10 +177,23 @@ impl<B: Backend, T: Float> Steps<'_, B, T> {
             self.tell(report, trainer, &mut told)?;
             // What is evaluated is what the step left.
             if self.eval_steps > 0 && (step.index + 1).is_multiple_of(self.eval_steps) {
-                self.tell(trainer.finish()?, trainer, &mut told)?;
+                self.finish(trainer, &mut told)?;
             }
         }
-        self.tell(trainer.finish()?, trainer, &mut told)
+        self.finish(trainer, &mut told)
+    }
+
+    /// Waits for the last step. When it began nobody knows: the one before it was told of late. So it took what a step took
+    /// up to now.
+    fn finish(&mut self, trainer: &mut Trainer<'_, B, T>, told: &mut Told<'_>) -> Result<()> {
+        let report = trainer.finish()?;
+        let mean = told.began.elapsed().saturating_sub(told.evaluating) / (told.steps + 1);
+        if self.runs_behind
+            && let Some(began) = Instant::now().checked_sub(mean)
+        {
+            told.step_began = began;
+        }
+        self.tell(report, trainer, told)
     }
 
     /// Notes what a step did, and evaluates where it is time to.
@@ -186,8 +204,11 @@ impl<B: Backend, T: Float> Steps<'_, B, T> {
         self.done = report.step + 1;
         let mut record = record(&report, self.n_tokens, told.step_began, told.began);
         if self.eval_steps > 0 && record.step.is_multiple_of(self.eval_steps) {
+            let began = Instant::now();
             record.eval_loss = self.examiner.heldout_loss(trainer)?;
+            told.evaluating += began.elapsed();
         }
+        told.steps += 1;
         told.step_began = Instant::now();
         // The adapter is worth more: metrics are written again when it is saved.
         if let Err(e) = told.output.record(&record)
@@ -207,6 +228,9 @@ struct Told<'a> {
     began: Instant,
     /// When the step before was told of.
     step_began: Instant,
+    /// Steps that were told of, and what evaluations between them took.
+    steps: u32,
+    evaluating: Duration,
     /// Whether metrics could not be written.
     lost: bool,
 }
