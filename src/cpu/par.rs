@@ -97,6 +97,7 @@ impl<T, F: Fn(&mut dyn Iterator<Item = T>) + Sync> ProducerCallback<T> for Parts
         });
     }
 }
+
 /// The rows of `m`, in parallel.
 pub(super) fn rows_mut<'a, T: Element>(m: MatMut<'a, Cpu, T>) -> impl IndexedParallelIterator<Item = &'a mut [T]> {
     let cols = m.cols;
