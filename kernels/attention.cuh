@@ -1,10 +1,8 @@
 #pragma once
-// Tiles of attention: rows of one head in shared memory, and their products, by one of two engines with one interface:
-// `Mma` (mma.sync, synchronous, whose begin, commit, publish and wait are nothing) and `Wgmma` (asynchronous). Both
-// have sums in the same registers, so that all that is done between products is written once.
+// Tiles of attention: rows of one head in shared memory, and their products, `Mma` by mma.sync and `Wgmma` by wgmma
+// (attention_wgmma.cuh). Both have sums in the same registers, so that what is done between products is written once.
 #include "attention_ptx.cuh"
 #include "params.h"
-#include "wgmma.cuh"
 
 constexpr float LOG2_E = 1.4426950408889634f;
 
@@ -33,11 +31,9 @@ struct Prefix {
 struct BlockJob {
     unsigned head, sequence, tile;
 
-    __device__ __forceinline__ BlockJob(unsigned heads, unsigned sequences) {
-        head = blockIdx.x % heads;
-        sequence = blockIdx.x / heads % sequences;
-        tile = blockIdx.x / heads / sequences;
-    }
+    __device__ __forceinline__ BlockJob(unsigned block, unsigned heads, unsigned sequences)
+        : head(block % heads), sequence(block / heads % sequences), tile(block / heads / sequences) {}
+    __device__ __forceinline__ BlockJob(unsigned heads, unsigned sequences) : BlockJob(blockIdx.x, heads, sequences) {}
 };
 
 // The matrices of attention_grad at one sequence, query head and key head.
@@ -87,15 +83,6 @@ __device__ __forceinline__ void load_tile(unsigned to, const T *from, unsigned s
 
 // Products by single warps (mma.sync), each with rows of its own: 16 M of them.
 struct Mma {
-    // Threads that work together, on GROUP<M> rows.
-    static constexpr int TOGETHER = 32;
-    template <int M> static constexpr int GROUP = 16 * M;
-
-    __device__ __forceinline__ static void begin() {}
-    __device__ __forceinline__ static void commit() {}
-    __device__ __forceinline__ static void publish() {}
-    template <int PENDING, int M, int N> __device__ __forceinline__ static void wait(float (&)[M][N][4]) {}
-
     // c[own rows, N] = a[own rows, D] b[N, D]^T, both tiles.
     template <class T, int D, class A, class B, int M, int N>
     __device__ __forceinline__ static void multiply(float (&c)[M][N][4], unsigned a, unsigned b) {
@@ -143,48 +130,11 @@ struct Mma {
     }
 };
 
-// The same by warpgroups, asynchronous: 64 rows for four warps, 16 of them in the registers of each.
-struct Wgmma {
-    static constexpr int TOGETHER = 128;
-    template <int M> static constexpr int GROUP = 64;
-
-    __device__ __forceinline__ static void begin() { wgmma_fence(); }
-    __device__ __forceinline__ static void commit() { wgmma_commit(); }
-    __device__ __forceinline__ static void publish() { wgmma_publish(); }
-    template <int PENDING, int N> __device__ __forceinline__ static void wait(float (&c)[1][N][4]) {
-        wgmma_wait<PENDING>(c[0]);
-    }
-    template <class T, int D, class A, class B, int N>
-    __device__ __forceinline__ static void multiply(float (&c)[1][N][4], unsigned a, unsigned b) {
-        // From one lane, so that the compiler sees that the warp agrees.
-        a += __shfl_sync(~0u, threadIdx.x / 128, 0) * 64 * A::PITCH;
-#pragma unroll
-        for (int k = 0; k < D / 16; k++) {
-            uint64_t fa = wgmma_tile<A::COLUMNS>(a + step<A>(k), 16), fb = wgmma_tile<B::COLUMNS>(b + step<B>(k), 16);
-            wgmma_tiles<T, N * 8>(c[0], fa, fb, k > 0);
-        }
-    }
-    template <class T, class B, int N, int K>
-    __device__ __forceinline__ static void add(float (&c)[1][N][4], const unsigned (&a)[1][K][4], unsigned b) {
-#pragma unroll
-        for (int k = 0; k < K; k++)
-            wgmma_rows<T, N * 8>(c[0], a[0][k], wgmma_tile<B::COLUMNS>(b + k * 16 * B::PITCH, B::PANEL));
-    }
-
-  private:
-    // Bytes from a row's start to its columns 16 k, before the swizzle.
-    template <class B> __device__ __forceinline__ static constexpr unsigned step(int k) {
-        return k / (B::COLUMNS / 16) * B::PANEL + k % (B::COLUMNS / 16) * 32;
-    }
-};
-
 // Between two stages of tiles: the one that was asked for last is complete for all threads, and all have done with the
 // other, which may be filled again. One group of copies is under way at a time, so that waiting for all waits for this
-// one. What cp.async wrote is published to the tensor cores' own path to shared memory, by each thread for its copies,
-// before the barrier.
-template <class E> __device__ __forceinline__ void begin_stage() {
+// one.
+__device__ __forceinline__ void begin_stage() {
     cp_async_wait<0>();
-    E::publish();
     __syncthreads();
 }
 
@@ -242,14 +192,7 @@ __device__ __forceinline__ void store_rows(T *to, unsigned stride, unsigned vali
     ATTENTION_DIMS(name, name, Params, bf16, 32 * ATTENTION_SIMT_WARPS, 1)                                             \
     ATTENTION_DIMS(name, name, Params, f16, 32 * ATTENTION_SIMT_WARPS, 1)                                              \
     ATTENTION_DIMS(name, name, Params, f32, 32 * ATTENTION_SIMT_WARPS, 1)
-// The tiled kernels: `name_mma_d<D>_<T>` and `name_wgmma_d<D>_<T>`, the latter where there is such an instruction.
+// The tiled kernels by mma.sync: `name_mma_d<D>_<T>`.
 #define ATTENTION_MMA(name, Params, Tiles)                                                                             \
-    ATTENTION_DIMS(name##_mma, name, Params, bf16, Tiles::THREADS, 2, Tiles)                                           \
-    ATTENTION_DIMS(name##_mma, name, Params, f16, Tiles::THREADS, 2, Tiles)
-#if WGMMA
-#define ATTENTION_WGMMA(name, Params, Tiles)                                                                           \
-    ATTENTION_DIMS(name##_wgmma, name, Params, bf16, Tiles::THREADS, 1, Tiles)                                         \
-    ATTENTION_DIMS(name##_wgmma, name, Params, f16, Tiles::THREADS, 1, Tiles)
-#else
-#define ATTENTION_WGMMA(name, Params, Tiles)
-#endif
+    ATTENTION_DIMS(name##_mma, name, Params, bf16, ATTENTION_MMA_THREADS, 2, Tiles)                                    \
+    ATTENTION_DIMS(name##_mma, name, Params, f16, ATTENTION_MMA_THREADS, 2, Tiles)

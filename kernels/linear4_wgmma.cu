@@ -264,11 +264,6 @@ template <int WARPGROUPS, int TOKENS> __device__ __forceinline__ void produce(co
     }
 }
 
-template <int REGISTERS, bool MORE> __device__ __forceinline__ void set_registers() {
-    if constexpr (MORE) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
-    else asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(REGISTERS));
-}
-
 template <class T, class O, int WARPGROUPS, int TOKENS>
 __device__ __forceinline__ void fused(const Linear4WgmmaParams &p) {
     using L = Layout<WARPGROUPS, TOKENS>;

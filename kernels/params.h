@@ -368,24 +368,25 @@ typedef struct {
 enum { QK_NORM_ROPE_THREADS = 128, QK_NORM_ROPE_HEADS = 4 }; // heads of one group of lanes
 
 // The kernels of attention and attention_grad. Rows of one pair of matrices stay in a CTA; tiles of the other pair
-// pass through its shared memory, ATTENTION_STAGES at a time.
+// pass through its shared memory, so many STAGES at a time.
 enum {
     ATTENTION_STAGES = 2,
     ATTENTION_SIMT_WARPS = 4, // each with one row
     ATTENTION_MMA_THREADS = 128,
-    ATTENTION_WGMMA_THREADS = 256,
     ATTENTION_MMA_QUERIES = 128,
     ATTENTION_MMA_KEYS = 64,
-    ATTENTION_WGMMA_QUERIES = 128,
-    ATTENTION_WGMMA_KEYS = 128,
     ATTENTION_GRAD_KV_MMA_KEYS = 64,
     ATTENTION_GRAD_KV_MMA_QUERIES = 64,
-    ATTENTION_GRAD_KV_WGMMA_KEYS = 128,
-    ATTENTION_GRAD_KV_WGMMA_QUERIES = 64,
     ATTENTION_GRAD_Q_MMA_QUERIES = 128,
     ATTENTION_GRAD_Q_MMA_KEYS = 32,
+    // On Hopper, where the copy engine copies so many rows of 64 elements at a time.
+    ATTENTION_WGMMA_COPY_ROWS = 64,
+    ATTENTION_WGMMA_COPY_COLUMNS = 64,
+    ATTENTION_WGMMA_THREADS = 384,
+    ATTENTION_WGMMA_SHARED_BYTES = 227 << 10, // all that a CTA can have
+    ATTENTION_WGMMA_QUERIES = 128,            // of a job
     ATTENTION_GRAD_Q_WGMMA_QUERIES = 128,
-    ATTENTION_GRAD_Q_WGMMA_KEYS = 64,
+    ATTENTION_GRAD_KV_WGMMA_KEYS = 128,
 };
 
 // attention: causal, packed sequences, grouped queries.
@@ -403,6 +404,13 @@ typedef struct {
     float scale;
 } AttentionParams;
 
+// attention on Hopper: the matrices as the copy engine sees them.
+typedef struct {
+    TensorMap q, k, v, prefix_k, prefix_v;
+    AttentionParams attention;
+    unsigned *ticket; // 0 before and after
+} AttentionWgmmaParams;
+
 // attention_grad: delta (kernel 1), then d_k and d_v, then d_q.
 typedef struct {
     Matrix q;
@@ -419,6 +427,13 @@ typedef struct {
     unsigned n, n_seqs, max_len, q_heads, kv_heads, dim;
     float scale;
 } AttentionGradParams;
+
+// attention_grad on Hopper: d_k and d_v, then d_q.
+typedef struct {
+    TensorMap q, k, v, d_out;
+    AttentionGradParams grad;
+    unsigned *ticket; // 0 before and after
+} AttentionGradWgmmaParams;
 
 // decode_attention: norm and rotation of one token of each sequence, whose key and value go to the cache, and its
 // attention over positions 0 ..= positions[b]; split over the cache.

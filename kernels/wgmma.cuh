@@ -33,8 +33,23 @@ template <int PENDING, int N> __device__ __forceinline__ void wgmma_wait(float (
 template <int PENDING> __device__ __forceinline__ void wgmma_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
 }
+// Zeros to begin a sum with, before any product is under way.
+template <int N> __device__ __forceinline__ void clear(float (&c)[N][4]) {
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+        c[n][0] = c[n][1] = c[n][2] = c[n][3] = 0.f;
+        asm volatile("" : "+f"(c[n][0]), "+f"(c[n][1]), "+f"(c[n][2]), "+f"(c[n][3])::"memory");
+    }
+}
 // Makes what this thread wrote to shared memory visible to the products; a barrier comes after it.
 __device__ __forceinline__ void wgmma_publish() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// Gives registers up to the other warpgroups of the CTA, or takes what they gave up, so that each thread of this one has
+// so many. Called by all four warps.
+template <int REGISTERS, bool MORE> __device__ __forceinline__ void set_registers() {
+    if constexpr (MORE) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
+    else asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(REGISTERS));
+}
 
 // c[64, N] (+)= a b for 16 of the contraction, c as mma_m16n8k16 has it, 16 rows in each warp.
 // wgmma_tiles: a [64, 16], b [N, 16]^T, both tiles. wgmma_rows: a as mma_m16n8k16 has it, b [16, N] a tile.

@@ -697,19 +697,19 @@ pub const QK_NORM_ROPE_HEADS: u32 = 4;
 pub const ATTENTION_STAGES: u32 = 2;
 pub const ATTENTION_SIMT_WARPS: u32 = 4;
 pub const ATTENTION_MMA_THREADS: u32 = 128;
-pub const ATTENTION_WGMMA_THREADS: u32 = 256;
 pub const ATTENTION_MMA_QUERIES: u32 = 128;
 pub const ATTENTION_MMA_KEYS: u32 = 64;
-pub const ATTENTION_WGMMA_QUERIES: u32 = 128;
-pub const ATTENTION_WGMMA_KEYS: u32 = 128;
 pub const ATTENTION_GRAD_KV_MMA_KEYS: u32 = 64;
 pub const ATTENTION_GRAD_KV_MMA_QUERIES: u32 = 64;
-pub const ATTENTION_GRAD_KV_WGMMA_KEYS: u32 = 128;
-pub const ATTENTION_GRAD_KV_WGMMA_QUERIES: u32 = 64;
 pub const ATTENTION_GRAD_Q_MMA_QUERIES: u32 = 128;
 pub const ATTENTION_GRAD_Q_MMA_KEYS: u32 = 32;
+pub const ATTENTION_WGMMA_COPY_ROWS: u32 = 64;
+pub const ATTENTION_WGMMA_COPY_COLUMNS: u32 = 64;
+pub const ATTENTION_WGMMA_THREADS: u32 = 384;
+pub const ATTENTION_WGMMA_QUERIES: u32 = 128;
+pub const ATTENTION_GRAD_KV_WGMMA_KEYS: u32 = 128;
 pub const ATTENTION_GRAD_Q_WGMMA_QUERIES: u32 = 128;
-pub const ATTENTION_GRAD_Q_WGMMA_KEYS: u32 = 64;
+pub const ATTENTION_WGMMA_SHARED_BYTES: u32 = 232448;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct AttentionParams {
@@ -752,6 +752,33 @@ const _: () = {
     ["Offset of field: AttentionParams::kv_heads"][::core::mem::offset_of!(AttentionParams, kv_heads) - 140usize];
     ["Offset of field: AttentionParams::dim"][::core::mem::offset_of!(AttentionParams, dim) - 144usize];
     ["Offset of field: AttentionParams::scale"][::core::mem::offset_of!(AttentionParams, scale) - 148usize];
+};
+#[repr(C)]
+#[repr(align(128))]
+#[derive(Debug, Copy, Clone)]
+pub struct AttentionWgmmaParams {
+    pub q: TensorMap,
+    pub k: TensorMap,
+    pub v: TensorMap,
+    pub prefix_k: TensorMap,
+    pub prefix_v: TensorMap,
+    pub attention: AttentionParams,
+    pub ticket: *mut ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionWgmmaParams"][::core::mem::size_of::<AttentionWgmmaParams>() - 896usize];
+    ["Alignment of AttentionWgmmaParams"][::core::mem::align_of::<AttentionWgmmaParams>() - 128usize];
+    ["Offset of field: AttentionWgmmaParams::q"][::core::mem::offset_of!(AttentionWgmmaParams, q) - 0usize];
+    ["Offset of field: AttentionWgmmaParams::k"][::core::mem::offset_of!(AttentionWgmmaParams, k) - 128usize];
+    ["Offset of field: AttentionWgmmaParams::v"][::core::mem::offset_of!(AttentionWgmmaParams, v) - 256usize];
+    ["Offset of field: AttentionWgmmaParams::prefix_k"]
+        [::core::mem::offset_of!(AttentionWgmmaParams, prefix_k) - 384usize];
+    ["Offset of field: AttentionWgmmaParams::prefix_v"]
+        [::core::mem::offset_of!(AttentionWgmmaParams, prefix_v) - 512usize];
+    ["Offset of field: AttentionWgmmaParams::attention"]
+        [::core::mem::offset_of!(AttentionWgmmaParams, attention) - 640usize];
+    ["Offset of field: AttentionWgmmaParams::ticket"][::core::mem::offset_of!(AttentionWgmmaParams, ticket) - 792usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -799,6 +826,31 @@ const _: () = {
         [::core::mem::offset_of!(AttentionGradParams, kv_heads) - 168usize];
     ["Offset of field: AttentionGradParams::dim"][::core::mem::offset_of!(AttentionGradParams, dim) - 172usize];
     ["Offset of field: AttentionGradParams::scale"][::core::mem::offset_of!(AttentionGradParams, scale) - 176usize];
+};
+#[repr(C)]
+#[repr(align(128))]
+#[derive(Debug, Copy, Clone)]
+pub struct AttentionGradWgmmaParams {
+    pub q: TensorMap,
+    pub k: TensorMap,
+    pub v: TensorMap,
+    pub d_out: TensorMap,
+    pub grad: AttentionGradParams,
+    pub ticket: *mut ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionGradWgmmaParams"][::core::mem::size_of::<AttentionGradWgmmaParams>() - 768usize];
+    ["Alignment of AttentionGradWgmmaParams"][::core::mem::align_of::<AttentionGradWgmmaParams>() - 128usize];
+    ["Offset of field: AttentionGradWgmmaParams::q"][::core::mem::offset_of!(AttentionGradWgmmaParams, q) - 0usize];
+    ["Offset of field: AttentionGradWgmmaParams::k"][::core::mem::offset_of!(AttentionGradWgmmaParams, k) - 128usize];
+    ["Offset of field: AttentionGradWgmmaParams::v"][::core::mem::offset_of!(AttentionGradWgmmaParams, v) - 256usize];
+    ["Offset of field: AttentionGradWgmmaParams::d_out"]
+        [::core::mem::offset_of!(AttentionGradWgmmaParams, d_out) - 384usize];
+    ["Offset of field: AttentionGradWgmmaParams::grad"]
+        [::core::mem::offset_of!(AttentionGradWgmmaParams, grad) - 512usize];
+    ["Offset of field: AttentionGradWgmmaParams::ticket"]
+        [::core::mem::offset_of!(AttentionGradWgmmaParams, ticket) - 696usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

@@ -1,14 +1,11 @@
 use std::ptr::null;
 
-use super::{by_head_dim, dim, grid, head_dim_index};
+use super::{attention_wgmma, by_head_dim, dim, grid, head_dim_index};
 use crate::{
     cuda::{
         device::Cuda,
         kernel::{Kernel, LaunchConfig},
-        params::{
-            self, ATTENTION_MMA_THREADS, ATTENTION_STAGES, ATTENTION_WGMMA_THREADS, AttentionGradParams,
-            AttentionParams, Matrix,
-        },
+        params::{self, ATTENTION_MMA_THREADS, ATTENTION_STAGES, AttentionGradParams, AttentionParams, Matrix},
     },
     element::{DType, Float},
     error::Result,
@@ -20,34 +17,15 @@ type Grad = Kernel<AttentionGradParams>;
 
 const SIMT: [Forward; 3] = by_head_dim!("attention", "attention_simt");
 const MMA: [Forward; 3] = by_head_dim!("attention", "attention_mma");
-const WGMMA: [Forward; 3] = by_head_dim!("attention", "attention_wgmma");
 const DELTA: [Grad; 3] = by_head_dim!("attention_grad", "attention_delta");
 const KV_SIMT: [Grad; 3] = by_head_dim!("attention_grad", "attention_grad_kv_simt");
 const KV_MMA: [Grad; 3] = by_head_dim!("attention_grad", "attention_grad_kv_mma");
-const KV_WGMMA: [Grad; 3] = by_head_dim!("attention_grad", "attention_grad_kv_wgmma");
 const Q_SIMT: [Grad; 3] = by_head_dim!("attention_grad", "attention_grad_q_simt");
 const Q_MMA: [Grad; 3] = by_head_dim!("attention_grad", "attention_grad_q_mma");
-const Q_WGMMA: [Grad; 3] = by_head_dim!("attention_grad", "attention_grad_q_wgmma");
 
-/// The kernels that can run an op.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Engine {
-    /// FMA: any type, any alignment.
-    Simt,
-    /// `mma.sync`.
-    Mma,
-    /// `wgmma`.
-    Wgmma,
-}
-
-impl Engine {
-    /// The fastest that this build and GPU have; `wgmma` is one of its kernels, `matrices` are all that tiles are made of.
-    fn choose<P>(cuda: &Cuda, dtype: DType, wgmma: &Kernel<P>, matrices: &[Matrix]) -> Result<Self> {
-        if dtype == DType::F32 || !matrices.iter().all(|matrix| matrix.is_aligned(dtype, 16)) {
-            return Ok(Engine::Simt);
-        }
-        Ok(if cuda.has(wgmma, dtype.suffix())? { Engine::Wgmma } else { Engine::Mma })
-    }
+/// Can these matrices, all that tiles are made of, be moved 16 bytes at a time and multiplied by tensor cores?
+fn takes_tiles(dtype: DType, matrices: &[Matrix]) -> bool {
+    dtype != DType::F32 && matrices.iter().all(|matrix| matrix.is_aligned(dtype, 16))
 }
 
 /// What a grid counts: blocks of rows of the longest sequence, for each of these heads and sequences.
@@ -70,9 +48,9 @@ impl Work {
         Ok(LaunchConfig { grid: self.grid(warps)?, threads: 32 * warps, shared: 0 })
     }
 
-    /// `rows` rows to a CTA.
-    fn tiled(&self, rows: u32, threads: u32, shared: u32) -> Result<LaunchConfig> {
-        Ok(LaunchConfig { grid: self.grid(rows)?, threads, shared })
+    /// `rows` rows to a CTA, by `mma.sync`.
+    fn mma(&self, rows: u32, shared: u32) -> Result<LaunchConfig> {
+        Ok(LaunchConfig { grid: self.grid(rows)?, threads: ATTENTION_MMA_THREADS, shared })
     }
 }
 
@@ -107,24 +85,23 @@ pub(in crate::cuda) fn attention<T: Float>(cuda: &Cuda, mut op: Attention<'_, Cu
     };
     let work = Work { op: "attention", max_len, heads: heads.q, n_seqs };
     let matrices = [params.q, params.k, params.v, params.prefix_k, params.prefix_v, params.out.as_const()];
+    let suffix = T::DTYPE.suffix();
     let i = head_dim_index(&heads);
-    let (kernel, config) = match Engine::choose(cuda, T::DTYPE, &WGMMA[i], &matrices)? {
-        Engine::Simt => (&SIMT[i], work.simt()?),
-        Engine::Mma => (&MMA[i], mma(&work, &heads)?),
-        Engine::Wgmma => (&WGMMA[i], wgmma(&work, &heads)?),
+    let (kernel, config) = if !takes_tiles(T::DTYPE, &matrices) {
+        (&SIMT[i], work.simt()?)
+    } else if attention_wgmma::has_forward(cuda, &heads, suffix)? {
+        // SAFETY: as below.
+        return unsafe { attention_wgmma::forward(cuda, params, T::DTYPE) };
+    } else {
+        (&MMA[i], mma(&work, &heads)?)
     };
     // SAFETY: `Attention::verify` checked every shape; the kernels clamp `cu_seqlens` to `n` and `prefixes` to `n_prefix`.
-    unsafe { cuda.launch(kernel, T::DTYPE.suffix(), params, config) }
+    unsafe { cuda.launch(kernel, suffix, params, config) }
 }
 
 fn mma(work: &Work, heads: &Heads) -> Result<LaunchConfig> {
     use params::{ATTENTION_MMA_KEYS as KEYS, ATTENTION_MMA_QUERIES as QUERIES};
-    work.tiled(QUERIES, ATTENTION_MMA_THREADS, rows_bytes(heads, QUERIES + 2 * ATTENTION_STAGES * KEYS))
-}
-
-fn wgmma(work: &Work, heads: &Heads) -> Result<LaunchConfig> {
-    use params::{ATTENTION_WGMMA_KEYS as KEYS, ATTENTION_WGMMA_QUERIES as QUERIES};
-    work.tiled(QUERIES, ATTENTION_WGMMA_THREADS, rows_bytes(heads, QUERIES + 2 * ATTENTION_STAGES * KEYS))
+    work.mma(QUERIES, rows_bytes(heads, QUERIES + 2 * ATTENTION_STAGES * KEYS))
 }
 
 /// Keys and values, and stages of queries, their gradients, their lse and delta.
@@ -135,45 +112,48 @@ fn kv_bytes(heads: &Heads, keys: u32, queries: u32) -> u32 {
 
 fn kv_mma(work: &Work, heads: &Heads) -> Result<LaunchConfig> {
     use params::{ATTENTION_GRAD_KV_MMA_KEYS as KEYS, ATTENTION_GRAD_KV_MMA_QUERIES as QUERIES};
-    work.tiled(KEYS, ATTENTION_MMA_THREADS, kv_bytes(heads, KEYS, QUERIES))
-}
-
-fn kv_wgmma(work: &Work, heads: &Heads) -> Result<LaunchConfig> {
-    use params::{ATTENTION_GRAD_KV_WGMMA_KEYS as KEYS, ATTENTION_GRAD_KV_WGMMA_QUERIES as QUERIES};
-    work.tiled(KEYS, ATTENTION_WGMMA_THREADS, kv_bytes(heads, KEYS, QUERIES))
+    work.mma(KEYS, kv_bytes(heads, KEYS, QUERIES))
 }
 
 fn q_mma(work: &Work, heads: &Heads) -> Result<LaunchConfig> {
     use params::{ATTENTION_GRAD_Q_MMA_KEYS as KEYS, ATTENTION_GRAD_Q_MMA_QUERIES as QUERIES};
-    work.tiled(QUERIES, ATTENTION_MMA_THREADS, rows_bytes(heads, 2 * QUERIES + 2 * ATTENTION_STAGES * KEYS))
+    work.mma(QUERIES, rows_bytes(heads, 2 * QUERIES + 2 * ATTENTION_STAGES * KEYS))
 }
 
-fn q_wgmma(work: &Work, heads: &Heads) -> Result<LaunchConfig> {
-    use params::{ATTENTION_GRAD_Q_WGMMA_KEYS as KEYS, ATTENTION_GRAD_Q_WGMMA_QUERIES as QUERIES};
-    work.tiled(QUERIES, ATTENTION_WGMMA_THREADS, rows_bytes(heads, 2 * QUERIES + 2 * ATTENTION_STAGES * KEYS))
+/// Groups of lanes, each with 16 bytes of a row's head.
+fn delta(dtype: DType, params: &AttentionGradParams) -> Result<LaunchConfig> {
+    const THREADS: usize = 32 * params::ATTENTION_SIMT_WARPS as usize;
+    let [rows, heads, dim] = [params.n, params.q_heads, params.dim].map(|d| d as usize);
+    let blocks = (rows * heads).saturating_mul(dim * dtype.bytes() / 16).div_ceil(THREADS);
+    Ok(LaunchConfig::new(grid("attention_grad", &[rows, heads, dim], blocks)?, THREADS as u32))
 }
 
 pub(in crate::cuda) fn attention_grad<T: Float>(cuda: &Cuda, mut op: AttentionGrad<'_, Cuda, T>) -> Result<()> {
     let heads = op.heads;
     let params = grad_params(&mut op);
     let (n_seqs, max_len) = (params.n_seqs as usize, params.max_len as usize);
-    let rows = Work { op: "attention_grad", max_len: params.n as usize * heads.q, heads: 1, n_seqs: 1 };
     let kv = Work { op: "attention_grad", max_len, heads: heads.kv, n_seqs };
     let q = Work { op: "attention_grad", max_len, heads: heads.q, n_seqs };
+    let suffix = T::DTYPE.suffix();
     let i = head_dim_index(&heads);
     // All that the tiled kernels move.
     let matrices = [params.q, params.k, params.v, params.d_out]
         .into_iter()
         .chain([params.d_q, params.d_k, params.d_v].map(params::MatrixMut::as_const))
         .collect::<Vec<_>>();
-    let (kv, q) = match Engine::choose(cuda, T::DTYPE, &KV_WGMMA[i], &matrices)? {
-        Engine::Simt => ((&KV_SIMT[i], kv.simt()?), (&Q_SIMT[i], q.simt()?)),
-        Engine::Mma => ((&KV_MMA[i], kv_mma(&kv, &heads)?), (&Q_MMA[i], q_mma(&q, &heads)?)),
-        Engine::Wgmma => ((&KV_WGMMA[i], kv_wgmma(&kv, &heads)?), (&Q_WGMMA[i], q_wgmma(&q, &heads)?)),
+    // SAFETY: `AttentionGrad::verify` checked every shape; the kernels clamp `cu_seqlens` to `n`.
+    unsafe { cuda.launch(&DELTA[i], suffix, params, delta(T::DTYPE, &params)?) }?;
+    let (kv, q) = if !takes_tiles(T::DTYPE, &matrices) {
+        ((&KV_SIMT[i], kv.simt()?), (&Q_SIMT[i], q.simt()?))
+    } else if attention_wgmma::has_grad(cuda, &heads, suffix)? {
+        // SAFETY: as above.
+        return unsafe { attention_wgmma::grad(cuda, params, T::DTYPE) };
+    } else {
+        ((&KV_MMA[i], kv_mma(&kv, &heads)?), (&Q_MMA[i], q_mma(&q, &heads)?))
     };
-    for (kernel, config) in [(&DELTA[i], rows.simt()?), kv, q] {
-        // SAFETY: `AttentionGrad::verify` checked every shape; the kernels clamp `cu_seqlens` to `n`.
-        unsafe { cuda.launch(kernel, T::DTYPE.suffix(), params, config) }?;
+    for (kernel, config) in [kv, q] {
+        // SAFETY: as above.
+        unsafe { cuda.launch(kernel, suffix, params, config) }?;
     }
     Ok(())
 }

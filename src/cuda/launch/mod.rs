@@ -7,7 +7,9 @@
 
 pub(super) mod adamw;
 pub(super) mod attention;
+mod attention_wgmma;
 pub(super) mod cast;
+mod copied;
 pub(super) mod cross_entropy;
 pub(super) mod decode_attention;
 pub(super) mod dequantize;

@@ -4,18 +4,14 @@ use super::Gemm;
 use crate::{
     cuda::{
         device::Cuda,
-        driver::refused,
         kernel::{Kernel, LaunchConfig},
-        launch::{dim, is_aligned, weight4},
-        params::{self, Linear4WgmmaParams, TensorMap, Weight4Params},
+        launch::{copied::Copied, dim, is_aligned, weight4},
+        params::{self, Linear4WgmmaParams, Weight4Params},
         scratch::Slot,
     },
-    element::DType,
     error::Result,
     quant::Weight4,
 };
-use core::ffi::c_void;
-use cudarc::driver::sys;
 use std::{ops::RangeInclusive, ptr::null_mut};
 
 /// For fewer there is `skinny`; for more the weight is better decoded once.
@@ -125,13 +121,8 @@ pub(super) unsafe fn run(cuda: &Cuda, gemm: &Gemm, weight: &Weight4<'_, Cuda>) -
 
 fn params_of(cuda: &Cuda, gemm: &Gemm, weight: Weight4Params, tile: &Tile, cut: &Cut) -> Result<Linear4WgmmaParams> {
     let (rows, cols) = (weight.rows as usize, weight.cols as usize);
-    let x_type = match gemm.input {
-        DType::F16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-        _ => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-    };
-    let byte = sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT8;
-    let x = Copied { of: x_type, ptr: gemm.x.ptr, row_bytes: 2 * gemm.x.stride as usize, shape: [gemm.n, cols] };
-    let codes = Copied { of: byte, ptr: weight.codes.cast(), row_bytes: cols / 2, shape: [rows, cols / 2] };
+    let x = Copied::of(gemm.x, gemm.input, [gemm.n, cols]);
+    let codes = Copied::bytes(weight.codes, [rows, cols / 2]);
     let (partial, tickets) = match cut.split() {
         0 => (null_mut(), null_mut()),
         split => (
@@ -154,44 +145,6 @@ fn params_of(cuda: &Cuda, gemm: &Gemm, weight: Weight4Params, tile: &Tile, cut: 
         units: dim(cut.units()),
         patience: PATIENCE,
     })
-}
-
-/// A matrix that the copy engine reads: 16 bytes or a multiple from row to row.
-struct Copied {
-    of: sys::CUtensorMapDataType,
-    ptr: *const c_void,
-    row_bytes: usize,
-    shape: [usize; 2],
-}
-
-impl Copied {
-    /// Tiles that are 128 bytes wide and swizzled over them, with zeros for what lies outside the matrix.
-    fn in_tiles(&self, [tile_rows, tile_cols]: [usize; 2]) -> Result<TensorMap> {
-        let mut map = sys::CUtensorMap { opaque: [0; 16] };
-        // The inner dimension comes first.
-        let [rows, cols] = self.shape.map(|d| d as u64);
-        let (shape, strides, tile) = ([cols, rows], [self.row_bytes as u64], [dim(tile_cols), dim(tile_rows)]);
-        // SAFETY: the driver reads the arrays, as long as the rank of 2 says, and writes the map, all of which live
-        // here; it notes the address of the matrix without reading from it.
-        let result = unsafe {
-            sys::cuTensorMapEncodeTiled(
-                &mut map,
-                self.of,
-                2,
-                self.ptr.cast_mut(),
-                shape.as_ptr(),
-                strides.as_ptr(),
-                tile.as_ptr(),
-                [1, 1].as_ptr(),
-                sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
-                sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
-                sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
-            )
-        };
-        result.result().map_err(refused("describing a matrix to the copy engine"))?;
-        Ok(TensorMap { words: map.opaque })
-    }
 }
 
 #[cfg(test)]

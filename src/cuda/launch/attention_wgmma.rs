@@ -1,0 +1,141 @@
+//! `attention` and `attention_grad` on Hopper, for heads of 64 and 128 elements and matrices that can be moved 16 bytes at a
+//! time.
+
+use super::{copied::Copied, grid};
+use crate::{
+    cuda::{
+        device::Cuda,
+        kernel::{Kernel, LaunchConfig},
+        params::{
+            self, ATTENTION_WGMMA_COPY_COLUMNS, ATTENTION_WGMMA_COPY_ROWS, AttentionGradParams,
+            AttentionGradWgmmaParams, AttentionParams, AttentionWgmmaParams, Matrix, TensorMap,
+        },
+        scratch::Slot,
+    },
+    element::DType,
+    error::Result,
+    ops::Heads,
+};
+
+/// The same kernel for heads of 64 and 128 elements.
+macro_rules! by_head_dim {
+    ($file:literal, $name:literal) => {
+        [Kernel::new($file, concat!($name, "_d64")), Kernel::new($file, concat!($name, "_d128"))]
+    };
+}
+
+static FORWARD: [Kernel<AttentionWgmmaParams>; 2] = by_head_dim!("attention_wgmma", "attention_wgmma");
+static Q: [Kernel<AttentionGradWgmmaParams>; 2] = by_head_dim!("attention_grad_wgmma", "attention_grad_q_wgmma");
+/// By how many CTAs, a cluster, share the query heads of a key head.
+static KV: [(usize, [Kernel<AttentionGradWgmmaParams>; 2]); 3] = [
+    (4, by_head_dim!("attention_grad_wgmma", "attention_grad_kv_wgmma_x4")),
+    (2, by_head_dim!("attention_grad_wgmma", "attention_grad_kv_wgmma_x2")),
+    (1, by_head_dim!("attention_grad_wgmma", "attention_grad_kv_wgmma")),
+];
+
+fn index(dim: usize) -> Option<usize> {
+    [64, 128].iter().position(|&d| d == dim)
+}
+
+/// Does this build have the kernel for these heads and this GPU?
+pub(super) fn has_forward(cuda: &Cuda, heads: &Heads, suffix: &'static str) -> Result<bool> {
+    index(heads.dim).map_or(Ok(false), |i| cuda.has(&FORWARD[i], suffix))
+}
+
+/// The same of the gradient's.
+pub(super) fn has_grad(cuda: &Cuda, heads: &Heads, suffix: &'static str) -> Result<bool> {
+    index(heads.dim).map_or(Ok(false), |i| cuda.has(&Q[i], suffix))
+}
+
+/// `rows` rows of `heads` heads, as the copy engine sees them.
+fn copied(matrix: Matrix, dtype: DType, rows: u32, heads: u32, dim: u32) -> Result<TensorMap> {
+    let tile = [ATTENTION_WGMMA_COPY_ROWS, ATTENTION_WGMMA_COPY_COLUMNS].map(|d| d as usize);
+    Copied::of(matrix, dtype, [rows as usize, (heads * dim) as usize]).in_tiles(tile)
+}
+
+/// Blocks of rows of the longest sequence, for each head and sequence.
+fn blocks(op: &'static str, max_len: u32, rows: u32, heads: u32, n_seqs: u32) -> Result<u32> {
+    let [max_len, rows, heads, n_seqs] = [max_len, rows, heads, n_seqs].map(|d| d as usize);
+    grid(op, &[max_len, heads, n_seqs], max_len.div_ceil(rows).saturating_mul(heads * n_seqs))
+}
+
+fn launch(blocks: u32) -> LaunchConfig {
+    let (threads, shared) = (params::ATTENTION_WGMMA_THREADS, params::ATTENTION_WGMMA_SHARED_BYTES);
+    LaunchConfig { grid: [blocks, 1, 1], threads, shared }
+}
+
+/// # Safety
+/// `params` are those of a verified op whose heads [`has_forward`] knows.
+pub(super) unsafe fn forward(cuda: &Cuda, params: AttentionParams, dtype: DType) -> Result<()> {
+    let AttentionParams { n, n_prefix, n_seqs, max_len, q_heads, kv_heads, dim, .. } = params;
+    if n == 0 {
+        return Ok(()); // the copy engine knows no empty matrix
+    }
+    let map = |matrix, heads| copied(matrix, dtype, n, heads, dim);
+    let (k, v) = (map(params.k, kv_heads)?, map(params.v, kv_heads)?);
+    let (prefix_k, prefix_v) = if n_prefix == 0 {
+        (k, v) // which no tile is taken from
+    } else {
+        let map = |matrix| copied(matrix, dtype, n_prefix, kv_heads, dim);
+        (map(params.prefix_k)?, map(params.prefix_v)?)
+    };
+    let ticket = cuda.scratch(Slot::Tickets, 1)?;
+    let jobs = blocks("attention", max_len, params::ATTENTION_WGMMA_QUERIES, q_heads, n_seqs)?;
+    let kernel = &FORWARD[index(dim as usize).unwrap_or(1)];
+    let params =
+        AttentionWgmmaParams { q: map(params.q, q_heads)?, k, v, prefix_k, prefix_v, attention: params, ticket };
+    // SAFETY: as this function's contract says; the scratch has the one counter.
+    unsafe { cuda.launch(kernel, dtype.suffix(), params, launch(jobs.min(cuda.n_sms))) }
+}
+
+/// How many CTAs share the heads of a group: so many that each multiprocessor has two at most.
+fn shares(group: usize, jobs: usize, sms: usize) -> usize {
+    let fits = |&shares: &usize| group.is_multiple_of(shares) && jobs * shares <= 2 * sms;
+    KV.iter().map(|(shares, _)| *shares).find(fits).unwrap_or(1)
+}
+
+/// `d_k` and `d_v`, then `d_q`; `delta` is there.
+///
+/// # Safety
+/// `params` are those of a verified op whose heads [`has_grad`] knows.
+pub(super) unsafe fn grad(cuda: &Cuda, params: AttentionGradParams, dtype: DType) -> Result<()> {
+    const OP: &str = "attention_grad";
+    let AttentionGradParams { n, n_seqs, max_len, q_heads, kv_heads, dim, .. } = params;
+    if n == 0 {
+        return Ok(());
+    }
+    let map = |matrix, heads| copied(matrix, dtype, n, heads, dim);
+    let params = AttentionGradWgmmaParams {
+        q: map(params.q, q_heads)?,
+        k: map(params.k, kv_heads)?,
+        v: map(params.v, kv_heads)?,
+        d_out: map(params.d_out, q_heads)?,
+        grad: params,
+        ticket: cuda.scratch(Slot::Tickets, 1)?,
+    };
+    let i = index(dim as usize).unwrap_or(1);
+    let tiles = blocks(OP, max_len, params::ATTENTION_GRAD_KV_WGMMA_KEYS, kv_heads, n_seqs)?;
+    // Of sequences of all lengths there are fewer tiles than of so many of the longest.
+    let jobs = (n / params::ATTENTION_GRAD_KV_WGMMA_KEYS + n_seqs).saturating_mul(kv_heads).min(tiles);
+    let shares = shares((q_heads / kv_heads) as usize, jobs as usize, cuda.n_sms as usize);
+    let kv = &KV.iter().find(|(count, _)| *count == shares).unwrap_or(&KV[2]).1[i];
+    let q_jobs = blocks(OP, max_len, params::ATTENTION_GRAD_Q_WGMMA_QUERIES, q_heads, n_seqs)?;
+    let kv_blocks = grid(OP, &[max_len as usize, kv_heads as usize, n_seqs as usize], tiles as usize * shares)?;
+    // SAFETY: as this function's contract says; the scratch has the one counter.
+    unsafe {
+        cuda.launch(kv, dtype.suffix(), params, launch(kv_blocks))?;
+        cuda.launch(&Q[i], dtype.suffix(), params, launch(q_jobs.min(cuda.n_sms)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_tiles_are_shared_by_more_ctas() {
+        let shares = |group, jobs| shares(group, jobs, 132);
+        assert_eq!([32, 66, 67, 132, 133].map(|jobs| shares(4, jobs)), [4, 4, 2, 2, 1]);
+        assert_eq!([1, 2, 5, 6].map(|group| shares(group, 1)), [1, 2, 1, 2]);
+    }
+}
