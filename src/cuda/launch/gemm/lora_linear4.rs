@@ -31,6 +31,8 @@ use std::ops::Range;
 
 /// As many as products that decode inside are measured to be faster for (`linear4_wgmma.rs`).
 const SEPARATE_TOKENS: usize = 1024;
+/// The same of the gradient, whose products decode before: at 512 tokens one product takes 2 % off a step.
+const SEPARATE_GRAD_TOKENS: usize = 256;
 
 const COPY: Kernel<LoraLinear4CopyParams> = Kernel::new("lora_linear4", "lora_linear4_copy");
 const BESIDE: Kernel<LoraLinear4FactorsParams> = Kernel::new("lora_linear4", "lora_linear4_beside");
@@ -49,10 +51,11 @@ struct Stack<'a, T: Float> {
 }
 
 impl<'a, T: Float> Stack<'a, T> {
-    /// None: the adapters are better, or must be, added by their own ops. `room` is the operand's, for columns of `xa`,
-    /// which has so many.
+    /// None: the adapters are better, as for up to `separate` tokens, or must be, added by their own ops. `room` is the
+    /// operand's, for columns of `xa`, which has so many.
     fn new(
         n: usize,
+        separate: usize,
         weight: Weight4<'a, Cuda>,
         parts: &'a [LoraPart<'a, Cuda, T>],
         room: usize,
@@ -64,7 +67,7 @@ impl<'a, T: Float> Stack<'a, T> {
         let columns = span.len().next_multiple_of(LORA_ROOM);
         let aligned = operands.iter().all(|matrix| matrix.is_aligned(T::DTYPE, 16));
         let factors = |view: View<'_, Cuda, T>| is_aligned(view.ptr() as _, 0, 16);
-        let fits = n > SEPARATE_TOKENS
+        let fits = n > separate
             && T::DTYPE != DType::F32
             && (1..=LORA_LINEAR4_FACTORS as usize).contains(&parts.len())
             && parts.iter().all(|part| factors(part.a))
@@ -146,7 +149,7 @@ unsafe fn copy_beside<T: Float>(
 pub(in crate::cuda) fn lora_linear4<T: Float>(cuda: &Cuda, mut op: LoraLinear4<'_, Cuda, T>) -> Result<()> {
     let ([n, cols], inputs) = (op.x.shape(), op.weight.cols);
     let operands = [op.x.matrix().as_const(), op.xa.matrix().as_const()];
-    let stack = Stack::new(n, op.weight, op.parts, cols - inputs, op.xa.shape()[1], operands);
+    let stack = Stack::new(n, SEPARATE_TOKENS, op.weight, op.parts, cols - inputs, op.xa.shape()[1], operands);
     let Some(stack) = stack else { return separately(cuda, op) };
     let x = op.x.mat().columns(0..inputs);
     op.parts.iter().try_for_each(|part| lora_down(cuda, part.lora(x, &mut op.xa, &mut op.out)))?;
@@ -207,7 +210,7 @@ pub(in crate::cuda) fn lora_linear4_grad<T: Float>(cuda: &Cuda, op: LoraLinear4G
     let LoraLinear4Grad { x, xa, weight, parts, factors, mut d_out, mut d_xa, mut d_x } = op;
     let ([n, cols], dropout) = (d_out.shape(), parts.iter().any(|part| part.dropout.is_some()));
     let operands = [d_out.matrix().as_const(), d_xa.matrix().as_const()];
-    let stack = Stack::new(n, weight, parts, cols - weight.rows, xa.shape()[1], operands);
+    let stack = Stack::new(n, SEPARATE_GRAD_TOKENS, weight, parts, cols - weight.rows, xa.shape()[1], operands);
     let stack = stack.filter(|_| d_x.is_some() && !dropout);
     let own = d_out.mat().columns(0..weight.rows);
     if let (None, Some(d_x)) = (&stack, &mut d_x) {
