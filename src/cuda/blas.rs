@@ -4,6 +4,8 @@
 //! `outᵀ = Bᵀ xᵀ`: its A is the weight, its B is `x`.
 #![allow(unsafe_code)]
 
+mod algorithm;
+
 use crate::{
     element::DType,
     error::{Error, Result},
@@ -270,48 +272,13 @@ impl Plan {
             out: layout(output, m, n, out_stride)?,
             algorithm: sys::cublasLtMatmulAlgo_t { data: [0; 8] },
         };
-        match plan.choose(handle) {
+        match algorithm::choose(handle, &plan, n * m) {
             Ok(algorithm) => plan.algorithm = algorithm,
             Err(CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED)) => return Ok(None),
             Err(error) => return Err(error),
         }
         Ok(Some(plan))
     }
-
-    fn choose(&self, handle: sys::cublasLtHandle_t) -> Result<sys::cublasLtMatmulAlgo_t, CublasError> {
-        let Plan { product, weight, x, out, .. } = self;
-        let preference = Descriptor(result::create_matmul_pref()?, result::destroy_matmul_pref);
-        prefer(preference.0)?;
-        // SAFETY: all descriptors were made above, and live until the call returns.
-        let found =
-            unsafe { result::get_matmul_algo_heuristic(handle, product.0, weight.0, x.0, out.0, out.0, preference.0) }?;
-        Ok(found.algo)
-    }
-}
-
-/// Workspace, alignments, and sums of parts in f32 only.
-fn prefer(preference: sys::cublasLtMatmulPreference_t) -> Result<(), CublasError> {
-    use sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
-    let workspace = WORKSPACE as u64;
-    let parts = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
-    let alignments = [
-        Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
-        Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
-        Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
-        Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
-    ];
-    // SAFETY: the workspace is a 64-bit number, the others are 32-bit ones.
-    unsafe {
-        let set = |attribute, value: *const c_void, size| {
-            result::set_matmul_pref_attribute(preference, attribute, value, size)
-        };
-        set(Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, (&raw const workspace).cast(), 8)?;
-        set(Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, (&raw const parts).cast(), 4)?;
-        for attribute in alignments {
-            set(attribute, (&raw const ALIGNMENT).cast(), 4)?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -90,7 +90,7 @@ pub(in crate::cuda) fn attention<T: Float>(cuda: &Cuda, mut op: Attention<'_, Cu
     let (kernel, config) = if !takes_tiles(T::DTYPE, &matrices) {
         (&SIMT[i], work.simt()?)
     } else if attention_wgmma::has_forward(cuda, &heads, suffix)? {
-        // SAFETY: as below.
+        // SAFETY: `Attention::verify` checked every shape.
         return unsafe { attention_wgmma::forward(cuda, params, T::DTYPE) };
     } else {
         (&MMA[i], mma(&work, &heads)?)
@@ -146,13 +146,13 @@ pub(in crate::cuda) fn attention_grad<T: Float>(cuda: &Cuda, mut op: AttentionGr
     let (kv, q) = if !takes_tiles(T::DTYPE, &matrices) {
         ((&KV_SIMT[i], kv.simt()?), (&Q_SIMT[i], q.simt()?))
     } else if attention_wgmma::has_grad(cuda, &heads, suffix)? {
-        // SAFETY: as above.
+        // SAFETY: `AttentionGrad::verify` checked every shape.
         return unsafe { attention_wgmma::grad(cuda, params, T::DTYPE) };
     } else {
         ((&KV_MMA[i], kv_mma(&kv, &heads)?), (&Q_MMA[i], q_mma(&q, &heads)?))
     };
     for (kernel, config) in [kv, q] {
-        // SAFETY: as above.
+        // SAFETY: `AttentionGrad::verify` checked every shape; the kernels clamp `cu_seqlens` to `n`.
         unsafe { cuda.launch(kernel, suffix, params, config) }?;
     }
     Ok(())
