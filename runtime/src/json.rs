@@ -1,9 +1,9 @@
 //! JSON that comes from outside.
 
-use std::fmt;
+use std::{collections::HashSet, fmt};
 
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, value::RawValue};
 
 /// Parses UTF-8 text, behind a byte order mark or not.
 ///
@@ -76,11 +76,52 @@ impl<'de> Visitor<'de> for OnceVisitor {
         while let Some(key) = map.next_key::<String>()? {
             let Once(value) = map.next_value()?;
             if entries.contains_key(&key) {
-                return Err(A::Error::custom(format!("the key `{key}` is given twice; keep one")));
+                return Err(twice(&key));
             }
             entries.insert(key, value);
         }
         Ok(entries.into())
+    }
+}
+
+fn twice<E: serde::de::Error>(key: &str) -> E {
+    E::custom(format!("the key `{key}` is given twice; keep one"))
+}
+
+/// The entries of an object as they are written, none of them read.
+///
+/// # Errors
+/// It is not an object of JSON, or has a key twice.
+pub(crate) fn entries(text: &[u8]) -> serde_json::Result<Vec<(String, &RawValue)>> {
+    serde_json::from_slice(text).map(|Entries(entries)| entries)
+}
+
+struct Entries<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Entries<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(EntriesVisitor)
+    }
+}
+
+struct EntriesVisitor;
+
+impl<'de> Visitor<'de> for EntriesVisitor {
+    type Value = Entries<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries<'de>, A::Error> {
+        let (mut entries, mut keys) = (Vec::new(), HashSet::new());
+        while let Some((key, value)) = map.next_entry::<String, _>()? {
+            if !keys.insert(key.clone()) {
+                return Err(twice(&key));
+            }
+            entries.push((key, value));
+        }
+        Ok(Entries(entries))
     }
 }
 

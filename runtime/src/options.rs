@@ -63,6 +63,8 @@ pub const LORA_R: Range = closed("the rank of the adapter", 1.0, 65_536.0);
 pub const LORA_ALPHA: Range = above("lora_alpha", 0.0, 1e9);
 /// Share of an adapter's inputs that training drops.
 pub const LORA_DROPOUT: Range = below("lora_dropout", 0.0, 1.0);
+/// How often an epoch has each sample of a file.
+pub const DATA_WEIGHT: Range = above("the weight of data", 0.0, 100.0);
 /// Tokens to generate.
 pub const MAX_NEW_TOKENS: Range = closed("the number of new tokens", 1.0, 1e7);
 /// Divides logits; 0 takes the most probable token. Much less than the least could take logits to infinity.

@@ -71,7 +71,7 @@ fn training(settings: TrainSettings) -> Case {
 fn it_is_what_a_run_takes() {
     let folder = tempfile::tempdir().unwrap();
     let plain = TrainSettings {
-        data: Some(embedded::town("train.jsonl").unwrap()),
+        data: Some(embedded::town("train.jsonl").unwrap().into()),
         output: folder.path().join("adapter"),
         overwrite: true,
         use_4bit: true,

@@ -26,7 +26,7 @@ fn samples() -> TempDir {
 
 /// Short runs on the CPU with a constant learning rate.
 fn settings(folder: &Path, output: &str) -> TrainSettings {
-    let data = Some(folder.join("data.jsonl"));
+    let data = Some(folder.join("data.jsonl").into());
     TrainSettings {
         data: data.clone(),
         eval_data: data,

@@ -1,6 +1,6 @@
 //! The formats: small files that are well, and how a user's file is read.
 
-use crate::seeds::{DOTENV, SETTINGS, TEMPLATE, exam, small_tokenizer};
+use crate::seeds::{DOTENV, SETTINGS, TEMPLATE, exam, gzip, lines, records, small_tokenizer, zstd};
 use halfbyte::Cpu;
 use halfbyte_runtime::{
     Error,
@@ -153,14 +153,14 @@ fn read_template(_: &Reader, bytes: &[u8]) -> Outcome {
     outcome(ChatTemplate::from_source("chat_template.jinja", text(bytes)).and_then(|template| render(&template)))
 }
 
-fn read_data(reader: &Reader, bytes: &[u8]) -> Outcome {
-    let path = reader.file("data.jsonl", bytes);
+fn read_data(reader: &Reader, name: &str, bytes: &[u8]) -> Outcome {
+    let path = reader.file(name, bytes);
     let options =
-        DataOptions { max_seq_length: 64, overlong: Overlong::Truncate, append_eos: false, enable_thinking: None };
+        DataOptions { max_seq_length: 64, overlong: Overlong::Truncate, append_eos: false, ..DataOptions::default() };
     let read = || {
         let template = ChatTemplate::from_source("template", TEMPLATE)?;
         let data = Dataset::read(&path, &reader.tokenizer, Some(&template), &options)?;
-        data.expect_fits(&path, &reader.model).map(|()| data)
+        data.expect_fits(&reader.model).map(|()| data)
     };
     outcome(read())
 }
@@ -192,7 +192,7 @@ const CONFIG_HARMLESS: &[&str] = &[
     "use_sliding_window",
 ];
 
-pub const FORMATS: [Format; 14] = [
+pub const FORMATS: [Format; 16] = [
     Format {
         name: "config",
         file: "config.json",
@@ -322,15 +322,27 @@ pub const FORMATS: [Format; 14] = [
         name: "data",
         file: "data.jsonl",
         json: false,
+        seeds: || records().map(|records| lines(&records)).to_vec(),
+        read: |reader, bytes| read_data(reader, "data.jsonl", bytes),
+        harmless: &[],
+    },
+    Format {
+        name: "data_array",
+        file: "data.json",
+        json: false,
         seeds: || {
-            let lines = [
-                json!({"text": "The ferry leaves at noon."}),
-                json!({"prompt": "When?", "completion": "At noon."}),
-                json!({"messages": [{"role": "user", "content": "When?"}, {"role": "assistant", "content": "Noon."}]}),
-            ];
-            vec![lines.map(|line| line.to_string()).join("\n").into_bytes()]
+            let wrap = |records| [json!(records), json!({"version": 1, "rows": records})];
+            records().into_iter().flat_map(wrap).map(|file| format!("{file:#}").into_bytes()).collect()
         },
-        read: read_data,
+        read: |reader, bytes| read_data(reader, "data.json", bytes),
+        harmless: &[],
+    },
+    Format {
+        name: "data_packed",
+        file: "data.packed",
+        json: false,
+        seeds: || records().iter().flat_map(|records| [gzip(&lines(records)), zstd(&lines(records))]).collect(),
+        read: |reader, bytes| read_data(reader, "data.packed", bytes),
         harmless: &[],
     },
     Format {

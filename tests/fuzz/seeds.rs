@@ -1,6 +1,7 @@
 //! Small files that are well, for mutants to be made of.
 
 use serde_json::{Value, json};
+use std::io::Write;
 
 /// GPT-2's alphabet of all bytes, and two markers.
 pub fn small_tokenizer() -> Vec<u8> {
@@ -31,6 +32,40 @@ pub const TEMPLATE: &str = "{%- for message in messages %}{{- '<|im_start|>' + m
 
 pub fn exam() -> Value {
     json!({"samples": [{"コンテキスト": "第一条", "指示": "選べ", "問題文": "何か", "選択肢": "a 一\nb 二\nc 三\nd 四", "output": "b"}]})
+}
+
+/// Of each format of training data that can stand in a file with others, and of the others.
+pub fn records() -> [Vec<Value>; 6] {
+    let talk = json!([{"role": "user", "content": "When?"}, {"role": "assistant", "content": "Noon."}]);
+    let turns = json!([
+        {"from": "human", "value": "When?"}, {"from": "gpt", "value": "Noon."},
+        {"from": "function_call", "value": "{\"name\": \"clock\"}"}, {"from": "observation", "value": "12"},
+    ]);
+    [
+        vec![json!({"text": "The ferry leaves at noon."}), json!({"prompt": "When?", "completion": "At noon."})],
+        vec![json!({"messages": talk})],
+        vec![json!({"prompt": [talk[0]], "completion": [talk[1]]})],
+        vec![json!({"conversations": turns, "system": "Be brief."})],
+        vec![json!({"instruction": "When?", "input": "The ferry.", "output": "Noon."})],
+        vec![
+            json!({"question": "When?", "options": ["at noon", "never"], "answer": "a"}),
+            exam()["samples"][0].clone(),
+        ],
+    ]
+}
+
+pub fn lines(records: &[Value]) -> Vec<u8> {
+    records.iter().map(Value::to_string).collect::<Vec<_>>().join("\n").into_bytes()
+}
+
+pub fn gzip(text: &[u8]) -> Vec<u8> {
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    packed.write_all(text).unwrap();
+    packed.finish().unwrap()
+}
+
+pub fn zstd(text: &[u8]) -> Vec<u8> {
+    ruzstd::encoding::compress_to_vec(text, ruzstd::encoding::CompressionLevel::Fastest)
 }
 
 pub const SETTINGS: &str = "[llm]\nmodel_name = 'a'\ntemperature = 0.5\nraw = true\n\n[train]\nlora_r = 8\n\

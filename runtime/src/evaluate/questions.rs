@@ -13,6 +13,8 @@
 use std::fmt;
 use std::path::Path;
 
+use serde_json::Value;
+
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -35,6 +37,17 @@ pub fn read_questions(path: impl AsRef<Path>) -> Result<Vec<Question>> {
     let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
     let named = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("jsonl"));
     if named || jsonl::begins(bytes) { jsonl::read(path, bytes) } else { lawqa::read(path, bytes) }
+}
+
+/// Keys of which a question has one, in one format or the other.
+pub(crate) const MARKS: [&str; 2] = ["options", lawqa::OPTIONS];
+
+/// The question of a record, in either format.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn of_record(index: usize, record: Value) -> Result<Question, String> {
+    if record.get(lawqa::OPTIONS).is_some() { lawqa::parse(index, record) } else { jsonl::parse(index, record) }
 }
 
 /// The score of a set of answers.

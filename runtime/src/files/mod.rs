@@ -8,6 +8,7 @@ mod read;
 mod staged;
 mod transaction;
 mod unfinished;
+mod unpack;
 mod write;
 
 pub use folder::OutputFolder;
@@ -21,5 +22,6 @@ pub(crate) use read::{open, read, read_to_use};
 pub(crate) use staged::{PARTIAL_METRICS, Staged};
 pub(crate) use transaction::Transaction;
 pub use unfinished::abandon;
+pub(crate) use unpack::{Unpacked, open_unpacked};
 pub(crate) use write::{folder_of, stage};
 pub use write::{write_atomic, write_bytes};

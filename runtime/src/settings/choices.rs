@@ -36,6 +36,23 @@ pub enum ActivationMemory {
     Offload,
 }
 
+/// How a record of training data says what is trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DataFormat {
+    /// `{"text"}`: all of it is trained.
+    Text,
+    /// `{"prompt", "completion"}`, both texts or both lists of messages: the completion is trained.
+    PromptCompletion,
+    /// `{"messages": [{"role", "content"}]}`: the assistant's turns are trained.
+    Messages,
+    /// `{"conversations": [{"from", "value"}]}`: the turns of `gpt` are trained.
+    ShareGpt,
+    /// `{"instruction", "input", "output"}`: the output is trained.
+    Alpaca,
+    /// `{"question", "options", "answer"}`, or lawqa_jp's keys: the text of the right option is trained.
+    MultipleChoice,
+}
+
 /// What becomes of a sample longer than the limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Overlong {

@@ -127,12 +127,14 @@ impl Offered {
             .allow_negative_numbers(true)
             .value_name(if field.flag { "BOOL" } else { "VALUE" })
             .help(format!("{}: {}{default}", field.help, field.wanted));
+        let option = if field.list { option.action(ArgAction::Append) } else { option };
         if field.flag { option.num_args(0..=1).default_missing_value("true") } else { option }
     }
 
-    /// Its text, if it was given.
+    /// Its text, if it was given; the last one counts, but of a list all do.
     fn given(&self, matches: &ArgMatches) -> Option<Given> {
-        let text = matches.get_one::<String>(&self.long)?.clone();
+        let texts: Vec<_> = matches.get_many::<String>(&self.long)?.map(String::as_str).collect();
+        let text = texts.join(",");
         let source = Source::Option(format!("--{}", self.long));
         Some(Given { section: self.section.into(), name: self.field.name.into(), text, source })
     }

@@ -17,6 +17,8 @@ pub struct Field {
     pub default: String,
     /// Whether its name alone on a command line means true.
     pub flag: bool,
+    /// Whether a command line may give it several times.
+    pub list: bool,
 }
 
 impl Field {
@@ -74,6 +76,7 @@ macro_rules! section {
                     wanted: <$Type>::wanted(section!(@range $($range)?)),
                     default: default.$field.show(),
                     flag: <$Type>::FLAG,
+                    list: <$Type>::LIST,
                 }),+]
             }
 

@@ -1,7 +1,7 @@
 //! How an adapter is trained.
 
 use super::{
-    choices::{ActivationMemory, Overlong, ScheduleKind, Whole},
+    choices::{ActivationMemory, DataFormat, Overlong, ScheduleKind, Whole},
     section::section,
 };
 use crate::{
@@ -11,6 +11,7 @@ use crate::{
     lora::{LoraConfig, Targets, TrainableTokens},
     model::Base,
     options::*,
+    train::data::DataFiles,
 };
 use halfbyte::{DType, quant::Format};
 use std::path::PathBuf;
@@ -22,10 +23,12 @@ section! {
         model_name: String = EMBEDDED.into(), also ["model", "model_name_or_path"];
         /// Go on training this PEFT adapter; its rank, alpha, dropout and modules count
         lora_path: Option<PathBuf> = None, also ["adapter"];
-        /// Training data: JSONL with {"text"}, {"prompt","completion"} or {"messages"} [default: the embedded by-laws]
-        data: Option<PathBuf> = None, also ["train_file", "dataset"];
-        /// Held-out data in the same format
-        eval_data: Option<PathBuf> = None, also ["validation_file"];
+        /// Training data: JSON lines or arrays, or texts, packed by gzip or zstd or not [default: the embedded by-laws]
+        data: Option<DataFiles> = None, also ["train_file", "dataset"];
+        /// What all records of the data are [default: what the keys of each file say]
+        data_format: Option<DataFormat> = None, also ["dataset_type"];
+        /// Held-out data, in the same formats
+        eval_data: Option<DataFiles> = None, also ["validation_file"];
         /// Multiple-choice questions, asked before and after
         exam: Option<PathBuf> = None;
         /// Folder for the adapter and metrics.jsonl
@@ -108,26 +111,26 @@ impl TrainSettings {
         embedded::resolve(&self.model_name)
     }
 
-    /// The file to train on.
-    pub(crate) fn data_file(&self) -> Result<PathBuf> {
-        self.data.clone().map_or_else(|| embedded::town("train.jsonl"), Ok)
+    /// The files to train on.
+    pub(crate) fn data_files(&self) -> Result<DataFiles> {
+        self.data.clone().map_or_else(|| embedded::town("train.jsonl").map(Into::into), Ok)
     }
 
-    /// The file to evaluate on, if there is one.
-    pub(crate) fn heldout_file(&self) -> Result<Option<PathBuf>> {
-        self.file(&self.eval_data, "heldout.jsonl")
+    /// The files to evaluate on, if there are any.
+    pub(crate) fn heldout_files(&self) -> Result<Option<DataFiles>> {
+        self.or_embedded(&self.eval_data, "heldout.jsonl")
     }
 
     /// The file of the exam, if there is one.
     pub(crate) fn exam_file(&self) -> Result<Option<PathBuf>> {
-        self.file(&self.exam, "exam.json")
+        self.or_embedded(&self.exam, "exam.json")
     }
 
-    /// `path`, or without own data the embedded file.
-    fn file(&self, path: &Option<PathBuf>, embedded: &str) -> Result<Option<PathBuf>> {
-        match path {
-            None if self.data.is_none() => embedded::town(embedded).map(Some),
-            path => Ok(path.clone()),
+    /// What was named, or without own data the embedded file.
+    fn or_embedded<F: Clone + From<PathBuf>>(&self, named: &Option<F>, embedded: &str) -> Result<Option<F>> {
+        match named {
+            None if self.data.is_none() => embedded::town(embedded).map(|path| Some(path.into())),
+            named => Ok(named.clone()),
         }
     }
 

@@ -1,10 +1,11 @@
 //! What a setting's text means.
 
-use super::choices::{ActivationMemory, Mode, Overlong, ScheduleKind, Whole};
+use super::choices::{ActivationMemory, DataFormat, Mode, Overlong, ScheduleKind, Whole};
 use crate::{
     device::Device,
     lora::{Targets, TrainableTokens},
     options::{Number, Range},
+    train::data::DataFiles,
 };
 use halfbyte::{DType, quant::Format};
 use serde_json::Value as Json;
@@ -14,6 +15,9 @@ use std::path::PathBuf;
 pub trait Value: Sized {
     /// Whether it may stand alone on the command line, and is then true.
     const FLAG: bool = false;
+
+    /// Whether it may be given several times on the command line, as if commas were between.
+    const LIST: bool = false;
 
     /// What a text must be: "nf4 or fp4".
     fn wanted(range: Option<Range>) -> String;
@@ -69,6 +73,7 @@ numbers!(f32, f64, usize, u64);
 /// Python writes `None`, TOML has no such value.
 impl<V: Value> Value for Option<V> {
     const FLAG: bool = V::FLAG;
+    const LIST: bool = V::LIST;
 
     fn wanted(range: Option<Range>) -> String {
         V::wanted(range)
@@ -112,6 +117,22 @@ impl Value for PathBuf {
 
     fn show(&self) -> String {
         self.display().to_string()
+    }
+}
+
+impl Value for DataFiles {
+    const LIST: bool = true;
+
+    fn wanted(_: Option<Range>) -> String {
+        DataFiles::WANTED.into()
+    }
+
+    fn parse(text: &str, _: Option<Range>) -> Option<Self> {
+        DataFiles::from_text(text)
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
     }
 }
 
@@ -202,6 +223,13 @@ named! {
         ActivationMemory::MlpRecompute = "mlp-recompute" | "mlp_recompute",
         ActivationMemory::Checkpoint = "checkpoint",
         ActivationMemory::Offload = "offload";
+    DataFormat: false,
+        DataFormat::Text = "text",
+        DataFormat::PromptCompletion = "prompt-completion" | "prompt_completion",
+        DataFormat::Messages = "messages" | "openai",
+        DataFormat::ShareGpt = "sharegpt",
+        DataFormat::Alpaca = "alpaca",
+        DataFormat::MultipleChoice = "multiple-choice" | "multiple_choice";
     Overlong: false, Overlong::Error = "error", Overlong::Truncate = "truncate", Overlong::Skip = "skip";
     Mode: false, Mode::Likelihood = "likelihood", Mode::Generate = "generate";
     Whole: false, Whole::LmHead = "lm_head";

@@ -1,14 +1,17 @@
 //! Samples into steps: shuffling, packing without padding, gradient accumulation.
 
-use halfbyte::{Count, rng::philox};
+use halfbyte::{Count, host};
 use rayon::prelude::*;
 
 use crate::batch::{Batch, Sample};
 use crate::error::{Error, Result};
 use crate::options;
 
-/// Sets the shuffle's random numbers apart from other uses of the same seed ("shuf").
-const SHUFFLE_STREAM: u32 = 0x7368_7566;
+mod fit;
+mod order;
+
+use fit::first_fit;
+pub use order::Share;
 
 /// The most samples of all epochs that are put into micro-batches beforehand.
 const MAX_PLANNED: u64 = 1 << 25;
@@ -58,19 +61,29 @@ pub struct Step {
 #[derive(Clone, Debug)]
 pub struct Batcher<'a> {
     samples: &'a [Sample],
+    shares: Vec<Share>,
     options: BatchOptions,
     total_steps: u64,
 }
 
 impl<'a> Batcher<'a> {
-    /// Checks the samples against the options.
+    /// Each sample once in an epoch.
     ///
     /// # Errors
     /// When there are no samples, one of them is too long or has no target, or an option makes no sense.
     pub fn new(samples: &'a [Sample], options: BatchOptions) -> Result<Self> {
+        Self::mixed(samples, vec![Share { n_samples: samples.len(), weight: 1.0 }], options)
+    }
+
+    /// Some samples more often than others; `shares` are of all of them, in their order.
+    ///
+    /// # Errors
+    /// Those of [`Batcher::new`]; the shares come to no sample, or to more than memory has room for.
+    pub fn mixed(samples: &'a [Sample], shares: Vec<Share>, options: BatchOptions) -> Result<Self> {
         check_options(&options)?;
         check_samples(samples, options.max_seq_length)?;
-        let mut batcher = Self { samples, options, total_steps: 0 };
+        check_shares(&shares, samples.len())?;
+        let mut batcher = Self { samples, shares, options, total_steps: 0 };
         batcher.total_steps = batcher.count_steps()?;
         Ok(batcher)
     }
@@ -91,8 +104,8 @@ impl<'a> Batcher<'a> {
 
     /// The micro-batches of an epoch, each a list of sample indices.
     fn plan(&self, epoch: u64) -> Vec<Vec<usize>> {
-        let order = self.order(epoch);
         let options = &self.options;
+        let order = order::order(&self.shares, epoch, options.seed, options.shuffle);
         if options.packing {
             let lengths: Vec<_> = order.iter().map(|&i| self.samples[i].ids.len()).collect();
             let bins = first_fit(&lengths, options.batch_size * options.max_seq_length);
@@ -100,17 +113,6 @@ impl<'a> Batcher<'a> {
         } else {
             order.chunks(options.batch_size).map(<[_]>::to_vec).collect()
         }
-    }
-
-    /// The samples sorted by a random key: Philox of (sample, epoch), keyed by the seed.
-    fn order(&self, epoch: u64) -> Vec<usize> {
-        let mut order: Vec<_> = (0..self.samples.len()).collect();
-        if self.options.shuffle {
-            order.sort_by_cached_key(|&sample| {
-                philox([sample as u32, epoch as u32, (epoch >> 32) as u32, SHUFFLE_STREAM], self.options.seed)
-            });
-        }
-        order
     }
 
     fn steps_of(&self, plan: &[Vec<usize>]) -> u64 {
@@ -124,8 +126,9 @@ impl<'a> Batcher<'a> {
         };
         let steps_in = |epoch| self.steps_of(&self.plan(epoch));
         let whole = epochs.trunc() as u64;
-        // Only another order can be packed into another number of micro-batches.
-        let steps = if self.options.packing && self.options.shuffle {
+        // Only other samples, or another order, can be packed into another number of micro-batches.
+        let alike = !self.options.shuffle && self.shares.iter().all(Share::is_whole);
+        let steps = if self.options.packing && !alike {
             self.check_planning(whole)?;
             (0..whole).into_par_iter().map(steps_in).sum()
         } else {
@@ -135,7 +138,7 @@ impl<'a> Batcher<'a> {
         let rest = steps_in(whole) as f64 * epochs.fract() - 1e-6;
         let steps = steps + rest.ceil().max(0.0) as u64;
         if steps == 0 {
-            let got = format!("{epochs}, which is no step with {}", Count(self.samples.len(), "sample"));
+            let got = format!("{epochs}, which is no step with {}", Count(self.per_epoch(), "sample"));
             return Err(Error::setting(options::EPOCHS.name, got, "there must be at least 1 step; raise it"));
         }
         Ok(steps)
@@ -143,7 +146,7 @@ impl<'a> Batcher<'a> {
 
     /// Refuses more epochs than can be planned in a few seconds: their steps must be known for the learning rate.
     fn check_planning(&self, epochs: u64) -> Result<()> {
-        let most = MAX_PLANNED / self.samples.len() as u64;
+        let most = MAX_PLANNED / self.per_epoch() as u64;
         // One epoch is planned in any case.
         if epochs <= most.max(1) {
             return Ok(());
@@ -152,9 +155,14 @@ impl<'a> Batcher<'a> {
         let want = format!(
             "it may be at most {} with {}; give --max-steps instead",
             most.max(1),
-            Count(self.samples.len(), "sample")
+            Count(self.per_epoch(), "sample")
         );
         Err(Error::setting(options::EPOCHS.name, got, want))
+    }
+
+    /// Samples of an epoch.
+    pub fn per_epoch(&self) -> usize {
+        self.shares.iter().map(Share::per_epoch).sum()
     }
 
     fn micro_batch(&self, samples: &[usize]) -> Batch {
@@ -226,6 +234,24 @@ fn check_options(options: &BatchOptions) -> Result<()> {
     }
 }
 
+fn check_shares(shares: &[Share], n_samples: usize) -> Result<()> {
+    let of_all: usize = shares.iter().map(|share| share.n_samples).sum();
+    if of_all != n_samples {
+        return Err(Error::setting("samples of all shares", of_all, format!("there are {n_samples}")));
+    }
+    shares.iter().try_for_each(|share| options::DATA_WEIGHT.check(share.weight))?;
+    let per_epoch = shares.iter().map(Share::per_epoch).fold(0, usize::saturating_add);
+    if per_epoch == 0 {
+        return Err(Error::setting(
+            "samples of an epoch",
+            0,
+            "there must be at least 1; raise the weights of the data",
+        ));
+    }
+    // Keys and places while they are sorted.
+    Ok(host::check(per_epoch.saturating_mul(64))?)
+}
+
 fn check_samples(samples: &[Sample], max_seq_length: usize) -> Result<()> {
     if samples.is_empty() {
         return Err(Error::setting("samples", 0, "there must be at least 1 to train on"));
@@ -245,31 +271,4 @@ fn check_samples(samples: &[Sample], max_seq_length: usize) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Puts each item into the first bin that has room for it, opening bins as needed.
-///
-/// A tree over the bins' free room finds that bin in O(log n). Each length must be at most `capacity`.
-fn first_fit(lengths: &[usize], capacity: usize) -> Vec<Vec<usize>> {
-    let leaves = lengths.len().next_power_of_two();
-    // room[1] is the root, room[leaves + b] bin b; each inner node holds the larger of its two children.
-    let mut room = vec![capacity; 2 * leaves];
-    let mut bins = Vec::new();
-    for (item, &length) in lengths.iter().enumerate() {
-        let mut node = 1;
-        while node < leaves {
-            node = if room[2 * node] >= length { 2 * node } else { 2 * node + 1 };
-        }
-        let bin = node - leaves;
-        if bin == bins.len() {
-            bins.push(Vec::new());
-        }
-        bins[bin].push(item);
-        room[node] -= length;
-        while node > 1 {
-            node /= 2;
-            room[node] = room[2 * node].max(room[2 * node + 1]);
-        }
-    }
-    bins
 }

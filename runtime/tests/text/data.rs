@@ -8,13 +8,12 @@ use serde_json::{Value, json};
 
 use crate::{test_data, tiny_model};
 
-const OPTIONS: DataOptions =
-    DataOptions { max_seq_length: 512, overlong: Overlong::Error, append_eos: true, enable_thinking: None };
+pub const OPTIONS: DataOptions = DataOptions { max_seq_length: 512, ..DataOptions::DEFAULT };
 
-struct Bench {
-    tokenizer: Tokenizer,
-    template: ChatTemplate,
-    folder: tempfile::TempDir,
+pub struct Bench {
+    pub tokenizer: Tokenizer,
+    pub template: ChatTemplate,
+    pub folder: tempfile::TempDir,
 }
 
 impl Bench {
@@ -24,26 +23,36 @@ impl Bench {
         Self { tokenizer, template, folder: tempfile::tempdir().unwrap() }
     }
 
-    fn read(&self, content: impl AsRef<[u8]>, options: &DataOptions) -> halfbyte_runtime::Result<Dataset> {
-        let path = self.folder.path().join("data.jsonl");
+    pub fn read(&self, content: impl AsRef<[u8]>, options: &DataOptions) -> halfbyte_runtime::Result<Dataset> {
+        self.read_as("data.jsonl", content, options)
+    }
+
+    /// Of a file of this name.
+    pub fn read_as(
+        &self,
+        name: &str,
+        content: impl AsRef<[u8]>,
+        options: &DataOptions,
+    ) -> halfbyte_runtime::Result<Dataset> {
+        let path = self.folder.path().join(name);
         std::fs::write(&path, content).unwrap();
         Dataset::read(&path, &self.tokenizer, Some(&self.template), options)
     }
 
-    fn sample(&self, line: &Value) -> Sample {
+    pub fn sample(&self, line: &Value) -> Sample {
         self.read(line.to_string(), &OPTIONS).unwrap().samples.remove(0)
     }
 
-    fn refusal(&self, content: impl AsRef<[u8]>) -> String {
+    pub fn refusal(&self, content: impl AsRef<[u8]>) -> String {
         self.read(content, &OPTIONS).unwrap_err().to_string()
     }
 
-    fn ids(&self, text: &str) -> Vec<u32> {
+    pub fn ids(&self, text: &str) -> Vec<u32> {
         self.tokenizer.encode(text).unwrap()
     }
 
     /// The trained parts of a sample as text, one for each unbroken run.
-    fn trained(&self, sample: &Sample) -> Vec<String> {
+    pub fn trained(&self, sample: &Sample) -> Vec<String> {
         let mut runs: Vec<Vec<u32>> = Vec::new();
         let mut previous = false;
         for (&id, &trained) in sample.ids.iter().zip(&sample.mask) {
@@ -58,11 +67,11 @@ impl Bench {
     }
 }
 
-fn tiny() -> Bench {
+pub fn tiny() -> Bench {
     Bench::new(tiny_model())
 }
 
-fn qwen3() -> Option<Bench> {
+pub fn qwen3() -> Option<Bench> {
     test_data("qwen3-tokenizer").map(Bench::new)
 }
 
@@ -192,7 +201,7 @@ fn a_template_whose_turns_cannot_be_told_apart_is_refused() {
     assert!(read("<|im_start|>assistant\nx").contains("without an end"));
     assert!(read("[INST]x[/INST]").contains("no assistant message to train on"));
     let none = Dataset::read(&path, &bench.tokenizer, None, &OPTIONS).unwrap_err().to_string();
-    assert!(none.contains("line 1: `messages` need a chat template"), "{none}");
+    assert!(none.contains("line 1: a conversation needs a chat template"), "{none}");
 }
 
 #[test]

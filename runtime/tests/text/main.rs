@@ -3,6 +3,8 @@
 mod answers;
 mod chat;
 mod data;
+mod data_files;
+mod data_formats;
 mod hostile;
 mod metrics;
 mod packing;

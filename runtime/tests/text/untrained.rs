@@ -6,7 +6,7 @@ use halfbyte_runtime::config::Qwen3Config;
 use halfbyte_runtime::lora::{LoraConfig, Targets, TrainableTokens};
 use halfbyte_runtime::model::{UntrainedToken, untrained_note, untrained_tokens};
 use halfbyte_runtime::tokenizer::Tokenizer;
-use halfbyte_runtime::train::data::{DataOptions, Dataset, Overlong};
+use halfbyte_runtime::train::data::{DataOptions, Dataset};
 
 use crate::tiny_model;
 
@@ -93,8 +93,7 @@ fn of_the_tiny_model(samples: &[Sample]) -> Vec<UntrainedToken> {
 #[test]
 fn the_tiny_model_knows_what_its_default_run_trains() {
     let tokenizer = Tokenizer::open(tiny_model()).unwrap();
-    let options =
-        DataOptions { max_seq_length: 512, overlong: Overlong::Error, append_eos: true, enable_thinking: None };
+    let options = DataOptions { max_seq_length: 512, ..DataOptions::default() };
     let path = tiny_model().join("../town/train.jsonl");
     let data = Dataset::read(path, &tokenizer, None, &options).unwrap();
     assert!(data.samples.iter().all(|sample| sample.ids.last() == tokenizer.eos_id().as_ref()));

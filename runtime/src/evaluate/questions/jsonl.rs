@@ -90,7 +90,8 @@ pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Vec<Question>> {
             continue;
         }
         let fail = |reason| Error::Line { path: path.to_owned(), line, reason };
-        let question = parse(questions.len(), text).map_err(fail)?;
+        let record = json::parse(text).map_err(unreadable);
+        let question = record.and_then(|record| parse(questions.len(), record)).map_err(fail)?;
         if let Some(first) = lines_of_ids.insert(question.id.clone(), line) {
             return Err(fail(format!("`id` is {:?}, as on line {first}; give each question its own", question.id)));
         }
@@ -101,11 +102,13 @@ pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Vec<Question>> {
     if questions.is_empty() { Err(empty()) } else { Ok(questions) }
 }
 
-fn parse(index: usize, line: &[u8]) -> Result<Question, String> {
-    let entry: Entry = json::parse(line).and_then(serde_json::from_value).map_err(|e| {
-        let keys = "`question`, `options` and `answer`, and perhaps `id`, `context` and `instruction`";
-        format!("{e}; expected an object with {keys}")
-    })?;
+fn unreadable(error: serde_json::Error) -> String {
+    let keys = "`question`, `options` and `answer`, and perhaps `id`, `context` and `instruction`";
+    format!("{error}; expected an object with {keys}")
+}
+
+pub(super) fn parse(index: usize, record: Value) -> Result<Question, String> {
+    let entry: Entry = serde_json::from_value(record).map_err(unreadable)?;
     let options = entry.options.into_texts()?;
     check_parts(&entry.question, &options)?;
     Ok(Question {

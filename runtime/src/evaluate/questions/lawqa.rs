@@ -9,6 +9,9 @@ use super::question::{MAX_OPTIONS, Question, check_parts, choice_of, letter};
 use crate::error::{Error, Result};
 use crate::json;
 
+/// The key of the options.
+pub(super) const OPTIONS: &str = "選択肢";
+
 #[derive(Deserialize)]
 struct File {
     samples: Vec<serde_json::Value>,
@@ -43,7 +46,7 @@ pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Vec<Question>> {
     Ok(questions)
 }
 
-fn parse(index: usize, sample: serde_json::Value) -> Result<Question, String> {
+pub(super) fn parse(index: usize, sample: serde_json::Value) -> Result<Question, String> {
     let entry: Entry = serde_json::from_value(sample).map_err(|e| e.to_string())?;
     let options = parse_options(&entry.options);
     if options.len() < 2 {

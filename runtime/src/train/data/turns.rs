@@ -2,30 +2,32 @@
 
 use std::collections::HashSet;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::chat::{TURN_END, TURN_START};
 
-/// Cuts a rendered conversation into pieces, with whether each is trained: an assistant's turn is, from after its
-/// header up to and including its end marker.
-pub(super) fn assistant_turns(text: &str, n_assistant: usize) -> Result<Vec<(&str, bool)>, String> {
+/// Cuts a rendered conversation into pieces, with whether each is trained: the assistant's turns are that `trained` says
+/// so of, from after the header up to and including the end marker.
+pub(super) fn assistant_turns<'a>(text: &'a str, trained: &[bool]) -> Result<Vec<(&'a str, bool)>, String> {
     let header = format!("{TURN_START}assistant\n");
     let mut pieces = Vec::new();
     let mut rest = text;
+    let mut turns = trained.iter();
     while let Some(at) = rest.find(&header) {
         let (before, turn) = rest.split_at(at + header.len());
         let end = turn.find(TURN_END).ok_or("the chat template leaves an assistant's turn without an end")?;
         let (turn, after) = turn.split_at(end + TURN_END.len());
-        pieces.extend([(before, false), (turn, true)]);
+        pieces.extend([(before, false), (turn, turns.next() == Some(&true))]);
         rest = after;
     }
     pieces.push((rest, false));
     match pieces.len() / 2 {
         0 => Err("there is no assistant message to train on".into()),
-        n if n == n_assistant => Ok(pieces),
+        n if n == trained.len() => Ok(pieces),
         n => Err(format!(
-            "the chat template wrote {n} assistant turns for {n_assistant} assistant messages, so that they cannot be \
-             told apart; use `prompt` and `completion`, or `text`"
+            "the chat template wrote {n} assistant turns for {} assistant messages, so that they cannot be told \
+             apart; use `prompt` and `completion`, or `text`",
+            trained.len()
         )),
     }
 }
@@ -34,10 +36,10 @@ pub(super) fn assistant_turns(text: &str, n_assistant: usize) -> Result<Vec<(&st
 pub(super) struct HeldMarkers([(&'static str, String); 2]);
 
 impl HeldMarkers {
-    /// Takes two private-use characters that the line does not contain.
-    pub(super) fn choose(line: &Map<String, Value>) -> Result<Self, String> {
+    /// Takes two private-use characters that the record does not contain.
+    pub(super) fn choose(record: &Value) -> Result<Self, String> {
         let private = '\u{F0000}'..='\u{FFFFD}';
-        let text = Value::from(line.clone()).to_string();
+        let text = record.to_string();
         let used: HashSet<char> = text.chars().filter(|c| private.contains(c)).collect();
         let mut free = private.filter(|c| !used.contains(c)).map(String::from);
         match (free.next(), free.next()) {

@@ -24,7 +24,7 @@ pub(super) fn idle(settings: &TrainSettings, files: &Checkpoint) -> Result<Vec<(
     if let Some(found) = files.quantized_as().filter(|_| !settings.use_4bit) {
         all.push(("use_4bit", format!("the checkpoint is in {found} already; take the original one to train without")));
     }
-    if settings.eval_steps > 0 && settings.heldout_file()?.is_none() {
+    if settings.eval_steps > 0 && settings.heldout_files()?.is_none() {
         all.push(("eval_steps", "there is no held-out data: name it by eval_data".into()));
     }
     if settings.activation_memory != ActivationMemory::Auto {
@@ -40,8 +40,8 @@ pub(super) fn idle(settings: &TrainSettings, files: &Checkpoint) -> Result<Vec<(
     }
     // "none" is no way to leave out what comes with the embedded data.
     let none = "the embedded data brings its own; name a file, or data of your own";
-    let given = [("eval_data", &settings.eval_data), ("exam", &settings.exam)];
-    let absent = given.into_iter().filter(|(_, path)| settings.data.is_none() && path.is_none());
+    let given = [("eval_data", settings.eval_data.is_some()), ("exam", settings.exam.is_some())];
+    let absent = given.into_iter().filter(|(_, given)| settings.data.is_none() && !given);
     all.extend(absent.map(|(name, _)| (name, none.into())));
     Ok(all)
 }

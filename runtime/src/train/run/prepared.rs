@@ -87,6 +87,6 @@ impl Prepared {
 
     /// The steps of the run.
     pub(super) fn batcher(&self) -> Result<Batcher<'_>> {
-        Batcher::new(&self.texts.train.samples, self.settings.batches())
+        Batcher::mixed(&self.texts.train.samples, self.texts.train.shares(), self.settings.batches())
     }
 }

@@ -3,16 +3,16 @@
 use crate::{
     chat::ChatTemplate,
     config::Qwen3Config,
-    error::Result,
+    error::{Error, Result},
     evaluate::{
         choice,
         questions::{Question, read_questions},
     },
     settings::TrainSettings,
     tokenizer::Tokenizer,
-    train::data::{DataOptions, Dataset},
+    train::data::{DataFiles, DataOptions, Dataset},
 };
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// What is asked before and after where the data is the embedded one.
 const QUESTION: &str = "What does the town give to a bride?";
@@ -41,15 +41,15 @@ impl Texts {
             Err(e) => (None, Some(format!("no chat template: {e}"))),
         };
         let options = DataOptions {
+            format: settings.data_format,
             max_seq_length: settings.max_seq_length,
             overlong: settings.overlong,
-            append_eos: true,
-            enable_thinking: None,
+            ..DataOptions::default()
         };
-        let read = |path: PathBuf| -> Result<Dataset> {
-            let data = Dataset::read(&path, tokenizer, template.as_ref(), &options)?;
+        let read = |files: DataFiles| -> Result<Dataset> {
+            let data = Dataset::read_all(&files, tokenizer, template.as_ref(), &options)?;
             // Here, and not when the first bad sample's turn comes.
-            data.expect_fits(&path, config)?;
+            data.expect_fits(config)?;
             Ok(data)
         };
         let (questions, longest_question) = match settings.exam_file()? {
@@ -60,8 +60,8 @@ impl Texts {
             }
             None => (None, 0),
         };
-        let train = read(settings.data_file()?)?;
-        let heldout = settings.heldout_file()?.map(read).transpose()?;
+        let train = read(settings.data_files()?)?;
+        let heldout = settings.heldout_files()?.map(|files| expect_unweighted(files).and_then(read)).transpose()?;
         let prompt = settings.data.is_none().then_some(QUESTION);
         Ok((Texts { train, heldout, questions, longest_question, prompt }, missing))
     }
@@ -71,4 +71,12 @@ impl Texts {
         let samples = self.heldout.iter().flat_map(|data| &data.samples);
         samples.map(|sample| sample.ids.len()).fold(self.longest_question, usize::max)
     }
+}
+
+/// Held-out data is read once, whatever its weight.
+fn expect_unweighted(files: DataFiles) -> Result<DataFiles> {
+    if files.0.iter().all(|file| file.weight == 1.0) {
+        return Ok(files);
+    }
+    Err(Error::setting("eval_data", files, "held-out data is read once: leave out the weights"))
 }
