@@ -216,6 +216,7 @@ fn every_option_of_training_is_seen() {
         row(&show("--lora-path", adapter), says("trained further")),
         row(&show("--data", few), says("5 samples")),
         row("--data-format prompt-completion", Refused("the key `prompt` is missing")),
+        row("--train-on-eos none", WEIGHTS),
         row(&show("--eval-data", few), says("before: held-out loss")),
         row(&show("--exam", &exam), says("before: exam")),
         row(&show("--output", &files.other()), says(format!("saved in {}", files.other().display()))),

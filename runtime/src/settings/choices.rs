@@ -53,6 +53,20 @@ pub enum DataFormat {
     MultipleChoice,
 }
 
+/// Which ends of turns are trained, by axolotl's names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TrainOnEos {
+    /// Those of the turns that are trained.
+    #[default]
+    Turn,
+    /// The last one of the conversation, whoever speaks.
+    Last,
+    /// All of them, whoever speaks.
+    All,
+    /// None.
+    None,
+}
+
 /// What becomes of a sample longer than the limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Overlong {

@@ -1,7 +1,7 @@
 //! How an adapter is trained.
 
 use super::{
-    choices::{ActivationMemory, DataFormat, Overlong, ScheduleKind, Whole},
+    choices::{ActivationMemory, DataFormat, Overlong, ScheduleKind, TrainOnEos, Whole},
     section::section,
 };
 use crate::{
@@ -27,6 +27,8 @@ section! {
         data: Option<DataFiles> = None, also ["train_file", "dataset"];
         /// What all records of the data are [default: what the keys of each file say]
         data_format: Option<DataFormat> = None, also ["dataset_type"];
+        /// Which ends of turns are trained: those of trained turns, the last one, all, or none
+        train_on_eos: TrainOnEos = TrainOnEos::Turn;
         /// Held-out data, in the same formats
         eval_data: Option<DataFiles> = None, also ["validation_file"];
         /// Multiple-choice questions, asked before and after

@@ -1,6 +1,6 @@
 //! What a setting's text means.
 
-use super::choices::{ActivationMemory, DataFormat, Mode, Overlong, ScheduleKind, Whole};
+use super::choices::{ActivationMemory, DataFormat, Mode, Overlong, ScheduleKind, TrainOnEos, Whole};
 use crate::{
     device::Device,
     lora::{Targets, TrainableTokens},
@@ -231,6 +231,11 @@ named! {
         DataFormat::Alpaca = "alpaca",
         DataFormat::MultipleChoice = "multiple-choice" | "multiple_choice";
     Overlong: false, Overlong::Error = "error", Overlong::Truncate = "truncate", Overlong::Skip = "skip";
+    TrainOnEos: false,
+        TrainOnEos::Turn = "turn",
+        TrainOnEos::Last = "last",
+        TrainOnEos::All = "all",
+        TrainOnEos::None = "none";
     Mode: false, Mode::Likelihood = "likelihood", Mode::Generate = "generate";
     Whole: false, Whole::LmHead = "lm_head";
 }

@@ -18,7 +18,7 @@ use crate::chat::ChatTemplate;
 use crate::config::Qwen3Config;
 use crate::error::{Error, Result};
 use crate::settings::Value as _;
-pub use crate::settings::choices::{DataFormat, Overlong};
+pub use crate::settings::choices::{DataFormat, Overlong, TrainOnEos};
 use crate::tokenizer::Tokenizer;
 use crate::train::packing::Share;
 
@@ -43,14 +43,22 @@ pub struct DataOptions {
     pub overlong: Overlong,
     /// End texts and completions with the tokenizer's end token, unless they end with it already.
     pub append_eos: bool,
+    /// Which ends of turns are trained. A text or a completion is one turn.
+    pub train_on_eos: TrainOnEos,
     /// The template's `enable_thinking`, where the record has none.
     pub enable_thinking: Option<bool>,
 }
 
 impl DataOptions {
     /// Samples of up to 2048 tokens with their ends, none longer.
-    pub const DEFAULT: Self =
-        Self { format: None, max_seq_length: 2048, overlong: Overlong::Error, append_eos: true, enable_thinking: None };
+    pub const DEFAULT: Self = Self {
+        format: None,
+        max_seq_length: 2048,
+        overlong: Overlong::Error,
+        append_eos: true,
+        train_on_eos: TrainOnEos::Turn,
+        enable_thinking: None,
+    };
 }
 
 impl Default for DataOptions {

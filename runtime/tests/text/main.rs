@@ -5,6 +5,7 @@ mod chat;
 mod data;
 mod data_files;
 mod data_formats;
+mod data_turns;
 mod hostile;
 mod metrics;
 mod packing;

@@ -6,12 +6,12 @@ use serde_json::Value;
 use super::DataOptions;
 use super::format::{self, Content, Talk, brief};
 use super::records::json_reason;
-use super::turns::{HeldMarkers, assistant_turns};
+use super::turns::{HeldMarkers, assistant_turns, with_ends};
 use crate::batch::Sample;
 use crate::chat::{Chat, ChatTemplate};
 use crate::json;
 use crate::settings::DataFormat;
-use crate::settings::choices::Overlong;
+use crate::settings::choices::{Overlong, TrainOnEos};
 use crate::tokenizer::Tokenizer;
 
 /// What became of a record.
@@ -60,14 +60,18 @@ impl<'a> Encoder<'a> {
     fn completion(&self, prompt: &str, completion: &str) -> Result<Sample, String> {
         let mut sample = Sample::default();
         sample.push(&self.encode(prompt)?, false);
-        let mut ids = self.encode(completion)?;
+        let (mut ids, eos) = (self.encode(completion)?, self.tokenizer.eos_id());
         if self.options.append_eos {
-            let eos = self.tokenizer.eos_id().ok_or("the tokenizer names no end token to append")?;
+            let eos = eos.ok_or("the tokenizer names no end token to append")?;
             if ids.last() != Some(&eos) {
                 ids.push(eos);
             }
         }
+        let untrained =
+            self.options.train_on_eos == TrainOnEos::None && ids.last().is_some_and(|last| Some(*last) == eos);
+        let end = ids.split_off(ids.len() - usize::from(untrained));
         sample.push(&ids, true);
+        sample.push(&end, false);
         Ok(sample)
     }
 
@@ -89,7 +93,7 @@ impl<'a> Encoder<'a> {
         let chat = Chat { messages: &messages, tools: tools.as_ref(), enable_thinking, ..Chat::default() };
         let text = template.render(&chat).map_err(|e| e.to_string())?;
         let mut sample = Sample::default();
-        for (piece, trained) in assistant_turns(&text, &talk.trained())? {
+        for (piece, trained) in with_ends(assistant_turns(&text, &talk.trained()?)?, self.options.train_on_eos) {
             sample.push(&self.encode(&held.restore(piece))?, trained);
         }
         Ok(sample)

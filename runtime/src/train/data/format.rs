@@ -25,10 +25,18 @@ pub(super) struct Talk {
 }
 
 impl Talk {
-    /// Whether each of the assistant's turns is trained.
-    pub fn trained(&self) -> Vec<bool> {
+    /// Whether each of the assistant's turns is trained; `weight` is OpenAI's key for it.
+    ///
+    /// # Errors
+    /// A weight is neither 0 nor 1.
+    pub fn trained(&self) -> Result<Vec<bool>, String> {
         let turns = self.messages.iter().enumerate().filter(|(_, message)| message["role"] == "assistant");
-        turns.map(|(i, _)| i >= self.n_given).collect()
+        let trained = turns.map(|(i, message)| match (&message["weight"], message["weight"].as_f64()) {
+            (Value::Null, _) | (_, Some(1.0)) => Ok(i >= self.n_given),
+            (_, Some(0.0)) => Ok(false),
+            (weight, _) => Err(format!("message {i}: `weight` is {}, but must be 0 or 1", brief(weight))),
+        });
+        trained.collect()
     }
 }
 
@@ -190,7 +198,7 @@ fn turn_of(turn: &Value) -> Result<Value, String> {
     let Some(text) = turn[value].as_str() else {
         return Err(format!("`{value}` is {}, but must be a string", brief(&turn[value])));
     };
-    let said = match turn[from].as_str().unwrap_or_default() {
+    let mut said = match turn[from].as_str().unwrap_or_default() {
         "human" | "user" => message("user", text),
         "gpt" | "assistant" | "model" | "chatgpt" => message("assistant", text),
         "system" => message("system", text),
@@ -201,6 +209,9 @@ fn turn_of(turn: &Value) -> Result<Value, String> {
             return Err(format!("`{from}` is {}, but must be {wanted}", brief(&turn[from])));
         }
     };
+    if let Some(weight) = turn.get("weight") {
+        said["weight"] = weight.clone();
+    }
     Ok(said)
 }
 

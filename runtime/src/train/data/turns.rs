@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use crate::chat::{TURN_END, TURN_START};
+use crate::settings::TrainOnEos;
 
 /// Cuts a rendered conversation into pieces, with whether each is trained: the assistant's turns are that `trained` says
 /// so of, from after the header up to and including the end marker.
@@ -30,6 +31,29 @@ pub(super) fn assistant_turns<'a>(text: &'a str, trained: &[bool]) -> Result<Vec
             trained.len()
         )),
     }
+}
+
+/// The pieces with the ends of turns apart, of which those are trained that `eos` says so of.
+pub(super) fn with_ends(pieces: Vec<(&str, bool)>, eos: TrainOnEos) -> Vec<(&str, bool)> {
+    if eos == TrainOnEos::Turn {
+        return pieces;
+    }
+    let mut all = Vec::new();
+    for (mut piece, trained) in pieces {
+        while let Some(at) = piece.find(TURN_END) {
+            let (body, rest) = piece.split_at(at);
+            let (end, rest) = rest.split_at(TURN_END.len());
+            all.extend([(body, trained), (end, eos == TrainOnEos::All)]);
+            piece = rest;
+        }
+        all.push((piece, trained));
+    }
+    if eos == TrainOnEos::Last
+        && let Some(last) = all.iter_mut().rfind(|(piece, _)| *piece == TURN_END)
+    {
+        last.1 = true;
+    }
+    all
 }
 
 /// Characters that stand for the turn markers within messages while the template's own are looked for.

@@ -42,6 +42,7 @@ impl Texts {
         };
         let options = DataOptions {
             format: settings.data_format,
+            train_on_eos: settings.train_on_eos,
             max_seq_length: settings.max_seq_length,
             overlong: settings.overlong,
             ..DataOptions::default()
