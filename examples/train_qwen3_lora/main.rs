@@ -10,6 +10,7 @@ use clap::Command;
 use common::{Signals, exit_code, note, say, start_with};
 use halfbyte_runtime::{
     Error, Result,
+    screen::Stream,
     settings::{Asked, Program},
     train::{
         metrics::{Progress, Record},
@@ -32,6 +33,7 @@ fn run(asked: Asked) -> Result<ExitCode> {
     prepared.notes.iter().chain(&prepared.in_force()).for_each(|line| note!("{line}"));
     if asked.check {
         say!("{}", prepared.check()?);
+        say!("{}", prepared.preview(Stream::Out)?);
         note!("{}", prepared.expect_room()?);
         return Ok(ExitCode::SUCCESS);
     }

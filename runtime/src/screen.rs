@@ -61,7 +61,7 @@ impl Flow {
         Self::within(stream.columns())
     }
 
-    fn within(columns: Option<usize>) -> Self {
+    pub(crate) fn within(columns: Option<usize>) -> Self {
         Flow { columns, at: 0, gap: String::new(), word: String::new(), begun: false }
     }
 

@@ -8,7 +8,7 @@ use halfbyte_runtime::{
     settings::{ActivationMemory, EMBEDDED, Program, Sources, TrainSettings},
     train::{
         metrics::Record,
-        run::{Outcome, Prepared, Watch, run},
+        run::{Marks, Outcome, Prepared, Watch, run},
         schedule::ScheduleKind,
     },
 };
@@ -113,6 +113,32 @@ fn a_check_writes_nothing() {
     let found = prepared.check().unwrap();
     assert!(found.contains("12 samples") && found.contains("4 steps") && found.contains("memory: about"), "{found}");
     assert!(!folder.path().join("adapter").exists());
+}
+
+/// Numbers, lengths and the first samples, in lines that fit; marked in colour or without.
+#[test]
+fn a_preview_shows_what_is_trained() {
+    let folder = samples();
+    let prepared = Prepared::new(&settings(folder.path(), "adapter")).unwrap();
+    let plain = prepared.preview_within(None, Marks::Quotes).unwrap();
+    let first = "sample 1 of 12: 17 tokens, 16 trained (in « »)\n  «Article 1. The ferry bell shall be rung by the \
+                 schoolmistress.<|endoftext|>»\n";
+    assert!(plain.contains(first), "{plain}");
+    assert!(
+        plain.starts_with("an epoch: 12 samples, 311 tokens, 2 steps\ncut to the length limit: 0; left out: 0\n"),
+        "{plain}"
+    );
+    let coloured = prepared.preview_within(Some(60), Marks::Colour).unwrap();
+    assert!(coloured.contains("  \u{1b}[32mArticle 1.") && coloured.contains("<|endoftext|>\u{1b}[0m"), "{coloured}");
+    let bare = coloured.replace("\u{1b}[32m", "").replace("\u{1b}[0m", "");
+    let widest = bare.lines().map(|line| line.chars().count()).max().unwrap();
+    assert!(
+        widest <= 78 && bare.lines().filter(|line| line.starts_with(' ')).all(|line| line.chars().count() <= 60),
+        "{bare}"
+    );
+    let packed = TrainSettings { packing: true, max_seq_length: 64, ..settings(folder.path(), "adapter") };
+    let packed = Prepared::new(&packed).unwrap().preview_within(None, Marks::Quotes).unwrap();
+    assert!(packed.contains("1 step; micro-batches: 1, filled to 81.0 %"), "{packed}");
 }
 
 fn refused(settings: &TrainSettings) -> String {

@@ -254,6 +254,7 @@ fn every_option_of_training_is_seen() {
         row(&show("--config", settings), says("r 3,")),
         row("--print-config", says("[train]")),
         row("--check", says("checked: ")),
+        row("--dry-run", says("samples by their tokens")),
     ];
     driven.see(&rows.into_iter().chain(of_every_program("train_qwen3_lora")).collect::<Vec<_>>());
 }

@@ -64,7 +64,8 @@ impl Program {
                     .value_name("FILE")
                     .help("TOML file of settings [default: halfbyte.toml, if there is one]"),
                 flag("print-config", "Print every setting and where it comes from, and end"),
-                flag("check", "Check settings, files, data and memory without loading weights, and end"),
+                flag("check", "Check settings, files, data and memory without loading weights, and end")
+                    .visible_alias("dry-run"),
             ]);
         if sections.contains(&"llm") {
             command = command.arg(flag(

@@ -1,5 +1,7 @@
 //! Samples into steps: shuffling, packing without padding, gradient accumulation.
 
+use std::fmt;
+
 use halfbyte::{Count, host};
 use rayon::prelude::*;
 
@@ -57,6 +59,32 @@ pub struct Step {
     pub n_targets: usize,
 }
 
+/// What an epoch comes to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Epoch {
+    /// Steps.
+    pub n_steps: u64,
+    /// Micro-batches of them.
+    pub n_micro_batches: usize,
+    /// Samples, and their tokens.
+    pub n_samples: usize,
+    /// Tokens.
+    pub n_tokens: usize,
+    /// The share of the micro-batches' room that tokens fill, where samples are packed into it.
+    pub fill: Option<f64>,
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let steps = Count(usize::try_from(self.n_steps).unwrap_or(usize::MAX), "step");
+        let (samples, tokens) = (Count(self.n_samples, "sample"), Count(self.n_tokens, "token"));
+        write!(f, "an epoch: {samples}, {tokens}, {steps}")?;
+        let Some(fill) = self.fill else { return Ok(()) };
+        let batches = self.n_micro_batches;
+        write!(f, "; micro-batches: {batches}, filled to {:.1} %", 100.0 * fill)
+    }
+}
+
 /// Turns samples into steps; the same samples, options and seed always give the same steps.
 #[derive(Clone, Debug)]
 pub struct Batcher<'a> {
@@ -91,6 +119,20 @@ impl<'a> Batcher<'a> {
     /// The number of steps of the whole run.
     pub fn total_steps(&self) -> u64 {
         self.total_steps
+    }
+
+    /// What the first epoch comes to; others may differ a little, where they are packed or have other samples.
+    pub fn first_epoch(&self) -> Epoch {
+        let plan = self.plan(0);
+        let n_tokens = plan.iter().flatten().map(|&i| self.samples[i].ids.len()).sum();
+        let room = plan.len() * self.options.batch_size * self.options.max_seq_length;
+        Epoch {
+            n_steps: self.steps_of(&plan),
+            n_micro_batches: plan.len(),
+            n_samples: self.per_epoch(),
+            n_tokens,
+            fill: self.options.packing.then_some(n_tokens as f64 / room as f64),
+        }
     }
 
     /// The steps from number `start` on: 0 for a new run, the number of finished steps for a resumed one.

@@ -17,6 +17,7 @@ mod need;
 mod options;
 mod plan;
 mod prepared;
+mod preview;
 mod texts;
 mod watch;
 
@@ -25,6 +26,7 @@ pub use job::Outcome;
 pub use need::{Extent, Need};
 pub use plan::Plan;
 pub use prepared::Prepared;
+pub use preview::Marks;
 pub use watch::{Watch, Wish};
 
 use crate::error::Result;
