@@ -16,7 +16,7 @@ use halfbyte_runtime::{
     tokenizer::Tokenizer,
     train::{
         data::{DataOptions, Dataset, Overlong},
-        packing::{BatchOptions, TrainLength},
+        packing::{BatchOptions, PackingStrategy, TrainLength},
         schedule::{Schedule, ScheduleKind, Warmup},
         trainer::{OptimizerOptions, Trainer, TrainerOptions, micro_batch_capacity},
     },
@@ -152,6 +152,7 @@ fn a_micro_batch_has_no_more_tokens_than_there_are() {
             batch_size,
             max_seq_length: 12,
             packing,
+            packing_strategy: PackingStrategy::FirstFit,
             gradient_accumulation_steps: 1,
             shuffle: false,
             seed: 0,

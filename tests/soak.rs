@@ -11,7 +11,7 @@ use halfbyte_runtime::{
     lora::{Adapter, LoraConfig, Targets},
     model::{Base, Decoder, Keep, Qwen3, SampleOptions},
     train::{
-        packing::{BatchOptions, Batcher, TrainLength},
+        packing::{BatchOptions, Batcher, PackingStrategy, TrainLength},
         schedule::{Schedule, ScheduleKind, Warmup},
         trainer::{OptimizerOptions, Trainer, TrainerOptions},
     },
@@ -47,6 +47,7 @@ fn round<B: Backend>(backend: &B) -> Round {
         batch_size: 2,
         max_seq_length: 16,
         packing: false,
+        packing_strategy: PackingStrategy::FirstFit,
         gradient_accumulation_steps: 1,
         shuffle: true,
         seed: 1,

@@ -5,7 +5,7 @@ use halfbyte_runtime::{
     config::Qwen3Config,
     embedded,
     lora::Adapter,
-    settings::{ActivationMemory, EMBEDDED, Program, Sources, TrainSettings},
+    settings::{ActivationMemory, EMBEDDED, PackingStrategy, Program, Sources, TrainSettings},
     train::{
         metrics::Record,
         run::{Marks, Outcome, Prepared, Watch, run},
@@ -115,6 +115,47 @@ fn a_check_writes_nothing() {
     assert!(!folder.path().join("adapter").exists());
 }
 
+/// One step over all samples, in f32: however they are packed, its loss and gradient are the same, up to the order in
+/// which some hundreds of targets are summed, and so is the adapter.
+#[test]
+fn packed_samples_do_not_see_each_other() {
+    let folder = samples();
+    let step = |output: &str, packing, packing_strategy, batch_size| {
+        let once = TrainSettings {
+            packing,
+            packing_strategy,
+            batch_size: Some(batch_size),
+            max_seq_length: 64,
+            gradient_accumulation_steps: 100,
+            max_steps: Some(1),
+            bnb_4bit_compute_dtype: DType::F32,
+            ..settings(folder.path(), output)
+        };
+        let (outcome, losses) = trained(&once);
+        let norm = grad_norm(&outcome);
+        (losses[0], norm)
+    };
+    let (loss, norm) = step("alone", false, PackingStrategy::FirstFit, 1);
+    assert!(loss > 1.0 && norm > 0.0, "{loss} {norm}");
+    for (output, strategy, batch_size) in [
+        ("first", PackingStrategy::FirstFit, 1),
+        ("best", PackingStrategy::BestFit, 1),
+        ("large", PackingStrategy::BestFit, 6),
+    ] {
+        let (packed, packed_norm) = step(output, true, strategy, batch_size);
+        // Some hundreds of f32 roundings of 6e-8.
+        assert!((packed - loss).abs() <= 2e-5 * loss, "{output}: {packed}, alone {loss}");
+        assert!((packed_norm - norm).abs() <= 2e-4 * norm, "{output}: {packed_norm}, alone {norm}");
+    }
+}
+
+/// Of the first step.
+fn grad_norm(outcome: &Outcome) -> f64 {
+    let metrics = fs::read_to_string(outcome.output.join("metrics.jsonl")).unwrap();
+    let record: serde_json::Value = serde_json::from_str(metrics.lines().next().unwrap()).unwrap();
+    record["grad_norm"].as_f64().unwrap()
+}
+
 /// Numbers, lengths and the first samples, in lines that fit; marked in colour or without.
 #[test]
 fn a_preview_shows_what_is_trained() {
@@ -187,6 +228,7 @@ fn options_without_effect_are_refused_by_their_place() {
         &["--bnb-4bit-use-double-quant=true"],
         &["--eval-steps=1"],
         &["--epochs=1", "--max-steps=2"],
+        &["--packing-strategy=first-fit"],
         &["--lora-r=16", &lora],
         &["--lora-alpha=32", &lora],
         &["--lora-dropout=0", &lora],

@@ -244,6 +244,7 @@ fn every_option_of_training_is_seen() {
         row("--max-seq-length 8", Refused("raise --max-seq-length")),
         row("--overlong skip", says("left out: ")).beside("--max-seq-length 24"),
         row("--packing", says("; 3 steps;")),
+        row("--packing-strategy best-fit", WEIGHTS).beside("--packing --max-seq-length 64 --batch-size 1"),
         row("--activation-memory checkpoint", Output).beside("--check --model-name embedded"),
         row("--gradient-checkpointing", Output).beside("--check --model-name embedded"),
         row("--device cuda:99", Refused("CUDA")),

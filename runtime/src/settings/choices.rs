@@ -53,6 +53,16 @@ pub enum DataFormat {
     MultipleChoice,
 }
 
+/// Which micro-batch a sample is packed into.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PackingStrategy {
+    /// The first that has room, in the order of the epoch.
+    #[default]
+    FirstFit,
+    /// The fullest that has room, longest samples first (best-fit decreasing).
+    BestFit,
+}
+
 /// Which ends of turns are trained, by axolotl's names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TrainOnEos {

@@ -1,7 +1,7 @@
 //! How an adapter is trained.
 
 use super::{
-    choices::{ActivationMemory, DataFormat, Overlong, ScheduleKind, TrainOnEos, Whole},
+    choices::{ActivationMemory, DataFormat, Overlong, PackingStrategy, ScheduleKind, TrainOnEos, Whole},
     section::section,
 };
 use crate::{
@@ -83,6 +83,8 @@ section! {
         overlong: Overlong = Overlong::Error;
         /// Fill every micro-batch up to batch-size times max-seq-length tokens
         packing: bool = false;
+        /// Which micro-batch a sample is packed into: the first or the fullest that has room
+        packing_strategy: PackingStrategy = PackingStrategy::FirstFit;
         /// What is kept of the forward pass for the backward pass: the less, the slower; the adapter is the same
         activation_memory: ActivationMemory = ActivationMemory::Auto;
         /// Keep the least: as activation-memory offload on a GPU, and checkpoint on the CPU

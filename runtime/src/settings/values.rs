@@ -1,6 +1,6 @@
 //! What a setting's text means.
 
-use super::choices::{ActivationMemory, DataFormat, Mode, Overlong, ScheduleKind, TrainOnEos, Whole};
+use super::choices::{ActivationMemory, DataFormat, Mode, Overlong, PackingStrategy, ScheduleKind, TrainOnEos, Whole};
 use crate::{
     device::Device,
     lora::{Targets, TrainableTokens},
@@ -231,6 +231,9 @@ named! {
         DataFormat::Alpaca = "alpaca",
         DataFormat::MultipleChoice = "multiple-choice" | "multiple_choice";
     Overlong: false, Overlong::Error = "error", Overlong::Truncate = "truncate", Overlong::Skip = "skip";
+    PackingStrategy: false,
+        PackingStrategy::FirstFit = "first-fit" | "first_fit",
+        PackingStrategy::BestFit = "best-fit" | "best_fit" | "bfd";
     TrainOnEos: false,
         TrainOnEos::Turn = "turn",
         TrainOnEos::Last = "last",

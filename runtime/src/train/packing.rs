@@ -8,11 +8,12 @@ use rayon::prelude::*;
 use crate::batch::{Batch, Sample};
 use crate::error::{Error, Result};
 use crate::options;
+pub use crate::settings::choices::PackingStrategy;
 
 mod fit;
 mod order;
 
-use fit::first_fit;
+use fit::{best_fit, first_fit};
 pub use order::Share;
 
 /// The most samples of all epochs that are put into micro-batches beforehand.
@@ -36,6 +37,8 @@ pub struct BatchOptions {
     pub max_seq_length: usize,
     /// Fill each micro-batch up to `batch_size * max_seq_length` tokens.
     pub packing: bool,
+    /// Which micro-batch a sample is packed into.
+    pub packing_strategy: PackingStrategy,
     /// Micro-batches of a step; the last step of an epoch has what is left.
     pub gradient_accumulation_steps: usize,
     /// Another order in each epoch; `false` keeps the order of the file.
@@ -57,6 +60,15 @@ pub struct Step {
     pub micro_batches: Vec<Batch>,
     /// Targets in all micro-batches: the number that the summed loss is divided by.
     pub n_targets: usize,
+}
+
+/// A place in the data; with the seed, it says what comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// Epochs that are over.
+    pub epoch: u64,
+    /// Steps of the epoch that are done.
+    pub step: u64,
 }
 
 /// What an epoch comes to.
@@ -135,6 +147,12 @@ impl<'a> Batcher<'a> {
         }
     }
 
+    /// Where a run is after `done` steps.
+    pub fn position(&self, done: u64) -> Position {
+        let steps = self.steps(done);
+        Position { epoch: steps.epoch, step: done.saturating_sub(steps.epoch_start) }
+    }
+
     /// The steps from number `start` on: 0 for a new run, the number of finished steps for a resumed one.
     pub fn steps(&self, start: u64) -> Steps<'_> {
         let mut steps = Steps { batcher: self, next: start, epoch: 0, epoch_start: 0, plan: self.plan(0) };
@@ -150,7 +168,11 @@ impl<'a> Batcher<'a> {
         let order = order::order(&self.shares, epoch, options.seed, options.shuffle);
         if options.packing {
             let lengths: Vec<_> = order.iter().map(|&i| self.samples[i].ids.len()).collect();
-            let bins = first_fit(&lengths, options.batch_size * options.max_seq_length);
+            let pack = match options.packing_strategy {
+                PackingStrategy::FirstFit => first_fit,
+                PackingStrategy::BestFit => best_fit,
+            };
+            let bins = pack(&lengths, options.batch_size * options.max_seq_length);
             bins.into_iter().map(|bin| bin.into_iter().map(|at| order[at]).collect()).collect()
         } else {
             order.chunks(options.batch_size).map(<[_]>::to_vec).collect()
@@ -168,8 +190,9 @@ impl<'a> Batcher<'a> {
         };
         let steps_in = |epoch| self.steps_of(&self.plan(epoch));
         let whole = epochs.trunc() as u64;
-        // Only other samples, or another order, can be packed into another number of micro-batches.
-        let alike = !self.options.shuffle && self.shares.iter().all(Share::is_whole);
+        // Only other samples, or another order of them, can be packed into another number of micro-batches.
+        let ordered = !self.options.shuffle || self.options.packing_strategy == PackingStrategy::BestFit;
+        let alike = ordered && self.shares.iter().all(Share::is_whole);
         let steps = if self.options.packing && !alike {
             self.check_planning(whole)?;
             (0..whole).into_par_iter().map(steps_in).sum()

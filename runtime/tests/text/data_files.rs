@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use halfbyte_runtime::train::data::{DataFile, DataFiles, Dataset};
-use halfbyte_runtime::train::packing::{BatchOptions, Batcher, Share, TrainLength};
+use halfbyte_runtime::train::packing::{BatchOptions, Batcher, PackingStrategy, Share, TrainLength};
 use serde_json::json;
 
 use crate::data::{Bench, OPTIONS, tiny};
@@ -182,6 +182,7 @@ fn an_epoch_has_samples_by_their_weights() {
         batch_size: 1,
         max_seq_length: 2,
         packing: false,
+        packing_strategy: PackingStrategy::FirstFit,
         gradient_accumulation_steps: 1,
         shuffle: true,
         seed: 3,

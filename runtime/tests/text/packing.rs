@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 
 use halfbyte::rng::philox;
 use halfbyte_runtime::batch::{Batch, IGNORE, Sample};
-use halfbyte_runtime::train::packing::{BatchOptions, Batcher, Step, TrainLength};
+use halfbyte_runtime::train::packing::{BatchOptions, Batcher, PackingStrategy, Position, Step, TrainLength};
 
 const MAX_LEN: usize = 32;
 
@@ -27,6 +27,7 @@ fn options(seed: u64) -> BatchOptions {
         batch_size: 3,
         max_seq_length: MAX_LEN,
         packing: seed.is_multiple_of(2),
+        packing_strategy: if seed.is_multiple_of(4) { PackingStrategy::FirstFit } else { PackingStrategy::BestFit },
         gradient_accumulation_steps: 1 + seed as usize % 3,
         shuffle: true,
         seed,
@@ -112,10 +113,36 @@ fn micro_batches_keep_to_their_budget_and_packing_fills_it() {
             assert!(batches.iter().all(|batch| batch.cu_seqlens.len() <= 4));
             continue;
         }
-        // First fit leaves at most one bin of an epoch half empty or emptier.
+        // Either leaves at most one bin of an epoch half empty or emptier.
         let half_empty = batches.iter().filter(|batch| batch.n_tokens() * 2 <= 3 * MAX_LEN).count();
         assert!(half_empty <= 2, "{half_empty} of {} micro-batches over 2 epochs", batches.len());
     }
+}
+
+#[test]
+fn the_best_fit_fills_more_and_splits_nothing() {
+    let mut better = 0;
+    for seed in 0..20 {
+        let samples = random_samples(200, seed);
+        let one = BatchOptions { batch_size: 1, packing: true, length: TrainLength::Epochs(1.0), ..options(seed) };
+        let epoch = |packing_strategy| {
+            let batcher = Batcher::new(&samples, BatchOptions { packing_strategy, ..one }).unwrap();
+            let batches: Vec<_> = batcher.steps(0).flat_map(|step| step.micro_batches).collect();
+            let n_sequences: usize = batches.iter().map(|batch| batch.cu_seqlens.len() - 1).sum();
+            assert_eq!(n_sequences, samples.len(), "a sample was split or lost");
+            let epoch = batcher.first_epoch();
+            let fill = epoch.n_tokens as f64 / (batches.len() * MAX_LEN) as f64;
+            assert_eq!((epoch.n_micro_batches, epoch.fill), (batches.len(), Some(fill)));
+            batches
+        };
+        let [first, best] = [PackingStrategy::FirstFit, PackingStrategy::BestFit].map(epoch);
+        assert!(best.len() <= first.len(), "seed {seed}: {} and {}", best.len(), first.len());
+        better += usize::from(best.len() < first.len());
+        // Long samples do not come first.
+        let fills: Vec<_> = best.iter().map(|batch| batch.cu_seqlens.len()).collect();
+        assert!(!fills.is_sorted() && !fills.is_sorted_by(|a, b| a >= b), "{fills:?}");
+    }
+    assert!(better >= 10, "better in {better} of 20");
 }
 
 #[test]
@@ -190,6 +217,9 @@ fn a_run_resumes_at_any_step() {
         for start in 0..=steps.len() + 1 {
             let resumed: Vec<_> = batcher.steps(start as u64).collect();
             assert_eq!(resumed, steps[start.min(steps.len())..]);
+            let Some(next) = steps.get(start) else { continue };
+            let before = steps[..start].iter().filter(|step| step.epoch == next.epoch).count() as u64;
+            assert_eq!(batcher.position(start as u64), Position { epoch: next.epoch, step: before });
         }
     }
 }

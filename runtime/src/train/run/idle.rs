@@ -31,6 +31,9 @@ pub(super) fn idle(settings: &TrainSettings, files: &Checkpoint) -> Result<Vec<(
         let kept = settings.activation_memory.show();
         all.push(("gradient_checkpointing", format!("activation_memory is {kept}, and says what is kept; leave one")));
     }
+    if !settings.packing {
+        all.push(("packing_strategy", "packing is false".into()));
+    }
     if let Some(steps) = settings.max_steps {
         all.push(("epochs", format!("max_steps is {steps}, and says how long to train; leave one")));
     }

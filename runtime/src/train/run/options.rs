@@ -20,6 +20,7 @@ impl TrainSettings {
             batch_size: self.batch_size.unwrap_or(batch_size),
             max_seq_length: self.max_seq_length,
             packing: self.packing,
+            packing_strategy: self.packing_strategy,
             gradient_accumulation_steps: self.gradient_accumulation_steps,
             shuffle: true,
             seed: self.seed,
