@@ -27,6 +27,12 @@ impl Sample {
         self.mask.resize(self.ids.len(), trained);
     }
 
+    /// Gives back memory that was taken in advance.
+    pub(crate) fn shrink(&mut self) {
+        self.ids.shrink_to_fit();
+        self.mask.shrink_to_fit();
+    }
+
     /// Keeps the first `len` tokens.
     pub(crate) fn truncate(&mut self, len: usize) {
         self.ids.truncate(len);

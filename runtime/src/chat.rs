@@ -108,6 +108,14 @@ impl ChatTemplate {
         Ok(template)
     }
 
+    /// What decides what it renders; none where the time does, too.
+    pub(crate) fn identity(&self) -> Option<String> {
+        let mut sources: Vec<_> = self.environment.templates().map(|(name, t)| (name, t.source().to_owned())).collect();
+        sources.sort_unstable();
+        let timeless = !sources.iter().any(|(_, source)| source.contains("strftime_now"));
+        timeless.then(|| format!("{sources:?} {}", Value::from(self.special_tokens.clone())))
+    }
+
     /// What the user should know about the choice of the template.
     pub fn note(&self) -> Option<&str> {
         self.note.as_deref()

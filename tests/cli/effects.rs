@@ -81,6 +81,7 @@ impl Driven {
         let folder = tempfile::tempdir().unwrap();
         let mut command = Command::new(example(self.name));
         command.args(&self.line).stdin(Stdio::null()).current_dir(folder.path());
+        command.env("HALFBYTE_CACHE", folder.path().join("cache"));
         if let Some(name) = self.output {
             fs::create_dir(folder.path().join("out")).unwrap();
             command.args(["--output", text(&folder.path().join("out").join(name))]);
@@ -211,7 +212,11 @@ fn every_option_of_training_is_seen() {
     let line = format!("{} {} --use-4bit --device cpu --batch-size 8", files.model(), show("--data", &data));
     let driven = Driven { name: "train_qwen3_lora", line: words(&line), output: Some("") };
     let exam = root().join("examples/assets/town/exam.json");
+    let large = files.folder.path().join("large.jsonl");
+    let line = format!("{{\"text\": \"{}\"}}\n", "house ".repeat(200));
+    fs::write(&large, line.repeat(1000)).unwrap();
     let rows = vec![
+        row("--no-cache", says("large.jsonl: 1000 of text\n")).beside(&format!("--check {}", show("--data", &large))),
         row("--model-name embedded", says("hidden 256")).beside("--check"),
         row(&show("--lora-path", adapter), says("trained further")),
         row(&show("--data", few), says("5 samples")),

@@ -22,6 +22,6 @@ pub(crate) use read::{open, read, read_to_use};
 pub(crate) use staged::{PARTIAL_METRICS, Staged};
 pub(crate) use transaction::Transaction;
 pub use unfinished::abandon;
-pub(crate) use unpack::{Unpacked, open_unpacked};
+pub(crate) use unpack::unpack;
 pub(crate) use write::{folder_of, stage};
 pub use write::{write_atomic, write_bytes};

@@ -1,29 +1,16 @@
 //! Files that gzip or Zstandard packed, as what is in them.
 
 use std::io::{self, BufRead, BufReader, Read};
-use std::path::Path;
 
 use flate2::bufread::MultiGzDecoder;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
-use super::read::open;
-use crate::error::{Error, Result};
-
-/// What a file says, and whether it was packed.
-pub(crate) struct Unpacked {
-    /// Its bytes, behind a byte order mark.
-    pub reader: Box<dyn BufRead>,
-    /// Whether there are more of them than the file has.
-    pub packed: bool,
-}
-
-/// Opens a file, packed or not: how it begins tells.
-pub(crate) fn open_unpacked(path: &Path) -> Result<Unpacked> {
+/// What a file says, behind a byte order mark; it is unpacked where its first bytes say that it is packed.
+pub(crate) fn unpack(file: impl Read + 'static) -> io::Result<Box<dyn BufRead>> {
     const BUFFER: usize = 1 << 16;
-    let mut file = BufReader::with_capacity(BUFFER, open(path)?);
-    let failed = |e| Error::io("read", path)(e);
-    let (gzip, zstd) = match file.fill_buf().map_err(failed)? {
+    let mut file = BufReader::with_capacity(BUFFER, file);
+    let (gzip, zstd) = match file.fill_buf()? {
         [0x1f, 0x8b, ..] => (true, false),
         // A frame that decoders skip may come first.
         [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => (false, true),
@@ -34,10 +21,10 @@ pub(crate) fn open_unpacked(path: &Path) -> Result<Unpacked> {
         (_, true) => Box::new(BufReader::with_capacity(BUFFER, Zstd::new(file))),
         _ => Box::new(file),
     };
-    if reader.fill_buf().map_err(failed)?.starts_with(b"\xEF\xBB\xBF") {
+    if reader.fill_buf()?.starts_with(b"\xEF\xBB\xBF") {
         reader.consume(3);
     }
-    Ok(Unpacked { reader, packed: gzip || zstd })
+    Ok(reader)
 }
 
 /// The frames of a Zstandard file, one after the other.

@@ -29,6 +29,8 @@ section! {
         data_format: Option<DataFormat> = None, also ["dataset_type"];
         /// Which ends of turns are trained: those of trained turns, the last one, all, or none
         train_on_eos: TrainOnEos = TrainOnEos::Turn;
+        /// Tokenise large files again, and keep nothing of it
+        no_cache: bool = false;
         /// Held-out data, in the same formats
         eval_data: Option<DataFiles> = None, also ["validation_file"];
         /// Multiple-choice questions, asked before and after

@@ -10,8 +10,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use halfbyte::{Count, host};
+use halfbyte::Count;
 use rayon::prelude::*;
+use sha2::{Digest, Sha256};
 
 use crate::batch::{Batch, Sample};
 use crate::chat::ChatTemplate;
@@ -22,14 +23,16 @@ pub use crate::settings::choices::{DataFormat, Overlong, TrainOnEos};
 use crate::tokenizer::Tokenizer;
 use crate::train::packing::Share;
 
+mod cache;
 mod encode;
 mod format;
+mod read;
 mod records;
 mod source;
 mod turns;
 
-use encode::{Encoder, Outcome};
-use records::{Record, Records, too_large};
+pub use cache::{Cached, cache_folder};
+pub use read::DataReader;
 pub use source::{DataFile, DataFiles};
 
 /// How records become samples.
@@ -91,11 +94,20 @@ pub struct Part {
     pub formats: BTreeMap<DataFormat, usize>,
     /// Samples of it, which are next to each other.
     pub n_samples: usize,
+    /// How many of them were cut to the limit.
+    pub n_truncated: usize,
     /// Records that were left out because of their length.
     pub n_skipped: usize,
+    /// What the cache had of it.
+    pub cached: Cached,
 }
 
 impl Part {
+    fn new(DataFile { path, weight }: DataFile) -> Self {
+        let (formats, cached) = (BTreeMap::new(), Cached::No);
+        Part { path, weight, formats, n_samples: 0, n_truncated: 0, n_skipped: 0, cached }
+    }
+
     fn refuse(&self, reason: String) -> Error {
         Error::Data { path: self.path.clone(), reason }
     }
@@ -124,87 +136,30 @@ impl fmt::Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let formats = self.formats.iter().map(|(format, n)| format!("{n} of {}", format.show())).collect::<Vec<_>>();
         write!(f, "{}: {}", self.path.display(), formats.join(", "))?;
-        if self.weight == 1.0 { Ok(()) } else { write!(f, ", weight {}", self.weight) }
+        if self.weight != 1.0 {
+            write!(f, ", weight {}", self.weight)?;
+        }
+        match &self.cached {
+            Cached::No => Ok(()),
+            Cached::Written => f.write_str(", kept in the cache"),
+            Cached::Read => f.write_str(", tokenised before"),
+            Cached::Failed(reason) => write!(f, ", not cached: {reason}"),
+        }
     }
 }
 
 impl Dataset {
-    /// Reads and tokenises a file, or those of a folder, on all cores.
+    /// Reads and tokenises a file, or those of a folder, as a [`DataReader`] does.
     ///
     /// # Errors
-    /// As for [`Dataset::read_all`].
+    /// As for [`DataReader::read`].
     pub fn read(
         path: impl AsRef<Path>,
         tokenizer: &Tokenizer,
         template: Option<&ChatTemplate>,
         options: &DataOptions,
     ) -> Result<Self> {
-        Self::read_all(&path.as_ref().to_owned().into(), tokenizer, template, options)
-    }
-
-    /// Reads and tokenises files, on all cores.
-    ///
-    /// `template` may be absent if no record is a conversation.
-    ///
-    /// # Errors
-    /// When a file cannot be read or has no samples; the first record that cannot be used is named with its line.
-    pub fn read_all(
-        files: &DataFiles,
-        tokenizer: &Tokenizer,
-        template: Option<&ChatTemplate>,
-        options: &DataOptions,
-    ) -> Result<Self> {
-        let encoder = Encoder::new(tokenizer, template, options);
-        let mut all = Self::default();
-        for file in files.expand()? {
-            all.read_file(file, &encoder)?;
-        }
-        Ok(all)
-    }
-
-    fn read_file(&mut self, DataFile { path, weight }: DataFile, encoder: &Encoder<'_>) -> Result<()> {
-        let mut records = Records::open(&path)?;
-        let mut part = Part { path, weight, formats: BTreeMap::new(), n_samples: 0, n_skipped: 0 };
-        let mut first = None;
-        loop {
-            let chunk = records.next_chunk()?;
-            if chunk.is_empty() {
-                break;
-            }
-            // As much again for tokens.
-            let bytes = chunk.iter().map(|record| record.text.len() + 2 * size_of::<Sample>()).sum::<usize>();
-            host::check(2 * bytes).map_err(|e| too_large(&part.path)(e.into()))?;
-            let outcomes: Vec<_> = chunk.par_iter().map(|record| encoder.record(&record.text)).collect();
-            for (Record { line, .. }, outcome) in chunk.iter().zip(outcomes) {
-                let outcome = outcome.and_then(|(format, outcome)| {
-                    part.admit(format, *first.get_or_insert((format, *line)))?;
-                    Ok(outcome)
-                });
-                let fail = |reason| Error::Line { path: part.path.clone(), line: *line, reason };
-                let outcome = outcome.map_err(fail)?;
-                self.add(outcome, &mut part);
-            }
-        }
-        part.check()?;
-        self.parts.push(part);
-        Ok(())
-    }
-
-    fn add(&mut self, outcome: Outcome, part: &mut Part) {
-        let sample = match outcome {
-            Outcome::Whole(sample) => sample,
-            Outcome::Truncated(sample) => {
-                self.n_truncated += 1;
-                sample
-            }
-            Outcome::Skipped => {
-                self.n_skipped += 1;
-                part.n_skipped += 1;
-                return;
-            }
-        };
-        part.n_samples += 1;
-        self.samples.push(sample);
+        DataReader::new(tokenizer, template, *options).read(&path.as_ref().to_owned().into())
     }
 
     /// Refuses samples with tokens or positions that the model has not.
@@ -238,6 +193,23 @@ impl Dataset {
     /// The number of tokens to predict.
     pub fn n_targets(&self) -> usize {
         self.samples.iter().map(Sample::n_targets).sum()
+    }
+
+    /// SHA-256 of all that decides what a run learns from it, in hexadecimal.
+    pub fn hash(&self) -> String {
+        let mut hash = Sha256::new();
+        for Share { n_samples, weight } in self.shares() {
+            hash.update((n_samples as u64).to_le_bytes());
+            hash.update(weight.to_le_bytes());
+        }
+        for Sample { ids, mask } in &self.samples {
+            hash.update((ids.len() as u64).to_le_bytes());
+            for (id, trained) in ids.iter().zip(mask) {
+                hash.update(id.to_le_bytes());
+                hash.update([u8::from(*trained)]);
+            }
+        }
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// How much it is, for people.

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use halfbyte_runtime::train::data::{DataFile, DataFiles, Dataset};
+use halfbyte_runtime::train::data::{DataFile, DataFiles, DataReader, Dataset};
 use halfbyte_runtime::train::packing::{BatchOptions, Batcher, PackingStrategy, Share, TrainLength};
 use serde_json::json;
 
@@ -121,7 +121,7 @@ fn write(path: &Path, text: impl AsRef<[u8]>) -> PathBuf {
 }
 
 fn read_all(bench: &Bench, text: &str) -> halfbyte_runtime::Result<Dataset> {
-    Dataset::read_all(&DataFiles::from_text(text).unwrap(), &bench.tokenizer, Some(&bench.template), &OPTIONS)
+    DataReader::new(&bench.tokenizer, Some(&bench.template), OPTIONS).read(&DataFiles::from_text(text).unwrap())
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod answers;
 mod chat;
 mod data;
+mod data_cache;
 mod data_files;
 mod data_formats;
 mod data_turns;

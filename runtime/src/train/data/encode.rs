@@ -45,13 +45,14 @@ impl<'a> Encoder<'a> {
             return Err(format!("expected a JSON object, found {}", brief(&value)));
         };
         let format = self.options.format.map_or_else(|| format::detect(&record), Ok)?;
-        let sample = match format::read(format, &record)? {
+        let mut sample = match format::read(format, &record)? {
             Content::Text { prompt, completion } => self.completion(&prompt, &completion)?,
             Content::Talk(talk) => self.talk(&talk, &Value::from(record))?,
         };
         if sample.n_targets() == 0 {
             return Err("the sample has no token to train on".into());
         }
+        sample.shrink();
         Ok((format, self.limit(sample)?))
     }
 

@@ -5,16 +5,17 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use halfbyte::{Count, host};
+use indicatif::ProgressBar;
 use serde_json::value::RawValue;
 
 use super::format;
 use super::source::extension;
 use crate::error::{Error, Result};
-use crate::files::{Unpacked, open, open_unpacked};
+use crate::files::{open, unpack};
 use crate::json;
 
 /// Bytes that are turned into samples at once.
-const CHUNK: usize = 16 << 20;
+const CHUNK: usize = 4 << 20;
 /// A longer line is no record, but a file without line ends.
 const LONGEST: u64 = 1 << 30;
 
@@ -58,17 +59,15 @@ impl Records {
     ///
     /// # Errors
     /// It cannot be read, is of none of these forms, or is larger than memory.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: &Path, bar: &ProgressBar) -> Result<Self> {
         let extension = extension(path);
         if extension == "parquet" {
             let reason = "Parquet is not read; write it as JSON lines, as `pandas.read_parquet(FILE).to_json(NEW, \
                           orient=\"records\", lines=True)` does";
             return Err(Error::Data { path: path.to_owned(), reason: reason.into() });
         }
-        let Unpacked { reader, packed } = open_unpacked(path)?;
-        if !packed {
-            expect_room(path)?;
-        }
+        let file = bar.wrap_read(open(path)?);
+        let reader = unpack(file).map_err(Error::io("read", path))?;
         let mut lines = Lines { reader, first: None, n: 0 };
         if extension == "txt" {
             let text = lines.rest(path, Vec::new())?;
@@ -108,11 +107,12 @@ impl Records {
     }
 }
 
-/// Refuses a file whose text and tokens have no room: a token takes 5 bytes, and few are longer.
-fn expect_room(path: &Path) -> Result<()> {
+/// The bytes of a file; refuses one whose text and tokens have no room: a token takes 5 bytes, and few are longer.
+pub(super) fn expect_room(path: &Path) -> Result<u64> {
     let len = open(path)?.metadata().map_err(Error::io("read", path))?.len();
     let needed = usize::try_from(len).unwrap_or(usize::MAX).saturating_mul(2);
-    host::check(needed).map_err(|e| too_large(path)(e.into()))
+    host::check(needed).map_err(|e| too_large(path)(e.into()))?;
+    Ok(len)
 }
 
 pub(super) fn too_large(path: &Path) -> impl FnOnce(Error) -> Error {

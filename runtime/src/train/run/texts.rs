@@ -10,7 +10,7 @@ use crate::{
     },
     settings::TrainSettings,
     tokenizer::Tokenizer,
-    train::data::{DataFiles, DataOptions, Dataset},
+    train::data::{DataFiles, DataOptions, DataReader, Dataset, cache_folder},
 };
 use std::path::Path;
 
@@ -47,8 +47,10 @@ impl Texts {
             overlong: settings.overlong,
             ..DataOptions::default()
         };
+        let cache = if settings.no_cache { None } else { cache_folder() };
+        let reader = DataReader::new(tokenizer, template.as_ref(), options).cached_in(cache);
         let read = |files: DataFiles| -> Result<Dataset> {
-            let data = Dataset::read_all(&files, tokenizer, template.as_ref(), &options)?;
+            let data = reader.read(&files)?;
             // Here, and not when the first bad sample's turn comes.
             data.expect_fits(config)?;
             Ok(data)
