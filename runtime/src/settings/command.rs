@@ -132,10 +132,12 @@ impl Offered {
         if field.flag { option.num_args(0..=1).default_missing_value("true") } else { option }
     }
 
-    /// Its text, if it was given; the last one counts, but of a list all do.
+    /// Its text, if it was given; the last one counts, but of a list all do that follow a `none`.
     fn given(&self, matches: &ArgMatches) -> Option<Given> {
         let texts: Vec<_> = matches.get_many::<String>(&self.long)?.map(String::as_str).collect();
-        let text = texts.join(",");
+        let none = texts.iter().rposition(|text| text.is_empty() || text.eq_ignore_ascii_case("none"));
+        let first = none.map_or(0, |at| (at + 1).min(texts.len() - 1));
+        let text = texts[first..].join(",");
         let source = Source::Option(format!("--{}", self.long));
         Some(Given { section: self.section.into(), name: self.field.name.into(), text, source })
     }
