@@ -15,7 +15,7 @@ use halfbyte_runtime::{
     model::{Base, Decoder, ForwardContext, Keep, Qwen3, SampleOptions},
     tokenizer::Tokenizer,
     train::{
-        data::{DataOptions, Dataset, Overlong},
+        data::{DataOptions, Dataset},
         packing::{BatchOptions, PackingStrategy, TrainLength},
         schedule::{Schedule, ScheduleKind, Warmup},
         trainer::{OptimizerOptions, Trainer, TrainerOptions, micro_batch_capacity},
@@ -158,7 +158,7 @@ fn a_micro_batch_has_no_more_tokens_than_there_are() {
             seed: 0,
             length: TrainLength::Steps(1),
         };
-        micro_batch_capacity(&samples, &options)
+        micro_batch_capacity(&samples, 1, &options)
     };
     assert_eq!([capacity(1, false), capacity(1, true)], [10, 12]);
     assert_eq!([capacity(2, false), capacity(1 << 20, true), capacity(usize::MAX, false)], [18; 3]);

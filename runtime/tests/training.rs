@@ -7,6 +7,7 @@ use halfbyte_runtime::{
     lora::Adapter,
     settings::{ActivationMemory, EMBEDDED, PackingStrategy, Program, Sources, TrainSettings},
     train::{
+        data::DataFiles,
         metrics::Record,
         run::{Marks, Outcome, Prepared, Watch, run},
         schedule::ScheduleKind,
@@ -149,6 +150,27 @@ fn packed_samples_do_not_see_each_other() {
     }
 }
 
+/// A micro-batch may have more tokens than the file.
+#[test]
+fn samples_of_weight_are_trained_as_often() {
+    let folder = samples();
+    let data = format!("{}:3", folder.path().join("data.jsonl").display());
+    let data = DataFiles::from_text(&data);
+    let (outcome, _) = trained(&TrainSettings {
+        data,
+        batch_size: Some(36),
+        max_steps: None,
+        epochs: Some(1.0),
+        ..settings(folder.path(), "thrice")
+    });
+    let (once, _) =
+        trained(&TrainSettings { batch_size: Some(36), max_steps: Some(1), ..settings(folder.path(), "once") });
+    assert_eq!((outcome.steps, outcome.n_tokens), (1, 3 * once.n_tokens));
+    let held_out = DataFiles::from_text(&format!("{}:2", folder.path().join("data.jsonl").display()));
+    let said = refused(&TrainSettings { eval_data: held_out, ..settings(folder.path(), "other") });
+    assert!(said.contains("held-out data is read once"), "{said}");
+}
+
 /// Of the first step.
 fn grad_norm(outcome: &Outcome) -> f64 {
     let metrics = fs::read_to_string(outcome.output.join("metrics.jsonl")).unwrap();
@@ -162,11 +184,11 @@ fn a_preview_shows_what_is_trained() {
     let folder = samples();
     let prepared = Prepared::new(&settings(folder.path(), "adapter")).unwrap();
     let plain = prepared.preview_within(None, Marks::Quotes).unwrap();
-    let first = "sample 1 of 12: 17 tokens, 16 trained (in « »)\n  «Article 1. The ferry bell shall be rung by the \
+    let first = "sample 1 of 12: 24 tokens, 23 trained (in « »)\n  «Article 1. The ferry bell shall be rung by the \
                  schoolmistress.<|endoftext|>»\n";
     assert!(plain.contains(first), "{plain}");
     assert!(
-        plain.starts_with("an epoch: 12 samples, 311 tokens, 2 steps\ncut to the length limit: 0; left out: 0\n"),
+        plain.starts_with("an epoch: 12 samples, 338 tokens, 2 steps\ncut to the length limit: 0; left out: 0\n"),
         "{plain}"
     );
     let coloured = prepared.preview_within(Some(60), Marks::Colour).unwrap();
@@ -179,7 +201,7 @@ fn a_preview_shows_what_is_trained() {
     );
     let packed = TrainSettings { packing: true, max_seq_length: 64, ..settings(folder.path(), "adapter") };
     let packed = Prepared::new(&packed).unwrap().preview_within(None, Marks::Quotes).unwrap();
-    assert!(packed.contains("1 step; micro-batches: 1, filled to 81.0 %"), "{packed}");
+    assert!(packed.contains("1 step; micro-batches: 1, filled to 88.0 %"), "{packed}");
 }
 
 fn refused(settings: &TrainSettings) -> String {

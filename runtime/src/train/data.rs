@@ -185,6 +185,11 @@ impl Dataset {
         self.parts.iter().map(|part| Share { n_samples: part.n_samples, weight: part.weight }).collect()
     }
 
+    /// The most that an epoch has of a sample.
+    pub fn times(&self) -> usize {
+        self.parts.iter().map(|part| part.weight.ceil() as usize).max().unwrap_or(1)
+    }
+
     /// The number of tokens.
     pub fn n_tokens(&self) -> usize {
         self.samples.iter().map(|sample| sample.ids.len()).sum()

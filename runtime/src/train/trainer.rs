@@ -133,11 +133,11 @@ pub struct Trainer<'m, B: Backend, T: Float> {
     queued: Option<Queued>,
 }
 
-/// The most tokens that one micro-batch can have: never more than there are.
-pub fn micro_batch_capacity(samples: &[Sample], options: &BatchOptions) -> usize {
+/// The most tokens that one micro-batch can have: never more than there are, where an epoch has no sample more than `times`.
+pub fn micro_batch_capacity(samples: &[Sample], times: usize, options: &BatchOptions) -> usize {
     let lengths = || samples.iter().map(|sample| sample.ids.len());
     let longest = if options.packing { options.max_seq_length } else { lengths().max().unwrap_or(0) };
-    options.batch_size.saturating_mul(longest).min(lengths().sum())
+    options.batch_size.saturating_mul(longest).min(lengths().sum::<usize>().saturating_mul(times))
 }
 
 /// How to do with less memory for activations of which so much is kept.

@@ -168,7 +168,7 @@ fn several_files_have_weights() {
     let text = format!("{0}:2,{0}:0.5", a.display());
     assert_eq!(DataFiles::from_text(&text).unwrap().to_string(), text);
     let data = read_all(&bench, &text).unwrap();
-    assert_eq!(data.samples.len(), 6);
+    assert_eq!((data.samples.len(), data.times()), (6, 2));
     assert_eq!(data.shares(), [Share { n_samples: 3, weight: 2.0 }, Share { n_samples: 3, weight: 0.5 }]);
     assert!(data.parts[0].to_string().ends_with("a.jsonl: 3 of text, weight 2"), "{}", data.parts[0]);
 }

@@ -80,7 +80,7 @@ impl Prepared {
         let untrained = untrained_note(&files, &config, &tokenizer, &texts.train.samples, &lora)?;
         let notes = [checkpoint_note(&files, &config)?, adapter_note.flatten(), no_template, untrained];
         let notes = notes.into_iter().flatten().collect();
-        let longest = micro_batch_capacity(&texts.train.samples, &settings.batches());
+        let longest = micro_batch_capacity(&texts.train.samples, texts.train.times(), &settings.batches());
         let (settings, capacity) = (settings.clone(), longest.max(texts.longest_evaluated()));
         Ok(Prepared { settings, dir, config, files, tokenizer, lora, notes, adapter, texts, capacity })
     }
