@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use halfbyte_runtime::train::data::{DataFile, DataFiles, DataReader, Dataset};
+use halfbyte_runtime::train::data::{DataFile, DataFiles, DataOptions, DataReader, Dataset, Overlong};
 use halfbyte_runtime::train::packing::{BatchOptions, Batcher, PackingStrategy, Share, TrainLength};
 use serde_json::json;
 
@@ -67,7 +67,7 @@ fn a_text_file_is_one_sample() {
     let bench = tiny();
     let text = "One house.\n\nAnother \"house\".\n";
     let want = bench.sample(&json!({ "text": text }));
-    assert_eq!(bench.read_as("a.txt", text, &OPTIONS).unwrap().samples, [want.clone()]);
+    assert_eq!(bench.read_as("a.txt", text, &OPTIONS).unwrap().samples, std::slice::from_ref(&want));
     assert_eq!(bench.read_as("a.txt.gz", gzip(text.as_bytes()), &OPTIONS).unwrap().samples, [want]);
     let refused = bench.read_as("b.txt", b"a\xFFb", &OPTIONS).unwrap_err().to_string();
     assert!(refused.contains("byte 2 is not valid UTF-8"), "{refused}");
@@ -97,6 +97,22 @@ fn what_is_wrong_in_a_file_has_its_line() {
         let said = refused(name, content);
         assert!(said.contains(want) && said.contains(name), "{name}: {said}");
     }
+}
+
+/// Longer than what is read at once.
+#[test]
+fn long_lines_and_many_of_them_are_read_whole() {
+    let bench = tiny();
+    let long = "house ".repeat(800_000);
+    let lines = format!("{}\n{}\n{}", json!({"text": "a b"}), json!({ "text": long }), json!({"text": "c d"}));
+    let options = DataOptions { max_seq_length: 4, overlong: Overlong::Truncate, ..OPTIONS };
+    for (name, content) in [("long.jsonl", lines.clone().into_bytes()), ("long.jsonl.gz", gzip(lines.as_bytes()))] {
+        let data = bench.read_as(name, content, &options).unwrap();
+        assert_eq!((data.samples.len(), data.n_truncated), (3, 1));
+        assert_eq!(bench.tokenizer.decode(&data.samples[2].ids, true), "c d");
+    }
+    let many = format!("{}\n", json!({"text": "a b c", "note": "x".repeat(1000)})).repeat(10_000);
+    assert_eq!(bench.read_as("many.jsonl", many, &OPTIONS).unwrap().samples.len(), 10_000);
 }
 
 #[test]

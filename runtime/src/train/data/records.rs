@@ -17,7 +17,7 @@ use crate::json;
 /// Bytes that are turned into samples at once.
 const CHUNK: usize = 4 << 20;
 /// A longer line is no record, but a file without line ends.
-const LONGEST: u64 = 1 << 30;
+const LONGEST: usize = 1 << 30;
 
 /// A record as it is written.
 pub(super) struct Record {
@@ -137,18 +137,30 @@ impl Lines {
             return Ok(Some(first));
         }
         loop {
-            let mut text = Vec::new();
-            let read = self.reader.by_ref().take(LONGEST).read_until(b'\n', &mut text);
-            if read.map_err(Error::io("read", path))? == 0 {
+            let text = self.line(path)?;
+            if text.is_empty() {
                 return Ok(None);
             }
             self.n += 1;
-            if text.len() as u64 == LONGEST {
-                let reason = "it is longer than 1 GiB; is it a file of JSON lines?".into();
-                return Err(Error::Line { path: path.to_owned(), line: self.n, reason });
-            }
             if !text.trim_ascii().is_empty() {
                 return Ok(Some(Record { line: self.n, text }));
+            }
+        }
+    }
+
+    /// A line with its end; nothing at the end of the file.
+    fn line(&mut self, path: &Path) -> Result<Vec<u8>> {
+        let mut text = Vec::new();
+        loop {
+            let read = self.reader.by_ref().take(CHUNK as u64).read_until(b'\n', &mut text);
+            if read.map_err(Error::io("read", path))? < CHUNK || text.ends_with(b"\n") {
+                return Ok(text);
+            }
+            // Packed, it may be longer than any file.
+            host::check(2 * text.len()).map_err(|e| too_large(path)(e.into()))?;
+            if text.len() >= LONGEST {
+                let reason = "it is longer than 1 GiB; is it a file of JSON lines?".into();
+                return Err(Error::Line { path: path.to_owned(), line: self.n + 1, reason });
             }
         }
     }
@@ -156,8 +168,7 @@ impl Lines {
     /// All that is left, behind what was read.
     fn rest(&mut self, path: &Path, mut text: Vec<u8>) -> Result<Vec<u8>> {
         loop {
-            // Packed, it may be larger than any file.
-            host::check(2 * CHUNK + text.len()).map_err(|e| too_large(path)(e.into()))?;
+            host::check(2 * (CHUNK + text.len())).map_err(|e| too_large(path)(e.into()))?;
             let read = self.reader.by_ref().take(CHUNK as u64).read_to_end(&mut text);
             if read.map_err(Error::io("read", path))? == 0 {
                 return Ok(text);
