@@ -104,7 +104,7 @@ fn assert_none(problems: &[String]) {
 // ---------------------------------------------------------------------------------------------- one op, one name
 
 /// Each op has a CPU implementation, a launch and a kernel of its name, and each kernel file an op. A long op may keep
-/// its gradient's kernels in `kernels/<op>_grad.cu`, and those for Hopper in `kernels/<op>_wgmma.cu`.
+/// its gradient's kernels in `kernels/<op>_grad.cu`, and those of either for Hopper in a file that ends in `_wgmma.cu`.
 fn misnamed_ops(files: &[File]) -> Vec<String> {
     let ops = names(files, "src/ops/", "rs");
     let mut problems: Vec<_> = ops.is_empty().then(|| "src/ops/ has no ops".to_string()).into_iter().collect();
@@ -127,10 +127,10 @@ fn misnamed_ops(files: &[File]) -> Vec<String> {
     problems
 }
 
-/// The op of a kernel file: its own name, or that without `_grad` or `_wgmma`.
+/// The op of a kernel file: its own name, or that without `_wgmma`, `_grad` or both.
 fn op_of<'a>(kernel: &'a str, ops: &BTreeSet<&str>) -> &'a str {
-    let part_of = || kernel.strip_suffix("_grad").or_else(|| kernel.strip_suffix("_wgmma"));
-    if ops.contains(kernel) { kernel } else { part_of().unwrap_or(kernel) }
+    let without = |name: &'a str, suffix| name.strip_suffix(suffix).unwrap_or(name);
+    if ops.contains(kernel) { kernel } else { without(without(kernel, "_wgmma"), "_grad") }
 }
 
 #[test]
@@ -149,6 +149,7 @@ fn a_missing_or_misnamed_kernel_is_found() {
     files[4].path = "kernels/a.cu".into();
     files.push(File::new("kernels/a_grad.cu", ""));
     files.push(File::new("kernels/a_wgmma.cu", ""));
+    files.push(File::new("kernels/a_grad_wgmma.cu", ""));
     assert_none(&misnamed_ops(&files));
     files[2].path = "src/cpu/gemm/a.rs".into();
     files[3].path = "src/cuda/launch/gemm/a.rs".into();
