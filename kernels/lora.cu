@@ -95,6 +95,7 @@ template <class T, bool DROP, int COLS, int TILES, int WARPS, int AHEAD> __devic
     // The CTAs of one set of rows are neighbours, so that x comes from the cache for all but the first.
     unsigned chunks = (p.r + WIDTH - 1) / WIDTH;
     unsigned row0 = blockIdx.x / chunks * ROWS, r0 = blockIdx.x % chunks * WIDTH;
+    if (row0 >= max(p.n, p.out_t.stride)) return; // another part has more
     Down<T, COLS, TILES> products;
     products.template add<DROP, AHEAD>(p, row0, r0, warp, WARPS);
     products.store(sums + warp * ROWS * WIDTH);
@@ -119,14 +120,15 @@ template <class T, bool DROP, int COLS, int TILES, int WARPS, int AHEAD> __devic
 // dropout.
 #define INSTANTIATE_DOWN(T, name, drop, width, ahead, ahead_skinny)                                                    \
     extern "C" __global__ void __launch_bounds__(32 * LORA_DOWN_WARPS, 2)                                              \
-        lora_down##name##_##T(const __grid_constant__ LoraDownParams p) {                                              \
+        lora_down##name##_##T(const __grid_constant__ LoraDownsParams p) {                                             \
         begin_kernel();                                                                                                \
-        down<T, drop, width / 8, LORA_DOWN_TOKENS / 16, LORA_DOWN_WARPS, ahead>(p);                                    \
+        down<T, drop, width / 8, LORA_DOWN_TOKENS / 16, LORA_DOWN_WARPS, ahead>(p.parts[blockIdx.z]);                  \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(32 * LORA_DOWN_SKINNY_WARPS)                                          \
-        lora_down_skinny##name##_##T(const __grid_constant__ LoraDownParams p) {                                       \
+        lora_down_skinny##name##_##T(const __grid_constant__ LoraDownsParams p) {                                      \
         begin_kernel();                                                                                                \
-        down<T, drop, width / 8, LORA_DOWN_SKINNY_TOKENS / 16, LORA_DOWN_SKINNY_WARPS, ahead_skinny>(p);               \
+        down<T, drop, width / 8, LORA_DOWN_SKINNY_TOKENS / 16, LORA_DOWN_SKINNY_WARPS, ahead_skinny>(                  \
+            p.parts[blockIdx.z]);                                                                                      \
     }
 #define INSTANTIATE_DOWNS(T)                                                                                           \
     INSTANTIATE_DOWN(T, 8, false, 8, 2, 4)                                                                             \
@@ -139,10 +141,11 @@ INSTANTIATE_DOWNS(bf16)
 INSTANTIATE_DOWNS(f16)
 
 // A warp for each token and eight columns of r.
-template <class T> __device__ void lora_down_simt(const LoraDownParams &p) {
+template <class T> __device__ void lora_down_simt(const LoraDownsParams &ps) {
+    const LoraDownParams &p = ps.parts[blockIdx.z];
     constexpr int WARPS = LORA_DOWN_SIMT_WARPS, WIDTH = LORA_DOWN_SIMT_COLS;
     unsigned row = blockIdx.x * WARPS + threadIdx.x / 32, r0 = blockIdx.y * WIDTH, lane = threadIdx.x % 32;
-    if (row >= (p.out_t.ptr ? p.out_t.stride : p.n)) return;
+    if (row >= (p.out_t.ptr ? p.out_t.stride : p.n) || r0 >= p.r) return;
     Dropout dropout = dropout_of(p.dropout);
     const T *x = row_of<T>(p.x, row), *a = static_cast<const T *>(p.a);
     float sum[WIDTH] = {};
@@ -159,7 +162,7 @@ template <class T> __device__ void lora_down_simt(const LoraDownParams &p) {
         if (p.out_t.ptr) row_of<T>(p.out_t, r0 + j)[row] = from_f32<T>(p.scale * v);
     }
 }
-INSTANTIATE(lora_down_simt, LoraDownParams)
+INSTANTIATE(lora_down_simt, LoraDownsParams)
 
 // ------------------------------------------------------------------------------------------------ up
 
@@ -251,7 +254,7 @@ static_assert(UP_COLS == LORA_UP_THREADS, "a warp has 32 columns; in the form fo
 template <class T, bool DROP, int DEPTH, int TILES> __device__ void up(const LoraUpParams &p) {
     unsigned across = (p.cols + UP_COLS - 1) / UP_COLS;
     unsigned col0 = blockIdx.x % across * UP_COLS + threadIdx.x / 32 * 32, row0 = blockIdx.x / across * UP_TOKENS;
-    if (col0 >= p.cols) return;
+    if (col0 >= p.cols || row0 >= p.n) return;
     Up<T, DEPTH, TILES> tile(p, col0);
     tile.load_b(p, 0);
 #pragma unroll 1
@@ -268,14 +271,14 @@ template <class T, bool DROP, int DEPTH, int TILES> __device__ void up(const Lor
 
 #define INSTANTIATE_UP(T, depth)                                                                                       \
     extern "C" __global__ void __launch_bounds__(LORA_UP_THREADS, 2)                                                   \
-        lora_up##depth##_##T(const __grid_constant__ LoraUpParams p) {                                                 \
+        lora_up##depth##_##T(const __grid_constant__ LoraUpsParams p) {                                                \
         begin_kernel();                                                                                                \
-        up<T, false, depth / 16, depth == 64 ? 1 : 2>(p);                                                              \
+        up<T, false, depth / 16, depth == 64 ? 1 : 2>(p.parts[blockIdx.z]);                                            \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(LORA_UP_THREADS, 2)                                                   \
-        lora_up##depth##_drop_##T(const __grid_constant__ LoraUpParams p) {                                            \
+        lora_up##depth##_drop_##T(const __grid_constant__ LoraUpsParams p) {                                           \
         begin_kernel();                                                                                                \
-        up<T, true, depth / 16, depth == 16 ? 2 : 1>(p);                                                               \
+        up<T, true, depth / 16, depth == 16 ? 2 : 1>(p.parts[blockIdx.z]);                                             \
     }
 #define INSTANTIATE_UPS(T)                                                                                             \
     INSTANTIATE_UP(T, 16)                                                                                              \
@@ -285,10 +288,11 @@ INSTANTIATE_UPS(bf16)
 INSTANTIATE_UPS(f16)
 
 // A thread for each element.
-template <class T> __device__ void lora_up_simt(const LoraUpParams &p) {
+template <class T> __device__ void lora_up_simt(const LoraUpsParams &ps) {
+    const LoraUpParams &p = ps.parts[blockIdx.z];
     unsigned across = (p.cols + UP_COLS - 1) / UP_COLS;
     unsigned row = blockIdx.x / across, col = blockIdx.x % across * UP_COLS + threadIdx.x;
-    if (col >= p.cols || !kept(dropout_of(p.dropout), row, col)) return;
+    if (col >= p.cols || row >= p.n || !kept(dropout_of(p.dropout), row, col)) return;
     const T *xa = row_of<T>(p.xa, row);
     const T *b = static_cast<const T *>(p.b) + size_t(col) * p.r;
     T *out = row_of<T>(p.out, row) + col;
@@ -296,7 +300,7 @@ template <class T> __device__ void lora_up_simt(const LoraUpParams &p) {
     for (unsigned k = 0; k < p.r; k++) sum += to_f32(xa[k]) * to_f32(b[k]);
     *out = from_f32<T>(to_f32(*out) + p.scale * sum);
 }
-INSTANTIATE(lora_up_simt, LoraUpParams)
+INSTANTIATE(lora_up_simt, LoraUpsParams)
 
 // ------------------------------------------------------------------------------------------------ both
 

@@ -5,7 +5,7 @@
 
 // ------------------------------------------------------------------------------------------------ transposes
 
-// Up to three small matrices (blockIdx.y), in tiles of 32 x 32.
+// Small matrices (blockIdx.y), in tiles of 32 x 32.
 template <class T> __device__ void lora_transpose(const LoraTransposeParams &params) {
     constexpr unsigned TILE = LORA_TRANSPOSE_TILE, ROWS = LORA_TRANSPOSE_THREADS / TILE;
     __shared__ T tile[TILE][TILE + 1]; // one more, so that a column is in 32 banks
@@ -131,6 +131,7 @@ template <class T, bool DROP, int TILES> struct WeightGrad {
 
 template <class T, bool DROP, int TILES> __device__ void weight_grad(const LoraWeightGradParams &p) {
     extern __shared__ float sums[];
+    if (blockIdx.x * LORA_WEIGHT_GRAD_COLS >= p.cols) return; // another factor has more
     unsigned begin = blockIdx.y * p.split_len, end = min(begin + p.split_len, p.n);
     WeightGrad<T, DROP, TILES> products(p);
     products.add(begin, end);
@@ -140,24 +141,26 @@ template <class T, bool DROP, int TILES> __device__ void weight_grad(const LoraW
 
 #define INSTANTIATE_WEIGHT_GRAD(T, width)                                                                              \
     extern "C" __global__ void __launch_bounds__(LORA_WEIGHT_GRAD_THREADS, 2)                                          \
-        lora_weight_grad##width##_##T(const __grid_constant__ LoraWeightGradParams p) {                                \
+        lora_weight_grad##width##_##T(const __grid_constant__ LoraWeightGradsParams p) {                               \
         begin_kernel();                                                                                                \
-        weight_grad<T, false, width / 16>(p);                                                                          \
+        weight_grad<T, false, width / 16>(p.factors[blockIdx.z]);                                                      \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(LORA_WEIGHT_GRAD_THREADS, width == 16 ? 2 : 1)                        \
-        lora_weight_grad##width##_drop_##T(const __grid_constant__ LoraWeightGradParams p) {                           \
+        lora_weight_grad##width##_drop_##T(const __grid_constant__ LoraWeightGradsParams p) {                          \
         begin_kernel();                                                                                                \
-        weight_grad<T, true, width / 16>(p);                                                                           \
+        weight_grad<T, true, width / 16>(p.factors[blockIdx.z]);                                                       \
     }
 INSTANTIATE_WEIGHT_GRAD(bf16, 16)
 INSTANTIATE_WEIGHT_GRAD(f16, 16)
 INSTANTIATE_WEIGHT_GRAD(bf16, 32)
 INSTANTIATE_WEIGHT_GRAD(f16, 32)
 
-// A thread for each column of x and eight of r (blockIdx.z), over the tokens of one part.
-template <class T> __device__ void lora_weight_grad_simt(const LoraWeightGradParams &p) {
+// A thread for each column of x and eight of r, over the tokens of one part.
+template <class T> __device__ void lora_weight_grad_simt(const LoraWeightGradsParams &ps) {
     constexpr unsigned WIDTH = LORA_WEIGHT_GRAD_SIMT_COLS;
-    unsigned col = blockIdx.x * LORA_WEIGHT_GRAD_THREADS + threadIdx.x, r0 = blockIdx.z * WIDTH;
+    const LoraWeightGradParams &p = ps.factors[blockIdx.z];
+    unsigned chunks = (p.r + WIDTH - 1) / WIDTH;
+    unsigned col = blockIdx.x / chunks * LORA_WEIGHT_GRAD_THREADS + threadIdx.x, r0 = blockIdx.x % chunks * WIDTH;
     unsigned begin = blockIdx.y * p.split_len, end = min(begin + p.split_len, p.n);
     if (col >= p.cols) return;
     Dropout dropout = dropout_of(p.dropout);
@@ -173,11 +176,12 @@ template <class T> __device__ void lora_weight_grad_simt(const LoraWeightGradPar
     for (unsigned j = 0; j < WIDTH; j++)
         if (r0 + j < p.r) p.partial[(size_t(blockIdx.y) * p.r + r0 + j) * p.cols + col] = sum[j];
 }
-INSTANTIATE(lora_weight_grad_simt, LoraWeightGradParams)
+INSTANTIATE(lora_weight_grad_simt, LoraWeightGradsParams)
 
 // Adds the parts, in order, to the gradient.
-extern "C" __global__ void lora_weight_grad_sum(const __grid_constant__ LoraWeightGradParams p) {
+extern "C" __global__ void lora_weight_grad_sum(const __grid_constant__ LoraWeightGradsParams ps) {
     begin_kernel();
+    const LoraWeightGradParams &p = ps.factors[blockIdx.z];
     size_t len = size_t(p.r) * p.cols, i = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
     if (i >= len) return;
     float sum = 0;

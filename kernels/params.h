@@ -191,9 +191,11 @@ typedef struct {
     MatrixMut out; // T [cols, out.stride]
     unsigned rows, cols;
 } TransposeParams;
-enum { LORA_TRANSPOSE_THREADS = 256, LORA_TRANSPOSE_TILE = 32, LORA_TRANSPOSE_MATRICES = 3 };
+// Adapters of one stack, which share a launch; each has two factors.
+enum { LORA_PARTS = 4 };
+enum { LORA_TRANSPOSE_THREADS = 256, LORA_TRANSPOSE_TILE = 32, LORA_TRANSPOSE_MATRICES = 3 }; // of a part
 typedef struct {
-    TransposeParams matrices[LORA_TRANSPOSE_MATRICES];
+    TransposeParams matrices[LORA_PARTS * LORA_TRANSPOSE_MATRICES];
 } LoraTransposeParams;
 
 // lora_down: out = scale * drop(x) a^T.
@@ -206,6 +208,9 @@ typedef struct {
     float scale;
     DropoutParams dropout;
 } LoraDownParams;
+typedef struct {
+    LoraDownParams parts[LORA_PARTS];
+} LoraDownsParams;
 enum {
     // Tokens and warps of a CTA; the second pair where tokens are few.
     LORA_DOWN_TOKENS = 32,
@@ -225,6 +230,9 @@ typedef struct {
     float scale;
     DropoutParams dropout; // backward only
 } LoraUpParams;
+typedef struct {
+    LoraUpParams parts[LORA_PARTS];
+} LoraUpsParams;
 enum {
     LORA_UP_THREADS = 256,
     LORA_UP_TOKENS = 64, // of a CTA
@@ -301,6 +309,9 @@ typedef struct {
     float scale;
     DropoutParams dropout;
 } LoraWeightGradParams;
+typedef struct {
+    LoraWeightGradParams factors[2 * LORA_PARTS];
+} LoraWeightGradsParams;
 enum {
     LORA_WEIGHT_GRAD_WARPS = 8,
     LORA_WEIGHT_GRAD_THREADS = 32 * LORA_WEIGHT_GRAD_WARPS,

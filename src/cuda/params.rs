@@ -310,17 +310,18 @@ const _: () = {
     ["Offset of field: TransposeParams::rows"][::core::mem::offset_of!(TransposeParams, rows) - 32usize];
     ["Offset of field: TransposeParams::cols"][::core::mem::offset_of!(TransposeParams, cols) - 36usize];
 };
+pub const LORA_PARTS: u32 = 4;
 pub const LORA_TRANSPOSE_THREADS: u32 = 256;
 pub const LORA_TRANSPOSE_TILE: u32 = 32;
 pub const LORA_TRANSPOSE_MATRICES: u32 = 3;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct LoraTransposeParams {
-    pub matrices: [TransposeParams; 3usize],
+    pub matrices: [TransposeParams; 12usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of LoraTransposeParams"][::core::mem::size_of::<LoraTransposeParams>() - 120usize];
+    ["Size of LoraTransposeParams"][::core::mem::size_of::<LoraTransposeParams>() - 480usize];
     ["Alignment of LoraTransposeParams"][::core::mem::align_of::<LoraTransposeParams>() - 8usize];
     ["Offset of field: LoraTransposeParams::matrices"][::core::mem::offset_of!(LoraTransposeParams, matrices) - 0usize];
 };
@@ -350,6 +351,17 @@ const _: () = {
     ["Offset of field: LoraDownParams::r"][::core::mem::offset_of!(LoraDownParams, r) - 64usize];
     ["Offset of field: LoraDownParams::scale"][::core::mem::offset_of!(LoraDownParams, scale) - 68usize];
     ["Offset of field: LoraDownParams::dropout"][::core::mem::offset_of!(LoraDownParams, dropout) - 72usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct LoraDownsParams {
+    pub parts: [LoraDownParams; 4usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LoraDownsParams"][::core::mem::size_of::<LoraDownsParams>() - 384usize];
+    ["Alignment of LoraDownsParams"][::core::mem::align_of::<LoraDownsParams>() - 8usize];
+    ["Offset of field: LoraDownsParams::parts"][::core::mem::offset_of!(LoraDownsParams, parts) - 0usize];
 };
 pub const LORA_DOWN_TOKENS: u32 = 32;
 pub const LORA_DOWN_WARPS: u32 = 8;
@@ -381,6 +393,17 @@ const _: () = {
     ["Offset of field: LoraUpParams::r"][::core::mem::offset_of!(LoraUpParams, r) - 48usize];
     ["Offset of field: LoraUpParams::scale"][::core::mem::offset_of!(LoraUpParams, scale) - 52usize];
     ["Offset of field: LoraUpParams::dropout"][::core::mem::offset_of!(LoraUpParams, dropout) - 56usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct LoraUpsParams {
+    pub parts: [LoraUpParams; 4usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LoraUpsParams"][::core::mem::size_of::<LoraUpsParams>() - 320usize];
+    ["Alignment of LoraUpsParams"][::core::mem::align_of::<LoraUpsParams>() - 8usize];
+    ["Offset of field: LoraUpsParams::parts"][::core::mem::offset_of!(LoraUpsParams, parts) - 0usize];
 };
 pub const LORA_UP_THREADS: u32 = 256;
 pub const LORA_UP_TOKENS: u32 = 64;
@@ -540,6 +563,18 @@ const _: () = {
     ["Offset of field: LoraWeightGradParams::scale"][::core::mem::offset_of!(LoraWeightGradParams, scale) - 88usize];
     ["Offset of field: LoraWeightGradParams::dropout"]
         [::core::mem::offset_of!(LoraWeightGradParams, dropout) - 96usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct LoraWeightGradsParams {
+    pub factors: [LoraWeightGradParams; 8usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LoraWeightGradsParams"][::core::mem::size_of::<LoraWeightGradsParams>() - 960usize];
+    ["Alignment of LoraWeightGradsParams"][::core::mem::align_of::<LoraWeightGradsParams>() - 8usize];
+    ["Offset of field: LoraWeightGradsParams::factors"]
+        [::core::mem::offset_of!(LoraWeightGradsParams, factors) - 0usize];
 };
 pub const LORA_WEIGHT_GRAD_WARPS: u32 = 8;
 pub const LORA_WEIGHT_GRAD_THREADS: u32 = 256;
@@ -706,10 +741,10 @@ pub const ATTENTION_GRAD_Q_MMA_KEYS: u32 = 32;
 pub const ATTENTION_WGMMA_COPY_ROWS: u32 = 64;
 pub const ATTENTION_WGMMA_COPY_COLUMNS: u32 = 64;
 pub const ATTENTION_WGMMA_THREADS: u32 = 384;
-pub const ATTENTION_WGMMA_QUERIES: u32 = 128;
-pub const ATTENTION_GRAD_KV_WGMMA_KEYS: u32 = 128;
-pub const ATTENTION_GRAD_Q_WGMMA_QUERIES: u32 = 128;
 pub const ATTENTION_WGMMA_SHARED_BYTES: u32 = 232448;
+pub const ATTENTION_WGMMA_QUERIES: u32 = 128;
+pub const ATTENTION_GRAD_Q_WGMMA_QUERIES: u32 = 128;
+pub const ATTENTION_GRAD_KV_WGMMA_KEYS: u32 = 128;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct AttentionParams {

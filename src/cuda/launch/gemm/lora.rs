@@ -6,19 +6,22 @@ mod grad;
 mod plan;
 
 use crate::{
+    buffer::{Mat, MatMut},
     cuda::{
         device::Cuda,
         launch::dim,
-        params::{LoraDownParams, LoraSkinnyParams, LoraUpParams, MatrixMut},
+        params::{
+            LORA_PARTS, LoraDownParams, LoraDownsParams, LoraSkinnyParams, LoraUpParams, LoraUpsParams, MatrixMut,
+        },
     },
-    element::Float,
+    element::{DType, Float},
     error::Result,
-    ops::Lora,
+    ops::{Lora, LoraPart},
 };
 use dropout::dropout_params;
 use plan::Launch;
 
-pub(in crate::cuda) use grad::lora_grad;
+pub(in crate::cuda) use grad::{lora_grad, lora_grads};
 
 fn forward_params<T: Float>(op: &mut Lora<'_, Cuda, T>) -> LoraSkinnyParams {
     let ([n, k], [_, r], [_, out]) = (op.x.shape(), op.xa.shape(), op.out.shape());
@@ -47,32 +50,99 @@ fn forward_params<T: Float>(op: &mut Lora<'_, Cuda, T>) -> LoraSkinnyParams {
     LoraSkinnyParams { down, up }
 }
 
-/// Only `xa`.
-pub(super) fn lora_down<T: Float>(cuda: &Cuda, mut op: Lora<'_, Cuda, T>) -> Result<()> {
-    if op.xa.shape()[1] == 0 {
-        return Ok(());
-    }
-    let LoraSkinnyParams { down, .. } = forward_params(&mut op);
-    let Launch { kernel, config } = plan::down(cuda, T::DTYPE, &down)?;
-    // SAFETY: `Lora::verify` checked every shape; `plan::down`, what the kernel demands beyond.
-    unsafe { cuda.launch(kernel, T::DTYPE.suffix(), down, config) }
+/// `parts` as a launch takes them, of which there are up to `N`.
+fn together<P: Copy, const N: usize>(parts: &[P]) -> [P; N] {
+    std::array::from_fn(|i| *parts.get(i).unwrap_or(&parts[0]))
+}
+
+/// The most parts of one launch.
+const PARTS: usize = LORA_PARTS as usize;
+
+/// Only `xa`, of adapters with the same input.
+pub(super) fn lora_down<T: Float>(
+    cuda: &Cuda,
+    x: Mat<'_, Cuda, T>,
+    parts: &[LoraPart<'_, Cuda, T>],
+    xa: &mut MatMut<'_, Cuda, T>,
+    out: &mut MatMut<'_, Cuda, T>,
+) -> Result<()> {
+    let all = forward_params_of(x, parts, xa, out);
+    let downs = all.into_iter().map(|params| params.down).collect::<Vec<_>>();
+    // SAFETY: the op that these are parts of checked every shape (`LoraPart::verify_all`).
+    downs.chunks(PARTS).try_for_each(|parts| unsafe { launch_down(cuda, T::DTYPE, parts) })
+}
+
+/// Those of the parts that have a rank.
+fn forward_params_of<T: Float>(
+    x: Mat<'_, Cuda, T>,
+    parts: &[LoraPart<'_, Cuda, T>],
+    xa: &mut MatMut<'_, Cuda, T>,
+    out: &mut MatMut<'_, Cuda, T>,
+) -> Vec<LoraSkinnyParams> {
+    let with_rank = parts.iter().filter(|part| !part.xa.is_empty());
+    with_rank.map(|part| forward_params(&mut part.lora(x, xa, out))).collect()
+}
+
+/// # Safety
+/// The matrices in `parts`, one to [`PARTS`], are live and as large as the dimensions say.
+unsafe fn launch_down(cuda: &Cuda, dtype: DType, parts: &[LoraDownParams]) -> Result<()> {
+    let Launch { kernel, config } = plan::down(cuda, dtype, parts)?;
+    // SAFETY: the matrices are as this function's contract says; `plan::down` checked what the kernel demands beyond.
+    unsafe { cuda.launch(kernel, dtype.suffix(), LoraDownsParams { parts: together(parts) }, config) }
+}
+
+/// # Safety
+/// As for [`launch_down`]; no two parts have outputs in common.
+unsafe fn launch_up(cuda: &Cuda, dtype: DType, parts: &[LoraUpParams]) -> Result<()> {
+    let Launch { kernel, config } = plan::up(dtype, parts)?;
+    // SAFETY: the matrices are as this function's contract says; `plan::up` checked what the kernel demands beyond.
+    unsafe { cuda.launch(kernel, dtype.suffix(), LoraUpsParams { parts: together(parts) }, config) }
+}
+
+/// Adapters with the same input, one after the other where both kernels are one, else side by side.
+pub(super) fn loras<T: Float>(
+    cuda: &Cuda,
+    x: Mat<'_, Cuda, T>,
+    parts: &[LoraPart<'_, Cuda, T>],
+    xa: &mut MatMut<'_, Cuda, T>,
+    out: &mut MatMut<'_, Cuda, T>,
+) -> Result<()> {
+    // SAFETY: the op that these are parts of checked every shape, and that their outputs are apart
+    // (`LoraPart::verify_all`).
+    unsafe { launch_all(cuda, T::DTYPE, &forward_params_of(x, parts, xa, out)) }
 }
 
 pub(in crate::cuda) fn lora<T: Float>(cuda: &Cuda, mut op: Lora<'_, Cuda, T>) -> Result<()> {
     if op.xa.shape()[1] == 0 {
         return Ok(());
     }
-    let params = forward_params(&mut op);
-    let suffix = T::DTYPE.suffix();
-    if let Some(Launch { kernel, config }) = plan::skinny(cuda, T::DTYPE, &params)? {
-        // SAFETY: `Lora::verify` checked every shape; `plan::skinny`, what the kernel demands beyond.
-        return unsafe { cuda.launch(kernel, suffix, params, config) };
+    // SAFETY: `Lora::verify` checked every shape.
+    unsafe { launch_all(cuda, T::DTYPE, &[forward_params(&mut op)]) }
+}
+
+/// # Safety
+/// The matrices in `all` are live and as large as the dimensions say; no two have outputs in common.
+unsafe fn launch_all(cuda: &Cuda, dtype: DType, all: &[LoraSkinnyParams]) -> Result<()> {
+    for parts in all.chunks(PARTS) {
+        if let Some(launches) = skinny(cuda, dtype, parts)? {
+            for (Launch { kernel, config }, params) in launches.into_iter().zip(parts) {
+                // SAFETY: as large as this function's contract says; `plan::skinny` checked what the kernel demands beyond.
+                unsafe { cuda.launch(kernel, dtype.suffix(), *params, config) }?;
+            }
+            continue;
+        }
+        let downs = parts.iter().map(|params| params.down).collect::<Vec<_>>();
+        let ups = parts.iter().map(|params| params.up).collect::<Vec<_>>();
+        // SAFETY: this function's contract is theirs.
+        unsafe {
+            launch_down(cuda, dtype, &downs)?;
+            launch_up(cuda, dtype, &ups)?;
+        }
     }
-    let LoraSkinnyParams { down, up } = params;
-    let (first, second) = (plan::down(cuda, T::DTYPE, &down)?, plan::up(T::DTYPE, &up)?);
-    // SAFETY: `Lora::verify` checked every shape; `plan::down` and `plan::up`, what the kernels demand beyond.
-    unsafe {
-        cuda.launch(first.kernel, suffix, down, first.config)?;
-        cuda.launch(second.kernel, suffix, up, second.config)
-    }
+    Ok(())
+}
+
+/// Launches of both kernels in one, where all parts fit it.
+fn skinny(cuda: &Cuda, dtype: DType, parts: &[LoraSkinnyParams]) -> Result<Option<Vec<Launch<LoraSkinnyParams>>>> {
+    parts.iter().map(|params| plan::skinny(cuda, dtype, params)).collect()
 }

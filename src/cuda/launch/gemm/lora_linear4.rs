@@ -6,7 +6,7 @@ use super::{
     Gemm,
     linear::{self, Dense},
     linear4::{linear4, linear4_grad, part_of, rows_at_a_time, rows_of},
-    lora::{lora_down, lora_grad},
+    lora::{lora_down, lora_grads},
     norm_linear4::{Fused, adapters},
 };
 use crate::{
@@ -152,7 +152,7 @@ pub(in crate::cuda) fn lora_linear4<T: Float>(cuda: &Cuda, mut op: LoraLinear4<'
     let stack = Stack::new(n, SEPARATE_TOKENS, op.weight, op.parts, cols - inputs, op.xa.shape()[1], operands);
     let Some(stack) = stack else { return separately(cuda, op) };
     let x = op.x.mat().columns(0..inputs);
-    op.parts.iter().try_for_each(|part| lora_down(cuda, part.lora(x, &mut op.xa, &mut op.out)))?;
+    lora_down(cuda, x, op.parts, &mut op.xa, &mut op.out)?;
     // SAFETY: `LoraLinear4::verify` checked every shape, and `Stack::new` what is demanded beyond.
     unsafe {
         copy_beside(cuda, &stack, op.xa.matrix().as_const(), op.x.matrix(), [n, inputs])?;
@@ -216,10 +216,8 @@ pub(in crate::cuda) fn lora_linear4_grad<T: Float>(cuda: &Cuda, op: LoraLinear4G
     if let (None, Some(d_x)) = (&stack, &mut d_x) {
         linear4_grad(cuda, Linear4Grad { d_out: own, weight, d_x: d_x.reborrow(), accumulate: false })?;
     }
-    for (part, factors) in parts.iter().zip(factors) {
-        let d_x = d_x.as_mut().filter(|_| stack.is_none()).map(MatMut::reborrow);
-        lora_grad(cuda, part.lora_grad([x, xa, own], &mut d_xa, factors, d_x))?;
-    }
+    let added = d_x.as_mut().filter(|_| stack.is_none()).map(MatMut::reborrow);
+    lora_grads(cuda, [x, xa, own], parts, factors, &mut d_xa, added)?;
     let (Some(stack), Some(mut d_x)) = (stack, d_x) else { return Ok(()) };
     // SAFETY: `LoraLinear4Grad::verify` checked every shape, and `Stack::new` what is demanded beyond.
     unsafe {

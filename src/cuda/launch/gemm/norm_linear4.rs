@@ -4,7 +4,7 @@
 use super::{
     Gemm, SKINNY_ROWS,
     linear4::{fits_gemv, gemv_config, linear4},
-    lora::lora,
+    lora::loras,
     plan::GemmWeight,
 };
 use crate::{
@@ -69,7 +69,7 @@ pub(super) fn adapters<T: Float>(
     mut xa: MatMut<'_, Cuda, T>,
     mut out: MatMut<'_, Cuda, T>,
 ) -> Result<()> {
-    parts.iter().try_for_each(|part| lora(cuda, part.lora(x, &mut xa, &mut out)))
+    loras(cuda, x, parts, &mut xa, &mut out)
 }
 
 /// A product of one or two tokens with all that is around it.

@@ -1,8 +1,11 @@
 //! The gradients of both factors and of the adapter's input.
 
 use super::{
+    PARTS,
     dropout::dropout_params,
+    launch_down, launch_up,
     plan::{self, Launch},
+    together,
 };
 use crate::{
     buffer::{Mat, MatMut},
@@ -12,20 +15,28 @@ use crate::{
         launch::{dim, grid},
         params::{
             LORA_TRANSPOSE_MATRICES, LORA_TRANSPOSE_THREADS, LORA_TRANSPOSE_TILE, LORA_WEIGHT_GRAD_THREADS,
-            LoraDownParams, LoraTransposeParams, LoraUpParams, LoraWeightGradParams, Matrix, MatrixMut,
-            TransposeParams,
+            LoraDownParams, LoraTransposeParams, LoraUpParams, LoraWeightGradParams, LoraWeightGradsParams, Matrix,
+            MatrixMut, TransposeParams,
         },
         scratch::Slot,
     },
     element::{Element, Float},
     error::Result,
-    ops::{Dropout, LoraGrad},
+    ops::{Dropout, LoraFactors, LoraGrad, LoraPart},
 };
 use core::ffi::c_void;
 use std::ptr::null_mut;
 
 const TRANSPOSE: Kernel<LoraTransposeParams> = Kernel::new("lora_grad", "lora_transpose");
-const WEIGHT_GRAD_SUM: Kernel<LoraWeightGradParams> = Kernel::new("lora_grad", "lora_weight_grad_sum");
+const WEIGHT_GRAD_SUM: Kernel<LoraWeightGradsParams> = Kernel::new("lora_grad", "lora_weight_grad_sum");
+
+/// Tokens, inputs, rank and outputs of an adapter.
+struct Shape {
+    n: usize,
+    k: usize,
+    r: usize,
+    out: usize,
+}
 
 /// Scratch of the backward pass: what the kernels read transposed.
 struct Transposed {
@@ -40,15 +51,33 @@ struct Transposed {
 }
 
 impl Transposed {
-    fn new<T: Element>(cuda: &Cuda, n: usize, k: usize, r: usize, out: usize) -> Result<Self> {
+    /// Bytes of each.
+    fn lens<T: Element>(shape: &Shape) -> [usize; 4] {
+        let Shape { n, k, r, out } = *shape;
         let n_padded = n.next_multiple_of(LORA_TRANSPOSE_TILE as usize);
-        let lens = [k * r, r * out, r * n_padded, r * n_padded].map(|len| (len * size_of::<T>()).next_multiple_of(256));
-        let start = cuda.scratch::<u8>(Slot::Adapter, lens.iter().sum())?;
+        [k * r, r * out, r * n_padded, r * n_padded].map(|len| (len * size_of::<T>()).next_multiple_of(256))
+    }
+
+    /// Those of several adapters, one after the other.
+    fn all<T: Element>(cuda: &Cuda, shapes: &[Shape]) -> Result<Vec<Self>> {
+        let bytes = |shape| Self::lens::<T>(shape).iter().sum::<usize>();
+        let mut next = cuda.scratch::<u8>(Slot::Adapter, shapes.iter().map(bytes).sum())?;
+        let place = |shape| {
+            let start = next;
+            next = start.wrapping_add(bytes(shape));
+            Self::at::<T>(start, shape)
+        };
+        Ok(shapes.iter().map(place).collect())
+    }
+
+    fn at<T: Element>(start: *mut u8, shape: &Shape) -> Self {
+        let lens = Self::lens::<T>(shape);
         let at = |i: usize, stride| {
             let ptr = start.wrapping_add(lens[..i].iter().sum()).cast();
             MatrixMut { ptr, stride: dim(stride) }
         };
-        Ok(Transposed { a: at(0, r), b: at(1, out), xa: at(2, n_padded), d_xa: at(3, n_padded) })
+        let n_padded = shape.n.next_multiple_of(LORA_TRANSPOSE_TILE as usize);
+        Transposed { a: at(0, shape.r), b: at(1, shape.out), xa: at(2, n_padded), d_xa: at(3, n_padded) }
     }
 }
 
@@ -58,20 +87,22 @@ fn transpose(x: Matrix, [rows, cols]: [usize; 2], out: MatrixMut) -> TransposePa
 }
 
 /// The transposes of A (where its gradient is asked for), B and xa.
-fn transposes<T: Float>(op: &LoraGrad<'_, Cuda, T>, scratch: &Transposed) -> LoraTransposeParams {
+fn transposes<T: Float>(op: &LoraGrad<'_, Cuda, T>, scratch: &Transposed) -> [TransposeParams; MATRICES] {
     let ([n, k], [_, r], [_, out]) = (op.x.shape(), op.xa.shape(), op.d_out.shape());
     let a = match op.d_x {
         Some(_) => transpose(Matrix { ptr: op.a.ptr() as _, stride: dim(k) }, [r, k], scratch.a),
         None => transpose(Matrix::NONE, [0, 0], MatrixMut::NONE),
     };
     let b = transpose(Matrix { ptr: op.b.ptr() as _, stride: dim(r) }, [out, r], scratch.b);
-    LoraTransposeParams { matrices: [a, b, transpose(op.xa.matrix(), [n, r], scratch.xa)] }
+    [a, b, transpose(op.xa.matrix(), [n, r], scratch.xa)]
 }
 
-fn transposes_config(p: &LoraTransposeParams) -> LaunchConfig {
+const MATRICES: usize = LORA_TRANSPOSE_MATRICES as usize;
+
+fn transposes_config(matrices: &[TransposeParams]) -> LaunchConfig {
     let tiles = |len: u32| len.div_ceil(LORA_TRANSPOSE_TILE) as usize;
-    let blocks = p.matrices.iter().map(|m| tiles(m.cols) * tiles(m.out.stride)).max().unwrap_or(0).min(1024);
-    LaunchConfig { grid: [dim(blocks), LORA_TRANSPOSE_MATRICES, 1], threads: LORA_TRANSPOSE_THREADS, shared: 0 }
+    let blocks = matrices.iter().map(|m| tiles(m.cols) * tiles(m.out.stride)).max().unwrap_or(0).min(1024);
+    LaunchConfig { grid: [dim(blocks), dim(matrices.len()), 1], threads: LORA_TRANSPOSE_THREADS, shared: 0 }
 }
 
 /// `d_xa`, also transposed.
@@ -136,54 +167,107 @@ fn d_x_params<T: Float>(
     }
 }
 
-/// Queues the gradient of a factor: parts of the tokens, then their sum.
-///
-/// # Safety
-/// The matrices in `p` are live and as large as its dimensions say; `partial` is set here.
-unsafe fn launch_weight_grad<T: Float>(cuda: &Cuda, mut p: LoraWeightGradParams) -> Result<()> {
-    if p.cols == 0 {
-        return Ok(());
+/// All that the gradients of one adapter take.
+struct Work {
+    transposes: [TransposeParams; MATRICES],
+    d_xa: LoraDownParams,
+    /// `d_b` and `d_a`.
+    factors: [LoraWeightGradParams; 2],
+    d_x: Option<LoraUpParams>,
+}
+
+impl Work {
+    fn new<T: Float>(mut op: LoraGrad<'_, Cuda, T>, scratch: &Transposed) -> Self {
+        let d_b = LoraWeightGradParams {
+            transposed: 1,
+            scale: op.scale,
+            ..factor_params(&op.d_out, &op.xa, scratch.xa, op.d_b.ptr(), None)
+        };
+        let d_a = factor_params(&op.x, &op.d_xa.mat(), scratch.d_xa, op.d_a.ptr(), op.dropout);
+        let (transposes, d_xa) = (transposes(&op, scratch), d_xa_params(&mut op, scratch));
+        let d_x = op.d_x.map(|d_x| d_x_params(&op.d_xa.mat(), d_x, scratch.a.ptr, op.dropout));
+        Work { transposes, d_xa, factors: [d_b, d_a], d_x }
     }
-    let Launch { kernel, config } = plan::weight_grad(cuda, T::DTYPE, &mut p);
-    let len = p.r as usize * p.cols as usize;
-    p.partial = cuda.scratch(Slot::Partial, p.splits as usize * len)?;
-    let blocks = grid("lora_grad", &[p.r as usize, p.cols as usize], len.div_ceil(LORA_WEIGHT_GRAD_THREADS as usize))?;
-    // SAFETY: the matrices are as this function's contract says, `partial` has room for `splits` parts, and
-    // `plan::weight_grad` checked what the kernel demands beyond.
-    unsafe {
-        cuda.launch(kernel, T::DTYPE.suffix(), p, config)?;
-        cuda.launch(&WEIGHT_GRAD_SUM, "", p, LaunchConfig::new(blocks, LORA_WEIGHT_GRAD_THREADS))
+
+    /// Queues adapters of the same tokens, up to [`PARTS`] of them.
+    ///
+    /// # Safety
+    /// They were made of ops that were verified, with scratch of their own.
+    unsafe fn run<T: Float>(cuda: &Cuda, works: &[Self]) -> Result<()> {
+        let transposes = works.iter().flat_map(|work| work.transposes).collect::<Vec<_>>();
+        let downs = works.iter().map(|work| work.d_xa).collect::<Vec<_>>();
+        let mut factors = works.iter().flat_map(|work| work.factors).filter(|p| p.cols > 0).collect::<Vec<_>>();
+        let config = transposes_config(&transposes);
+        let params = LoraTransposeParams { matrices: together(&transposes) };
+        // SAFETY: the ops were verified, as this function's contract says, and `Transposed` has room for what is written
+        // transposed; A is, before `d_x` reads it.
+        unsafe {
+            cuda.launch(&TRANSPOSE, T::DTYPE.suffix(), params, config)?;
+            launch_down(cuda, T::DTYPE, &downs)?;
+            launch_weight_grads::<T>(cuda, &mut factors)?;
+            // One after the other: they add to the same d_x.
+            works.iter().filter_map(|work| work.d_x).try_for_each(|d_x| launch_up(cuda, T::DTYPE, &[d_x]))
+        }
     }
 }
 
-pub(in crate::cuda) fn lora_grad<T: Float>(cuda: &Cuda, mut op: LoraGrad<'_, Cuda, T>) -> Result<()> {
+/// Queues the gradients of factors: parts of the tokens, then their sums.
+///
+/// # Safety
+/// The matrices are live and as large as the dimensions say; `partial` is set here.
+unsafe fn launch_weight_grads<T: Float>(cuda: &Cuda, factors: &mut [LoraWeightGradParams]) -> Result<()> {
+    if factors.is_empty() {
+        return Ok(());
+    }
+    let Launch { kernel, config } = plan::weight_grad(cuda, T::DTYPE, factors);
+    let len = |p: &LoraWeightGradParams| p.r as usize * p.cols as usize;
+    let partial = |p: &LoraWeightGradParams| p.splits as usize * len(p);
+    let mut next = cuda.scratch::<f32>(Slot::Partial, factors.iter().map(partial).sum())?;
+    for p in factors.iter_mut() {
+        (p.partial, next) = (next, next.wrapping_add(partial(p)));
+    }
+    let most = factors.iter().map(len).max().unwrap_or(0);
+    let blocks = grid("lora_grad", &[most], most.div_ceil(LORA_WEIGHT_GRAD_THREADS as usize))?;
+    let sums = LaunchConfig { grid: [blocks, 1, dim(factors.len())], threads: LORA_WEIGHT_GRAD_THREADS, shared: 0 };
+    let params = LoraWeightGradsParams { factors: together(factors) };
+    // SAFETY: the matrices are as this function's contract says, `partial` has room for `splits` parts of each, and
+    // `plan::weight_grad` checked what the kernel demands beyond.
+    unsafe {
+        cuda.launch(kernel, T::DTYPE.suffix(), params, config)?;
+        cuda.launch(&WEIGHT_GRAD_SUM, "", params, sums)
+    }
+}
+
+pub(in crate::cuda) fn lora_grad<T: Float>(cuda: &Cuda, op: LoraGrad<'_, Cuda, T>) -> Result<()> {
     let ([n, k], [_, r], [_, out]) = (op.x.shape(), op.xa.shape(), op.d_out.shape());
     if n == 0 || r == 0 {
         return Ok(());
     }
-    let suffix = T::DTYPE.suffix();
-    let scratch = Transposed::new::<T>(cuda, n, k, r, out)?;
-    let transposes = transposes(&op, &scratch);
-    let d_xa = d_xa_params(&mut op, &scratch);
-    let down = plan::down(cuda, T::DTYPE, &d_xa)?;
-    let d_b = LoraWeightGradParams {
-        transposed: 1,
-        scale: op.scale,
-        ..factor_params(&op.d_out, &op.xa, scratch.xa, op.d_b.ptr(), None)
-    };
-    let d_a = factor_params(&op.x, &op.d_xa.mat(), scratch.d_xa, op.d_a.ptr(), op.dropout);
-    // SAFETY: `LoraGrad::verify` checked every shape, `Transposed::new` made room for what is written transposed, and
-    // `plan::down` checked what its kernel demands beyond.
-    unsafe {
-        cuda.launch(&TRANSPOSE, suffix, transposes, transposes_config(&transposes))?;
-        cuda.launch(down.kernel, suffix, d_xa, down.config)?;
-        launch_weight_grad::<T>(cuda, d_b)?;
-        launch_weight_grad::<T>(cuda, d_a)?;
+    let scratch = Transposed::all::<T>(cuda, &[Shape { n, k, r, out }])?;
+    let works = scratch.iter().zip([op]).map(|(scratch, op)| Work::new(op, scratch)).collect::<Vec<_>>();
+    // SAFETY: `LoraGrad::verify` checked the op.
+    unsafe { Work::run::<T>(cuda, &works) }
+}
+
+/// The same of adapters of one weight, for all of `xa`, `d_xa` and `d_out`; `d_x` is added to where it is given.
+pub(in crate::cuda) fn lora_grads<'a, T: Float>(
+    cuda: &Cuda,
+    [x, xa, d_out]: [Mat<'a, Cuda, T>; 3],
+    parts: &'a [LoraPart<'a, Cuda, T>],
+    factors: Vec<LoraFactors<'a, Cuda>>,
+    d_xa: &mut MatMut<'_, Cuda, T>,
+    mut d_x: Option<MatMut<'_, Cuda, T>>,
+) -> Result<()> {
+    let [n, k] = x.shape();
+    let some = parts.iter().zip(factors).filter(|(part, _)| n > 0 && !part.xa.is_empty()).collect::<Vec<_>>();
+    let shape = |part: &LoraPart<'_, Cuda, T>| Shape { n, k, r: part.xa.len(), out: part.out.len() };
+    let shapes = some.iter().map(|(part, _)| shape(part)).collect::<Vec<_>>();
+    let scratch = Transposed::all::<T>(cuda, &shapes)?;
+    let mut works = Vec::with_capacity(some.len());
+    for ((part, factors), scratch) in some.into_iter().zip(&scratch) {
+        let d_x = d_x.as_mut().map(MatMut::reborrow);
+        works.push(Work::new(part.lora_grad([x, xa, d_out], d_xa, factors, d_x), scratch));
     }
-    let Some(d_x) = op.d_x else { return Ok(()) };
-    let d_x = d_x_params(&op.d_xa.mat(), d_x, scratch.a.ptr, op.dropout);
-    let up = plan::up(T::DTYPE, &d_x)?;
-    // SAFETY: `LoraGrad::verify` checked the shape of `d_x`, the first launch above wrote A transposed to scratch, and
-    // `plan::up` checked what its kernel demands beyond.
-    unsafe { cuda.launch(up.kernel, suffix, d_x, up.config) }
+    // SAFETY: the op that these are parts of checked every shape (`LoraPart::verify_all`).
+    works.chunks(PARTS).try_for_each(|works| unsafe { Work::run::<T>(cuda, works) })
 }

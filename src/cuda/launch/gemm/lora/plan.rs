@@ -5,16 +5,24 @@ use crate::{
         device::Cuda,
         kernel::{Kernel, LaunchConfig},
         launch::{dim, grid, is_aligned},
-        params::{self, LoraDownParams, LoraSkinnyParams, LoraUpParams, LoraWeightGradParams},
+        params::{
+            self, LoraDownParams, LoraDownsParams, LoraSkinnyParams, LoraUpParams, LoraUpsParams, LoraWeightGradParams,
+            LoraWeightGradsParams,
+        },
     },
     element::DType,
     error::Result,
 };
 
-/// A kernel and its grid.
+/// A kernel and its grid. The third dimension counts parts, or factors, of which a launch takes several.
 pub(super) struct Launch<P: 'static> {
     pub(super) kernel: &'static Kernel<P>,
     pub(super) config: LaunchConfig,
+}
+
+/// The largest of what the parts of a launch have.
+fn most<P>(parts: &[P], of: impl Fn(&P) -> u32) -> u32 {
+    parts.iter().map(of).max().unwrap_or(0)
 }
 
 /// The forms of a kernel that has so many columns of r at a time in registers.
@@ -46,26 +54,26 @@ fn smallest<P>(kernels: &'static [Sized<P>], r: u32) -> &'static Sized<P> {
     kernels.iter().find(|kernel| r <= kernel.cols).unwrap_or(&kernels[kernels.len() - 1])
 }
 
-static DOWN: [Sized<LoraDownParams>; 3] =
+static DOWN: [Sized<LoraDownsParams>; 3] =
     [sized!("lora", "lora_down", 8), sized!("lora", "lora_down", 16), sized!("lora", "lora_down", 32)];
-static DOWN_SKINNY: [Sized<LoraDownParams>; 3] = [
+static DOWN_SKINNY: [Sized<LoraDownsParams>; 3] = [
     sized!("lora", "lora_down_skinny", 8),
     sized!("lora", "lora_down_skinny", 16),
     sized!("lora", "lora_down_skinny", 32),
 ];
-const DOWN_SIMT: Kernel<LoraDownParams> = Kernel::new("lora", "lora_down_simt");
-static UP: [Sized<LoraUpParams>; 3] =
+const DOWN_SIMT: Kernel<LoraDownsParams> = Kernel::new("lora", "lora_down_simt");
+static UP: [Sized<LoraUpsParams>; 3] =
     [sized!("lora", "lora_up", 16), sized!("lora", "lora_up", 32), sized!("lora", "lora_up", 64)];
-const UP_SIMT: Kernel<LoraUpParams> = Kernel::new("lora", "lora_up_simt");
+const UP_SIMT: Kernel<LoraUpsParams> = Kernel::new("lora", "lora_up_simt");
 /// By columns of r, without dropout.
 static SKINNY: [(u32, Kernel<LoraSkinnyParams>); 3] = [
     (16, Kernel::new("lora", "lora_skinny16")),
     (32, Kernel::new("lora", "lora_skinny32")),
     (params::LORA_SKINNY_MAX_R, Kernel::new("lora", "lora_skinny64")),
 ];
-static WEIGHT_GRAD: [Sized<LoraWeightGradParams>; 2] =
+static WEIGHT_GRAD: [Sized<LoraWeightGradsParams>; 2] =
     [sized!("lora_grad", "lora_weight_grad", 16), sized!("lora_grad", "lora_weight_grad", 32)];
-const WEIGHT_GRAD_SIMT: Kernel<LoraWeightGradParams> = Kernel::new("lora_grad", "lora_weight_grad_simt");
+const WEIGHT_GRAD_SIMT: Kernel<LoraWeightGradsParams> = Kernel::new("lora_grad", "lora_weight_grad_simt");
 
 const F32: u32 = size_of::<f32>() as u32;
 
@@ -88,12 +96,15 @@ fn up_fits_tensor_cores(dtype: DType, p: &LoraUpParams) -> bool {
         && is_aligned(p.b, 0, 8)
 }
 
-pub(super) fn down(cuda: &Cuda, dtype: DType, p: &LoraDownParams) -> Result<Launch<LoraDownParams>> {
-    let rows = p.n.max(p.out_t.stride);
-    let grid = |blocks| grid("lora", &[p.n, p.cols, p.r].map(|d| d as usize), blocks);
-    if !down_fits_tensor_cores(dtype, p) {
+/// For parts with the same number of tokens.
+pub(super) fn down(cuda: &Cuda, dtype: DType, parts: &[LoraDownParams]) -> Result<Launch<LoraDownsParams>> {
+    let rows = most(parts, |p| p.n.max(p.out_t.stride));
+    let [cols, r] = [most(parts, |p| p.cols), most(parts, |p| p.r)];
+    let grid = |blocks| grid("lora", &[rows, cols, r].map(|d| d as usize), blocks);
+    let z = dim(parts.len());
+    if !parts.iter().all(|p| down_fits_tensor_cores(dtype, p)) {
         let blocks = grid(rows.div_ceil(params::LORA_DOWN_SIMT_WARPS) as usize)?;
-        let grid = [blocks, p.r.div_ceil(params::LORA_DOWN_SIMT_COLS), 1];
+        let grid = [blocks, r.div_ceil(params::LORA_DOWN_SIMT_COLS), z];
         let config = LaunchConfig { grid, threads: 32 * params::LORA_DOWN_SIMT_WARPS, shared: 0 };
         return Ok(Launch { kernel: &DOWN_SIMT, config });
     }
@@ -102,22 +113,26 @@ pub(super) fn down(cuda: &Cuda, dtype: DType, p: &LoraDownParams) -> Result<Laun
         true => (&DOWN_SKINNY, params::LORA_DOWN_SKINNY_TOKENS, params::LORA_DOWN_SKINNY_WARPS),
         false => (&DOWN, params::LORA_DOWN_TOKENS, params::LORA_DOWN_WARPS),
     };
-    let sized = smallest(kernels, p.r);
-    let blocks = grid(rows.div_ceil(tokens) as usize * p.r.div_ceil(sized.cols) as usize)?;
+    let sized = smallest(kernels, r);
+    let blocks = grid(rows.div_ceil(tokens) as usize * r.div_ceil(sized.cols) as usize)?;
     // The sums of each warp.
     let shared = warps * tokens * sized.cols * F32;
-    let config = LaunchConfig { grid: [blocks, 1, 1], threads: 32 * warps, shared };
-    Ok(Launch { kernel: sized.kernel(p.dropout.threshold != 0), config })
+    let config = LaunchConfig { grid: [blocks, 1, z], threads: 32 * warps, shared };
+    Ok(Launch { kernel: sized.kernel(parts.iter().any(|p| p.dropout.threshold != 0)), config })
 }
 
-pub(super) fn up(dtype: DType, p: &LoraUpParams) -> Result<Launch<LoraUpParams>> {
-    let across = p.cols.div_ceil(params::LORA_UP_COLS) as usize;
-    let (kernel, down) = match up_fits_tensor_cores(dtype, p) {
-        true => (smallest(&UP, p.r).kernel(p.dropout.threshold != 0), p.n.div_ceil(params::LORA_UP_TOKENS)),
-        false => (&UP_SIMT, p.n),
+/// For parts with the same number of tokens, whose outputs are apart.
+pub(super) fn up(dtype: DType, parts: &[LoraUpParams]) -> Result<Launch<LoraUpsParams>> {
+    let [n, cols, r] = [most(parts, |p| p.n), most(parts, |p| p.cols), most(parts, |p| p.r)];
+    let across = cols.div_ceil(params::LORA_UP_COLS) as usize;
+    let dropout = parts.iter().any(|p| p.dropout.threshold != 0);
+    let (kernel, down) = match parts.iter().all(|p| up_fits_tensor_cores(dtype, p)) {
+        true => (smallest(&UP, r).kernel(dropout), n.div_ceil(params::LORA_UP_TOKENS)),
+        false => (&UP_SIMT, n),
     };
-    let blocks = grid("lora", &[p.n, p.cols, p.r].map(|d| d as usize), down as usize * across)?;
-    Ok(Launch { kernel, config: LaunchConfig::new(blocks, params::LORA_UP_THREADS) })
+    let blocks = grid("lora", &[n, cols, r].map(|d| d as usize), down as usize * across)?;
+    let grid = [blocks, 1, dim(parts.len())];
+    Ok(Launch { kernel, config: LaunchConfig { grid, threads: params::LORA_UP_THREADS, shared: 0 } })
 }
 
 /// Both in one launch, where there are few tokens and CTAs can see each other's memory.
@@ -150,27 +165,38 @@ fn splits(cuda: &Cuda, tiles: usize, n: usize) -> usize {
     (waves * slots / tiles).clamp(1, n.div_ceil(TOKENS))
 }
 
-/// Sets `splits` and `split_len` of `p`, whose matrices have columns.
-pub(super) fn weight_grad(cuda: &Cuda, dtype: DType, p: &mut LoraWeightGradParams) -> Launch<LoraWeightGradParams> {
-    let tensor_cores = dtype != DType::F32
-        && p.cols.is_multiple_of(8)
-        && p.x.is_aligned(dtype, 16)
-        && p.xa_t.is_aligned(dtype, 8)
-        && p.r <= params::LORA_WEIGHT_GRAD_MAX_R;
+/// Sets `splits` and `split_len` of factors with the same number of tokens.
+pub(super) fn weight_grad(
+    cuda: &Cuda,
+    dtype: DType,
+    factors: &mut [LoraWeightGradParams],
+) -> Launch<LoraWeightGradsParams> {
+    let fits = |p: &LoraWeightGradParams| {
+        dtype != DType::F32
+            && p.cols.is_multiple_of(8)
+            && p.x.is_aligned(dtype, 16)
+            && p.xa_t.is_aligned(dtype, 8)
+            && p.r <= params::LORA_WEIGHT_GRAD_MAX_R
+    };
+    let tensor_cores = factors.iter().all(fits);
     let threads = params::LORA_WEIGHT_GRAD_THREADS;
     let tile = if tensor_cores { params::LORA_WEIGHT_GRAD_COLS } else { threads };
-    let (tiles, n) = (p.cols.div_ceil(tile), p.n as usize);
-    let split_len = n.div_ceil(splits(cuda, tiles as usize, n)).next_multiple_of(params::LORA_WEIGHT_GRAD_RUN as usize);
-    (p.splits, p.split_len) = (dim(n.div_ceil(split_len)), dim(split_len));
+    let tiles = factors.iter().map(|p| p.cols.div_ceil(tile) as usize).sum::<usize>().max(1);
+    let n = most(factors, |p| p.n) as usize;
+    let split_len = n.div_ceil(splits(cuda, tiles, n)).next_multiple_of(params::LORA_WEIGHT_GRAD_RUN as usize);
+    let split = n.div_ceil(split_len);
+    factors.iter_mut().for_each(|p| (p.splits, p.split_len) = (dim(split), dim(split_len)));
+    let [widest, r] = [most(factors, |p| p.cols.div_ceil(tile)), most(factors, |p| p.r)];
+    let [y, z] = [dim(split), dim(factors.len())];
     if !tensor_cores {
-        let grid = [tiles, p.splits, p.r.div_ceil(params::LORA_WEIGHT_GRAD_SIMT_COLS)];
+        let grid = [widest * r.div_ceil(params::LORA_WEIGHT_GRAD_SIMT_COLS), y, z];
         return Launch { kernel: &WEIGHT_GRAD_SIMT, config: LaunchConfig { grid, threads, shared: 0 } };
     }
-    let sized = smallest(&WEIGHT_GRAD, p.r);
-    let chunks = p.r.div_ceil(sized.cols).next_power_of_two();
+    let sized = smallest(&WEIGHT_GRAD, r);
+    let chunks = |p: &LoraWeightGradParams| p.r.div_ceil(sized.cols).next_power_of_two();
     // Where every warp has columns of r of its own there is nothing to hand over.
-    let hands_over = chunks < params::LORA_WEIGHT_GRAD_WARPS;
-    let shared = if hands_over { chunks * sized.cols * params::LORA_WEIGHT_GRAD_COLS * F32 } else { 0 };
-    let config = LaunchConfig { grid: [tiles, p.splits, 1], threads, shared };
-    Launch { kernel: sized.kernel(p.dropout.threshold != 0), config }
+    let handed = |p: &LoraWeightGradParams| Some(chunks(p)).filter(|chunks| *chunks < params::LORA_WEIGHT_GRAD_WARPS);
+    let shared = most(factors, |p| handed(p).unwrap_or(0)) * sized.cols * params::LORA_WEIGHT_GRAD_COLS * F32;
+    let config = LaunchConfig { grid: [widest, y, z], threads, shared };
+    Launch { kernel: sized.kernel(factors.iter().any(|p| p.dropout.threshold != 0)), config }
 }
