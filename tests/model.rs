@@ -4,7 +4,7 @@ mod common;
 use common::{
     close::relative_norm,
     golden::Golden,
-    tiny::{check_greedy, check_logits, load, logits_tolerance, open_adapter, samples},
+    tiny::{check_greedy, check_logits, load, load_merged, logits_tolerance, open_adapter, samples},
 };
 use half::bf16;
 use halfbyte::Backend;
@@ -43,6 +43,14 @@ fn every_adapter_gives_the_logits_of_peft<B: Backend>(backend: &B) {
     }
     let plain = open_adapter(&golden, "plain", &model.config);
     check_greedy(backend, &golden, "untied+plain", &model, Some(&plain));
+}
+
+fn merged_adapters_give_the_logits_of_peft<B: Backend>(backend: &B) {
+    let golden = Golden::open();
+    for name in ["plain", "rslora", "regex", "patterns", "save_head"] {
+        let model = load_merged(backend, &golden.dir("untied"), &golden.dir(&format!("adapter-{name}")));
+        check_logits(backend, &golden, &format!("untied+{name}"), &model, None);
+    }
 }
 
 /// The adapter that the golden run begins with or ends with, or its gradient.
@@ -285,6 +293,7 @@ backends!(
     options_after_a_shared_prompt_score_as_alone,
     every_base_gives_the_logits_of_transformers,
     every_adapter_gives_the_logits_of_peft,
+    merged_adapters_give_the_logits_of_peft,
     training_equals_peft,
     bf16_loss_is_within_a_percent,
 );

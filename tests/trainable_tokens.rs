@@ -4,7 +4,7 @@ mod common;
 use common::{
     close::relative_norm,
     golden::Golden,
-    tiny::{check_greedy, check_logits, load, open_adapter, samples},
+    tiny::{check_greedy, check_logits, load, load_merged, open_adapter, samples},
 };
 use half::bf16;
 use halfbyte::{Backend, Float};
@@ -31,6 +31,8 @@ fn forward_equals_peft<B: Backend>(backend: &B) {
         let adapter = open_adapter(&golden, case, &model.config);
         check_logits(backend, &golden, case, &model, Some(&adapter));
         check_greedy(backend, &golden, case, &model, Some(&adapter));
+        let merged = load_merged(backend, &bases.dir(base), &golden.dir(&format!("adapter-{case}")));
+        check_logits(backend, &golden, case, &merged, None);
     }
 }
 

@@ -7,6 +7,7 @@ pub mod device;
 pub mod embedded;
 mod error;
 pub mod evaluate;
+pub mod export;
 pub mod files;
 pub mod generate;
 mod json;

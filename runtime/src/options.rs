@@ -95,6 +95,13 @@ pub const TRAINED_LENGTH: Range = closed("the length of sequences", 2.0, 1e7);
 /// Questions to ask.
 pub const LIMIT: Range = closed("the limit of questions", 1.0, 1e9);
 
+/// How much of an adapter to take.
+pub const ADAPTER_WEIGHT: Range = closed("the weight of an adapter", -1e3, 1e3);
+/// The share of an adapter's values that TIES keeps.
+pub const DENSITY: Range = above("the density", 0.0, 1.0);
+/// Megabytes of a checkpoint's file.
+pub const SHARD_SIZE: Range = closed("the size of a file in MB", 1.0, 1e9);
+
 /// A number that has a range.
 pub trait Number: Copy + fmt::Display + FromStr {
     /// As f64; whole numbers too large for it become larger.

@@ -3,6 +3,7 @@ mod answers;
 #[path = "../common/mod.rs"]
 mod common;
 mod effects;
+mod exports;
 mod kills;
 mod lost;
 mod options;

@@ -72,6 +72,7 @@ fn the_documented_options_are_those_of_the_programs() {
         "evaluate_multiple_choice",
         "rag",
         "quantize",
+        "merge_lora",
         "logits",
         "decode_speed",
         "train_speed",

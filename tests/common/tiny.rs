@@ -5,9 +5,11 @@ use halfbyte_runtime::{
     batch::{Batch, Sample},
     checkpoint::Checkpoint,
     config::Qwen3Config,
+    export::{AdapterSettings, MergeSettings},
     lora::Adapter,
     model::{Activations, Base, Decoder, ForwardContext, Keep, LossBuffers, Qwen3, SampleOptions},
 };
+use std::path::Path;
 
 /// Largest difference of f32 logits: sums in another order on the CPU, further ones on the GPU.
 pub fn logits_tolerance<B: Backend>(backend: &B) -> f32 {
@@ -15,9 +17,21 @@ pub fn logits_tolerance<B: Backend>(backend: &B) -> f32 {
 }
 
 pub fn load<B: Backend, T: Float>(backend: &B, golden: &Golden, name: &str) -> Qwen3<B, T> {
-    let dir = golden.dir(name);
-    let config = Qwen3Config::open(&dir).unwrap();
-    Qwen3::load(backend, &Checkpoint::open(&dir).unwrap(), &config, Base::Unquantized).unwrap()
+    load_from(backend, &golden.dir(name))
+}
+
+pub fn load_from<B: Backend, T: Float>(backend: &B, dir: &Path) -> Qwen3<B, T> {
+    let config = Qwen3Config::open(dir).unwrap();
+    Qwen3::load(backend, &Checkpoint::open(dir).unwrap(), &config, Base::Unquantized).unwrap()
+}
+
+/// The checkpoint of a folder with an adapter merged into it.
+pub fn load_merged<B: Backend>(backend: &B, base: &Path, adapter: &Path) -> Qwen3<B, f32> {
+    let out = tempfile::tempdir().unwrap();
+    let model_name = base.to_str().unwrap().into();
+    let settings = MergeSettings { model_name, ..MergeSettings::new(AdapterSettings::one(adapter), out.path()) };
+    settings.run(&mut ()).unwrap().expect("nobody broke off");
+    load_from(backend, out.path())
 }
 
 pub fn open_adapter(golden: &Golden, name: &str, config: &Qwen3Config) -> Adapter {

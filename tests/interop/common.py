@@ -31,7 +31,11 @@ class Halfbyte:
         self.folder = folder
 
     def run(self, example: str, *options) -> None:
-        command = [self.folder / example, *map(str, options), "--device", "cpu"]
+        self.run_alone(example, *options, "--device", "cpu")
+
+    def run_alone(self, example: str, *options) -> None:
+        """One that knows no device."""
+        command = [self.folder / example, *map(str, options)]
         environment = {**os.environ, "HALFBYTE_ROOT": str(ROOT)}
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
         if done.returncode != 0:

@@ -15,6 +15,7 @@ logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
 import adapters
 import checkpoints
 import likelihoods
+import merged
 from common import ASSETS, GOLDEN, Halfbyte, Table
 
 
@@ -35,6 +36,7 @@ def main() -> int:
             checkpoints.compare_all(halfbyte, table, name, source, tmp)
         checkpoints.compare_block_sizes(halfbyte, table, "embedded bf16", tiny, tmp)
         trained = adapters.compare_all(halfbyte, table, tiny, tmp)
+        merged.compare_all(halfbyte, table, trained, tmp)
         likelihoods.compare_all(halfbyte, table, tiny, trained, tmp)
     return table.finish()
 

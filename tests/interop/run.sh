@@ -8,5 +8,5 @@ python=${PYTHON:-python3}
   exit 2
 }
 cargo build --release --example quantize --example logits --example train_qwen3_lora \
-  --example evaluate_multiple_choice
+  --example evaluate_multiple_choice --example merge_lora
 exec "$python" -B tests/interop/interop.py "${CARGO_TARGET_DIR:-target}/release/examples"

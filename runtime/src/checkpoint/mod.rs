@@ -10,10 +10,12 @@ mod tensor;
 mod weights;
 mod writer;
 
+pub(crate) use quantized::Values;
 pub use quantized::{Bnb4bitTensor, GroupBytes, QuantizedAs, ScaleBytes};
 pub use reader::Checkpoint;
 pub use safetensors::Dtype;
 pub use save::BnbConfig;
+pub(crate) use save::COMPANIONS;
 pub use tensor::{Tensor, TensorRef};
 pub use weights::Weight;
 pub(crate) use writer::write_tensors;

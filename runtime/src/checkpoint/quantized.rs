@@ -85,6 +85,19 @@ impl<'a> Bnb4bitTensor<'a> {
         f32s(self.quant_map)
     }
 
+    /// What the weight stands for.
+    pub(crate) fn values(self) -> Values<'a> {
+        let scales = match self.absmax {
+            Absmax::Plain(absmax) => f32s(absmax),
+            Absmax::Nested { codes, groups } => {
+                let (map, absmax) = (f32s(groups.map), f32s(groups.absmax));
+                let scale = |(i, &code): (usize, &u8)| map[usize::from(code)] * absmax[i / GROUP] + groups.offset;
+                codes.iter().enumerate().map(scale).collect()
+            }
+        };
+        Values { map: self.quant_map(), scales, weight: self }
+    }
+
     /// The state as bitsandbytes writes it, to the byte: `json.dumps` of its `QuantState.as_dict`.
     pub fn state_json(&self) -> String {
         let mut state = json!({
@@ -118,6 +131,25 @@ impl<'a> Bnb4bitTensor<'a> {
             }
         }
         part(&state_part(self.format), Dtype::U8, self.state_json().as_bytes())
+    }
+}
+
+/// The elements of a 4-bit weight as f32.
+#[derive(Debug)]
+pub(crate) struct Values<'a> {
+    weight: Bnb4bitTensor<'a>,
+    map: Vec<f32>,
+    scales: Vec<f32>,
+}
+
+impl Values<'_> {
+    /// The elements from `start` on, as many as `out` has.
+    pub fn fill(&self, start: usize, out: &mut [f32]) {
+        for (i, out) in (start..).zip(out) {
+            let byte = self.weight.codes[i / 2];
+            let code = if i % 2 == 0 { byte >> 4 } else { byte & 15 };
+            *out = self.map[usize::from(code)] * self.scales[i / self.weight.block_size];
+        }
     }
 }
 

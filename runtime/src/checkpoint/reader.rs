@@ -8,6 +8,7 @@ use super::header::Header;
 use super::mmap::Bytes;
 use super::quantized::{Bnb4bitTensor, state_part};
 use super::tensor::TensorRef;
+use crate::config::Qwen3Config;
 use crate::error::{Error, Result};
 use crate::{files, json};
 
@@ -121,6 +122,12 @@ impl Checkpoint {
         let part =
             |name| Bnb4bitTensor::weight_of_part(name).is_some_and(|w| known.contains(w) && self.is_quantized(w));
         self.names().filter(|&name| !known.contains(name) && !part(name)).collect()
+    }
+
+    /// Fails unless every tensor of a model is there; the output head, only where it is not the embedding.
+    pub(crate) fn expect_model(&self, config: &Qwen3Config) -> Result<()> {
+        let tied = |name: &String| config.tie_word_embeddings && *name == "lm_head.weight";
+        config.tensor_names().filter(|name| !tied(name)).try_for_each(|name| self.tensor(&name).map(drop))
     }
 
     /// Whether a weight of this name would be in 4 bits.

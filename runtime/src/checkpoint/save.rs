@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::{files, python_json};
 
 /// What belongs to a model beside its weights and `config.json`.
-const COMPANIONS: [&str; 9] = [
+pub(crate) const COMPANIONS: [&str; 9] = [
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",

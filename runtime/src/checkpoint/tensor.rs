@@ -63,6 +63,22 @@ impl<'a> TensorRef<'a> {
         }
     }
 
+    /// Its elements from `start` on as f32, as many as `out` has; zeros for types that are no compute type.
+    pub(crate) fn fill(&self, start: usize, out: &mut [f32]) {
+        let len = out.len();
+        let bytes = |size: usize| &self.data[start * size..][..len * size];
+        match self.float() {
+            Some(DType::F32) => out.iter_mut().zip(words(bytes(4))).for_each(|(o, v)| *o = v),
+            Some(DType::Bf16) => {
+                out.iter_mut().zip(halves(bytes(2))).for_each(|(o, h)| *o = bf16::from_bits(h).to_f32());
+            }
+            Some(DType::F16) => {
+                out.iter_mut().zip(halves(bytes(2))).for_each(|(o, h)| *o = f16::from_bits(h).to_f32());
+            }
+            None => out.fill(0.0),
+        }
+    }
+
     /// Row `i` of a matrix as f32.
     ///
     /// # Errors

@@ -47,9 +47,9 @@ impl Base {
 
 /// A weight on its way.
 pub(super) struct Source<'a> {
-    rows: usize,
+    pub(super) rows: usize,
     pub(super) weight: checkpoint::Weight<'a>,
-    held: Base,
+    pub(super) held: Base,
 }
 
 impl<'a> Source<'a> {
@@ -294,7 +294,7 @@ fn joins(last: &Source, next: &Source, cols: usize) -> bool {
 
 /// Whether the output head is not the embedding: where config.json says so, and where the file has another one all the
 /// same, which transformers uses, too.
-pub(super) fn head_is_separate(files: &Checkpoint, config: &Qwen3Config) -> Result<bool> {
+pub(crate) fn head_is_separate(files: &Checkpoint, config: &Qwen3Config) -> Result<bool> {
     let Some(head) = files.get("lm_head.weight") else { return Ok(!config.tie_word_embeddings) };
     let embedding = files.tensor("model.embed_tokens.weight")?;
     Ok(!config.tie_word_embeddings || (head.dtype, head.data) != (embedding.dtype, embedding.data))

@@ -6,7 +6,8 @@ use super::{
 };
 use crate::{
     checkpoint::{
-        self, BnbConfig, Checkpoint, CheckpointWriter, DEFAULT_SHARD_BYTES, GroupBytes, ScaleBytes, Tensor, TensorRef,
+        self, Bnb4bitTensor, BnbConfig, Checkpoint, CheckpointWriter, DEFAULT_SHARD_BYTES, GroupBytes, ScaleBytes,
+        Tensor, TensorRef,
     },
     config::{Module, Qwen3Config},
     error::{Error, Result},
@@ -14,7 +15,7 @@ use crate::{
 };
 use halfbyte::{
     Backend, DType,
-    quant::{Absmax, BLOCK_SIZES, DYNAMIC_MAP, Group, ScaleBufs},
+    quant::{Absmax, BLOCK_SIZES, DYNAMIC_MAP, Format, Group, ScaleBufs},
 };
 use std::{collections::BTreeMap, ops::ControlFlow, path::Path};
 
@@ -55,7 +56,7 @@ pub fn quantize_checkpoint<B: Backend>(
     let BnbConfig { format, double_quant, .. } = bnb;
     let base = Base::Quantized { format, block_size, double_quant };
     let linears = linears(&files, &config, base)?;
-    check_others(&files, &config)?;
+    files.expect_model(&config)?;
 
     let mut out = CheckpointWriter::create(to, DEFAULT_SHARD_BYTES)?;
     out.expect_bytes(files.names().map(|name| bytes_after(&files, &linears, name)).sum())?;
@@ -134,23 +135,6 @@ fn linears<'a>(files: &'a Checkpoint, config: &Qwen3Config, base: Base) -> Resul
     Ok(found)
 }
 
-/// Whatever else the model is made of is there.
-fn check_others(files: &Checkpoint, config: &Qwen3Config) -> Result<()> {
-    const NORMS: [&str; 4] = ["input_layernorm", "self_attn.q_norm", "self_attn.k_norm", "post_attention_layernorm"];
-    for name in ["model.embed_tokens.weight", "model.norm.weight"] {
-        files.tensor(name)?;
-    }
-    for layer in 0..config.n_layers {
-        for norm in NORMS {
-            files.tensor(&format!("model.layers.{layer}.{norm}.weight"))?;
-        }
-    }
-    if !config.tie_word_embeddings {
-        files.tensor("lm_head.weight")?;
-    }
-    Ok(())
-}
-
 fn quantized_already(files: &Checkpoint, name: &str, reason: &str) -> Error {
     Error::Quantized { path: files.dir().to_owned(), name: name.to_owned(), reason: reason.to_owned() }
 }
@@ -168,27 +152,71 @@ fn put_quantized<B: Backend>(
     name: &str,
     out: &mut CheckpointWriter,
 ) -> Result<()> {
-    // `Source::new` found that it will be in 4 bits.
-    let Weight::Quantized(weight) = loader.weight::<f32>(std::slice::from_ref(&linear.source), linear.shape[1])? else {
-        return Ok(());
-    };
-    let QuantizedWeight { format, block_size, codes, scales, .. } = &weight;
-    let codes = codes.to_vec(loader.backend)?;
-    let scales = to_host(loader.backend, scales)?;
-    // bitsandbytes' table of fp4 has no negative zero.
-    let quant_map = format.codes().map(|code| code + 0.0);
-    out.put_quantized(
-        name,
-        &checkpoint::Bnb4bitTensor {
-            format: *format,
-            block_size: *block_size,
-            shape: linear.shape,
-            dtype,
-            codes: &codes,
-            absmax: bytes(&scales),
-            quant_map: bytemuck::cast_slice(quant_map.as_slice()),
-        },
-    )
+    match HostWeight::of(loader, &linear.source, linear.shape, dtype)? {
+        Some(weight) => out.put_quantized(name, &weight.tensor()),
+        None => Ok(()),
+    }
+}
+
+/// A 4-bit weight on the host.
+pub(crate) struct HostWeight {
+    format: Format,
+    block_size: usize,
+    shape: [usize; 2],
+    dtype: DType,
+    codes: Vec<u8>,
+    scales: HostScales,
+    quant_map: [f32; 16],
+}
+
+impl HostWeight {
+    /// A dense weight `[out, in]` of its file, quantised.
+    ///
+    /// # Errors
+    /// Its type is no compute type, it has numbers that are not finite, or there is too little memory.
+    pub fn quantize<B: Backend>(
+        backend: &B,
+        files: &Checkpoint,
+        base: Base,
+        tensor: TensorRef,
+    ) -> Result<Option<Self>> {
+        let (&[rows, cols], Some(dtype)) = (tensor.shape, tensor.float()) else {
+            return Err(tensor.wrong("a matrix of bfloat16, float16 or float32"));
+        };
+        let source = Source { rows, weight: checkpoint::Weight::Dense(tensor), held: base };
+        Self::of(&Loader { backend, files, base }, &source, [rows, cols], dtype)
+    }
+
+    /// None where the source is not to be in 4 bits.
+    fn of<B: Backend>(
+        loader: &Loader<'_, B>,
+        source: &Source,
+        shape: [usize; 2],
+        dtype: DType,
+    ) -> Result<Option<Self>> {
+        let Weight::Quantized(weight) = loader.weight::<f32>(std::slice::from_ref(source), shape[1])? else {
+            return Ok(None);
+        };
+        let QuantizedWeight { format, block_size, codes, scales, .. } = &weight;
+        let codes = codes.to_vec(loader.backend)?;
+        let scales = to_host(loader.backend, scales)?;
+        // bitsandbytes' table of fp4 has no negative zero.
+        let quant_map = format.codes().map(|code| code + 0.0);
+        Ok(Some(Self { format: *format, block_size: *block_size, shape, dtype, codes, scales, quant_map }))
+    }
+
+    /// As it is written.
+    pub fn tensor(&self) -> Bnb4bitTensor<'_> {
+        Bnb4bitTensor {
+            format: self.format,
+            block_size: self.block_size,
+            shape: self.shape,
+            dtype: self.dtype,
+            codes: &self.codes,
+            absmax: bytes(&self.scales),
+            quant_map: bytemuck::cast_slice(&self.quant_map),
+        }
+    }
 }
 
 /// Scales on the host: with double quantisation the groups' scales, and the weight's offset.

@@ -3,6 +3,7 @@
 use super::choices::{ActivationMemory, DataFormat, Mode, Overlong, PackingStrategy, ScheduleKind, TrainOnEos, Whole};
 use crate::{
     device::Device,
+    export::{Combination, MajoritySign},
     lora::{Targets, TrainableTokens},
     options::{Number, Range},
     train::data::DataFiles,
@@ -240,6 +241,11 @@ named! {
         TrainOnEos::All = "all",
         TrainOnEos::None = "none";
     Mode: false, Mode::Likelihood = "likelihood", Mode::Generate = "generate";
+    Combination: false,
+        Combination::Cat = "cat",
+        Combination::Linear = "linear",
+        Combination::Ties = "ties";
+    MajoritySign: false, MajoritySign::Total = "total", MajoritySign::Frequency = "frequency";
     Whole: false, Whole::LmHead = "lm_head";
 }
 

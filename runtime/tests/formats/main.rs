@@ -3,11 +3,13 @@
 
 mod adapters;
 mod checkpoints;
+mod combine;
 mod configs;
 mod damage;
 mod disk_full;
 mod faults;
 mod folders;
+mod merge;
 mod numbers;
 mod quantize;
 mod scoring;

@@ -1,0 +1,198 @@
+//! From a checkpoint and an adapter to one checkpoint, tensor by tensor.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use halfbyte::{Count, Cpu, DType, Size, quant::Format};
+use serde_json::Value;
+
+use super::merged::{Merged, MergedTensor};
+use super::settings::MergeSettings;
+use super::watch::Watch;
+use crate::checkpoint::{BnbConfig, COMPANIONS, Checkpoint, CheckpointWriter, Dtype, Tensor, TensorRef};
+use crate::config::{Qwen3Config, dtype_name};
+use crate::error::{Error, Result};
+use crate::model::{Base, HostWeight, checkpoint_note};
+use crate::{embedded, files, json};
+
+/// bitsandbytes' default.
+const BLOCK_SIZE: usize = 64;
+
+/// What a merge did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MergeReport {
+    /// Where the checkpoint is.
+    pub output: PathBuf,
+    /// Linear layers that the adapter was added to.
+    pub n_adapted: usize,
+    /// Tensors written, a 4-bit weight counted once.
+    pub n_tensors: usize,
+    /// Bytes of all tensors.
+    pub bytes: u64,
+    /// What unquantised tensors are written in.
+    pub dtype: DType,
+    /// What the rounding to 4 bits did, where that was asked for.
+    pub four_bits: Option<FourBits>,
+}
+
+/// Sums over all elements of the layers that an adapter was added to and that were then rounded to 4 bits.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct FourBits {
+    /// Squares of the merged weights.
+    pub weights: f64,
+    /// Squares of what the adapter added.
+    pub added: f64,
+    /// Squares of what the rounding changed.
+    pub error: f64,
+}
+
+impl FourBits {
+    fn share(&self, of: f64) -> f64 {
+        100.0 * (of / self.weights.max(f64::MIN_POSITIVE)).sqrt()
+    }
+}
+
+/// For people.
+impl fmt::Display for MergeReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (adapted, tensors) = (Count(self.n_adapted, "linear layer"), Count(self.n_tensors, "tensor"));
+        let dtype = dtype_name(self.dtype);
+        write!(f, "adapter merged into {adapted}; {tensors}, {}, in {dtype}", Size(self.bytes))?;
+        if let Some(bits) = &self.four_bits {
+            write!(
+                f,
+                " and 4 bits\nroot mean square over the adapted weights: the adapter changed them by {:.2} %, the rounding \
+                 to 4 bits by {:.2} %",
+                bits.share(bits.added),
+                bits.share(bits.error)
+            )?;
+        }
+        write!(f, "\nwritten to {}", self.output.display())
+    }
+}
+
+pub(super) fn merge(settings: &MergeSettings, watch: &mut dyn Watch) -> Result<Option<MergeReport>> {
+    let dir = embedded::resolve(&settings.model_name)?;
+    let config = Qwen3Config::open(&dir)?;
+    let checkpoint = Checkpoint::open(&dir)?;
+    checkpoint_note(&checkpoint, &config)?.iter().for_each(|note| watch.note(note));
+    let adapter = settings.adapters.open(&config, watch)?;
+    let adapter = adapter.ok_or_else(|| Error::setting("the adapter", "missing", "name at least one (--lora-path)"))?;
+    let merged = Merged::new(&checkpoint, &config, Some(&adapter))?;
+    let dtype = settings.dtype.or(config.dtype).or_else(|| checkpoint.get("model.embed_tokens.weight")?.float());
+    let dtype = dtype.unwrap_or(DType::Bf16);
+    watch.say(&format!("merging into {} of {}", dtype_name(dtype), dir.display()));
+
+    let taken = "it exists; choose an empty folder";
+    files::refuse_existing(&settings.output, &[&["config.json"], &COMPANIONS[..]].concat(), taken)?;
+    let mut out = CheckpointWriter::create(&settings.output, settings.max_shard_size.saturating_mul(1_000_000))?;
+    out.expect_bytes(expected_bytes(&merged, dtype, settings.use_4bit))?;
+    let mut merge =
+        Merge { merged: &merged, dtype, bnb: settings.bnb(dtype), n_adapted: 0, error: FourBits::default() };
+    let total = merged.names().count();
+    for (done, name) in merged.names().enumerate() {
+        if watch.wrote(done, total).is_break() {
+            return Ok(None);
+        }
+        merge.put(name, &mut out)?;
+    }
+    let Merge { bnb, n_adapted, error, .. } = merge;
+    out.put_config(&config_text(&dir, dtype)?, bnb)?;
+    out.put_companions(&dir)?;
+    let bytes = out.finish()?;
+    let (output, four_bits) = (settings.output.clone(), bnb.map(|_| error));
+    Ok(Some(MergeReport { output, n_adapted, n_tensors: total, bytes, dtype, four_bits }))
+}
+
+impl MergeSettings {
+    fn bnb(&self, compute: DType) -> Option<BnbConfig> {
+        let format = self.bnb_4bit_quant_type.unwrap_or(Format::Nf4);
+        let double_quant = self.bnb_4bit_use_double_quant.unwrap_or(true);
+        self.use_4bit.then_some(BnbConfig { format, double_quant, compute })
+    }
+}
+
+/// About what all tensors will take: of a layer in 4 bits half a byte for each weight, and an eighth of that for scales.
+fn expected_bytes(merged: &Merged, dtype: DType, in_4_bits: bool) -> u64 {
+    let bytes = |name| match merged.shape(name).iter().product::<usize>() as u64 {
+        len if in_4_bits && merged.is_linear(name) => len * 9 / 16,
+        len => len * dtype.bytes() as u64,
+    };
+    merged.names().map(bytes).sum()
+}
+
+/// The source's `config.json` with the type that the weights have now.
+fn config_text(dir: &Path, dtype: DType) -> Result<String> {
+    let path = dir.join("config.json");
+    let mut config = json::parse(files::read_to_string(&path)?.as_bytes()).map_err(Error::json(&path))?;
+    if let Value::Object(keys) = &mut config {
+        let key = if keys.contains_key("torch_dtype") { "torch_dtype" } else { "dtype" };
+        keys.insert(key.to_owned(), dtype_name(dtype).into());
+    }
+    Ok(config.to_string())
+}
+
+/// A merge that is under way.
+struct Merge<'a> {
+    merged: &'a Merged<'a>,
+    dtype: DType,
+    bnb: Option<BnbConfig>,
+    n_adapted: usize,
+    error: FourBits,
+}
+
+impl Merge<'_> {
+    /// Writes one tensor.
+    fn put(&mut self, name: &str, out: &mut CheckpointWriter) -> Result<()> {
+        if !self.merged.is_of_model(name) {
+            let TensorRef { name, dtype, shape, data, .. } = self.merged.files.tensor(name)?;
+            return out.put(Tensor { name, dtype, shape, data });
+        }
+        let tensor = self.merged.tensor(name)?;
+        self.n_adapted += usize::from(tensor.is_adapted());
+        let made = if tensor.as_it_is(self.dtype).is_none() { Some(tensor.bytes(self.dtype)?) } else { None };
+        let data = made.as_deref().or(tensor.as_it_is(self.dtype)).unwrap_or_default();
+        let file_type = [Dtype::BF16, Dtype::F16, Dtype::F32][self.dtype.index()];
+        match self.bnb.filter(|_| self.merged.is_linear(name)) {
+            None => out.put(Tensor { name, dtype: file_type, shape: &tensor.shape, data }),
+            Some(bnb) => {
+                let dense = TensorRef { name, dtype: file_type, shape: &tensor.shape, data, file: Path::new("") };
+                self.put_in_4_bits(bnb, &tensor, dense, out)
+            }
+        }
+    }
+
+    fn put_in_4_bits(
+        &mut self,
+        bnb: BnbConfig,
+        tensor: &MergedTensor,
+        dense: TensorRef,
+        out: &mut CheckpointWriter,
+    ) -> Result<()> {
+        let base = Base::Quantized { format: bnb.format, block_size: BLOCK_SIZE, double_quant: bnb.double_quant };
+        let Some(weight) = HostWeight::quantize(&Cpu::new(), self.merged.files, base, dense)? else { return Ok(()) };
+        if tensor.is_adapted() {
+            self.error.add(tensor, &weight);
+        }
+        out.put_quantized(dense.name, &weight.tensor())
+    }
+}
+
+impl FourBits {
+    /// Adds a layer.
+    fn add(&mut self, tensor: &MergedTensor, rounded: &HostWeight) {
+        let rounded = rounded.tensor().values();
+        let columns = tensor.columns();
+        let mut rows = [(); 3].map(|()| vec![0.0; columns]);
+        let [merged, base, four_bit] = &mut rows;
+        for i in 0..tensor.shape[0] {
+            tensor.row(i, merged);
+            tensor.base_row(i, base);
+            rounded.fill(i * columns, four_bit);
+            let square = |a: &f32, b: &f32| f64::from(a - b).powi(2);
+            self.weights += merged.iter().map(|v| square(v, &0.0)).sum::<f64>();
+            self.added += merged.iter().zip(&*base).map(|(a, b)| square(a, b)).sum::<f64>();
+            self.error += merged.iter().zip(&*four_bit).map(|(a, b)| square(a, b)).sum::<f64>();
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Every option of the programs that write files for others: an effect or a refusal for each.
+
+use crate::effects::{Driven, File, Files, Holds, Refused, of_every_program, row, says, show, words};
+
+#[test]
+fn every_option_of_merging_is_seen() {
+    let files = Files::new("");
+    let line = format!("{} {}", files.model(), show("--lora-path", &files.adapter));
+    let driven = Driven { name: "merge_lora", line: words(&line), output: Some("") };
+    const NAME: &str = "model.safetensors";
+    let second = show("--lora-path", &files.adapter);
+    let ties = format!("{second} --combination ties --density 0.5");
+    let other = files.other();
+    let rows = vec![
+        row("--model-name embedded", Refused("expected [")),
+        row(&second, File(NAME)),
+        row("--weights -0.5", File(NAME)),
+        row("--combination linear", File(NAME)).beside(&format!("{second} --weights 1,3")),
+        row("--combination cat", Refused("one adapter needs none")),
+        row("--density 0.5", File(NAME)).beside(&format!("{second} --combination ties --density 1")),
+        row("--density 0.5", Refused("only ties")),
+        row("--majority-sign frequency", says("ties, with weights [1.0, 1.0], by frequency")).beside(&ties),
+        row("--majority-sign total", Refused("only ties")),
+        row(&show("--output", &other), says(format!("written to {}", other.display()))),
+        row("--dtype fp16", Holds("config.json", "float16")),
+        row("--max-shard-size 0", Refused("from 1 to")),
+        row("--use-4bit", says("the rounding to 4 bits by")),
+        row("--bnb-4bit-quant-type FP4", Holds("config.json", "fp4")).beside("--use-4bit"),
+        row("--bnb-4bit-quant-type nf4", Refused("say --use-4bit")),
+        row("--bnb_4bit_use_double_quant=False", File(NAME)).beside("--use-4bit"),
+        row("--bnb-4bit-use-double-quant", Refused("say --use-4bit")),
+    ];
+    driven.see(&rows.into_iter().chain(of_every_program("merge_lora")).collect::<Vec<_>>());
+}
