@@ -159,6 +159,12 @@ impl ChatTemplate {
     }
 }
 
+/// The text of a checkpoint's chat template, the default one of several; none where it has none.
+pub(crate) fn template_source(dir: &Path) -> Result<Option<String>> {
+    let sources = read_sources(dir, &read_config(dir)?)?.map(|(_, sources)| sources);
+    Ok(sources.into_iter().flatten().find(|(name, _)| name == "default").map(|(_, source)| source))
+}
+
 /// The template file and its templates by name.
 type Sources = (PathBuf, Vec<(String, String)>);
 

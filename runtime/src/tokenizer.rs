@@ -17,8 +17,8 @@ mod configs;
 
 use bytes::BYTES;
 use check::{Parts, SUPPORTED};
-use configs::{CONFIG, config_error, lists_no_tokens, read_json};
-pub(crate) use configs::{read_config, token_content};
+use configs::{CONFIG, config_error, lists_no_tokens};
+pub(crate) use configs::{read_config, read_json, token_content};
 
 /// Longer texts are cut at line starts and encoded in parallel.
 const PARALLEL_BYTES: usize = 1 << 16;
@@ -127,12 +127,26 @@ impl Tokenizer {
     /// So it is for Qwen's pre-tokenizer: its pieces that hold a line break end with one, it looks behind nowhere,
     /// and NFC composes nothing with a line break. Added tokens must not reach across either.
     fn splits_at_lines(&self) -> bool {
+        self.cuts_as_qwen() && !self.added_tokens.iter().any(|token| token.lstrip || token.content.contains('\n'))
+    }
+
+    /// Whether text is cut before byte-pair encoding as Qwen's tokenizers cut it.
+    pub(crate) fn cuts_as_qwen(&self) -> bool {
         let qwen = |split: &Split| split.pattern == SplitPattern::Regex(QWEN_SPLIT.into()) && !split.invert;
         matches!(self.inner.get_normalizer(), None | Some(NormalizerWrapper::NFC(_)))
             && matches!(self.inner.get_pre_tokenizer(), Some(PreTokenizerWrapper::Sequence(sequence))
                 if matches!(sequence.as_ref(), [PreTokenizerWrapper::Split(split), PreTokenizerWrapper::ByteLevel(_)]
                     if qwen(split)))
-            && !self.added_tokens.iter().any(|token| token.lstrip || token.content.contains('\n'))
+    }
+
+    /// A token as the vocabulary writes it.
+    pub(crate) fn id_to_token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// The tokens beside the base vocabulary, special or not.
+    pub(crate) fn added_tokens(&self) -> &[AddedToken] {
+        &self.added_tokens
     }
 
     /// The text of `ids`, without special tokens if `skip_special`. Bytes that are no UTF-8 become U+FFFD.

@@ -32,3 +32,28 @@ fn every_option_of_merging_is_seen() {
     ];
     driven.see(&rows.into_iter().chain(of_every_program("merge_lora")).collect::<Vec<_>>());
 }
+
+#[test]
+fn every_option_of_exporting_is_seen() {
+    let files = Files::new("");
+    const NAME: &str = "model.gguf";
+    let driven = Driven { name: "export_gguf", line: words(&files.model()), output: Some(NAME) };
+    let (other, adapter) = (files.other(), show("--lora-path", &files.adapter));
+    let ties = format!("{adapter} {adapter} --combination ties --density 0.5");
+    let rows = vec![
+        row("--model-name embedded", says("tiny-qwen3")),
+        row(&adapter, File(NAME)),
+        row("--weights -0.5", File(NAME)).beside(&adapter),
+        row("--weights 1", Refused("there must be 0")),
+        row("--combination linear", File(NAME)).beside(&format!("{adapter} {adapter} --weights 1,3 --adapter-only")),
+        row("--density 0.5", Refused("only ties")),
+        row("--density 0.5", File(NAME)).beside(&format!("{adapter} {adapter} --combination ties --density 1")),
+        row("--majority-sign frequency", says(", by frequency")).beside(&ties),
+        row(&show("--output", &other), says(format!("written to {}", other.display()))),
+        row("--type Q8_0", says("8 in Q8_0)")),
+        row("--type Q8_0", Refused("f32, f16 or bf16")).beside(&format!("{adapter} --adapter-only")),
+        row("--adapter-only", says("(14 in F32)")).beside(&adapter),
+        row("--adapter-only", Refused("the adapter is missing")),
+    ];
+    driven.see(&rows.into_iter().chain(of_every_program("export_gguf")).collect::<Vec<_>>());
+}

@@ -73,6 +73,7 @@ fn the_documented_options_are_those_of_the_programs() {
         "rag",
         "quantize",
         "merge_lora",
+        "export_gguf",
         "logits",
         "decode_speed",
         "train_speed",

@@ -1,4 +1,4 @@
-//! The way out: a checkpoint with an adapter merged into it.
+//! The way out: a checkpoint with an adapter merged into it, and files for llama.cpp.
 //!
 //! ```no_run
 //! use halfbyte_runtime::export::{AdapterSettings, MergeSettings};
@@ -11,12 +11,14 @@
 //! ```
 
 mod combine;
+mod gguf;
 mod merge;
 mod merged;
 mod settings;
 mod watch;
 
 pub use combine::{Combination, MajoritySign, Ties, Weighted, combine};
+pub use gguf::{GgufReport, GgufType, TensorType};
 pub use merge::{FourBits, MergeReport};
-pub use settings::{AdapterSettings, MergeSettings};
+pub use settings::{AdapterSettings, GgufSettings, MergeSettings};
 pub use watch::Watch;

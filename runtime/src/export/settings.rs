@@ -6,6 +6,7 @@ use clap::Args;
 use halfbyte::{DType, quant::Format};
 
 use super::combine::{Combination, MajoritySign, Ties, Weighted, combine};
+use super::gguf::{GgufReport, GgufType, export_adapter, export_model};
 use super::merge::{MergeReport, merge};
 use super::watch::Watch;
 use crate::config::Qwen3Config;
@@ -153,5 +154,47 @@ impl MergeSettings {
         ])?;
         SHARD_SIZE.check(self.max_shard_size)?;
         merge(self, watch)
+    }
+}
+
+/// A GGUF file for llama.cpp: of a model, or of an adapter.
+#[derive(Args, Clone, Debug, PartialEq)]
+pub struct GgufSettings {
+    /// Folder of a Hugging Face Qwen3 checkpoint, in 4 bits or not, or `embedded`
+    #[arg(long, alias = "model", default_value = EMBEDDED)]
+    pub model_name: String,
+    /// Adapters that are merged into the model
+    #[command(flatten)]
+    pub adapters: AdapterSettings,
+    /// The file to write; it must not exist yet
+    #[arg(long, aliases = ["outfile", "output-file"])]
+    pub output: PathBuf,
+    /// f32, f16, bf16, q8_0 or q4_k_m [default: f16, and f32 for an adapter]
+    #[arg(id = "type", long = "type", alias = "outtype", value_parser = parse::<GgufType>)]
+    pub format: Option<GgufType>,
+    /// Write the adapter alone, which llama.cpp adds to a model while that runs
+    #[arg(long)]
+    pub adapter_only: bool,
+}
+
+impl GgufSettings {
+    /// The embedded model in f16, with a file to write.
+    pub fn new(output: impl Into<PathBuf>) -> Self {
+        GgufSettings {
+            model_name: EMBEDDED.into(),
+            adapters: AdapterSettings::default(),
+            output: output.into(),
+            format: None,
+            adapter_only: false,
+        }
+    }
+
+    /// Writes the file; `None` where `watch` broke it off.
+    ///
+    /// # Errors
+    /// A setting is bad or has no effect; the checkpoint, its tokenizer or an adapter is damaged, incomplete or nothing that
+    /// GGUF can hold; the file exists or cannot be written. Nothing is left behind then.
+    pub fn run(&self, watch: &mut dyn Watch) -> Result<Option<GgufReport>> {
+        if self.adapter_only { export_adapter(self, watch) } else { export_model(self, watch) }
     }
 }

@@ -3,7 +3,7 @@
 use super::choices::{ActivationMemory, DataFormat, Mode, Overlong, PackingStrategy, ScheduleKind, TrainOnEos, Whole};
 use crate::{
     device::Device,
-    export::{Combination, MajoritySign},
+    export::{Combination, GgufType, MajoritySign},
     lora::{Targets, TrainableTokens},
     options::{Number, Range},
     train::data::DataFiles,
@@ -245,6 +245,12 @@ named! {
         Combination::Cat = "cat",
         Combination::Linear = "linear",
         Combination::Ties = "ties";
+    GgufType: false,
+        GgufType::F32 = "f32" | "float32",
+        GgufType::F16 = "f16" | "float16",
+        GgufType::Bf16 = "bf16" | "bfloat16",
+        GgufType::Q8_0 = "q8_0",
+        GgufType::Q4KM = "q4_k_m";
     MajoritySign: false, MajoritySign::Total = "total", MajoritySign::Frequency = "frequency";
     Whole: false, Whole::LmHead = "lm_head";
 }

@@ -9,6 +9,8 @@ mod damage;
 mod disk_full;
 mod faults;
 mod folders;
+mod gguf;
+mod gguf_file;
 mod merge;
 mod numbers;
 mod quantize;

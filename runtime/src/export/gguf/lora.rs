@@ -1,0 +1,107 @@
+//! An adapter as llama.cpp's LoRA GGUF, which is added to a model while that runs.
+
+use halfbyte::host;
+
+use super::metadata::Metadata;
+use super::names::name_of;
+use super::types::TensorType;
+use super::writer::{GgufWriter, TensorInfo, Value};
+use super::{GgufReport, GgufType};
+use crate::config::{Module, Qwen3Config};
+use crate::embedded;
+use crate::error::{Error, Result};
+use crate::export::settings::GgufSettings;
+use crate::export::watch::Watch;
+use crate::lora::{Adapter, LoraWeights};
+
+/// Writes the adapter alone.
+pub(in crate::export) fn export_adapter(settings: &GgufSettings, watch: &mut dyn Watch) -> Result<Option<GgufReport>> {
+    let format = settings.format.unwrap_or(GgufType::F32);
+    let kind = match format {
+        GgufType::F32 => TensorType::F32,
+        GgufType::F16 => TensorType::F16,
+        GgufType::Bf16 => TensorType::Bf16,
+        _ => return Err(Error::setting("the type", format, "it must be f32, f16 or bf16 for an adapter")),
+    };
+    let config = Qwen3Config::open(&embedded::resolve(&settings.model_name)?)?;
+    let adapter = settings.adapters.open(&config, watch)?;
+    let adapter = adapter.ok_or_else(|| Error::setting("the adapter", "missing", "name at least one (--lora-path)"))?;
+    check(settings, &adapter)?;
+    let alpha = adapter.config.alpha;
+    let mut metadata = Metadata::general("adapter", "adapter", format.file_type());
+    metadata.put("adapter.type", Value::Text("lora".into()));
+    metadata.put("adapter.lora.alpha", Value::F32(alpha as f32));
+
+    let parts: Vec<Part> = adapter.layers.iter().flat_map(|layer| Part::both(layer, alpha)).collect();
+    let infos: Vec<_> = parts.iter().map(|part| part.info(kind)).collect();
+    let mut out = GgufWriter::create(&settings.output, &metadata.0, &infos)?;
+    for (done, (part, info)) in parts.iter().zip(&infos).enumerate() {
+        if watch.wrote(done, parts.len()).is_break() {
+            return Ok(None);
+        }
+        out.put(&part.encode(info)?)?;
+    }
+    let bytes = out.finish()?;
+    Ok(Some(GgufReport::new(settings.output.clone(), &infos, bytes)))
+}
+
+/// Refuses what the format has no place for.
+fn check(settings: &GgufSettings, adapter: &Adapter) -> Result<()> {
+    let what = if adapter.lm_head.is_some() {
+        "an output head of its own"
+    } else if !adapter.tokens.is_empty() {
+        "rows of tokens of its own"
+    } else if adapter.layers.iter().any(|layer| layer.target.module == Module::LmHead) {
+        "matrices for the output head"
+    } else {
+        return Ok(());
+    };
+    let path = settings.adapters.lora_path.first().cloned().unwrap_or_default();
+    let reason = format!(
+        "it has {what}, and llama.cpp's adapters hold only matrices for the layers' linear maps; write the model with the \
+         adapter merged into it (leave out --adapter-only)"
+    );
+    Err(Error::Adapter { path, reason })
+}
+
+/// One matrix of a module.
+struct Part<'a> {
+    name: String,
+    shape: Vec<usize>,
+    values: &'a [f32],
+    factor: f32,
+}
+
+impl<'a> Part<'a> {
+    /// A and B. llama.cpp multiplies `B A` by `alpha / r`, with one alpha for all modules: where the scaling is another,
+    /// because of rsLoRA or of a pattern, B takes it on.
+    fn both(layer: &'a LoraWeights, alpha: f64) -> [Self; 2] {
+        let ([rows, cols], r) = (layer.target.shape, layer.target.r);
+        let usual = (alpha / r as f64) as f32;
+        let factor = if layer.target.scaling == usual { 1.0 } else { layer.target.scaling / usual };
+        let name = |part| name_of(&format!("{}.weight", layer.target.module)).unwrap_or_default() + part;
+        [
+            Part { name: name(".lora_a"), shape: vec![r, cols], values: &layer.a, factor: 1.0 },
+            Part { name: name(".lora_b"), shape: vec![rows, r], values: &layer.b, factor },
+        ]
+    }
+
+    /// Its bytes.
+    fn encode(&self, info: &TensorInfo) -> Result<Vec<u8>> {
+        let mut bytes = host::zeros(info.bytes())?;
+        let columns = self.shape[1];
+        for (row, out) in self.values.chunks_exact(columns).zip(bytes.chunks_exact_mut(info.kind.bytes(columns))) {
+            let row: Vec<f32> = row.iter().map(|v| v * self.factor).collect();
+            if !info.kind.encode(&row, out) {
+                let reason =
+                    format!("`{}` has a number beyond what {} holds; choose bf16 or f32", self.name, info.kind);
+                return Err(Error::Adapter { path: Default::default(), reason });
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn info(&self, kind: TensorType) -> TensorInfo {
+        TensorInfo { name: self.name.clone(), shape: self.shape.clone(), kind }
+    }
+}

@@ -1,0 +1,70 @@
+//! A checkpoint as one GGUF file.
+
+use super::GgufReport;
+use super::GgufType;
+use super::metadata::Metadata;
+use super::names::{name_of, q4_k_m};
+use super::types::TensorType;
+use super::writer::{GgufWriter, TensorInfo};
+use crate::checkpoint::Checkpoint;
+use crate::config::Qwen3Config;
+use crate::embedded;
+use crate::error::Result;
+use crate::export::merged::Merged;
+use crate::export::settings::GgufSettings;
+use crate::export::watch::Watch;
+use crate::model::{checkpoint_note, head_is_separate};
+
+/// Writes the model, with an adapter merged into it where one is named.
+pub(in crate::export) fn export_model(settings: &GgufSettings, watch: &mut dyn Watch) -> Result<Option<GgufReport>> {
+    let dir = embedded::resolve(&settings.model_name)?;
+    let config = Qwen3Config::open(&dir)?;
+    let checkpoint = Checkpoint::open(&dir)?;
+    checkpoint_note(&checkpoint, &config)?.iter().for_each(|note| watch.note(note));
+    let adapter = settings.adapters.open(&config, watch)?;
+    let merged = Merged::new(&checkpoint, &config, adapter.as_ref())?;
+    let tied = !head_is_separate(&checkpoint, &config)?;
+    let format = settings.format.unwrap_or(GgufType::F16);
+
+    let mut metadata = Metadata::general("model", &stem(&dir), format.file_type());
+    metadata.sizes(&config, &dir.join("config.json"))?;
+    metadata.sampling(&dir)?;
+    metadata.tokenizer(&dir, &config)?;
+    let is_written = |name: &&str| merged.is_of_model(name) && !(tied && *name == "lm_head.weight");
+    let names: Vec<&str> = merged.names().filter(is_written).collect();
+    let info = |name: &&str| {
+        let shape = merged.shape(name);
+        let name = name_of(name)?;
+        Some(TensorInfo { kind: kind(&name, &shape, format, &config, tied), name, shape })
+    };
+    let infos: Vec<TensorInfo> = names.iter().filter_map(info).collect();
+    let mut out = GgufWriter::create(&settings.output, &metadata.0, &infos)?;
+    watch.say(&format!("writing {} of {}", format, dir.display()));
+    for (done, (name, info)) in names.iter().zip(&infos).enumerate() {
+        if watch.wrote(done, names.len()).is_break() {
+            return Ok(None);
+        }
+        let tensor = merged.tensor(name)?;
+        out.put(&tensor.encode(info.kind.bytes(tensor.columns()), |row, out| info.kind.encode(row, out))?)?;
+    }
+    let bytes = out.finish()?;
+    Ok(Some(GgufReport::new(settings.output.clone(), &infos, bytes)))
+}
+
+/// The last name of a folder.
+fn stem(dir: &std::path::Path) -> String {
+    dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// How a tensor is stored: vectors in f32.
+fn kind(name: &str, shape: &[usize], format: GgufType, config: &Qwen3Config, tied: bool) -> TensorType {
+    let [_, columns] = shape else { return TensorType::F32 };
+    let kind = match format {
+        GgufType::F32 => TensorType::F32,
+        GgufType::F16 => TensorType::F16,
+        GgufType::Bf16 => TensorType::Bf16,
+        GgufType::Q8_0 => TensorType::Q8_0,
+        GgufType::Q4KM => q4_k_m(name, config, tied),
+    };
+    kind.that_fits(*columns)
+}
