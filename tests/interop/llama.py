@@ -195,6 +195,10 @@ def compare_logits(halfbyte: Halfbyte, tmp: Path, name: str, model: Path, adapte
     ours = halfbyte.logits(tmp, model, adapter, "--ids", ",".join(map(str, ids)))["logits"]
     theirs = load(halfbyte.export(tmp, model, "f32"), lora)
     theirs.eval(ids)
+    if adapter is not None:
+        plain = halfbyte.logits(tmp, model, None, "--ids", ",".join(map(str, ids)))["logits"]
+        effect = float(np.abs(plain - ours).max())
+        say(name, "with and without the adapter", f"max difference {effect:.1f}", effect > 10 * LOGITS_TOLERANCE)
     worst = float(np.abs(theirs.scores[: len(ids)] - ours).max())
     say(name, "logits of llama.cpp from F32", f"max difference {worst:.1e} of {np.abs(ours).max():.1f}", worst <= LOGITS_TOLERANCE)
 

@@ -170,7 +170,7 @@ pub struct GgufSettings {
     #[arg(long, aliases = ["outfile", "output-file"])]
     pub output: PathBuf,
     /// f32, f16, bf16, q8_0 or q4_k_m [default: f16, and f32 for an adapter]
-    #[arg(id = "type", long = "type", alias = "outtype", value_parser = parse::<GgufType>)]
+    #[arg(long = "type", alias = "outtype", value_name = "TYPE", value_parser = parse::<GgufType>)]
     pub format: Option<GgufType>,
     /// Write the adapter alone, which llama.cpp adds to a model while that runs
     #[arg(long)]
