@@ -60,7 +60,10 @@ pub struct Ties {
 pub fn combine(all: &[Weighted], how: Combination, ties: Ties) -> Result<Adapter> {
     all.iter().try_for_each(|one| ADAPTER_WEIGHT.check(one.weight))?;
     DENSITY.check(ties.density)?;
-    if all.iter().any(|one| one.adapter.lm_head.is_some() || !one.adapter.tokens.is_empty()) {
+    // All that an adapter has, so that a part which is new cannot be forgotten here.
+    let has_no_sum =
+        |Adapter { config: _, layers: _, lm_head, tokens }: &Adapter| lm_head.is_some() || !tokens.is_empty();
+    if all.iter().any(|one| has_no_sum(one.adapter)) {
         return Err(refused(
             "one of them has an output head or rows of tokens, of which there is no sum; leave it out",
         ));

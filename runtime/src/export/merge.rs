@@ -1,5 +1,6 @@
 //! From a checkpoint and an adapter to one checkpoint, tensor by tensor.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -76,8 +77,7 @@ pub(super) fn merge(settings: &MergeSettings, watch: &mut dyn Watch) -> Result<O
     let config = Qwen3Config::open(&dir)?;
     let checkpoint = Checkpoint::open(&dir)?;
     checkpoint_note(&checkpoint, &config)?.iter().for_each(|note| watch.note(note));
-    let adapter = settings.adapters.open(&config, watch)?;
-    let adapter = adapter.ok_or_else(|| Error::setting("the adapter", "missing", "name at least one (--lora-path)"))?;
+    let adapter = settings.adapters.expect(&config, watch)?;
     let merged = Merged::new(&checkpoint, &config, Some(&adapter))?;
     let dtype = settings.dtype.or(config.dtype).or_else(|| checkpoint.get("model.embed_tokens.weight")?.float());
     let dtype = dtype.unwrap_or(DType::Bf16);
@@ -150,13 +150,16 @@ impl Merge<'_> {
         }
         let tensor = self.merged.tensor(name)?;
         self.n_adapted += usize::from(tensor.is_adapted());
-        let made = if tensor.as_it_is(self.dtype).is_none() { Some(tensor.bytes(self.dtype)?) } else { None };
-        let data = made.as_deref().or(tensor.as_it_is(self.dtype)).unwrap_or_default();
+        let data = match tensor.as_it_is(self.dtype) {
+            Some(bytes) => Cow::Borrowed(bytes),
+            None => Cow::Owned(tensor.bytes(self.dtype)?),
+        };
         let file_type = [Dtype::BF16, Dtype::F16, Dtype::F32][self.dtype.index()];
         match self.bnb.filter(|_| self.merged.is_linear(name)) {
-            None => out.put(Tensor { name, dtype: file_type, shape: &tensor.shape, data }),
+            None => out.put(Tensor { name, dtype: file_type, shape: &tensor.shape, data: &data }),
             Some(bnb) => {
-                let dense = TensorRef { name, dtype: file_type, shape: &tensor.shape, data, file: Path::new("") };
+                let dense =
+                    TensorRef { name, dtype: file_type, shape: &tensor.shape, data: &data, file: Path::new("") };
                 self.put_in_4_bits(bnb, &tensor, dense, out)
             }
         }

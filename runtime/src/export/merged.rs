@@ -159,7 +159,7 @@ impl<'a> MergedTensor<'a> {
         self.shape.last().copied().unwrap_or(1)
     }
 
-    /// Row `i`, rounded to nothing less than f32.
+    /// Row `i` with what the adapter does to it.
     pub fn row(&self, i: usize, out: &mut [f32]) {
         match self.change {
             Some(Change::Replace(weight)) => out.copy_from_slice(&weight[i * out.len()..][..out.len()]),

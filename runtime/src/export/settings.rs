@@ -59,6 +59,12 @@ impl AdapterSettings {
         combine(&parts, how, ties).map(Some)
     }
 
+    /// The same where at least one must be named.
+    pub(super) fn expect(&self, model: &Qwen3Config, watch: &mut dyn Watch) -> Result<Adapter> {
+        let none = || Error::setting("the adapter", "missing", "name at least one (--lora-path)");
+        self.open(model, watch)?.ok_or_else(none)
+    }
+
     /// Refuses what would have no effect, and what is missing.
     fn check(&self) -> Result<()> {
         let n = self.lora_path.len();

@@ -1,5 +1,7 @@
 //! An adapter as llama.cpp's LoRA GGUF, which is added to a model while that runs.
 
+use std::path::Path;
+
 use halfbyte::host;
 
 use super::metadata::Metadata;
@@ -24,11 +26,11 @@ pub(in crate::export) fn export_adapter(settings: &GgufSettings, watch: &mut dyn
         _ => return Err(Error::setting("the type", format, "it must be f32, f16 or bf16 for an adapter")),
     };
     let config = Qwen3Config::open(&embedded::resolve(&settings.model_name)?)?;
-    let adapter = settings.adapters.open(&config, watch)?;
-    let adapter = adapter.ok_or_else(|| Error::setting("the adapter", "missing", "name at least one (--lora-path)"))?;
-    check(settings, &adapter)?;
+    let adapter = settings.adapters.expect(&config, watch)?;
+    let path = settings.adapters.lora_path.first().cloned().unwrap_or_default();
+    check(&path, &adapter)?;
     let alpha = adapter.config.alpha;
-    let mut metadata = Metadata::general("adapter", "adapter", format.file_type());
+    let mut metadata = Metadata::general("adapter", &path, format.file_type());
     metadata.put("adapter.type", Value::Text("lora".into()));
     metadata.put("adapter.lora.alpha", Value::F32(alpha as f32));
 
@@ -46,22 +48,23 @@ pub(in crate::export) fn export_adapter(settings: &GgufSettings, watch: &mut dyn
 }
 
 /// Refuses what the format has no place for.
-fn check(settings: &GgufSettings, adapter: &Adapter) -> Result<()> {
-    let what = if adapter.lm_head.is_some() {
+fn check(path: &Path, adapter: &Adapter) -> Result<()> {
+    // All that an adapter has, so that a part which is new cannot be forgotten here.
+    let Adapter { config: _, layers, lm_head, tokens } = adapter;
+    let what = if lm_head.is_some() {
         "an output head of its own"
-    } else if !adapter.tokens.is_empty() {
+    } else if !tokens.is_empty() {
         "rows of tokens of its own"
-    } else if adapter.layers.iter().any(|layer| layer.target.module == Module::LmHead) {
+    } else if layers.iter().any(|layer| layer.target.module == Module::LmHead) {
         "matrices for the output head"
     } else {
         return Ok(());
     };
-    let path = settings.adapters.lora_path.first().cloned().unwrap_or_default();
     let reason = format!(
         "it has {what}, and llama.cpp's adapters hold only matrices for the layers' linear maps; write the model with the \
          adapter merged into it (leave out --adapter-only)"
     );
-    Err(Error::Adapter { path, reason })
+    Err(Error::Adapter { path: path.to_owned(), reason })
 }
 
 /// One matrix of a module.

@@ -29,12 +29,12 @@ impl Metadata {
         self.put(key, Value::Text(text.to_owned()));
     }
 
-    /// What every file begins with: `kind` is "model" or "adapter".
-    pub fn general(kind: &str, name: &str, file_type: u32) -> Self {
+    /// What every file begins with: `kind` is "model" or "adapter", `dir` the folder that it is made of.
+    pub fn general(kind: &str, dir: &Path, file_type: u32) -> Self {
         let mut all = Metadata::default();
         all.text("general.architecture", ARCHITECTURE);
         all.text("general.type", kind);
-        all.text("general.name", name);
+        all.text("general.name", &dir.file_name().unwrap_or_default().to_string_lossy());
         all.put("general.file_type", Value::U32(file_type));
         all.put("general.quantization_version", Value::U32(QUANTIZATION_VERSION));
         all

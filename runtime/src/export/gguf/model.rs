@@ -1,11 +1,10 @@
 //! A checkpoint as one GGUF file.
 
-use super::GgufReport;
-use super::GgufType;
 use super::metadata::Metadata;
 use super::names::{name_of, q4_k_m};
 use super::types::TensorType;
 use super::writer::{GgufWriter, TensorInfo};
+use super::{GgufReport, GgufType};
 use crate::checkpoint::Checkpoint;
 use crate::config::Qwen3Config;
 use crate::embedded;
@@ -26,7 +25,7 @@ pub(in crate::export) fn export_model(settings: &GgufSettings, watch: &mut dyn W
     let tied = !head_is_separate(&checkpoint, &config)?;
     let format = settings.format.unwrap_or(GgufType::F16);
 
-    let mut metadata = Metadata::general("model", &stem(&dir), format.file_type());
+    let mut metadata = Metadata::general("model", &dir, format.file_type());
     metadata.sizes(&config, &dir.join("config.json"))?;
     metadata.sampling(&dir)?;
     metadata.tokenizer(&dir, &config)?;
@@ -49,11 +48,6 @@ pub(in crate::export) fn export_model(settings: &GgufSettings, watch: &mut dyn W
     }
     let bytes = out.finish()?;
     Ok(Some(GgufReport::new(settings.output.clone(), &infos, bytes)))
-}
-
-/// The last name of a folder.
-fn stem(dir: &std::path::Path) -> String {
-    dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// How a tensor is stored: vectors in f32.

@@ -2,12 +2,12 @@
 //!
 //! Source: the format's specification, `docs/gguf.md` of ggml.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::types::TensorType;
 use crate::error::{Error, Result};
-use crate::files::{OutputFolder, Staged, folder_of, refuse_existing};
+use crate::files::{OutputFolder, Staged, folder_of};
 
 const MAGIC: &[u8; 4] = b"GGUF";
 const VERSION: u32 = 3;
@@ -61,8 +61,10 @@ impl GgufWriter {
     pub fn create(path: &Path, metadata: &[(String, Value)], tensors: &[TensorInfo]) -> Result<Self> {
         let head = head(metadata, tensors);
         let dir = folder_of(path);
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        refuse_existing(dir, &[name], "it exists; choose another name")?;
+        if path.exists() {
+            let exists = io::Error::new(io::ErrorKind::AlreadyExists, "it exists; choose another name");
+            return Err(Error::io("replace", path)(exists));
+        }
         let folder = OutputFolder::claim(dir)?;
         let left: Vec<_> = tensors.iter().rev().map(TensorInfo::bytes).collect();
         let bytes: usize = left.iter().map(|bytes| bytes.next_multiple_of(ALIGNMENT)).sum();
