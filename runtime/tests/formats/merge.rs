@@ -76,6 +76,7 @@ fn half_a_step(dtype: DType) -> f64 {
 fn a_merge_adds_to_the_adapted_layers_and_to_nothing_else() {
     let model = Qwen3Config::open(&untied()).unwrap();
     let before = Checkpoint::open(&untied()).unwrap();
+    let dtype_names = ["bfloat16", "float16", "float32"];
     for (name, dtype) in [("plain", DType::F32), ("patterns", DType::Bf16), ("rslora", DType::F16)] {
         let out = tempfile::tempdir().unwrap();
         let report =
@@ -85,6 +86,7 @@ fn a_merge_adds_to_the_adapted_layers_and_to_nothing_else() {
         assert!(
             after.has("model.layers.1.self_attn.q_norm.weight") && after.has("model.layers.0.self_attn.k_norm.weight")
         );
+        assert_eq!(config(out.path())["dtype"], dtype_names[dtype.index()]);
         let adapter = Adapter::open(&tiny_adapter(name), &model).unwrap().0;
         assert_eq!((report.n_adapted, report.n_tensors), (adapter.layers.len(), before.names().count()));
         for tensor in before.names() {
