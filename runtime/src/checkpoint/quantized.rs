@@ -1,5 +1,5 @@
-use halfbyte::DType;
 use halfbyte::quant::{Absmax, BLOCK_SIZES, Format, GROUP};
+use halfbyte::{DType, host};
 use safetensors::Dtype;
 use serde_json::{Value, json};
 
@@ -86,16 +86,19 @@ impl<'a> Bnb4bitTensor<'a> {
     }
 
     /// What the weight stands for.
-    pub(crate) fn values(self) -> Values<'a> {
+    ///
+    /// # Errors
+    /// There is too little memory for its scales.
+    pub(crate) fn values(self) -> Result<Values<'a>> {
         let scales = match self.absmax {
             Absmax::Plain(absmax) => f32s(absmax),
             Absmax::Nested { codes, groups } => {
                 let (map, absmax) = (f32s(groups.map), f32s(groups.absmax));
                 let scale = |(i, &code): (usize, &u8)| map[usize::from(code)] * absmax[i / GROUP] + groups.offset;
-                codes.iter().enumerate().map(scale).collect()
+                host::collect(codes.len(), codes.iter().enumerate().map(scale))?
             }
         };
-        Values { map: self.quant_map(), scales, weight: self }
+        Ok(Values { map: self.quant_map(), scales, weight: self })
     }
 
     /// The state as bitsandbytes writes it, to the byte: `json.dumps` of its `QuantState.as_dict`.

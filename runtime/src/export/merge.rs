@@ -175,7 +175,7 @@ impl Merge<'_> {
         let base = Base::Quantized { format: bnb.format, block_size: BLOCK_SIZE, double_quant: bnb.double_quant };
         let Some(weight) = HostWeight::quantize(&Cpu::new(), self.merged.files, base, dense)? else { return Ok(()) };
         if tensor.is_adapted() {
-            self.error.add(tensor, &weight);
+            self.error.add(tensor, &weight)?;
         }
         out.put_quantized(dense.name, &weight.tensor())
     }
@@ -183,8 +183,8 @@ impl Merge<'_> {
 
 impl FourBits {
     /// Adds a layer.
-    fn add(&mut self, tensor: &MergedTensor, rounded: &HostWeight) {
-        let rounded = rounded.tensor().values();
+    fn add(&mut self, tensor: &MergedTensor, rounded: &HostWeight) -> Result<()> {
+        let rounded = rounded.tensor().values()?;
         let columns = tensor.columns();
         let mut rows = [(); 3].map(|()| vec![0.0; columns]);
         let [merged, base, four_bit] = &mut rows;
@@ -197,5 +197,6 @@ impl FourBits {
             self.added += merged.iter().zip(&*base).map(|(a, b)| square(a, b)).sum::<f64>();
             self.error += merged.iter().zip(&*four_bit).map(|(a, b)| square(a, b)).sum::<f64>();
         }
+        Ok(())
     }
 }

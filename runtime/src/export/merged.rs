@@ -76,7 +76,7 @@ impl<'a> Merged<'a> {
         let (base, shape) = match self.modules.get(name) {
             Some(&shape) => match self.files.weight(name, shape)? {
                 Weight::Dense(dense) => (Base::Dense(dense.expect_finite()?), shape.to_vec()),
-                Weight::Quantized(weight) => (Base::Quantized(weight.values()), shape.to_vec()),
+                Weight::Quantized(weight) => (Base::Quantized(weight.values()?), shape.to_vec()),
             },
             None if tensor.float().is_none() => return Err(tensor.wrong("bfloat16, float16 or float32")),
             None => (Base::Dense(tensor.expect_finite()?), tensor.shape.to_vec()),
