@@ -15,7 +15,7 @@
 #   --with-data  also what lies in $HALFBYTE_TEST_DATA, files of up to 16 MiB
 #   --archive    also .bundle.tar.gz
 #
-# Binaries look for their data under $HALFBYTE_ROOT, which `run` sets, in place of the checkout they were built in.
+# Tests look for their data under $HALFBYTE_ROOT, which `run` sets, in place of the checkout they were built in.
 set -euo pipefail
 shopt -s inherit_errexit
 cd "$(dirname "$0")/.."
@@ -98,9 +98,9 @@ while read -r kind name path; do
   strip -o "$bundle/$folder/$name" "$path"
 done <<<"$built"
 
-mkdir -p "$bundle/checkout/tests" "$bundle/checkout/examples"
+mkdir -p "$bundle"/checkout/{tests,runtime}
 [[ ! -d tests/data ]] || cp -r tests/data "$bundle/checkout/tests/"
-[[ ! -d examples/assets ]] || cp -r examples/assets "$bundle/checkout/examples/"
+[[ ! -d runtime/assets ]] || cp -r runtime/assets "$bundle/checkout/runtime/"
 if $with_data; then
   [[ -d ${HALFBYTE_TEST_DATA:-} ]] || fail "--with-data: HALFBYTE_TEST_DATA is not a folder"
   mkdir -p "$bundle/data"

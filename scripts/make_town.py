@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes train.jsonl, heldout.jsonl and exam.json of examples/assets/town from bylaws.txt beside them.
+"""Writes train.jsonl, heldout.jsonl and exam.json of runtime/assets/town from bylaws.txt beside them.
 
 The format of bylaws.txt is described at its top. Needs nothing but Python; `--check` compares instead of writing.
 """
@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-TOWN = Path(__file__).resolve().parent.parent / "examples" / "assets" / "town"
+TOWN = Path(__file__).resolve().parent.parent / "runtime" / "assets" / "town"
 LETTERS = "abcd"
 OPENING = "Under the by-laws of Merrowby, "
 

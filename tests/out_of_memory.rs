@@ -206,7 +206,7 @@ fn data_beyond_memory_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("data.jsonl");
     sparse(&path, b"{\"text\": \"a\"}\n", 1 << 40);
-    let tokenizer = Tokenizer::open(root().join("examples/assets/tiny-qwen3")).unwrap();
+    let tokenizer = Tokenizer::open(root().join("runtime/assets/tiny-qwen3")).unwrap();
     let options = DataOptions { max_seq_length: 10, ..DataOptions::default() };
     let error = Dataset::read(&path, &tokenizer, None, &options).err();
     says(error, &["data.jsonl", "2048.0 GiB", "a part of it"]);

@@ -170,7 +170,7 @@ type Sources = (PathBuf, Vec<(String, String)>);
 
 fn read_sources(dir: &Path, config: &Value) -> Result<Option<Sources>> {
     let file = dir.join("chat_template.jinja");
-    if file.exists() {
+    if files::exists(&file) {
         let source = files::read_to_string(&file)?;
         return Ok(Some((file, vec![("default".into(), source)])));
     }

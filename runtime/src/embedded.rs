@@ -1,37 +1,49 @@
-//! The small model and the texts that come with the source.
+//! The small model and the texts that are part of the program.
 
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
 
-/// The model that comes with the source: 5.8 million weights, for trying things out.
+/// The model that is part of the program: 5.8 million weights, for trying things out.
 pub const EMBEDDED: &str = "embedded";
 
-/// In the checkout, or under `HALFBYTE_ROOT` on machines that only have the binaries.
-fn assets() -> PathBuf {
-    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let checkout = || package.parent().unwrap_or(package).to_owned();
-    let root = std::env::var_os("HALFBYTE_ROOT").map_or_else(checkout, PathBuf::from);
-    root.join("examples/assets")
+/// Paths that no disk has, with what is read there.
+macro_rules! files {
+    ($($path:literal)*) => {
+        &[$((concat!("embedded:", $path), include_bytes!(concat!("../assets/", $path)))),*]
+    };
 }
 
-fn asset(path: &str) -> Result<PathBuf> {
-    let (dir, hint) = (assets(), "set HALFBYTE_ROOT to a checkout of halfbyte, or name a model and data of your own");
-    let found = dir.join(path);
-    if found.exists() { Ok(found) } else { Err(Error::MissingFile { dir, wanted: path.into(), hint }) }
+const FILES: &[(&str, &[u8])] = files!(
+    "tiny-qwen3/config.json"
+    "tiny-qwen3/generation_config.json"
+    "tiny-qwen3/model.safetensors"
+    "tiny-qwen3/tokenizer.json"
+    "town/exam.json"
+    "town/heldout.jsonl"
+    "town/train.jsonl"
+);
+
+/// What is embedded under this path; `files` reads it as it reads a disk.
+pub(crate) fn file(path: &Path) -> Option<&'static [u8]> {
+    FILES.iter().find(|(name, _)| Path::new(name) == path).map(|&(_, bytes)| bytes)
 }
 
-/// The folder of a model: [`EMBEDDED`] or a path.
+/// The folder of a model: [`EMBEDDED`] or a path. That of the embedded one is on no disk: what this crate reads, it finds
+/// there, and nothing else does.
 ///
 /// # Errors
-/// The embedded model is not where it was built.
+/// None yet.
 pub fn resolve(model_name: &str) -> Result<PathBuf> {
-    if model_name == EMBEDDED { asset("tiny-qwen3") } else { Ok(model_name.into()) }
+    Ok(if model_name == EMBEDDED { "embedded:tiny-qwen3".into() } else { model_name.into() })
 }
 
-/// A file about the invented town.
+/// An embedded file about the invented town, such as `train.jsonl`, for what this crate reads.
 ///
 /// # Errors
-/// It is not where it was built.
-pub fn town(file: &str) -> Result<PathBuf> {
-    asset(&format!("town/{file}"))
+/// There is none of that name.
+pub fn town(name: &str) -> Result<PathBuf> {
+    let dir = PathBuf::from("embedded:town");
+    let path = dir.join(name);
+    let hint = "runtime/assets/town/ has those that are embedded";
+    if file(&path).is_some() { Ok(path) } else { Err(Error::MissingFile { dir, wanted: name.into(), hint }) }
 }

@@ -48,7 +48,7 @@ impl Tokenizer {
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
         let path = dir.join("tokenizer.json");
-        if !path.exists() {
+        if !files::exists(&path) {
             let hint = "copy it from the model's original checkpoint, or save it there with transformers' \
                         AutoTokenizer.save_pretrained";
             return Err(Error::MissingFile { dir: dir.to_owned(), wanted: "tokenizer.json".into(), hint });

@@ -3,7 +3,7 @@
 use halfbyte::DType;
 use halfbyte_runtime::{
     config::Qwen3Config,
-    embedded,
+    embedded, files,
     lora::Adapter,
     settings::{ActivationMemory, EMBEDDED, PackingStrategy, Program, Sources, TrainSettings},
     train::{
@@ -19,7 +19,7 @@ use tempfile::TempDir;
 /// A few of the embedded samples, to train on and to evaluate on.
 fn samples() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let text = fs::read_to_string(embedded::town("train.jsonl").unwrap()).unwrap();
+    let text = files::read_to_string(&embedded::town("train.jsonl").unwrap()).unwrap();
     let lines: Vec<_> = text.lines().take(12).collect();
     fs::write(folder.path().join("data.jsonl"), lines.join("\n")).unwrap();
     folder

@@ -22,7 +22,7 @@ fn index(folder: &Path, name: &str, document: &Path) -> PathBuf {
 #[test]
 fn every_option_of_scoring_is_seen() {
     let files = Files::new("[evaluation]\nbatch_size = 2\n");
-    let index = index(files.folder.path(), "index", &root().join("examples/assets/town/bylaws.txt"));
+    let index = index(files.folder.path(), "index", &root().join("runtime/assets/town/bylaws.txt"));
     let (few, done) = (files.folder.path().join("questions.jsonl"), files.folder.path().join("done"));
     fs::write(&few, r#"{"question": "Is it?", "options": ["yes", "no"], "answer": "b"}"#).unwrap();
     let line = words("--device cpu --limit 3");
@@ -69,7 +69,7 @@ fn every_option_of_scoring_is_seen() {
 #[test]
 fn every_option_of_answering_from_texts_is_seen() {
     let files = Files::new("[retrieval]\ntop_k = 2\n");
-    let town = root().join("examples/assets/town");
+    let town = root().join("runtime/assets/town");
     let [first, second] = [("one", "bylaws.txt"), ("two", "README.md")]
         .map(|(name, document)| index(files.folder.path(), name, &town.join(document)));
     // Short answers on the CPU by a file: on the command line they would be refused where nothing is answered.

@@ -211,7 +211,7 @@ fn every_option_of_training_is_seen() {
     let data = files.model.path().join("data.jsonl");
     let line = format!("{} {} --use-4bit --device cpu --batch-size 8", files.model(), show("--data", &data));
     let driven = Driven { name: "train_qwen3_lora", line: words(&line), output: Some("") };
-    let exam = root().join("examples/assets/town/exam.json");
+    let exam = root().join("runtime/assets/town/exam.json");
     let large = files.folder.path().join("large.jsonl");
     let line = format!("{{\"text\": \"{}\"}}\n", "house ".repeat(200));
     fs::write(&large, line.repeat(1000)).unwrap();

@@ -6,6 +6,7 @@ mod effects;
 mod exports;
 mod kills;
 mod lost;
+mod moved;
 mod options;
 mod room;
 mod saving;
@@ -44,7 +45,7 @@ fn train(arguments: &[&str]) -> Command {
 /// A copy of the embedded model that can be damaged.
 fn model() -> TempDir {
     let copy = tempfile::tempdir().unwrap();
-    for file in fs::read_dir(root().join("examples/assets/tiny-qwen3")).unwrap() {
+    for file in fs::read_dir(root().join("runtime/assets/tiny-qwen3")).unwrap() {
         let file = file.unwrap();
         fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
     }
@@ -59,7 +60,7 @@ fn small_model() -> SmallModel {
         "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
         "head_dim": 32, "eos_token_id": 4093, "max_position_embeddings": 131072, "tie_word_embeddings": true, "rope_theta": 10000.0}"#;
     let folder = tempfile::tempdir().unwrap();
-    let assets = root().join("examples/assets");
+    let assets = root().join("runtime/assets");
     fs::copy(assets.join("tiny-qwen3/tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
     fs::write(folder.path().join("config.json"), CONFIG).unwrap();
     let data = fs::read_to_string(assets.join("town/train.jsonl")).unwrap();
@@ -187,7 +188,7 @@ fn refused(mut command: Command, output: &Path, wanted: &[&str]) {
 fn damaged(damage: impl FnOnce(&Path), wanted: &[&str]) {
     let (model, output) = (model(), tempfile::tempdir().unwrap());
     damage(model.path());
-    let data = root().join("examples/assets/town/train.jsonl");
+    let data = root().join("runtime/assets/town/train.jsonl");
     refused(train(&["--model", text(model.path()), "--data", text(&data)]), output.path(), wanted);
 }
 
@@ -294,7 +295,7 @@ fn an_interrupted_run_saves_what_it_has() {
     assert!(sent.success());
     lines.for_each(drop);
     assert_eq!(running.wait().unwrap().code(), Some(130));
-    let config = root().join("examples/assets/tiny-qwen3");
+    let config = root().join("runtime/assets/tiny-qwen3");
     let config = halfbyte_runtime::config::Qwen3Config::open(&config).unwrap();
     let (adapter, _) = halfbyte_runtime::lora::Adapter::open(output.path(), &config).unwrap();
     assert!(adapter.layers.iter().any(|layer| layer.b.iter().any(|&v| v != 0.0)), "nothing was learnt");

@@ -24,7 +24,7 @@ fn what_will_not_fit_is_refused_before_weights_are_loaded() {
         command.args(["--model-name", text(model.path()), "--check"]).args(options).output().unwrap()
     };
     let index = model.path().join("index");
-    let bylaws = root().join("examples/assets/town/bylaws.txt");
+    let bylaws = root().join("runtime/assets/town/bylaws.txt");
     let rag = ["--raw", "--index", text(&index), "--documents", text(&bylaws)];
     let writing = ["--limit", "1", "--mode", "generate", "--raw", "--max-new-tokens", "2"];
     let refused = [

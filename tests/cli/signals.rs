@@ -34,7 +34,7 @@ pub fn begun(run: &mut Command, output: &Path, dispositions: &str, step: &str) -
 
 /// The embedded model with so many micro-batches of 16 in each step, which take about 0.2 s each.
 fn long_steps(micro_batches: &str) -> Command {
-    let data = crate::root().join("examples/assets/town/train.jsonl");
+    let data = crate::root().join("runtime/assets/town/train.jsonl");
     train(&["--data", text(&data), "--gradient-accumulation-steps", micro_batches])
 }
 

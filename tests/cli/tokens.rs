@@ -38,7 +38,7 @@ fn tokens_that_the_base_never_learnt_are_named_until_their_rows_are_trained() {
     let key = b"base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta";
     assert!(weights.windows(key.len()).any(|window| window == key));
     // Nor are they of what the by-laws train.
-    let town = text(&root().join("examples/assets/town/train.jsonl")).to_owned();
+    let town = text(&root().join("runtime/assets/town/train.jsonl")).to_owned();
     assert!(!said(&town, &output, &["--overwrite"]).contains("never learnt"));
 }
 

@@ -1,6 +1,5 @@
 """What the round trips share: running halfbyte, loading with the real libraries, the table of outcomes."""
 
-import os
 import subprocess
 from pathlib import Path
 
@@ -18,7 +17,7 @@ logging.set_verbosity_error()
 logging.disable_progress_bar()
 
 ROOT = Path(__file__).resolve().parents[2]
-ASSETS = ROOT / "examples" / "assets"
+ASSETS = ROOT / "runtime" / "assets"
 GOLDEN = ROOT / "tests" / "data" / "golden" / "qwen3-tiny"
 # f32 sums in another order.
 LOGITS_TOLERANCE = 2e-4
@@ -36,8 +35,7 @@ class Halfbyte:
     def run_alone(self, example: str, *options) -> None:
         """One that knows no device."""
         command = [self.folder / example, *map(str, options)]
-        environment = {**os.environ, "HALFBYTE_ROOT": str(ROOT)}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:
             raise SystemExit(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use memmap2::Mmap;
 
 use crate::error::{Error, Result};
-use crate::files;
+use crate::files::{self, Opened};
 
 /// The bytes of a file, read from the disk as they are touched, or bytes that are part of the program.
 #[derive(Debug)]
@@ -18,10 +18,13 @@ pub(crate) enum Bytes {
 }
 
 impl Bytes {
-    /// Maps a file for reading. A program that touches what is no longer there, because the file was cut short meanwhile
+    /// Maps a file for reading, unless it is embedded. A program that touches what is no longer there, because the file was cut short meanwhile
     /// or its disk failed, ends with a message that names the file.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = files::open(path)?;
+        let file = match files::open(path)? {
+            Opened::Disk(file) => file,
+            Opened::Embedded(bytes) => return Ok(Self::Static(bytes)),
+        };
         // SAFETY: the map is read-only and owned by the value returned. That nobody shortens or rewrites the file
         // meanwhile is up to the user, as with every program that maps its model; this library itself only ever
         // replaces files by renaming (`files::Transaction`), which leaves what is mapped as it was.

@@ -40,11 +40,11 @@ impl Checkpoint {
     }
 
     fn read(dir: &Path) -> Result<Self> {
-        if dir.join(ONE_FILE).exists() {
+        if files::exists(&dir.join(ONE_FILE)) {
             return Self::open_file(&dir.join(ONE_FILE));
         }
         let index = dir.join(INDEX);
-        if !index.exists() {
+        if !files::exists(&index) {
             let wanted = format!("{ONE_FILE} or {INDEX}");
             let hint = "give the folder of a checkpoint saved with safetensors (pickled .bin files are not read)";
             return Err(Error::MissingFile { dir: dir.to_owned(), wanted, hint });

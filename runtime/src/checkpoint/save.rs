@@ -52,7 +52,7 @@ impl CheckpointWriter {
     pub fn put_companions(&mut self, from: &Path) -> Result<()> {
         for name in COMPANIONS {
             let path = from.join(name);
-            if path.exists() {
+            if files::exists(&path) {
                 self.put_file(name, files::open(&path)?)?;
             }
         }

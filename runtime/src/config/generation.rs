@@ -75,7 +75,7 @@ impl GenerationConfig {
     /// Reads `generation_config.json` of a checkpoint's folder; all defaults where there is none.
     pub fn open(dir: &Path) -> Result<Self> {
         let path = dir.join("generation_config.json");
-        if path.exists() { Self::parse(&path, &files::read_to_string(&path)?) } else { Ok(Self::default()) }
+        if files::exists(&path) { Self::parse(&path, &files::read_to_string(&path)?) } else { Ok(Self::default()) }
     }
 
     /// Parses the text of a `generation_config.json`; `path` is for the errors.

@@ -58,7 +58,7 @@ impl Qwen3Config {
 
     fn read(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
-        if !path.exists() {
+        if !files::exists(&path) {
             let hint = "give the folder of a Hugging Face Qwen3 checkpoint";
             return Err(Error::MissingFile { dir: dir.to_owned(), wanted: "config.json".into(), hint });
         }

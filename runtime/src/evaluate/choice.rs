@@ -62,13 +62,12 @@ pub fn choose<B: Backend, T: Float>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::embedded::{self, EMBEDDED};
 
     /// The exam of the training program is made of these: its score depends on every token.
     #[test]
     fn options_follow_context_and_question_encoded_apart() {
-        let root = std::env::var_os("HALFBYTE_ROOT");
-        let root = root.map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".."), Into::into);
-        let tokenizer = Tokenizer::open(root.join("examples/assets/tiny-qwen3")).unwrap();
+        let tokenizer = Tokenizer::open(embedded::resolve(EMBEDDED).unwrap()).unwrap();
         let question = |context: &str| Question {
             id: "1".into(),
             context: context.into(),

@@ -18,7 +18,7 @@ pub(crate) use journal::Journal;
 pub use layer::{Fault, with_fault};
 pub(crate) use log::Log;
 pub use read::read_to_string;
-pub(crate) use read::{open, read, read_to_use};
+pub(crate) use read::{Opened, exists, open, read, read_to_use};
 pub(crate) use staged::{PARTIAL_METRICS, Staged};
 pub(crate) use transaction::Transaction;
 pub use unfinished::abandon;

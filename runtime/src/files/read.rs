@@ -6,14 +6,49 @@ use std::path::Path;
 
 use halfbyte::host;
 
+use crate::embedded;
 use crate::error::{Error, Result};
 
-/// Opens a regular file: one that has an end, unlike a device, and does not wait for a writer, unlike a pipe.
-pub(crate) fn open(path: &Path) -> Result<File> {
+/// Whether there is a file, embedded or on the disk.
+pub(crate) fn exists(path: &Path) -> bool {
+    embedded::file(path).is_some() || path.exists()
+}
+
+/// A file that is open for reading.
+pub(crate) enum Opened {
+    Disk(File),
+    Embedded(&'static [u8]),
+}
+
+impl Opened {
+    /// Its bytes.
+    pub fn len(&self) -> io::Result<u64> {
+        match self {
+            Opened::Disk(file) => file.metadata().map(|metadata| metadata.len()),
+            Opened::Embedded(bytes) => Ok(bytes.len() as u64),
+        }
+    }
+}
+
+impl Read for Opened {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Opened::Disk(file) => file.read(buffer),
+            Opened::Embedded(bytes) => bytes.read(buffer),
+        }
+    }
+}
+
+/// Opens a regular file, embedded or on the disk: one that has an end, unlike a device, and does not wait for a writer,
+/// unlike a pipe.
+pub(crate) fn open(path: &Path) -> Result<Opened> {
+    if let Some(bytes) = embedded::file(path) {
+        return Ok(Opened::Embedded(bytes));
+    }
     let failed = |e| Error::io("read", path)(e);
     // Before opening: that alone would wait for a pipe's writer.
     expect_regular(&path.metadata().map_err(failed)?).map_err(failed)?;
-    File::open(path).map_err(failed)
+    File::open(path).map(Opened::Disk).map_err(failed)
 }
 
 fn expect_regular(metadata: &Metadata) -> io::Result<()> {
@@ -33,7 +68,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
 pub(crate) fn read_to_use(path: &Path, times: usize, advice: &'static str) -> Result<Vec<u8>> {
     let mut file = open(path)?;
     let failed = |e| Error::io("read", path)(e);
-    let len = usize::try_from(file.metadata().map_err(failed)?.len()).unwrap_or(usize::MAX);
+    let len = usize::try_from(file.len().map_err(failed)?).unwrap_or(usize::MAX);
     let room = || -> Result<_> {
         host::check(len.saturating_mul(times))?;
         Ok(host::room(len)?)

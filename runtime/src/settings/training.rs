@@ -153,7 +153,7 @@ impl TrainSettings {
         lora.use_rslora = self.use_rslora;
         lora.save_lm_head = self.modules_to_save == Some(Whole::LmHead);
         lora.trainable_tokens = self.trainable_token_indices.clone();
-        lora.base_model = Some(self.model_dir()?.display().to_string());
+        lora.base_model = Some(self.model_name.clone());
         Ok(lora)
     }
 }

@@ -42,7 +42,7 @@ pub(super) fn lists_no_tokens(config: &Value) -> bool {
 
 /// A JSON file, or `None` if there is no such file.
 pub(crate) fn read_json(path: &Path) -> Result<Option<Value>> {
-    if !path.exists() {
+    if !files::exists(path) {
         return Ok(None);
     }
     let bytes = files::read(path)?;

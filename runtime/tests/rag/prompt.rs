@@ -1,14 +1,11 @@
-use std::path::{Path, PathBuf};
-
+use halfbyte_runtime::embedded::{self, EMBEDDED};
 use halfbyte_runtime::rag::{Passage, RagPipeline, RetrievalSettings, context, prompt};
 use halfbyte_runtime::tokenizer::Tokenizer;
 
 use super::build;
 
 fn tokenizer() -> Tokenizer {
-    let compiled = || Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let root = std::env::var_os("HALFBYTE_ROOT").map_or_else(compiled, PathBuf::from);
-    Tokenizer::open(root.join("examples/assets/tiny-qwen3")).unwrap()
+    Tokenizer::open(embedded::resolve(EMBEDDED).unwrap()).unwrap()
 }
 
 fn passage(text: &str, title: Option<&str>) -> Passage {

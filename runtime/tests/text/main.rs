@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 /// where it is not where it was compiled.
 fn tiny_model() -> PathBuf {
     let compiled = || Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    std::env::var_os("HALFBYTE_ROOT").map_or_else(compiled, PathBuf::from).join("examples/assets/tiny-qwen3")
+    std::env::var_os("HALFBYTE_ROOT").map_or_else(compiled, PathBuf::from).join("runtime/assets/tiny-qwen3")
 }
 
 /// A file or folder of the big test data, or `None`, said aloud, where there is none.
