@@ -1,15 +1,14 @@
 //! Writes a model's logits into a safetensors file, to compare halfbyte with other programs.
 //!
 //! The file has `ids` (i64, `[n_tokens]`) and `logits` (f32, `[n_tokens, vocab]`); the texts follow one another.
-mod common;
 
 use clap::Parser;
-use common::{Signals, note, say, start};
 use halfbyte::{Backend, Count, DType, Float};
 use halfbyte_runtime::{
     Error, Result,
     batch::Batch,
     checkpoint::{Checkpoint, Dtype, Tensor, write_file},
+    cli::{Signals, note, say, start},
     config::Qwen3Config,
     device::{self, Device, Job},
     embedded,

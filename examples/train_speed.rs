@@ -2,14 +2,11 @@
 mod common;
 
 use clap::Parser;
-use common::{
-    Signals, say,
-    speed::{List, Measured, gib, list, or_out_of_memory, say_ops, within},
-    start,
-};
+use common::speed::{List, Measured, gib, list, or_out_of_memory, say_ops, within};
 use halfbyte::{Backend, Float};
 use halfbyte_runtime::{
     Result,
+    cli::{Signals, say, start},
     device::{self, Job},
     model::Qwen3,
     options,

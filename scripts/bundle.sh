@@ -6,6 +6,7 @@
 #   .bundle/run tests suite rms_norm         one of them, with arguments for it
 #   .bundle/run benches
 #   .bundle/run example train_qwen3_lora --use-4bit
+#   .bundle/halfbyte train --use-4bit        the same, if all was built
 #   .bundle/run list
 #
 # Build with HALFBYTE_CUDA_ARCHS set to the architecture of that host: each binary embeds its kernels.
@@ -69,7 +70,7 @@ for line in sys.stdin:
     if m.get("reason") != "compiler-artifact" or not m.get("executable"):
         continue
     kind, name = m["target"]["kind"][0], m["target"]["name"]
-    if kind not in ("test", "bench", "example"):
+    if kind not in ("test", "bench", "example", "bin"):
         kind, name = "test", "runtime-lib" if "halfbyte-runtime@" in m["package_id"] else "lib"
     print(kind, name, m["executable"])'
 }
@@ -95,6 +96,7 @@ while read -r kind name path; do
   [[ $name != bindings && $name != tidy ]] || continue # these two read the sources
   folder=${kind}s
   [[ $kind == bench ]] && folder=benches
+  [[ $kind == bin ]] && folder=. # tests look for it beside their folder
   strip -o "$bundle/$folder/$name" "$path"
 done <<<"$built"
 

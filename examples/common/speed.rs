@@ -1,10 +1,10 @@
 //! What the programs that measure speed share.
 
-use super::say;
 use clap::Args;
 use halfbyte::{Backend, DType, OpTime, quant::Format};
 use halfbyte_runtime::{
     Result,
+    cli::say,
     device::Device,
     model::Base,
     options::{self, Number, Range},

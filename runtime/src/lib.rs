@@ -2,6 +2,8 @@
 pub mod batch;
 pub mod chat;
 pub mod checkpoint;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod config;
 pub mod device;
 pub mod embedded;

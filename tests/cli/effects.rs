@@ -199,7 +199,16 @@ pub fn of_sampling(top_k: &str) -> Vec<Row> {
 }
 
 pub fn of_every_program(name: &str) -> Vec<Row> {
-    vec![row("--help", says("Usage:")), row("--version", says(format!("{name} {}", env!("CARGO_PKG_VERSION"))))]
+    vec![row("--help", says("Usage:")), row("--version", says(version(name)))]
+}
+
+/// What a program says of its version.
+pub fn version(name: &str) -> String {
+    let kernels = match halfbyte::cuda::architectures() {
+        "" => "no kernels: CPU only".into(),
+        archs => format!("kernels for {archs}"),
+    };
+    format!("{name} {} ({kernels})", env!("CARGO_PKG_VERSION"))
 }
 
 const WEIGHTS: Sees = File("adapter_model.safetensors");

@@ -12,6 +12,7 @@ mod room;
 mod saving;
 mod signals;
 mod speed;
+mod subcommands;
 mod tokens;
 
 use common::root;
@@ -27,12 +28,21 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// The example's binary: cargo builds examples before it runs tests.
+/// The example's binary: cargo builds examples and programs before it runs tests.
 fn example(name: &str) -> PathBuf {
+    built(&format!("examples/{name}"))
+}
+
+/// The program whose subcommands the examples are.
+fn halfbyte() -> PathBuf {
+    built("halfbyte")
+}
+
+fn built(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
-    let folder = test.parent().unwrap().parent().unwrap().join("examples");
-    let path = folder.join(name);
-    assert!(path.exists(), "{} is missing: run `cargo build --release --examples` first", path.display());
+    let path = test.parent().unwrap().parent().unwrap().join(name);
+    let build = "cargo build --release --workspace --bins --examples";
+    assert!(path.exists(), "{} is missing: run `{build}` first", path.display());
     path
 }
 

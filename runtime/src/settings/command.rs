@@ -76,6 +76,11 @@ impl Program {
         Program { command, sections, options }
     }
 
+    /// Its command line.
+    pub fn into_command(self) -> Command {
+        self.command
+    }
+
     /// Reads a command line and, below it, all other sources.
     ///
     /// # Errors

@@ -1,32 +1,35 @@
 //! Answers a prompt, or a person at a terminal, with a Qwen3 checkpoint and, if given, a LoRA adapter.
-#[path = "../common/mod.rs"]
-mod common;
 mod conversation;
 
-use clap::{Arg, Command};
-use common::{Signals, exit_code, note, output::print, say, start_with};
-use halfbyte::Count;
-use halfbyte_runtime::{
-    Error, Result,
+use super::{
+    output::print,
+    signals::{Signals, exit_code},
+    tool::{Run, Tool},
+};
+use crate::{
     chat::message,
+    error::{Error, Result},
     generate::generator::Generated,
     llm::{Llm, Prepared, expect_effect, in_force, sampling},
+    note, say,
     screen::{Flow, Stream},
-    settings::{Asked, Program},
+    settings::Asked,
 };
+use clap::{Arg, Command};
+use halfbyte::Count;
 use std::{
     io::{IsTerminal, Read},
     ops::ControlFlow,
     process::ExitCode,
 };
 
-fn main() -> ExitCode {
+/// Answers.
+pub const INFER: Tool = Tool { name: "infer", command, run: Run::Settings(&["llm"], run) };
+
+fn command() -> Command {
     let prompt = "What to answer or continue [default: standard input; at a terminal a conversation]";
-    let command = Command::new("infer")
-        .version(env!("CARGO_PKG_VERSION"))
-        .about("Answer with a Qwen3 checkpoint and a LoRA adapter")
-        .arg(Arg::new("prompt").long("prompt").value_name("TEXT").allow_hyphen_values(true).help(prompt));
-    start_with(Program::new(command, &["llm"]), run)
+    let prompt = Arg::new("prompt").long("prompt").value_name("TEXT").allow_hyphen_values(true).help(prompt);
+    Command::new("infer").about("Answer with a Qwen3 checkpoint and a LoRA adapter").arg(prompt)
 }
 
 fn run(asked: Asked) -> Result<ExitCode> {

@@ -1,7 +1,10 @@
 //! Waiting until what a run has learnt can be saved, for as long as it takes.
 
-use crate::common::{Signals, asks_to_retry, note};
-use halfbyte_runtime::train::run::Wish;
+use crate::{
+    cli::signals::{Signals, asks_to_retry},
+    note,
+    train::run::Wish,
+};
 use std::{
     io::{IsTerminal, stdin},
     process,

@@ -1,6 +1,6 @@
 //! Signals that ask a program to end: Ctrl-C, and what a scheduler or a closing terminal sends.
 
-use halfbyte_runtime::{files, screen::Stream};
+use crate::{files, note, screen::Stream};
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
     flag, low_level,
@@ -80,7 +80,7 @@ impl Signals {
     fn register<'a>(&self, signals: impl IntoIterator<Item = &'a i32>) {
         for &signal in signals {
             if let Err(e) = flag::register_usize(signal, self.unseen.clone(), signal as usize) {
-                super::note!("signal {signal} will end the program at once: {e}");
+                note!("signal {signal} will end the program at once: {e}");
             }
         }
     }
@@ -148,7 +148,7 @@ fn end(signal: i32, last: Option<&'static str>) -> ! {
     let (said, wait) = mpsc::channel();
     thread::spawn(move || {
         Stream::Err.clear_line();
-        last.iter().for_each(|last| super::note!("{last}"));
+        last.iter().for_each(|last| note!("{last}"));
         said.send(())
     });
     // Nobody may be reading it.

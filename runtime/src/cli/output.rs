@@ -1,13 +1,15 @@
 //! Printing that never ends a program: what it was run for comes first.
 
-use clap::Parser;
-use halfbyte_runtime::{
-    Error, Result,
+use super::tool::version;
+use crate::{
+    error::{Error, Result},
     screen::{Stream, bars},
     settings::{Asked, Program, Sources, with_dashes},
 };
+use clap::{ArgMatches, Command, Parser};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{
+    ffi::OsString,
     fmt, io,
     io::Write,
     process::ExitCode,
@@ -17,21 +19,24 @@ use std::{
 /// Why standard output took no more.
 static FAILED: Mutex<Option<io::ErrorKind>> = Mutex::new(None);
 
-/// `println!` that remembers a failure for [`finish`].
+/// `println!` that breaks lines between words, and remembers a failure for the end of the program.
+#[macro_export]
 macro_rules! say {
-    ($($arg:tt)*) => {{ $crate::common::output::say_line(&format!($($arg)*)); }};
+    ($($arg:tt)*) => {{ $crate::cli::say_line(&format!($($arg)*)); }};
 }
 
-/// `eprintln!` for which a standard error that is gone is no reason to stop.
+/// `eprintln!` that breaks lines between words, and for which a standard error that is gone is no reason to stop.
+#[macro_export]
 macro_rules! note {
-    ($($arg:tt)*) => {{ $crate::common::output::note_line(&format!($($arg)*)); }};
+    ($($arg:tt)*) => {{ $crate::cli::note_line(&format!($($arg)*)); }};
 }
-pub(crate) use {note, say};
 
+/// What [`say!`](crate::say) does.
 pub fn say_line(text: &str) {
     print(format_args!("{}\n", Stream::Out.fit(text)));
 }
 
+/// What [`note!`](crate::note) does.
 pub fn note_line(text: &str) {
     let _ = writeln!(io::stderr(), "{}", Stream::Err.fit(text));
 }
@@ -57,18 +62,31 @@ pub fn progress_bar(message: &'static str) -> ProgressBar {
     ProgressBar::with_draw_target(None, bars()).with_style(style).with_message(message)
 }
 
-/// Reads a command line of its own, as freely as one of settings, and does `main`; see [`finish`].
+/// Reads the command line of a program that takes no settings, as freely as one of settings, and does `main`. Errors are
+/// printed.
 pub fn start<A: Parser>(main: impl FnOnce(A) -> Result<ExitCode>) -> ExitCode {
-    let mut command = A::command().args_override_self(true);
-    let arguments: Vec<_> = std::env::args_os().map(|argument| with_dashes(&command, argument)).collect();
-    let matches = command.try_get_matches_from_mut(arguments);
-    let read = matches.and_then(|matches| A::from_arg_matches(&matches).map_err(|e| e.format(&mut command)));
-    finish(read.map_err(Error::from).and_then(main))
+    let command = A::command().version(version());
+    start_with_options(command, std::env::args_os(), |matches| main(A::from_arg_matches(matches)?))
+}
+
+/// The same, where the arguments need not be those of this process.
+pub(super) fn start_with_options(
+    command: Command,
+    arguments: impl IntoIterator<Item = OsString>,
+    main: impl FnOnce(&ArgMatches) -> Result<ExitCode>,
+) -> ExitCode {
+    let command = command.args_override_self(true);
+    let arguments: Vec<_> = arguments.into_iter().map(|argument| with_dashes(&command, argument)).collect();
+    finish(command.try_get_matches_from(arguments).map_err(Error::from).and_then(|matches| main(&matches)))
 }
 
 /// Reads all sources of settings and does `main`, unless they are only to be printed; see [`finish`].
-pub fn start_with(program: Program, main: impl FnOnce(Asked) -> Result<ExitCode>) -> ExitCode {
-    let asked = program.read(std::env::args_os(), Sources::here());
+pub(super) fn start_with_settings(
+    program: Program,
+    arguments: impl IntoIterator<Item = OsString>,
+    main: impl FnOnce(Asked) -> Result<ExitCode>,
+) -> ExitCode {
+    let asked = program.read(arguments, Sources::here());
     finish(asked.and_then(|asked| {
         if asked.print_config {
             print(format_args!("{}", program.print(&asked.loaded, Stream::Out.columns())));

@@ -2,29 +2,31 @@
 //!
 //! Without `--model-name` it trains the small embedded model on the by-laws of an invented town, on the GPU or the CPU,
 //! and examines it on them before and after.
-#[path = "../common/mod.rs"]
-mod common;
 mod save;
 
-use clap::Command;
-use common::{Signals, exit_code, note, say, start_with};
-use halfbyte_runtime::{
-    Error, Result,
+use super::{
+    signals::{Signals, exit_code},
+    tool::{Run, Tool},
+};
+use crate::{
+    error::{Error, Result},
+    note, say,
     screen::Stream,
-    settings::{Asked, Program},
+    settings::Asked,
     train::{
         metrics::{Progress, Record},
         run::{Prepared, Watch, Wish},
     },
 };
+use clap::Command;
 use save::Patience;
 use std::process::ExitCode;
 
-fn main() -> ExitCode {
-    let command = Command::new("train_qwen3_lora")
-        .version(env!("CARGO_PKG_VERSION"))
-        .about("Fine-tune a LoRA adapter on a Qwen3 checkpoint");
-    start_with(Program::new(command, &["train"]), run)
+/// Fine-tunes an adapter.
+pub const TRAIN: Tool = Tool { name: "train", command, run: Run::Settings(&["train"], run) };
+
+fn command() -> Command {
+    Command::new("train").about("Fine-tune a LoRA adapter on a Qwen3 checkpoint")
 }
 
 fn run(asked: Asked) -> Result<ExitCode> {

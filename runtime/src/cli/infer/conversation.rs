@@ -1,12 +1,14 @@
 //! A conversation at a terminal.
 
+use super::speed;
 use crate::{
-    common::{Signals, exit_code, note, output::print, say},
-    speed,
-};
-use halfbyte_runtime::{
-    Error, Result,
+    cli::{
+        output::print,
+        signals::{Signals, exit_code},
+    },
+    error::{Error, Result},
     llm::{Conversation, Llm},
+    note, say,
     screen::{Flow, Stream},
 };
 use rustyline::{DefaultEditor, error::ReadlineError};

@@ -1,0 +1,31 @@
+//! The programs: what `halfbyte`'s subcommands and the examples of the repository are, and how they print, listen to
+//! signals and end. A program of one's own can do the same with what is public here.
+//!
+//! ```no_run
+//! halfbyte_runtime::cli::INFER.main("infer", std::env::args_os());
+//! ```
+
+mod doctor;
+mod evaluate;
+mod export;
+mod infer;
+mod output;
+mod quantize;
+mod rag;
+mod signals;
+mod subcommands;
+mod tool;
+mod train;
+
+pub use crate::{note, say};
+pub use doctor::DOCTOR;
+pub use evaluate::EVALUATE;
+pub use export::{EXPORT, MERGE};
+pub use infer::INFER;
+pub use output::{note_line, print, progress_bar, say_line, start};
+pub use quantize::QUANTIZE;
+pub use rag::RAG;
+pub use signals::{Signals, asks_to_retry, exit_code};
+pub use subcommands::main;
+pub use tool::{Tool, version};
+pub use train::TRAIN;
