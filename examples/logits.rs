@@ -11,7 +11,7 @@ use halfbyte_runtime::{
     cli::{Signals, note, say, start},
     config::Qwen3Config,
     device::{self, Device, Job},
-    embedded,
+    hub,
     lora::Adapter,
     model::{Activations, Base, ForwardContext, Keep, Qwen3},
     settings::{EMBEDDED, parse},
@@ -23,10 +23,10 @@ use std::{num::ParseIntError, path::PathBuf, process::ExitCode};
 #[derive(Parser)]
 #[command(name = "logits", version, group(clap::ArgGroup::new("texts").required(true).multiple(true).args(["prompt", "ids"])))]
 struct Args {
-    /// Folder of a Hugging Face Qwen3 checkpoint, in 4 bits or not, or `embedded`
+    /// Folder of a Qwen3 checkpoint, in 4 bits or not, its name on the Hugging Face hub, or `embedded`
     #[arg(long, alias = "model", default_value = EMBEDDED)]
     model_name: String,
-    /// Folder of a PEFT adapter
+    /// Folder of a PEFT adapter, or its name on the hub
     #[arg(long, alias = "adapter")]
     lora_path: Option<PathBuf>,
     /// A text; may be given several times
@@ -56,7 +56,7 @@ fn parse_ids(text: &str) -> Result<Ids, ParseIntError> {
 
 struct Logits {
     model: PathBuf,
-    lora_path: Option<PathBuf>,
+    adapter: Option<PathBuf>,
     texts: Vec<Vec<u32>>,
 }
 
@@ -72,7 +72,7 @@ impl Job for Logits {
         }
         let batch = Batch::of_prompts(&self.texts);
         batch.check(&config)?;
-        let adapter = self.lora_path.map(|dir| Adapter::open(&dir, &config)).transpose()?;
+        let adapter = self.adapter.map(|dir| Adapter::open(&dir, &config)).transpose()?;
         if let Some(note) = adapter.as_ref().and_then(|(_, note)| note.as_ref()) {
             note!("{note}");
         }
@@ -94,7 +94,7 @@ fn main() -> ExitCode {
             let exists = std::io::Error::new(std::io::ErrorKind::AlreadyExists, "it exists; choose another name");
             return Err(Error::Io { path: args.output, action: "write", source: exists });
         }
-        let model = embedded::resolve(&args.model_name)?;
+        let model = hub::model(&args.model_name)?;
         let mut texts: Vec<Vec<u32>> = args.ids.into_iter().map(|Ids(ids)| ids).collect();
         if !args.prompt.is_empty() {
             let tokenizer = Tokenizer::open(&model)?;
@@ -103,7 +103,8 @@ fn main() -> ExitCode {
             }
         }
         let ids: Vec<i64> = texts.iter().flatten().map(|&id| i64::from(id)).collect();
-        let job = Logits { model, lora_path: args.lora_path, texts };
+        let adapter = args.lora_path.as_deref().map(hub::adapter).transpose()?;
+        let job = Logits { model, adapter, texts };
         let logits = device::run(args.device, None, args.compute_dtype, job)?;
         let shape = [ids.len(), logits.len() / ids.len().max(1)];
         let (ids, logits) = (bytemuck::cast_slice(&ids), bytemuck::cast_slice(&logits));

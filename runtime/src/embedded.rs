@@ -28,13 +28,9 @@ pub(crate) fn file(path: &Path) -> Option<&'static [u8]> {
     FILES.iter().find(|(name, _)| Path::new(name) == path).map(|&(_, bytes)| bytes)
 }
 
-/// The folder of a model: [`EMBEDDED`] or a path. That of the embedded one is on no disk: what this crate reads, it finds
-/// there, and nothing else does.
-///
-/// # Errors
-/// None yet.
-pub fn resolve(model_name: &str) -> Result<PathBuf> {
-    Ok(if model_name == EMBEDDED { "embedded:tiny-qwen3".into() } else { model_name.into() })
+/// The folder of the model. It is on no disk: what this crate reads, it finds there, and nothing else does.
+pub fn model() -> PathBuf {
+    "embedded:tiny-qwen3".into()
 }
 
 /// An embedded file about the invented town, such as `train.jsonl`, for what this crate reads.

@@ -27,6 +27,14 @@ pub enum Error {
         /// What the operating system says.
         source: std::io::Error,
     },
+    /// A model or an adapter is neither a path nor a name that the Hugging Face hub gives.
+    #[error("`{name}` is not here, and the Hugging Face hub does not give it: {reason}")]
+    Nowhere {
+        /// What was asked for.
+        name: String,
+        /// Why the hub does not.
+        reason: String,
+    },
     /// A folder lacks a file that it must have.
     #[error("`{}` has no {wanted}; {hint}", dir.display())]
     MissingFile {

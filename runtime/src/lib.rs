@@ -12,6 +12,7 @@ pub mod evaluate;
 pub mod export;
 pub mod files;
 pub mod generate;
+pub mod hub;
 mod json;
 pub mod llm;
 pub mod lora;

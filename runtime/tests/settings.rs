@@ -162,6 +162,19 @@ fn what_python_users_type_is_understood() {
 }
 
 #[test]
+fn an_adapter_names_its_base_as_peft_does() {
+    let names = |model: &str| {
+        let lora = training(&format!("--model-name {model}")).unwrap().config.train.lora().unwrap();
+        let json: serde_json::Value = serde_json::from_str(&lora.to_json()).unwrap();
+        (json["base_model_name_or_path"].as_str().unwrap().to_owned(), json["revision"].as_str().map(str::to_owned))
+    };
+    assert_eq!(names("Qwen/Qwen3-8B"), ("Qwen/Qwen3-8B".into(), None));
+    assert_eq!(names("Qwen/Qwen3-8B@v1"), ("Qwen/Qwen3-8B".into(), Some("v1".into())));
+    assert_eq!(names("embedded"), ("embedded".into(), None));
+    assert_eq!(names("./Qwen@v1"), ("./Qwen@v1".into(), None));
+}
+
+#[test]
 fn print_config_shows_every_value_and_its_source() {
     let sources = Sources { variables: vec![("HALFBYTE_LLM__TOP_K".into(), "5".into())], ..Sources::default() };
     let line = "--system 「簡潔に」 --lora-path 007";

@@ -5,7 +5,7 @@ use halfbyte_runtime::{
     config::Qwen3Config,
     embedded, files,
     lora::Adapter,
-    settings::{ActivationMemory, EMBEDDED, PackingStrategy, Program, Sources, TrainSettings},
+    settings::{ActivationMemory, PackingStrategy, Program, Sources, TrainSettings},
     train::{
         data::DataFiles,
         metrics::Record,
@@ -81,7 +81,7 @@ fn training_goes_on_from_a_saved_adapter() {
     assert!(heldout(&second) < heldout(&first), "{} after {}", heldout(&second), heldout(&first));
     assert!(further_losses[0] < losses[0] - 0.1, "{further_losses:?} after {losses:?}");
     assert!(files(&first.output) == before, "the adapter that was gone on with was changed");
-    let config = Qwen3Config::open(&embedded::resolve(EMBEDDED).unwrap()).unwrap();
+    let config = Qwen3Config::open(&embedded::model()).unwrap();
     let (adapter, _) = Adapter::open(&second.output, &config).unwrap();
     assert_eq!(adapter.config.r, 4, "its rank counts, not that of the settings");
 }
@@ -276,7 +276,7 @@ fn a_checkpoint_in_4_bits_says_how() {
         folder.path().join("model"),
         BnbConfig { format: "fp4".parse().unwrap(), double_quant: true, compute: DType::Bf16 },
     );
-    let embedded = embedded::resolve(EMBEDDED).unwrap();
+    let embedded = embedded::model();
     let go_on = |_, _| std::ops::ControlFlow::Continue(());
     quantize_checkpoint(&halfbyte::Cpu::new(), &embedded, &model, bnb, 64, go_on).unwrap().unwrap();
     let model_name = model.display().to_string();

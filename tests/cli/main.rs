@@ -4,6 +4,7 @@ mod answers;
 mod common;
 mod effects;
 mod exports;
+mod hub;
 mod kills;
 mod lost;
 mod moved;

@@ -1,7 +1,7 @@
 //! Says what halfbyte sees on this machine, and what to do about what is missing.
 
 use super::tool::{Run, Tool, version};
-use crate::{error::Result, say};
+use crate::{error::Result, hub::Environment, say};
 use clap::Command;
 use cudarc::driver::{CudaContext, DriverError};
 use halfbyte::{Backend, Count, Cpu, Cuda, Size, cpu, cuda, host};
@@ -22,6 +22,7 @@ fn tell() -> Result<ExitCode> {
     print_blas(gpus);
     print_cpu();
     print_memory();
+    print_cache();
     print_variables();
     let device = match (kernels, gpus) {
         (true, true) => "auto runs on cuda:0",
@@ -152,6 +153,16 @@ fn print_memory() {
         Some(free) => line("memory", format!("{} free for this process", Size(free as u64))),
         None => line("memory", "the system does not say what is free"),
     }
+}
+
+/// The cache of models from the hub, and how the hub is reached.
+fn print_cache() {
+    let environment = Environment::read();
+    let Environment { cache, endpoint, offline, .. } = &environment;
+    let there = if cache.is_dir() { "" } else { " (not there yet)" };
+    line("hub cache", format!("{}{there}", cache.display()));
+    let token = if environment.has_token() { "with a token" } else { "without a token" };
+    line("hub", if *offline { "left alone (HF_HUB_OFFLINE)".into() } else { format!("{endpoint}, {token}") });
 }
 
 /// What of the environment changes what halfbyte does, but for what is secret.

@@ -10,8 +10,9 @@ use crate::{
     checkpoint::{BnbConfig, Checkpoint},
     config::Qwen3Config,
     device::{self, Device, Job},
-    embedded::{self, EMBEDDED},
+    embedded::EMBEDDED,
     error::Result,
+    hub,
     model::{QuantizeReport, checkpoint_note, quantize_checkpoint},
     note, say,
     settings::parse,
@@ -29,7 +30,7 @@ fn command() -> Command {
 
 #[derive(Args)]
 struct Options {
-    /// Folder of a Hugging Face Qwen3 checkpoint, or `embedded`
+    /// Folder of a Qwen3 checkpoint, its name on the Hugging Face hub, or `embedded`
     #[arg(long, alias = "model", default_value = EMBEDDED)]
     model_name: String,
     /// Folder for the 4-bit checkpoint; it must have none yet
@@ -89,7 +90,7 @@ fn run(matches: &ArgMatches) -> Result<ExitCode> {
         double_quant: args.bnb_4bit_use_double_quant,
         compute: args.bnb_4bit_compute_dtype,
     };
-    let model = embedded::resolve(&args.model_name)?;
+    let model = hub::model(&args.model_name)?;
     let (output, block_size) = (args.output.clone(), args.block_size);
     let job = Quantize { model, output, bnb, block_size };
     // Scales are f32 whatever a model computes in.

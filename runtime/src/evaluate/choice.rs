@@ -62,12 +62,12 @@ pub fn choose<B: Backend, T: Float>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::embedded::{self, EMBEDDED};
+    use crate::embedded;
 
     /// The exam of the training program is made of these: its score depends on every token.
     #[test]
     fn options_follow_context_and_question_encoded_apart() {
-        let tokenizer = Tokenizer::open(embedded::resolve(EMBEDDED).unwrap()).unwrap();
+        let tokenizer = Tokenizer::open(embedded::model()).unwrap();
         let question = |context: &str| Question {
             id: "1".into(),
             context: context.into(),

@@ -43,7 +43,7 @@ impl Prepared {
         let files = Checkpoint::open(&dir)?;
         expect_base(settings, &files)?;
         let generation = GenerationConfig::open(&dir)?;
-        let adapter = settings.lora_path.as_ref().map(|path| Adapter::open(path, &config)).transpose()?;
+        let adapter = settings.adapter_dir()?.map(|dir| Adapter::open(&dir, &config)).transpose()?;
         let (adapter, adapter_note) = adapter.unzip();
         let raw = settings.raw || settings.model_name == EMBEDDED;
         let template = if raw { None } else { Some(ChatTemplate::open(&dir, &tokenizer)?) };

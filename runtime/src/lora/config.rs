@@ -141,6 +141,12 @@ impl LoraConfig {
         }
     }
 
+    /// Says which model the adapter is for, and, of one on the hub, which revision if it is not the usual one.
+    pub fn set_base(&mut self, name: String, revision: Option<String>) {
+        self.base_model = Some(name);
+        self.rest.insert("revision".into(), revision.into());
+    }
+
     /// Reads `adapter_config.json` of a folder. Also returns a note on keys that it does not know and ignores.
     pub fn open(dir: &Path) -> Result<(Self, Option<String>)> {
         let path = dir.join(FILE);

@@ -38,7 +38,6 @@ mod tests {
         config::Qwen3Config,
         embedded,
         model::{Base, ForwardContext},
-        settings::EMBEDDED,
     };
     use halfbyte::{
         Cpu,
@@ -56,7 +55,7 @@ mod tests {
     /// Of a head that is the embedding, which stays as it was.
     #[test]
     fn a_head_in_4_bits_gives_the_logits_of_its_decoded_weight() {
-        let (cpu, dir) = (Cpu::new(), embedded::resolve(EMBEDDED).unwrap());
+        let (cpu, dir) = (Cpu::new(), embedded::model());
         let (files, config) = (Checkpoint::open(&dir).unwrap(), Qwen3Config::open(&dir).unwrap());
         let mut model = Qwen3::<Cpu, f32>::load(&cpu, &files, &config, Base::Unquantized).unwrap();
         assert!(model.head.is_none());

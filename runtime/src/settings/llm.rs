@@ -4,8 +4,9 @@ use super::section::section;
 use crate::{
     config::GenerationConfig,
     device::Device,
-    embedded::{self, EMBEDDED},
+    embedded::EMBEDDED,
     error::Result,
+    hub,
     model::{Base, SampleOptions},
     options::{MAX_NEW_TOKENS, MIN_P, REPETITION_PENALTY, TEMPERATURE, THREADS, TOP_K, TOP_P},
 };
@@ -15,9 +16,9 @@ use std::path::PathBuf;
 section! {
     /// The model that answers, and how it chooses its words.
     LlmSettings {
-        /// Folder of a Hugging Face Qwen3 checkpoint, or `embedded`
+        /// Folder of a Qwen3 checkpoint, its name on the Hugging Face hub, or `embedded`
         model_name: String = EMBEDDED.into(), also ["model"];
-        /// Folder of a PEFT adapter
+        /// Folder of a PEFT adapter, or its name on the hub
         lora_path: Option<PathBuf> = None, also ["adapter"];
         /// Where to compute
         device: Device = Device::Auto;
@@ -69,12 +70,20 @@ impl LlmSettings {
         SampleOptions { temperature, top_k, top_p, min_p, repetition_penalty, seed }
     }
 
-    /// The folder of the model.
+    /// The folder of the model, which is downloaded where it is not at hand.
     ///
     /// # Errors
-    /// The embedded model is not where it was built.
+    /// It is neither here nor on the hub.
     pub fn model_dir(&self) -> Result<PathBuf> {
-        embedded::resolve(&self.model_name)
+        hub::model(&self.model_name)
+    }
+
+    /// The folder of the adapter, if there is to be one, likewise.
+    ///
+    /// # Errors
+    /// As for the model.
+    pub fn adapter_dir(&self) -> Result<Option<PathBuf>> {
+        self.lora_path.as_deref().map(hub::adapter).transpose()
     }
 
     /// What a checkpoint's `generation_config.json` says of settings here: their names with their texts.

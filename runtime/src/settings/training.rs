@@ -8,6 +8,7 @@ use crate::{
     device::Device,
     embedded::{self, EMBEDDED},
     error::Result,
+    hub,
     lora::{LoraConfig, Targets, TrainableTokens},
     model::Base,
     options::*,
@@ -19,9 +20,9 @@ use std::path::PathBuf;
 section! {
     /// A training run.
     TrainSettings {
-        /// Folder of a Hugging Face Qwen3 checkpoint, or `embedded`
+        /// Folder of a Qwen3 checkpoint, its name on the Hugging Face hub, or `embedded`
         model_name: String = EMBEDDED.into(), also ["model", "model_name_or_path"];
-        /// Go on training this PEFT adapter; its rank, alpha, dropout and modules count
+        /// Go on training this PEFT adapter, a folder or a name on the hub; its rank, alpha, dropout and modules count
         lora_path: Option<PathBuf> = None, also ["adapter"];
         /// Training data: JSON lines or arrays, or texts, packed by gzip or zstd or not [default: the embedded by-laws]
         data: Option<DataFiles> = None, also ["train_file", "dataset"];
@@ -109,12 +110,20 @@ impl TrainSettings {
         self.model_name == EMBEDDED
     }
 
-    /// The folder of the model.
+    /// The folder of the model, which is downloaded where it is not at hand.
     ///
     /// # Errors
-    /// The embedded model is not where it was built.
+    /// It is neither here nor on the hub.
     pub fn model_dir(&self) -> Result<PathBuf> {
-        embedded::resolve(&self.model_name)
+        hub::model(&self.model_name)
+    }
+
+    /// The folder of the adapter, if there is to be one, likewise.
+    ///
+    /// # Errors
+    /// As for the model.
+    pub fn adapter_dir(&self) -> Result<Option<PathBuf>> {
+        self.lora_path.as_deref().map(hub::adapter).transpose()
     }
 
     /// The files to train on.
@@ -153,7 +162,8 @@ impl TrainSettings {
         lora.use_rslora = self.use_rslora;
         lora.save_lm_head = self.modules_to_save == Some(Whole::LmHead);
         lora.trainable_tokens = self.trainable_token_indices.clone();
-        lora.base_model = Some(self.model_name.clone());
+        let (name, revision) = hub::as_peft(&self.model_name);
+        lora.set_base(name, revision);
         Ok(lora)
     }
 }

@@ -1,11 +1,11 @@
-use halfbyte_runtime::embedded::{self, EMBEDDED};
+use halfbyte_runtime::embedded;
 use halfbyte_runtime::rag::{Passage, RagPipeline, RetrievalSettings, context, prompt};
 use halfbyte_runtime::tokenizer::Tokenizer;
 
 use super::build;
 
 fn tokenizer() -> Tokenizer {
-    Tokenizer::open(embedded::resolve(EMBEDDED).unwrap()).unwrap()
+    Tokenizer::open(embedded::model()).unwrap()
 }
 
 fn passage(text: &str, title: Option<&str>) -> Passage {

@@ -98,7 +98,7 @@ impl Entry {
     fn read(&self, part: &mut Part, samples: &mut Vec<Sample>) -> Result<()> {
         let failed = |e| Error::io("read", &self.path)(e);
         let file = open(&self.path)?;
-        let room = usize::try_from(file.metadata().map_err(failed)?.len()).unwrap_or(usize::MAX);
+        let room = usize::try_from(file.len().map_err(failed)?).unwrap_or(usize::MAX);
         // A token takes 5 bytes there and here, and a short sample as much again.
         host::check(room.saturating_mul(2))?;
         let mut source = Hashed { inner: BufReader::with_capacity(1 << 20, file), hash: Sha256::new() };

@@ -109,7 +109,7 @@ impl Records {
 
 /// The bytes of a file; refuses one whose text and tokens have no room: a token takes 5 bytes, and few are longer.
 pub(super) fn expect_room(path: &Path) -> Result<u64> {
-    let len = open(path)?.metadata().map_err(Error::io("read", path))?.len();
+    let len = open(path)?.len().map_err(Error::io("read", path))?;
     let needed = usize::try_from(len).unwrap_or(usize::MAX).saturating_mul(2);
     host::check(needed).map_err(|e| too_large(path)(e.into()))?;
     Ok(len)

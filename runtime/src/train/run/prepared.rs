@@ -72,7 +72,7 @@ impl Prepared {
         let idle = idle(settings, &files)?;
         idle.iter().try_for_each(|(name, why)| refuse(name, why))?;
         RunOutput::expect_free(&settings.output, settings.overwrite)?;
-        let adapter = settings.lora_path.as_ref().map(|path| Adapter::open(path, &config)).transpose()?;
+        let adapter = settings.adapter_dir()?.map(|dir| Adapter::open(&dir, &config)).transpose()?;
         let (adapter, adapter_note) = adapter.unzip();
         let lora = adapter.as_ref().map_or_else(|| settings.lora(), |adapter| Ok(adapter.config.clone()))?;
         lora.resolve(&config)?;
