@@ -1,6 +1,6 @@
 //! Compiles each `kernels/<op>.cu` into one fatbin and writes `$OUT_DIR/kernels.rs`, which embeds them all.
 //!
-//! nvcc is looked for in `$NVCC`, `$CUDA_HOME/bin`, `$CUDA_PATH/bin`, `PATH` and `.toolchain/` (what
+//! nvcc is looked for in `$NVCC`, `$CUDA_HOME/bin`, `$CUDA_PATH/bin`, `PATH`, `/usr/local/cuda/bin` and `.toolchain/` (what
 //! `scripts/install-cuda-toolchain.sh` installs). Without it the crate builds for the CPU only, and says so.
 //!
 //! - `HALFBYTE_NO_CUDA=1`, or an empty `NVCC=`: no kernels, no warning.
@@ -102,6 +102,8 @@ fn candidates() -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = homes.map(|home| Path::new(&home).join("bin").join(&exe)).collect();
     let search = env::var_os("PATH").unwrap_or_default();
     paths.extend(env::split_paths(&search).map(|folder| folder.join(&exe)));
+    // Where NVIDIA's installers put it, and PATH often lacks: `cargo install` would not even show the warning.
+    paths.push(Path::new("/usr/local/cuda/bin").join(&exe));
     let checkout = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default();
     paths.push(Path::new(&checkout).join(".toolchain/nvidia/cu13/bin").join(&exe));
     paths
