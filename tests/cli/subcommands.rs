@@ -3,12 +3,14 @@
 use crate::{effects::version, example, halfbyte};
 use std::process::{Command, Output};
 
-const TWINS: [(&str, &str); 6] = [
+const TWINS: [(&str, &str); 8] = [
     ("train", "train_qwen3_lora"),
     ("infer", "infer"),
     ("evaluate", "evaluate_multiple_choice"),
     ("rag", "rag"),
     ("quantize", "quantize"),
+    ("merge", "merge_lora"),
+    ("export", "export_gguf"),
     ("doctor", "device_info"),
 ];
 

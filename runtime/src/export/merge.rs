@@ -14,7 +14,7 @@ use crate::checkpoint::{BnbConfig, COMPANIONS, Checkpoint, CheckpointWriter, Dty
 use crate::config::{Qwen3Config, dtype_name};
 use crate::error::{Error, Result};
 use crate::model::{Base, HostWeight, checkpoint_note};
-use crate::{embedded, files, json};
+use crate::{files, hub, json};
 
 /// bitsandbytes' default.
 const BLOCK_SIZE: usize = 64;
@@ -73,7 +73,7 @@ impl fmt::Display for MergeReport {
 }
 
 pub(super) fn merge(settings: &MergeSettings, watch: &mut dyn Watch) -> Result<Option<MergeReport>> {
-    let dir = embedded::resolve(&settings.model_name)?;
+    let dir = hub::model(&settings.model_name)?;
     let config = Qwen3Config::open(&dir)?;
     let checkpoint = Checkpoint::open(&dir)?;
     checkpoint_note(&checkpoint, &config)?.iter().for_each(|note| watch.note(note));

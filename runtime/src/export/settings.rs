@@ -11,6 +11,7 @@ use super::merge::{MergeReport, merge};
 use super::watch::Watch;
 use crate::config::Qwen3Config;
 use crate::embedded::EMBEDDED;
+use crate::hub;
 use crate::error::{Error, Result};
 use crate::lora::Adapter;
 use crate::options::{ADAPTER_WEIGHT, DENSITY, SHARD_SIZE};
@@ -96,7 +97,7 @@ fn refuse_idle(settings: &[(&'static str, bool, &str)]) -> Result<()> {
 
 /// An adapter, with what the user should know of it.
 fn open(path: &Path, model: &Qwen3Config, watch: &mut dyn Watch) -> Result<Adapter> {
-    let (adapter, note) = Adapter::open(path, model)?;
+    let (adapter, note) = Adapter::open(&hub::adapter(path)?, model)?;
     note.iter().for_each(|note| watch.note(note));
     let base = adapter.config.base_model.as_deref().unwrap_or("a model that it does not name");
     watch.say(&format!("adapter {}, trained on {base}", path.display()));

@@ -37,7 +37,7 @@ pub(super) fn tiny_adapter(name: &str) -> PathBuf {
 }
 
 pub(super) fn embedded() -> PathBuf {
-    golden("../../../examples/assets/tiny-qwen3")
+    golden("../../../runtime/assets/tiny-qwen3")
 }
 
 pub(super) fn merge(settings: &MergeSettings) -> MergeReport {

@@ -10,7 +10,7 @@ use super::types::TensorType;
 use super::writer::{GgufWriter, TensorInfo, Value};
 use super::{GgufReport, GgufType};
 use crate::config::{Module, Qwen3Config};
-use crate::embedded;
+use crate::hub;
 use crate::error::{Error, Result};
 use crate::export::settings::GgufSettings;
 use crate::export::watch::Watch;
@@ -25,7 +25,7 @@ pub(in crate::export) fn export_adapter(settings: &GgufSettings, watch: &mut dyn
         GgufType::Bf16 => TensorType::Bf16,
         _ => return Err(Error::setting("the type", format, "it must be f32, f16 or bf16 for an adapter")),
     };
-    let config = Qwen3Config::open(&embedded::resolve(&settings.model_name)?)?;
+    let config = Qwen3Config::open(&hub::model(&settings.model_name)?)?;
     let adapter = settings.adapters.expect(&config, watch)?;
     let path = settings.adapters.lora_path.first().cloned().unwrap_or_default();
     check(&path, &adapter)?;

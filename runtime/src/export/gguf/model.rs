@@ -7,7 +7,7 @@ use super::writer::{GgufWriter, TensorInfo};
 use super::{GgufReport, GgufType};
 use crate::checkpoint::Checkpoint;
 use crate::config::Qwen3Config;
-use crate::embedded;
+use crate::hub;
 use crate::error::Result;
 use crate::export::merged::Merged;
 use crate::export::settings::GgufSettings;
@@ -16,7 +16,7 @@ use crate::model::{checkpoint_note, head_is_separate};
 
 /// Writes the model, with an adapter merged into it where one is named.
 pub(in crate::export) fn export_model(settings: &GgufSettings, watch: &mut dyn Watch) -> Result<Option<GgufReport>> {
-    let dir = embedded::resolve(&settings.model_name)?;
+    let dir = hub::model(&settings.model_name)?;
     let config = Qwen3Config::open(&dir)?;
     let checkpoint = Checkpoint::open(&dir)?;
     checkpoint_note(&checkpoint, &config)?.iter().for_each(|note| watch.note(note));
