@@ -175,6 +175,14 @@ pub enum Error {
         /// Its loss.
         loss: f64,
     },
+    /// A run cannot go on from a checkpoint.
+    #[error("cannot resume from `{}`: {reason}", path.display())]
+    Resume {
+        /// The checkpoint's folder.
+        path: PathBuf,
+        /// What differs and what to do.
+        reason: String,
+    },
     /// A line of a data file cannot be used.
     #[error("`{}`, line {line}: {reason}", path.display())]
     Line {

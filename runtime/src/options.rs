@@ -55,6 +55,12 @@ pub const MAX_SEQ_LENGTH: Range = closed("the longest sequence", 1.0, 1e7);
 pub const LOGGING_STEPS: Range = closed("the steps between lines of progress", 1.0, 1e9);
 /// Steps between evaluations; 0 is none.
 pub const EVAL_STEPS: Range = closed("the steps between evaluations", 0.0, 1e9);
+/// Steps between checkpoints; 0 is none.
+pub const SAVE_STEPS: Range = closed("the steps between checkpoints", 0.0, 1e9);
+/// Minutes between checkpoints; 0 is none.
+pub const SAVE_MINUTES: Range = closed("the minutes between checkpoints", 0.0, 1e6);
+/// Checkpoints that are kept.
+pub const SAVE_TOTAL_LIMIT: Range = closed("the number of checkpoints to keep", 1.0, 1e6);
 /// Threads of the CPU.
 pub const THREADS: Range = closed("the number of threads", 1.0, 1024.0);
 /// Rank of an adapter.

@@ -89,3 +89,93 @@ fn kills_at_random_moments_leave_old_or_new() {
         seen[0], seen[1], seen[2]
     );
 }
+
+/// What a run is asked for beside a seed, and how many kills of them all.
+const RESUMED: [&str; 3] = [
+    "--gradient-accumulation-steps 2 --lora-dropout 0.1",
+    "--bnb-4bit-compute-dtype float16 --packing --batch-size 1 --max-seq-length 96 --lora-dropout 0.2",
+    "--bnb-4bit-compute-dtype float32 --packing --batch-size 1 --max-seq-length 128 --gradient-accumulation-steps 2",
+];
+const RESUMED_KILLS: u32 = 9;
+
+/// A run of which nearly every moment is one of a save.
+fn saving(model: &SmallModel, output: &Path, options: &str) -> Command {
+    let mut command = model.train(&["--max-steps", "16", "--resume", "auto", "--output", text(output)]);
+    command.args(["--save-total-limit", "1", "--weight-decay", "0.1", "--learning-rate", "1e-3"]);
+    command.args(options.split_whitespace()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+/// The adapter's files, and metrics without what time decides.
+fn ended(dir: &Path) -> ([Vec<u8>; 2], Vec<serde_json::Value>) {
+    let files = ["adapter_model.safetensors", "adapter_config.json"].map(|name| fs::read(dir.join(name)).unwrap());
+    let line = |line: &str| {
+        let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
+        for key in ["tokens_per_s", "elapsed_s"] {
+            line.as_object_mut().unwrap().remove(key).unwrap();
+        }
+        line
+    };
+    (files, fs::read_to_string(dir.join("metrics.jsonl")).unwrap().lines().map(line).collect())
+}
+
+/// Killed at any moment, a run that is resumed ends in the same bytes as one that was let alone.
+#[test]
+fn a_killed_run_goes_on_to_the_same_bytes() {
+    let kills = std::env::var("HALFBYTE_KILLS").map_or(RESUMED_KILLS, |n| n.parse().expect("a number"));
+    let (model, parent) = (small_model(), tempfile::tempdir().unwrap());
+    let whole = RESUMED.map(|options| {
+        let dir = parent.path().join("whole");
+        let began = Instant::now();
+        assert!(saving(&model, &dir, &format!("{options} --save-steps 1")).status().unwrap().success());
+        let took = began.elapsed();
+        let with_checkpoints = ended(&dir);
+        fs::remove_dir_all(&dir).unwrap();
+        assert!(saving(&model, &dir, &format!("{options} --save-steps 0")).status().unwrap().success());
+        assert!(ended(&dir) == with_checkpoints, "{options}: checkpoints change the adapter");
+        fs::remove_dir_all(&dir).unwrap();
+        (with_checkpoints, took)
+    });
+    let (mut killed, mut went_on) = (0, 0);
+    for kill in 0..kills {
+        let (options, (whole, took)) = (RESUMED[kill as usize % 3], &whole[kill as usize % 3]);
+        let options = format!("{options} --save-steps 1");
+        let dir = parent.path().join(format!("killed-{kill}"));
+        // The second of them while it is going on.
+        for again in 0..2 {
+            let [moment, ..] = philox([kill, again, 1, 0], 7);
+            let mut child = saving(&model, &dir, &options).spawn().unwrap();
+            thread::sleep(took.mul_f64(f64::from(moment % 1000) / 1000.0).max(Duration::from_millis(1)));
+            child.kill().unwrap();
+            killed += u32::from(!child.wait().unwrap().success());
+        }
+        went_on += u32::from(fs::read_dir(&dir).into_iter().flatten().any(|e| is_checkpoint(&e.unwrap().path())));
+        let done = saving(&model, &dir, &options).stderr(Stdio::piped()).output().unwrap();
+        assert!(done.status.success(), "kill {kill}: {}", String::from_utf8_lossy(&done.stderr));
+        assert!(ended(&dir) == *whole, "kill {kill}, {options}: it ends in something else");
+        let names = fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        let (checkpoints, mut files): (Vec<_>, Vec<_>) = names.partition(|name| name.starts_with("checkpoint-"));
+        files.sort();
+        assert_eq!(files, ["adapter_config.json", "adapter_model.safetensors", "metrics.jsonl"], "kill {kill}");
+        assert_eq!(checkpoints, ["checkpoint-15"], "kill {kill}");
+        fs::remove_dir_all(&dir).unwrap();
+    }
+    println!("{killed} of {} kills before the end, {went_on} of {kills} runs went on from a checkpoint", 2 * kills);
+    assert!(2 * killed > kills && went_on > 0, "{killed} of {} kills, {went_on} went on", 2 * kills);
+}
+
+/// It is read as a whole one is, at once after a kill.
+fn is_checkpoint(path: &Path) -> bool {
+    let name = path.file_name().unwrap().to_string_lossy();
+    let whole = [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "metrics.jsonl",
+        "training_state.json",
+        "training_state.safetensors",
+    ];
+    name.starts_with("checkpoint-") && {
+        whole.iter().for_each(|file| assert!(path.join(file).exists(), "{} lacks {file}", path.display()));
+        true
+    }
+}

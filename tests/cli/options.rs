@@ -10,7 +10,7 @@ fn refuses(command: Command, option: &str, value: &str, output: &Path) {
     refused(command, output, &[option, value, "it must be a"]);
 }
 
-const TRAINING: [(&str, &[&str]); 14] = [
+const TRAINING: [(&str, &[&str]); 17] = [
     ("--learning-rate", &["-1", "nan", "inf"]),
     ("--warmup-ratio", &["-0.1", "1.5", "nan"]),
     ("--weight-decay", &["-1", "nan"]),
@@ -22,6 +22,9 @@ const TRAINING: [(&str, &[&str]); 14] = [
     ("--max-seq-length", &["0", "18446744073709551615"]),
     ("--logging-steps", &["0", "-1"]),
     ("--eval-steps", &["-1", "x"]),
+    ("--save-steps", &["-1", "x"]),
+    ("--save-minutes", &["-1", "nan", "inf"]),
+    ("--save-total-limit", &["0", "-1"]),
     ("--lora-r", &["0", "-1", "4611686018427387904"]),
     ("--lora-alpha", &["0", "-1", "nan"]),
     ("--lora-dropout", &["1", "2", "-0.1", "nan"]),

@@ -67,8 +67,8 @@ impl Watch for Screen {
         }
     }
 
-    fn begin(&mut self, total_steps: u64) {
-        self.progress = Some(Progress::new(0, total_steps, self.logging_steps));
+    fn begin(&mut self, done: u64, total_steps: u64) {
+        self.progress = Some(Progress::new(done, total_steps, self.logging_steps));
     }
 
     fn learnt(&mut self) {

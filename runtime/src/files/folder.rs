@@ -70,7 +70,7 @@ impl OutputFolder {
 }
 
 /// Refuses to go on where `dir` has one of these files; `hint` says what to do.
-pub(crate) fn refuse_existing(dir: &Path, names: &[&str], hint: &str) -> Result<()> {
+pub(crate) fn refuse_existing(dir: &Path, names: &[impl AsRef<Path>], hint: &str) -> Result<()> {
     match names.iter().map(|name| dir.join(name)).find(|path| path.exists()) {
         Some(path) => Err(Error::io("replace", &path)(io::Error::new(io::ErrorKind::AlreadyExists, hint))),
         None => Ok(()),

@@ -91,6 +91,12 @@ pub(super) fn remove_folder(path: &Path) -> io::Result<()> {
     fs::remove_dir(path)
 }
 
+/// A folder with all that is in it.
+pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
+    operation()?;
+    fs::remove_dir_all(path)
+}
+
 /// Makes renames in a folder durable. File systems that cannot are no failure.
 pub(super) fn sync_folder(dir: &Path) -> io::Result<()> {
     operation()?;

@@ -114,7 +114,7 @@ impl Drop for Staged {
 }
 
 /// A name in the same folder that nobody else takes: random, since processes in containers may share an id.
-fn temporary_name(path: &Path) -> PathBuf {
+pub(super) fn temporary_name(path: &Path) -> PathBuf {
     /// Bytes that file systems let a name have, without `.`, `.RANDOM` and `.partial`.
     const LONGEST: usize = 255 - 1 - 17 - 8;
     let name = path.file_name().unwrap_or_default().to_string_lossy();

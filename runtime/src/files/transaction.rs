@@ -110,12 +110,14 @@ fn is_plain(name: &str) -> bool {
     !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', '\0'])
 }
 
-/// Removes what killed runs left under temporary names. The caller holds the folder's lock, and it is settled.
+/// Removes files and folders that killed runs left under temporary names. The caller holds the folder's lock, and it is settled.
 pub(super) fn clear_temporaries(dir: &Path) -> Result<()> {
     for entry in fs::read_dir(dir).map_err(Error::io("read the folder", dir))? {
         let entry = entry.map_err(Error::io("read the folder", dir))?;
         if entry.file_name().to_str().is_some_and(is_temporary) {
-            layer::remove(&entry.path()).map_err(Error::io("remove", &entry.path()))?;
+            let path = entry.path();
+            let remove = if path.is_dir() { layer::remove_tree } else { layer::remove };
+            remove(&path).map_err(Error::io("remove", &path))?;
         }
     }
     Ok(())

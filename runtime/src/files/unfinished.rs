@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{io, mem};
 
 use super::layer;
+use super::staged::is_temporary;
 
 /// Temporary files, and folders that were made for them.
 static UNFINISHED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
@@ -31,14 +32,16 @@ pub(super) fn while_naming() -> MutexGuard<'static, ()> {
     lock(&NAMING)
 }
 
-/// Removes the temporary files of this process, and the folders that it made and that are empty. For a program that a
-/// signal ends: from then on, threads that make or name files here wait for its end.
+/// Removes the temporary files and folders of this process, and the other folders that it made and that are empty. For a
+/// program that a signal ends: from then on, threads that make or name files here wait for its end.
 pub fn abandon() {
     mem::forget(lock(&NAMING));
     let unfinished = lock(&UNFINISHED);
     // What is in a folder comes after it.
     for path in unfinished.iter().rev() {
-        let _ = layer::remove(path).or_else(|_| layer::remove_folder(path));
+        let named = path.file_name().and_then(|name| name.to_str());
+        let folder = if named.is_some_and(is_temporary) { layer::remove_tree } else { layer::remove_folder };
+        let _ = layer::remove(path).or_else(|_| folder(path));
     }
     mem::forget(unfinished);
 }

@@ -1,7 +1,7 @@
 //! Settings that have one of a few values.
 
 use crate::error::{Error, Result};
-use std::str::FromStr;
+use std::{path::PathBuf, str::FromStr};
 
 /// How an answer is found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,6 +75,15 @@ pub enum TrainOnEos {
     All,
     /// None.
     None,
+}
+
+/// Where a run goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// From the newest checkpoint in the output folder; without one it begins.
+    Auto,
+    /// From the checkpoint in this folder.
+    From(PathBuf),
 }
 
 /// What becomes of a sample longer than the limit.

@@ -1,7 +1,7 @@
 //! How an adapter is trained.
 
 use super::{
-    choices::{ActivationMemory, DataFormat, Overlong, PackingStrategy, ScheduleKind, TrainOnEos, Whole},
+    choices::{ActivationMemory, DataFormat, Overlong, PackingStrategy, Resume, ScheduleKind, TrainOnEos, Whole},
     section::section,
 };
 use crate::{
@@ -102,6 +102,14 @@ section! {
         logging_steps: u64 = 20, within LOGGING_STEPS;
         /// Steps between evaluations; 0 evaluates only before and after
         eval_steps: u64 = 0, within EVAL_STEPS;
+        /// Steps between checkpoints, from which a run can be resumed; 0 makes none
+        save_steps: u64 = 500, within SAVE_STEPS;
+        /// Minutes between checkpoints; 0 looks at steps only
+        save_minutes: f64 = 0.0, within SAVE_MINUTES;
+        /// Checkpoints to keep, the newest; none keeps all
+        save_total_limit: Option<usize> = Some(2), within SAVE_TOTAL_LIMIT;
+        /// Go on with a run from its newest checkpoint in the output folder, or from this one
+        resume: Option<Resume> = None, also ["resume_from_checkpoint"];
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a setting's text means.
 
-use super::choices::{ActivationMemory, DataFormat, Mode, Overlong, PackingStrategy, ScheduleKind, TrainOnEos, Whole};
+use super::choices::{ActivationMemory, DataFormat, Mode, Overlong, PackingStrategy, Resume, ScheduleKind, TrainOnEos, Whole};
 use crate::{
     device::Device,
     export::{Combination, GgufType, MajoritySign},
@@ -134,6 +134,24 @@ impl Value for DataFiles {
 
     fn show(&self) -> String {
         self.to_string()
+    }
+}
+
+impl Value for Resume {
+    fn wanted(_: Option<Range>) -> String {
+        "auto, or a checkpoint's folder".into()
+    }
+
+    fn parse(text: &str, _: Option<Range>) -> Option<Self> {
+        let auto = text.eq_ignore_ascii_case("auto") || text.eq_ignore_ascii_case("true");
+        if auto { Some(Resume::Auto) } else { PathBuf::parse(text, None).map(Resume::From) }
+    }
+
+    fn show(&self) -> String {
+        match self {
+            Resume::Auto => "auto".into(),
+            Resume::From(path) => path.show(),
+        }
     }
 }
 

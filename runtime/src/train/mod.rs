@@ -1,7 +1,9 @@
 //! Fine-tuning: data, batches, schedules, and the run that puts them together.
+pub mod checkpoint;
 pub mod data;
 mod loss_scale;
 pub mod metrics;
+mod optimizer;
 pub mod output;
 pub mod packing;
 pub mod run;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::checkpoint::{name, whole};
 use super::metrics::{MetricsLog, Record};
 use crate::error::{Error, Result};
 use crate::files::{self, OutputFolder, PARTIAL_METRICS, Staged};
@@ -28,17 +29,23 @@ impl RunOutput {
     /// Takes a folder, which is made if need be.
     ///
     /// # Errors
-    /// Another process writes into it, it cannot be written, or it has an adapter and `overwrite` is not set.
+    /// Another process writes into it, it cannot be written, or it has an adapter or checkpoints and `overwrite` is not set.
     pub fn create(dir: &Path, overwrite: bool) -> Result<Self> {
         let folder = OutputFolder::claim(dir)?;
         Self::expect_free(dir, overwrite)?;
         Ok(Self { folder, log: None, lines: String::new(), reserved: None })
     }
 
-    /// Refuses a folder that has an adapter, unless `overwrite` is set.
+    /// Refuses a folder that has an adapter or checkpoints, unless `overwrite` is set.
     pub(crate) fn expect_free(dir: &Path, overwrite: bool) -> Result<()> {
+        if overwrite {
+            return Ok(());
+        }
         let hint = "it is a trained adapter; choose another --output, or pass --overwrite";
-        if overwrite { Ok(()) } else { files::refuse_existing(dir, &[WEIGHTS, CONFIG], hint) }
+        files::refuse_existing(dir, &[WEIGHTS, CONFIG], hint)?;
+        let checkpoints: Vec<_> = whole(dir).into_iter().map(|(step, _)| name(step)).collect();
+        let hint = "it is of a run that can go on with --resume auto; or choose another --output, or pass --overwrite";
+        files::refuse_existing(dir, &checkpoints, hint)
     }
 
     /// Where it is.
@@ -76,6 +83,16 @@ impl RunOutput {
             self.log = None;
         }
         written
+    }
+
+    /// The metrics so far.
+    pub(crate) fn lines(&self) -> &str {
+        &self.lines
+    }
+
+    /// Goes on behind the metrics of a run that was cut short.
+    pub(crate) fn go_on(&mut self, lines: String) {
+        self.lines = lines;
     }
 
     /// Begins the metrics that can be followed with all lines so far.

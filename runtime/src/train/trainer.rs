@@ -1,7 +1,11 @@
 //! Training an adapter: one optimiser step after another.
 
+mod state;
+
+pub use super::optimizer::OptimizerOptions;
 use super::{
     loss_scale::LossScale,
+    optimizer::Optimizer,
     packing::{BatchOptions, Step},
     schedule::Schedule,
 };
@@ -13,28 +17,10 @@ use crate::{
     options,
 };
 use halfbyte::{
-    Backend, Buf, Count, DType, Float,
+    Backend, Count, DType, Float,
     ops::{AdamW, Clip, Norm, Op},
 };
-
-/// How the optimiser moves; the defaults are those of transformers' `TrainingArguments`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct OptimizerOptions {
-    /// Decoupled weight decay.
-    pub weight_decay: f32,
-    /// Decay of the moments.
-    pub betas: [f32; 2],
-    /// Added to the root of the second moment.
-    pub eps: f32,
-    /// Gradients are scaled down to this norm; 0 turns it off.
-    pub max_grad_norm: f32,
-}
-
-impl Default for OptimizerOptions {
-    fn default() -> Self {
-        OptimizerOptions { weight_decay: 0.0, betas: [0.9, 0.999], eps: 1e-8, max_grad_norm: 1.0 }
-    }
-}
+pub use state::{Counters, TrainerState};
 
 /// How a trainer runs.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -72,21 +58,6 @@ pub struct StepReport {
     pub skipped: bool,
 }
 
-/// The adapter's master weights and the optimiser's moments, each `[layout.len]`.
-struct Optimizer<B: Backend> {
-    weights: Buf<B, f32>,
-    m: Buf<B, f32>,
-    v: Buf<B, f32>,
-    /// `[2]`: the summed loss of a step, and the norm of its gradient.
-    outcome: Buf<B, f32>,
-    /// `[1]`: not 0 once one of them was not finite.
-    halted: Buf<B, u32>,
-    /// `outcome` of the step before the last, and of the last, in turn, in the host's memory.
-    outcomes: [Buf<B, f32>; 2],
-    /// Steps taken.
-    steps: u32,
-}
-
 /// A step that was queued.
 struct Queued {
     index: u64,
@@ -97,21 +68,6 @@ struct Queued {
     loss_scale: f32,
     /// Which of the outcomes is its.
     outcome: usize,
-}
-
-impl<B: Backend> Optimizer<B> {
-    fn new(backend: &B, weights: &[f32]) -> Result<Self> {
-        let zeros = || backend.zeros(weights.len());
-        Ok(Optimizer {
-            weights: backend.upload(weights)?,
-            m: zeros()?,
-            v: zeros()?,
-            outcome: backend.zeros(2)?,
-            halted: backend.zeros(1)?,
-            outcomes: [backend.zeros_on_host(2)?, backend.zeros_on_host(2)?],
-            steps: 0,
-        })
-    }
 }
 
 /// Trains an adapter on a frozen model. All memory is allocated at the start.
@@ -386,6 +342,11 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
     pub fn gradients(&self) -> Result<Adapter> {
         let flat = self.grads.adapter.to_vec(self.backend)?;
         self.adapter.layout.to_adapter(&self.config, &self.model.config, &flat)
+    }
+
+    /// What it computes on.
+    pub fn device(&self) -> String {
+        self.backend.name()
     }
 
     /// Numbers that are trained.

@@ -18,6 +18,8 @@ mod options;
 mod plan;
 mod prepared;
 mod preview;
+mod resume;
+mod steps;
 mod texts;
 mod watch;
 

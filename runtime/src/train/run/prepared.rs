@@ -1,6 +1,6 @@
 //! All of a run that can be known before weights are loaded.
 
-use super::{idle::idle, texts::Texts};
+use super::{idle::idle, resume::find, texts::Texts};
 use crate::{
     checkpoint::Checkpoint,
     config::Qwen3Config,
@@ -9,7 +9,7 @@ use crate::{
     model::{checkpoint_note, untrained_note},
     settings::{Loaded, Section, TrainSettings},
     tokenizer::Tokenizer,
-    train::{output::RunOutput, packing::Batcher, trainer::micro_batch_capacity},
+    train::{checkpoint::Saved, output::RunOutput, packing::Batcher, trainer::micro_batch_capacity},
 };
 use std::path::PathBuf;
 
@@ -34,6 +34,10 @@ pub struct Prepared {
     pub(super) texts: Texts,
     /// The most tokens that run at once.
     pub(super) capacity: usize,
+    /// Where it goes on.
+    pub(super) saved: Option<Saved>,
+    /// Whether an adapter in the output folder may be replaced.
+    pub(super) overwrite: bool,
 }
 
 /// Takes a setting that has no effect, and why.
@@ -43,8 +47,8 @@ impl Prepared {
     /// Opens and checks everything but the weights, without a GPU, and writes nothing.
     ///
     /// # Errors
-    /// A file is missing, damaged or contradicts another, a sample does not fit, the output folder has an adapter, or a
-    /// setting that is not its default would have no effect.
+    /// A file is missing, damaged or contradicts another, a sample does not fit, the output folder has an adapter, a
+    /// checkpoint is of another run, or a setting that is not its default would have no effect.
     pub fn new(settings: &TrainSettings) -> Result<Self> {
         let defaults = TrainSettings::default();
         Self::open(settings, &|name, why| {
@@ -71,7 +75,9 @@ impl Prepared {
         let files = Checkpoint::open(&dir)?;
         let idle = idle(settings, &files)?;
         idle.iter().try_for_each(|(name, why)| refuse(name, why))?;
-        RunOutput::expect_free(&settings.output, settings.overwrite)?;
+        let saved = find(settings)?;
+        let overwrite = settings.overwrite || saved.as_ref().is_some_and(|saved| saved.is_in(&settings.output));
+        RunOutput::expect_free(&settings.output, overwrite)?;
         let adapter = settings.adapter_dir()?.map(|dir| Adapter::open(&dir, &config)).transpose()?;
         let (adapter, adapter_note) = adapter.unzip();
         let lora = adapter.as_ref().map_or_else(|| settings.lora(), |adapter| Ok(adapter.config.clone()))?;
@@ -82,7 +88,21 @@ impl Prepared {
         let notes = notes.into_iter().flatten().collect();
         let longest = micro_batch_capacity(&texts.train.samples, texts.train.times(), &settings.batches());
         let (settings, capacity) = (settings.clone(), longest.max(texts.longest_evaluated()));
-        Ok(Prepared { settings, dir, config, files, tokenizer, lora, notes, adapter, texts, capacity })
+        let run = Prepared {
+            settings,
+            dir,
+            config,
+            files,
+            tokenizer,
+            lora,
+            notes,
+            adapter,
+            texts,
+            capacity,
+            saved,
+            overwrite,
+        };
+        run.from_checkpoint()
     }
 
     /// The steps of the run.

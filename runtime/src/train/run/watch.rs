@@ -11,8 +11,8 @@ pub trait Watch {
     /// A line that the user should know.
     fn note(&mut self, _line: &str) {}
 
-    /// The loop over so many steps begins.
-    fn begin(&mut self, _total_steps: u64) {}
+    /// The loop over so many steps begins; the first of them are done already where a run goes on.
+    fn begin(&mut self, _done: u64, _total_steps: u64) {}
 
     /// There is something to save from now on; said after every step.
     fn learnt(&mut self) {}

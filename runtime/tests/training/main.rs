@@ -1,5 +1,7 @@
 //! Training runs, as a program that has settings starts them.
 
+mod resume;
+
 use halfbyte::DType;
 use halfbyte_runtime::{
     config::Qwen3Config,

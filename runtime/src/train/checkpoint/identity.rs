@@ -1,0 +1,139 @@
+//! What a run is made of, by which a checkpoint knows its own.
+
+use crate::{
+    batch::Sample,
+    checkpoint::{Checkpoint, TensorRef},
+    error::{Error, Result},
+    files,
+    lora::LoraConfig,
+    settings::{Section, TrainSettings},
+};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Settings that may differ when a run goes on: they say where things are, what is told or how it is computed, and the
+/// adapter is the same. What the files have that they name is compared.
+const FREE: [&str; 15] = [
+    "model_name",
+    "data",
+    "eval_data",
+    "exam",
+    "output",
+    "overwrite",
+    "activation_memory",
+    "gradient_checkpointing",
+    "device",
+    "threads",
+    "logging_steps",
+    "save_steps",
+    "save_minutes",
+    "save_total_limit",
+    "resume",
+];
+
+/// What decides how a run ends. Hashes are SHA-256 in hexadecimal.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Settings by their names.
+    settings: BTreeMap<String, String>,
+    /// The adapter's configuration.
+    adapter: String,
+    /// The tokens to train on.
+    data: String,
+    /// The tokens to evaluate on.
+    eval_data: Option<String>,
+    /// The base model.
+    base: String,
+}
+
+/// What an [`Identity`] is made of.
+pub(crate) struct Parts<'a> {
+    pub settings: &'a TrainSettings,
+    pub lora: &'a LoraConfig,
+    pub train: &'a [Sample],
+    pub heldout: Option<&'a [Sample]>,
+    pub base: &'a Checkpoint,
+}
+
+impl Identity {
+    /// Reads all samples, and of the base what [`hash_base`] does.
+    pub(crate) fn of(parts: &Parts<'_>) -> Result<Self> {
+        let names = parts.settings.fields().into_iter().map(|field| field.name).filter(|name| !FREE.contains(name));
+        let settings = names.filter_map(|name| Some((name.into(), parts.settings.show(name)?))).collect();
+        let mut lora = parts.lora.clone();
+        // Where the model lies decides nothing.
+        lora.base_model = None;
+        Ok(Identity {
+            settings,
+            adapter: hex(Sha256::digest(lora.to_json())),
+            data: hash_samples(parts.train),
+            eval_data: parts.heldout.map(hash_samples),
+            base: hash_base(parts.base)?,
+        })
+    }
+
+    /// What is another in `now`, each as a sentence's part.
+    pub(crate) fn differences(&self, now: &Identity) -> Vec<String> {
+        let defaults = TrainSettings::default();
+        let value = |of: &Identity, name: &str| of.settings.get(name).cloned().or_else(|| defaults.show(name));
+        let names: BTreeSet<_> = self.settings.keys().chain(now.settings.keys()).collect();
+        let told = names.into_iter().filter_map(|name| {
+            let (was, is) = (value(self, name), value(now, name));
+            let show = |value: Option<String>| value.unwrap_or_else(|| "unknown here".into());
+            (was != is).then(|| format!("{name} was {} and is {}", show(was), show(is)))
+        });
+        let mut told: Vec<_> = told.collect();
+        if told.is_empty() && self.adapter != now.adapter {
+            told.push("the adapter's configuration is another one".into());
+        }
+        let parts = [
+            ("the data to train on", self.data != now.data),
+            ("the held-out data", self.eval_data != now.eval_data),
+            ("the base model", self.base != now.base),
+        ];
+        told.extend(parts.into_iter().filter(|(_, other)| *other).map(|(name, _)| format!("{name} is another one")));
+        told
+    }
+}
+
+/// Tokens, and which of them are targets.
+fn hash_samples(samples: &[Sample]) -> String {
+    let mut hash = Sha256::new();
+    for Sample { ids, mask } in samples {
+        hash.update((ids.len() as u64).to_le_bytes());
+        hash.update(bytemuck::cast_slice::<u32, u8>(ids));
+        hash.update(bytemuck::cast_slice::<bool, u8>(mask));
+    }
+    hex(hash.finalize())
+}
+
+/// The configuration, and of each tensor its name, type, shape and a part of its bytes: a model that was trained further,
+/// or quantised otherwise, differs in all of them, and 16 GB need not be read for it.
+fn hash_base(base: &Checkpoint) -> Result<String> {
+    let mut hash = Sha256::new();
+    hash.update(files::read(&base.dir().join("config.json"))?);
+    let names: Vec<_> = base.names().collect();
+    let tensors = names.par_iter().map(|name| base.tensor(name).map(|tensor| hash_tensor(&tensor)));
+    tensors.collect::<Result<Vec<_>, Error>>()?.iter().for_each(|tensor| hash.update(tensor));
+    Ok(hex(hash.finalize()))
+}
+
+fn hash_tensor(tensor: &TensorRef<'_>) -> [u8; 32] {
+    // So many pieces of this size, evenly spread from the first byte to the last.
+    const PIECES: usize = 16;
+    const PIECE: usize = 4096;
+    let mut hash = Sha256::new();
+    hash.update(format!("{} {:?} {:?}", tensor.name, tensor.dtype, tensor.shape));
+    let last = tensor.data.len().saturating_sub(PIECE);
+    for piece in 0..PIECES {
+        let rest = &tensor.data[last * piece / (PIECES - 1)..];
+        hash.update(&rest[..rest.len().min(PIECE)]);
+    }
+    hash.finalize().into()
+}
+
+fn hex(hash: impl AsRef<[u8]>) -> String {
+    hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,245 @@
+//! The loop over the steps.
+
+use super::{
+    examine::Examiner,
+    prepared::Prepared,
+    watch::{Watch, Wish},
+};
+use crate::{
+    error::Result,
+    lora::Adapter,
+    train::{
+        checkpoint::{Keeper, State},
+        metrics::Record,
+        output::RunOutput,
+        packing::Batcher,
+        trainer::{StepReport, Trainer, TrainerState},
+    },
+};
+use halfbyte::{Backend, Count, Float};
+use std::{
+    mem,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+/// The loop over the steps.
+pub(super) struct Steps<'a, B: Backend, T: Float> {
+    batcher: &'a Batcher<'a>,
+    examiner: &'a Examiner<'a, B, T>,
+    eval_steps: u64,
+    /// Whether to queue a step before the one before it is known.
+    runs_behind: bool,
+    keeper: Keeper,
+    /// How long the run took before it was cut short.
+    elapsed_s: f64,
+    /// Trained on so far.
+    pub n_tokens: u64,
+    /// Steps so far.
+    pub done: u64,
+}
+
+impl<'a, B: Backend, T: Float> Steps<'a, B, T> {
+    /// From the first step on, or behind the checkpoint that the run goes on from.
+    pub fn new(
+        run: &Prepared,
+        batcher: &'a Batcher<'a>,
+        examiner: &'a Examiner<'a, B, T>,
+        runs_behind: bool,
+    ) -> Result<Self> {
+        let state = run.saved.as_ref().map(|saved| &saved.state);
+        let (done, n_tokens) = state.map_or((0, 0), |state| (state.step, state.tokens));
+        let elapsed_s = state.map_or(0.0, |state| state.elapsed_s);
+        let (eval_steps, keeper) = (run.settings.eval_steps, run.keeper()?);
+        Ok(Steps { batcher, examiner, eval_steps, runs_behind, keeper, elapsed_s, n_tokens, done })
+    }
+
+    /// Trains, and saves what was learnt: also when somebody or an error ends it early, but not before there is something.
+    pub fn train_and_save(
+        &mut self,
+        trainer: &mut Trainer<'_, B, T>,
+        output: &mut RunOutput,
+        watch: &mut dyn Watch,
+    ) -> Result<()> {
+        let (began, trained_before) = (Instant::now(), self.n_tokens);
+        watch.begin(self.done, self.batcher.total_steps());
+        let trained = self.train(trainer, output, watch);
+        watch.finish();
+        let seconds = began.elapsed().as_secs_f64();
+        if self.done == 0 {
+            return trained;
+        }
+        save(output, trainer.adapter()?, watch)?;
+        let (n, total) = (self.n_tokens - trained_before, self.batcher.total_steps());
+        watch.say(&format!("trained on {} in {seconds:.1} s: {:.0} tokens/s", Count(n, "token"), n as f64 / seconds));
+        watch.say(&format!("adapter saved in {}", output.path().display()));
+        if self.done != total {
+            watch.say(&format!("it is that of the first {} of {}", self.done, Count(total, "step")));
+            if trained.is_ok() && self.keeper.is_on() {
+                self.checkpoint(trainer, output, watch, seconds);
+                watch.say("--resume auto goes on with it");
+            }
+        }
+        tell_failed(self.keeper.clear(output.path()), watch);
+        trained
+    }
+
+    fn train(&mut self, trainer: &mut Trainer<'_, B, T>, output: &mut RunOutput, watch: &mut dyn Watch) -> Result<()> {
+        let (began, aside) = (Instant::now(), Duration::ZERO);
+        let mut told = Told { output, watch, began, step_began: began, steps: 0, aside, lost: false };
+        for step in self.batcher.steps(self.done) {
+            if told.watch.ends() {
+                break;
+            }
+            let report = if self.runs_behind { trainer.step_ahead(&step)? } else { Some(trainer.step(&step)?) };
+            self.tell(report, trainer, &mut told)?;
+            let done = step.index + 1;
+            let saves = done != self.batcher.total_steps() && self.keeper.is_due(done);
+            // What is evaluated or saved is what the step left.
+            if saves || self.eval_steps > 0 && done.is_multiple_of(self.eval_steps) {
+                self.finish(trainer, &mut told)?;
+            }
+            if saves {
+                let began = Instant::now();
+                self.checkpoint(trainer, told.output, told.watch, told.began.elapsed().as_secs_f64());
+                told.pause(began);
+            }
+        }
+        self.finish(trainer, &mut told)
+    }
+
+    /// Waits for the last step. When it began nobody knows: the one before it was told of late. So it took what a step took
+    /// up to now.
+    fn finish(&mut self, trainer: &mut Trainer<'_, B, T>, told: &mut Told<'_>) -> Result<()> {
+        let report = trainer.finish()?;
+        let mean = told.began.elapsed().saturating_sub(told.aside) / (told.steps + 1);
+        if self.runs_behind
+            && let Some(began) = Instant::now().checked_sub(mean)
+        {
+            told.step_began = began;
+        }
+        self.tell(report, trainer, told)
+    }
+
+    /// Notes what a step did, and evaluates where it is time to.
+    fn tell(&mut self, report: Option<StepReport>, trainer: &mut Trainer<'_, B, T>, told: &mut Told<'_>) -> Result<()> {
+        let Some(report) = report else { return Ok(()) };
+        told.watch.learnt();
+        self.n_tokens += report.n_tokens as u64;
+        self.done = report.step + 1;
+        let mut record = record(&report, self.n_tokens, told.step_began);
+        record.elapsed_s = Some(self.elapsed_s + told.began.elapsed().as_secs_f64());
+        let began = Instant::now();
+        if self.eval_steps > 0 && record.step.is_multiple_of(self.eval_steps) {
+            record.eval_loss = self.examiner.heldout_loss(trainer)?;
+        }
+        told.steps += 1;
+        told.pause(began);
+        // The adapter is worth more: metrics are written again when it is saved.
+        if let Err(e) = told.output.record(&record)
+            && !mem::replace(&mut told.lost, true)
+        {
+            told.watch.note(&format!("metrics will be written at the end only: {e}"));
+        }
+        told.watch.step(&record);
+        tell_failed(self.keeper.clear_after_step(told.output.path()), told.watch);
+        Ok(())
+    }
+
+    /// Saves a checkpoint `seconds` after the loop began. Training goes on where that fails: it is tried again when the
+    /// next one is due.
+    fn checkpoint(&mut self, trainer: &mut Trainer<'_, B, T>, output: &RunOutput, watch: &mut dyn Watch, seconds: f64) {
+        let began = Instant::now();
+        let saved = self.save_checkpoint(trainer, output, self.elapsed_s + seconds);
+        watch.note(&match saved {
+            Ok(path) => format!(
+                "{} saved in {:.1} s ({} kept)",
+                path.display(),
+                began.elapsed().as_secs_f64(),
+                Count(self.keeper.n_kept() as u64, "checkpoint")
+            ),
+            Err(e) => format!("there is no checkpoint of step {}: {e}", self.done),
+        });
+    }
+
+    fn save_checkpoint(
+        &mut self,
+        trainer: &mut Trainer<'_, B, T>,
+        output: &RunOutput,
+        elapsed_s: f64,
+    ) -> Result<PathBuf> {
+        let TrainerState { counters, moments } = trainer.state()?;
+        let state = State {
+            version: State::VERSION,
+            step: self.done,
+            total_steps: self.batcher.total_steps(),
+            tokens: self.n_tokens,
+            elapsed_s,
+            device: trainer.device(),
+            counters,
+            run: self.keeper.identity.clone(),
+        };
+        self.keeper.save(output, &state, &moments, trainer.adapter()?)
+    }
+}
+
+/// Who is told of steps.
+struct Told<'a> {
+    output: &'a mut RunOutput,
+    watch: &'a mut dyn Watch,
+    began: Instant,
+    /// When the step before was told of.
+    step_began: Instant,
+    /// Steps that were told of, and what evaluations and checkpoints between them took.
+    steps: u32,
+    aside: Duration,
+    /// Whether metrics could not be written.
+    lost: bool,
+}
+
+impl Told<'_> {
+    /// What began then was no part of a step.
+    fn pause(&mut self, began: Instant) {
+        self.aside += began.elapsed();
+        self.step_began = Instant::now();
+    }
+}
+
+/// Says that checkpoints could not be removed: no reason to stop.
+fn tell_failed(cleared: Result<()>, watch: &mut dyn Watch) {
+    if let Err(e) = cleared {
+        watch.note(&format!("there are more checkpoints than there should be: {e}"));
+    }
+}
+
+/// Saves the adapter. Where that fails, hours of work are not dropped until `watch` says so.
+fn save(output: &mut RunOutput, adapter: &Adapter, watch: &mut dyn Watch) -> Result<()> {
+    let mut outcome = output.save(adapter);
+    while let Err(error) = outcome {
+        let wish = watch.save_failed(&error);
+        let moved = match &wish {
+            Wish::Folder(dir) => output.move_to(dir),
+            _ => Ok(()),
+        };
+        outcome = moved.and_then(|()| output.save(adapter));
+        if wish == Wish::GiveUp && outcome.is_err() {
+            watch.note("what was trained is lost");
+            return outcome;
+        }
+    }
+    outcome
+}
+
+fn record(report: &StepReport, tokens: u64, step_began: Instant) -> Record {
+    Record {
+        step: report.step + 1,
+        epoch: Some(report.epoch as f64),
+        loss: Some(report.loss),
+        lr: Some(report.lr),
+        grad_norm: Some(report.grad_norm),
+        loss_scale: (report.loss_scale != 1.0).then(|| f64::from(report.loss_scale)),
+        tokens: Some(tokens),
+        tokens_per_s: Some(report.n_tokens as f64 / step_began.elapsed().as_secs_f64()),
+        ..Record::default()
+    }
+}

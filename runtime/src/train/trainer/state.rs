@@ -1,0 +1,59 @@
+//! What a trainer must know, beside the adapter, to go on as if it had never stopped.
+
+use super::Trainer;
+use crate::{
+    error::{Error, Result},
+    train::loss_scale::LossScale,
+};
+use halfbyte::{Backend, Float};
+use serde::{Deserialize, Serialize};
+
+/// How far a trainer is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Updates of the adapter; a step that f16 left out is none.
+    pub updates: u32,
+    /// Micro-batches, by which dropout masks differ.
+    pub micro_batches: u64,
+    /// What the next loss is multiplied by.
+    pub loss_scale: LossScale,
+}
+
+/// A trainer between two steps; its adapter is the other half.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrainerState {
+    /// How far it is.
+    pub counters: Counters,
+    /// AdamW's first and second moment, each of all numbers of the adapter as they lie in memory.
+    pub moments: [Vec<f32>; 2],
+}
+
+impl<B: Backend, T: Float> Trainer<'_, B, T> {
+    /// What it must know to go on; waits. What every queued step did must have been told.
+    ///
+    /// # Errors
+    /// The device refuses, or the host has too little memory.
+    pub fn state(&self) -> Result<TrainerState> {
+        let Trainer { backend, optimizer, micro_batches, loss_scale, .. } = self;
+        let counters = Counters { updates: optimizer.steps, micro_batches: *micro_batches, loss_scale: *loss_scale };
+        Ok(TrainerState { counters, moments: [optimizer.m.to_vec(backend)?, optimizer.v.to_vec(backend)?] })
+    }
+
+    /// Goes on from `state`, whose adapter it was made with.
+    ///
+    /// # Errors
+    /// The moments are not as many as the adapter has numbers, or the device refuses.
+    pub fn restore(&mut self, state: &TrainerState) -> Result<()> {
+        let TrainerState { counters, moments: [m, v] } = state;
+        let len = self.optimizer.m.len();
+        if let Some(moments) = [m, v].into_iter().find(|moments| moments.len() != len) {
+            return Err(Error::setting("moments of the optimizer", moments.len(), format!("the adapter has {len}")));
+        }
+        self.backend.write(m, self.optimizer.m.view_mut())?;
+        self.backend.write(v, self.optimizer.v.view_mut())?;
+        self.optimizer.steps = counters.updates;
+        self.micro_batches = counters.micro_batches;
+        self.loss_scale = counters.loss_scale;
+        Ok(())
+    }
+}
