@@ -55,6 +55,8 @@ pub const MAX_SEQ_LENGTH: Range = closed("the longest sequence", 1.0, 1e7);
 pub const LOGGING_STEPS: Range = closed("the steps between lines of progress", 1.0, 1e9);
 /// Steps between evaluations; 0 is none.
 pub const EVAL_STEPS: Range = closed("the steps between evaluations", 0.0, 1e9);
+/// Evaluations without a lower loss after which a run ends.
+pub const EARLY_STOPPING_PATIENCE: Range = closed("the patience of early stopping", 1.0, 1e9);
 /// Steps between checkpoints; 0 is none.
 pub const SAVE_STEPS: Range = closed("the steps between checkpoints", 0.0, 1e9);
 /// Minutes between checkpoints; 0 is none.

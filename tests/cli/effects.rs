@@ -224,6 +224,7 @@ fn every_option_of_training_is_seen() {
     let large = files.folder.path().join("large.jsonl");
     let line = format!("{{\"text\": \"{}\"}}\n", "house ".repeat(200));
     fs::write(&large, line.repeat(1000)).unwrap();
+    let still = format!("--learning-rate 0 --eval-steps 1 {}", show("--eval-data", few));
     let rows = vec![
         row("--no-cache", says("large.jsonl: 1000 of text\n")).beside(&format!("--check {}", show("--data", &large))),
         row("--model-name embedded", says("hidden 256")).beside("--check"),
@@ -267,6 +268,8 @@ fn every_option_of_training_is_seen() {
         row("--seed 1", WEIGHTS),
         row("--logging-steps 1", says("step 1/")),
         row("--eval-steps 1", Holds("metrics.jsonl", "eval_loss")).beside(&show("--eval-data", few)),
+        row("--load-best-at-end", says("held-out loss was lowest after step 1, ")).beside(&still),
+        row("--early-stopping-patience 2", says("ended early: 2 evaluations in a row")).beside(&still),
         row("--save-steps 5", says("checkpoint-10 saved")),
         row("--save-minutes 1e-6", says("checkpoint-1 saved")),
         row("--save-total-limit 3", says("(3 checkpoints kept)")).beside("--save-steps 1"),

@@ -10,7 +10,7 @@ fn refuses(command: Command, option: &str, value: &str, output: &Path) {
     refused(command, output, &[option, value, "it must be a"]);
 }
 
-const TRAINING: [(&str, &[&str]); 17] = [
+const TRAINING: [(&str, &[&str]); 18] = [
     ("--learning-rate", &["-1", "nan", "inf"]),
     ("--warmup-ratio", &["-0.1", "1.5", "nan"]),
     ("--weight-decay", &["-1", "nan"]),
@@ -22,6 +22,7 @@ const TRAINING: [(&str, &[&str]); 17] = [
     ("--max-seq-length", &["0", "18446744073709551615"]),
     ("--logging-steps", &["0", "-1"]),
     ("--eval-steps", &["-1", "x"]),
+    ("--early-stopping-patience", &["0", "x"]),
     ("--save-steps", &["-1", "x"]),
     ("--save-minutes", &["-1", "nan", "inf"]),
     ("--save-total-limit", &["0", "-1"]),

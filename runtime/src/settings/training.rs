@@ -102,6 +102,10 @@ section! {
         logging_steps: u64 = 20, within LOGGING_STEPS;
         /// Steps between evaluations; 0 evaluates only before and after
         eval_steps: u64 = 0, within EVAL_STEPS;
+        /// Save the adapter of the evaluation with the lowest held-out loss, not the last one
+        load_best_at_end: bool = false, also ["load_best_model_at_end"];
+        /// End after so many evaluations in a row without a lower held-out loss
+        early_stopping_patience: Option<u64> = None, within EARLY_STOPPING_PATIENCE;
         /// Steps between checkpoints, from which a run can be resumed; 0 makes none
         save_steps: u64 = 500, within SAVE_STEPS;
         /// Minutes between checkpoints; 0 looks at steps only

@@ -144,13 +144,17 @@ impl Progress {
         let left = self.time_left(record.step);
         match &mut self.view {
             View::Bar(bar) => {
+                if let Some(loss) = record.eval_loss {
+                    above(bar, &format!("step {}/{}  held-out loss {loss:.4}", record.step, self.total_steps));
+                }
                 let count = format!(" {}/{}  ", record.step, self.total_steps);
                 let message = summary(record, left, bar_room().saturating_sub(bar_columns() + count.len()));
                 bar.set_message(message);
                 bar.set_position(record.step);
             }
             View::Lines { every, out } => {
-                if record.step.is_multiple_of(*every) || record.step == self.total_steps {
+                let told = record.step.is_multiple_of(*every) || record.step == self.total_steps;
+                if told || record.eval_loss.is_some() {
                     let message = summary(record, left, usize::MAX);
                     // Progress that nobody can read any more is no reason to stop training.
                     let _ = writeln!(out, "step {}/{}  {message}", record.step, self.total_steps);
@@ -162,9 +166,7 @@ impl Progress {
     /// Prints a line of its own.
     pub fn note(&mut self, text: &str) {
         match &mut self.view {
-            View::Bar(bar) => bar.suspend(|| {
-                let _ = writeln!(io::stderr(), "{}", Stream::Err.fit(text));
-            }),
+            View::Bar(bar) => above(bar, text),
             View::Lines { out, .. } => {
                 let _ = writeln!(out, "{text}");
             }
@@ -186,6 +188,13 @@ impl Progress {
         let left = self.total_steps.saturating_sub(step);
         self.began.elapsed().mul_f64(left as f64 / done as f64)
     }
+}
+
+/// Prints a line that stays.
+fn above(bar: &ProgressBar, text: &str) {
+    bar.suspend(|| {
+        let _ = writeln!(io::stderr(), "{}", Stream::Err.fit(text));
+    });
 }
 
 /// Columns of the bar itself, of those that its line has.

@@ -1,6 +1,7 @@
 //! Fine-tuning: data, batches, schedules, and the run that puts them together.
 pub mod checkpoint;
 pub mod data;
+mod evaluations;
 mod loss_scale;
 pub mod metrics;
 mod optimizer;

@@ -50,12 +50,14 @@ pub struct BatchOptions {
 }
 
 /// What one optimiser step sees.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Step {
     /// Its number, counted from 0 over the whole run.
     pub index: u64,
     /// The epoch that it belongs to, counted from 0.
     pub epoch: u64,
+    /// Passes over the data once it is done, with the fraction.
+    pub epochs_done: f64,
     /// One to `gradient_accumulation_steps` micro-batches.
     pub micro_batches: Vec<Batch>,
     /// Targets in all micro-batches: the number that the summed loss is divided by.
@@ -274,9 +276,10 @@ impl Iterator for Steps<'_> {
         let last = (first + accumulation).min(self.plan.len());
         let micro_batches: Vec<_> = self.plan[first..last].iter().map(|m| self.batcher.micro_batch(m)).collect();
         let n_targets = micro_batches.iter().map(Batch::n_targets).sum();
-        let step = Step { index: self.next, epoch: self.epoch, micro_batches, n_targets };
+        let (index, epoch) = (self.next, self.epoch);
         self.next += 1;
-        Some(step)
+        let share = (self.next - self.epoch_start) as f64 / (self.epoch_end() - self.epoch_start) as f64;
+        Some(Step { index, epoch, epochs_done: epoch as f64 + share, micro_batches, n_targets })
     }
 }
 

@@ -42,8 +42,8 @@ pub struct TrainerOptions {
 pub struct StepReport {
     /// Which step, counted from 0.
     pub step: u64,
-    /// Finished passes over the data before it.
-    pub epoch: u64,
+    /// Finished passes over the data, with the fraction.
+    pub epochs_done: f64,
     /// Mean loss of the step's targets, in nats.
     pub loss: f64,
     /// Norm of the gradient before clipping.
@@ -61,7 +61,7 @@ pub struct StepReport {
 /// A step that was queued.
 struct Queued {
     index: u64,
-    epoch: u64,
+    epochs_done: f64,
     lr: f64,
     n_tokens: usize,
     n_targets: usize,
@@ -230,7 +230,7 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
         backend.copy_aside(outcome.view(), outcomes[place].view_mut())?;
         Ok(Queued {
             index: step.index,
-            epoch: step.epoch,
+            epochs_done: step.epochs_done,
             lr,
             n_tokens: step.micro_batches.iter().map(Batch::n_tokens).sum(),
             n_targets: step.n_targets,
@@ -252,7 +252,7 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
         }
         Ok(StepReport {
             step: queued.index,
-            epoch: queued.epoch,
+            epochs_done: queued.epochs_done,
             loss,
             grad_norm: f64::from(norm / queued.loss_scale),
             lr: queued.lr,

@@ -235,6 +235,8 @@ fn lengths_in_steps_and_fractions_of_epochs() {
     assert_eq!(run(TrainLength::Epochs(2.2)).len(), 11);
     let seven = run(TrainLength::Steps(7));
     assert_eq!((seven.len(), seven[4].epoch, seven[5].epoch), (7, 0, 1));
+    let done: Vec<_> = seven.iter().map(|step| step.epochs_done).collect();
+    assert_eq!(done, [0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4]);
 }
 
 #[test]

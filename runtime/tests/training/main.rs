@@ -1,5 +1,6 @@
 //! Training runs, as a program that has settings starts them.
 
+mod best;
 mod resume;
 
 use halfbyte::DType;
@@ -221,6 +222,8 @@ fn settings_without_effect_are_refused() {
         ("bnb_4bit_quant_type", TrainSettings { use_4bit: false, bnb_4bit_quant_type: fp4, ..plain() }),
         ("bnb_4bit_use_double_quant", TrainSettings { use_4bit: false, bnb_4bit_use_double_quant: false, ..plain() }),
         ("eval_steps", TrainSettings { eval_data: None, eval_steps: 1, ..plain() }),
+        ("load_best_at_end", TrainSettings { load_best_at_end: true, ..plain() }),
+        ("early_stopping_patience", TrainSettings { early_stopping_patience: Some(1), ..plain() }),
         ("epochs", TrainSettings { epochs: Some(1.0), ..plain() }),
         (
             "gradient_checkpointing",

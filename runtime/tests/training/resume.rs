@@ -27,7 +27,7 @@ fn eventful(folder: &Path, output: &str) -> TrainSettings {
     }
 }
 
-fn resumed(settings: TrainSettings) -> TrainSettings {
+pub fn resumed(settings: TrainSettings) -> TrainSettings {
     TrainSettings { resume: Some(Resume::Auto), ..settings }
 }
 
@@ -54,14 +54,14 @@ impl Watch for Until {
     }
 }
 
-fn until(steps: u64, settings: &TrainSettings) -> (Outcome, String) {
+pub fn until(steps: u64, settings: &TrainSettings) -> (Outcome, String) {
     let mut watch = Until { steps, ..Until::default() };
     let outcome = run(settings, &mut watch).unwrap_or_else(|e| panic!("{e}"));
     (outcome, watch.said)
 }
 
 /// Lines of metrics without what time decides.
-fn metrics(dir: &Path) -> Vec<Value> {
+pub fn metrics(dir: &Path) -> Vec<Value> {
     let line = |line: &str| {
         let mut line: Value = serde_json::from_str(line).unwrap();
         let keys = line.as_object_mut().unwrap();
@@ -79,7 +79,7 @@ fn names(dir: &Path) -> Vec<String> {
     names
 }
 
-fn checkpoints(dir: &Path) -> Vec<String> {
+pub fn checkpoints(dir: &Path) -> Vec<String> {
     names(dir).into_iter().filter(|name| name.starts_with("checkpoint-")).collect()
 }
 

@@ -24,6 +24,8 @@ pub(crate) struct Keeper {
     last: Instant,
     /// Steps of this run's checkpoints, the oldest first.
     own: Vec<u64>,
+    /// The one of the lowest held-out loss, which is kept beside the newest.
+    best: Option<u64>,
     /// Whether one was made since the oldest were removed.
     too_many: bool,
     /// Of the run.
@@ -31,11 +33,11 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    /// For a run that goes on after the checkpoints `own`.
-    pub fn new(settings: &TrainSettings, own: Vec<u64>, identity: Identity) -> Self {
+    /// For a run that goes on after the checkpoints `own`, of which that of step `best` is the best.
+    pub fn new(settings: &TrainSettings, own: Vec<u64>, best: Option<u64>, identity: Identity) -> Self {
         let TrainSettings { save_steps: every, save_minutes, save_total_limit: limit, .. } = *settings;
         let pause = (save_minutes > 0.0).then(|| Duration::from_secs_f64(60.0 * save_minutes));
-        Keeper { every, pause, limit, last: Instant::now(), own, too_many: false, identity }
+        Keeper { every, pause, limit, last: Instant::now(), own, best, too_many: false, identity }
     }
 
     /// Whether checkpoints are asked for.
@@ -45,7 +47,13 @@ impl Keeper {
 
     /// How many of this run's are kept.
     pub fn n_kept(&self) -> usize {
-        self.limit.unwrap_or(usize::MAX).min(self.own.len())
+        self.own.len() - self.old().count()
+    }
+
+    /// Steps of those that are too many.
+    fn old(&self) -> impl Iterator<Item = u64> {
+        let n_old = self.own.len().saturating_sub(self.limit.unwrap_or(usize::MAX));
+        self.own[..n_old].iter().copied().filter(|&step| self.best != Some(step))
     }
 
     /// Whether it is time for one.
@@ -70,6 +78,9 @@ impl Keeper {
         let path = state.save(output.path(), moments, adapter, output.lines())?;
         self.own.retain(|&step| step != state.step);
         self.own.push(state.step);
+        if state.evaluations.is_best(state.step) {
+            self.best = Some(state.step);
+        }
         self.too_many = true;
         Ok(path)
     }
@@ -90,8 +101,9 @@ impl Keeper {
     pub fn clear(&mut self, output: &Path) -> Result<()> {
         let others = saved::whole(output).into_iter().filter(|(step, _)| !self.own.contains(step));
         others.into_iter().try_for_each(|(_, path)| files::remove_folder(&path))?;
-        while self.limit.is_some_and(|limit| self.own.len() > limit.max(1)) {
-            files::remove_folder(&output.join(saved::name(self.own.remove(0))))?;
+        for step in self.old().collect::<Vec<_>>() {
+            files::remove_folder(&output.join(saved::name(step)))?;
+            self.own.retain(|&own| own != step);
         }
         Ok(())
     }
@@ -121,7 +133,7 @@ mod tests {
     fn save(dir: &Path, step: u64, adapter: &Adapter) -> Result<()> {
         let output = RunOutput::create(dir, true)?;
         let settings = TrainSettings { save_total_limit: Some(1), ..TrainSettings::default() };
-        let mut keeper = Keeper::new(&settings, (1..step).collect(), Identity::default());
+        let mut keeper = Keeper::new(&settings, (1..step).collect(), None, Identity::default());
         let state = State { step, ..State::default() };
         keeper.save(&output, &state, &[vec![step as f32], vec![0.5]], adapter)?;
         keeper.clear_after_step(dir)

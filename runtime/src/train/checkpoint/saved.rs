@@ -10,6 +10,7 @@ use crate::{
     json,
     lora::{Adapter, WEIGHTS},
     train::{
+        evaluations::Evaluations,
         output::METRICS,
         trainer::{Counters, TrainerState},
     },
@@ -44,6 +45,7 @@ pub(crate) struct State {
     /// What it was computed on.
     pub device: String,
     pub counters: Counters,
+    pub evaluations: Evaluations,
     /// What must be the same to go on.
     pub run: Identity,
 }

@@ -57,7 +57,8 @@ impl Prepared {
             whole(output).into_iter().map(|(step, _)| step).filter(|&s| s <= saved.state.step).collect()
         };
         let own = self.saved.as_ref().filter(|saved| saved.is_in(output)).map(before).unwrap_or_default();
-        Ok(Keeper::new(&self.settings, own, self.identity()?))
+        let best = self.saved.as_ref().and_then(|saved| saved.state.evaluations.best).map(|(step, _)| step);
+        Ok(Keeper::new(&self.settings, own, best, self.identity()?))
     }
 
     /// Sets the trainer and the metrics to where the checkpoint has them.

@@ -8,8 +8,10 @@ use super::{
 use crate::{
     error::Result,
     lora::Adapter,
+    settings::TrainSettings,
     train::{
-        checkpoint::{Keeper, State},
+        checkpoint::{Keeper, Saved, State, name},
+        evaluations::Evaluations,
         metrics::Record,
         output::RunOutput,
         packing::Batcher,
@@ -31,6 +33,11 @@ pub(super) struct Steps<'a, B: Backend, T: Float> {
     /// Whether to queue a step before the one before it is known.
     runs_behind: bool,
     keeper: Keeper,
+    evaluations: Evaluations,
+    /// Evaluations without a lower loss, after which to end.
+    patience: Option<u64>,
+    /// Whether the adapter of the best evaluation is the one to save.
+    load_best: bool,
     /// How long the run took before it was cut short.
     elapsed_s: f64,
     /// Trained on so far.
@@ -50,8 +57,22 @@ impl<'a, B: Backend, T: Float> Steps<'a, B, T> {
         let state = run.saved.as_ref().map(|saved| &saved.state);
         let (done, n_tokens) = state.map_or((0, 0), |state| (state.step, state.tokens));
         let elapsed_s = state.map_or(0.0, |state| state.elapsed_s);
-        let (eval_steps, keeper) = (run.settings.eval_steps, run.keeper()?);
-        Ok(Steps { batcher, examiner, eval_steps, runs_behind, keeper, elapsed_s, n_tokens, done })
+        let evaluations = state.map_or_else(Evaluations::default, |state| state.evaluations);
+        let TrainSettings { eval_steps, early_stopping_patience: patience, load_best_at_end: load_best, .. } = run.settings;
+        let keeper = run.keeper()?;
+        Ok(Steps {
+            batcher,
+            examiner,
+            eval_steps,
+            runs_behind,
+            keeper,
+            evaluations,
+            patience,
+            load_best,
+            elapsed_s,
+            n_tokens,
+            done,
+        })
     }
 
     /// Trains, and saves what was learnt: also when somebody or an error ends it early, but not before there is something.
@@ -69,16 +90,24 @@ impl<'a, B: Backend, T: Float> Steps<'a, B, T> {
         if self.done == 0 {
             return trained;
         }
+        let total = self.batcher.total_steps();
+        let finished = trained.is_ok() && (self.done == total || self.ends_early());
+        if finished && self.load_best {
+            self.take_best(trainer, output, watch);
+        }
         save(output, trainer.adapter()?, watch)?;
-        let (n, total) = (self.n_tokens - trained_before, self.batcher.total_steps());
+        let n = self.n_tokens - trained_before;
         watch.say(&format!("trained on {} in {seconds:.1} s: {:.0} tokens/s", Count(n, "token"), n as f64 / seconds));
         watch.say(&format!("adapter saved in {}", output.path().display()));
-        if self.done != total {
+        if finished && self.done != total {
+            let since = Count(self.evaluations.since, "evaluation");
+            watch.say(&format!("ended early: {since} in a row brought no lower held-out loss"));
+        } else if self.done != total {
             watch.say(&format!("it is that of the first {} of {}", self.done, Count(total, "step")));
-            if trained.is_ok() && self.keeper.is_on() {
-                self.checkpoint(trainer, output, watch, seconds);
-                watch.say("--resume auto goes on with it");
-            }
+        }
+        if trained.is_ok() && !finished && self.keeper.is_on() {
+            self.checkpoint(trainer, output, watch, seconds);
+            watch.say("--resume auto goes on with it");
         }
         tell_failed(self.keeper.clear(output.path()), watch);
         trained
@@ -88,24 +117,50 @@ impl<'a, B: Backend, T: Float> Steps<'a, B, T> {
         let (began, aside) = (Instant::now(), Duration::ZERO);
         let mut told = Told { output, watch, began, step_began: began, steps: 0, aside, lost: false };
         for step in self.batcher.steps(self.done) {
-            if told.watch.ends() {
+            if told.watch.ends() || self.ends_early() {
                 break;
             }
             let report = if self.runs_behind { trainer.step_ahead(&step)? } else { Some(trainer.step(&step)?) };
             self.tell(report, trainer, &mut told)?;
             let done = step.index + 1;
-            let saves = done != self.batcher.total_steps() && self.keeper.is_due(done);
+            let is_due = self.keeper.is_due(done);
             // What is evaluated or saved is what the step left.
-            if saves || self.eval_steps > 0 && done.is_multiple_of(self.eval_steps) {
+            if is_due || self.evaluates(done) {
                 self.finish(trainer, &mut told)?;
             }
-            if saves {
+            if done != self.batcher.total_steps() && (is_due || self.saves_best(done)) {
                 let began = Instant::now();
                 self.checkpoint(trainer, told.output, told.watch, told.began.elapsed().as_secs_f64());
                 told.pause(began);
             }
         }
         self.finish(trainer, &mut told)
+    }
+
+    /// Whether to evaluate after so many steps.
+    fn evaluates(&self, done: u64) -> bool {
+        self.eval_steps > 0 && done.is_multiple_of(self.eval_steps)
+    }
+
+    /// Whether a step has a checkpoint because none has a lower held-out loss.
+    fn saves_best(&self, done: u64) -> bool {
+        self.evaluations.is_best(done) && (self.keeper.is_on() || self.load_best)
+    }
+
+    /// Whether so many evaluations brought nothing that it is time to end.
+    fn ends_early(&self) -> bool {
+        self.patience.is_some_and(|patience| self.evaluations.since >= patience)
+    }
+
+    /// Goes back to the adapter with the lowest held-out loss.
+    fn take_best(&self, trainer: &mut Trainer<'_, B, T>, output: &RunOutput, watch: &mut dyn Watch) {
+        let Some((step, loss)) = self.evaluations.best.filter(|&(step, _)| step != self.done) else { return };
+        let saved = Saved::open(&output.path().join(name(step)));
+        let adapter = saved.and_then(|saved| saved.adapter(&self.examiner.model.config));
+        match adapter.and_then(|adapter| trainer.load(&adapter)) {
+            Ok(()) => watch.say(&format!("held-out loss was lowest after step {step}, {loss:.4}: back to that adapter")),
+            Err(e) => watch.note(&format!("the last adapter is saved, though that of step {step} is better: {e}")),
+        }
     }
 
     /// Waits for the last step. When it began nobody knows: the one before it was told of late. So it took what a step took
@@ -130,8 +185,9 @@ impl<'a, B: Backend, T: Float> Steps<'a, B, T> {
         let mut record = record(&report, self.n_tokens, told.step_began);
         record.elapsed_s = Some(self.elapsed_s + told.began.elapsed().as_secs_f64());
         let began = Instant::now();
-        if self.eval_steps > 0 && record.step.is_multiple_of(self.eval_steps) {
+        if self.evaluates(record.step) {
             record.eval_loss = self.examiner.heldout_loss(trainer)?;
+            record.eval_loss.iter().for_each(|&loss| self.evaluations.note(record.step, loss));
         }
         told.steps += 1;
         told.pause(began);
@@ -177,6 +233,7 @@ impl<'a, B: Backend, T: Float> Steps<'a, B, T> {
             elapsed_s,
             device: trainer.device(),
             counters,
+            evaluations: self.evaluations,
             run: self.keeper.identity.clone(),
         };
         self.keeper.save(output, &state, &moments, trainer.adapter()?)
@@ -233,7 +290,7 @@ fn save(output: &mut RunOutput, adapter: &Adapter, watch: &mut dyn Watch) -> Res
 fn record(report: &StepReport, tokens: u64, step_began: Instant) -> Record {
     Record {
         step: report.step + 1,
-        epoch: Some(report.epoch as f64),
+        epoch: Some(report.epochs_done),
         loss: Some(report.loss),
         lr: Some(report.lr),
         grad_norm: Some(report.grad_norm),

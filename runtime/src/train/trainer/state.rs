@@ -3,9 +3,10 @@
 use super::Trainer;
 use crate::{
     error::{Error, Result},
+    lora::{Adapter, Layout},
     train::loss_scale::LossScale,
 };
-use halfbyte::{Backend, Float};
+use halfbyte::{Backend, Float, host};
 use serde::{Deserialize, Serialize};
 
 /// How far a trainer is.
@@ -37,6 +38,21 @@ impl<B: Backend, T: Float> Trainer<'_, B, T> {
         let Trainer { backend, optimizer, micro_batches, loss_scale, .. } = self;
         let counters = Counters { updates: optimizer.steps, micro_batches: *micro_batches, loss_scale: *loss_scale };
         Ok(TrainerState { counters, moments: [optimizer.m.to_vec(backend)?, optimizer.v.to_vec(backend)?] })
+    }
+
+    /// Takes the numbers of `adapter` in place of its own; it must have the same shape.
+    ///
+    /// # Errors
+    /// It has not, the device refuses, or the host has too little memory.
+    pub fn load(&mut self, adapter: &Adapter) -> Result<()> {
+        let (layout, flat) = Layout::of(adapter)?;
+        if layout != self.adapter.layout {
+            return Err(Error::setting("an adapter to load", "of another shape", "it must have that of the trained one"));
+        }
+        let compute = host::collect(flat.len(), flat.iter().map(|&v| T::from_f32(v)))?;
+        self.backend.write(&flat, self.optimizer.weights.view_mut())?;
+        self.backend.write(&compute, self.adapter.compute.view_mut())?;
+        self.adapter.patch(self.backend)
     }
 
     /// Goes on from `state`, whose adapter it was made with.

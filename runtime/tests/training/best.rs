@@ -1,0 +1,95 @@
+//! Evaluations between steps: told, and what they decide.
+
+use super::{
+    files,
+    resume::{checkpoints, metrics, resumed, until},
+    samples, settings, trained,
+};
+use halfbyte_runtime::{embedded, settings::TrainSettings, train::run::Outcome};
+use std::{fs, path::Path};
+
+/// A run that learns its few samples by heart, and so knows less of others after a while.
+fn by_heart(folder: &Path, output: &str) -> TrainSettings {
+    let held_out = folder.join("heldout.jsonl");
+    let text = fs::read_to_string(embedded::town("heldout.jsonl").unwrap()).unwrap();
+    fs::write(&held_out, text.lines().take(4).collect::<Vec<_>>().join("\n")).unwrap();
+    TrainSettings {
+        eval_data: Some(held_out),
+        eval_steps: 2,
+        max_steps: Some(14),
+        learning_rate: Some(2e-2),
+        save_total_limit: Some(1),
+        ..settings(folder, output)
+    }
+}
+
+/// Held-out losses with their steps.
+fn losses(dir: &Path) -> Vec<(u64, f64)> {
+    let of = |line: &serde_json::Value| Some((line["step"].as_u64().unwrap(), line.get("eval_loss")?.as_f64().unwrap()));
+    metrics(dir).iter().filter_map(of).collect()
+}
+
+fn lowest(losses: &[(u64, f64)]) -> (u64, f64) {
+    losses.iter().copied().fold((0, f64::INFINITY), |best, next| if next.1 < best.1 { next } else { best })
+}
+
+#[test]
+fn every_evaluation_is_in_the_metrics_and_epochs_have_fractions() {
+    let folder = samples();
+    let (outcome, _) = trained(&TrainSettings { eval_steps: 2, ..settings(folder.path(), "run") });
+    let lines = metrics(&outcome.output);
+    let epochs: Vec<_> = lines.iter().map(|line| line["epoch"].as_f64().unwrap()).collect();
+    // Twelve samples in batches of six.
+    assert_eq!(epochs, [0.5, 1.0, 1.5, 2.0]);
+    let evaluated: Vec<_> = losses(&outcome.output);
+    assert_eq!(evaluated.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [2, 4]);
+    assert_eq!(outcome.after.unwrap().heldout_loss, Some(evaluated[1].1));
+}
+
+#[test]
+fn the_best_adapter_is_kept_and_taken() {
+    let folder = samples();
+    let (last, _) = trained(&by_heart(folder.path(), "last"));
+    let all = losses(&last.output);
+    let (step, loss) = lowest(&all);
+    assert!(all.len() == 7 && step > 2 && step < 14, "nothing is to be seen here: {all:?}");
+    let kept = last.output.join(format!("checkpoint-{step}"));
+    assert!(checkpoints(&last.output).len() == 1 && files(&kept) != files(&last.output));
+    let wanted = TrainSettings { load_best_at_end: true, save_steps: 0, ..by_heart(folder.path(), "best") };
+    let (best, _) = trained(&wanted);
+    assert!(files(&best.output) == files(&kept), "another adapter than that of step {step}");
+    assert_eq!((best.steps, heldout(&best)), (14, Some(loss)));
+    assert_eq!(losses(&best.output), all);
+    // The newest and the best are kept.
+    let every = TrainSettings { save_steps: 1, ..by_heart(folder.path(), "every") };
+    let (every, _) = trained(&every);
+    let mut want = vec![format!("checkpoint-{step}"), "checkpoint-13".into()];
+    want.sort();
+    assert_eq!(checkpoints(&every.output), want);
+}
+
+fn heldout(outcome: &Outcome) -> Option<f64> {
+    outcome.after.as_ref().unwrap().heldout_loss
+}
+
+#[test]
+fn a_run_ends_when_evaluations_bring_nothing_any_more() {
+    let folder = samples();
+    let early = |output| TrainSettings {
+        early_stopping_patience: Some(2),
+        load_best_at_end: true,
+        ..by_heart(folder.path(), output)
+    };
+    let (whole, said) = until(u64::MAX, &early("whole"));
+    let all = losses(&whole.output);
+    let (step, loss) = lowest(&all);
+    assert_eq!((whole.steps, whole.total_steps), (step + 4, 14));
+    assert!(said.contains("2 evaluations in a row brought no lower held-out loss"), "{said}");
+    assert!(said.contains(&format!("held-out loss was lowest after step {step}")), "{said}");
+    assert_eq!(heldout(&whole), Some(loss));
+    // A run that goes on ends there, too.
+    until(step + 1, &early("cut"));
+    let (cut, _) = trained(&resumed(early("cut")));
+    assert!(cut.steps == whole.steps && files(&cut.output) == files(&whole.output));
+    assert_eq!(metrics(&cut.output), metrics(&whole.output));
+}
