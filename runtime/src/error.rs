@@ -175,6 +175,20 @@ pub enum Error {
         /// Its loss.
         loss: f64,
     },
+    /// Training has come apart, though its numbers are finite.
+    #[error(
+        "the loss of step {step} is {loss:.3}, {reason}; lower the learning rate, or raise the warm-up; {kept}"
+    )]
+    CameApart {
+        /// The step, counted from 1.
+        step: u64,
+        /// Its loss.
+        loss: f64,
+        /// What shows it.
+        reason: &'static str,
+        /// What is left of the run.
+        kept: String,
+    },
     /// A run cannot go on from a checkpoint.
     #[error("cannot resume from `{}`: {reason}", path.display())]
     Resume {

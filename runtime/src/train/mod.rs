@@ -10,3 +10,4 @@ pub mod packing;
 pub mod run;
 pub mod schedule;
 pub mod trainer;
+mod watchdog;

@@ -1,11 +1,11 @@
-//! Evaluations between steps: told, and what they decide.
+//! Evaluations between steps: told, and what they decide. What is worth nothing is not saved.
 
 use super::{
     files,
     resume::{checkpoints, metrics, resumed, until},
     samples, settings, trained,
 };
-use halfbyte_runtime::{embedded, settings::TrainSettings, train::run::Outcome};
+use halfbyte_runtime::{embedded, settings::TrainSettings, train::run::{Outcome, run}};
 use std::{fs, path::Path};
 
 /// A run that learns its few samples by heart, and so knows less of others after a while.
@@ -92,4 +92,25 @@ fn a_run_ends_when_evaluations_bring_nothing_any_more() {
     let (cut, _) = trained(&resumed(early("cut")));
     assert!(cut.steps == whole.steps && files(&cut.output) == files(&whole.output));
     assert_eq!(metrics(&cut.output), metrics(&whole.output));
+}
+
+#[test]
+fn a_run_that_comes_apart_ends_and_saves_nothing() {
+    let folder = samples();
+    // Its first learning rate is 0, and the second one takes it apart.
+    let wild = |output| TrainSettings {
+        learning_rate: Some(1e3),
+        warmup_ratio: 0.05,
+        max_steps: Some(20),
+        save_steps: 1,
+        save_total_limit: Some(1),
+        ..settings(folder.path(), output)
+    };
+    let said = run(&wild("wild"), &mut ()).unwrap_err().to_string();
+    let output = folder.path().join("wild");
+    assert!(said.contains("lower the learning rate") && said.contains("checkpoint-1` is from before"), "{said}");
+    assert!(!output.join("adapter_model.safetensors").exists());
+    assert_eq!(checkpoints(&output), ["checkpoint-1"]);
+    let said = run(&TrainSettings { save_steps: 0, ..wild("none") }, &mut ()).unwrap_err().to_string();
+    assert!(said.contains("; nothing is saved"), "{said}");
 }

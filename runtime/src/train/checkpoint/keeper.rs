@@ -94,6 +94,18 @@ impl Keeper {
         if mem::take(&mut self.too_many) { self.clear(output) } else { Ok(()) }
     }
 
+    /// Removes those of after so many steps or more; gives the last one that is left.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::error::Error::Io).
+    pub fn drop_from(&mut self, output: &Path, step: u64) -> Result<Option<PathBuf>> {
+        let place = |step: u64| output.join(saved::name(step));
+        while let Some(last) = self.own.pop_if(|last| *last >= step) {
+            files::remove_folder(&place(last))?;
+        }
+        Ok(self.own.last().copied().map(place))
+    }
+
     /// Removes checkpoints that are too many, and those of a run that was there before.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ use crate::{
         evaluations::Evaluations,
         output::METRICS,
         trainer::{Counters, TrainerState},
+        watchdog::Watchdog,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,7 @@ pub(crate) struct State {
     pub device: String,
     pub counters: Counters,
     pub evaluations: Evaluations,
+    pub watchdog: Watchdog,
     /// What must be the same to go on.
     pub run: Identity,
 }

@@ -6,7 +6,7 @@ use super::{
     watch::{Watch, Wish},
 };
 use crate::{
-    error::Result,
+    error::{Error, Result},
     lora::Adapter,
     settings::TrainSettings,
     train::{
@@ -16,6 +16,7 @@ use crate::{
         output::RunOutput,
         packing::Batcher,
         trainer::{StepReport, Trainer, TrainerState},
+        watchdog::Watchdog,
     },
 };
 use halfbyte::{Backend, Count, Float};
@@ -34,6 +35,7 @@ pub(super) struct Steps<'a, B: Backend, T: Float> {
     runs_behind: bool,
     keeper: Keeper,
     evaluations: Evaluations,
+    watchdog: Watchdog,
     /// Evaluations without a lower loss, after which to end.
     patience: Option<u64>,
     /// Whether the adapter of the best evaluation is the one to save.
@@ -57,7 +59,7 @@ impl<'a, B: Backend, T: Float> Steps<'a, B, T> {
         let state = run.saved.as_ref().map(|saved| &saved.state);
         let (done, n_tokens) = state.map_or((0, 0), |state| (state.step, state.tokens));
         let elapsed_s = state.map_or(0.0, |state| state.elapsed_s);
-        let evaluations = state.map_or_else(Evaluations::default, |state| state.evaluations);
+        let (evaluations, watchdog) = state.map(|state| (state.evaluations, state.watchdog)).unwrap_or_default();
         let TrainSettings { eval_steps, early_stopping_patience: patience, load_best_at_end: load_best, .. } = run.settings;
         let keeper = run.keeper()?;
         Ok(Steps {
@@ -67,6 +69,7 @@ impl<'a, B: Backend, T: Float> Steps<'a, B, T> {
             runs_behind,
             keeper,
             evaluations,
+            watchdog,
             patience,
             load_best,
             elapsed_s,
@@ -87,7 +90,7 @@ impl<'a, B: Backend, T: Float> Steps<'a, B, T> {
         let trained = self.train(trainer, output, watch);
         watch.finish();
         let seconds = began.elapsed().as_secs_f64();
-        if self.done == 0 {
+        if self.done == 0 || matches!(trained, Err(Error::CameApart { .. })) {
             return trained;
         }
         let total = self.batcher.total_steps();
@@ -105,7 +108,9 @@ impl<'a, B: Backend, T: Float> Steps<'a, B, T> {
         } else if self.done != total {
             watch.say(&format!("it is that of the first {} of {}", self.done, Count(total, "step")));
         }
-        if trained.is_ok() && !finished && self.keeper.is_on() {
+        if self.watchdog.bad > 0 {
+            watch.note("the last losses have risen far, or their gradients vanished: the learning rate may be too high");
+        } else if trained.is_ok() && !finished && self.keeper.is_on() {
             self.checkpoint(trainer, output, watch, seconds);
             watch.say("--resume auto goes on with it");
         }
@@ -128,7 +133,8 @@ impl<'a, B: Backend, T: Float> Steps<'a, B, T> {
             if is_due || self.evaluates(done) {
                 self.finish(trainer, &mut told)?;
             }
-            if done != self.batcher.total_steps() && (is_due || self.saves_best(done)) {
+            let good = done != self.batcher.total_steps() && self.watchdog.bad == 0;
+            if good && (is_due || self.saves_best(done)) {
                 let began = Instant::now();
                 self.checkpoint(trainer, told.output, told.watch, told.began.elapsed().as_secs_f64());
                 told.pause(began);
@@ -198,7 +204,24 @@ impl<'a, B: Backend, T: Float> Steps<'a, B, T> {
             told.watch.note(&format!("metrics will be written at the end only: {e}"));
         }
         told.watch.step(&record);
-        tell_failed(self.keeper.clear_after_step(told.output.path()), told.watch);
+        self.expect_sound(&report, told)
+    }
+
+    /// Ends a run whose adapter is worth nothing any more.
+    fn expect_sound(&mut self, report: &StepReport, told: &mut Told<'_>) -> Result<()> {
+        let output = told.output.path();
+        let vocab_size = self.examiner.model.config.vocab_size;
+        let reason = (!report.skipped).then(|| self.watchdog.see(report.loss, report.grad_norm, vocab_size)).flatten();
+        if let Some(reason) = reason {
+            // The first bad loss is that of what so many steps had left.
+            let first_bad = self.done - self.watchdog.bad;
+            let left = self.keeper.drop_from(output, first_bad).ok().flatten();
+            let kept = left.map_or("nothing is saved".into(), |path| format!("`{}` is from before", path.display()));
+            return Err(Error::CameApart { step: self.done, loss: report.loss, reason, kept });
+        }
+        if self.watchdog.bad == 0 {
+            tell_failed(self.keeper.clear_after_step(output), told.watch);
+        }
         Ok(())
     }
 
@@ -234,6 +257,7 @@ impl<'a, B: Backend, T: Float> Steps<'a, B, T> {
             device: trainer.device(),
             counters,
             evaluations: self.evaluations,
+            watchdog: self.watchdog,
             run: self.keeper.identity.clone(),
         };
         self.keeper.save(output, &state, &moments, trainer.adapter()?)
