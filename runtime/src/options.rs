@@ -37,6 +37,10 @@ const fn below(name: &'static str, low: f64, high: f64) -> Range {
 pub const LEARNING_RATE: Range = closed("the learning rate", 0.0, 1e4);
 /// Share of the steps in which the learning rate rises.
 pub const WARMUP_RATIO: Range = closed("the warm-up ratio", 0.0, 1.0);
+/// Share of the steps in which the learning rate falls at the end.
+pub const DECAY_RATIO: Range = closed("the decay ratio", 0.0, 1.0);
+/// Power of a polynomial schedule.
+pub const LR_POWER: Range = above("the power of the schedule", 0.0, 100.0);
 /// Decoupled weight decay.
 pub const WEIGHT_DECAY: Range = closed("the weight decay", 0.0, 1e3);
 /// Norm that gradients are scaled down to; 0 turns it off.

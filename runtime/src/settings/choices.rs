@@ -1,5 +1,6 @@
 //! Settings that have one of a few values.
 
+use super::values::Value;
 use crate::error::{Error, Result};
 use std::{path::PathBuf, str::FromStr};
 
@@ -105,6 +106,12 @@ pub enum ScheduleKind {
     Linear,
     /// Falls along half a cosine to zero at the last step (`get_cosine_schedule_with_warmup`).
     Cosine,
+    /// The same, to a lowest rate (`get_cosine_with_min_lr_schedule_with_warmup`).
+    CosineWithMinLr,
+    /// Stays, and falls along half a cosine in the last steps (`get_wsd_schedule`).
+    WarmupStableDecay,
+    /// Falls as a power of the steps that are left (`get_polynomial_decay_schedule_with_warmup`).
+    Polynomial,
     /// Stays (`get_constant_schedule_with_warmup`).
     Constant,
 }
@@ -113,11 +120,7 @@ impl FromStr for ScheduleKind {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        match name {
-            "linear" => Ok(Self::Linear),
-            "cosine" => Ok(Self::Cosine),
-            "constant" | "constant_with_warmup" => Ok(Self::Constant),
-            _ => Err(Error::setting("lr scheduler type", name, "it must be linear, cosine or constant")),
-        }
+        let unknown = || Error::setting("lr scheduler type", name, format!("it must be {}", Self::wanted(None)));
+        Self::parse(name, None).ok_or_else(unknown)
     }
 }

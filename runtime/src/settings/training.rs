@@ -68,6 +68,12 @@ section! {
         lr_scheduler_type: ScheduleKind = ScheduleKind::Cosine;
         /// Share of the steps in which the learning rate rises
         warmup_ratio: f64 = 0.05, within WARMUP_RATIO;
+        /// Where cosine_with_min_lr, warmup_stable_decay and polynomial end [default: 0; 1e-7 for polynomial]
+        min_lr: Option<f64> = None, within LEARNING_RATE, also ["lr_end"];
+        /// Share of the steps in which warmup_stable_decay falls, at the end
+        decay_ratio: f64 = 0.1, within DECAY_RATIO;
+        /// Power of polynomial
+        lr_power: f64 = 1.0, within LR_POWER;
         /// Decoupled weight decay
         weight_decay: f32 = 0.0, within WEIGHT_DECAY;
         /// Gradients are scaled down to this norm; 0 turns it off

@@ -235,6 +235,9 @@ named! {
     ScheduleKind: false,
         ScheduleKind::Linear = "linear",
         ScheduleKind::Cosine = "cosine",
+        ScheduleKind::CosineWithMinLr = "cosine_with_min_lr",
+        ScheduleKind::WarmupStableDecay = "warmup_stable_decay" | "wsd",
+        ScheduleKind::Polynomial = "polynomial",
         ScheduleKind::Constant = "constant" | "constant_with_warmup";
     ActivationMemory: false,
         ActivationMemory::Auto = "auto",

@@ -5,6 +5,7 @@ use crate::{
     error::Result,
     llm::idle as idle_base,
     settings::{ActivationMemory, TrainSettings, Value},
+    train::schedule::ScheduleKind,
 };
 
 /// What an adapter that is trained further brings along.
@@ -31,6 +32,14 @@ pub(super) fn idle(settings: &TrainSettings, files: &Checkpoint) -> Result<Vec<(
         let why = "nothing is evaluated between steps: set eval_steps, and name held-out data by eval_data";
         all.extend(["load_best_at_end", "early_stopping_patience"].map(|name| (name, why.to_owned())));
     }
+    let kind = settings.lr_scheduler_type;
+    let of_kinds: [(&str, &[ScheduleKind]); 3] = [
+        ("min_lr", &[ScheduleKind::CosineWithMinLr, ScheduleKind::WarmupStableDecay, ScheduleKind::Polynomial]),
+        ("decay_ratio", &[ScheduleKind::WarmupStableDecay]),
+        ("lr_power", &[ScheduleKind::Polynomial]),
+    ];
+    let others = of_kinds.into_iter().filter(|(_, kinds)| !kinds.contains(&kind));
+    all.extend(others.map(|(name, _)| (name, format!("the schedule {} does not look at it", kind.show()))));
     if settings.activation_memory != ActivationMemory::Auto {
         let kept = settings.activation_memory.show();
         all.push(("gradient_checkpointing", format!("activation_memory is {kept}, and says what is kept; leave one")));

@@ -6,7 +6,7 @@ use crate::{
     settings::TrainSettings,
     train::{
         packing::{BatchOptions, TrainLength},
-        schedule::{Schedule, Warmup},
+        schedule::{Fall, Schedule, Warmup},
         trainer::{OptimizerOptions, TrainerOptions},
     },
 };
@@ -35,10 +35,11 @@ impl TrainSettings {
     pub fn trainer(&self, capacity: usize, kept: Kept, total_steps: u64) -> Result<TrainerOptions> {
         let learning_rate = self.learning_rate.unwrap_or(if self.embedded() { 5e-3 } else { 2e-4 });
         let warmup = Warmup::Ratio(self.warmup_ratio);
+        let fall = Fall { min_lr: self.min_lr, decay_ratio: self.decay_ratio, power: self.lr_power };
         Ok(TrainerOptions {
             capacity,
             kept,
-            schedule: Schedule::new(self.lr_scheduler_type, learning_rate, warmup, total_steps)?,
+            schedule: Schedule::new(self.lr_scheduler_type, learning_rate, warmup, total_steps)?.falling(fall)?,
             optimizer: OptimizerOptions {
                 weight_decay: self.weight_decay,
                 max_grad_norm: self.max_grad_norm,
