@@ -31,7 +31,7 @@ fn steps() -> Vec<Step> {
     let micros: Vec<_> = lengths.iter().enumerate().map(micro).collect();
     let step = |index: u64, micro_batches: Vec<Batch>| {
         let n_targets = micro_batches.iter().map(Batch::n_targets).sum();
-        Step { index, epoch: 0, epochs_done: 0.0, micro_batches, n_targets }
+        Step { index, micro_batches, n_targets, ..Step::default() }
     };
     vec![step(0, micros[..1].to_vec()), step(1, micros[1..].to_vec()), step(2, micros[2..].to_vec())]
 }

@@ -92,7 +92,7 @@ fn train_like_golden<B: Backend>(backend: &B, base: &str, keep: Keep) {
     let options = TrainerOptions { capacity, kept, schedule, optimizer, seed: 0 };
     let mut trainer = Trainer::new(backend, &model, &adapter, options).unwrap();
     let n_targets = batch.n_targets();
-    let mut step = Step { index: 0, epoch: 0, epochs_done: 0.0, micro_batches: vec![batch], n_targets };
+    let mut step = Step { micro_batches: vec![batch], n_targets, ..Step::default() };
     for (i, want) in golden.floats(&format!("{tag}.losses5")).into_iter().enumerate() {
         step.index = i as u64;
         let report = trainer.step(&step).unwrap();
@@ -279,7 +279,7 @@ fn evaluation_takes_no_device_memory_of_its_own() {
     };
     let mut trainer = Trainer::new(&cuda, &model, &adapter, options).unwrap();
     let n_targets = batch.n_targets();
-    trainer.step(&Step { index: 0, epoch: 0, epochs_done: 0.0, micro_batches: vec![batch], n_targets }).unwrap();
+    trainer.step(&Step { micro_batches: vec![batch], n_targets, ..Step::default() }).unwrap();
     trainer.evaluate(&samples(&golden)).unwrap();
     let used = cuda.memory();
     assert_eq!(used.allocated, used.peak, "memory was taken for a while and given back");

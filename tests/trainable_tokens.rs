@@ -45,7 +45,7 @@ fn options(capacity: usize, keep: Keep) -> TrainerOptions {
 fn step(samples: &[Sample]) -> Step {
     let batch = Batch::new(samples);
     let n_targets = batch.n_targets();
-    Step { index: 0, epoch: 0, epochs_done: 0.0, micro_batches: vec![batch], n_targets }
+    Step { micro_batches: vec![batch], n_targets, ..Step::default() }
 }
 
 /// Compares every tensor with PEFT's of the same name.

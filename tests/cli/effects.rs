@@ -270,6 +270,7 @@ fn every_option_of_training_is_seen() {
         row("--threads 1", says(", 1 thread)")),
         row("--seed 1", WEIGHTS),
         row("--logging-steps 1", says("step 1/")),
+        row("--log-sample-losses", Holds("metrics.jsonl", "sample_losses")),
         row("--eval-steps 1", Holds("metrics.jsonl", "eval_loss")).beside(&show("--eval-data", few)),
         row("--load-best-at-end", says("held-out loss was lowest after step 1, ")).beside(&still),
         row("--early-stopping-patience 2", says("ended early: 2 evaluations in a row")).beside(&still),

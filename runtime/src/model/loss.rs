@@ -67,6 +67,11 @@ impl<B: Backend, T: Float> LossBuffers<B, T> {
         Ok(backend.clear(self.total.view_mut())?)
     }
 
+    /// `[n]`: the losses of the targets of the last batch, of which there were `n`, in nats.
+    pub(crate) fn of_targets(&self, n: usize) -> View<'_, B, f32> {
+        self.losses.at(0..n)
+    }
+
     /// `[1]`: the loss summed since [`LossBuffers::clear`], in nats.
     pub fn total(&self) -> View<'_, B, f32> {
         self.total.view()

@@ -106,6 +106,8 @@ section! {
         seed: u64 = 0;
         /// Steps between lines of progress where there is no terminal
         logging_steps: u64 = 20, within LOGGING_STEPS;
+        /// Note the loss of each sample of a step in metrics.jsonl, and show the ten worst at the end
+        log_sample_losses: bool = false;
         /// Steps between evaluations; 0 evaluates only before and after
         eval_steps: u64 = 0, within EVAL_STEPS;
         /// Save the adapter of the evaluation with the lowest held-out loss, not the last one

@@ -105,7 +105,7 @@ pub fn train<B: Backend, T: Float>(
     let mut trainer = Trainer::new(backend, model, adapter, training.trainer()?)?;
     let batch = training.batch(model.config.vocab_size)?;
     let n_targets = batch.n_targets();
-    let mut step = Step { index: 0, epoch: 0, epochs_done: 0.0, micro_batches: vec![batch], n_targets };
+    let mut step = Step { micro_batches: vec![batch], n_targets, ..Step::default() };
     let mut seconds = host::room(training.steps + 1)?;
     let (mut n_tokens, mut loss, mut told) = (0, 0.0, 0);
     let mut began = Instant::now();

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use super::sample_losses::SampleLoss;
 use crate::error::Result;
 use crate::files::Log;
 use crate::screen::{Stream, bar_room, bars};
@@ -43,6 +44,9 @@ pub struct Record {
     /// The mean loss for each target token of the held-out data, in nats.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_loss: Option<f64>,
+    /// The loss of each sample of the step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sample_losses: Option<Vec<SampleLoss>>,
     /// The accuracy on the held-out questions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_accuracy: Option<f64>,

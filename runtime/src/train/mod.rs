@@ -8,6 +8,7 @@ mod optimizer;
 pub mod output;
 pub mod packing;
 pub mod run;
+pub mod sample_losses;
 pub mod schedule;
 pub mod trainer;
 mod watchdog;

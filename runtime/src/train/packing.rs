@@ -50,7 +50,7 @@ pub struct BatchOptions {
 }
 
 /// What one optimiser step sees.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Step {
     /// Its number, counted from 0 over the whole run.
     pub index: u64,
@@ -60,6 +60,8 @@ pub struct Step {
     pub epochs_done: f64,
     /// One to `gradient_accumulation_steps` micro-batches.
     pub micro_batches: Vec<Batch>,
+    /// Which samples each of them has, counted from 0, in its order.
+    pub samples: Vec<Vec<usize>>,
     /// Targets in all micro-batches: the number that the summed loss is divided by.
     pub n_targets: usize,
 }
@@ -274,12 +276,13 @@ impl Iterator for Steps<'_> {
         let accumulation = self.batcher.options.gradient_accumulation_steps;
         let first = (self.next - self.epoch_start) as usize * accumulation;
         let last = (first + accumulation).min(self.plan.len());
-        let micro_batches: Vec<_> = self.plan[first..last].iter().map(|m| self.batcher.micro_batch(m)).collect();
+        let samples = self.plan[first..last].to_vec();
+        let micro_batches: Vec<_> = samples.iter().map(|m| self.batcher.micro_batch(m)).collect();
         let n_targets = micro_batches.iter().map(Batch::n_targets).sum();
         let (index, epoch) = (self.next, self.epoch);
         self.next += 1;
         let share = (self.next - self.epoch_start) as f64 / (self.epoch_end() - self.epoch_start) as f64;
-        Some(Step { index, epoch, epochs_done: epoch as f64 + share, micro_batches, n_targets })
+        Some(Step { index, epoch, epochs_done: epoch as f64 + share, micro_batches, samples, n_targets })
     }
 }
 

@@ -87,6 +87,8 @@ pub struct Trainer<'m, B: Backend, T: Float> {
     micro_batches: u64,
     /// The last step, where nobody has asked yet what it did.
     queued: Option<Queued>,
+    /// Of each micro-batch of the last step, where somebody wants to know.
+    target_losses: Option<Vec<Vec<f32>>>,
 }
 
 /// The most tokens that one micro-batch can have: never more than there are, where an epoch has no sample more than `times`.
@@ -145,6 +147,7 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
             options: trainer,
             micro_batches: 0,
             queued: None,
+            target_losses: None,
         })
     }
 
@@ -213,6 +216,7 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
     /// Queues a step; in f16 without the optimiser's part.
     fn queue(&mut self, step: &Step) -> Result<Queued> {
         let (backend, scale) = (self.backend, self.loss_scale.scale);
+        self.target_losses.iter_mut().for_each(Vec::clear);
         backend.clear(self.grads.adapter.view_mut())?;
         self.loss.clear(backend)?;
         for batch in &step.micro_batches {
@@ -271,6 +275,9 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
         let (acts, grads) = (&mut self.acts, &mut self.grads);
         self.model.forward(ctx, acts, batch)?;
         self.model.loss_backward(ctx, batch, acts, &mut self.loss, grads, grad_scale)?;
+        if let Some(losses) = &mut self.target_losses {
+            losses.push(self.backend.download(self.loss.of_targets(batch.n_targets()))?);
+        }
         self.model.backward(ctx, acts, grads)
     }
 
@@ -342,6 +349,16 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
     pub fn gradients(&self) -> Result<Adapter> {
         let flat = self.grads.adapter.to_vec(self.backend)?;
         self.adapter.layout.to_adapter(&self.config, &self.model.config, &flat)
+    }
+
+    /// Reads the loss of every target from now on, which makes a step wait for each of its micro-batches.
+    pub fn keep_target_losses(&mut self) {
+        self.target_losses = Some(Vec::new());
+    }
+
+    /// The losses of all targets of each micro-batch of the last step, in nats, if they are kept.
+    pub fn target_losses(&self) -> Option<&[Vec<f32>]> {
+        self.target_losses.as_deref()
     }
 
     /// What it computes on.

@@ -95,6 +95,31 @@ fn a_run_ends_when_evaluations_bring_nothing_any_more() {
 }
 
 #[test]
+fn the_loss_of_each_sample_is_noted() {
+    let folder = samples();
+    let plain = |output| TrainSettings { gradient_accumulation_steps: 2, batch_size: Some(2), ..settings(folder.path(), output) };
+    let (without, _) = trained(&plain("without"));
+    let (with, said) = until(u64::MAX, &TrainSettings { log_sample_losses: true, ..plain("with") });
+    assert!(files(&with.output) == files(&without.output), "to look changes the adapter");
+    let (lines, mut seen) = (metrics(&with.output), Vec::new());
+    for line in &lines {
+        let of_samples = line["sample_losses"].as_array().unwrap();
+        let number = |of: &serde_json::Value, key: &str| of[key].as_f64().unwrap();
+        let n: f64 = of_samples.iter().map(|of| number(of, "targets")).sum();
+        let sum: f64 = of_samples.iter().map(|of| number(of, "targets") * number(of, "loss")).sum();
+        // A sum of f32 of some hundred losses, in another order.
+        assert!((sum / n - number(line, "loss")).abs() <= 1e-4 * number(line, "loss"), "{line}");
+        seen.extend(of_samples.iter().map(|of| of["sample"].as_u64().unwrap()));
+    }
+    seen[..12].sort();
+    assert_eq!(seen[..12], (1..=12).collect::<Vec<_>>());
+    let (_, worst) = said.split_once("samples of the highest loss, when they were last seen:\n").unwrap();
+    let told: Vec<f64> = worst.lines().take(10).map(|line| line.trim().split(' ').next().unwrap().parse().unwrap()).collect();
+    assert!(told.len() == 10 && told.is_sorted_by(|a, b| a >= b), "{worst}");
+    assert!(worst.lines().all(|line| !line.contains("sample 0,")) && worst.contains(", step 4: "), "{worst}");
+}
+
+#[test]
 fn a_run_that_comes_apart_ends_and_saves_nothing() {
     let folder = samples();
     // Its first learning rate is 0, and the second one takes it apart.

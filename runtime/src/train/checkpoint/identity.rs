@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Settings that may differ when a run goes on: they say where things are, what is told or how it is computed, and the
 /// adapter is the same. What the files have that they name is compared.
-const FREE: [&str; 15] = [
+const FREE: [&str; 16] = [
     "model_name",
     "data",
     "eval_data",
@@ -27,6 +27,7 @@ const FREE: [&str; 15] = [
     "device",
     "threads",
     "logging_steps",
+    "log_sample_losses",
     "save_steps",
     "save_minutes",
     "save_total_limit",

@@ -10,7 +10,10 @@ use crate::{
     generate::generator::{GenerateOptions, Generated, generate},
     model::{Qwen3, SampleOptions},
     tokenizer::Tokenizer,
-    train::trainer::Trainer,
+    train::{
+        sample_losses::{SampleLoss, worst},
+        trainer::Trainer,
+    },
 };
 use halfbyte::{Backend, Float};
 use std::ops::ControlFlow;
@@ -50,6 +53,21 @@ impl<B: Backend, T: Float> Examiner<'_, B, T> {
             watch.say(&format!("{when}: {prompt} ->{}{rest}", text.trim_end()));
         }
         Ok(Examination { heldout_loss, exam, answer: answer.map(|answer| answer.text) })
+    }
+
+    /// The samples of the highest losses, as `metrics` tell of them: a line for each.
+    pub fn worst_samples(&self, metrics: &str) -> Vec<String> {
+        /// Tokens that are shown.
+        const SHOWN: usize = 24;
+        let line = |(seen, step): &(SampleLoss, u64)| {
+            let ids = &self.texts.train.samples[seen.sample - 1].ids;
+            let text = self.tokenizer.decode(&ids[..ids.len().min(SHOWN)], true);
+            let rest = if ids.len() > SHOWN { " …" } else { "" };
+            format!("{:7.3}  sample {}, step {step}: {}{rest}", seen.loss, seen.sample, text.trim().replace('\n', " "))
+        };
+        let lines: Vec<_> = worst(metrics, 10).iter().map(line).collect();
+        let title = (!lines.is_empty()).then(|| "samples of the highest loss, when they were last seen:".to_owned());
+        title.into_iter().chain(lines).collect()
     }
 
     pub fn heldout_loss(&self, trainer: &mut Trainer<'_, B, T>) -> Result<Option<f64>> {

@@ -85,15 +85,19 @@ impl Job for Training<'_> {
             Count(trainer.n_trainable(), "trainable number"),
         ));
         run.restore(&mut trainer, &mut output, watch)?;
+        if settings.log_sample_losses {
+            trainer.keep_target_losses();
+        }
         let examiner = Examiner { texts, tokenizer, model: &model };
         let before = examiner.examine(if run.saved.is_some() { "now" } else { "before" }, &mut trainer, watch)?;
-        let mut steps = Steps::new(run, &batcher, &examiner, backend.runs_behind())?;
+        let mut steps = Steps::new(run, &batcher, &examiner, backend.runs_behind() && !settings.log_sample_losses)?;
         steps.train_and_save(&mut trainer, &mut output, watch)?;
         let (done, n_tokens) = (steps.done, steps.n_tokens);
         let after = if watch.ends() {
             None
         } else {
             watch.saved();
+            examiner.worst_samples(output.lines()).iter().for_each(|line| watch.say(line));
             let after = examiner.examine("after", &mut trainer, watch)?;
             watch.say(&peak_memory(&backend));
             Some(after)

@@ -15,6 +15,7 @@ use crate::{
         metrics::Record,
         output::RunOutput,
         packing::Batcher,
+        sample_losses::{SampleLoss, sample_losses},
         trainer::{StepReport, Trainer, TrainerState},
         watchdog::Watchdog,
     },
@@ -34,6 +35,8 @@ pub(super) struct Steps<'a, B: Backend, T: Float> {
     /// Whether to queue a step before the one before it is known.
     runs_behind: bool,
     keeper: Keeper,
+    /// Of the last step, where they are to be noted; then none is queued before the one before it is known.
+    sample_losses: Option<Vec<SampleLoss>>,
     evaluations: Evaluations,
     watchdog: Watchdog,
     /// Evaluations without a lower loss, after which to end.
@@ -68,6 +71,7 @@ impl<'a, B: Backend, T: Float> Steps<'a, B, T> {
             eval_steps,
             runs_behind,
             keeper,
+            sample_losses: None,
             evaluations,
             watchdog,
             patience,
@@ -126,6 +130,7 @@ impl<'a, B: Backend, T: Float> Steps<'a, B, T> {
                 break;
             }
             let report = if self.runs_behind { trainer.step_ahead(&step)? } else { Some(trainer.step(&step)?) };
+            self.sample_losses = trainer.target_losses().map(|losses| sample_losses(&step, losses));
             self.tell(report, trainer, &mut told)?;
             let done = step.index + 1;
             let is_due = self.keeper.is_due(done);
@@ -189,6 +194,7 @@ impl<'a, B: Backend, T: Float> Steps<'a, B, T> {
         self.n_tokens += report.n_tokens as u64;
         self.done = report.step + 1;
         let mut record = record(&report, self.n_tokens, told.step_began);
+        record.sample_losses = self.sample_losses.take();
         record.elapsed_s = Some(self.elapsed_s + told.began.elapsed().as_secs_f64());
         let began = Instant::now();
         if self.evaluates(record.step) {
