@@ -176,9 +176,7 @@ pub enum Error {
         loss: f64,
     },
     /// Training has come apart, though its numbers are finite.
-    #[error(
-        "the loss of step {step} is {loss:.3}, {reason}; lower the learning rate, or raise the warm-up; {kept}"
-    )]
+    #[error("the loss of step {step} is {loss:.3}, {reason}; lower the learning rate, or raise the warm-up; {kept}")]
     CameApart {
         /// The step, counted from 1.
         step: u64,

@@ -213,6 +213,7 @@ pub fn version(name: &str) -> String {
 
 const WEIGHTS: Sees = File("adapter_model.safetensors");
 
+// Long: a row for each option.
 #[test]
 fn every_option_of_training_is_seen() {
     let files = Files::new("[train]\nlora_r = 3\n");

@@ -1,5 +1,5 @@
 //! Fine-tuning: data, batches, schedules, and the run that puts them together.
-pub mod checkpoint;
+mod checkpoint;
 pub mod data;
 mod evaluations;
 mod loss_scale;

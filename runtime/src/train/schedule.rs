@@ -72,11 +72,11 @@ impl Schedule {
         options::LR_POWER.check(fall.power)?;
         match fall.min_lr {
             None if self.kind == ScheduleKind::CosineWithMinLr => {
-                return Err(Error::setting("min_lr", "none", "the schedule cosine_with_min_lr must be told it"));
+                Err(Error::setting("min_lr", "none", "the schedule cosine_with_min_lr must be told it"))
             }
             Some(min) if !(0.0..=self.peak).contains(&min) => {
                 let want = format!("it must be from 0 to the learning rate, {}", self.peak);
-                return Err(Error::setting("min_lr", min, want));
+                Err(Error::setting("min_lr", min, want))
             }
             _ => Ok(Self { fall, ..self }),
         }
@@ -109,7 +109,9 @@ impl Schedule {
             ScheduleKind::Linear => self.total_steps.saturating_sub(step) as f64 / decay_steps,
             ScheduleKind::Cosine => half_cosine(progress),
             ScheduleKind::CosineWithMinLr => above_least(half_cosine(progress)),
-            ScheduleKind::WarmupStableDecay => self.last_fall(step).map_or(1.0, |fallen| above_least(half_cosine(fallen))),
+            ScheduleKind::WarmupStableDecay => {
+                self.last_fall(step).map_or(1.0, |fallen| above_least(half_cosine(fallen)))
+            }
             ScheduleKind::Polynomial => above_least((1.0 - progress).powf(self.fall.power)),
             ScheduleKind::Constant => 1.0,
         }

@@ -51,5 +51,8 @@ fn without_a_terminal_a_line_comes_every_few_steps_with_evaluations_and_at_the_e
     progress.note("saved");
     progress.finish();
     let text = String::from_utf8(screen.0.lock().unwrap().clone()).unwrap();
-    assert_eq!(text, "step 3/7  loss 3.0000\nstep 4/7  loss 4.0000  held-out loss 0.5000\nstep 6/7  loss 6.0000\nstep 7/7  loss 7.0000\nsaved\n");
+    assert_eq!(
+        text,
+        "step 3/7  loss 3.0000\nstep 4/7  loss 4.0000  held-out loss 0.5000\nstep 6/7  loss 6.0000\nstep 7/7  loss 7.0000\nsaved\n"
+    );
 }

@@ -120,7 +120,10 @@ fn refuses_what_makes_no_sense() {
     assert!(refusal(1.0, Warmup::Ratio(1.5)).contains("from 0 to 1"));
     assert!(refusal(1.0, Warmup::Ratio(f64::NAN)).contains("from 0 to 1"));
     let name = "inverse_sqrt".parse::<ScheduleKind>().unwrap_err().to_string();
-    assert!(name.contains("inverse_sqrt") && name.contains("linear, cosine, ") && name.contains(" or constant"), "{name}");
+    assert!(
+        name.contains("inverse_sqrt") && name.contains("linear, cosine, ") && name.contains(" or constant"),
+        "{name}"
+    );
     let falling = |kind, fall| {
         let schedule = Schedule::new(kind, 1e-3, Warmup::Steps(0), 10).unwrap();
         schedule.falling(fall).map(drop).map_err(|e| e.to_string())

@@ -5,7 +5,11 @@ use super::{
     resume::{checkpoints, metrics, resumed, until},
     samples, settings, trained,
 };
-use halfbyte_runtime::{embedded, settings::TrainSettings, train::run::{Outcome, run}};
+use halfbyte_runtime::{
+    embedded,
+    settings::TrainSettings,
+    train::run::{Outcome, run},
+};
 use std::{fs, path::Path};
 
 /// A run that learns its few samples by heart, and so knows less of others after a while.
@@ -17,7 +21,7 @@ fn by_heart(folder: &Path, output: &str) -> TrainSettings {
         eval_data: Some(held_out),
         eval_steps: 2,
         max_steps: Some(14),
-        learning_rate: Some(2e-2),
+        learning_rate: Some(5e-3),
         save_total_limit: Some(1),
         ..settings(folder, output)
     }
@@ -25,7 +29,8 @@ fn by_heart(folder: &Path, output: &str) -> TrainSettings {
 
 /// Held-out losses with their steps.
 fn losses(dir: &Path) -> Vec<(u64, f64)> {
-    let of = |line: &serde_json::Value| Some((line["step"].as_u64().unwrap(), line.get("eval_loss")?.as_f64().unwrap()));
+    let of =
+        |line: &serde_json::Value| Some((line["step"].as_u64().unwrap(), line.get("eval_loss")?.as_f64().unwrap()));
     metrics(dir).iter().filter_map(of).collect()
 }
 
@@ -97,7 +102,11 @@ fn a_run_ends_when_evaluations_bring_nothing_any_more() {
 #[test]
 fn the_loss_of_each_sample_is_noted() {
     let folder = samples();
-    let plain = |output| TrainSettings { gradient_accumulation_steps: 2, batch_size: Some(2), ..settings(folder.path(), output) };
+    let plain = |output| TrainSettings {
+        gradient_accumulation_steps: 2,
+        batch_size: Some(2),
+        ..settings(folder.path(), output)
+    };
     let (without, _) = trained(&plain("without"));
     let (with, said) = until(u64::MAX, &TrainSettings { log_sample_losses: true, ..plain("with") });
     assert!(files(&with.output) == files(&without.output), "to look changes the adapter");
@@ -114,7 +123,8 @@ fn the_loss_of_each_sample_is_noted() {
     seen[..12].sort();
     assert_eq!(seen[..12], (1..=12).collect::<Vec<_>>());
     let (_, worst) = said.split_once("samples of the highest loss, when they were last seen:\n").unwrap();
-    let told: Vec<f64> = worst.lines().take(10).map(|line| line.trim().split(' ').next().unwrap().parse().unwrap()).collect();
+    let told: Vec<f64> =
+        worst.lines().take(10).map(|line| line.trim().split(' ').next().unwrap().parse().unwrap()).collect();
     assert!(told.len() == 10 && told.is_sorted_by(|a, b| a >= b), "{worst}");
     assert!(worst.lines().all(|line| !line.contains("sample 0,")) && worst.contains(", step 4: "), "{worst}");
 }
@@ -133,7 +143,10 @@ fn a_run_that_comes_apart_ends_and_saves_nothing() {
     };
     let said = run(&wild("wild"), &mut ()).unwrap_err().to_string();
     let output = folder.path().join("wild");
-    assert!(said.contains("lower the learning rate") && said.contains("checkpoint-1` is from before"), "{said}");
+    assert!(
+        said.contains("lower the learning rate") && said.contains("checkpoint-1` is from before, for --lora-path"),
+        "{said}"
+    );
     assert!(!output.join("adapter_model.safetensors").exists());
     assert_eq!(checkpoints(&output), ["checkpoint-1"]);
     let said = run(&TrainSettings { save_steps: 0, ..wild("none") }, &mut ()).unwrap_err().to_string();

@@ -97,9 +97,10 @@ fn a_run_that_was_cut_short_ends_as_one_that_was_not() {
     assert!(files(&further.output) == files(&whole.output), "another adapter");
     assert_eq!(metrics(&further.output), metrics(&whole.output));
     assert_eq!((further.before.heldout_loss, further.after), (loss_then, whole.after));
-    // Once it is done, there is nothing left to do.
-    let (again, no_losses) = trained(&resumed(eventful(folder.path(), "cut")));
-    assert!(no_losses == losses[2..] && files(&again.output) == files(&whole.output));
+    // Once it is done, the steps behind its last checkpoint are done again.
+    assert_eq!(checkpoints(&further.output), ["checkpoint-2", "checkpoint-4"]);
+    let (again, last_losses) = trained(&resumed(eventful(folder.path(), "cut")));
+    assert!(last_losses == losses[4..] && files(&again.output) == files(&whole.output));
 }
 
 #[test]

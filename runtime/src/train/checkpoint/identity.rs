@@ -36,7 +36,7 @@ const FREE: [&str; 16] = [
 
 /// What decides how a run ends. Hashes are SHA-256 in hexadecimal.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Identity {
+pub(crate) struct Identity {
     /// Settings by their names.
     settings: BTreeMap<String, String>,
     /// The adapter's configuration.
@@ -60,7 +60,7 @@ pub(crate) struct Parts<'a> {
 
 impl Identity {
     /// Reads all samples, and of the base what [`hash_base`] does.
-    pub(crate) fn of(parts: &Parts<'_>) -> Result<Self> {
+    pub fn of(parts: &Parts<'_>) -> Result<Self> {
         let names = parts.settings.fields().into_iter().map(|field| field.name).filter(|name| !FREE.contains(name));
         let settings = names.filter_map(|name| Some((name.into(), parts.settings.show(name)?))).collect();
         let mut lora = parts.lora.clone();
@@ -76,7 +76,7 @@ impl Identity {
     }
 
     /// What is another in `now`, each as a sentence's part.
-    pub(crate) fn differences(&self, now: &Identity) -> Vec<String> {
+    pub fn differences(&self, now: &Identity) -> Vec<String> {
         let defaults = TrainSettings::default();
         let value = |of: &Identity, name: &str| of.settings.get(name).cloned().or_else(|| defaults.show(name));
         let names: BTreeSet<_> = self.settings.keys().chain(now.settings.keys()).collect();
@@ -99,15 +99,20 @@ impl Identity {
     }
 }
 
-/// Tokens, and which of them are targets.
+/// Tokens, and which of them are targets; parts of so many samples on all cores.
 fn hash_samples(samples: &[Sample]) -> String {
-    let mut hash = Sha256::new();
-    for Sample { ids, mask } in samples {
-        hash.update((ids.len() as u64).to_le_bytes());
-        hash.update(bytemuck::cast_slice::<u32, u8>(ids));
-        hash.update(bytemuck::cast_slice::<bool, u8>(mask));
-    }
-    hex(hash.finalize())
+    const PART: usize = 4096;
+    let part = |samples: &[Sample]| {
+        let mut hash = Sha256::new();
+        for Sample { ids, mask } in samples {
+            hash.update((ids.len() as u64).to_le_bytes());
+            hash.update(bytemuck::cast_slice::<u32, u8>(ids));
+            hash.update(bytemuck::cast_slice::<bool, u8>(mask));
+        }
+        hash.finalize().to_vec()
+    };
+    let parts: Vec<_> = samples.par_chunks(PART).map(part).collect();
+    hex(Sha256::digest(parts.concat()))
 }
 
 /// The configuration, and of each tensor its name, type, shape and a part of its bytes: a model that was trained further,

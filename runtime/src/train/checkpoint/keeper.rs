@@ -56,6 +56,11 @@ impl Keeper {
         self.own[..n_old].iter().copied().filter(|&step| self.best != Some(step))
     }
 
+    /// Whether there is one after so many steps.
+    pub fn has(&self, step: u64) -> bool {
+        self.own.contains(&step)
+    }
+
     /// Whether it is time for one.
     pub fn is_due(&self, step: u64) -> bool {
         let by_step = self.every > 0 && step.is_multiple_of(self.every);
@@ -146,7 +151,7 @@ mod tests {
         let output = RunOutput::create(dir, true)?;
         let settings = TrainSettings { save_total_limit: Some(1), ..TrainSettings::default() };
         let mut keeper = Keeper::new(&settings, (1..step).collect(), None, Identity::default());
-        let state = State { step, ..State::default() };
+        let state = State { version: State::VERSION, step, ..State::default() };
         keeper.save(&output, &state, &[vec![step as f32], vec![0.5]], adapter)?;
         keeper.clear_after_step(dir)
     }
@@ -155,7 +160,7 @@ mod tests {
     fn steps(dir: &Path) -> Vec<u64> {
         let open = |(step, path): (u64, PathBuf)| {
             let saved = Saved::open(&path).unwrap_or_else(|e| panic!("{e}"));
-            assert_eq!((saved.state.step, saved.adapter(&model()).unwrap()), (step, adapter()));
+            assert!(saved.state.step == step && saved.adapter(&model()).unwrap().layers == adapter().layers);
             assert_eq!(saved.trainer().unwrap().moments, [vec![step as f32], vec![0.5]]);
             assert_eq!(saved.metrics().unwrap(), "");
             step

@@ -5,7 +5,6 @@ mod identity;
 mod keeper;
 mod saved;
 
-pub use identity::Identity;
-pub(crate) use identity::Parts;
+pub(crate) use identity::{Identity, Parts};
 pub(crate) use keeper::Keeper;
 pub(crate) use saved::{Saved, State, name, whole};

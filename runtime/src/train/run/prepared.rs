@@ -102,7 +102,7 @@ impl Prepared {
             saved,
             overwrite,
         };
-        run.from_checkpoint()
+        run.going_on()
     }
 
     /// The steps of the run.

@@ -35,7 +35,7 @@ impl Prepared {
     }
 
     /// With the checkpoint's adapter to go on with, where it is one of this run.
-    pub(super) fn from_checkpoint(mut self) -> Result<Self> {
+    pub(super) fn going_on(mut self) -> Result<Self> {
         match &self.saved {
             Some(saved) => {
                 saved.expect_same(&self.identity()?)?;

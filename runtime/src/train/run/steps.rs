@@ -63,7 +63,8 @@ impl<'a, B: Backend, T: Float> Steps<'a, B, T> {
         let (done, n_tokens) = state.map_or((0, 0), |state| (state.step, state.tokens));
         let elapsed_s = state.map_or(0.0, |state| state.elapsed_s);
         let (evaluations, watchdog) = state.map(|state| (state.evaluations, state.watchdog)).unwrap_or_default();
-        let TrainSettings { eval_steps, early_stopping_patience: patience, load_best_at_end: load_best, .. } = run.settings;
+        let TrainSettings { eval_steps, early_stopping_patience: patience, load_best_at_end: load_best, .. } =
+            run.settings;
         let keeper = run.keeper()?;
         Ok(Steps {
             batcher,
@@ -113,9 +114,12 @@ impl<'a, B: Backend, T: Float> Steps<'a, B, T> {
             watch.say(&format!("it is that of the first {} of {}", self.done, Count(total, "step")));
         }
         if self.watchdog.bad > 0 {
-            watch.note("the last losses have risen far, or their gradients vanished: the learning rate may be too high");
+            watch
+                .note("the last losses have risen far, or their gradients vanished: the learning rate may be too high");
         } else if trained.is_ok() && !finished && self.keeper.is_on() {
-            self.checkpoint(trainer, output, watch, seconds);
+            if !self.keeper.has(self.done) {
+                self.checkpoint(trainer, output, watch, seconds);
+            }
             watch.say("--resume auto goes on with it");
         }
         tell_failed(self.keeper.clear(output.path()), watch);
@@ -169,7 +173,9 @@ impl<'a, B: Backend, T: Float> Steps<'a, B, T> {
         let saved = Saved::open(&output.path().join(name(step)));
         let adapter = saved.and_then(|saved| saved.adapter(&self.examiner.model.config));
         match adapter.and_then(|adapter| trainer.load(&adapter)) {
-            Ok(()) => watch.say(&format!("held-out loss was lowest after step {step}, {loss:.4}: back to that adapter")),
+            Ok(()) => {
+                watch.say(&format!("held-out loss was lowest after step {step}, {loss:.4}: back to that adapter"))
+            }
             Err(e) => watch.note(&format!("the last adapter is saved, though that of step {step} is better: {e}")),
         }
     }
@@ -220,9 +226,12 @@ impl<'a, B: Backend, T: Float> Steps<'a, B, T> {
         let reason = (!report.skipped).then(|| self.watchdog.see(report.loss, report.grad_norm, vocab_size)).flatten();
         if let Some(reason) = reason {
             // The first bad loss is that of what so many steps had left.
-            let first_bad = self.done - self.watchdog.bad;
+            let first_bad = self.done.saturating_sub(self.watchdog.bad);
             let left = self.keeper.drop_from(output, first_bad).ok().flatten();
-            let kept = left.map_or("nothing is saved".into(), |path| format!("`{}` is from before", path.display()));
+            let kept = match left {
+                Some(path) => format!("`{}` is from before, for --lora-path", path.display()),
+                None => "nothing is saved".into(),
+            };
             return Err(Error::CameApart { step: self.done, loss: report.loss, reason, kept });
         }
         if self.watchdog.bad == 0 {

@@ -47,7 +47,11 @@ impl<B: Backend, T: Float> Trainer<'_, B, T> {
     pub fn load(&mut self, adapter: &Adapter) -> Result<()> {
         let (layout, flat) = Layout::of(adapter)?;
         if layout != self.adapter.layout {
-            return Err(Error::setting("an adapter to load", "of another shape", "it must have that of the trained one"));
+            return Err(Error::setting(
+                "an adapter to load",
+                "of another shape",
+                "it must have that of the trained one",
+            ));
         }
         let compute = host::collect(flat.len(), flat.iter().map(|&v| T::from_f32(v)))?;
         self.backend.write(&flat, self.optimizer.weights.view_mut())?;
