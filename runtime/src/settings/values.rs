@@ -1,6 +1,8 @@
 //! What a setting's text means.
 
-use super::choices::{ActivationMemory, DataFormat, Mode, Overlong, PackingStrategy, Resume, ScheduleKind, TrainOnEos, Whole};
+use super::choices::{
+    ActivationMemory, DataFormat, Mode, Overlong, PackingStrategy, Resume, ScheduleKind, TrainOnEos, Whole,
+};
 use crate::{
     device::Device,
     export::{Combination, GgufType, MajoritySign},

@@ -18,7 +18,7 @@ fn by_heart(folder: &Path, output: &str) -> TrainSettings {
     let text = fs::read_to_string(embedded::town("heldout.jsonl").unwrap()).unwrap();
     fs::write(&held_out, text.lines().take(4).collect::<Vec<_>>().join("\n")).unwrap();
     TrainSettings {
-        eval_data: Some(held_out),
+        eval_data: Some(held_out.into()),
         eval_steps: 2,
         max_steps: Some(14),
         learning_rate: Some(5e-3),

@@ -5,6 +5,7 @@ use halfbyte_runtime::{
     embedded,
     settings::{EMBEDDED, Resume, TrainSettings},
     train::{
+        data::{DataFile, DataFiles},
         metrics::Record,
         run::{Outcome, Prepared, Watch, run},
     },
@@ -146,7 +147,7 @@ fn what_differs_is_named() {
     fs::copy(&data, &held_out).unwrap();
     let began = TrainSettings {
         model_name: model.display().to_string(),
-        eval_data: Some(held_out.clone()),
+        eval_data: Some(held_out.clone().into()),
         ..eventful(folder.path(), "cut")
     };
     until(1, &began);
@@ -166,6 +167,8 @@ fn what_differs_is_named() {
     // What decides nothing may change.
     let free = TrainSettings { logging_steps: 3, gradient_checkpointing: true, threads: Some(1), ..again() };
     assert_eq!(refused(&free), "");
+    let twice = DataFiles(vec![DataFile { path: data.clone(), weight: 2.0 }]);
+    named(TrainSettings { data: Some(twice), ..again() }, &[": the data to train on is another one; "]);
     let changed = |path: &Path, change: &dyn Fn(&mut Vec<u8>), what: &str| {
         let before = fs::read(path).unwrap();
         let mut bytes = before.clone();

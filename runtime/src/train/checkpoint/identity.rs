@@ -7,6 +7,7 @@ use crate::{
     files,
     lora::LoraConfig,
     settings::{Section, TrainSettings},
+    train::packing::Share,
 };
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -15,11 +16,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Settings that may differ when a run goes on: they say where things are, what is told or how it is computed, and the
 /// adapter is the same. What the files have that they name is compared.
-const FREE: [&str; 16] = [
+const FREE: [&str; 17] = [
     "model_name",
     "data",
     "eval_data",
     "exam",
+    "no_cache",
     "output",
     "overwrite",
     "activation_memory",
@@ -54,6 +56,8 @@ pub(crate) struct Parts<'a> {
     pub settings: &'a TrainSettings,
     pub lora: &'a LoraConfig,
     pub train: &'a [Sample],
+    /// How often an epoch has them.
+    pub shares: Vec<Share>,
     pub heldout: Option<&'a [Sample]>,
     pub base: &'a Checkpoint,
 }
@@ -69,7 +73,7 @@ impl Identity {
         Ok(Identity {
             settings,
             adapter: hex(Sha256::digest(lora.to_json())),
-            data: hash_samples(parts.train),
+            data: hash_data(parts.train, &parts.shares),
             eval_data: parts.heldout.map(hash_samples),
             base: hash_base(parts.base)?,
         })
@@ -97,6 +101,17 @@ impl Identity {
         told.extend(parts.into_iter().filter(|(_, other)| *other).map(|(name, _)| format!("{name} is another one")));
         told
     }
+}
+
+/// Samples, and how often an epoch has them.
+fn hash_data(samples: &[Sample], shares: &[Share]) -> String {
+    let mut hash = Sha256::new();
+    hash.update(hash_samples(samples));
+    for Share { n_samples, weight } in shares {
+        hash.update((*n_samples as u64).to_le_bytes());
+        hash.update(weight.to_le_bytes());
+    }
+    hex(hash.finalize())
 }
 
 /// Tokens, and which of them are targets; parts of so many samples on all cores.

@@ -28,7 +28,7 @@ pub(super) fn idle(settings: &TrainSettings, files: &Checkpoint) -> Result<Vec<(
     if settings.eval_steps > 0 && settings.heldout_files()?.is_none() {
         all.push(("eval_steps", "there is no held-out data: name it by eval_data".into()));
     }
-    if settings.eval_steps == 0 || settings.heldout_file()?.is_none() {
+    if settings.eval_steps == 0 || settings.heldout_files()?.is_none() {
         let why = "nothing is evaluated between steps: set eval_steps, and name held-out data by eval_data";
         all.extend(["load_best_at_end", "early_stopping_patience"].map(|name| (name, why.to_owned())));
     }

@@ -29,6 +29,7 @@ impl Prepared {
             settings: &self.settings,
             lora: &self.lora,
             train: &self.texts.train.samples,
+            shares: self.texts.train.shares(),
             heldout: self.texts.heldout.as_ref().map(|data| data.samples.as_slice()),
             base: &self.files,
         })
