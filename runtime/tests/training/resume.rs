@@ -2,8 +2,7 @@
 
 use super::{files, refused, samples, settings, trained};
 use halfbyte_runtime::{
-    embedded,
-    settings::{EMBEDDED, Resume, TrainSettings},
+    settings::{Resume, TrainSettings},
     train::{
         data::{DataFile, DataFiles},
         metrics::Record,
@@ -140,7 +139,7 @@ fn what_differs_is_named() {
     let folder = samples();
     let model = folder.path().join("model");
     fs::create_dir(&model).unwrap();
-    for file in fs::read_dir(embedded::resolve(EMBEDDED).unwrap()).unwrap().map(Result::unwrap) {
+    for file in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/tiny-qwen3")).unwrap().map(Result::unwrap) {
         fs::copy(file.path(), model.join(file.file_name())).unwrap();
     }
     let (data, held_out) = (folder.path().join("data.jsonl"), folder.path().join("heldout.jsonl"));

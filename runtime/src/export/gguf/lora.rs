@@ -10,10 +10,10 @@ use super::types::TensorType;
 use super::writer::{GgufWriter, TensorInfo, Value};
 use super::{GgufReport, GgufType};
 use crate::config::{Module, Qwen3Config};
-use crate::hub;
 use crate::error::{Error, Result};
 use crate::export::settings::GgufSettings;
 use crate::export::watch::Watch;
+use crate::hub;
 use crate::lora::{Adapter, LoraWeights};
 
 /// Writes the adapter alone.

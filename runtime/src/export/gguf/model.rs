@@ -7,11 +7,11 @@ use super::writer::{GgufWriter, TensorInfo};
 use super::{GgufReport, GgufType};
 use crate::checkpoint::Checkpoint;
 use crate::config::Qwen3Config;
-use crate::hub;
 use crate::error::Result;
 use crate::export::merged::Merged;
 use crate::export::settings::GgufSettings;
 use crate::export::watch::Watch;
+use crate::hub;
 use crate::model::{checkpoint_note, head_is_separate};
 
 /// Writes the model, with an adapter merged into it where one is named.

@@ -131,7 +131,7 @@ mod tests {
     use super::*;
     use crate::{
         config::Qwen3Config,
-        embedded::{self, EMBEDDED},
+        embedded,
         files::{Fault, with_fault},
         lora::{LoraConfig, Targets},
         train::checkpoint::saved::Saved,
@@ -139,7 +139,7 @@ mod tests {
     use std::fs;
 
     fn model() -> Qwen3Config {
-        Qwen3Config::open(&embedded::resolve(EMBEDDED).unwrap()).unwrap()
+        Qwen3Config::open(&embedded::model()).unwrap()
     }
 
     fn adapter() -> Adapter {
