@@ -15,7 +15,7 @@ use std::{fs, path::Path};
 /// A run that learns its few samples by heart, and so knows less of others after a while.
 fn by_heart(folder: &Path, output: &str) -> TrainSettings {
     let held_out = folder.join("heldout.jsonl");
-    let text = fs::read_to_string(embedded::town("heldout.jsonl").unwrap()).unwrap();
+    let text = halfbyte_runtime::files::read_to_string(&embedded::town("heldout.jsonl").unwrap()).unwrap();
     fs::write(&held_out, text.lines().take(4).collect::<Vec<_>>().join("\n")).unwrap();
     TrainSettings {
         eval_data: Some(held_out.into()),

@@ -34,7 +34,8 @@ impl Metadata {
         let mut all = Metadata::default();
         all.text("general.architecture", ARCHITECTURE);
         all.text("general.type", kind);
-        all.text("general.name", &dir.file_name().unwrap_or_default().to_string_lossy());
+        let name = dir.file_name().unwrap_or_default().to_string_lossy();
+        all.text("general.name", name.strip_prefix("embedded:").unwrap_or(&name));
         all.put("general.file_type", Value::U32(file_type));
         all.put("general.quantization_version", Value::U32(QUANTIZATION_VERSION));
         all
