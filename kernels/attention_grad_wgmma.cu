@@ -1,8 +1,8 @@
 // attention_grad on Hopper, for heads of 64 and 128 elements: kernels 2 and 3 of attention_grad.cu, whose comment says
 // what they compute and in which order. Two warpgroups of 64 rows multiply, and a warp loads (attention_wgmma.cuh).
 //
-// As soon as a warpgroup has what it needs of a tile's scores, it queues those of the next tile behind the products that
-// use them: so that the tensor cores have work while it computes exponentials.
+// As soon as a warpgroup has what it needs of a tile's scores, it queues those of the next tile behind the products
+// that use them: so that the tensor cores have work while it computes exponentials.
 #include "attention_slopes.cuh"
 #include "attention_wgmma.cuh"
 
@@ -330,15 +330,11 @@ template <class T, int D> struct QueriesGradient {
         shared.k_ring.release(k);
         if (query >= job.len) return;
         T *to = row_of<T>(p.d_q, job.start + query) + job.head * D;
-        store_rows<T, D, Queries, 1>(to, p.d_q.stride, job.len - query, d_q, {{p.scale, p.scale}}, shared.out, warp_row);
+        unsigned valid = job.len - query;
+        store_rows<T, D, Queries, 1>(to, p.d_q.stride, valid, d_q, {{p.scale, p.scale}}, shared.out, warp_row);
     }
     __device__ __forceinline__ void run() {
-        for (;;) {
-            shared.q_ring.await(q);
-            Jobs::Job next = shared.job;
-            if (next.none) return;
-            job(next);
-        }
+        for_each_job(shared, q, [&](const Jobs::Job &next) { job(next); });
     }
 };
 
@@ -350,13 +346,7 @@ template <class T, int D> __device__ __forceinline__ void attention_grad_q(const
         barriers_are_made();
     }
     __syncthreads();
-    if (threadIdx.x >= MULTIPLIERS) {
-        set_registers<LOADER_REGISTERS, false>();
-        if (threadIdx.x / 32 == LOADER) load_keys<T, D>(p, shared);
-    } else {
-        set_registers<MULTIPLIER_REGISTERS, true>();
-        QueriesGradient<T, D>(p.grad, shared).run();
-    }
+    play_roles([&] { load_keys<T, D>(p, shared); }, [&] { QueriesGradient<T, D>(p.grad, shared).run(); });
 }
 ATTENTION_HOPPER(attention_grad_kv_wgmma, AttentionGradWgmmaParams, attention_grad_kv, 1, 1)
 ATTENTION_HOPPER(attention_grad_kv_wgmma_x2, AttentionGradWgmmaParams, attention_grad_kv, 2, 2)

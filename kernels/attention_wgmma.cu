@@ -3,7 +3,7 @@
 //
 // Each of the two warpgroups that multiply has 64 queries, which stay in its registers with their scores, weights and
 // sums. While the tensor cores multiply one tile's weights by its values, the warpgroup computes the exponentials of
-// the next; that the two take turns at queueing products, as in the paper, made no difference here.
+// the next. The two do not take turns at queueing products, as in the paper: that was worse for many tokens.
 //
 // The tiles of a job go from the last to the first: so the one on the diagonal, which alone is masked, comes before the
 // loop, and tiles of a prefix come after those of the sequence. The next job's queries, keys and values are loaded
@@ -131,12 +131,7 @@ template <class T, int D> struct Forward {
         store_rows<T, D, QueryTile>(out, p.out.stride, job.len - query, o, inverse, shared.out, warp_row);
     }
     __device__ __forceinline__ void run() {
-        for (;;) {
-            shared.q_ring.await(q);
-            Jobs::Job next = shared.job;
-            if (next.none) return;
-            job(next);
-        }
+        for_each_job(shared, q, [&](const Jobs::Job &next) { job(next); });
     }
 };
 
@@ -148,13 +143,7 @@ template <class T, int D> __device__ __forceinline__ void attention_wgmma(const 
         barriers_are_made();
     }
     __syncthreads();
-    if (threadIdx.x >= MULTIPLIERS) {
-        set_registers<LOADER_REGISTERS, false>();
-        if (threadIdx.x / 32 == LOADER) load_forward<T, D>(p, shared);
-    } else {
-        set_registers<MULTIPLIER_REGISTERS, true>();
-        Forward<T, D>(p.attention, shared).run();
-    }
+    play_roles([&] { load_forward<T, D>(p, shared); }, [&] { Forward<T, D>(p.attention, shared).run(); });
 }
 ATTENTION_HOPPER(attention_wgmma, AttentionWgmmaParams, attention_wgmma, 1)
 #endif

@@ -182,6 +182,27 @@ struct Tickets {
     }
 };
 
+// The roles in a CTA whose barriers are made: one warp loads, two warpgroups multiply.
+template <class Load, class Multiply> __device__ __forceinline__ void play_roles(Load load, Multiply multiply) {
+    if (threadIdx.x >= MULTIPLIERS) {
+        set_registers<LOADER_REGISTERS, false>();
+        if (threadIdx.x / 32 == LOADER) load();
+    } else {
+        set_registers<MULTIPLIER_REGISTERS, true>();
+        multiply();
+    }
+}
+
+// By those that multiply: each job that comes with queries, which `work` gives back.
+template <class S, class Work> __device__ __forceinline__ void for_each_job(S &shared, const Turn<1> &q, Work work) {
+    for (;;) {
+        shared.q_ring.await(q);
+        Jobs::Job job = shared.job;
+        if (job.none) return;
+        work(job);
+    }
+}
+
 // All threads that multiply.
 __device__ __forceinline__ void multipliers_sync() { asm volatile("bar.sync 1, %0;" ::"n"(MULTIPLIERS) : "memory"); }
 

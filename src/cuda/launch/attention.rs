@@ -89,9 +89,9 @@ pub(in crate::cuda) fn attention<T: Float>(cuda: &Cuda, mut op: Attention<'_, Cu
     let i = head_dim_index(&heads);
     let (kernel, config) = if !takes_tiles(T::DTYPE, &matrices) {
         (&SIMT[i], work.simt()?)
-    } else if attention_wgmma::has_forward(cuda, &heads, suffix)? {
+    } else if let Some(kernel) = attention_wgmma::forward_kernel(cuda, &heads, suffix)? {
         // SAFETY: `Attention::verify` checked every shape.
-        return unsafe { attention_wgmma::forward(cuda, params, T::DTYPE) };
+        return unsafe { attention_wgmma::forward(cuda, kernel, params, T::DTYPE) };
     } else {
         (&MMA[i], mma(&work, &heads)?)
     };
@@ -145,9 +145,9 @@ pub(in crate::cuda) fn attention_grad<T: Float>(cuda: &Cuda, mut op: AttentionGr
     unsafe { cuda.launch(&DELTA[i], suffix, params, delta(T::DTYPE, &params)?) }?;
     let (kv, q) = if !takes_tiles(T::DTYPE, &matrices) {
         ((&KV_SIMT[i], kv.simt()?), (&Q_SIMT[i], q.simt()?))
-    } else if attention_wgmma::has_grad(cuda, &heads, suffix)? {
+    } else if let Some(kernels) = attention_wgmma::grad_kernels(cuda, &heads, suffix)? {
         // SAFETY: `AttentionGrad::verify` checked every shape.
-        return unsafe { attention_wgmma::grad(cuda, params, T::DTYPE) };
+        return unsafe { attention_wgmma::grad(cuda, kernels, params, T::DTYPE) };
     } else {
         ((&KV_MMA[i], kv_mma(&kv, &heads)?), (&Q_MMA[i], q_mma(&q, &heads)?))
     };

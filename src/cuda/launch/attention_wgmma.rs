@@ -26,25 +26,52 @@ macro_rules! by_head_dim {
 
 static FORWARD: [Kernel<AttentionWgmmaParams>; 2] = by_head_dim!("attention_wgmma", "attention_wgmma");
 static Q: [Kernel<AttentionGradWgmmaParams>; 2] = by_head_dim!("attention_grad_wgmma", "attention_grad_q_wgmma");
-/// By how many CTAs, a cluster, share the query heads of a key head.
-static KV: [(usize, [Kernel<AttentionGradWgmmaParams>; 2]); 3] = [
-    (4, by_head_dim!("attention_grad_wgmma", "attention_grad_kv_wgmma_x4")),
-    (2, by_head_dim!("attention_grad_wgmma", "attention_grad_kv_wgmma_x2")),
-    (1, by_head_dim!("attention_grad_wgmma", "attention_grad_kv_wgmma")),
-];
+/// `d_k` and `d_v` by clusters of four CTAs, or two, that share the query heads of a key head, or by single ones.
+static KV_BY_4: [Kernel<AttentionGradWgmmaParams>; 2] =
+    by_head_dim!("attention_grad_wgmma", "attention_grad_kv_wgmma_x4");
+static KV_BY_2: [Kernel<AttentionGradWgmmaParams>; 2] =
+    by_head_dim!("attention_grad_wgmma", "attention_grad_kv_wgmma_x2");
+static KV: [Kernel<AttentionGradWgmmaParams>; 2] = by_head_dim!("attention_grad_wgmma", "attention_grad_kv_wgmma");
 
-fn index(dim: usize) -> Option<usize> {
-    [64, 128].iter().position(|&d| d == dim)
+/// Where kernels for these heads stand, if there are any.
+fn index(heads: &Heads) -> Option<usize> {
+    [64, 128].iter().position(|&dim| dim == heads.dim)
 }
 
-/// Does this build have the kernel for these heads and this GPU?
-pub(super) fn has_forward(cuda: &Cuda, heads: &Heads, suffix: &'static str) -> Result<bool> {
-    index(heads.dim).map_or(Ok(false), |i| cuda.has(&FORWARD[i], suffix))
+/// The kernel for these heads, where this build has it for this GPU.
+pub(super) fn forward_kernel(
+    cuda: &Cuda,
+    heads: &Heads,
+    suffix: &'static str,
+) -> Result<Option<&'static Kernel<AttentionWgmmaParams>>> {
+    let Some(kernel) = index(heads).map(|i| &FORWARD[i]) else { return Ok(None) };
+    Ok(cuda.has(kernel, suffix)?.then_some(kernel))
 }
 
-/// The same of the gradient's.
-pub(super) fn has_grad(cuda: &Cuda, heads: &Heads, suffix: &'static str) -> Result<bool> {
-    index(heads.dim).map_or(Ok(false), |i| cuda.has(&Q[i], suffix))
+/// The kernels of the gradient for heads of one size.
+pub(super) struct GradKernels {
+    kv_by_4: &'static Kernel<AttentionGradWgmmaParams>,
+    kv_by_2: &'static Kernel<AttentionGradWgmmaParams>,
+    kv: &'static Kernel<AttentionGradWgmmaParams>,
+    q: &'static Kernel<AttentionGradWgmmaParams>,
+}
+
+impl GradKernels {
+    /// That of `d_k` and `d_v` by so many CTAs.
+    fn kv(&self, shares: usize) -> &'static Kernel<AttentionGradWgmmaParams> {
+        match shares {
+            4 => self.kv_by_4,
+            2 => self.kv_by_2,
+            _ => self.kv,
+        }
+    }
+}
+
+/// The same of the gradient.
+pub(super) fn grad_kernels(cuda: &Cuda, heads: &Heads, suffix: &'static str) -> Result<Option<GradKernels>> {
+    let Some(i) = index(heads) else { return Ok(None) };
+    let kernels = GradKernels { kv_by_4: &KV_BY_4[i], kv_by_2: &KV_BY_2[i], kv: &KV[i], q: &Q[i] };
+    Ok(cuda.has(kernels.q, suffix)?.then_some(kernels))
 }
 
 /// `rows` rows of `heads` heads, as the copy engine sees them.
@@ -65,8 +92,13 @@ fn launch(blocks: u32) -> LaunchConfig {
 }
 
 /// # Safety
-/// `params` are those of a verified op whose heads [`has_forward`] knows.
-pub(super) unsafe fn forward(cuda: &Cuda, params: AttentionParams, dtype: DType) -> Result<()> {
+/// `params` are those of a verified op, for whose heads `kernel` is.
+pub(super) unsafe fn forward(
+    cuda: &Cuda,
+    kernel: &Kernel<AttentionWgmmaParams>,
+    params: AttentionParams,
+    dtype: DType,
+) -> Result<()> {
     let AttentionParams { n, n_prefix, n_seqs, max_len, q_heads, kv_heads, dim, .. } = params;
     if n == 0 {
         return Ok(()); // the copy engine knows no empty matrix
@@ -81,7 +113,6 @@ pub(super) unsafe fn forward(cuda: &Cuda, params: AttentionParams, dtype: DType)
     };
     let ticket = cuda.scratch(Slot::Tickets, 1)?;
     let jobs = blocks("attention", max_len, params::ATTENTION_WGMMA_QUERIES, q_heads, n_seqs)?;
-    let kernel = &FORWARD[index(dim as usize).unwrap_or(1)];
     let params =
         AttentionWgmmaParams { q: map(params.q, q_heads)?, k, v, prefix_k, prefix_v, attention: params, ticket };
     // SAFETY: as this function's contract says; the scratch has the one counter.
@@ -91,14 +122,14 @@ pub(super) unsafe fn forward(cuda: &Cuda, params: AttentionParams, dtype: DType)
 /// How many CTAs share the heads of a group: so many that each multiprocessor has two at most.
 fn shares(group: usize, jobs: usize, sms: usize) -> usize {
     let fits = |&shares: &usize| group.is_multiple_of(shares) && jobs * shares <= 2 * sms;
-    KV.iter().map(|(shares, _)| *shares).find(fits).unwrap_or(1)
+    [4, 2].into_iter().find(fits).unwrap_or(1)
 }
 
 /// `d_k` and `d_v`, then `d_q`; `delta` is there.
 ///
 /// # Safety
-/// `params` are those of a verified op whose heads [`has_grad`] knows.
-pub(super) unsafe fn grad(cuda: &Cuda, params: AttentionGradParams, dtype: DType) -> Result<()> {
+/// `params` are those of a verified op, for whose heads `kernels` are.
+pub(super) unsafe fn grad(cuda: &Cuda, kernels: GradKernels, params: AttentionGradParams, dtype: DType) -> Result<()> {
     const OP: &str = "attention_grad";
     let AttentionGradParams { n, n_seqs, max_len, q_heads, kv_heads, dim, .. } = params;
     if n == 0 {
@@ -113,18 +144,16 @@ pub(super) unsafe fn grad(cuda: &Cuda, params: AttentionGradParams, dtype: DType
         grad: params,
         ticket: cuda.scratch(Slot::Tickets, 1)?,
     };
-    let i = index(dim as usize).unwrap_or(1);
     let tiles = blocks(OP, max_len, params::ATTENTION_GRAD_KV_WGMMA_KEYS, kv_heads, n_seqs)?;
     // Of sequences of all lengths there are fewer tiles than of so many of the longest.
     let jobs = (n / params::ATTENTION_GRAD_KV_WGMMA_KEYS + n_seqs).saturating_mul(kv_heads).min(tiles);
     let shares = shares((q_heads / kv_heads) as usize, jobs as usize, cuda.n_sms as usize);
-    let kv = &KV.iter().find(|(count, _)| *count == shares).unwrap_or(&KV[2]).1[i];
     let q_jobs = blocks(OP, max_len, params::ATTENTION_GRAD_Q_WGMMA_QUERIES, q_heads, n_seqs)?;
     let kv_blocks = grid(OP, &[max_len as usize, kv_heads as usize, n_seqs as usize], tiles as usize * shares)?;
     // SAFETY: as this function's contract says; the scratch has the one counter.
     unsafe {
-        cuda.launch(kv, dtype.suffix(), params, launch(kv_blocks))?;
-        cuda.launch(&Q[i], dtype.suffix(), params, launch(q_jobs.min(cuda.n_sms)))
+        cuda.launch(kernels.kv(shares), dtype.suffix(), params, launch(kv_blocks))?;
+        cuda.launch(kernels.q, dtype.suffix(), params, launch(q_jobs.min(cuda.n_sms)))
     }
 }
 
