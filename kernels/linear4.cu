@@ -2,6 +2,7 @@
 // A weight is dequantized to what dequantize.cu makes of it, rounded to the compute type, by all kernels here but the
 // skinny ones, which round less (skinny4.cuh).
 #include "gemv4.cuh"
+#include "gemv8.cuh"
 #include "skinny4.cuh"
 #include "simt.cuh"
 #include "mma.cuh"
@@ -138,7 +139,7 @@ ENTRIES(linear4_skinny16_small, Linear4Params, SMALL_THREADS, 1, skinny, 2, SMAL
 ENTRIES_F32_OUT(linear4_skinny8_small, Linear4Params, SMALL_THREADS, 1, skinny, 1, SMALL_STAGES)
 ENTRIES_F32_OUT(linear4_skinny16_small, Linear4Params, SMALL_THREADS, 1, skinny, 2, SMALL_STAGES)
 
-// ------------------------------------------------------------------------------------------------ one or two tokens
+// ---------------------------------------------------------------------------------------------- one to eight tokens
 
 // `run` begins the kernel.
 #define GEMV(name, suffix, T, O, nested, tokens)                                                                       \
@@ -156,4 +157,17 @@ GEMVS(gemv1, true, 1)
 GEMVS(gemv2, true, 2)
 GEMVS(gemv1_plain, false, 1)
 GEMVS(gemv2_plain, false, 2)
+
+#define GEMV8(name, suffix, T, O, nested)                                                                              \
+    extern "C" __global__ void __launch_bounds__(LINEAR4_GEMV_THREADS, 1)                                              \
+        linear4_##name##_##suffix(const __grid_constant__ Linear4Params p) {                                           \
+        Gemv8<T, O, nested>(p).run();                                                                                  \
+    }
+#define GEMV8S(name, nested)                                                                                           \
+    GEMV8(name, bf16, bf16, bf16, nested)                                                                              \
+    GEMV8(name, f16, f16, f16, nested)                                                                                 \
+    GEMV8(name, bf16_f32, bf16, f32, nested)                                                                           \
+    GEMV8(name, f16_f32, f16, f32, nested)
+GEMV8S(gemv8, true)
+GEMV8S(gemv8_plain, false)
 #endif

@@ -7,7 +7,10 @@
 // 16 k of a product are the 8 bytes of two words, in their natural order. A byte becomes a pair of T by one `prmt`
 // (byte * 256 + lane * 4 is an address) and one look-up; the next 64 k are decoded while the last are multiplied.
 //
+// Columns beside the weight, those of adapters, come as they are, from L2: 64 k are a stage of their own, with one of x.
+//
 // Wants cols % 256 = 0, blocks of 64 and more; x, its rows and the codes aligned to 16 bytes, nested scales to 4 and 8.
+#include "linear4_parts.cuh"
 #include "linear4_wgmma.cuh"
 #include "gemm.cuh"
 
@@ -15,6 +18,12 @@
 // Up to so many tokens, registers hold the product of 64 k beside the sums, and its scale multiplies that (AFTER): the
 // most exact way, and the fastest. For more tokens the scale multiplies each weight.
 constexpr int MAX_AFTER = 64;
+
+// The stages of the weight, and with what is beside it.
+__device__ __forceinline__ unsigned weight_stages(const Linear4WgmmaParams &p) { return p.weight.cols / STAGE_K; }
+__device__ __forceinline__ unsigned all_stages(const Linear4WgmmaParams &p) {
+    return weight_stages(p) + p.dense_k / X_K;
+}
 
 // What a warp does that multiplies.
 template <class T, class O, int WARPGROUPS, int TOKENS> struct Consumer {
@@ -38,21 +47,27 @@ template <class T, class O, int WARPGROUPS, int TOKENS> struct Consumer {
     __device__ __forceinline__ explicit Consumer(const Linear4WgmmaParams &p)
         : p(p), warp(threadIdx.x / 32), lane(threadIdx.x % 32),
           scales{p.weight, L::SCALES + warp * SCALE_SLOTS * SLOT_BYTES, L::MAP, lane},
-          ungain(1.f / pair_gain<T>(p.weight.fp4)), ahead_unit(blockIdx.x), ahead(unit(blockIdx.x)) {}
+          ungain(1.f / pair_gain<T>(p.weight.fp4)) {
+        next_ahead(blockIdx.x);
+    }
 
-    __device__ __forceinline__ Unit unit(unsigned i) const { return unit_of(p, i, L::ROWS, TOKENS); }
-    __device__ __forceinline__ static void sync() { asm volatile("bar.sync 1, %0;" ::"n"(L::CONSUMERS) : "memory"); }
+    __device__ __forceinline__ Unit unit(unsigned i) const { return unit_of(p, i, all_stages(p), L::ROWS, TOKENS); }
     __device__ __forceinline__ void arrive(int ring, unsigned stage) const {
         if (lane == 0) barrier(ring, stage).arrive();
     }
 
+    // The unit from `i` on that has stages of the weight.
+    __device__ __forceinline__ void next_ahead(unsigned i) {
+        for (; i < p.units; i += gridDim.x) {
+            ahead = unit(i), ahead.end = min(ahead.end, weight_stages(p));
+            if (ahead.stage < ahead.end) break;
+        }
+        ahead_unit = i;
+    }
     __device__ __forceinline__ void queue_scales(unsigned slot) {
         if (ahead_unit < p.units) {
             scales.queue(ahead.row + warp * 16, ahead.stage, slot);
-            if (++ahead.stage == ahead.end) {
-                ahead_unit += gridDim.x;
-                ahead = unit(ahead_unit);
-            }
+            if (++ahead.stage == ahead.end) next_ahead(ahead_unit + gridDim.x);
         }
         cp_async_commit(); // also when empty: the waits count groups
     }
@@ -121,6 +136,33 @@ template <class T, class O, int WARPGROUPS, int TOKENS> struct Consumer {
         arrive(L::W_FREE, w.stage);
         w.next();
     }
+    // 64 columns beside the weight into `a`.
+    __device__ __forceinline__ void load_beside(unsigned row, unsigned column, uint32_t (&a)[16]) const {
+        row += lane / 4, column += lane % 4 * 2;
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            // Rows past the end, which are not stored, have the last one's.
+            const T *from = static_cast<const T *>(p.dense) + size_t(min(row + 8 * i, p.weight.rows - 1)) * p.dense_k;
+#pragma unroll
+            for (int k = 0; k < 8; k++)
+                a[k / 2 * 4 + k % 2 * 2 + i] = *reinterpret_cast<const uint32_t *>(from + column + k * 8);
+        }
+    }
+    // sums += 64 of them times those of x.
+    __device__ __forceinline__ void stage_beside(const Unit &unit, unsigned k, Sums &sums) {
+        if constexpr (AFTER) settle(sums);
+        load_beside(unit.row + warp * 16, (k - weight_stages(p)) * X_K, a[0]);
+        if constexpr (AFTER) {
+            multiply(part, a[0], false);
+            part_low = part_high = 1.f;
+        } else {
+            multiply(sums, a[0], true);
+            wgmma_wait<0>(sums);
+            release_x();
+        }
+        held = x.stage;
+        x.next();
+    }
     __device__ __forceinline__ static void clear(Sums &sums) {
 #pragma unroll
         for (int i = 0; i < TOKENS / 2; i++) sums[i / 4][i % 4] = 0.f;
@@ -169,63 +211,19 @@ template <class T, class O, int WARPGROUPS, int TOKENS> struct Consumer {
             if (row + i < p.weight.rows) to[row + i] = value(p.accumulate ? to[row + i] : O(), i);
     }
 
-    // Which shares of a split tile this CTA adds up, as bits; all parts are then in memory. Called by one thread.
-    // A CTA adds up its own share if the others come while it waits: it does not wait for long, since they may not be
-    // running. Whoever comes last takes the shares of those who left. The bits of a sum do not depend on who adds.
-    __device__ __forceinline__ unsigned shares(const Unit &unit) const {
-        unsigned *ticket = p.tickets + unit.split * 2;
-        constexpr unsigned COME = 0xFFFF; // how many have come; in the upper half, who left
-        __threadfence();
-        unsigned seen = atomicAdd(ticket, 1) + 1, mine = 1u << unit.rank;
-        if ((seen & COME) == p.splits) mine |= seen >> 16;
-        for (unsigned i = 0; (seen & COME) < p.splits && i < p.patience; i++)
-            asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(ticket) : "memory");
-        if ((seen & COME) < p.splits && (atomicOr(ticket, mine << 16) & COME) < p.splits) mine = 0;
-        __threadfence();
-        return mine;
-    }
-    // Leaves this CTA's part of a tile in memory, and adds up parts, in order. A share is every `splits`th 8 tokens.
-    __device__ __forceinline__ void finish_part(const Unit &unit, const Sums &sums) const {
-        constexpr unsigned CHUNKS = TOKENS / 8;
-        float4 *part0 = reinterpret_cast<float4 *>(p.partial) + threadIdx.x; // of this thread
-        part0 += size_t(unit.split) * p.splits * CHUNKS * L::CONSUMERS;
-#pragma unroll
-        for (int n = 0; n < CHUNKS; n++)
-            part0[(unit.rank * CHUNKS + n) * L::CONSUMERS] = {sums[n][0], sums[n][1], sums[n][2], sums[n][3]};
-        sync();
-        unsigned &told = *reinterpret_cast<unsigned *>(shared + L::SHARES);
-        if (threadIdx.x == 0) told = shares(unit);
-        sync();
-        // How many have read the ticket for the last time.
-        unsigned done = threadIdx.x == 0 ? atomicAdd(p.tickets + unit.split * 2 + 1, 1) + 1 : 0;
-        for (unsigned mine = told; mine; mine &= mine - 1) {
-#pragma unroll 2
-            for (unsigned n = __ffs(mine) - 1; n < CHUNKS && unit.token + n * 8 < p.n; n += p.splits) {
-                float4 v[MAX_SPLITS];
-#pragma unroll
-                for (int i = 0; i < MAX_SPLITS; i++)
-                    if (i < p.splits) v[i] = __ldcg(part0 + (i * CHUNKS + n) * L::CONSUMERS);
-                float sum[4] = {v[0].x, v[0].y, v[0].z, v[0].w};
-#pragma unroll
-                for (int i = 1; i < MAX_SPLITS; i++)
-                    if (i < p.splits) sum[0] += v[i].x, sum[1] += v[i].y, sum[2] += v[i].z, sum[3] += v[i].w;
-                store(unit.row, unit.token + n * 8, sum);
-            }
-        }
-        if (done == p.splits) p.tickets[unit.split * 2] = p.tickets[unit.split * 2 + 1] = 0; // for the next launch
-    }
-
     __device__ __forceinline__ void run() {
         for (unsigned i = 0; i < SCALE_SLOTS; i++) queue_scales(i);
         fill_pairs<T, L::CONSUMERS>(p.weight.fp4);
         float *map = reinterpret_cast<float *>(shared + L::MAP);
         if (threadIdx.x < 256) map[threadIdx.x] = dynamic_map(threadIdx.x);
-        sync();
+        sync_consumers<L::CONSUMERS>();
         for (unsigned i = blockIdx.x; i < p.units; i += gridDim.x) {
             Unit unit = this->unit(i);
             Sums sums = {};
             clear(part);
-            for (unsigned k = unit.stage; k < unit.end; k++) stage(unit, k, sums);
+            unsigned k = unit.stage;
+            for (; k < min(unit.end, weight_stages(p)); k++) stage(unit, k, sums);
+            for (; k < unit.end; k++) stage_beside(unit, k, sums);
             settle(sums);
             part_low = part_high = 0.f;
             held = -1;
@@ -234,7 +232,10 @@ template <class T, class O, int WARPGROUPS, int TOKENS> struct Consumer {
                 for (int n = 0; n < TOKENS / 8; n++)
                     if (unit.token + n * 8 < p.n) store(unit.row, unit.token + n * 8, sums[n]);
             } else {
-                finish_part(unit, sums);
+                TileParts<L::CONSUMERS, TOKENS / 8, 1>(p, *reinterpret_cast<unsigned *>(shared + L::SHARES))
+                    .finish(unit, {&sums}, [&](unsigned token, const float (&sum)[1][4]) {
+                        store(unit.row, token, sum[0]);
+                    });
             }
         }
     }
@@ -246,16 +247,22 @@ template <int WARPGROUPS, int TOKENS> __device__ __forceinline__ void produce(co
     Turn<L::W_STAGES> w;
     Turn<L::X_STAGES> x;
     for (unsigned i = blockIdx.x; i < p.units; i += gridDim.x) {
-        Unit unit = unit_of(p, i, L::ROWS, TOKENS);
-        for (unsigned k = unit.stage; threadIdx.x == L::CONSUMERS && k < unit.end; k++, w.next()) {
+        Unit unit = unit_of(p, i, all_stages(p), L::ROWS, TOKENS);
+        unsigned weight_end = min(unit.end, weight_stages(p));
+        for (unsigned k = unit.stage; threadIdx.x == L::CONSUMERS && k < weight_end; k++, w.next()) {
             Barrier &full = barrier(L::W_FULL, w.stage);
             barrier(L::W_FREE, w.stage).wait(w.parity ^ 1);
             full.expect(L::W_BYTES);
             char *to = shared + L::W + w.stage * L::W_BYTES;
             copy_tile(to, p.codes, k * STAGE_K / 2, unit.row, full, p.token_tiles == 1);
         }
-        constexpr unsigned STEPS = STAGE_K / X_K;
-        for (unsigned k = unit.stage * STEPS; threadIdx.x == L::CONSUMERS + 32 && k < unit.end * STEPS; k++, x.next()) {
+        // In steps of X_K: those of the weight's stages, and one for each of the others.
+        auto step = [&](unsigned stage) {
+            unsigned of_weight = min(stage, weight_stages(p));
+            return of_weight * (STAGE_K / X_K) + stage - of_weight;
+        };
+        unsigned end = step(unit.end);
+        for (unsigned k = step(unit.stage); threadIdx.x == L::CONSUMERS + 32 && k < end; k++, x.next()) {
             Barrier &full = barrier(L::X_FULL, x.stage);
             barrier(L::X_FREE, x.stage).wait(x.parity ^ 1);
             full.expect(L::X_BYTES);

@@ -1,18 +1,15 @@
 #pragma once
 // The pieces of linear4_wgmma.cu: what lies where in shared memory, how the work is cut into units, a stage of the
 // weight's scales, the pairs of codes.
-#include "quant.cuh"
+#include "linear4_pairs.cuh"
 #include "tma.cuh"
 #include "wgmma.cuh"
-#include <type_traits>
 
 constexpr int STAGE_K = LINEAR4_WGMMA_STAGE_K, X_K = LINEAR4_WGMMA_X_K;
-constexpr int MAX_SPLITS = LINEAR4_WGMMA_MAX_SPLITS;
 constexpr int BLOCKS = STAGE_K / 64; // of 64, which is what shares a scale at least
 constexpr int SCALE_SLOTS = 4;       // stages of scales under way
 constexpr int SLOT_BYTES = 256;      // of a warp
 constexpr int STORE_PITCH = 20;      // floats from token to token: 8 tokens of 16 rows without bank conflicts
-constexpr int PAIR_PITCH = 256;      // bytes from entry to entry of the table
 
 // Dynamic shared memory, by offset.
 template <int WARPGROUPS, int TOKENS> struct Layout {
@@ -32,75 +29,12 @@ template <int WARPGROUPS, int TOKENS> struct Layout {
     static_assert(X_STAGES >= 3 && SHARES + 4 <= LINEAR4_WGMMA_SHARED_BYTES && W % 1024 == 0);
 };
 
-extern __shared__ __align__(1024) char shared[];
-
 // A barrier of a ring.
 __device__ __forceinline__ Barrier &barrier(int ring, unsigned stage) {
     return reinterpret_cast<Barrier *>(shared + ring)[stage];
 }
 
-// A tile of the output, or a part of its contraction.
-struct Unit {
-    unsigned row, token;   // the first
-    unsigned stage, end;   // of the contraction, in steps of STAGE_K
-    unsigned split, rank;  // which of the split tiles, and which part of it
-    bool whole;
-};
-
-__device__ __forceinline__ Unit unit_of(const Linear4WgmmaParams &p, unsigned i, unsigned rows, unsigned tokens) {
-    unsigned stages = p.weight.cols / STAGE_K;
-    Unit unit{0, 0, 0, stages, 0, 0, i < p.whole};
-    unsigned tile = i;
-    if (!unit.whole) {
-        unit.split = (i - p.whole) / p.splits, unit.rank = (i - p.whole) % p.splits;
-        tile = p.whole + unit.split;
-        unit.stage = stages * unit.rank / p.splits, unit.end = stages * (unit.rank + 1) / p.splits;
-    }
-    unit.row = tile / p.token_tiles * rows, unit.token = tile % p.token_tiles * tokens;
-    return unit;
-}
-
 // --------------------------------------------------------------------------------------------------------- decoding
-
-// The table holds codes times this. FP4 becomes exact, and the root mean square error of NF4 in bf16 falls from 5.5e-4
-// to 3.2e-4. Near 1, so that scales divided by it are no further from the ends of f16 than the weights are.
-template <class T> __device__ __forceinline__ float pair_gain(unsigned fp4) {
-    if (fp4) return 0.75f;
-    return std::is_same_v<T, bf16> ? 1.437005f : 1.f;
-}
-
-// The pair of codes of each byte, one copy for each lane of a warp.
-template <class T, int THREADS> __device__ __forceinline__ void fill_pairs(unsigned fp4) {
-    struct alignas(16) Copies {
-        T v[8];
-    };
-    float gain = pair_gain<T>(fp4);
-    for (unsigned i = threadIdx.x; i < 256 * 8; i += THREADS) {
-        unsigned byte = i / 8;
-        T a = from_f32<T>(gain * code_value(fp4, byte >> 4)), b = from_f32<T>(gain * code_value(fp4, byte & 15));
-        *reinterpret_cast<Copies *>(shared + byte * PAIR_PITCH + i % 8 * 16) = {a, b, a, b, a, b, a, b};
-    }
-}
-
-template <class T> struct Two;
-template <> struct Two<bf16> { using type = __nv_bfloat162; };
-template <> struct Two<f16> { using type = __half2; };
-
-// A scale as the sum of two T, which has twice the digits of one: a weight is rounded once more than it would be by f32
-// arithmetic, and only in its last bits, with two instructions for a pair.
-template <class T> struct Scale {
-    typename Two<T>::type high, low;
-
-    __device__ __forceinline__ explicit Scale(float s) {
-        T rounded = from_f32<T>(s), rest = from_f32<T>(s - to_f32(rounded));
-        high = {rounded, rounded}, low = {rest, rest};
-    }
-    __device__ __forceinline__ uint32_t times(uint32_t pair) const {
-        auto v = reinterpret_cast<const typename Two<T>::type &>(pair);
-        auto product = __hfma2(v, high, __hmul2(v, low));
-        return reinterpret_cast<const uint32_t &>(product);
-    }
-};
 
 // For what is scaled later.
 struct Unscaled {

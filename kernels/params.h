@@ -118,6 +118,7 @@ enum {
     LINEAR4_GEMV_MAX_COLS = 25600,
     LINEAR4_GEMV_SHARED = 2 * LINEAR4_SKINNY_TABLE_BYTES + 3 * 16 * LINEAR4_SKINNY_UNIT_BYTES,
     LINEAR4_GEMV_STATIC_BYTES = 64, // barriers
+    LINEAR4_GEMV8_SHARED = 227 * 1024,
 };
 
 // What the copy engine knows of a matrix in memory and of the tiles it is copied in; the driver's CUtensorMap.
@@ -125,26 +126,33 @@ typedef struct {
     unsigned long long words[16];
 } __attribute__((aligned(128))) TensorMap;
 
-// linear4_wgmma: linear4 forward for more tokens, on Hopper. An output tile is done by one CTA, or, from tile `whole`
-// on, by `splits` of them, each with a part of the contraction.
+// linear4_wgmma, linear4_grad_wgmma: linear4 for more tokens and its gradient, on Hopper. An output tile is done by one
+// CTA, or, from tile `whole` on, by `splits` of them, each with a part of the contraction.
 typedef struct {
-    TensorMap codes; // of bytes [rows, cols / 2], in tiles of the kernel's rows by STAGE_K / 2
-    TensorMap x;     // T [n, cols], in tiles of the kernel's tokens by X_K
+    TensorMap codes; // of bytes [rows, cols / 2], in tiles of the kernel's rows by STAGE_K / 2 (grad: STAGE_ROWS by COLS / 2)
+    TensorMap x;     // T [n, cols], in tiles of the kernel's tokens by X_K (grad: d_out [n, rows], by STAGE_ROWS)
     Weight4Params weight;
-    MatrixMut out;     // O [n, rows]
-    float *partial;    // [split tiles, splits, rows * tokens of a tile], or null
+    MatrixMut out;     // O [n, rows] (grad: d_x T [n, cols])
+    float *partial;    // [split tiles, splits, rows (grad: columns) * tokens of a tile], or null
     unsigned *tickets; // [split tiles, 2], zero before and after, or null
     unsigned n;
     unsigned accumulate;
     unsigned token_tiles, whole, splits;
     unsigned units;    // whole tiles, and parts of the others
     unsigned patience; // how often a CTA asks whether the other parts of a tile are done before it leaves its share
+    const void *dense; // more of the contraction, not quantised: T [rows, dense_k] beside the weight (grad: [dense_k, cols]
+                       // below it), a multiple of 64, or null
+    unsigned dense_k;
 } Linear4WgmmaParams;
 enum {
     LINEAR4_WGMMA_STAGE_K = 256, // of the weight, in shared memory at a time
     LINEAR4_WGMMA_X_K = 64,      // of x, likewise
     LINEAR4_WGMMA_MAX_SPLITS = 8,
     LINEAR4_WGMMA_SHARED_BYTES = 227 * 1024, // all that a CTA can have
+    // linear4_grad_wgmma: so many rows of the weight are in shared memory at a time, and a CTA has so many columns
+    LINEAR4_GRAD_WGMMA_STAGE_ROWS = 64,
+    LINEAR4_GRAD_WGMMA_COLS = 256,
+    LINEAR4_GRAD_WGMMA_THREADS = 3 * 128,
 };
 
 // linear, linear_grad: the same with a dense weight T [rows, cols].

@@ -168,6 +168,7 @@ pub const LINEAR4_GEMV_THREADS: u32 = 544;
 pub const LINEAR4_GEMV_MAX_COLS: u32 = 25600;
 pub const LINEAR4_GEMV_SHARED: u32 = 229376;
 pub const LINEAR4_GEMV_STATIC_BYTES: u32 = 64;
+pub const LINEAR4_GEMV8_SHARED: u32 = 232448;
 #[repr(C)]
 #[repr(align(128))]
 #[derive(Debug, Copy, Clone)]
@@ -197,6 +198,8 @@ pub struct Linear4WgmmaParams {
     pub splits: ::core::ffi::c_uint,
     pub units: ::core::ffi::c_uint,
     pub patience: ::core::ffi::c_uint,
+    pub dense: *const ::core::ffi::c_void,
+    pub dense_k: ::core::ffi::c_uint,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -217,11 +220,16 @@ const _: () = {
     ["Offset of field: Linear4WgmmaParams::splits"][::core::mem::offset_of!(Linear4WgmmaParams, splits) - 352usize];
     ["Offset of field: Linear4WgmmaParams::units"][::core::mem::offset_of!(Linear4WgmmaParams, units) - 356usize];
     ["Offset of field: Linear4WgmmaParams::patience"][::core::mem::offset_of!(Linear4WgmmaParams, patience) - 360usize];
+    ["Offset of field: Linear4WgmmaParams::dense"][::core::mem::offset_of!(Linear4WgmmaParams, dense) - 368usize];
+    ["Offset of field: Linear4WgmmaParams::dense_k"][::core::mem::offset_of!(Linear4WgmmaParams, dense_k) - 376usize];
 };
 pub const LINEAR4_WGMMA_STAGE_K: u32 = 256;
 pub const LINEAR4_WGMMA_X_K: u32 = 64;
 pub const LINEAR4_WGMMA_MAX_SPLITS: u32 = 8;
 pub const LINEAR4_WGMMA_SHARED_BYTES: u32 = 232448;
+pub const LINEAR4_GRAD_WGMMA_STAGE_ROWS: u32 = 64;
+pub const LINEAR4_GRAD_WGMMA_COLS: u32 = 256;
+pub const LINEAR4_GRAD_WGMMA_THREADS: u32 = 384;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct LinearParams {

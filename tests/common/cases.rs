@@ -112,7 +112,7 @@ pub fn quantized_products() -> Vec<(Product, Quantization)> {
     in_turn.chain(each).chain(few_tokens()).collect()
 }
 
-/// One and two tokens with weights of whole 256 columns: whole and part rounds of sixteen times as many, several tiles
+/// One, two, and three to eight tokens with weights of whole 256 columns: whole and part rounds of sixteen times as many, several tiles
 /// of rows at a time, rows that begin at odd multiples of 8 scales, tiles that multiprocessors share unevenly, and more
 /// of them for each than it has room for at a time.
 fn few_tokens() -> Vec<(Product, Quantization)> {
@@ -133,8 +133,8 @@ fn few_tokens() -> Vec<(Product, Quantization)> {
     let quantizations: Vec<_> = quantizations.collect();
     let mut cases = Vec::new();
     for (i, [outputs, inputs]) in WEIGHTS.into_iter().enumerate() {
-        for (j, n) in [1, 2].into_iter().enumerate() {
-            let (layout, accumulate) = ([Layout::Packed, Layout::Slice][(i + j) % 2], i % 2 == j);
+        for (j, n) in [1, 2, 3, 8].into_iter().enumerate() {
+            let (layout, accumulate) = ([Layout::Packed, Layout::Slice][(i + j) % 2], (i + j / 2) % 2 == j % 2);
             let quantization = quantizations[(i + 2 * j) % quantizations.len()];
             cases.push((Product { n, outputs, inputs, layout, accumulate }, quantization));
         }
@@ -182,22 +182,32 @@ pub fn normed_products() -> Vec<(Adapted, bool)> {
     cases
 }
 
-/// The most tokens of the kernel for 17 and more on Hopper.
+/// The most tokens of the kernels that decode into operand A on Hopper: for 17 and more, and of the input gradient.
 pub const MOST_FUSED: usize = 1024;
+pub const MOST_FUSED_GRAD: usize = 512;
 
-/// Products for that kernel: tokens on both sides of each of its limits and of each size of its tiles, weights with
+/// Products for the first of them: tokens on both sides of each of its limits and of each size of its tiles, weights with
 /// whole tiles and with tails, with one step of the contraction and with several that CTAs share.
 pub fn fused_products() -> Vec<(Product, Quantization)> {
-    let all = Quantization::all();
     let tokens = [16, 17, 32, 33, 64, 65, 96, 97, 128, 129, 192, 256, 257, 300, MOST_FUSED, MOST_FUSED + 1];
-    let weights = [[192, 256], [193, 768], [17, 1280], [400, 2560], [1, 256]];
+    each_quantized(&tokens, &[[192, 256], [193, 768], [17, 1280], [400, 2560], [1, 256]])
+}
+
+/// The same for the second, whose contraction is over the outputs, in steps of 64.
+pub fn fused_grad_products() -> Vec<(Product, Quantization)> {
+    let tokens = [1, 2, 8, 9, 63, 64, 65, 127, 128, 129, 200, 257, MOST_FUSED_GRAD, MOST_FUSED_GRAD + 1];
+    each_quantized(&tokens, &[[64, 256], [200, 768], [65, 1280], [1000, 2560], [1, 256]])
+}
+
+fn each_quantized(tokens: &[usize], weights: &[[usize; 2]]) -> Vec<(Product, Quantization)> {
+    let all = Quantization::all();
     let of = |(i, n): (usize, usize)| {
-        weights.into_iter().enumerate().map(move |(j, [outputs, inputs])| {
+        weights.iter().enumerate().map(move |(j, &[outputs, inputs])| {
             let (layout, accumulate) = (LAYOUTS[(i + j) % 3], (i + j) % 2 == 1);
             (Product { n, outputs, inputs, layout, accumulate }, i * weights.len() + j)
         })
     };
-    let products = tokens.into_iter().enumerate().flat_map(of);
+    let products = tokens.iter().copied().enumerate().flat_map(of);
     products.map(|(product, i)| (product, all[i * 5 % all.len()])).collect()
 }
 
@@ -266,6 +276,9 @@ pub fn adapted() -> Vec<Adapted> {
         Adapted { product: Product::new(1, 32, 12_288), quantization: plain, adapters: &[(16, 0, 32)], ..stack() },
         Adapted { product: few(3), ..stack() },
         Adapted { product: few(70), dropout: Some(0.1), ..stack() },
+        Adapted { product: Product::new(70, 128, 256), adapters: &[(4, 8, 24), (64, 48, 96)], room: 128, ..stack() },
+        Adapted { product: Product::new(512, 192, 768), quantization: fp4, ..stack() },
+        Adapted { product: few(300), ..stack() },
         stack(),
         Adapted { dropout: Some(0.3), ..stack() },
         Adapted { product: sum, quantization: fp4, adapters: &[(4, 8, 24), (3, 40, 64)], ..stack() },

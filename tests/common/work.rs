@@ -35,7 +35,7 @@ pub const QWEN3_8B: Model = Model {
     heads: Heads { q: 32, kv: 8, dim: 128 },
     vocab: 151_936,
     adapter: 43_646_976,
-    tokens: &[1, 4, 8, 16, 32, 64, 128, 256, 512, 2048, 8192],
+    tokens: &[1, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 8192],
     step: [4, 2048],
     logit_rows: 1024,
     cached: &[100, 2000, 16_000],

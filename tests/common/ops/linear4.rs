@@ -33,12 +33,33 @@ pub fn rounding<T: Float>(case: &Product, quantization: &Quantization) -> f64 {
     }
 }
 
+/// The same of the input gradient, whose scales multiply each weight.
+pub fn grad_rounding<T: Float>(case: &Product, quantization: &Quantization) -> f64 {
+    let decodes = T::DTYPE != DType::F32 && case.inputs.is_multiple_of(256) && quantization.block_size >= 64;
+    if decodes && case.n <= cases::MOST_FUSED_GRAD { 3.0 } else { 0.0 }
+}
+
 /// `x[i, :] · weight[j, :]` of `inputs` terms, whose weight may be off by that.
 pub fn product<T: Float>(x: &[f64], weight: &[f64], inputs: usize, rounding: f64, [i, j]: [usize; 2]) -> Num {
-    let mut product = oracle::row_by_row(x, weight, inputs, i, j);
+    let size = (0..inputs).map(|k| (x[i * inputs + k] * weight[j * inputs + k]).abs());
+    less_exact::<T>(oracle::row_by_row(x, weight, inputs, i, j), rounding, size)
+}
+
+/// `d_out[i, :] · weight[:, k]`, with a weight `[outputs, inputs]` that may be off by that.
+pub fn grad_product<T: Float>(
+    d_out: &[f64],
+    weight: &[f64],
+    [outputs, inputs]: [usize; 2],
+    rounding: f64,
+    [i, k]: [usize; 2],
+) -> Num {
+    let size = (0..outputs).map(|j| (d_out[i * outputs + j] * weight[j * inputs + k]).abs());
+    less_exact::<T>(oracle::row_by_column(d_out, weight, outputs, inputs, i, k), rounding, size)
+}
+
+fn less_exact<T: Float>(mut product: Num, rounding: f64, sizes: impl Iterator<Item = f64>) -> Num {
     if rounding > 0.0 {
-        let size: f64 = (0..inputs).map(|k| (x[i * inputs + k] * weight[j * inputs + k]).abs()).sum();
-        product.err += rounding * unit::<T>() * size;
+        product.err += rounding * unit::<T>() * sizes.sum::<f64>();
     }
     product
 }
@@ -90,6 +111,7 @@ impl<B: Backend, T: Float, O: Float> Setup<B> for Forward<B, T, O> {
 
 pub struct Gradient<B: Backend, T: Float> {
     case: Product,
+    rounding: f64,
     d_out: Tensor<B, T>,
     weight: Quantized<B>,
     d_x: Tensor<B, T>,
@@ -106,6 +128,7 @@ impl<B: Backend, T: Float> Setup<B> for Gradient<B, T> {
         let Product { n, outputs, inputs, layout, accumulate } = *case;
         Gradient {
             case: *case,
+            rounding: grad_rounding::<T>(case, quantization),
             d_out: make.normal([n, outputs], layout, 1.0),
             weight: Quantized::random(make, [outputs, inputs], *quantization, layout),
             d_x: make.sum([n, inputs], layout, accumulate),
@@ -125,7 +148,8 @@ impl<B: Backend, T: Float> Setup<B> for Gradient<B, T> {
         let Product { outputs, inputs, .. } = self.case;
         let (d_out, weight) = (self.d_out.to_f64(), self.weight.exact::<T>());
         close.some("d_x", self.d_x.now(), inputs, |i, j| {
-            stored(&self.case, &self.d_x, [i, j], oracle::row_by_column(&d_out, &weight, outputs, inputs, i, j))
+            let product = grad_product::<T>(&d_out, &weight, [outputs, inputs], self.rounding, [i, j]);
+            stored(&self.case, &self.d_x, [i, j], product)
         });
     }
 
@@ -162,6 +186,13 @@ fn linear4_grad<B: Backend>(backend: &B) {
     cases::quantized_products().iter().for_each(|case| check_each!(Gradient, backend, case, 3000));
     let any = (cases::any_product(), cases::any_quantization());
     property(24, any, |case| check_each!(Gradient, backend, &case, 2000));
+}
+
+fn linear4_grad_wgmma<B: Backend>(backend: &B) {
+    for case in cases::fused_grad_products() {
+        check_some::<B, Gradient<B, bf16>>(backend, &case, 500);
+        check_some::<B, Gradient<B, f16>>(backend, &case, 500);
+    }
 }
 
 fn linear4_large<B: Backend>(backend: &B) {
@@ -208,6 +239,7 @@ pub fn checks<B: Backend>() -> Vec<Check<B>> {
         ("linear4", linear4),
         ("linear4_wgmma", linear4_wgmma),
         ("linear4_grad", linear4_grad),
+        ("linear4_grad_wgmma", linear4_grad_wgmma),
         ("linear4_large", linear4_large),
         ("linear4_is_linear_of_the_decoded_weight", linear4_is_linear_of_the_decoded_weight),
     ]
@@ -242,7 +274,7 @@ pub fn works<B: Backend>(model: &Model) -> Vec<Work<B>> {
     let mut works = Vec::new();
     for shape in model.projections() {
         works.extend(model.tokens.iter().map(|&n| forward_work(n, shape)));
-        works.push(gradient_work(model.step_tokens(), shape));
+        works.extend(model.tokens.iter().map(|&n| gradient_work(n, shape)));
     }
     works
 }

@@ -1,5 +1,5 @@
 use super::{
-    linear4::{product, rounding},
+    linear4::{grad_product, grad_rounding, product, rounding},
     lora::{SCALE, dropped, mask, scaled},
 };
 use crate::common::{
@@ -241,8 +241,9 @@ impl<B: Backend, T: Float> Setup<B> for Gradient<B, T> {
             });
         }
         let with: Vec<_> = adapters.iter().map(|it| (it, slice(&d_xa, *all, &it.xa), it.a.to_f64())).collect();
+        let rounding = grad_rounding::<T>(&case.product, &case.quantization);
         close.some("d_x", self.d_x.now(), inputs, |i, k| {
-            let base = oracle::row_by_column(&d_out, &weight, outputs, inputs, i, k);
+            let base = grad_product::<T>(&d_out, &weight, [outputs, inputs], rounding, [i, k]);
             with.iter().fold(base, |sum, (it, d_xa, a)| {
                 let added = oracle::row_by_column(d_xa, a, it.rank, inputs, i, k);
                 sum.rounded::<T>() + Num::from(mask(&it.dropout, i, k)) * added

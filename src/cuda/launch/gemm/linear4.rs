@@ -1,8 +1,8 @@
 //! | tokens | weight and alignment | kernel |
 //! |---|---|---|
-//! | 1 or 2, forward | inputs % 256 = 0, outputs % 16 = 0, blocks of 64, a GPU with bulk copies | `gemv`: as `skinny`, but a warp of its own copies the codes, before x is there |
+//! | up to 8, forward | inputs % 256 = 0, outputs % 16 = 0, blocks of 64, a GPU with bulk copies | `gemv`: as `skinny`, but a warp of its own copies the codes, before x is there |
 //! | up to 16, forward | inputs % 256 = 0, 16 outputs and more, blocks of 64 and more | `skinny`: reads the codes once, as operand A of the tensor cores |
-//! | 17 to 1024, forward, on Hopper | inputs % 256 = 0, blocks of 64 and more | `wgmma`: decodes into the registers that are operand A |
+//! | 17 to 1024 forward, up to 512 in a gradient, on Hopper | inputs % 256 = 0, blocks of 64 and more | `wgmma`: decodes into the registers that are operand A |
 //! | up to [`FUSED_TOKENS`] | inputs % 32 = 0 | `mma`: dequantizes tiles into shared memory |
 //! | more | inputs % 8 = 0 | dequantized to scratch, then as a dense weight |
 //! | up to 8, forward | any, and f32 | `simt_rows`: one warp for each output |
@@ -114,9 +114,9 @@ unsafe fn quantized(cuda: &Cuda, gemm: &Gemm, weight: &Weight4<'_, Cuda>) -> Res
     let kernels = if gemm.grad { &GRAD } else { &FORWARD };
     let codes = weight4(weight);
     let aligned = gemm.x_fits_tensor_cores() && is_aligned(codes.codes.cast(), 0, 16);
-    // SAFETY: this function's contract is that of `run`, and `aligned` says what else it demands.
-    if aligned && unsafe { linear4_wgmma::run(cuda, gemm, weight)? } {
-        return Ok(());
+    if aligned && linear4_wgmma::fits(cuda, gemm, weight)? {
+        // SAFETY: this function's contract is that of `run`, and `aligned` says what else it demands.
+        return unsafe { linear4_wgmma::run(cuda, gemm, weight, None) };
     }
     let few = if aligned { gemv(cuda, gemm, weight)?.or_else(|| skinny(cuda, gemm, weight)) } else { None };
     let plan = match few {
@@ -133,23 +133,33 @@ unsafe fn quantized(cuda: &Cuda, gemm: &Gemm, weight: &Weight4<'_, Cuda>) -> Res
     unsafe { plan.run(cuda, gemm, codes) }
 }
 
-/// The kernels for one token and for two.
-static GEMV: [Kernel<Linear4Params>; 2] =
-    [Kernel::new("linear4", "linear4_gemv1"), Kernel::new("linear4", "linear4_gemv2")];
+/// The kernels for one token, for two, and for three to eight.
+static GEMV: [Kernel<Linear4Params>; 3] = [
+    Kernel::new("linear4", "linear4_gemv1"),
+    Kernel::new("linear4", "linear4_gemv2"),
+    Kernel::new("linear4", "linear4_gemv8"),
+];
 /// The same for scales in f32.
-static GEMV_PLAIN: [Kernel<Linear4Params>; 2] =
-    [Kernel::new("linear4", "linear4_gemv1_plain"), Kernel::new("linear4", "linear4_gemv2_plain")];
+static GEMV_PLAIN: [Kernel<Linear4Params>; 3] = [
+    Kernel::new("linear4", "linear4_gemv1_plain"),
+    Kernel::new("linear4", "linear4_gemv2_plain"),
+    Kernel::new("linear4", "linear4_gemv8_plain"),
+];
 
-/// The plan for one or two tokens, for the shapes and GPUs that have one.
+/// The plan for one to eight tokens, for the shapes and GPUs that have one.
 fn gemv(cuda: &Cuda, gemm: &Gemm, weight: &Weight4<'_, Cuda>) -> Result<Option<GemmPlan<Linear4Params>>> {
-    let kernels = if matches!(weight.scales, Scales::Nested { .. }) { &GEMV } else { &GEMV_PLAIN };
-    let fits = !gemm.grad && fits_gemv(cuda, weight, params::LINEAR4_GEMV_STATIC_BYTES);
-    let kernel = gemm.n.checked_sub(1).and_then(|n| kernels.get(n));
-    let Some(kernel) = kernel.filter(|_| fits) else { return Ok(None) };
-    if !cuda.has(kernel, gemm.suffix())? {
+    let [one, two, eight] = if matches!(weight.scales, Scales::Nested { .. }) { &GEMV } else { &GEMV_PLAIN };
+    let small = params::LINEAR4_GEMV_SHARED;
+    let (kernel, shared, static_bytes) = match gemm.n {
+        1 => (one, small, params::LINEAR4_GEMV_STATIC_BYTES),
+        2 => (two, small, params::LINEAR4_GEMV_STATIC_BYTES),
+        3..=8 => (eight, params::LINEAR4_GEMV8_SHARED, 0),
+        _ => return Ok(None),
+    };
+    if gemm.grad || !fits_gemv(cuda, weight, shared + static_bytes) || !cuda.has(kernel, gemm.suffix())? {
         return Ok(None);
     }
-    let config = gemv_config(cuda, dim(weight.rows));
+    let config = LaunchConfig { shared, ..gemv_config(cuda, dim(weight.rows)) };
     Ok(Some(GemmPlan { kernel, config, splits: 1, in_scratch: false }))
 }
 
@@ -159,10 +169,10 @@ pub(super) fn gemv_config(cuda: &Cuda, rows: u32) -> LaunchConfig {
     LaunchConfig { grid: [blocks, 1, 1], threads: params::LINEAR4_GEMV_THREADS, shared: params::LINEAR4_GEMV_SHARED }
 }
 
-/// Whether the kernels for one and two tokens, with so much static shared memory, take this weight, beside the alignment
-/// of its codes.
-pub(super) fn fits_gemv(cuda: &Cuda, weight: &Weight4<'_, Cuda>, static_bytes: u32) -> bool {
-    let shared = (params::LINEAR4_GEMV_SHARED + static_bytes) as usize <= cuda.max_shared;
+/// Whether the kernels for one to eight tokens, with so much shared memory, take this weight, beside the alignment of its
+/// codes.
+pub(super) fn fits_gemv(cuda: &Cuda, weight: &Weight4<'_, Cuda>, shared: u32) -> bool {
+    let shared = shared as usize <= cuda.max_shared;
     let aligned = match weight.scales {
         Scales::Nested { codes, groups } => is_aligned(codes.ptr() as _, 0, 4) && is_aligned(groups.ptr() as _, 0, 8),
         Scales::Plain(absmax) => is_aligned(absmax.ptr() as _, 0, 4),

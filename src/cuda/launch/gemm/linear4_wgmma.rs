@@ -1,4 +1,5 @@
-//! `linear4` for 17 tokens and more on Hopper: which tile, how its work is cut, and what the copy engine has to know.
+//! `linear4` and its gradient for few tokens on Hopper: which tile, how its work is cut, and what the copy engine has to
+//! know.
 
 use super::Gemm;
 use crate::{
@@ -12,38 +13,59 @@ use crate::{
     error::Result,
     quant::Weight4,
 };
-use std::{ops::RangeInclusive, ptr::null_mut};
+use core::ffi::c_void;
+use std::{
+    ops::RangeInclusive,
+    ptr::{null, null_mut},
+};
 
 /// For fewer there is `skinny`; for more the weight is better decoded once.
 const TOKENS: RangeInclusive<usize> = 17..=1024;
+/// Of the gradient. At 1,024 tokens decoding once takes as long, at 768 it is faster.
+const GRAD_TOKENS: RangeInclusive<usize> = 1..=512;
 const STAGE_K: usize = params::LINEAR4_WGMMA_STAGE_K as usize;
 const X_K: usize = params::LINEAR4_WGMMA_X_K as usize;
+const STAGE_ROWS: usize = params::LINEAR4_GRAD_WGMMA_STAGE_ROWS as usize;
+/// The inputs of a weight must be a multiple: a stage forward, and a tile of the gradient.
+const COLS: usize = params::LINEAR4_GRAD_WGMMA_COLS as usize;
+const _: () = assert!(COLS == STAGE_K && STAGE_ROWS == X_K);
 const MAX_SPLITS: usize = params::LINEAR4_WGMMA_MAX_SPLITS as usize;
 /// How often a CTA asks whether the others of its tile are done before it leaves its share to them: about 50 us.
 const PATIENCE: u32 = 64;
 
-/// A kernel for output tiles of this size.
+/// A kernel for output tiles of this size; `rows` are those of the transposed output.
 struct Tile {
     rows: usize,
     tokens: usize,
-    /// What a stage of the contraction takes, measured on an H200: tenths of a microsecond.
+    /// What a stage of the contraction takes, measured on an H200 (the gradient's on an H100): hundredths of a
+    /// microsecond.
     stage_time: usize,
     kernel: Kernel<Linear4WgmmaParams>,
 }
 
 macro_rules! tile {
-    ($rows:literal x $tokens:literal, $stage_time:literal) => {
+    ($file:literal, $rows:literal x $tokens:literal, $stage_time:literal) => {
         Tile {
             rows: $rows,
             tokens: $tokens,
             stage_time: $stage_time,
-            kernel: Kernel::new("linear4_wgmma", concat!("linear4_wgmma_", $rows, "x", $tokens)),
+            kernel: Kernel::new($file, concat!($file, "_", $rows, "x", $tokens)),
         }
     };
 }
 
-static TILES: [Tile; 5] =
-    [tile!(192 x 32, 15), tile!(192 x 64, 18), tile!(192 x 96, 22), tile!(192 x 128, 25), tile!(128 x 256, 33)];
+static TILES: [Tile; 5] = [
+    tile!("linear4_wgmma", 192 x 32, 150),
+    tile!("linear4_wgmma", 192 x 64, 180),
+    tile!("linear4_wgmma", 192 x 96, 220),
+    tile!("linear4_wgmma", 192 x 128, 250),
+    tile!("linear4_wgmma", 128 x 256, 330),
+];
+static GRAD_TILES: [Tile; 2] = [tile!("linear4_grad_wgmma", 256 x 64, 62), tile!("linear4_grad_wgmma", 256 x 128, 82)];
+
+fn tiles(grad: bool) -> &'static [Tile] {
+    if grad { &GRAD_TILES } else { &TILES }
+}
 
 /// A product in tiles, and those in units, of which each CTA takes every `n_sms`th: first whole tiles, then, where they
 /// do not fill the multiprocessors once more, parts of the contraction of the rest.
@@ -57,6 +79,7 @@ struct Cut {
 }
 
 impl Cut {
+    /// `shape`: tokens, rows of the transposed output, stages of the contraction.
     fn new(tile: &Tile, [n, rows, stages]: [usize; 3], sms: usize) -> Self {
         let token_tiles = n.div_ceil(tile.tokens);
         let tiles = token_tiles * rows.div_ceil(tile.rows);
@@ -80,48 +103,80 @@ impl Cut {
     }
 }
 
-/// The tile that is expected to be the fastest for `n` tokens and a weight of `rows` by `stages` stages.
-fn choose(shape: [usize; 3], sms: usize) -> (&'static Tile, Cut) {
+/// More of the contraction, that of adapters, not quantised: columns beside a weight, or rows below it in a gradient.
+pub(super) struct More {
+    pub(super) ptr: *const c_void,
+    pub(super) k: usize,
+}
+
+impl More {
+    /// What is taken at a time.
+    const STEP: usize = X_K;
+
+    /// Can this product have some?
+    pub(super) fn fits(gemm: &Gemm, weight: &Weight4<'_, Cuda>) -> bool {
+        !gemm.grad || weight.rows.is_multiple_of(STAGE_ROWS)
+    }
+}
+
+/// What [`Cut::new`] takes of a product; `more`: how much of its contraction is not the weight's.
+fn shape_of(gemm: &Gemm, more: usize) -> [usize; 3] {
+    let stage = if gemm.grad { STAGE_ROWS } else { STAGE_K };
+    [gemm.n, gemm.m, (gemm.k - more).div_ceil(stage) + more / More::STEP]
+}
+
+/// The tile that is expected to be the fastest.
+fn choose(tiles: &'static [Tile], shape: [usize; 3], sms: usize) -> Option<(&'static Tile, Cut)> {
     let with_cut = |tile: &'static Tile| (tile, Cut::new(tile, shape, sms));
     let time = |(tile, cut): &(&Tile, Cut)| tile.stage_time * cut.longest(shape[2], sms);
-    let [first, ..] = &TILES;
-    TILES.iter().map(with_cut).min_by_key(time).unwrap_or_else(|| with_cut(first))
+    tiles.iter().map(with_cut).min_by_key(time)
 }
 
 /// Does the kernel take this product, whose `x` and codes are aligned to 16 bytes?
-fn fits(gemm: &Gemm, weight: &Weight4<'_, Cuda>, params: &Weight4Params) -> bool {
+pub(super) fn fits(cuda: &Cuda, gemm: &Gemm, weight: &Weight4<'_, Cuda>) -> Result<bool> {
     // The kernel counts blocks of 64 in 32 bits.
     let few_blocks = u32::try_from(weight.rows * weight.cols / 64).is_ok();
-    let shape = weight.rows > 0 && weight.cols.is_multiple_of(STAGE_K) && weight.block_size >= 64 && few_blocks;
+    let shape = weight.rows > 0 && weight.cols.is_multiple_of(COLS) && weight.block_size >= 64 && few_blocks;
+    let params = weight4(weight);
     let scales = is_aligned(params.absmax_codes.cast(), 0, 4) && is_aligned(params.groups.cast(), 0, 8);
-    !gemm.grad && TOKENS.contains(&gemm.n) && shape && scales
+    let tokens = if gemm.grad { GRAD_TOKENS } else { TOKENS };
+    let aligned = !gemm.grad || gemm.out.is_aligned(gemm.output, 8);
+    let [any, ..] = tiles(gemm.grad) else { return Ok(false) };
+    Ok(tokens.contains(&gemm.n) && shape && scales && aligned && cuda.has(&any.kernel, gemm.suffix())?)
 }
 
-/// Queues the product, unless this GPU has no such kernel or it does not take this product: then false.
+/// Queues a product that [`fits`]; with more of the contraction, `gemm.k` counts that, too.
 ///
 /// # Safety
-/// As for [`super::plan::GemmPlan::run`]; `x` and the codes are aligned to 16 bytes.
-pub(super) unsafe fn run(cuda: &Cuda, gemm: &Gemm, weight: &Weight4<'_, Cuda>) -> Result<bool> {
-    let codes = weight4(weight);
-    let [any, ..] = &TILES;
-    if !fits(gemm, weight, &codes) || !cuda.has(&any.kernel, gemm.suffix())? {
-        return Ok(false);
-    }
-    let sms = cuda.n_sms as usize;
-    let (tile, cut) = choose([gemm.n, weight.rows, weight.cols / STAGE_K], sms);
-    let params = params_of(cuda, gemm, codes, tile, &cut)?;
+/// As for [`super::plan::GemmPlan::run`]; `x` and the codes are aligned to 16 bytes,
+/// `more`, as long as its `k` and the weight say, to 8.
+pub(super) unsafe fn run(cuda: &Cuda, gemm: &Gemm, weight: &Weight4<'_, Cuda>, more: Option<More>) -> Result<()> {
+    let Some((tile, cut)) =
+        choose(tiles(gemm.grad), shape_of(gemm, more.as_ref().map_or(0, |more| more.k)), cuda.n_sms as usize)
+    else {
+        return Ok(());
+    };
+    let params = params_of(cuda, gemm, weight4(weight), more, tile, &cut)?;
     // The warps that multiply, and those that fetch.
-    let threads = dim(tile.rows * 2 + 128);
+    let threads = if gemm.grad { params::LINEAR4_GRAD_WGMMA_THREADS } else { dim(tile.rows * 2 + 128) };
     let grid = [gemm.grid(cut.units())?.min(cuda.n_sms), 1, 1];
     let config = LaunchConfig { grid, threads, shared: params::LINEAR4_WGMMA_SHARED_BYTES };
     // SAFETY: the matrices and the weight are as this function's contract says, the scratch is as large as `cut` needs.
-    unsafe { cuda.launch(&tile.kernel, gemm.suffix(), params, config)? };
-    Ok(true)
+    unsafe { cuda.launch(&tile.kernel, gemm.suffix(), params, config) }
 }
 
-fn params_of(cuda: &Cuda, gemm: &Gemm, weight: Weight4Params, tile: &Tile, cut: &Cut) -> Result<Linear4WgmmaParams> {
+fn params_of(
+    cuda: &Cuda,
+    gemm: &Gemm,
+    weight: Weight4Params,
+    more: Option<More>,
+    tile: &Tile,
+    cut: &Cut,
+) -> Result<Linear4WgmmaParams> {
     let (rows, cols) = (weight.rows as usize, weight.cols as usize);
-    let x = Copied::of(gemm.x, gemm.input, [gemm.n, cols]);
+    let x = Copied::of(gemm.x, gemm.input, [gemm.n, gemm.k]);
+    let (codes_tile, x_cols) =
+        if gemm.grad { ([STAGE_ROWS, COLS / 2], STAGE_ROWS) } else { ([tile.rows, STAGE_K / 2], X_K) };
     let codes = Copied::bytes(weight.codes, [rows, cols / 2]);
     let (partial, tickets) = match cut.split() {
         0 => (null_mut(), null_mut()),
@@ -131,8 +186,8 @@ fn params_of(cuda: &Cuda, gemm: &Gemm, weight: Weight4Params, tile: &Tile, cut: 
         ),
     };
     Ok(Linear4WgmmaParams {
-        codes: codes.in_tiles([tile.rows, STAGE_K / 2])?,
-        x: x.in_tiles([tile.tokens, X_K])?,
+        codes: codes.in_tiles(codes_tile)?,
+        x: x.in_tiles([tile.tokens, x_cols])?,
         weight,
         out: gemm.out,
         partial,
@@ -144,6 +199,8 @@ fn params_of(cuda: &Cuda, gemm: &Gemm, weight: Weight4Params, tile: &Tile, cut: 
         splits: dim(cut.splits),
         units: dim(cut.units()),
         patience: PATIENCE,
+        dense: more.as_ref().map_or(null(), |more| more.ptr),
+        dense_k: more.map_or(0, |more| dim(more.k)),
     })
 }
 
@@ -155,7 +212,7 @@ mod tests {
     fn each_tile_is_cut_once_and_no_part_is_empty() {
         for sms in [1, 78, 114, 132] {
             for (n, rows, stages) in [(17, 1, 1), (33, 200, 2), (64, 4096, 16), (300, 24_576, 16), (1024, 4096, 48)] {
-                for tile in &TILES {
+                for tile in TILES.iter().chain(&GRAD_TILES) {
                     let cut = Cut::new(tile, [n, rows, stages], sms);
                     assert!(cut.splits >= 1 && cut.splits <= stages.min(MAX_SPLITS), "{cut:?}");
                     assert!(cut.whole <= cut.tiles && (cut.split() == 0 || cut.whole.is_multiple_of(sms)), "{cut:?}");
@@ -170,7 +227,7 @@ mod tests {
     #[test]
     fn the_fastest_tile_is_chosen() {
         let chosen = |n, rows, cols| {
-            let (tile, cut) = choose([n, rows, cols / STAGE_K], 132);
+            let (tile, cut) = choose(&TILES, [n, rows, cols / STAGE_K], 132).unwrap();
             (tile.rows, tile.tokens, cut.whole, cut.split(), cut.splits)
         };
         assert_eq!(chosen(17, 24_576, 4096), (192, 32, 128, 0, 1));
@@ -180,5 +237,13 @@ mod tests {
         assert_eq!(chosen(256, 6144, 4096), (192, 128, 0, 64, 2));
         assert_eq!(chosen(256, 24_576, 4096), (128, 256, 132, 60, 2));
         assert_eq!(chosen(1024, 24_576, 4096), (128, 256, 768, 0, 1));
+        let chosen = |n, rows, cols| {
+            let (tile, cut) = choose(&GRAD_TILES, [n, cols, rows / STAGE_ROWS], 132).unwrap();
+            (tile.tokens, cut.whole, cut.split(), cut.splits)
+        };
+        assert_eq!(chosen(17, 24_576, 4096), (64, 0, 16, 8));
+        assert_eq!(chosen(100, 4096, 12_288), (128, 0, 48, 2));
+        assert_eq!(chosen(192, 4096, 12_288), (64, 132, 12, 8));
+        assert_eq!(chosen(512, 4096, 4096), (128, 0, 64, 2));
     }
 }

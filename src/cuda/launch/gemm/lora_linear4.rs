@@ -6,6 +6,7 @@ use super::{
     Gemm,
     linear::{self, Dense},
     linear4::{linear4, linear4_grad, part_of, rows_at_a_time, rows_of},
+    linear4_wgmma::{self, More},
     lora::{lora_down, lora_grads},
     norm_linear4::{Fused, adapters},
 };
@@ -29,10 +30,13 @@ use crate::{
 use core::ffi::c_void;
 use std::ops::Range;
 
-/// As many as products that decode inside are measured to be faster for (`linear4_wgmma.rs`).
-const SEPARATE_TOKENS: usize = 1024;
-/// The same of the gradient, whose products decode before: at 512 tokens one product takes 2 % off a step.
-const SEPARATE_GRAD_TOKENS: usize = 256;
+/// Adapters of more tokens are part of the product: inside `linear4_wgmma.rs`, which takes B or A as they are, or where
+/// the weight is decoded to scratch.
+const SEPARATE_TOKENS: usize = 16;
+/// Up to so many, decoding first takes longer than adapters of their own.
+const DECODED_TOKENS: usize = 1024;
+/// The same of the gradient: at 512 tokens one product that decodes before took 2 % off a step.
+const DECODED_GRAD_TOKENS: usize = 256;
 
 const COPY: Kernel<LoraLinear4CopyParams> = Kernel::new("lora_linear4", "lora_linear4_copy");
 const BESIDE: Kernel<LoraLinear4FactorsParams> = Kernel::new("lora_linear4", "lora_linear4_beside");
@@ -99,6 +103,34 @@ impl<'a, T: Float> Stack<'a, T> {
     }
 }
 
+impl<T: Float> Stack<'_, T> {
+    /// Of these rows of the weight all scaled B, one beside the other, and zeros where there is none, to `out`.
+    ///
+    /// # Safety
+    /// `out` has room for them.
+    unsafe fn columns_beside(&self, cuda: &Cuda, rows: Range<usize>, out: MatrixMut) -> Result<()> {
+        let (factors, count) = self.factors(|part| part.b.ptr());
+        let (first_row, n, cols) = (dim(rows.start), rows.len(), self.columns);
+        let params = LoraLinear4FactorsParams { factors, count, out, first_row, rows: dim(n), cols: dim(cols) };
+        // SAFETY: `out` has room, as this function's contract says; of the factors `LoraLinear4::verify` checked the
+        // shapes.
+        unsafe { cuda.launch(&BESIDE, T::DTYPE.suffix(), params, config(n, cols)?) }
+    }
+
+    /// The first `rows` rows of all A, one below the other, and zeros where there is none, to `out`.
+    ///
+    /// # Safety
+    /// `out` has room for them.
+    unsafe fn rows_below(&self, cuda: &Cuda, rows: usize, out: MatrixMut) -> Result<()> {
+        let (factors, count) = self.factors(|part| part.a.ptr());
+        let cols = self.weight.cols;
+        let params = LoraLinear4FactorsParams { factors, count, out, first_row: 0, rows: dim(rows), cols: dim(cols) };
+        // SAFETY: `out` has room, as this function's contract says; of the factors `LoraLinear4Grad::verify` checked the
+        // shapes.
+        unsafe { cuda.launch(&BELOW, T::DTYPE.suffix(), params, config(rows, cols)?) }
+    }
+}
+
 impl LoraLinear4Factor {
     pub(super) const NONE: Self =
         LoraLinear4Factor { ptr: std::ptr::null(), row: 0, rows: 0, col: 0, r: 0, scale: 0.0 };
@@ -150,43 +182,50 @@ pub(in crate::cuda) fn lora_linear4<T: Float>(cuda: &Cuda, mut op: LoraLinear4<'
     let ([n, cols], inputs) = (op.x.shape(), op.weight.cols);
     let operands = [op.x.matrix().as_const(), op.xa.matrix().as_const()];
     let stack = Stack::new(n, SEPARATE_TOKENS, op.weight, op.parts, cols - inputs, op.xa.shape()[1], operands);
+    let gemm = Gemm::new("lora_linear4", false, &op.x.mat(), &mut op.out, op.accumulate);
+    let inside = linear4_wgmma::fits(cuda, &gemm, &op.weight)?;
+    let stack = stack.filter(|_| inside || n > DECODED_TOKENS);
     let Some(stack) = stack else { return separately(cuda, op) };
     let x = op.x.mat().columns(0..inputs);
     lora_down(cuda, x, op.parts, &mut op.xa, &mut op.out)?;
-    // SAFETY: `LoraLinear4::verify` checked every shape, and `Stack::new` what is demanded beyond.
+    let gemm = Gemm { k: inputs + stack.columns, ..gemm };
+    // SAFETY: `LoraLinear4::verify` checked every shape, and `Stack::new` and `fits` what is demanded beyond.
     unsafe {
         copy_beside(cuda, &stack, op.xa.matrix().as_const(), op.x.matrix(), [n, inputs])?;
-        let mut gemm = Gemm::new("lora_linear4", false, &op.x.mat(), &mut op.out, op.accumulate);
-        gemm.k = inputs + stack.columns;
-        forward(cuda, &stack, &gemm)
+        if inside { forward_inside(cuda, &stack, &gemm) } else { forward(cuda, &stack, &gemm) }
     }
 }
 
-/// `out (+)= [x | xa] [W | scale B]ᵀ`.
+/// `out (+)= [x | xa] [W | scale B]ᵀ`, W decoded inside.
+///
+/// # Safety
+/// The matrices are as large as `gemm` says, whose columns of the input are those of the weight and the stack's. The
+/// product [fits](linear4_wgmma::fits).
+unsafe fn forward_inside<T: Float>(cuda: &Cuda, stack: &Stack<'_, T>, gemm: &Gemm) -> Result<()> {
+    let Stack { weight, columns, .. } = stack;
+    let ptr = cuda.scratch::<u8>(Slot::Weight, weight.rows * columns * T::DTYPE.bytes())?.cast::<c_void>();
+    // SAFETY: the scratch has the stack's columns; the rest is this function's contract.
+    unsafe {
+        stack.columns_beside(cuda, 0..weight.rows, MatrixMut { ptr, stride: dim(*columns) })?;
+        linear4_wgmma::run(cuda, gemm, weight, Some(More { ptr, k: *columns }))
+    }
+}
+
+/// `out (+)= [x | xa] [W | scale B]ᵀ`, W decoded before.
 ///
 /// # Safety
 /// The matrices are as large as `gemm` says, whose columns of the input are those of the weight and the stack's.
 unsafe fn forward<T: Float>(cuda: &Cuda, stack: &Stack<'_, T>, gemm: &Gemm) -> Result<()> {
-    let Stack { weight, columns, .. } = stack;
+    let weight = &stack.weight;
     let (pitch, step) = (gemm.k, rows_at_a_time(weight, gemm.k, T::DTYPE));
-    let (factors, count) = stack.factors(|part| part.b.ptr());
     for first in (0..weight.rows).step_by(step) {
         let rows = first..weight.rows.min(first + step);
         let ptr = cuda.scratch::<u8>(Slot::Weight, rows.len() * pitch * T::DTYPE.bytes())?.cast::<c_void>();
         let scratch = MatrixMut { ptr, stride: dim(pitch) };
-        let params = LoraLinear4FactorsParams {
-            factors,
-            count,
-            out: beside(scratch, weight.cols, T::DTYPE),
-            first_row: dim(first),
-            rows: dim(rows.len()),
-            cols: dim(*columns),
-        };
-        // SAFETY: the scratch has these rows, with room for both; of the factors `LoraLinear4::verify` checked the
-        // shapes; the rest is this function's contract.
+        // SAFETY: the scratch has these rows, with room for both; the rest is this function's contract.
         unsafe {
             stack.decode(cuda, rows.clone(), scratch)?;
-            cuda.launch(&BESIDE, T::DTYPE.suffix(), params, config(rows.len(), *columns)?)?;
+            stack.columns_beside(cuda, rows.clone(), beside(scratch, weight.cols, T::DTYPE))?;
             linear::dense(cuda, &part_of(gemm, rows), Dense(ptr))?;
         }
     }
@@ -210,31 +249,51 @@ pub(in crate::cuda) fn lora_linear4_grad<T: Float>(cuda: &Cuda, op: LoraLinear4G
     let LoraLinear4Grad { x, xa, weight, parts, factors, mut d_out, mut d_xa, mut d_x } = op;
     let ([n, cols], dropout) = (d_out.shape(), parts.iter().any(|part| part.dropout.is_some()));
     let operands = [d_out.matrix().as_const(), d_xa.matrix().as_const()];
-    let stack = Stack::new(n, SEPARATE_GRAD_TOKENS, weight, parts, cols - weight.rows, xa.shape()[1], operands);
-    let stack = stack.filter(|_| d_x.is_some() && !dropout);
+    let stack = Stack::new(n, SEPARATE_TOKENS, weight, parts, cols - weight.rows, xa.shape()[1], operands);
+    let gemm = d_x.as_mut().map(|d_x| Gemm::new("lora_linear4_grad", true, &d_out.mat(), d_x, false));
+    let whole = stack.filter(|_| !dropout).zip(gemm);
+    let inside = match &whole {
+        Some((_, gemm)) => More::fits(gemm, &weight) && linear4_wgmma::fits(cuda, gemm, &weight)?,
+        None => false,
+    };
+    let whole = whole.filter(|_| inside || n > DECODED_GRAD_TOKENS);
     let own = d_out.mat().columns(0..weight.rows);
-    if let (None, Some(d_x)) = (&stack, &mut d_x) {
+    if let (None, Some(d_x)) = (&whole, &mut d_x) {
         linear4_grad(cuda, Linear4Grad { d_out: own, weight, d_x: d_x.reborrow(), accumulate: false })?;
     }
-    let added = d_x.as_mut().filter(|_| stack.is_none()).map(MatMut::reborrow);
+    let added = d_x.as_mut().filter(|_| whole.is_none()).map(MatMut::reborrow);
     lora_grads(cuda, [x, xa, own], parts, factors, &mut d_xa, added)?;
-    let (Some(stack), Some(mut d_x)) = (stack, d_x) else { return Ok(()) };
-    // SAFETY: `LoraLinear4Grad::verify` checked every shape, and `Stack::new` what is demanded beyond.
+    let Some((stack, gemm)) = whole else { return Ok(()) };
+    // SAFETY: `LoraLinear4Grad::verify` checked every shape, and `Stack::new` and `fits` what is demanded beyond.
     unsafe {
         copy_beside(cuda, &stack, d_xa.matrix().as_const(), d_out.matrix(), [n, weight.rows])?;
-        let gemm = Gemm::new("lora_linear4_grad", true, &d_out.mat(), &mut d_x, false);
-        backward(cuda, &stack, &gemm)
+        if inside { backward_inside(cuda, &stack, &gemm) } else { backward(cuda, &stack, &gemm) }
     }
 }
 
-/// `d_x = [d_out | d_xa] · (W above A)`.
+/// `d_x = [d_out | d_xa] · (W above A)`, W decoded inside.
+///
+/// # Safety
+/// The matrices are as large as `gemm` says; the input's columns are the rows of the weight, then the stack's. The product
+/// [fits](linear4_wgmma::fits).
+unsafe fn backward_inside<T: Float>(cuda: &Cuda, stack: &Stack<'_, T>, gemm: &Gemm) -> Result<()> {
+    let Stack { weight, columns, .. } = stack;
+    let ptr = cuda.scratch::<u8>(Slot::Weight, columns * weight.cols * T::DTYPE.bytes())?.cast::<c_void>();
+    let gemm = Gemm { k: weight.rows + columns, ..*gemm };
+    // SAFETY: the scratch has the stack's rows; the rest is this function's contract.
+    unsafe {
+        stack.rows_below(cuda, *columns, MatrixMut { ptr, stride: dim(weight.cols) })?;
+        linear4_wgmma::run(cuda, &gemm, weight, Some(More { ptr, k: *columns }))
+    }
+}
+
+/// `d_x = [d_out | d_xa] · (W above A)`, W decoded before.
 ///
 /// # Safety
 /// The matrices are as large as `gemm` says; the input's columns are the rows of the weight, then the stack's.
 unsafe fn backward<T: Float>(cuda: &Cuda, stack: &Stack<'_, T>, gemm: &Gemm) -> Result<()> {
     let Stack { weight, columns, .. } = stack;
     let (cols, step) = (weight.cols, rows_at_a_time(weight, weight.cols, T::DTYPE));
-    let (factors, count) = stack.factors(|part| part.a.ptr());
     for first in (0..weight.rows).step_by(step) {
         let rows = first..weight.rows.min(first + step);
         let below = if rows.end == weight.rows { *columns } else { 0 };
@@ -242,13 +301,11 @@ unsafe fn backward<T: Float>(cuda: &Cuda, stack: &Stack<'_, T>, gemm: &Gemm) -> 
         let ptr = cuda.scratch::<u8>(Slot::Weight, bytes)?.cast::<c_void>();
         let (scratch, rows_below) = (MatrixMut { ptr, stride: dim(cols) }, rows.len() * cols);
         let out = beside(scratch, rows_below, T::DTYPE);
-        let params = LoraLinear4FactorsParams { factors, count, out, first_row: 0, rows: dim(below), cols: dim(cols) };
-        // SAFETY: the scratch has these rows, and those below them; of the factors `LoraLinear4Grad::verify` checked the
-        // shapes; the rest is this function's contract.
+        // SAFETY: the scratch has these rows, and those below them; the rest is this function's contract.
         unsafe {
             stack.decode(cuda, rows.clone(), scratch)?;
             if below > 0 {
-                cuda.launch(&BELOW, T::DTYPE.suffix(), params, config(below, cols)?)?;
+                stack.rows_below(cuda, below, out)?;
             }
             linear::dense(cuda, &part_of(gemm, rows.start..rows.end + below), Dense(ptr))?;
         }

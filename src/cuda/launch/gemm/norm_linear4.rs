@@ -124,7 +124,7 @@ impl<T: Float> Fused<'_, T> {
         });
         let halves = self.gated.is_none() || (weight.rows / 2).is_multiple_of(SKINNY_ROWS);
         gemm.x_fits_tensor_cores()
-            && fits_gemv(cuda, weight, params::NORM_LINEAR4_GEMV_STATIC_BYTES)
+            && fits_gemv(cuda, weight, params::LINEAR4_GEMV_SHARED + params::NORM_LINEAR4_GEMV_STATIC_BYTES)
             && is_aligned(weight.codes.ptr() as _, 0, 16)
             && norm
             && halves

@@ -1,0 +1,231 @@
+#pragma once
+// Forward products of three to eight tokens with a 4-bit weight, on GPUs with bulk copies (compute capability 9.0 on):
+// fed as gemv4.cuh is, decoded as there, but operand B has a token in each of its eight columns, so that the four lanes of
+// a row have one block of 64 between them, whose scale multiplies their sum.
+//
+// A stage is 16 rows by up to 4096 columns, each warp its 256, or several tiles of rows by fewer columns. Rows lie 32
+// bytes further apart than they are long: a lane reads 8 bytes, and those of four rows lie in different banks. Beside
+// them are the rows' scales as they lie in memory. The copying warp fetches both, ahead of the others, and does not wait
+// for the kernel before this one.
+//
+// A lane adds up in registers what its warp makes of two tiles over all columns; then the warps' sums meet in shared
+// memory, in one of two places in turn, so that a group of tiles ends with one barrier.
+//
+// Wants what gemv4.cuh wants.
+#include "code_bytes.cuh"
+#include "gemv4_cta.cuh"
+
+#if GEMV4
+constexpr unsigned GEMV8_TOKENS = 8, GEMV8_STAGES = 3, GEMV8_GROUP = 2; // tiles that a warp adds up at a time
+constexpr unsigned GEMV8_ROW_PAD = 32, GEMV8_STAGE_BYTES = 64 * (4 * GEMV4_ROW + GEMV8_ROW_PAD); // 4 tiles of 1024 columns
+constexpr unsigned GEMV8_SUMS = GEMV4_TILE * GEMV8_TOKENS, GEMV8_SUMS_PITCH = GEMV8_SUMS + 16;   // of a warp and tile
+constexpr unsigned GEMV8_SUMS_BYTES = GEMV8_GROUP * GEMV4_WARPS * GEMV8_SUMS_PITCH * 4;
+
+extern __shared__ __align__(128) char gemv8_shared[];
+
+template <class T, class O, bool NESTED> struct Gemv8 {
+    static constexpr unsigned SCALE_BYTES = NESTED ? 1 : 4; // of one
+    // Of a stage: its rows' scales, 16 bytes further apart than they are long.
+    static constexpr unsigned SCALES_BYTES = 64 * (16 * SCALE_BYTES + 16);
+    static constexpr unsigned RING = TABLE_BYTES, SCALES = RING + GEMV8_STAGES * GEMV8_STAGE_BYTES;
+    static constexpr unsigned SUMS = SCALES + GEMV8_STAGES * SCALES_BYTES, MAP = SUMS + 2 * GEMV8_SUMS_BYTES;
+    static constexpr unsigned FULL = MAP + 1024, EMPTY = FULL + GEMV8_STAGES * 8;
+    static_assert(EMPTY + GEMV8_STAGES * 8 <= LINEAR4_GEMV8_SHARED);
+    static_assert(16 * (16 * 4 * SCALE_BYTES + 16) <= SCALES_BYTES); // one tile of 16 parts
+
+    const Linear4Params &p;
+    unsigned steps, parts, tiles;   // of the columns; of a step, one for each warp; of rows in a stage
+    unsigned first_tile, end_tile;
+
+    __device__ __forceinline__ explicit Gemv8(const Linear4Params &p) : p(p) {
+        unsigned units = p.weight.cols / UNIT_K;
+        steps = (units + GEMV4_WARPS - 1) / GEMV4_WARPS;
+        parts = steps == 1 ? units : (units + steps - 1) / steps;
+        tiles = parts > GEMV4_WARPS / 2 ? 1 : min(GEMV4_WARPS / parts, 4u);
+        unsigned all = p.weight.rows / GEMV4_TILE, each = all / gridDim.x, more = all - each * gridDim.x;
+        first_tile = each * blockIdx.x + min(blockIdx.x, more);
+        end_tile = first_tile + each + (blockIdx.x < more);
+    }
+    // Computed anew where they are needed: registers are full.
+    __device__ __forceinline__ unsigned blocks() const { return p.weight.cols / 64; } // of a row
+    __device__ __forceinline__ unsigned pitch() const { return parts * GEMV4_ROW + GEMV8_ROW_PAD; } // of codes, and scales
+    __device__ __forceinline__ unsigned scale_pitch() const { return parts * 4 * SCALE_BYTES + 16; }
+    __device__ __forceinline__ Barrier &full(unsigned s) const { return reinterpret_cast<Barrier *>(gemv8_shared + FULL)[s]; }
+    __device__ __forceinline__ Barrier &empty(unsigned s) const { return reinterpret_cast<Barrier *>(gemv8_shared + EMPTY)[s]; }
+
+    // The stages in their order: for each group of tiles the steps, and in each the group's tiles.
+    template <class Stage> __device__ __forceinline__ void each_stage(Stage stage) const {
+        unsigned s = 0, parity = 0;
+        for (unsigned group = first_tile; group < end_tile; group += GEMV8_GROUP * tiles) {
+            for (unsigned step = 0; step < steps; step++) {
+                for (unsigned tile = group; tile < min(group + GEMV8_GROUP * tiles, end_tile); tile += tiles) {
+                    stage(s, parity, tile, step);
+                    if (++s == GEMV8_STAGES) s = 0, parity ^= 1;
+                }
+            }
+        }
+    }
+
+    __device__ __forceinline__ void copy() const {
+        each_stage([&](unsigned s, unsigned parity, unsigned tile, unsigned step) {
+            empty(s).wait(parity ^ 1);
+            copy_stage(s, tile * GEMV4_TILE, min(tiles, end_tile - tile) * GEMV4_TILE, step * parts * UNIT_K);
+        });
+    }
+    __device__ __forceinline__ void copy_stage(unsigned s, unsigned row, unsigned rows, unsigned col) const {
+        unsigned lane = threadIdx.x % 32, cols = min(parts * UNIT_K, p.weight.cols - col);
+        if (lane == 0) full(s).expect(rows * cols / 2);
+        __syncwarp();
+        const unsigned char *codes = p.weight.codes + (size_t(row) * p.weight.cols + col) / 2;
+        for (unsigned r = lane; r < rows; r += 32)
+            full(s).copy(gemv8_shared + RING + s * GEMV8_STAGE_BYTES + r * pitch(), codes + size_t(r) * (p.weight.cols / 2), cols / 2);
+        const char *scales = NESTED ? reinterpret_cast<const char *>(p.weight.absmax_codes)
+                                    : reinterpret_cast<const char *>(p.weight.absmax);
+        scales += (size_t(row) * blocks() + col / 64) * SCALE_BYTES;
+        unsigned words = cols / 64 * SCALE_BYTES / 4;
+        for (unsigned i = lane; i < rows * words; i += 32) {
+            unsigned r = i / words, word = i - r * words;
+            cp_async4(shared_address(gemv8_shared) + SCALES + s * SCALES_BYTES + r * scale_pitch() + word * 4,
+                      scales + size_t(r) * blocks() * SCALE_BYTES + word * 4);
+        }
+        // Arrives when this lane's copies of scales have.
+        asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(&full(s).word)) : "memory");
+    }
+
+    // This lane's share of x from column `col` on: 16 of its token in each of four blocks.
+    __device__ __forceinline__ void load_x(unsigned col, uint4 (&x)[4][2]) const {
+        unsigned token = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+        bool some = token < p.n && col < p.weight.cols;
+        const T *from = row_of<T>(p.x, some ? token : 0) + (some ? col : 0) + t * 16;
+#pragma unroll
+        for (int b = 0; b < 4; b++)
+#pragma unroll
+            for (int i = 0; i < 2; i++)
+                x[b][i] = some ? reinterpret_cast<const uint4 *>(from + b * 64)[i] : make_uint4(0, 0, 0, 0);
+    }
+
+    __device__ __forceinline__ uint32_t pair(uint32_t codes, int i) const {
+        uint32_t offset = __byte_perm(codes, threadIdx.x % 32 * 4, 0x7504 + 0x10 * i), word;
+        asm("ld.shared.b32 %0, [%1];" : "=r"(word) : "r"(shared_address(gemv8_shared) + offset));
+        return word;
+    }
+    // The scales of block t of this warp's columns, of rows g and g + 8; `block`: that of row g.
+    __device__ __forceinline__ float scale(const char *at, unsigned block) const {
+        if constexpr (!NESTED) return *reinterpret_cast<const float *>(at);
+        float value = reinterpret_cast<const float *>(gemv8_shared + MAP)[*reinterpret_cast<const unsigned char *>(at)];
+        return nested_absmax(value, reinterpret_cast<const float2 *>(p.weight.groups)[block / QUANT_GROUP]);
+    }
+
+    // This warp's part of a stage. `block`: of row g, block t.
+    __device__ __forceinline__ void take(unsigned s, unsigned slot, unsigned part, unsigned block, const uint4 (&x)[4][2],
+                                         float (&sums)[4]) const {
+        unsigned lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, row = slot * GEMV4_TILE + g;
+        const char *codes = gemv8_shared + RING + s * GEMV8_STAGE_BYTES + row * pitch() + part * GEMV4_ROW + t * 8;
+        const char *scales = gemv8_shared + SCALES + s * SCALES_BYTES + row * scale_pitch() + (part * 4 + t) * SCALE_BYTES;
+        uint2 low[4], high[4];
+#pragma unroll
+        for (int b = 0; b < 4; b++) {
+            low[b] = *reinterpret_cast<const uint2 *>(codes + b * 32);
+            high[b] = *reinterpret_cast<const uint2 *>(codes + 8 * pitch() + b * 32);
+        }
+        float scale0 = scale(scales, block), scale1 = scale(scales + 8 * scale_pitch(), block + 8 * blocks());
+        empty(s).warp_arrives();
+#pragma unroll
+        for (int b = 0; b < 4; b++) {
+            float d[4] = {};
+#pragma unroll
+            for (int w = 0; w < 2; w++) {
+                uint32_t l = w ? low[b].y : low[b].x, h = w ? high[b].y : high[b].x;
+                uint32_t first[4] = {pair(l, 0), pair(h, 0), pair(l, 1), pair(h, 1)};
+                uint32_t second[4] = {pair(l, 2), pair(h, 2), pair(l, 3), pair(h, 3)};
+                mma_m16n8k16<T>(d, first, x[b][w].x, x[b][w].y);
+                mma_m16n8k16<T>(d, second, x[b][w].z, x[b][w].w);
+            }
+            float a = __shfl_sync(~0u, scale0, (lane & ~3u) + b), c = __shfl_sync(~0u, scale1, (lane & ~3u) + b);
+            sums[0] += a * d[0], sums[1] += a * d[1], sums[2] += c * d[2], sums[3] += c * d[3];
+        }
+    }
+
+    // Where a warp leaves its sums of tile `i` of a group; places change from group to group.
+    __device__ __forceinline__ float *sums_of(unsigned odd, unsigned i, unsigned warp) const {
+        return reinterpret_cast<float *>(gemv8_shared + SUMS + odd * GEMV8_SUMS_BYTES) + (i * GEMV4_WARPS + warp) * GEMV8_SUMS_PITCH;
+    }
+    // Adds the parts up, two threads for each output, in a fixed order, and stores.
+    __device__ __forceinline__ void store(unsigned group, unsigned odd) const {
+        float ungain = 1.f / table_gain<T>(p.weight.fp4);
+        unsigned n = GEMV8_GROUP * tiles * GEMV8_SUMS;
+        for (unsigned i = threadIdx.x / 2; i < n; i += GEMV4_WARPS * 16) {
+            unsigned stage = i / (tiles * GEMV8_SUMS), slot = i / GEMV8_SUMS - stage * tiles, at = i % GEMV8_SUMS;
+            float sum = 0.f;
+            for (unsigned part = threadIdx.x % 2; part < parts; part += 2) sum += sums_of(odd, stage, slot * parts + part)[at];
+            sum = (sum + __shfl_xor_sync(~0u, sum, 1)) * ungain;
+            unsigned tile = group + stage * tiles + slot, token = at % GEMV8_TOKENS;
+            if (threadIdx.x % 2 || tile >= end_tile || token >= p.n) continue;
+            O *o = row_of<O>(p.out, token) + tile * GEMV4_TILE + at / GEMV8_TOKENS;
+            *o = from_f32<O>(p.accumulate ? to_f32(*o) + sum : sum);
+        }
+    }
+
+    __device__ __forceinline__ void multiply_all() const {
+        unsigned warp = threadIdx.x / 32, slot = warp / parts, part = warp - slot * parts, s = 0, parity = 0, odd = 0;
+        unsigned lane = threadIdx.x % 32;
+        fill_table();
+        all_made(false);
+        begin_kernel();
+        uint4 x[4][2];
+        load_x(part * UNIT_K, x);
+#pragma unroll 1
+        for (unsigned group = first_tile; group < end_tile; group += GEMV8_GROUP * tiles, odd ^= 1) {
+            float sums[GEMV8_GROUP][4] = {};
+#pragma unroll 1
+            for (unsigned step = 0; step < steps; step++) {
+                unsigned unit = step * parts + part;
+                bool some = slot < tiles && unit * 4 < blocks();
+                if (steps > 1) load_x(unit * UNIT_K, x);
+#pragma unroll
+                for (unsigned i = 0; i < GEMV8_GROUP; i++) {
+                    unsigned tile = group + i * tiles;
+                    if (tile >= end_tile) break;
+                    full(s).wait(parity);
+                    if (some && tile + slot < end_tile)
+                        take(s, slot, part, ((tile + slot) * GEMV4_TILE + lane / 4) * blocks() + unit * 4 + lane % 4, x, sums[i]);
+                    else
+                        empty(s).warp_arrives();
+                    if (++s == GEMV8_STAGES) s = 0, parity ^= 1;
+                }
+            }
+#pragma unroll
+            for (unsigned i = 0; i < GEMV8_GROUP; i++) {
+                float2 *to = reinterpret_cast<float2 *>(sums_of(odd, i, warp)) + lane;
+                to[0] = {sums[i][0], sums[i][1]}, to[32] = {sums[i][2], sums[i][3]};
+            }
+            sync_multipliers();
+            store(group, odd);
+        }
+    }
+
+    // Thread t fills half of entry t / 2, and one of the dynamic map.
+    __device__ __forceinline__ void fill_table() const {
+        unsigned byte = threadIdx.x / 2;
+        uint32_t word = CodeBytes<T>(p.weight.fp4).pair(byte);
+        char *to = gemv8_shared + byte * TABLE_PITCH + threadIdx.x % 2 * 64;
+        for (unsigned j = 0; j < 4; j++)
+            *reinterpret_cast<uint4 *>(to + (byte + j) % 4 * 16) = make_uint4(word, word, word, word);
+        if (NESTED && threadIdx.x < 256) reinterpret_cast<float *>(gemv8_shared + MAP)[threadIdx.x] = dynamic_map(threadIdx.x);
+    }
+
+    __device__ __forceinline__ void run() const {
+        if (threadIdx.x / 32 < GEMV4_WARPS) return multiply_all();
+        if (threadIdx.x % 32 == 0) {
+            for (unsigned s = 0; s < GEMV8_STAGES; s++) {
+                full(s).init(1 + 32); // the codes, and each lane's scales
+                empty(s).init(GEMV4_WARPS * Barrier::WARP_ARRIVALS);
+            }
+            barriers_are_made();
+        }
+        __syncwarp();
+        all_made(true);
+        copy();
+    }
+};
+#endif
