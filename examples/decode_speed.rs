@@ -8,7 +8,7 @@ use halfbyte_runtime::{
     Result,
     cli::{Signals, say, start},
     device::{self, Job},
-    model::Qwen3,
+    model::{CacheType, Qwen3},
     options,
     settings::Value,
     speed::{DecodeRow, DecodeSpeed, Decoding, RowsFile, decode, random_adapter},
@@ -38,6 +38,9 @@ struct Args {
     /// Hold the output head in 4 bits, too
     #[arg(long, conflicts_with = "unquantised")]
     head_4bit: bool,
+    /// Keep keys and values of tokens in 8 bits
+    #[arg(long)]
+    kv_cache_8bit: bool,
     /// Rank of an adapter on all linear layers; there is none without it
     #[arg(long, value_parser = within::<usize>(options::LORA_R))]
     lora_r: Option<usize>,
@@ -46,8 +49,9 @@ struct Args {
 impl Args {
     fn decodings(&self) -> impl Iterator<Item = Decoding> {
         let (new_tokens, profile) = (self.new_tokens, self.measured.profile);
+        let cache = CacheType::of(self.kv_cache_8bit);
         let of_context = move |&context| {
-            let decoding = move |&sequences| Decoding { sequences, context, new_tokens, profile };
+            let decoding = move |&sequences| Decoding { sequences, context, new_tokens, cache, profile };
             self.sequences.0.iter().map(decoding)
         };
         self.context.0.iter().flat_map(of_context)
@@ -57,12 +61,17 @@ impl Args {
         if self.head_4bit { Format::Nf4.to_string() } else { self.measured.dtype.show() }
     }
 
+    fn cache_name(&self) -> String {
+        if self.kv_cache_8bit { "int8".into() } else { self.measured.dtype.show() }
+    }
+
     fn row(&self, decoding: Decoding, speed: Option<&DecodeSpeed>) -> DecodeRow {
         let Decoding { sequences, context, new_tokens, .. } = decoding;
         DecodeRow {
             shape: self.measured.shape.name,
             base: self.measured.base_name(),
             head: self.head_name(),
+            kv_cache: self.cache_name(),
             lora_r: self.lora_r,
             sequences,
             context,
@@ -87,7 +96,8 @@ impl Job for Measure {
         let Measure { args, mut file } = self;
         let config = args.measured.shape.config();
         let adapter = args.lora_r.map_or("none".into(), |r| format!("r {r} on all linear layers"));
-        say!("{}\nhead: {}; adapter: {adapter}", args.measured.heading(&backend), args.head_name());
+        let (head, cache) = (args.head_name(), args.cache_name());
+        say!("{}\nhead: {head}; keys and values: {cache}; adapter: {adapter}", args.measured.heading(&backend));
         let mut model = Qwen3::<B, T>::random(&backend, &config, args.measured.base(), 0)?;
         if args.head_4bit {
             model.quantize_head(&backend, Format::Nf4, true)?;

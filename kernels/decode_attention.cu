@@ -10,19 +10,53 @@
 //
 // Every CTA normalises and rotates the query heads for itself, and rounds them as QkNormRope does. Nobody reads the row
 // of the new token from the cache: its value is taken from qkv, its key from shared memory. One CTA writes both.
-#include "decode_attention.cuh"
+#include "decode_attention_sums.cuh"
+
+// Where a job's keys and values lie. The new token's are not in the cache yet: its row of qkv is in their place, of
+// which only the value is what it should be.
+template <class T, int D> struct Rows {
+    static constexpr unsigned TILE = DECODE_ATTENTION_TILE, OWN = 1;
+    // Rows of q begin 64 bytes apart modulo 128: eight lanes read the same columns of two rows at once.
+    struct Shared : Findings<T, D, D + 64 / sizeof(T)> {
+        alignas(16) T k[D]; // of the new token
+
+        __device__ __forceinline__ void take(const NewToken<T, D, OWN> &token) {
+            token.h.store_row(token.is_key() ? k : this->q[token.head], token.at, true);
+        }
+    };
+    const T *k_cache, *v_cache, *k_own, *v_own;
+    unsigned cached, last, width;
+
+    __device__ __forceinline__ Rows(const DecodeAttentionParams &p, const Job &job) {
+        width = p.kv_heads * D, cached = job.cached, last = job.len - 1;
+        size_t at = size_t(job.b) * p.capacity * width + job.kv_head * D;
+        k_cache = static_cast<const T *>(p.k_cache) + at, v_cache = static_cast<const T *>(p.v_cache) + at;
+        k_own = row_of<T>(p.qkv, job.b) + p.q_heads * D + job.kv_head * D, v_own = k_own + width;
+    }
+    // Rows from the end on are the last one again.
+    __device__ __forceinline__ const T *k(unsigned row) const {
+        row = min(row, last);
+        return row < cached ? k_cache + size_t(row) * width : k_own;
+    }
+    __device__ __forceinline__ const T *v(unsigned row) const {
+        row = min(row, last);
+        return row < cached ? v_cache + size_t(row) * width : v_own;
+    }
+    __device__ __forceinline__ void load(float (&key)[VEC<T>], float (&value)[VEC<T>], unsigned row, unsigned column,
+                                         const Shared &shared, bool packed) const {
+        ::load(key, (min(row, last) < cached ? k(row) : shared.k) + column, packed);
+        ::load(value, v(row) + column, packed);
+    }
+    // Key and value of the new token into the cache.
+    __device__ __forceinline__ void append(const DecodeAttentionParams &p, const Job &job, const Shared &shared) const {
+        size_t at = ((size_t(job.b) * p.capacity + job.cached) * p.kv_heads + job.kv_head) * D;
+        if (threadIdx.x >= D) return;
+        static_cast<T *>(p.k_cache)[at + threadIdx.x] = shared.k[threadIdx.x];
+        static_cast<T *>(p.v_cache)[at + threadIdx.x] = v_own[threadIdx.x];
+    }
+};
 
 // ------------------------------------------------------------------------------------- tiles by tensor cores
-
-// 16 bytes of what is read once.
-__device__ __forceinline__ uint4 load_once(const void *p) {
-    uint4 v;
-    asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "l"(__cvta_generic_to_global(p)));
-    return v;
-}
-__device__ __forceinline__ unsigned word(const uint4 &v, int i) { return reinterpret_cast<const unsigned *>(&v)[i]; }
 
 // Keys and values go from memory straight into operands: the order of k in a product is free as long as both operands
 // agree, and so are the columns of the result. Lane (g, t) has 8 columns at a time, from 8 t on of keys g and g + 8, and
@@ -34,7 +68,11 @@ template <class T, int D> struct Products {
     uint4 k[2][RUNS], v[2][2][CHUNKS];
     float o[4 * CHUNKS][4] = {}, top = -INFINITY, sum = 0;
 
+    static constexpr unsigned TILE = Rows<T, D>::TILE;
+    using Shared = typename Rows<T, D>::Shared;
+
     __device__ __forceinline__ explicit Products(bool) {}
+    __device__ static float merge_scale(float scale) { return scale; }
     __device__ __forceinline__ void load_k(const Rows<T, D> &rows, unsigned tile) {
         unsigned g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
@@ -64,11 +102,11 @@ template <class T, int D> struct Products {
                     k[j][m] = *reinterpret_cast<const uint4 *>(own + 32 * m + 8 * t);
     }
     // s[j]: of head g with keys 8 j + 2t and 8 j + 2t + 1.
-    __device__ __forceinline__ void scores(float (&s)[2][4], const T (&q)[HEADS][Shared<T, D>::PITCH]) const {
+    __device__ __forceinline__ void scores(float (&s)[2][4], const Shared &shared) const {
         unsigned g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
         for (int m = 0; m < RUNS; m++) {
-            uint4 qs = *reinterpret_cast<const uint4 *>(&q[g][32 * m + 8 * t]);
+            uint4 qs = *reinterpret_cast<const uint4 *>(&shared.q[g][32 * m + 8 * t]);
 #pragma unroll
             for (int half = 0; half < 4; half += 2) {
                 uint32_t a[4] = {word(qs, half), 0, word(qs, half + 1), 0};
@@ -124,20 +162,20 @@ template <class T, int D> struct Products {
         load_v(rows, tile);
     }
     // All tiles of the warp, the first of which was loaded. What a product no longer needs is loaded again at once.
-    __device__ __forceinline__ void run(const Rows<T, D> &rows, const Shared<T, D> &shared, unsigned tile, unsigned end,
+    __device__ __forceinline__ void run(const Rows<T, D> &rows, const Shared &shared, unsigned tile, unsigned end,
                                         unsigned step, unsigned, float scale) {
 #pragma unroll 1
         for (; tile < end; tile += step) {
             float s[2][4] = {};
             if ((tile + 1) * TILE > rows.cached) take_own_key(rows, tile, shared.k);
-            scores(s, shared.q);
+            scores(s, shared);
             if (tile + step < end) load_k(rows, tile + step);
             exponentials(s, rows.last + 1 - tile * TILE, scale);
             add_values(s);
             if (tile + step < end) load_v(rows, tile + step);
         }
     }
-    __device__ __forceinline__ void store(Shared<T, D> &shared, unsigned heads, float) {
+    __device__ __forceinline__ void store(Shared &shared, unsigned heads, float) {
         unsigned g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, warp = threadIdx.x / 32;
         sum += __shfl_xor_sync(~0u, sum, 1);
         sum += __shfl_xor_sync(~0u, sum, 2);
@@ -155,127 +193,15 @@ template <class T, int D> struct Products {
     }
 };
 
-// ------------------------------------------------------------------------------------- tiles by FMA
-
-// D / VEC lanes share a row; these lane groups take the rows of a tile in turn, U at a time.
-template <class T, int D> struct Sums {
-    static constexpr unsigned LANES = D / VEC<T>, GROUPS = 32 / LANES, U = 2;
-    float o[HEADS][VEC<T>] = {}, top[HEADS], sum[HEADS] = {};
-    bool packed;
-
-    __device__ __forceinline__ explicit Sums(bool packed) : packed(packed) {
-#pragma unroll
-        for (float &t : top) t = -INFINITY;
-    }
-    __device__ __forceinline__ void start(const Rows<T, D> &, unsigned, unsigned) {}
-    __device__ __forceinline__ void run(const Rows<T, D> &rows, const Shared<T, D> &shared, unsigned tile, unsigned end,
-                                        unsigned step, unsigned heads, float scale) {
-        unsigned column = threadIdx.x % LANES * VEC<T>, lane_group = threadIdx.x % 32 / LANES;
-        float qs[HEADS][VEC<T>];
-#pragma unroll
-        for (unsigned g = 0; g < HEADS; g++) load(qs[g], &shared.q[g][column], true);
-#pragma unroll 1
-        for (; tile < end; tile += step)
-#pragma unroll 1
-            for (unsigned row = lane_group; row < TILE; row += GROUPS * U) {
-                float k[U][VEC<T>], v[U][VEC<T>];
-                bool here[U];
-#pragma unroll
-                for (unsigned u = 0; u < U; u++) {
-                    unsigned key = tile * TILE + row + u * GROUPS;
-                    here[u] = key <= rows.last;
-                    load(k[u], (min(key, rows.last) < rows.cached ? rows.k(key) : shared.k) + column, packed);
-                    load(v[u], rows.v(key) + column, packed);
-                }
-#pragma unroll
-                for (unsigned g = 0; g < HEADS; g++)
-                    if (g < heads) add(g, qs[g], k, v, here, scale);
-            }
-    }
-    __device__ __forceinline__ void add(unsigned g, const float (&q)[VEC<T>], const float (&k)[U][VEC<T>],
-                                        const float (&v)[U][VEC<T>], const bool (&here)[U], float scale) {
-        float s[U], old = top[g];
-#pragma unroll
-        for (unsigned u = 0; u < U; u++) {
-            float dot = 0;
-#pragma unroll
-            for (int i = 0; i < VEC<T>; i++) dot += q[i] * k[u][i];
-#pragma unroll
-            for (unsigned distance = LANES / 2; distance > 0; distance /= 2)
-                dot += __shfl_xor_sync(~0u, dot, distance);
-            s[u] = here[u] ? dot : -INFINITY;
-            top[g] = fmaxf(top[g], s[u]);
-        }
-        float shrink = weight(old, top[g], scale);
-        sum[g] *= shrink;
-#pragma unroll
-        for (int i = 0; i < VEC<T>; i++) o[g][i] *= shrink;
-#pragma unroll
-        for (unsigned u = 0; u < U; u++) {
-            float w = weight(s[u], top[g], scale);
-            sum[g] += w;
-#pragma unroll
-            for (int i = 0; i < VEC<T>; i++) o[g][i] += w * v[u][i];
-        }
-    }
-    // Merges the lane groups, two and two, and stores what they have.
-    __device__ __forceinline__ void store(Shared<T, D> &shared, unsigned heads, float scale) {
-        unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-#pragma unroll
-        for (unsigned g = 0; g < HEADS; g++) {
-#pragma unroll
-            for (unsigned distance = LANES; distance < 32; distance *= 2) {
-                float other = __shfl_xor_sync(~0u, top[g], distance), all = fmaxf(top[g], other);
-                float mine = weight(top[g], all, scale), theirs = weight(other, all, scale);
-                top[g] = all;
-                sum[g] = sum[g] * mine + __shfl_xor_sync(~0u, sum[g], distance) * theirs;
-#pragma unroll
-                for (int i = 0; i < VEC<T>; i++)
-                    o[g][i] = o[g][i] * mine + __shfl_xor_sync(~0u, o[g][i], distance) * theirs;
-            }
-            if (g >= heads || lane >= LANES) continue;
-#pragma unroll
-            for (int i = 0; i < VEC<T>; i++) shared.found[warp][g][lane * VEC<T> + i] = o[g][i];
-            if (lane == 0) pair_at(&shared.found[warp][g][D]) = make_float2(top[g], sum[g]);
-        }
-    }
-};
-
-// `packed`: everything that is read moves 16 bytes at a time.
-template <class Warp, class T, int D>
-__device__ __forceinline__ void decode_attention(const DecodeAttentionParams &p, bool packed) {
-    __shared__ Shared<T, D> shared;
-    float scale = p.scale * LOG2_E;
-    Job job(p);
-    NewToken<T, D> token(p, packed);
-    begin_kernel();
-    unsigned position = p.positions[job.b];
-    token.load(p, job);
-    job.place(p, position);
-    if (job.split >= job.active) return;
-    Rows<T, D> rows(p, job);
-    Warp warp(packed);
-    // All splits walk over the keys together, so that what is read at a time lies together.
-    unsigned tile = job.split * WARPS + threadIdx.x / 32, step = job.active * WARPS;
-    warp.start(rows, tile, job.tiles);
-    token.store(p, position, shared);
-    __syncthreads(); // queries and key are there
-    if (job.stores) append<T, D>(p, job, rows, shared.k);
-    warp.run(rows, shared, tile, job.tiles, step, job.heads, scale);
-    warp.store(shared, job.heads, scale);
-    __syncthreads(); // all warps' findings are there
-    finish(p, job, shared, scale);
-}
-
 #define MMA(D, T)                                                                                                      \
     extern "C" __global__ void __launch_bounds__(THREADS, 2)                                                           \
         decode_attention_mma_d##D##_##T(const __grid_constant__ DecodeAttentionParams p) {                             \
-        decode_attention<Products<T, D>, T, D>(p, true);                                                               \
+        decode_attention<Products<T, D>, Rows<T, D>, T, D>(p, true);                                                               \
     }
 #define SIMT(D, T)                                                                                                     \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
         decode_attention_simt_d##D##_##T(const __grid_constant__ DecodeAttentionParams p) {                            \
-        decode_attention<Sums<T, D>, T, D>(p, p.packed);                                                               \
+        decode_attention<Sums<T, D>, Rows<T, D>, T, D>(p, p.packed);                                                               \
     }
 #define SIMT_ALL(T) SIMT(32, T) SIMT(64, T) SIMT(128, T)
 MMA(64, bf16)

@@ -6,7 +6,7 @@
 #include "reduce.cuh"
 
 constexpr unsigned THREADS = DECODE_ATTENTION_THREADS, WARPS = THREADS / 32;
-constexpr unsigned HEADS = DECODE_ATTENTION_HEADS, TILE = DECODE_ATTENTION_TILE;
+constexpr unsigned HEADS = DECODE_ATTENTION_HEADS;
 constexpr unsigned STATS = DECODE_ATTENTION_STATS, MAX_SPLITS = DECODE_ATTENTION_MAX_SPLITS;
 constexpr float LOG2_E = 1.4426950408889634f;
 
@@ -17,10 +17,19 @@ __device__ __forceinline__ float weight(float a, float top, float scale) {
     return exp2_fast((a - (top == -INFINITY ? 0.f : top)) * scale);
 }
 
-template <class T, int D> struct Shared {
-    // Rows of q begin 64 bytes apart modulo 128: eight lanes read the same columns of two rows at once.
-    static constexpr unsigned PITCH = D + 64 / sizeof(T);
-    alignas(16) T q[HEADS][PITCH], k[D]; // of the new token
+// 16 bytes of what is read once.
+__device__ __forceinline__ uint4 load_once(const void *p) {
+    uint4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(__cvta_generic_to_global(p)));
+    return v;
+}
+__device__ __forceinline__ unsigned word(const uint4 &v, int i) { return reinterpret_cast<const unsigned *>(&v)[i]; }
+
+// What a CTA has of the queries, of type Q in rows of PITCH, and of what its warps find.
+template <class Q, int D, unsigned PITCH> struct Findings {
+    alignas(16) Q q[HEADS][PITCH];
     alignas(16) float found[WARPS][HEADS][D + STATS]; // by each warp, as in `partial`
     bool last;
 };
@@ -36,46 +45,23 @@ struct Job {
         b = blockIdx.x, split = blockIdx.z, kv_head = blockIdx.y % p.kv_heads;
         head0 = kv_head * group + chunk, heads = min(group - chunk, HEADS), stores = chunk == 0;
     }
-    // A position from `capacity` on has no place in the cache: that token sees only what is there.
-    __device__ __forceinline__ void place(const DecodeAttentionParams &p, unsigned position) {
+    // In tiles of `tile` keys. A position from `capacity` on has no place in the cache: that token sees only what is there.
+    __device__ __forceinline__ void place(const DecodeAttentionParams &p, unsigned position, unsigned tile) {
         bool fits = position < p.capacity;
         cached = fits ? position : p.capacity, len = cached + fits;
-        tiles = (len + TILE - 1) / TILE, active = min(p.splits, (tiles + WARPS - 1) / WARPS);
+        tiles = (len + tile - 1) / tile, active = min(p.splits, (tiles + WARPS - 1) / WARPS);
         stores = stores && fits && (tiles - 1) / WARPS % active == split;
     }
     // Among the jobs of all sequences.
     __device__ __forceinline__ unsigned index() const { return blockIdx.x * gridDim.y + blockIdx.y; }
 };
 
-// Where a job's keys and values lie. The new token's are not in the cache yet: its row of qkv is in their place, of
-// which only the value is what it should be.
-template <class T, int D> struct Rows {
-    const T *k_cache, *v_cache, *k_own, *v_own;
-    unsigned cached, last, width;
-
-    __device__ __forceinline__ Rows(const DecodeAttentionParams &p, const Job &job) {
-        width = p.kv_heads * D, cached = job.cached, last = job.len - 1;
-        size_t at = size_t(job.b) * p.capacity * width + job.kv_head * D;
-        k_cache = static_cast<const T *>(p.k_cache) + at, v_cache = static_cast<const T *>(p.v_cache) + at;
-        k_own = row_of<T>(p.qkv, job.b) + p.q_heads * D + job.kv_head * D, v_own = k_own + width;
-    }
-    // Rows from the end on are the last one again.
-    __device__ __forceinline__ const T *k(unsigned row) const {
-        row = min(row, last);
-        return row < cached ? k_cache + size_t(row) * width : k_own;
-    }
-    __device__ __forceinline__ const T *v(unsigned row) const {
-        row = min(row, last);
-        return row < cached ? v_cache + size_t(row) * width : v_own;
-    }
-};
-
 // ------------------------------------------------------------------------------------- the new token
 
-// A group of lanes has one head: the queries of the job, then the key.
-template <class T, int D> struct NewToken {
+// A group of lanes has one head: the queries of the job, then the key, then, where OWN is 2, the value.
+template <class T, int D, unsigned OWN> struct NewToken {
     static constexpr unsigned LANES = Half<T, D>::LANES;
-    static_assert((HEADS + 1) * LANES <= THREADS);
+    static_assert((HEADS + OWN) * LANES <= THREADS);
     unsigned head, at;
     bool packed;
     Half<T, D> h;
@@ -83,32 +69,26 @@ template <class T, int D> struct NewToken {
 
     // Reads what is frozen only.
     __device__ __forceinline__ NewToken(const DecodeAttentionParams &p, bool all_packed) {
-        head = min(threadIdx.x / LANES, HEADS), at = threadIdx.x % LANES * VEC<T>, packed = all_packed;
+        head = min(threadIdx.x / LANES, HEADS + OWN - 1), at = threadIdx.x % LANES * VEC<T>, packed = all_packed;
         f.load_weight(is_key() ? p.k_weight : p.q_weight, at, packed);
     }
     __device__ __forceinline__ bool is_key() const { return head == HEADS; }
-    // Groups of lanes without a head of their own have the last query again.
+    __device__ __forceinline__ bool is_value() const { return head > HEADS; }
+    // Whole warps without a head have nothing to do. Groups of lanes without one have the last again.
+    __device__ __forceinline__ bool is_idle() const { return threadIdx.x / 32 * 32 / LANES >= HEADS + OWN; }
+    // Queries that the job has not are the last one again.
     __device__ __forceinline__ void load(const DecodeAttentionParams &p, const Job &job) {
-        unsigned column = (is_key() ? p.q_heads + job.kv_head : job.head0 + min(head, job.heads - 1)) * D;
+        unsigned of_kind = is_value() ? p.q_heads + p.kv_heads : p.q_heads;
+        unsigned column = (head < HEADS ? job.head0 + min(head, job.heads - 1) : of_kind + job.kv_head) * D;
         h.load_row(row_of<T>(p.qkv, job.b) + column, at, packed);
     }
-    __device__ __forceinline__ void store(const DecodeAttentionParams &p, unsigned position, Shared<T, D> &shared) {
-        if (threadIdx.x / 32 * 32 / LANES > HEADS) return;
+    // The norm of queries and key, and their rotation.
+    __device__ __forceinline__ void rotate(const DecodeAttentionParams &p, unsigned position) {
         f.load_angles(p, position, at, packed);
-        f.rotate(h, h.inverse_rms(p.eps));
-        h.store_row(is_key() ? shared.k : shared.q[head], at, true);
+        float scale = h.inverse_rms(p.eps); // by all lanes of a warp
+        if (!is_value()) f.rotate(h, scale);
     }
 };
-
-// Key and value of the new token into the cache.
-template <class T, int D>
-__device__ __forceinline__ void append(const DecodeAttentionParams &p, const Job &job, const Rows<T, D> &rows,
-                                       const T *k) {
-    size_t at = ((size_t(job.b) * p.capacity + job.cached) * p.kv_heads + job.kv_head) * D;
-    if (threadIdx.x >= D) return;
-    static_cast<T *>(p.k_cache)[at + threadIdx.x] = k[threadIdx.x];
-    static_cast<T *>(p.v_cache)[at + threadIdx.x] = rows.v_own[threadIdx.x];
-}
 
 // ------------------------------------------------------------------------------------- merging
 
@@ -121,8 +101,8 @@ struct Part {
 };
 
 // Columns d and d + 1 of head g of all warps.
-template <class T, int D>
-__device__ __forceinline__ Part of_warps(Shared<T, D> &shared, unsigned g, unsigned d, float scale) {
+template <int D, class Shared>
+__device__ __forceinline__ Part of_warps(Shared &shared, unsigned g, unsigned d, float scale) {
     Part all;
     float2 stats[WARPS];
 #pragma unroll
@@ -198,16 +178,15 @@ template <class T> __device__ __forceinline__ void store_result(T *out, const Pa
 
 // Merges what the warps have found: to the output, or where there are several splits, to `partial`, which has for each
 // split and head D sums, the maximum and the sum of exponentials; the last split merges these.
-template <class T, int D>
-__device__ __forceinline__ void finish(const DecodeAttentionParams &p, const Job &job, Shared<T, D> &shared,
-                                       float scale) {
+template <class T, int D, class Shared>
+__device__ __forceinline__ void finish(const DecodeAttentionParams &p, const Job &job, Shared &shared, float scale) {
     constexpr unsigned PART = D + STATS;
     float *partial = p.partial + size_t(job.index()) * p.splits * HEADS * PART;
     T *out = row_of<T>(p.out, job.b) + job.head0 * D;
 #pragma unroll 1
     for (unsigned i = 2 * threadIdx.x; i < job.heads * D; i += 2 * THREADS) {
         unsigned g = i / D, d = i % D;
-        Part part = of_warps(shared, g, d, scale);
+        Part part = of_warps<D>(shared, g, d, scale);
         float *to = partial + (job.split * HEADS + g) * PART;
         if (job.active == 1) {
             store_result(out + i, part);

@@ -364,8 +364,10 @@ typedef struct {
     MatrixMut q;               // T [n, q_heads dim]
     MatrixMut k;               // T [n, kv_heads dim]
     const unsigned *seqs;      // [n], or null without a cache
-    void *k_cache;             // T [n_seqs, capacity, kv_heads dim]
-    void *v_cache;             // T [n_seqs, capacity, kv_heads dim]
+    void *k_cache;             // [n_seqs, capacity, kv_heads dim]: of T, or with scales of signed bytes
+    void *v_cache;             // the same
+    float *k_scales;           // [n_seqs, kv_heads, capacity], or null
+    float *v_scales;           // the same
     unsigned n, q_heads, kv_heads, dim, max_positions, n_seqs, capacity;
     float eps;
 } QkNormRopeParams;
@@ -463,8 +465,10 @@ typedef struct {
     const unsigned *positions; // [n_seqs]
     const float *cos;          // [max_positions, dim / 2]
     const float *sin;          // [max_positions, dim / 2]
-    void *k_cache;             // T [n_seqs, capacity, kv_heads dim]
-    void *v_cache;             // T [n_seqs, capacity, kv_heads dim]
+    void *k_cache;             // [n_seqs, capacity, kv_heads dim]: of T, or with scales of signed bytes
+    void *v_cache;             // the same
+    float *k_scales;           // [n_seqs, kv_heads, capacity], or null
+    float *v_scales;           // the same
     MatrixMut out;             // T [n_seqs, q_heads dim]
     float *partial;            // [n_seqs, chunks, kv_heads, splits, HEADS, dim + STATS]: sums, maximum, their weight
     unsigned *tickets;         // [n_seqs, chunks, kv_heads], zeros before and after; chunks: of a group's heads
@@ -476,10 +480,19 @@ enum {
     DECODE_ATTENTION_THREADS = 256,
     DECODE_ATTENTION_HEADS = 8,       // query heads of a CTA, at most: a key head's group, or a part of it
     DECODE_ATTENTION_TILE = 16,       // keys that a warp takes at a time
+    DECODE_ATTENTION_INT8_TILE = 32,  // the same of a cache in 8 bits
     DECODE_ATTENTION_MAX_SPLITS = 64, // of a sequence
     DECODE_ATTENTION_MERGED = 32,     // splits that are merged at a time: half of these
     DECODE_ATTENTION_STATS = 8,       // what follows the sums of a head: two numbers, and what keeps banks apart
 };
+
+// dequantize_rows: out[i, h dim + j] = codes[i, h dim + j] scales[h, i].
+typedef struct {
+    Matrix codes;  // signed bytes [n, heads dim]
+    Matrix scales; // f32 [heads, n]
+    MatrixMut out; // T [n, heads dim]
+    unsigned n, heads, dim;
+} DequantizeRowsParams;
 
 // swiglu: out = silu(gate) * up.
 typedef struct {

@@ -37,23 +37,45 @@ template <class T, int D, class P> __device__ __forceinline__ Factors<T, D> fact
     return f;
 }
 
-// Where a job's heads go in a cache, or null.
-template <class T, int D>
-__device__ __forceinline__ T *cache_row(const QkNormRopeParams &p, const Job<T, D> &job) {
-    if (!p.seqs || !(job.keys || job.values)) return nullptr;
-    unsigned seq = p.seqs[job.token], position = p.positions[job.token];
-    if (seq >= p.n_seqs || position >= p.capacity) return nullptr;
-    size_t row = size_t(seq) * p.capacity + position;
-    return static_cast<T *>(job.keys ? p.k_cache : p.v_cache) + (row * p.kv_heads + job.first) * D;
-}
+// Where a job's heads go in a cache, if they do: its elements of T, or codes and scales.
+template <class T, int D> struct CacheRow {
+    T *row = nullptr;
+    int8_t *codes = nullptr;
+    float *scales;
+    unsigned capacity;
+    bool packed = true;
+
+    __device__ __forceinline__ CacheRow(const QkNormRopeParams &p, const Job<T, D> &job) : capacity(p.capacity) {
+        if (!p.seqs || !(job.keys || job.values)) return;
+        unsigned seq = p.seqs[job.token], position = p.positions[job.token];
+        if (seq >= p.n_seqs || position >= p.capacity) return;
+        size_t at = ((size_t(seq) * p.capacity + position) * p.kv_heads + job.first) * D;
+        void *cache = job.keys ? p.k_cache : p.v_cache;
+        if (p.k_scales) {
+            codes = static_cast<int8_t *>(cache) + at;
+            scales = (job.keys ? p.k_scales : p.v_scales) + (size_t(seq) * p.kv_heads + job.first) * capacity + position;
+        } else {
+            row = static_cast<T *>(cache) + at;
+        }
+        packed = aligned16(row, 0) && reinterpret_cast<uintptr_t>(codes) % VEC<T> == 0;
+    }
+    // Head i of the job, whose largest magnitude this is.
+    __device__ __forceinline__ void store(unsigned i, const Half<T, D> &h, unsigned largest, unsigned at) const {
+        if (row) h.store_row(row + i * D, at, packed);
+        if (!codes) return;
+        Int8Scale by(largest);
+        h.store_codes(codes + i * D, at, by, packed);
+        if (at == 0) scales[size_t(i) * capacity] = by.scale;
+    }
+};
 
 template <class T, int D> __device__ __forceinline__ void qk_norm_rope(const QkNormRopeParams &p) {
     Job<T, D> job(p.n, p.q_heads, p.kv_heads, p.seqs);
     unsigned before = job.values ? p.q_heads + p.kv_heads : job.keys ? p.q_heads : 0;
     const T *x = row_of<T>(p.qkv, job.token) + (before + job.first) * D;
     T *out = job.values ? nullptr : row_of<T>(job.keys ? p.k : p.q, job.token) + job.first * D;
-    T *cached = cache_row<T, D>(p, job);
-    bool packed = aligned16(x, 0) && aligned16(out, 0) && aligned16(cached, 0);
+    CacheRow<T, D> cached(p, job);
+    bool packed = aligned16(x, 0) && aligned16(out, 0) && cached.packed;
     Half<T, D> h[HEADS];
 #pragma unroll
     for (int i = 0; i < HEADS; i++) h[i].load_row(x + min(i + 0u, job.count - 1) * D, job.at, packed);
@@ -62,9 +84,11 @@ template <class T, int D> __device__ __forceinline__ void qk_norm_rope(const QkN
     for (int i = 0; i < HEADS; i++) {
         float scale = h[i].inverse_rms(p.eps); // by all lanes of a warp, whatever their jobs
         if (!job.values) f.rotate(h[i], scale);
+        unsigned largest = 0;
+        if (p.k_scales) h[i].round(), largest = h[i].largest(); // likewise
         if (i >= job.count) continue;
         if (out) h[i].store_row(out + i * D, job.at, packed);
-        if (cached) h[i].store_row(cached + i * D, job.at, packed);
+        cached.store(i, h[i], largest, job.at);
     }
 }
 

@@ -2,7 +2,7 @@
 // The norm of a head and its rotation by position, by D / 2 / VEC lanes. A lane holds one pack of the first half of the
 // head and the pack that it is rotated with, so that a rotation needs no other lane and the sum of squares log2(LANES)
 // shuffles.
-#include "types.cuh"
+#include "int8.cuh"
 
 // N elements of S as f32.
 template <class S, int N> __device__ __forceinline__ void load(float (&out)[N], const S *p, bool packed) {
@@ -36,9 +36,28 @@ template <class T, int D> struct Half {
         load(low, row + at, packed);
         load(high, row + at + D / 2, packed);
     }
-    __device__ __forceinline__ void store_row(T *row, unsigned at, bool packed) const {
+    // Rounded to S, which is T or another type of its size.
+    template <class S> __device__ __forceinline__ void store_row(S *row, unsigned at, bool packed) const {
         store(row + at, low, packed);
         store(row + at + D / 2, high, packed);
+    }
+    __device__ __forceinline__ void store_codes(int8_t *row, unsigned at, const Int8Scale &by, bool packed) const {
+        by.store(row + at, low, packed);
+        by.store(row + at + D / 2, high, packed);
+    }
+    // To T.
+    __device__ __forceinline__ void round() {
+#pragma unroll
+        for (int i = 0; i < VEC<T>; i++) low[i] = to_f32(from_f32<T>(low[i])), high[i] = to_f32(from_f32<T>(high[i]));
+    }
+    // The largest magnitude of the whole head.
+    __device__ __forceinline__ unsigned largest() const {
+        unsigned most = 0;
+#pragma unroll
+        for (int i = 0; i < VEC<T>; i++) most = max(most, max(magnitude(low[i]), magnitude(high[i])));
+#pragma unroll
+        for (int o = LANES / 2; o > 0; o >>= 1) most = max(most, __shfl_xor_sync(~0u, most, o));
+        return most;
     }
     // Sum of the products with `other` over the whole head.
     __device__ __forceinline__ float dot(const Half &other) const {

@@ -41,6 +41,7 @@ macro_rules! each_op {
             attention(Attention<T>) in attention;
             attention_grad(AttentionGrad<T>) in attention;
             decode_attention(DecodeAttention<T>) in decode_attention;
+            dequantize_rows(DequantizeRows<T>) in dequantize_rows;
             swiglu(Swiglu<T>) in swiglu;
             swiglu_grad(SwigluGrad<T>) in swiglu;
 

@@ -5,6 +5,7 @@ use half::{bf16, f16};
 pub trait Element: bytemuck::Pod + Send + Sync + std::fmt::Debug {}
 
 impl Element for u8 {}
+impl Element for i8 {}
 impl Element for u32 {}
 impl Element for i32 {}
 impl Element for f32 {}

@@ -11,7 +11,7 @@ use halfbyte::Backend;
 use halfbyte_runtime::{
     batch::{Batch, Branches, Sample},
     lora::Adapter,
-    model::{Activations, Decoder, ForwardContext, Gradients, Keep, LossBuffers, Qwen3, SampleOptions},
+    model::{Activations, CacheType, Decoder, ForwardContext, Gradients, Keep, LossBuffers, Qwen3, SampleOptions},
     train::{
         packing::Step,
         schedule::{Schedule, ScheduleKind, Warmup},
@@ -181,7 +181,7 @@ fn a_decoder_ends_at_its_capacity<B: Backend>(backend: &B) {
     let golden = Golden::open();
     let model = load::<B, f32>(backend, &golden, "tied");
     let ctx = ForwardContext::new(backend, None);
-    let mut decoder = Decoder::new(&model, ctx, 2, 6, 256, SampleOptions::GREEDY).unwrap();
+    let mut decoder = Decoder::new(&model, ctx, 2, 6, 256, SampleOptions::GREEDY, CacheType::Plain).unwrap();
     assert_says(&refusal(decoder.step()), &["must run a prompt"]);
     let prompts = [vec![1, 2, 3], vec![4, 5, 6, 7]];
     for _ in 0..2 {
@@ -193,21 +193,38 @@ fn a_decoder_ends_at_its_capacity<B: Backend>(backend: &B) {
     }
 }
 
+/// Greedy continuations of the prompts.
+fn write<B: Backend>(model: &Qwen3<B, f32>, backend: &B, prompts: &[Vec<u32>], kind: CacheType) -> Vec<Vec<u32>> {
+    let (ctx, n) = (ForwardContext::new(backend, None), prompts.len());
+    let mut decoder = Decoder::new(model, ctx, n, 3010, 256, SampleOptions::GREEDY, kind).unwrap();
+    let first = decoder.prefill(prompts).unwrap();
+    let steps: Vec<_> = [first].into_iter().chain((0..8).map(|_| decoder.step().unwrap())).collect();
+    (0..n).map(|i| steps.iter().map(|tokens| tokens[i]).collect()).collect()
+}
+
 /// The second prompt is cut where the first part is full.
 fn prompts_run_in_parts_go_on_as_alone<B: Backend>(backend: &B) {
     let golden = Golden::open();
     let model = load::<B, f32>(backend, &golden, "tied-nf4-dq");
-    let ctx = ForwardContext::new(backend, None);
     let prompts: Vec<Vec<u32>> = [3000, 2500, 5].map(|n| (0..n).map(|i| i * i % 251).collect()).to_vec();
-    let write = |prompts: &[Vec<u32>]| {
-        let mut decoder = Decoder::new(&model, ctx, prompts.len(), 3010, 256, SampleOptions::GREEDY).unwrap();
-        let first = decoder.prefill(prompts).unwrap();
-        let rest = (0..8).map(|_| decoder.step().unwrap());
-        let steps: Vec<_> = [first].into_iter().chain(rest).collect();
-        (0..prompts.len()).map(|i| steps.iter().map(|tokens| tokens[i]).collect()).collect::<Vec<Vec<_>>>()
-    };
+    let write = |prompts: &[Vec<u32>]| write(&model, backend, prompts, CacheType::Plain);
     let alone: Vec<_> = prompts.iter().flat_map(|prompt| write(std::slice::from_ref(prompt))).collect();
     assert_eq!(write(&prompts), alone);
+}
+
+/// A prompt that is cut at the same place goes on in the same way, whichever sequence it is; and nearly always as with a
+/// plain cache.
+fn prompts_go_on_from_a_cache_in_8_bits<B: Backend>(backend: &B) {
+    let golden = Golden::open();
+    let model = load::<B, f32>(backend, &golden, "tied-nf4-dq");
+    let prompt = |n: u32, by: u32| (0..n).map(|i| i * (i + by) % 251).collect::<Vec<_>>();
+    let last = prompt(2500, 0);
+    let second = [prompt(3000, 1), last.clone()];
+    let third = [prompt(1400, 1), prompt(1600, 2), last];
+    let [second, third] = [&second[..], &third].map(|prompts| write(&model, backend, prompts, CacheType::Int8));
+    assert_eq!(second[1], third[2]);
+    let plain = write(&model, backend, &[prompt(3000, 1), prompt(2500, 0)], CacheType::Plain);
+    eprintln!("{second:?}\n{plain:?}");
 }
 
 fn tokens_that_the_model_has_not_are_refused<B: Backend>(backend: &B) {
@@ -237,7 +254,7 @@ fn tokens_that_the_model_has_not_are_refused<B: Backend>(backend: &B) {
     let message = refusal(forward(&Batch::of_prompts(&[vec![1; 17]])));
     assert_says(&message, &["tokens is 17", "room for 16"]);
 
-    let mut decoder = Decoder::new(&model, ctx, 2, 8, 256, SampleOptions::GREEDY).unwrap();
+    let mut decoder = Decoder::new(&model, ctx, 2, 8, 256, SampleOptions::GREEDY, CacheType::Plain).unwrap();
     let message = refusal(decoder.prefill(&[vec![1, 2], vec![3, vocab]]));
     assert_says(&message, &[&format!("a token id is {vocab} (token 1 of sequence 1)"), &ids]);
 }
@@ -288,6 +305,7 @@ fn evaluation_takes_no_device_memory_of_its_own() {
 backends!(
     a_decoder_ends_at_its_capacity,
     prompts_run_in_parts_go_on_as_alone,
+    prompts_go_on_from_a_cache_in_8_bits,
     tokens_that_the_model_has_not_are_refused,
     only_what_is_kept_takes_memory,
     options_after_a_shared_prompt_score_as_alone,

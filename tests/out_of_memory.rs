@@ -12,7 +12,7 @@ use halfbyte_runtime::{
     config::Qwen3Config,
     evaluate::questions::read_questions,
     lora::{Adapter, LoraConfig, Targets},
-    model::{Base, Decoder, ForwardContext, Keep, Qwen3, SampleOptions},
+    model::{Base, CacheType, Decoder, ForwardContext, Keep, Qwen3, SampleOptions},
     tokenizer::Tokenizer,
     train::{
         data::{DataOptions, Dataset},
@@ -185,7 +185,7 @@ fn a_cache_beyond_memory_is_refused() {
     assert_eq!(setup.model.config.positions(), 1 << 20, "rotary tables are bounded");
     let decoder = |n_seqs, capacity| {
         let ctx = ForwardContext::new(&setup.backend, None);
-        Decoder::new(&setup.model, ctx, n_seqs, capacity, 100, SampleOptions::GREEDY).err()
+        Decoder::new(&setup.model, ctx, n_seqs, capacity, 100, SampleOptions::GREEDY, CacheType::Plain).err()
     };
     says(decoder(1, (1 << 20) + 1), &["prompt and new tokens", "1048577", "1048576 positions"]);
     says(decoder(1, usize::MAX), &["prompt and new tokens"]);

@@ -3,7 +3,7 @@
 
 use halfbyte::{
     Backend, Buf, Cpu, Mat, elements,
-    ops::{Attention, CacheRows, DecodeAttention, Dequantize, Heads, Op, QkNormRope},
+    ops::{Attention, CacheRows, DecodeAttention, Dequantize, DequantizeRows, Heads, KvMut, Op, QkNormRope},
     quant::{Absmax, Format, Weight4},
 };
 use halfbyte_runtime::{
@@ -100,7 +100,8 @@ proptest! {
         let [wide, mut q_out, mut k_out, table, _] = views();
         let [wide, table] = [&wide, &table].map(|buf| buf.at(0..LEN));
         let half = || table.at(0..16);
-        let cache = CacheRows { seqs: at.view(), capacity, k: k_cache.view_mut(), v: v_cache.view_mut() };
+        let kv = KvMut::Plain { k: k_cache.view_mut(), v: v_cache.view_mut() };
+        let cache = CacheRows { seqs: at.view(), capacity, kv };
         let append = QkNormRope {
             qkv: Mat::new(k.view().at(0..0), 0, 96),
             heads: Heads { q: 1, kv: 1, dim: 32 },
@@ -130,14 +131,24 @@ proptest! {
                 positions: at.view(),
                 cos: table(heads.dim / 2),
                 sin: table(heads.dim / 2),
-                k_cache: k_cache.view_mut(),
-                v_cache: v_cache.view_mut(),
+                cache: KvMut::Plain { k: k_cache.view_mut(), v: v_cache.view_mut() },
                 capacity,
                 scale: 1.0,
                 out: out.mat_mut(1, LEN),
             };
             let right = fits(&[heads.q, heads.dim]) && groups(heads) && fits(&[capacity, heads.kv, heads.dim]);
             prop_assert_eq!(op.check(&Cpu::new()).is_ok(), right);
+        }
+    }
+
+    #[test]
+    fn rows_in_8_bits_are_as_wide_as_their_heads([heads, other] in pair(), dim in prop_oneof![Just(32), Just(128), size()]) {
+        let (codes, scales, mut out) = (Cpu::new().zeros(0).unwrap(), Cpu::new().zeros(0).unwrap(), Cpu::new().zeros::<f32>(0).unwrap());
+        for width in [other, heads.wrapping_mul(dim)] {
+            let (codes, scales) = (codes.mat(0, width), scales.mat(heads, 0));
+            let op = DequantizeRows { codes, scales, dim, out: out.mat_mut(0, width) };
+            let right = product(&[heads, dim]) == Some(width as u128) && heads <= LIMIT && width <= LIMIT;
+            prop_assert_eq!(op.check(&Cpu::new()).is_ok(), right && [32, 64, 128].contains(&dim));
         }
     }
 

@@ -9,7 +9,7 @@ use halfbyte_runtime::{
     checkpoint::Checkpoint,
     config::Qwen3Config,
     lora::{Adapter, LoraConfig, Targets},
-    model::{Base, Decoder, Keep, Qwen3, SampleOptions},
+    model::{Base, CacheType, Decoder, Keep, Qwen3, SampleOptions},
     train::{
         packing::{BatchOptions, Batcher, PackingStrategy, TrainLength},
         schedule::{Schedule, ScheduleKind, Warmup},
@@ -64,7 +64,8 @@ fn round<B: Backend>(backend: &B) -> Round {
     for step in Batcher::new(&samples, options).unwrap().steps(0) {
         trainer.step(&step).unwrap();
     }
-    let mut decoder = Decoder::new(&model, trainer.context(), 1, 24, 250, SampleOptions::GREEDY).unwrap();
+    let mut decoder =
+        Decoder::new(&model, trainer.context(), 1, 24, 250, SampleOptions::GREEDY, CacheType::Plain).unwrap();
     let mut tokens = decoder.prefill(&[vec![1, 2, 3]]).unwrap();
     (0..8).for_each(|_| tokens.extend(decoder.step().unwrap()));
     drop(decoder);

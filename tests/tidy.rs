@@ -104,7 +104,8 @@ fn assert_none(problems: &[String]) {
 // ---------------------------------------------------------------------------------------------- one op, one name
 
 /// Each op has a CPU implementation, a launch and a kernel of its name, and each kernel file an op. A long op may keep
-/// its gradient's kernels in `kernels/<op>_grad.cu`, and those of either for Hopper in a file that ends in `_wgmma.cu`.
+/// its gradient's kernels in `kernels/<op>_grad.cu`, those for operands of 8 bits in `kernels/<op>_int8.cu`, and those of
+/// any for Hopper in a file that ends in `_wgmma.cu`.
 fn misnamed_ops(files: &[File]) -> Vec<String> {
     let ops = names(files, "src/ops/", "rs");
     let mut problems: Vec<_> = ops.is_empty().then(|| "src/ops/ has no ops".to_string()).into_iter().collect();
@@ -127,10 +128,10 @@ fn misnamed_ops(files: &[File]) -> Vec<String> {
     problems
 }
 
-/// The op of a kernel file: its own name, or that without `_wgmma`, `_grad` or both.
+/// The op of a kernel file: its own name, or that without `_wgmma`, `_grad`, `_int8` or several of these.
 fn op_of<'a>(kernel: &'a str, ops: &BTreeSet<&str>) -> &'a str {
     let without = |name: &'a str, suffix| name.strip_suffix(suffix).unwrap_or(name);
-    if ops.contains(kernel) { kernel } else { without(without(kernel, "_wgmma"), "_grad") }
+    if ops.contains(kernel) { kernel } else { without(without(without(kernel, "_wgmma"), "_grad"), "_int8") }
 }
 
 #[test]
@@ -147,9 +148,9 @@ fn a_missing_or_misnamed_kernel_is_found() {
     assert_eq!(misnamed_ops(&files), ["src/ops/a.rs has no kernels/a.cu", "kernels/b.cu has no src/ops/b.rs"]);
     assert_eq!(misnamed_ops(&[]), ["src/ops/ has no ops"]);
     files[4].path = "kernels/a.cu".into();
-    files.push(File::new("kernels/a_grad.cu", ""));
-    files.push(File::new("kernels/a_wgmma.cu", ""));
-    files.push(File::new("kernels/a_grad_wgmma.cu", ""));
+    for kernel in ["a_grad", "a_int8", "a_wgmma", "a_grad_wgmma"] {
+        files.push(File::new(&format!("kernels/{kernel}.cu"), ""));
+    }
     assert_none(&misnamed_ops(&files));
     files[2].path = "src/cpu/gemm/a.rs".into();
     files[3].path = "src/cuda/launch/gemm/a.rs".into();

@@ -95,6 +95,7 @@ fn it_is_what_a_run_takes() {
         answer(200, settings()),
         answer(900, settings()),
         answer(900, adapted.clone()),
+        answer(900, LlmSettings { kv_cache_8bit: true, ..settings() }),
         exam(folder.path(), likelihood, adapted),
         exam(folder.path(), generated, written),
     ];

@@ -5,7 +5,7 @@ use halfbyte_runtime::{
     batch::Batch,
     config::Qwen3Config,
     llm,
-    model::{Activations, Base, ForwardContext, Keep, Qwen3},
+    model::{Activations, Base, CacheType, ForwardContext, Keep, Qwen3},
     speed::{Decoding, RowsFile, SHAPES, TrainRow, Training, decode, random_adapter, train},
 };
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -71,17 +71,18 @@ fn shapes_have_as_many_weights_as_their_names_say() {
 fn weights(base: Base, dtype: DType) -> usize {
     let config = tiny();
     let work = llm::Work::answer(1, 1);
-    let extent = llm::Extent { config: &config, base, head_4bit: false, dtype, lora: None, work };
+    let extent =
+        llm::Extent { config: &config, base, head_4bit: false, cache: CacheType::Plain, dtype, lora: None, work };
     extent.need().unwrap().base
 }
 
 #[test]
 fn decoding_is_measured() {
     let (cpu, _alone) = (Cpu::new(), counting());
-    for (base, lora_r) in [(NESTED, Some(4)), (Base::Unquantized, None)] {
+    for (base, lora_r, cache) in [(NESTED, Some(4), CacheType::Plain), (Base::Unquantized, None, CacheType::Int8)] {
         let model = Qwen3::<Cpu, half::bf16>::random(&cpu, &tiny(), base, 0).unwrap();
         let adapter = lora_r.map(|r| model.adapt(&cpu, &random_adapter(&tiny(), r, 0.0, 0).unwrap()).unwrap());
-        let decoding = Decoding { sequences: 3, context: 20, new_tokens: 5, profile: true };
+        let decoding = Decoding { sequences: 3, context: 20, new_tokens: 5, cache, profile: true };
         let speed = decode(&cpu, &model, adapter.as_ref(), decoding).unwrap();
         assert_eq!(speed.n_tokens, 15);
         for figure in [speed.first_s, speed.first_warm_s, speed.tokens_per_s] {

@@ -6,6 +6,7 @@ mod cast;
 mod cross_entropy;
 mod decode_attention;
 mod dequantize;
+mod dequantize_rows;
 mod device;
 mod flash;
 mod gemm;

@@ -1,13 +1,14 @@
 use super::{
+    dequantize_rows::{Int8, Plain, Rows},
     device::Cpu,
     par,
     rms_norm::{inverse_rms, norm_grad},
     simd::{convert, vectorize},
 };
 use crate::{
-    buffer::{Mat, View},
+    buffer::{Mat, View, ViewMut},
     element::Float,
-    ops::{CacheRows, QkNormRope, QkNormRopeGrad},
+    ops::{CacheRows, Heads, KvMut, QkNormRope, QkNormRopeGrad},
 };
 use rayon::prelude::*;
 
@@ -72,7 +73,7 @@ pub(super) fn qk_norm_rope<T: Float>(op: QkNormRope<'_, Cpu, T>) {
         },
     );
     if let Some(cache) = cache {
-        append(k.mat(), qkv.columns((heads.q + heads.kv) * d..qkv.cols), positions, cache);
+        append(k.mat(), qkv.columns((heads.q + heads.kv) * d..qkv.cols), heads, positions, cache);
     }
 }
 
@@ -80,16 +81,35 @@ pub(super) fn qk_norm_rope<T: Float>(op: QkNormRope<'_, Cpu, T>) {
 fn append<T: Float>(
     k: Mat<'_, Cpu, T>,
     v: Mat<'_, Cpu, T>,
+    heads: Heads,
     positions: View<'_, Cpu, u32>,
     cache: CacheRows<'_, Cpu, T>,
 ) {
-    let CacheRows { seqs, capacity, k: k_cache, v: v_cache } = cache;
-    let (width, k_cache, v_cache) = (k.cols, k_cache.into_slice(), v_cache.into_slice());
-    for (i, (&seq, &position)) in seqs.slice().iter().zip(positions.slice()).enumerate() {
-        let at = (seq as usize * capacity + position as usize) * width;
-        if (position as usize) < capacity && at + width <= k_cache.len() {
-            k_cache[at..at + width].copy_from_slice(k.row(i));
-            v_cache[at..at + width].copy_from_slice(v.row(i));
+    let CacheRows { seqs, capacity, kv } = cache;
+    let (width, sequence) = (k.cols, capacity * k.cols);
+    let n_seqs = kv.len() / sequence;
+    let places = seqs.slice().iter().zip(positions.slice()).map(|(&seq, &position)| (seq as usize, position as usize));
+    let places = places.enumerate().filter(|(_, (seq, position))| *seq < n_seqs && *position < capacity);
+    match kv {
+        KvMut::Plain { k: k_cache, v: v_cache } => {
+            let mut caches = [k_cache, v_cache].map(ViewMut::into_slice);
+            for (i, (seq, position)) in places {
+                for (cache, x) in caches.iter_mut().zip([k, v]) {
+                    let rows = &mut cache[seq * sequence..][..sequence];
+                    Plain { rows, width }.put(position, x.row(i));
+                }
+            }
+        }
+        KvMut::Int8 { k: k_cache, v: v_cache, k_scales, v_scales } => {
+            let mut caches = [(k_cache, k_scales), (v_cache, v_scales)].map(|(c, s)| (c.into_slice(), s.into_slice()));
+            let n_scales = capacity * heads.kv;
+            for (i, (seq, position)) in places {
+                for ((codes, scales), x) in caches.iter_mut().zip([k, v]) {
+                    let codes = &mut codes[seq * sequence..][..sequence];
+                    let scales = &mut scales[seq * n_scales..][..n_scales];
+                    Int8 { codes, scales, dim: heads.dim, capacity }.put(position, x.row(i));
+                }
+            }
         }
     }
 }

@@ -656,6 +656,8 @@ pub struct QkNormRopeParams {
     pub seqs: *const ::core::ffi::c_uint,
     pub k_cache: *mut ::core::ffi::c_void,
     pub v_cache: *mut ::core::ffi::c_void,
+    pub k_scales: *mut f32,
+    pub v_scales: *mut f32,
     pub n: ::core::ffi::c_uint,
     pub q_heads: ::core::ffi::c_uint,
     pub kv_heads: ::core::ffi::c_uint,
@@ -667,7 +669,7 @@ pub struct QkNormRopeParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of QkNormRopeParams"][::core::mem::size_of::<QkNormRopeParams>() - 144usize];
+    ["Size of QkNormRopeParams"][::core::mem::size_of::<QkNormRopeParams>() - 160usize];
     ["Alignment of QkNormRopeParams"][::core::mem::align_of::<QkNormRopeParams>() - 8usize];
     ["Offset of field: QkNormRopeParams::qkv"][::core::mem::offset_of!(QkNormRopeParams, qkv) - 0usize];
     ["Offset of field: QkNormRopeParams::q_weight"][::core::mem::offset_of!(QkNormRopeParams, q_weight) - 16usize];
@@ -680,15 +682,17 @@ const _: () = {
     ["Offset of field: QkNormRopeParams::seqs"][::core::mem::offset_of!(QkNormRopeParams, seqs) - 88usize];
     ["Offset of field: QkNormRopeParams::k_cache"][::core::mem::offset_of!(QkNormRopeParams, k_cache) - 96usize];
     ["Offset of field: QkNormRopeParams::v_cache"][::core::mem::offset_of!(QkNormRopeParams, v_cache) - 104usize];
-    ["Offset of field: QkNormRopeParams::n"][::core::mem::offset_of!(QkNormRopeParams, n) - 112usize];
-    ["Offset of field: QkNormRopeParams::q_heads"][::core::mem::offset_of!(QkNormRopeParams, q_heads) - 116usize];
-    ["Offset of field: QkNormRopeParams::kv_heads"][::core::mem::offset_of!(QkNormRopeParams, kv_heads) - 120usize];
-    ["Offset of field: QkNormRopeParams::dim"][::core::mem::offset_of!(QkNormRopeParams, dim) - 124usize];
+    ["Offset of field: QkNormRopeParams::k_scales"][::core::mem::offset_of!(QkNormRopeParams, k_scales) - 112usize];
+    ["Offset of field: QkNormRopeParams::v_scales"][::core::mem::offset_of!(QkNormRopeParams, v_scales) - 120usize];
+    ["Offset of field: QkNormRopeParams::n"][::core::mem::offset_of!(QkNormRopeParams, n) - 128usize];
+    ["Offset of field: QkNormRopeParams::q_heads"][::core::mem::offset_of!(QkNormRopeParams, q_heads) - 132usize];
+    ["Offset of field: QkNormRopeParams::kv_heads"][::core::mem::offset_of!(QkNormRopeParams, kv_heads) - 136usize];
+    ["Offset of field: QkNormRopeParams::dim"][::core::mem::offset_of!(QkNormRopeParams, dim) - 140usize];
     ["Offset of field: QkNormRopeParams::max_positions"]
-        [::core::mem::offset_of!(QkNormRopeParams, max_positions) - 128usize];
-    ["Offset of field: QkNormRopeParams::n_seqs"][::core::mem::offset_of!(QkNormRopeParams, n_seqs) - 132usize];
-    ["Offset of field: QkNormRopeParams::capacity"][::core::mem::offset_of!(QkNormRopeParams, capacity) - 136usize];
-    ["Offset of field: QkNormRopeParams::eps"][::core::mem::offset_of!(QkNormRopeParams, eps) - 140usize];
+        [::core::mem::offset_of!(QkNormRopeParams, max_positions) - 144usize];
+    ["Offset of field: QkNormRopeParams::n_seqs"][::core::mem::offset_of!(QkNormRopeParams, n_seqs) - 148usize];
+    ["Offset of field: QkNormRopeParams::capacity"][::core::mem::offset_of!(QkNormRopeParams, capacity) - 152usize];
+    ["Offset of field: QkNormRopeParams::eps"][::core::mem::offset_of!(QkNormRopeParams, eps) - 156usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -906,6 +910,8 @@ pub struct DecodeAttentionParams {
     pub sin: *const f32,
     pub k_cache: *mut ::core::ffi::c_void,
     pub v_cache: *mut ::core::ffi::c_void,
+    pub k_scales: *mut f32,
+    pub v_scales: *mut f32,
     pub out: MatrixMut,
     pub partial: *mut f32,
     pub tickets: *mut ::core::ffi::c_uint,
@@ -922,7 +928,7 @@ pub struct DecodeAttentionParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DecodeAttentionParams"][::core::mem::size_of::<DecodeAttentionParams>() - 144usize];
+    ["Size of DecodeAttentionParams"][::core::mem::size_of::<DecodeAttentionParams>() - 160usize];
     ["Alignment of DecodeAttentionParams"][::core::mem::align_of::<DecodeAttentionParams>() - 8usize];
     ["Offset of field: DecodeAttentionParams::qkv"][::core::mem::offset_of!(DecodeAttentionParams, qkv) - 0usize];
     ["Offset of field: DecodeAttentionParams::q_weight"]
@@ -937,35 +943,61 @@ const _: () = {
         [::core::mem::offset_of!(DecodeAttentionParams, k_cache) - 56usize];
     ["Offset of field: DecodeAttentionParams::v_cache"]
         [::core::mem::offset_of!(DecodeAttentionParams, v_cache) - 64usize];
-    ["Offset of field: DecodeAttentionParams::out"][::core::mem::offset_of!(DecodeAttentionParams, out) - 72usize];
+    ["Offset of field: DecodeAttentionParams::k_scales"]
+        [::core::mem::offset_of!(DecodeAttentionParams, k_scales) - 72usize];
+    ["Offset of field: DecodeAttentionParams::v_scales"]
+        [::core::mem::offset_of!(DecodeAttentionParams, v_scales) - 80usize];
+    ["Offset of field: DecodeAttentionParams::out"][::core::mem::offset_of!(DecodeAttentionParams, out) - 88usize];
     ["Offset of field: DecodeAttentionParams::partial"]
-        [::core::mem::offset_of!(DecodeAttentionParams, partial) - 88usize];
+        [::core::mem::offset_of!(DecodeAttentionParams, partial) - 104usize];
     ["Offset of field: DecodeAttentionParams::tickets"]
-        [::core::mem::offset_of!(DecodeAttentionParams, tickets) - 96usize];
+        [::core::mem::offset_of!(DecodeAttentionParams, tickets) - 112usize];
     ["Offset of field: DecodeAttentionParams::n_seqs"]
-        [::core::mem::offset_of!(DecodeAttentionParams, n_seqs) - 104usize];
+        [::core::mem::offset_of!(DecodeAttentionParams, n_seqs) - 120usize];
     ["Offset of field: DecodeAttentionParams::capacity"]
-        [::core::mem::offset_of!(DecodeAttentionParams, capacity) - 108usize];
+        [::core::mem::offset_of!(DecodeAttentionParams, capacity) - 124usize];
     ["Offset of field: DecodeAttentionParams::q_heads"]
-        [::core::mem::offset_of!(DecodeAttentionParams, q_heads) - 112usize];
+        [::core::mem::offset_of!(DecodeAttentionParams, q_heads) - 128usize];
     ["Offset of field: DecodeAttentionParams::kv_heads"]
-        [::core::mem::offset_of!(DecodeAttentionParams, kv_heads) - 116usize];
-    ["Offset of field: DecodeAttentionParams::dim"][::core::mem::offset_of!(DecodeAttentionParams, dim) - 120usize];
+        [::core::mem::offset_of!(DecodeAttentionParams, kv_heads) - 132usize];
+    ["Offset of field: DecodeAttentionParams::dim"][::core::mem::offset_of!(DecodeAttentionParams, dim) - 136usize];
     ["Offset of field: DecodeAttentionParams::max_positions"]
-        [::core::mem::offset_of!(DecodeAttentionParams, max_positions) - 124usize];
+        [::core::mem::offset_of!(DecodeAttentionParams, max_positions) - 140usize];
     ["Offset of field: DecodeAttentionParams::splits"]
-        [::core::mem::offset_of!(DecodeAttentionParams, splits) - 128usize];
+        [::core::mem::offset_of!(DecodeAttentionParams, splits) - 144usize];
     ["Offset of field: DecodeAttentionParams::packed"]
-        [::core::mem::offset_of!(DecodeAttentionParams, packed) - 132usize];
-    ["Offset of field: DecodeAttentionParams::eps"][::core::mem::offset_of!(DecodeAttentionParams, eps) - 136usize];
-    ["Offset of field: DecodeAttentionParams::scale"][::core::mem::offset_of!(DecodeAttentionParams, scale) - 140usize];
+        [::core::mem::offset_of!(DecodeAttentionParams, packed) - 148usize];
+    ["Offset of field: DecodeAttentionParams::eps"][::core::mem::offset_of!(DecodeAttentionParams, eps) - 152usize];
+    ["Offset of field: DecodeAttentionParams::scale"][::core::mem::offset_of!(DecodeAttentionParams, scale) - 156usize];
 };
 pub const DECODE_ATTENTION_THREADS: u32 = 256;
 pub const DECODE_ATTENTION_HEADS: u32 = 8;
 pub const DECODE_ATTENTION_TILE: u32 = 16;
+pub const DECODE_ATTENTION_INT8_TILE: u32 = 32;
 pub const DECODE_ATTENTION_MAX_SPLITS: u32 = 64;
 pub const DECODE_ATTENTION_MERGED: u32 = 32;
 pub const DECODE_ATTENTION_STATS: u32 = 8;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct DequantizeRowsParams {
+    pub codes: Matrix,
+    pub scales: Matrix,
+    pub out: MatrixMut,
+    pub n: ::core::ffi::c_uint,
+    pub heads: ::core::ffi::c_uint,
+    pub dim: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DequantizeRowsParams"][::core::mem::size_of::<DequantizeRowsParams>() - 64usize];
+    ["Alignment of DequantizeRowsParams"][::core::mem::align_of::<DequantizeRowsParams>() - 8usize];
+    ["Offset of field: DequantizeRowsParams::codes"][::core::mem::offset_of!(DequantizeRowsParams, codes) - 0usize];
+    ["Offset of field: DequantizeRowsParams::scales"][::core::mem::offset_of!(DequantizeRowsParams, scales) - 16usize];
+    ["Offset of field: DequantizeRowsParams::out"][::core::mem::offset_of!(DequantizeRowsParams, out) - 32usize];
+    ["Offset of field: DequantizeRowsParams::n"][::core::mem::offset_of!(DequantizeRowsParams, n) - 48usize];
+    ["Offset of field: DequantizeRowsParams::heads"][::core::mem::offset_of!(DequantizeRowsParams, heads) - 52usize];
+    ["Offset of field: DequantizeRowsParams::dim"][::core::mem::offset_of!(DequantizeRowsParams, dim) - 56usize];
+};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct SwigluParams {

@@ -21,8 +21,12 @@ impl Heads {
         check.dims(&[self.q, self.kv])?;
         let groups = self.kv > 0 && self.q > 0 && self.q.is_multiple_of(self.kv);
         check.value(groups, "heads", format!("{} / {}", self.q, self.kv), "kv heads must divide the query heads")?;
-        check.value([32, 64, 128].contains(&self.dim), "the head dimension", self.dim, "it must be 32, 64 or 128")
+        verify_dim(check, self.dim)
     }
+}
+
+pub(super) fn verify_dim<B: Storage>(check: &Check<'_, B>, dim: usize) -> Result<()> {
+    check.value([32, 64, 128].contains(&dim), "the head dimension", dim, "it must be 32, 64 or 128")
 }
 
 /// Kernels find the largest score before it is scaled.

@@ -1,10 +1,11 @@
 use super::{
     attention::{Heads, verify_scale},
     check::{Check, Op},
+    dequantize_rows::KvMut,
     qk_norm_rope::Shapes,
 };
 use crate::{
-    buffer::{Mat, MatMut, Storage, View, ViewMut},
+    buffer::{Mat, MatMut, Storage, View},
     element::Float,
     error::Result,
 };
@@ -13,7 +14,8 @@ use crate::{
 /// into the cache at `[b, positions[b]]`, and the attention of its queries, each rounded to `T`, by
 /// [`super::Attention`]'s formula over positions `0 ..= positions[b]` of sequence `b`.
 ///
-/// A token whose position is `capacity` or more is left out of the cache, and sees all that is there.
+/// With a cache in 8 bits ([`KvMut::Int8`]) keys and values are what [`super::DequantizeRows`] makes of it, those of the new
+/// token too. A token whose position is `capacity` or more is left out of the cache, and sees all that is there.
 pub struct DecodeAttention<'a, B: Storage, T: Float> {
     /// `[n_seqs, (heads.q + 2 heads.kv) dim]`: queries, keys, values.
     pub qkv: Mat<'a, B, T>,
@@ -31,10 +33,8 @@ pub struct DecodeAttention<'a, B: Storage, T: Float> {
     pub cos: View<'a, B, f32>,
     /// `[max_positions, dim / 2]`.
     pub sin: View<'a, B, f32>,
-    /// `[n_seqs, capacity, heads.kv dim]`.
-    pub k_cache: ViewMut<'a, B, T>,
-    /// `[n_seqs, capacity, heads.kv dim]`.
-    pub v_cache: ViewMut<'a, B, T>,
+    /// Of `n_seqs` sequences.
+    pub cache: KvMut<'a, B, T>,
     /// Positions of one sequence in the cache.
     pub capacity: usize,
     /// `dim^-0.5`, or another positive number.
@@ -46,16 +46,12 @@ pub struct DecodeAttention<'a, B: Storage, T: Float> {
 impl<B: Storage, T: Float> Op<B> for DecodeAttention<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let DecodeAttention { qkv, heads, q_weight, k_weight, positions, cos, sin, .. } = *self;
-        let Heads { q, kv, dim } = heads;
         let n = qkv.shape()[0];
         Shapes { qkv, heads, q_weight, k_weight, positions, cos, sin }.verify(check)?;
         check.value(self.capacity > 0, "capacity", 0, "the cache must hold at least one position")?;
         check.dims(&[self.capacity])?;
         verify_scale(check, self.scale)?;
-        // No view is as long as a product of three dimensions that wraps.
-        let cache = (n * self.capacity).saturating_mul(kv * dim);
-        check.len_mut("k_cache", &self.k_cache, cache)?;
-        check.len_mut("v_cache", &self.v_cache, cache)?;
-        check.mat_mut("out", &self.out, [n, q * dim])
+        self.cache.verify(check, heads, Some(n * self.capacity))?;
+        check.mat_mut("out", &self.out, [n, heads.q * heads.dim])
     }
 }

@@ -1,9 +1,10 @@
 use super::{
     attention::Heads,
     check::{Check, Op},
+    dequantize_rows::KvMut,
 };
 use crate::{
-    buffer::{Mat, MatMut, Storage, View, ViewMut},
+    buffer::{Mat, MatMut, Storage, View},
     element::Float,
     error::Result,
 };
@@ -17,22 +18,19 @@ pub struct CacheRows<'a, B: Storage, T: Float> {
     pub seqs: View<'a, B, u32>,
     /// Positions of one sequence in the cache.
     pub capacity: usize,
-    /// `[n_seqs, capacity, heads.kv d]`.
-    pub k: ViewMut<'a, B, T>,
-    /// `[n_seqs, capacity, heads.kv d]`.
-    pub v: ViewMut<'a, B, T>,
+    /// The cache itself.
+    pub kv: KvMut<'a, B, T>,
 }
 
 impl<B: Storage, T: Float> CacheRows<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>, n: usize, heads: Heads) -> Result<()> {
         check.len("cache.seqs", &self.seqs, n)?;
         check.dims(&[self.capacity])?;
-        let row = self.capacity * heads.kv * heads.dim;
-        check.view_mut("cache.k", &self.k)?;
-        let whole = row > 0 && self.k.len().is_multiple_of(row);
-        check.value(whole, "cache.k", self.k.len(), "it must hold whole sequences")?;
-        check.dims(&[self.k.len() / row])?;
-        check.len_mut("cache.v", &self.v, self.k.len())
+        let (row, len) = (self.capacity * heads.kv * heads.dim, self.kv.len());
+        let whole = row > 0 && len.is_multiple_of(row);
+        check.value(whole, "cache.k", len, "it must hold whole sequences")?;
+        check.dims(&[len / row])?;
+        self.kv.verify(check, heads, None)
     }
 }
 

@@ -47,6 +47,8 @@ fn every_option_of_scoring_is_seen() {
         row(&show("--lora-path", &files.adapter), says("adapter: /"))
             .beside(&format!("{} --raw --check {generate}", files.model())),
         row("--max-new-tokens 2", says("up to 2 tokens")).beside("--mode generate --max-new-tokens 3"),
+        row("--kv-cache-8bit", says("; keys and values in 8 bits")).beside(generate),
+        idle("--kv-cache-8bit"),
         idle("--temperature 1"),
         idle("--llm-top-k 1"),
         idle("--top-p 0.5"),

@@ -195,6 +195,7 @@ pub fn of_sampling(top_k: &str) -> Vec<Row> {
         row("--system Answer", Refused("system is set")),
         row("--enable-thinking true", Refused("enable_thinking is set")),
         row("--use-generation-config", says("temperature 0.8")),
+        row("--kv-cache-8bit", says("; keys and values in 8 bits")),
     ]
 }
 

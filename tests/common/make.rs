@@ -70,6 +70,15 @@ impl<'a, B: Backend> Make<'a, B> {
         }
     }
 
+    /// Signed bytes, all of them.
+    pub fn codes(&self, shape: [usize; 2], layout: Layout) -> Tensor<B, i8> {
+        let codes = |len| self.random.bytes(len).into_iter().map(u8::cast_signed).collect::<Vec<_>>();
+        match self.purpose {
+            Purpose::Bench => self.tiled(&codes(PATTERN), shape),
+            _ => Tensor::new(self.backend, shape, layout, codes(shape[0] * shape[1])),
+        }
+    }
+
     /// One row of these values.
     pub fn flat<T: Element>(&self, layout: Layout, values: Vec<T>) -> Tensor<B, T> {
         Tensor::flat(self.backend, layout, values)

@@ -7,7 +7,7 @@ use halfbyte_runtime::{
     config::Qwen3Config,
     export::{AdapterSettings, MergeSettings},
     lora::Adapter,
-    model::{Activations, Base, Decoder, ForwardContext, Keep, LossBuffers, Qwen3, SampleOptions},
+    model::{Activations, Base, CacheType, Decoder, ForwardContext, Keep, LossBuffers, Qwen3, SampleOptions},
 };
 use std::path::Path;
 
@@ -91,7 +91,7 @@ pub fn check_greedy<B: Backend>(
     let adapter = adapter.map(|adapter| model.adapt(backend, adapter).unwrap());
     let ctx = ForwardContext::new(backend, adapter.as_ref());
     let prompts: Vec<Vec<u32>> = samples(golden).into_iter().map(|sample| sample.ids).collect();
-    let mut decoder = Decoder::new(model, ctx, 2, 40, 256, SampleOptions::GREEDY).unwrap();
+    let mut decoder = Decoder::new(model, ctx, 2, 40, 256, SampleOptions::GREEDY, CacheType::Plain).unwrap();
     let mut got = vec![Vec::new(); 2];
     let mut tokens = decoder.prefill(&prompts).unwrap();
     for step in 0..12 {

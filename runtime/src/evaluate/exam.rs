@@ -290,6 +290,7 @@ impl Asked {
 pub fn expect_effect(loaded: &Loaded) -> Result<()> {
     if loaded.config.evaluation.mode == Mode::Likelihood {
         let unused = [
+            "kv_cache_8bit",
             "max_new_tokens",
             "temperature",
             "top_k",

@@ -3,7 +3,7 @@
 use super::stream::TextStream;
 use crate::{
     error::{Error, Result},
-    model::{Decoder, ForwardContext, Qwen3, SampleOptions},
+    model::{CacheType, Decoder, ForwardContext, Qwen3, SampleOptions},
     options::MAX_NEW_TOKENS,
     tokenizer::Tokenizer,
 };
@@ -19,6 +19,8 @@ pub struct GenerateOptions {
     pub stop_tokens: Vec<u32>,
     /// How the next token is chosen.
     pub sample: SampleOptions,
+    /// How keys and values are kept.
+    pub cache: CacheType,
     /// Whether special tokens are left out of the text.
     pub skip_special: bool,
 }
@@ -72,7 +74,8 @@ pub fn generate_all<B: Backend, T: Float>(
     let longest = prompts.iter().map(Vec::len).max();
     let longest = longest.ok_or_else(|| Error::setting("the number of prompts", 0, "it must be 1 or more"))?;
     let capacity = longest.saturating_add(options.max_new_tokens);
-    let mut decoder = Decoder::new(model, ctx, prompts.len(), capacity, tokenizer.vocab_size(), options.sample)?;
+    let (n, n_vocab) = (prompts.len(), tokenizer.vocab_size());
+    let mut decoder = Decoder::new(model, ctx, n, capacity, n_vocab, options.sample, options.cache)?;
     let began = Instant::now();
     let mut next = decoder.prefill(prompts)?;
     let (prompt_seconds, began) = (began.elapsed().as_secs_f64(), Instant::now());

@@ -123,6 +123,7 @@ impl Llm {
             max_new_tokens: settings.max_new_tokens,
             stop_tokens: stop_tokens.clone(),
             sample: settings.sampling(),
+            cache: settings.cache(),
             skip_special: true,
         };
         self.engine.generate(tokenizer, &prompts, &options, stream)

@@ -85,12 +85,15 @@ pub(crate) fn describe(lora: &LoraConfig) -> String {
 
 /// How answers are written, in a line.
 pub fn sampling(settings: &LlmSettings) -> String {
-    let LlmSettings { temperature, top_k, top_p, min_p, repetition_penalty, max_new_tokens, seed, .. } = settings;
+    let LlmSettings {
+        temperature, top_k, top_p, min_p, repetition_penalty, max_new_tokens, seed, kv_cache_8bit, ..
+    } = settings;
     let penalty =
         if *repetition_penalty == 1.0 { String::new() } else { format!(", repetition penalty {repetition_penalty}") };
     let choice = match *temperature {
         0.0 => "the likeliest token".into(),
         t => format!("temperature {t}, top-k {top_k}, top-p {top_p}, min-p {min_p}, seed {seed}"),
     };
-    format!("sampling: {choice}{penalty}; up to {}", Count(*max_new_tokens, "token"))
+    let cache = if *kv_cache_8bit { "; keys and values in 8 bits" } else { "" };
+    format!("sampling: {choice}{penalty}; up to {}{cache}", Count(*max_new_tokens, "token"))
 }

@@ -8,7 +8,7 @@ use crate::{
     config::{Module, Qwen3Config},
     error::{Error, Result},
     lora::{Layout, LoraConfig},
-    model::{Base, Home, PREFILL_TOKENS, Part, Room},
+    model::{Base, CacheType, Home, PREFILL_TOKENS, Part, Room},
     settings::LlmSettings,
 };
 use halfbyte::{Count, DType, Size, elements};
@@ -82,6 +82,14 @@ impl Work {
         if let Work::Write { n_texts, longest, .. } = *self { n_texts.saturating_mul(longest) } else { 0 }
     }
 
+    /// Tokens that a prompt goes on from, at most, where prompts are run in parts.
+    fn read_before(&self) -> usize {
+        match *self {
+            Work::Write { n_read, longest, .. } if n_read > PREFILL_TOKENS => n_read.min(longest),
+            _ => 0,
+        }
+    }
+
     /// Bytes of activations and logits.
     fn activations(&self, room: &Room<'_>) -> usize {
         match *self {
@@ -107,6 +115,8 @@ pub struct Extent<'a> {
     pub base: Base,
     /// Whether the output head is held like them.
     pub head_4bit: bool,
+    /// How keys and values are kept.
+    pub cache: CacheType,
     /// The compute type.
     pub dtype: DType,
     /// Its adapter.
@@ -128,7 +138,8 @@ impl Extent<'_> {
         Ok(Need {
             base: base_bytes(config, self.base, self.head_4bit, dtype),
             adapter: (adapter.numbers + adapter.tables) * size,
-            cache: 2 * config.n_layers * config.kv_size() * work.cached() * size,
+            cache: self.cache.bytes_of_token(config, size) * work.cached()
+                + self.cache.bytes_of_prefix(config, work.read_before(), size),
             activations: work.activations(&room),
         })
     }
@@ -175,7 +186,8 @@ impl Prepared {
     pub fn need_of(&self, work: Work) -> Result<Need> {
         let LlmSettings { bnb_4bit_compute_dtype: dtype, head_4bit, .. } = self.settings;
         let lora = self.adapter.as_ref().map(|adapter| &adapter.config);
-        Extent { config: &self.config, base: self.base(), head_4bit, dtype, lora, work }.need()
+        let cache = self.settings.cache();
+        Extent { config: &self.config, base: self.base(), head_4bit, cache, dtype, lora, work }.need()
     }
 
     /// What an answer to this prompt takes on the device.

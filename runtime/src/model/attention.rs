@@ -2,67 +2,15 @@
 
 use super::{
     activations::{LayerActivations, Tokens},
+    cache::{CacheSlots, KvCache},
     context::ForwardContext,
     qwen3::Qwen3,
-    rows,
 };
-use crate::{config::Qwen3Config, error::Result};
+use crate::error::Result;
 use halfbyte::{
-    Backend, Buf, Float, Mat, View,
+    Backend, Float, Mat,
     ops::{Attention, CacheRows, DecodeAttention, Op, Prefix, QkNormRope},
 };
-
-/// Keys and values of the tokens so far.
-pub(super) struct KvCache<B: Backend, T: Float> {
-    /// Positions of one sequence.
-    pub capacity: usize,
-    /// Of a row.
-    width: usize,
-    /// Of each layer, `[n_seqs, capacity, kv]` each.
-    layers: Vec<LayerCache<B, T>>,
-}
-
-struct LayerCache<B: Backend, T: Float> {
-    k: Buf<B, T>,
-    v: Buf<B, T>,
-}
-
-impl<B: Backend, T: Float> KvCache<B, T> {
-    /// For `n_seqs` sequences of up to `capacity` tokens each.
-    pub fn new(backend: &B, config: &Qwen3Config, n_seqs: usize, capacity: usize) -> Result<Self> {
-        let shape = [n_seqs, capacity, config.kv_size()];
-        let layer = |_| Ok(LayerCache { k: rows::zeros(backend, &shape)?, v: rows::zeros(backend, &shape)? });
-        let layers = (0..config.n_layers).map(layer).collect::<Result<_>>()?;
-        Ok(KvCache { capacity, width: config.kv_size(), layers })
-    }
-
-    /// The first row of sequence `seq`.
-    pub fn row(&self, seq: usize) -> usize {
-        seq * self.capacity
-    }
-
-    /// Keys and values of a layer, `[n_seqs capacity, kv]` each.
-    fn mats(&self, layer: usize) -> (Mat<'_, B, T>, Mat<'_, B, T>) {
-        let LayerCache { k, v } = &self.layers[layer];
-        let rows = k.len() / self.width;
-        (k.mat(rows, self.width), v.mat(rows, self.width))
-    }
-}
-
-/// A cache, and where the tokens in hand go in it.
-pub(super) struct CacheSlots<'a, B: Backend, T: Float> {
-    pub cache: &'a mut KvCache<B, T>,
-    /// `[n]`: the sequence of each token.
-    pub seqs: View<'a, B, u32>,
-}
-
-impl<B: Backend, T: Float> CacheSlots<'_, B, T> {
-    /// Where keys and values of the tokens in hand go, in a layer.
-    fn rows(&mut self, layer: usize) -> CacheRows<'_, B, T> {
-        let (capacity, LayerCache { k, v }) = (self.cache.capacity, &mut self.cache.layers[layer]);
-        CacheRows { seqs: self.seqs, capacity, k: k.view_mut(), v: v.view_mut() }
-    }
-}
 
 /// What the tokens in hand attend to.
 pub(super) enum Attend<'a, B: Backend, T: Float> {
@@ -92,7 +40,8 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
             }
             Attend::Prefill(slots) => {
                 self.rotate(ctx, i, tokens, a, Some(slots.rows(i)))?;
-                self.attend_packed(ctx, tokens, a, Some(slots.cache.mats(i)))
+                let before = slots.before.map(|before| slots.cache.before(ctx.backend, i, before)).transpose()?;
+                self.attend_packed(ctx, tokens, a, before)
             }
             Attend::Decode(cache) => self.attend_cached(ctx, i, tokens, a, cache),
         }
@@ -150,7 +99,6 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         a: &mut LayerActivations<B, T>,
         cache: &mut KvCache<B, T>,
     ) -> Result<()> {
-        let (capacity, LayerCache { k, v }) = (cache.capacity, &mut cache.layers[i]);
         DecodeAttention {
             qkv: a.qkv.rows(tokens.n),
             heads: self.config.heads(),
@@ -160,9 +108,8 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
             positions: tokens.positions(),
             cos: self.rope.cos.view(),
             sin: self.rope.sin.view(),
-            k_cache: k.view_mut(),
-            v_cache: v.view_mut(),
-            capacity,
+            capacity: cache.capacity,
+            cache: cache.layer_mut(i),
             scale: self.config.attention_scale(),
             out: a.attention.rows_mut(tokens.n),
         }

@@ -2,7 +2,8 @@
 
 use super::{
     activations::Activations,
-    attention::{Attend, CacheSlots, KvCache},
+    attention::Attend,
+    cache::{Before, CacheSlots, CacheType, KvCache},
     context::ForwardContext,
     keep::Keep,
     qwen3::Qwen3,
@@ -87,6 +88,7 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
         capacity: usize,
         n_vocab: usize,
         options: SampleOptions,
+        kind: CacheType,
     ) -> Result<Self> {
         options.check()?;
         let config = &model.config;
@@ -107,7 +109,7 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
                 n_vocab,
                 n_seqs,
                 position: 0,
-                cache: KvCache::new(backend, config, n_seqs, capacity)?,
+                cache: KvCache::new(backend, config, n_seqs, capacity, kind)?,
                 acts,
                 history: rows::zeros(backend, &[n_seqs, capacity])?,
                 logits: Rows::new(backend, n_seqs, config.vocab_size)?,
@@ -131,7 +133,13 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
         let acts = Activations::new(ctx, self.model, most, Keep::Nothing);
         let what = || format!("{} of prompts at a time", Count(most, "token"));
         let mut acts = acts.map_err(Error::memory_for(what, "shorten the prompt"))?;
-        parts.iter().try_for_each(|part| self.prefill_part(prompts, part, &mut acts))?;
+        let longest = parts.iter().filter_map(|part| before(part)).map(|before| before.n).max().unwrap_or(0);
+        let what = || format!("keys and values of {}", Count(longest, "token"));
+        let room = self.cache.begin_prompts(ctx.backend, longest);
+        room.map_err(Error::memory_for(what, "shorten the prompt"))?;
+        let outcome = parts.iter().try_for_each(|part| self.prefill_part(prompts, part, &mut acts));
+        self.cache.end_prompts();
+        outcome?;
         self.write_history(prompts)?;
         self.queue_choice()?;
         self.position = prompts.iter().map(Vec::len).max().unwrap_or(0);
@@ -143,14 +151,13 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
         let backend = self.ctx.backend;
         let mut batch = Batch::empty();
         for Piece { seq, tokens } in part {
-            let first = self.cache.row(*seq) as u32; // attention refuses more rows than that
-            let before = first..first + tokens.start as u32;
+            let before = self.cache.rows_before(Before { seq: *seq, n: tokens.start });
             batch.push_after(before, &batch::Sample::untrained(&prompts[*seq][tokens.clone()]));
         }
         acts.take(backend, &self.model.config, &batch)?;
         let seqs = part.iter().flat_map(|piece| std::iter::repeat_n(piece.seq as u32, piece.len()));
         let seqs = backend.upload(&seqs.collect::<Vec<_>>())?;
-        let slots = CacheSlots { cache: &mut self.cache, seqs: seqs.view() };
+        let slots = CacheSlots { cache: &mut self.cache, seqs: seqs.view(), before: before(part) };
         self.model.run(self.ctx, acts, &mut Attend::Prefill(slots))?;
 
         let ended = |(piece, end): (&Piece, &u32)| {
@@ -254,6 +261,12 @@ impl Piece {
     }
 }
 
+/// What the first piece of a part goes on from, if it does; all others begin.
+fn before(part: &[Piece]) -> Option<Before> {
+    let first = part.first().filter(|first| first.tokens.start > 0)?;
+    Some(Before { seq: first.seq, n: first.tokens.start })
+}
+
 /// Prompts in their order, cut into parts of up to `most` tokens.
 fn parts(prompts: &[Vec<u32>], most: usize) -> Vec<Vec<Piece>> {
     let (mut parts, mut part, mut room) = (Vec::new(), Vec::new(), most);
@@ -280,5 +293,54 @@ fn kernel_error(error: Error) -> halfbyte::Error {
     match error {
         Error::Kernel(error) => error,
         other => halfbyte::Error::Cuda { what: "queueing a decode step", reason: other.to_string() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{checkpoint::Checkpoint, config::Qwen3Config, embedded, model::Base, tokenizer::Tokenizer};
+    use halfbyte::{Cpu, quant::Format};
+
+    /// Nats of each token after the first 64, each after the true ones before it, and the likeliest token in its place.
+    fn read<T: Float>(model: &Qwen3<Cpu, T>, cpu: &Cpu, ids: &[u32], kind: CacheType) -> Vec<(f64, usize)> {
+        let (ctx, (prompt, rest)) = (ForwardContext::new(cpu, None), ids.split_at(64));
+        let greedy = SampleOptions::GREEDY;
+        let mut decoder = Decoder::new(model, ctx, 1, ids.len() + 1, usize::MAX, greedy, kind).unwrap();
+        decoder.prefill(&[prompt.to_vec()]).unwrap();
+        let mut step = |&id: &u32| {
+            let logits = cpu.download(decoder.logits.flat(1)).unwrap();
+            let likeliest = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
+            let sum: f64 = logits.iter().map(|&x| f64::from(x - logits[likeliest]).exp()).sum();
+            cpu.write(&[id], decoder.acts.tokens.ids.view_mut()).unwrap();
+            decoder.step().unwrap();
+            (f64::from(logits[likeliest] - logits[id as usize]) + sum.ln(), likeliest)
+        };
+        rest.iter().map(&mut step).collect()
+    }
+
+    /// With the embedded model, over the by-laws that it learnt from. `docs/speed.md` has the figures.
+    #[test]
+    fn eight_bits_cost_next_to_nothing() {
+        let (cpu, dir) = (Cpu::new(), embedded::model());
+        let (config, tokenizer) = (Qwen3Config::open(&dir).unwrap(), Tokenizer::open(&dir).unwrap());
+        let base = Base::Quantized { format: Format::Nf4, block_size: 64, double_quant: true };
+        let files = Checkpoint::open(&dir).unwrap();
+        let model = Qwen3::<Cpu, half::bf16>::load(&cpu, &files, &config, base).unwrap();
+        let text = include_str!("../../assets/town/bylaws.txt");
+        let (mut n, mut others, mut plain_nats, mut difference, mut square) = (0, 0, 0.0, 0.0, 0.0);
+        for ids in tokenizer.encode(text).unwrap().chunks_exact(1024).take(6) {
+            let [plain, int8] = [CacheType::Plain, CacheType::Int8].map(|kind| read(&model, &cpu, ids, kind));
+            for ((plain, likeliest), (int8, other)) in plain.into_iter().zip(int8) {
+                (n, others) = (n + 1, others + usize::from(likeliest != other));
+                plain_nats += plain;
+                difference += int8 - plain;
+                square += (int8 - plain).powi(2);
+            }
+        }
+        let all = f64::from(n);
+        let (plain, mean, root) = (plain_nats / all, difference / all, (square / all).sqrt());
+        eprintln!("{n} tokens: {plain:.4} nats, {mean:+.5} in 8 bits, {root:.4} rms; {others} other likeliest tokens");
+        assert!(mean.abs() <= 0.01 && root <= 0.1 && others * 50 <= n as usize);
     }
 }

@@ -4,6 +4,7 @@ mod activations;
 mod attention;
 mod backward;
 mod branches;
+mod cache;
 mod context;
 mod decode;
 mod forward;
@@ -26,6 +27,7 @@ mod workspace;
 
 pub use activations::{Activations, Gradients};
 pub(crate) use branches::{branch_losses, log_likelihood};
+pub use cache::CacheType;
 pub use context::{DropoutSeed, ForwardContext};
 pub(crate) use decode::PREFILL_TOKENS;
 pub use decode::{Decoder, SampleOptions};

@@ -7,7 +7,7 @@ use crate::{
     embedded::EMBEDDED,
     error::Result,
     hub,
-    model::{Base, SampleOptions},
+    model::{Base, CacheType, SampleOptions},
     options::{MAX_NEW_TOKENS, MIN_P, REPETITION_PENALTY, TEMPERATURE, THREADS, TOP_K, TOP_P},
 };
 use halfbyte::{DType, quant::Format};
@@ -34,6 +34,8 @@ section! {
         bnb_4bit_use_double_quant: bool = true;
         /// Hold the output head in 4 bits, too: faster, less exact
         head_4bit: bool = false;
+        /// Keep keys and values of tokens in 8 bits: about half the memory, less exact
+        kv_cache_8bit: bool = false;
         /// Write at most so many tokens
         max_new_tokens: usize = 256, within MAX_NEW_TOKENS;
         /// 0 takes the most probable token
@@ -62,6 +64,11 @@ impl LlmSettings {
     pub fn base(&self) -> Base {
         let (format, double_quant) = (self.bnb_4bit_quant_type, self.bnb_4bit_use_double_quant);
         if self.load_in_4bit { Base::Quantized { format, block_size: 64, double_quant } } else { Base::Unquantized }
+    }
+
+    /// How keys and values are kept.
+    pub fn cache(&self) -> CacheType {
+        CacheType::of(self.kv_cache_8bit)
     }
 
     /// How tokens are chosen.

@@ -3,7 +3,7 @@ use crate::{
     config::Qwen3Config,
     error::{Error, Result},
     lora::DeviceAdapter,
-    model::{Decoder, ForwardContext, Qwen3, SampleOptions},
+    model::{CacheType, Decoder, ForwardContext, Qwen3, SampleOptions},
     options,
 };
 use halfbyte::{Backend, Float, OpTime};
@@ -21,6 +21,8 @@ pub struct Decoding {
     pub context: usize,
     /// Tokens that follow in each while the clock runs.
     pub new_tokens: usize,
+    /// How keys and values are kept.
+    pub cache: CacheType,
     /// Times the ops of one step more.
     pub profile: bool,
 }
@@ -82,8 +84,9 @@ pub fn decode<B: Backend, T: Float>(
     decoding.check(&model.config)?;
     backend.restart_peak();
     let (ctx, vocab) = (ForwardContext::new(backend, adapter), model.config.vocab_size);
-    let Decoding { sequences, context, new_tokens, .. } = decoding;
-    let mut decoder = Decoder::new(model, ctx, sequences, decoding.capacity(), vocab, SampleOptions::GREEDY)?;
+    let Decoding { sequences, context, new_tokens, cache, .. } = decoding;
+    let (capacity, greedy) = (decoding.capacity(), SampleOptions::GREEDY);
+    let mut decoder = Decoder::new(model, ctx, sequences, capacity, vocab, greedy, cache)?;
     let ids = |text| random_ids(context, vocab, text);
     let prompts: Vec<_> = (0..sequences).map(ids).collect::<Result<_>>()?;
     backend.synchronize()?;

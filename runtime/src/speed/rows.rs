@@ -19,6 +19,8 @@ pub struct DecodeRow {
     pub base: String,
     /// How the output head is held.
     pub head: String,
+    /// How keys and values are kept: as the compute type, or `int8`.
+    pub kv_cache: String,
     /// Rank of the adapter, where there is one.
     pub lora_r: Option<usize>,
     /// See [`super::Decoding`].

@@ -13,6 +13,7 @@ mod copied;
 pub(super) mod cross_entropy;
 pub(super) mod decode_attention;
 pub(super) mod dequantize;
+pub(super) mod dequantize_rows;
 pub(super) mod gemm;
 pub(super) mod qk_norm_rope;
 pub(super) mod quantize;

@@ -1,6 +1,4 @@
-use std::ptr::{null, null_mut};
-
-use super::dim;
+use super::{dequantize_rows::CacheParams, dim};
 use crate::{
     cuda::{
         device::Cuda,
@@ -26,8 +24,9 @@ fn config<T: Float>(n: usize, heads: &Heads, kv_parts: usize) -> LaunchConfig {
 }
 
 pub(in crate::cuda) fn qk_norm_rope<T: Float>(cuda: &Cuda, mut op: QkNormRope<'_, Cuda, T>) -> Result<()> {
-    let n = op.qkv.shape()[0];
-    let mut params = QkNormRopeParams {
+    let (n, row) = (op.qkv.shape()[0], op.heads.kv * op.heads.dim);
+    let cache = op.cache.as_mut().map_or(CacheParams::NONE, |cache| CacheParams::new(&mut cache.kv));
+    let params = QkNormRopeParams {
         qkv: op.qkv.matrix(),
         q_weight: op.q_weight.ptr() as _,
         k_weight: op.k_weight.ptr() as _,
@@ -36,11 +35,13 @@ pub(in crate::cuda) fn qk_norm_rope<T: Float>(cuda: &Cuda, mut op: QkNormRope<'_
         sin: op.sin.ptr() as _,
         q: op.q.matrix(),
         k: op.k.matrix(),
-        seqs: null(),
-        k_cache: null_mut(),
-        v_cache: null_mut(),
-        n_seqs: 0,
-        capacity: 0,
+        seqs: op.cache.as_ref().map_or(0, |cache| cache.seqs.ptr()) as _,
+        k_cache: cache.k,
+        v_cache: cache.v,
+        k_scales: cache.k_scales,
+        v_scales: cache.v_scales,
+        n_seqs: op.cache.as_ref().map_or(0, |cache| dim(cache.kv.len() / (cache.capacity * row))),
+        capacity: op.cache.as_ref().map_or(0, |cache| dim(cache.capacity)),
         n: dim(n),
         q_heads: dim(op.heads.q),
         kv_heads: dim(op.heads.kv),
@@ -48,12 +49,6 @@ pub(in crate::cuda) fn qk_norm_rope<T: Float>(cuda: &Cuda, mut op: QkNormRope<'_
         max_positions: dim(op.cos.len() / (op.heads.dim / 2)),
         eps: op.eps,
     };
-    if let Some(cache) = &mut op.cache {
-        params.seqs = cache.seqs.ptr() as _;
-        (params.k_cache, params.v_cache) = (cache.k.ptr() as _, cache.v.ptr() as _);
-        params.n_seqs = dim(cache.k.len() / (cache.capacity * op.heads.kv * op.heads.dim));
-        params.capacity = dim(cache.capacity);
-    }
     let kv_parts = if op.cache.is_some() { 2 } else { 1 };
     // SAFETY: `QkNormRope::verify` checked every shape; the kernel clamps positions to the table and leaves out rows that
     // fall outside the cache.

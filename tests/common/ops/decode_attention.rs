@@ -1,3 +1,5 @@
+mod int8;
+
 use crate::common::{
     close::Close,
     make::Make,
@@ -10,9 +12,10 @@ use crate::common::{
 };
 use half::bf16;
 use halfbyte::{
-    Backend, Float, Result,
-    ops::{CacheRows, DecodeAttention, Heads, Op, QkNormRope},
+    Backend, Element, Float, Result,
+    ops::{CacheRows, DecodeAttention, Heads, KvMut, Op, QkNormRope},
 };
+use int8::Int8;
 
 const EPS: f32 = 1e-6;
 
@@ -67,40 +70,41 @@ fn all() -> Vec<Case> {
     cases
 }
 
-pub struct Decode<B: Backend, T: Float> {
+/// What the op reads beside the cache.
+struct Tokens<B: Backend, T: Float> {
     case: Case,
     qkv: Tensor<B, T>,
     weights: [Tensor<B, f32>; 2],
     cos: Tensor<B, f32>,
     sin: Tensor<B, f32>,
     positions: Tensor<B, u32>,
-    k: Tensor<B, T>,
-    v: Tensor<B, T>,
-    out: Tensor<B, T>,
 }
 
-/// What [`QkNormRope`] makes of the same, and what a cache then holds.
-struct Rotated<T> {
-    q: Vec<T>,
-    k: Vec<T>,
-    v: Vec<T>,
-}
+impl<B: Backend, T: Float> Tokens<B, T> {
+    fn new(make: &Make<B>, case: &Case) -> Self {
+        let (Heads { q, kv, dim }, n) = (case.heads, case.positions.len());
+        // Some positions are beyond the last row, which they take.
+        let angles = make.random.uniform(case.capacity.min(200) * dim / 2);
+        let table = |f: fn(f32) -> f32| {
+            make.flat(Layout::Packed, angles.iter().map(|a| f(a * std::f32::consts::TAU)).collect())
+        };
+        Tokens {
+            case: case.clone(),
+            qkv: make.normal([n, (q + 2 * kv) * dim], case.layout, 1.0),
+            weights: [(); 2].map(|()| make.normal([1, dim], Layout::Packed, 1.0)),
+            cos: table(f32::cos),
+            sin: table(f32::sin),
+            positions: make.flat(Layout::Packed, case.positions.clone()),
+        }
+    }
 
-impl<B: Backend, T: Float> Decode<B, T> {
     fn scale(&self) -> f32 {
         (self.case.heads.dim as f32).powf(-0.5)
     }
 
-    fn rotated(&self, close: &Close<'_, B>) -> Rotated<T> {
-        let (Heads { q, kv, dim }, n, backend) = (self.case.heads, self.case.positions.len(), close.backend);
-        let seqs = Tensor::flat(backend, Layout::Packed, (0..n as u32).collect());
-        let output = |width: usize| Tensor::poisoned(backend, [n, width], Layout::Packed);
-        let cache = |cache: &Tensor<B, T>| Tensor::flat(backend, Layout::Packed, cache.values().to_vec());
-        let (mut q, mut k) = (output(q * dim), output(kv * dim));
-        let (mut k_cache, mut v_cache) = (cache(&self.k), cache(&self.v));
-        let rows =
-            CacheRows { seqs: seqs.view(), capacity: self.case.capacity, k: k_cache.view_mut(), v: v_cache.view_mut() };
-        let op = QkNormRope {
+    fn op<'a>(&'a self, cache: KvMut<'a, B, T>, out: &'a mut Tensor<B, T>) -> DecodeAttention<'a, B, T> {
+        DecodeAttention {
+            scale: self.scale(),
             qkv: self.qkv.mat(),
             heads: self.case.heads,
             q_weight: self.weights[0].view(),
@@ -109,20 +113,56 @@ impl<B: Backend, T: Float> Decode<B, T> {
             positions: self.positions.view(),
             cos: self.cos.view(),
             sin: self.sin.view(),
-            q: q.mat_mut(),
-            k: k.mat_mut(),
-            cache: Some(rows),
-        };
-        op.run(backend).unwrap();
-        let read = |tensor: &Tensor<B, T>| tensor.read(backend, close.name);
-        Rotated { q: read(&q), k: read(&k_cache), v: read(&v_cache) }
+            cache,
+            capacity: self.case.capacity,
+            out: out.mat_mut(),
+        }
     }
 
-    /// The keys or values that head `h` of sequence `b` attends to.
-    fn seen(&self, cache: &[T], b: usize, h: usize) -> Vec<f64> {
-        let (Heads { q, kv, dim }, used) = (self.case.heads, self.case.used(self.case.positions[b]));
-        let first = |j: usize| (b * self.case.capacity + j) * kv * dim + h / (q / kv) * dim;
-        (0..used).flat_map(|j| exact(&cache[first(j)..first(j) + dim])).collect()
+    /// The queries that [`QkNormRope`] makes; it puts keys and values into the cache.
+    fn rotated(&self, close: &Close<'_, B>, kv: KvMut<'_, B, T>) -> Vec<T> {
+        let (heads, n, backend) = (self.case.heads, self.case.positions.len(), close.backend);
+        let seqs = Tensor::flat(backend, Layout::Packed, (0..n as u32).collect());
+        let output = |count: usize| Tensor::poisoned(backend, [n, count * heads.dim], Layout::Packed);
+        let (mut q, mut k) = (output(heads.q), output(heads.kv));
+        let op = QkNormRope {
+            qkv: self.qkv.mat(),
+            heads,
+            q_weight: self.weights[0].view(),
+            k_weight: self.weights[1].view(),
+            eps: EPS,
+            positions: self.positions.view(),
+            cos: self.cos.view(),
+            sin: self.sin.view(),
+            q: q.mat_mut(),
+            k: k.mat_mut(),
+            cache: Some(CacheRows { seqs: seqs.view(), capacity: self.case.capacity, kv }),
+        };
+        op.run(backend).unwrap();
+        q.read(backend, close.name)
+    }
+
+    /// The attention of `queries` to what caches hold: `row(i, h)` is head `h` of their row `i`.
+    fn compare(
+        &self,
+        close: &Close<'_, B>,
+        (queries, out): (&[T], &Tensor<B, T>),
+        [keys, values]: [&dyn Fn(usize, usize) -> Vec<f64>; 2],
+    ) {
+        let (Heads { q, kv, dim }, scale) = (self.case.heads, self.scale());
+        let mut want: Vec<Num> = Vec::new();
+        for (b, &position) in self.case.positions.iter().enumerate() {
+            for h in 0..q {
+                let rows = b * self.case.capacity..b * self.case.capacity + self.case.used(position);
+                let seen = |row: &dyn Fn(usize, usize) -> Vec<f64>| -> Vec<f64> {
+                    rows.clone().flat_map(|i| row(i, h / (q / kv))).collect()
+                };
+                let query: Vec<f64> = exact(&queries[(b * q + h) * dim..][..dim]).collect();
+                let (k, v) = (seen(keys), seen(values));
+                want.extend(oracle::attention::<T>(&Head { q: &query, k: &k, v: &v, scale }).0);
+            }
+        }
+        close.each("out", out.now(), q * dim, |i, j| want[i * q * dim + j]);
     }
 }
 
@@ -130,8 +170,20 @@ fn exact<T: Float>(values: &[T]) -> impl Iterator<Item = f64> {
     values.iter().map(|v| f64::from(v.to_f32()))
 }
 
-fn bits<T: Float>(values: &[T]) -> &[u8] {
+fn bits<T: Element>(values: &[T]) -> &[u8] {
     bytemuck::cast_slice(values)
+}
+
+/// A copy of what it held at first.
+fn fresh<B: Backend, T: Element>(backend: &B, cache: &Tensor<B, T>) -> Tensor<B, T> {
+    Tensor::flat(backend, Layout::Packed, cache.values().to_vec())
+}
+
+pub struct Decode<B: Backend, T: Float> {
+    tokens: Tokens<B, T>,
+    k: Tensor<B, T>,
+    v: Tensor<B, T>,
+    out: Tensor<B, T>,
 }
 
 impl<B: Backend, T: Float> Setup<B> for Decode<B, T> {
@@ -150,18 +202,8 @@ impl<B: Backend, T: Float> Setup<B> for Decode<B, T> {
                 values[case.cached(position) * kv * dim..].fill(f32::NAN);
             }
         };
-        // Some positions are beyond the last row, which they take.
-        let angles = make.random.uniform(case.capacity.min(200) * dim / 2);
-        let table = |f: fn(f32) -> f32| {
-            make.flat(Layout::Packed, angles.iter().map(|a| f(a * std::f32::consts::TAU)).collect())
-        };
         Decode {
-            case: case.clone(),
-            qkv: make.normal([n, (q + 2 * kv) * dim], layout, 1.0),
-            weights: [(); 2].map(|()| make.normal([1, dim], Layout::Packed, 1.0)),
-            cos: table(f32::cos),
-            sin: table(f32::sin),
-            positions: make.flat(Layout::Packed, case.positions.clone()),
+            tokens: Tokens::new(make, case),
             k: make.normal_but([1, n * row], layout, 1.0, unwritten),
             v: make.normal_but([1, n * row], layout, 1.0, unwritten),
             out: make.output([n, q * dim], layout),
@@ -169,22 +211,8 @@ impl<B: Backend, T: Float> Setup<B> for Decode<B, T> {
     }
 
     fn run(&mut self, backend: &B) -> Result<()> {
-        let op = DecodeAttention {
-            scale: self.scale(),
-            qkv: self.qkv.mat(),
-            heads: self.case.heads,
-            q_weight: self.weights[0].view(),
-            k_weight: self.weights[1].view(),
-            eps: EPS,
-            positions: self.positions.view(),
-            cos: self.cos.view(),
-            sin: self.sin.view(),
-            k_cache: self.k.view_mut(),
-            v_cache: self.v.view_mut(),
-            capacity: self.case.capacity,
-            out: self.out.mat_mut(),
-        };
-        op.run(backend)
+        let cache = KvMut::Plain { k: self.k.view_mut(), v: self.v.view_mut() };
+        self.tokens.op(cache, &mut self.out).run(backend)
     }
 
     fn outputs(&mut self) -> Vec<&mut dyn Output<B>> {
@@ -193,20 +221,15 @@ impl<B: Backend, T: Float> Setup<B> for Decode<B, T> {
 
     /// Caches hold what [`QkNormRope`] puts there, to the bit; the rest follows from its queries.
     fn compare(&mut self, close: &Close<'_, B>) {
-        let (Heads { q, dim, .. }, scale) = (self.case.heads, self.scale());
-        let rotated = self.rotated(close);
-        for (part, cache, want) in [("k", &self.k, &rotated.k), ("v", &self.v, &rotated.v)] {
+        let Heads { kv, dim, .. } = self.tokens.case.heads;
+        let [mut k, mut v] = [&self.k, &self.v].map(|cache| fresh(close.backend, cache));
+        let queries = self.tokens.rotated(close, KvMut::Plain { k: k.view_mut(), v: v.view_mut() });
+        let [k, v] = [k, v].map(|cache| cache.read(close.backend, close.name));
+        for (part, cache, want) in [("k", &self.k, &k), ("v", &self.v, &v)] {
             assert!(bits(cache.now()) == bits(want), "{}: the caches of {part} differ", close.name);
         }
-        let mut want: Vec<Num> = Vec::new();
-        for b in 0..self.case.positions.len() {
-            for h in 0..q {
-                let (k, v) = (self.seen(&rotated.k, b, h), self.seen(&rotated.v, b, h));
-                let query: Vec<f64> = exact(&rotated.q[(b * q + h) * dim..][..dim]).collect();
-                want.extend(oracle::attention::<T>(&Head { q: &query, k: &k, v: &v, scale }).0);
-            }
-        }
-        close.each("out", self.out.now(), q * dim, |i, j| want[i * q * dim + j]);
+        let row = |cache: &[T], i: usize, h: usize| exact(&cache[(i * kv + h) * dim..][..dim]).collect();
+        self.tokens.compare(close, (&queries, &self.out), [&|i, h| row(&k, i, h), &|i, h| row(&v, i, h)]);
     }
 }
 
@@ -214,30 +237,40 @@ fn decode_attention<B: Backend>(backend: &B) {
     all().iter().for_each(|case| check_each!(Decode, backend, case));
 }
 
+fn decode_attention_in_8_bits<B: Backend>(backend: &B) {
+    all().iter().for_each(|case| check_each!(Int8, backend, case));
+}
+
 pub fn checks<B: Backend>() -> Vec<Check<B>> {
-    vec![("decode_attention", decode_attention)]
+    vec![("decode_attention", decode_attention), ("decode_attention_in_8_bits", decode_attention_in_8_bits)]
 }
 
 pub fn gradients<B: Backend>() -> Vec<Check<B>> {
     Vec::new()
 }
 
-fn decode_work<B: Backend>(n: usize, cached: usize, heads: Heads) -> Work<B> {
+fn decode_works<B: Backend>(n: usize, cached: usize, heads: Heads) -> [Work<B>; 2] {
     let (width, row) = (heads.q * heads.dim, heads.kv * heads.dim);
-    let cost = [4 * n * (cached * row + width + row), 4 * n * cached * width];
+    let (tokens, flops) = (4 * n * (width + row), 4 * n * cached * width);
     let case = Case { heads, capacity: cached, positions: vec![cached as u32 - 1; n], layout: Layout::Packed };
-    Work::new::<Decode<B, bf16>>("decode_attention", format!("{n} x {cached}"), cost, case)
+    let (name, shape, rows) = ("decode_attention", format!("{n} x {cached}"), n * cached);
+    let in_8_bits = Work::new::<Int8<B, bf16>>(
+        name,
+        format!("{shape}, 8 bits"),
+        [tokens + 2 * rows * (row + 4 * heads.kv), flops],
+        case.clone(),
+    );
+    [Work::new::<Decode<B, bf16>>(name, shape, [tokens + 4 * rows * row, flops], case), in_8_bits]
 }
 
 pub fn works<B: Backend>(model: &Model) -> Vec<Work<B>> {
-    let heads = model.heads;
-    let mut works: Vec<Work<B>> = model.cached.iter().map(|&cached| decode_work(1, cached, heads)).collect();
-    works.push(decode_work(8, 2000, heads));
-    works
+    let alone = model.cached.iter().map(|&cached| [1, cached]);
+    alone.chain([[8, 2000]]).flat_map(|[n, cached]| decode_works(n, cached, model.heads)).collect()
 }
 
 fn decode_attention_refuses<B: Backend>(backend: &B) {
     let z = Zeros(backend);
+    let plain = |k, v| KvMut::Plain { k: z.out(k), v: z.out(v) };
     let good = || DecodeAttention::<B, f32> {
         qkv: z.mat(2, 256),
         heads: HEADS,
@@ -247,8 +280,7 @@ fn decode_attention_refuses<B: Backend>(backend: &B) {
         positions: z.view(2),
         cos: z.view(160),
         sin: z.view(160),
-        k_cache: z.out(2 * 7 * 64),
-        v_cache: z.out(2 * 7 * 64),
+        cache: plain(896, 896),
         capacity: 7,
         scale: 0.1,
         out: z.mat_mut(2, 128),
@@ -273,12 +305,13 @@ fn decode_attention_refuses<B: Backend>(backend: &B) {
     z.refuses(DecodeAttention { capacity: 0, ..good() }, message);
     let message = "decode_attention: scale is 0, but it must be positive and finite";
     z.refuses(DecodeAttention { scale: 0.0, ..good() }, message);
-    let message = "decode_attention: `k_cache` has 895 elements, expected 896";
-    z.refuses(DecodeAttention { k_cache: z.out(895), ..good() }, message);
-    let message = "decode_attention: `v_cache` has 448 elements, expected 896";
-    z.refuses(DecodeAttention { v_cache: z.out(448), ..good() }, message);
+    let message = "decode_attention: `cache.k` has 895 elements, expected 896";
+    z.refuses(DecodeAttention { cache: plain(895, 896), ..good() }, message);
+    let message = "decode_attention: `cache.v` has 448 elements, expected 896";
+    z.refuses(DecodeAttention { cache: plain(896, 448), ..good() }, message);
     let message = "decode_attention: `out` is [1, 128], expected [2, 128]";
     z.refuses(DecodeAttention { out: z.mat_mut(1, 128), ..good() }, message);
+    int8::refuses(&z, |cache| DecodeAttention { cache, ..good() });
 }
 
 pub fn refusals<B: Backend>() -> Vec<Check<B>> {

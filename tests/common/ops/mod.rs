@@ -7,6 +7,7 @@ pub mod cast;
 pub mod cross_entropy;
 pub mod decode_attention;
 pub mod dequantize;
+pub mod dequantize_rows;
 pub mod linear;
 pub mod linear4;
 pub mod lora;
@@ -65,6 +66,7 @@ ops!(
     swiglu,
     attention,
     decode_attention,
+    dequantize_rows,
     rows,
     cross_entropy,
     sample,

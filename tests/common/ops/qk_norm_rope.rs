@@ -257,6 +257,7 @@ pub fn checks<B: Backend>() -> Vec<Check<B>> {
     vec![
         ("qk_norm_rope", qk_norm_rope),
         ("qk_norm_rope_into_a_cache", cache::qk_norm_rope_into_a_cache),
+        ("qk_norm_rope_into_8_bits", cache::qk_norm_rope_into_8_bits),
         ("qk_norm_rope_grad", qk_norm_rope_grad),
     ]
 }

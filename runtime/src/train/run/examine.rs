@@ -8,7 +8,7 @@ use crate::{
         questions::{Accuracy, Question},
     },
     generate::generator::{GenerateOptions, Generated, generate},
-    model::{Qwen3, SampleOptions},
+    model::{CacheType, Qwen3, SampleOptions},
     tokenizer::Tokenizer,
     train::{
         sample_losses::{SampleLoss, worst},
@@ -84,6 +84,7 @@ impl<B: Backend, T: Float> Examiner<'_, B, T> {
             max_new_tokens: 24,
             stop_tokens: self.tokenizer.eos_ids().to_vec(),
             sample: SampleOptions::GREEDY,
+            cache: CacheType::Plain,
             skip_special: true,
         };
         let (prompt, go_on) = (self.tokenizer.encode(prompt)?, |_: &str| ControlFlow::Continue(()));
