@@ -7,7 +7,7 @@ use halfbyte::{Backend, Float, quant::Format, rng::philox};
 use halfbyte_runtime::{
     batch::Batch,
     config::Qwen3Config,
-    model::{Activations, Base, Decoder, ForwardContext, Keep, Qwen3, SampleOptions},
+    model::{Activations, Base, CacheType, Decoder, ForwardContext, Keep, Qwen3, SampleOptions},
     speed::{SHAPES, random_adapter},
 };
 
@@ -48,7 +48,8 @@ fn write<B: Backend, T: Float>(
     ctx: ForwardContext<'_, B, T>,
     prompts: &[Vec<u32>],
 ) -> Vec<Vec<u32>> {
-    let mut decoder = Decoder::new(model, ctx, prompts.len(), PROMPT + NEW, 4096, SampleOptions::GREEDY).unwrap();
+    let mut decoder =
+        Decoder::new(model, ctx, prompts.len(), PROMPT + NEW, 4096, SampleOptions::GREEDY, CacheType::Plain).unwrap();
     let mut texts = prompts.to_vec();
     let mut tokens = decoder.prefill(prompts).unwrap();
     for step in 0..NEW {
