@@ -6,6 +6,7 @@ use crate::{
 };
 
 /// What a step does to gradients before it, known on the device alone: so nobody has to wait for a norm.
+#[derive(Debug)]
 pub struct Clip<'a, B: Storage> {
     /// `[1]`: the norm of the gradients.
     pub norm: View<'a, B, f32>,
@@ -25,6 +26,7 @@ pub struct Clip<'a, B: Storage> {
 /// is halted: `w -= lr · weight_decay · w`;
 /// `m = beta1 · m + (1 - beta1) · g`; `v = beta2 · v + (1 - beta2) · g²`;
 /// `w -= lr / (1 - beta1^t) · m / (sqrt(v) / sqrt(1 - beta2^t) + eps)`; `compute[i] = w` rounded to `T`.
+#[derive(Debug)]
 pub struct AdamW<'a, B: Storage, T: Float> {
     /// `[n]`, the master weights.
     pub weights: ViewMut<'a, B, f32>,

@@ -31,6 +31,7 @@ pub(super) fn verify_scale<B: Storage>(check: &Check<'_, B>, scale: f32) -> Resu
 }
 
 /// Keys and values that sequences see, all of them, before their own: those of a text that several go on from.
+#[derive(Debug)]
 pub struct Prefix<'a, B: Storage, T: Float> {
     /// `[n_prefix, heads.kv dim]`; may be the keys of the sequences themselves.
     pub k: Mat<'a, B, T>,
@@ -63,6 +64,7 @@ impl<B: Storage, T: Float> Prefix<'_, B, T> {
 /// Sequence `s` is rows `cu_seqlens[s] .. cu_seqlens[s + 1]`. For row `i` and head `h`, over the rows `j <= i` of the
 /// same sequence and all of its prefix: `p[j] = exp(scale · q[i]·k[j] - lse)`, `out[i] = sum_j p[j] · v[j]`,
 /// `lse = ln sum_j exp(scale · q[i]·k[j])` (Dao, "FlashAttention-2", 2023).
+#[derive(Debug)]
 pub struct Attention<'a, B: Storage, T: Float> {
     /// `[n, heads.q dim]`.
     pub q: Mat<'a, B, T>,
@@ -128,6 +130,7 @@ impl<B: Storage, T: Float> Shapes<'_, B, T> {
 ///
 /// With `delta[i] = d_out[i]·out[i]`, `ds[i, j] = p[i, j] · (d_out[i]·v[j] - delta[i])`: `d_q[i] = scale · sum_j ds[i, j] k[j]`,
 /// `d_k[j] = scale · sum_i ds[i, j] q[i]`, `d_v[j] = sum_i p[i, j] d_out[i]`, sums over the query heads of a group included.
+#[derive(Debug)]
 pub struct AttentionGrad<'a, B: Storage, T: Float> {
     /// `[n, heads.q dim]`.
     pub q: Mat<'a, B, T>,

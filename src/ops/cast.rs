@@ -6,6 +6,7 @@ use crate::{
 };
 
 /// `out[i] = x[i]`, rounded to `T`.
+#[derive(Debug)]
 pub struct Cast<'a, B: Storage, S: Float, T: Float> {
     /// `[n]`.
     pub x: View<'a, B, S>,

@@ -12,6 +12,7 @@ pub const IGNORE: u32 = u32::MAX;
 ///
 /// With `grad_scale`, the logits are overwritten by their gradient,
 /// `grad_scale · (softmax(logits[i, :]) - onehot(labels[i]))`, zeros in ignored rows.
+#[derive(Debug)]
 pub struct CrossEntropy<'a, B: Storage, T: Float> {
     /// `[n, n_vocab]`: logits, then their gradient.
     pub logits: MatMut<'a, B, T>,

@@ -14,6 +14,7 @@ use crate::{
 /// [`super::Attention`]'s formula over positions `0 ..= positions[b]` of sequence `b`.
 ///
 /// A token whose position is `capacity` or more is left out of the cache, and sees all that is there.
+#[derive(Debug)]
 pub struct DecodeAttention<'a, B: Storage, T: Float> {
     /// `[n_seqs, (heads.q + 2 heads.kv) dim]`: queries, keys, values.
     pub qkv: Mat<'a, B, T>,

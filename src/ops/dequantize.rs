@@ -7,6 +7,7 @@ use crate::{
 };
 
 /// Decodes a 4-bit weight: `out[i] = CODE[codes[i]] · absmax[i / block_size]`, multiplied in f32 and rounded once to `T`.
+#[derive(Debug)]
 pub struct Dequantize<'a, B: Storage, T: Float> {
     /// `[rows, cols]`.
     pub weight: Weight4<'a, B>,

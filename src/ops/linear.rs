@@ -8,6 +8,7 @@ use crate::{
 /// `out (+)= x · weightᵀ` with a dense weight: `x` is `[n, in]`, `weight` `[out, in]`, `out` `[n, out]`.
 ///
 /// Products are summed in f32. `O` is `T` or f32 (logits).
+#[derive(Debug)]
 pub struct Linear<'a, B: Storage, T: Float, O: Float = T> {
     /// `[n, in]`.
     pub x: Mat<'a, B, T>,
@@ -53,6 +54,7 @@ impl<B: Storage> Check<'_, B> {
 }
 
 /// The input gradient of [`Linear`]: `d_x (+)= d_out · weight`.
+#[derive(Debug)]
 pub struct LinearGrad<'a, B: Storage, T: Float> {
     /// `[n, out]`.
     pub d_out: Mat<'a, B, T>,

@@ -10,6 +10,7 @@ use crate::{
 ///
 /// `W` is decoded to `T` (as [`super::Dequantize`] does) inside the kernel; products are summed in f32.
 /// `O` is `T` or f32 (logits).
+#[derive(Debug)]
 pub struct Linear4<'a, B: Storage, T: Float, O: Float = T> {
     /// `[n, in]`.
     pub x: Mat<'a, B, T>,
@@ -47,6 +48,7 @@ fn verify_shapes<B: Storage, X: Float, Y: Float>(
 }
 
 /// The input gradient of [`Linear4`]: `d_x (+)= d_out · W`.
+#[derive(Debug)]
 pub struct Linear4Grad<'a, B: Storage, T: Float> {
     /// `[n, out]`.
     pub d_out: Mat<'a, B, T>,

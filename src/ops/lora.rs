@@ -41,6 +41,7 @@ impl Dropout {
 /// A low-rank adapter: `xa = drop(x) · Aᵀ`, `out += scale · xa · Bᵀ` (Hu et al., "LoRA", 2021).
 ///
 /// `xa` is rounded to `T`, unscaled, and kept for the backward pass.
+#[derive(Debug)]
 pub struct Lora<'a, B: Storage, T: Float> {
     /// `[n, in]`.
     pub x: Mat<'a, B, T>,
@@ -105,6 +106,7 @@ impl<B: Storage, T: Float> Shapes<'_, B, T> {
 ///
 /// `d_xa = scale · d_out · B` (rounded to `T`), `d_b += scale · d_outᵀ · xa`, `d_a += d_xaᵀ · drop(x)`,
 /// `d_x += drop(d_xa · A)` with the forward's mask and scale.
+#[derive(Debug)]
 pub struct LoraGrad<'a, B: Storage, T: Float> {
     /// `[n, in]`, the forward's input.
     pub x: Mat<'a, B, T>,

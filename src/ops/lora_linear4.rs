@@ -15,7 +15,7 @@ use std::ops::Range;
 pub const LORA_ROOM: usize = 64;
 
 /// An adapter of some outputs of a weight; see [`Lora`].
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct LoraPart<'a, B: Storage, T: Float> {
     /// `A`, `[r, in]`.
     pub a: View<'a, B, T>,
@@ -36,6 +36,7 @@ pub struct LoraPart<'a, B: Storage, T: Float> {
 /// `scale B` is rounded to `T`.
 ///
 /// Columns of `xa` between the adapters', and behind the last to a multiple of 8, must be zeros.
+#[derive(Debug)]
 pub struct LoraLinear4<'a, B: Storage, T: Float> {
     /// `[n, in + room]`: what lies behind the input is scratch. One product takes room for all columns of `xa` from the
     /// first adapter's to the last one's, rounded up to a multiple of [`LORA_ROOM`].
@@ -150,6 +151,7 @@ impl<'a, B: Storage, T: Float> LoraPart<'a, B, T> {
 }
 
 /// Gradients of an adapter's factors, which are added to.
+#[derive(Debug)]
 pub struct LoraFactors<'a, B: Storage> {
     /// `[r, in]`.
     pub d_a: ViewMut<'a, B, f32>,
@@ -159,6 +161,7 @@ pub struct LoraFactors<'a, B: Storage> {
 
 /// The gradients of [`LoraLinear4`]: [`super::Linear4Grad`] and [`LoraGrad`], or, for many tokens on CUDA and
 /// without dropout, `d_x` as one product of `[d_out | d_xa]` with `W` above `A`.
+#[derive(Debug)]
 pub struct LoraLinear4Grad<'a, B: Storage, T: Float> {
     /// `[n, in]`, the forward's input.
     pub x: Mat<'a, B, T>,

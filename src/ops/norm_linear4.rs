@@ -13,6 +13,7 @@ use crate::{
 /// [`super::RmsNorm`], [`super::Linear4`] and [`super::Swiglu`] one after the other, in as few kernels as there are for it.
 ///
 /// `x` is `[n, in]`, `W` `[out, in]`.
+#[derive(Debug)]
 pub struct NormLinear4<'a, B: Storage, T: Float> {
     /// `[n, in]`.
     pub x: Mat<'a, B, T>,

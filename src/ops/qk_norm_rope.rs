@@ -12,6 +12,7 @@ use crate::{
 ///
 /// Token `i` goes to row `[seqs[i], positions[i]]`. One whose position is `capacity` or more, or whose sequence does not
 /// exist, is left out.
+#[derive(Debug)]
 pub struct CacheRows<'a, B: Storage, T: Float> {
     /// `[n]`.
     pub seqs: View<'a, B, u32>,
@@ -41,6 +42,7 @@ impl<B: Storage, T: Float> CacheRows<'_, B, T> {
 /// For each head `h` of `d` elements: `u = h / sqrt(mean(h²) + eps) · weight`, then, with `c` and `s` the rows
 /// of `cos` and `sin` at the token's position, `out[i] = u[i] · c[i] - u[i + d/2] · s[i]` and
 /// `out[i + d/2] = u[i + d/2] · c[i] + u[i] · s[i]` for `i < d/2` (Su et al., "RoFormer", 2021; Qwen3 normalises first).
+#[derive(Debug)]
 pub struct QkNormRope<'a, B: Storage, T: Float> {
     /// `[n, (heads.q + 2 heads.kv) d]`: queries, keys, values. Values are read for a cache only.
     pub qkv: Mat<'a, B, T>,
@@ -110,6 +112,7 @@ impl<B: Storage, T: Float> Shapes<'_, B, T> {
 ///
 /// `d_qk` is only the query and key columns of the stacked gradient
 /// (the attention gradient writes the value columns).
+#[derive(Debug)]
 pub struct QkNormRopeGrad<'a, B: Storage, T: Float> {
     /// As in the forward op.
     pub qkv: Mat<'a, B, T>,

@@ -9,6 +9,7 @@ use crate::{
 /// Rounds `x` to 4 bits in blocks, bit for bit as bitsandbytes' `quantize_4bit` does.
 ///
 /// The last block may be short; an odd last byte is padded with the code of 0.0. A block of zeros gets the code of 0.
+#[derive(Debug)]
 pub struct Quantize<'a, B: Storage, T: Float> {
     /// `[len]`: a weight, row by row.
     pub x: View<'a, B, T>,
@@ -37,6 +38,7 @@ impl<B: Storage, T: Float> Op<B> for Quantize<'_, B, T> {
 /// the entry of the signed dynamic map ([`crate::quant::DYNAMIC_MAP`]) nearest to its share of that, the share rounded
 /// first to a grid of 65536 points, as bitsandbytes does.
 /// The mean is summed in the order of PyTorch's CPU kernel on one thread, on every backend.
+#[derive(Debug)]
 pub struct NestAbsmax<'a, B: Storage> {
     /// `[n]`.
     pub absmax: View<'a, B, f32>,

@@ -5,6 +5,7 @@ use crate::{
 };
 
 /// `out[0] (+)= sum(x)`, in an order that depends only on the length.
+#[derive(Debug)]
 pub struct Sum<'a, B: Storage> {
     /// `[n]`.
     pub x: View<'a, B, f32>,
@@ -22,6 +23,7 @@ impl<B: Storage> Op<B> for Sum<'_, B> {
 }
 
 /// `out[0] = sqrt(sum(x²))`, in an order that depends only on the length; not finite if any element is not.
+#[derive(Debug)]
 pub struct Norm<'a, B: Storage> {
     /// `[n]`.
     pub x: View<'a, B, f32>,

@@ -9,6 +9,7 @@ use crate::{
 /// which is also stored in `add.1` (the residual stream). All matrices are `[n, d]`.
 ///
 /// Zhang and Sennrich, "Root mean square layer normalization" (2019). Statistics are f32.
+#[derive(Debug)]
 pub struct RmsNorm<'a, B: Storage, T: Float> {
     /// `[n, d]`.
     pub x: Mat<'a, B, T>,
@@ -49,6 +50,7 @@ fn verify_shapes<B: Storage, T: Float>(
 /// The gradient of [`RmsNorm`] with respect to its (summed) input; the weight is frozen.
 ///
 /// With `r = 1 / sqrt(mean(x²) + eps)`, `g = d_out · weight`: `d_x (+)= r · (g - x · r² · mean(g · x))`.
+#[derive(Debug)]
 pub struct RmsNormGrad<'a, B: Storage, T: Float> {
     /// `[n, d]`, what was normalised (the sum, when there was one).
     pub x: Mat<'a, B, T>,

@@ -9,6 +9,7 @@ use crate::{
 ///
 /// A row number outside the table takes the table's last row.
 #[doc(alias = "embedding")]
+#[derive(Debug)]
 pub struct GatherRows<'a, B: Storage, T: Float> {
     /// `[n_table, d]`.
     pub table: Mat<'a, B, T>,
@@ -29,6 +30,7 @@ impl<B: Storage, T: Float> Op<B> for GatherRows<'_, B, T> {
 }
 
 /// `out[rows[i], :] = x[i, :]`; the other rows are left alone. Row numbers must differ; those outside are dropped.
+#[derive(Debug)]
 pub struct ScatterRows<'a, B: Storage, T: Float> {
     /// `[n, d]`.
     pub x: Mat<'a, B, T>,

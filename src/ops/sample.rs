@@ -19,6 +19,7 @@ use crate::{
 ///    `uniform(philox([p, b, 0, 0], seed)[0])`.
 ///
 /// Then `tokens[b]` becomes the choice, `history[b, p + 1]` too (if it fits), and `positions[b]` becomes `p + 1`.
+#[derive(Debug)]
 pub struct Sample<'a, B: Storage> {
     /// `[n_seqs, columns]`; overwritten.
     pub logits: MatMut<'a, B, f32>,

@@ -7,6 +7,7 @@ use crate::{
 
 /// `out = silu(gate) · up`, where `gate_up = [gate | up]` is `[n, 2f]` and `out` is `[n, f]`;
 /// `silu(v) = v / (1 + exp(-v))` (Shazeer, "GLU variants improve transformer", 2020).
+#[derive(Debug)]
 pub struct Swiglu<'a, B: Storage, T: Float> {
     /// `[n, 2f]`: gate, then up.
     pub gate_up: Mat<'a, B, T>,
@@ -35,6 +36,7 @@ fn verify_shapes<B: Storage, T: Float>(
 ///
 /// With `s = 1 / (1 + exp(-gate))`: `d_gate = d_out · up · s · (1 + gate · (1 - s))`, `d_up = d_out · gate · s`. They take
 /// the place of gate and up, which nothing reads after their gradients: `[n, 2f]` is the largest matrix of a layer.
+#[derive(Debug)]
 pub struct SwigluGrad<'a, B: Storage, T: Float> {
     /// `[n, 2f]`, as in the forward op; then d_gate and d_up.
     pub gate_up: MatMut<'a, B, T>,

@@ -6,6 +6,7 @@ use crate::{
 };
 
 /// The weight gradient of [`super::Linear`], for a dense layer that is trained: `d_weight += d_outᵀ · x`, in f32.
+#[derive(Debug)]
 pub struct WeightGrad<'a, B: Storage, T: Float> {
     /// `[n, in]`.
     pub x: Mat<'a, B, T>,
