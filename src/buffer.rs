@@ -4,10 +4,17 @@
 //! from windows that were made at different times. Only backends look behind the address.
 #![allow(unsafe_code)]
 
+mod debug;
+mod foreign;
+
 use crate::{element::Element, error::Result};
-use std::{marker::PhantomData, ops::Range};
+use std::{any::Any, fmt::Debug, marker::PhantomData, ops::Range};
+
+/// What keeps memory of others alive until it is dropped.
+pub type Keeper = Box<dyn Any + Send + Sync>;
 
 /// Where memory lies, and who it belongs to.
+#[derive(Debug)]
 pub struct Parts<'a, P, O> {
     /// The address of the first element.
     pub ptr: P,
@@ -17,13 +24,18 @@ pub struct Parts<'a, P, O> {
     pub owner: &'a O,
 }
 
-/// How a backend owns memory.
+/// What no other crate can name, and so none can implement.
+pub(crate) mod sealed {
+    pub trait Sealed {}
+}
+
+/// How a backend owns memory. Only this crate's backends do.
 ///
 /// # Safety
 /// The address is that of as many elements as the length says, in the address space that the owner belongs to; it
 /// stays the same and valid as long as the memory lives, or a copy that [`Storage::admit`] made of the owner. Only
 /// memory of an admitted owner is ever touched.
-pub unsafe trait Storage {
+pub unsafe trait Storage: sealed::Sealed + Debug {
     /// Owned memory.
     type Memory<T: Element>: Send + Sync;
     /// What keeps memory alive and knows its backend.
@@ -40,6 +52,21 @@ pub unsafe trait Storage {
     /// # Errors
     /// The device cannot wait.
     fn admit(&self, owner: &Self::Owner) -> Result<bool>;
+
+    /// The owner of memory that is others' ([`View::from_raw`]), `bytes` of which are at `address`. No recording takes it.
+    ///
+    /// # Errors
+    /// This backend cannot use such an address.
+    fn lend(&self, address: usize, bytes: usize) -> Result<&Self::Owner>;
+
+    /// Memory of others that lives as long as `keeper`, as owned memory.
+    ///
+    /// # Errors
+    /// This backend cannot use such an address.
+    ///
+    /// # Safety
+    /// As for [`Buf::from_raw`].
+    unsafe fn adopt<T: Element>(&self, ptr: *mut T, len: usize, keeper: Keeper) -> Result<Self::Memory<T>>;
 }
 
 /// Memory of a backend that holds `T`s.
@@ -138,8 +165,9 @@ impl<'a, B: Storage, T: Element> View<'a, B, T> {
         self.owner
     }
 
-    /// The address, for the backend.
-    pub(crate) fn as_ptr(&self) -> *const T {
+    /// The address, on CUDA the device's. Whoever reads there does so behind the backend's back: in the order of its stream,
+    /// and while the memory is borrowed.
+    pub fn as_ptr(&self) -> *const T {
         self.ptr
     }
 
@@ -185,8 +213,8 @@ impl<'a, B: Storage, T: Element> ViewMut<'a, B, T> {
         self.owner
     }
 
-    /// The address, for the backend.
-    pub(crate) fn as_mut_ptr(&mut self) -> *mut T {
+    /// The address, on CUDA the device's; see [`View::as_ptr`].
+    pub fn as_mut_ptr(&mut self) -> *mut T {
         self.ptr
     }
 
@@ -246,6 +274,13 @@ fn area(rows: usize, cols: usize) -> usize {
     rows.checked_mul(cols).unwrap_or_else(|| panic!("a matrix of {rows} x {cols} is larger than memory"))
 }
 
+fn assert_strided(len: usize, [rows, cols, stride]: [usize; 3]) {
+    assert!(stride >= cols, "rows of {cols} elements, {stride} apart");
+    let whole = rows.saturating_sub(1).checked_mul(stride).and_then(|before| before.checked_add(cols));
+    let want = if rows == 0 { Some(0) } else { whole };
+    assert_eq!(Some(len), want, "a view for {rows} rows of {cols}, {stride} apart");
+}
+
 /// Elements from the first to the last of a matrix that lies in memory.
 pub(crate) fn span(rows: usize, cols: usize, stride: usize) -> usize {
     if rows == 0 { 0 } else { (rows - 1) * stride + cols }
@@ -256,6 +291,13 @@ impl<'a, B: Storage, T: Element> Mat<'a, B, T> {
     pub fn new(view: View<'a, B, T>, rows: usize, cols: usize) -> Self {
         assert_eq!(view.len(), area(rows, cols), "a view for {rows} x {cols}");
         Mat { view, rows, cols, stride: cols }
+    }
+
+    /// `view` as `rows` rows that begin `stride` elements apart. Panics when rows overlap, or the view does not end where
+    /// the last row does.
+    pub fn with_stride(view: View<'a, B, T>, rows: usize, cols: usize, stride: usize) -> Self {
+        assert_strided(view.len(), [rows, cols, stride]);
+        Mat { view, rows, cols, stride }
     }
 
     /// Rows and columns.
@@ -295,6 +337,13 @@ impl<'a, B: Storage, T: Element> MatMut<'a, B, T> {
     pub fn new(view: ViewMut<'a, B, T>, rows: usize, cols: usize) -> Self {
         assert_eq!(view.len(), area(rows, cols), "a view for {rows} x {cols}");
         MatMut { view, rows, cols, stride: cols }
+    }
+
+    /// `view` as `rows` rows that begin `stride` elements apart. Panics when rows overlap, or the view does not end where
+    /// the last row does.
+    pub fn with_stride(view: ViewMut<'a, B, T>, rows: usize, cols: usize, stride: usize) -> Self {
+        assert_strided(view.len(), [rows, cols, stride]);
+        MatMut { view, rows, cols, stride }
     }
 
     /// Rows and columns.

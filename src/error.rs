@@ -1,3 +1,5 @@
+use crate::cuda::describe;
+use cudarc::{cublaslt::result::CublasError, driver::DriverError};
 use std::fmt;
 
 /// What can go wrong in the kernel library.
@@ -66,12 +68,18 @@ pub enum Error {
         count: usize,
     },
     /// A kernel could not be launched.
-    #[error("launching `{kernel}`: {reason}")]
+    #[error("launching `{kernel}`: {}", describe(source))]
     Launch {
         /// Its name.
         kernel: String,
         /// What the driver says.
-        reason: String,
+        source: DriverError,
+    },
+    /// This build has no such kernel for this GPU.
+    #[error("launching `{kernel}`: this build does not have it for this GPU; see HALFBYTE_CUDA_ARCHS")]
+    NoKernel {
+        /// Its name.
+        kernel: String,
     },
     /// There is too little memory.
     #[error("out of memory: {} more were asked for, {}", Size(*bytes as u64), Free(*free))]
@@ -89,12 +97,28 @@ pub enum Error {
         /// Bytes of one.
         size: usize,
     },
-    /// The CUDA driver or one of its libraries refused.
-    #[error("{what}: {reason}")]
-    Cuda {
-        /// The call.
+    /// The CUDA driver refused.
+    #[error("{what}: {}", describe(source))]
+    Driver {
+        /// What was tried.
         what: &'static str,
         /// What it says.
+        source: DriverError,
+    },
+    /// cuBLASLt refused.
+    #[error("{what}: cuBLASLt answers {source}")]
+    Blas {
+        /// What was tried.
+        what: &'static str,
+        /// What it says.
+        source: CublasError,
+    },
+    /// Something cannot be done on a GPU as it stands.
+    #[error("{what}: {reason}")]
+    Cuda {
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
         reason: String,
     },
 }
@@ -149,7 +173,22 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 #[cfg(test)]
 mod tests {
-    use super::Count;
+    use super::*;
+
+    /// What the driver says is in the message, too, but that asks the driver for words.
+    #[test]
+    fn what_the_libraries_say_is_a_source() {
+        let refused = cudarc::cublaslt::sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED;
+        let error = Error::Blas { what: "planning a matrix product", source: CublasError(refused) };
+        let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref());
+        assert_eq!(source, Some(&CublasError(refused)));
+        assert!(error.to_string().starts_with("planning a matrix product: cuBLASLt answers "), "{error}");
+        let lost = DriverError(cudarc::driver::sys::CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE);
+        for error in [Error::Driver { what: "x", source: lost }, Error::Launch { kernel: "x".into(), source: lost }] {
+            let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref());
+            assert_eq!(source, Some(&lost));
+        }
+    }
 
     #[test]
     fn one_is_no_plural() {

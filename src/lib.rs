@@ -2,10 +2,12 @@
 //!
 //! A [`Backend`] holds memory and runs ops: [`Cpu`] everywhere, [`Cuda`] where there is an NVIDIA GPU.
 //! An op is a struct with named fields from [`ops`]; [`ops::Op::run`] verifies every length and then runs it.
+
 mod backend;
 mod buffer;
 pub mod cpu;
 pub mod cuda;
+pub mod dlpack;
 mod element;
 mod error;
 pub mod host;
@@ -16,11 +18,12 @@ pub mod quant;
 pub mod rng;
 
 pub use backend::Backend;
-pub use buffer::{Buf, Mat, MatMut, Parts, Storage, View, ViewMut};
+pub use buffer::{Buf, Keeper, Mat, MatMut, Parts, Storage, View, ViewMut};
 pub use cpu::Cpu;
 pub use cuda::Cuda;
 pub use element::{DType, Element, Float, elements};
 pub use error::{Count, Error, Result, Size};
+pub use half;
 pub use meter::MemoryUse;
 pub use profile::OpTime;
 

@@ -10,7 +10,7 @@ pub struct MemoryUse {
 }
 
 /// Counts them.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Meter {
     now: AtomicUsize,
     peak: AtomicUsize,

@@ -8,6 +8,7 @@ use std::{
 
 /// What the calls of an op took together.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct OpTime {
     /// Its name: `linear4`.
     pub op: &'static str,

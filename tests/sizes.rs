@@ -81,6 +81,17 @@ proptest! {
     }
 
     #[test]
+    fn rows_apart_end_where_their_memory_does([rows, stride] in pair(), cols in size()) {
+        let [buf] = views();
+        let rest = LEN.wrapping_sub(rows.wrapping_sub(1).wrapping_mul(stride));
+        for cols in [cols, stride, rest] {
+            let end = (rows as u128).saturating_sub(1) * stride as u128 + cols as u128;
+            let right = rows > 0 && stride >= cols && end == LEN as u128;
+            prop_assert_eq!(passes(|| Some(Mat::with_stride(buf.view(), rows, cols, stride))), right);
+        }
+    }
+
+    #[test]
     fn weights_are_no_larger_than_their_codes([rows, cols] in pair(), block_size in size()) {
         let [absmax, mut out] = views();
         let codes = Cpu::new().zeros(LEN / 2).unwrap();

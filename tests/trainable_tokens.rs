@@ -154,7 +154,7 @@ fn rows_of_a_tied_embedding_beside_another_head_are_refused<B: Backend>(backend:
     let mut lora = LoraConfig::new(8, 16.0, Targets::AllLinear);
     lora.trainable_tokens = TrainableTokens::Ids(vec![3]);
     let adapter = Adapter::init(lora, &config, &files, 0).unwrap();
-    let error = model.adapt(backend, &adapter).err().expect("it was not refused").to_string();
+    let error = model.adapt(backend, &adapter).expect_err("it was not refused").to_string();
     assert!(error.contains("trainable_token_indices") && error.contains("remove `lm_head.weight`"), "{error}");
 }
 

@@ -98,7 +98,7 @@ pub fn say_ops(ops: &[OpTime]) {
     if !ops.is_empty() {
         say!("\n  op                  calls        ms   share  TFLOP/s");
     }
-    for OpTime { op, calls, seconds, flops } in ops {
+    for OpTime { op, calls, seconds, flops, .. } in ops {
         let rate = if *flops > 0.0 { format!("{:>9.2}", flops / seconds / 1e12) } else { String::new() };
         say!("  {op:<18} {calls:>6} {:>9.3}  {:>5.1}%{rate}", 1e3 * seconds, 100.0 * seconds / all);
     }

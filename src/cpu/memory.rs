@@ -3,14 +3,29 @@
 
 use super::device::Cpu;
 use crate::{
-    buffer::{Parts, Storage, View, ViewMut},
+    buffer::{Keeper, Parts, Storage, View, ViewMut, sealed::Sealed},
     element::Element,
     error::Result,
     host,
 };
 
-/// Owned memory, which is counted.
-pub struct Memory<T>(Vec<T>);
+/// Owned memory.
+#[derive(Debug)]
+pub struct Memory<T>(Kind<T>);
+
+#[derive(Debug)]
+enum Kind<T> {
+    /// Of this crate, which is counted.
+    Own(Vec<T>),
+    /// Of others: what keeps it lives as long.
+    Adopted { ptr: *mut T, len: usize, _keeper: Keeper },
+}
+
+// SAFETY: it is read through `&Memory` and written through `&mut Memory` only (`Storage`); elements are plain data, which
+// any thread may have, and so is a `Keeper`.
+unsafe impl<T: Element> Send for Memory<T> {}
+// SAFETY: as for `Send`, since `&Memory` lets no one write.
+unsafe impl<T: Element> Sync for Memory<T> {}
 
 impl<T: Element> Memory<T> {
     pub(super) fn zeros(len: usize) -> Result<Self> {
@@ -23,13 +38,15 @@ impl<T: Element> Memory<T> {
 
     fn counted(elements: Vec<T>) -> Self {
         host::BUFFERS.add(size_of_val(elements.as_slice()));
-        Memory(elements)
+        Memory(Kind::Own(elements))
     }
 }
 
 impl<T> Drop for Memory<T> {
     fn drop(&mut self) {
-        host::BUFFERS.sub(size_of_val(self.0.as_slice()));
+        if let Kind::Own(elements) = &self.0 {
+            host::BUFFERS.sub(size_of_val(elements.as_slice()));
+        }
     }
 }
 
@@ -40,29 +57,48 @@ pub(super) fn copy<T: Element>(elements: &[T]) -> Result<Vec<T>> {
     Ok(copy)
 }
 
-// SAFETY: a vector's buffer stays where it is while the vector is not changed, and no one changes the length of these.
-// All CPU memory is one address space, and nothing is recorded.
+impl Sealed for Cpu {}
+
+// SAFETY: a vector's buffer stays where it is while the vector is not changed, and no one changes the length of these;
+// what is adopted or lent stays as long as `Buf::from_raw` and `View::from_raw` have their callers promise. All CPU memory
+// is one address space, and nothing is recorded.
 unsafe impl Storage for Cpu {
     type Memory<T: Element> = Memory<T>;
     type Owner = ();
 
     fn parts<T: Element>(memory: &Memory<T>) -> Parts<'_, *const T, ()> {
-        Parts { ptr: memory.0.as_ptr(), len: memory.0.len(), owner: &() }
+        let (ptr, len) = match &memory.0 {
+            Kind::Own(elements) => (elements.as_ptr(), elements.len()),
+            Kind::Adopted { ptr, len, .. } => (ptr.cast_const(), *len),
+        };
+        Parts { ptr, len, owner: &() }
     }
 
     fn parts_mut<T: Element>(memory: &mut Memory<T>) -> Parts<'_, *mut T, ()> {
-        Parts { ptr: memory.0.as_mut_ptr(), len: memory.0.len(), owner: &() }
+        let (ptr, len) = match &mut memory.0 {
+            Kind::Own(elements) => (elements.as_mut_ptr(), elements.len()),
+            Kind::Adopted { ptr, len, .. } => (*ptr, *len),
+        };
+        Parts { ptr, len, owner: &() }
     }
 
     fn admit(&self, _owner: &()) -> Result<bool> {
         Ok(true)
+    }
+
+    fn lend(&self, _address: usize, _bytes: usize) -> Result<&()> {
+        Ok(&())
+    }
+
+    unsafe fn adopt<T: Element>(&self, ptr: *mut T, len: usize, keeper: Keeper) -> Result<Memory<T>> {
+        Ok(Memory(Kind::Adopted { ptr, len, _keeper: keeper }))
     }
 }
 
 impl<'a, T: Element> View<'a, Cpu, T> {
     /// The elements.
     pub(super) fn slice(self) -> &'a [T] {
-        // SAFETY: a view of the CPU's memory borrows that many elements of a vector for `'a` (`Storage for Cpu`).
+        // SAFETY: a view of the CPU's memory borrows that many elements for `'a` (`Storage for Cpu`).
         unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len()) }
     }
 }
@@ -70,7 +106,7 @@ impl<'a, T: Element> View<'a, Cpu, T> {
 impl<'a, T: Element> ViewMut<'a, Cpu, T> {
     /// The elements.
     pub(super) fn into_slice(mut self) -> &'a mut [T] {
-        // SAFETY: a mutable view of the CPU's memory borrows that many elements of a vector exclusively for `'a`.
+        // SAFETY: a mutable view of the CPU's memory borrows that many elements exclusively for `'a` (`Storage for Cpu`).
         unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr(), self.len()) }
     }
 }

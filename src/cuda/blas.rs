@@ -152,7 +152,7 @@ pub fn has_cublaslt() -> bool {
 }
 
 fn refused(what: &'static str) -> impl Fn(CublasError) -> Error {
-    move |error| Error::Cuda { what, reason: format!("cuBLASLt answers {error}") }
+    move |source| Error::Blas { what, source }
 }
 
 fn data_type(dtype: DType) -> sys::cudaDataType {

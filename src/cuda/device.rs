@@ -3,18 +3,19 @@
 
 use super::{
     blas::Blas,
-    driver::{describe, refused},
+    driver::refused,
     scratch::{Scratch, Slot},
     staging::Ring,
-    stream::{Queue, Turn},
+    stream::{Allocation, Bytes, Queue, Turn},
     warm_up::Background,
 };
 use crate::{
     error::{Error, Result},
     profile::{OpTime, Profiler},
 };
+use core::ffi::c_void;
 use cudarc::{
-    driver::{CudaContext, CudaEvent, CudaFunction, CudaModule, DriverError, sys},
+    driver::{CudaContext, CudaEvent, CudaFunction, CudaModule, CudaStream, DriverError, sys},
     nvrtc::Ptx,
 };
 use parking_lot::Mutex;
@@ -75,8 +76,12 @@ pub(super) struct Function {
 }
 
 /// One GPU and one stream on it. Threads may share it: each op has the stream to itself until it is queued.
+///
+/// The stream is its own, or one that others queue to as well ([`Cuda::on_stream`]).
 pub struct Cuda {
     pub(super) queue: Arc<Queue>,
+    /// The owner of what raw views show.
+    pub(super) lent: Arc<Allocation>,
     pub(super) n_sms: u32,
     /// Bytes of device memory.
     pub(super) total_memory: usize,
@@ -102,27 +107,82 @@ impl Cuda {
     /// # Errors
     /// This build has no kernels, there is no driver, or no such GPU.
     pub fn new(ordinal: usize) -> Result<Self> {
+        let context = open(ordinal)?;
+        // SAFETY: everything of this crate goes to one stream, in order; there is nothing for events to order.
+        unsafe { context.disable_event_tracking() };
+        Self::with(Queue::new(&context)?, early_launch())
+    }
+
+    /// The GPU of a context of [`cudarc`], by a stream that others queue to as well (candle's `CudaDevice::cuda_stream`, for
+    /// one): what is queued there before and behind ops of this crate is ordered with them, without waiting.
+    ///
+    /// No kernel is launched before what is queued ahead of it has ended, copies aside are made in the stream's order, and
+    /// [`Backend::replay`](crate::backend::Backend::replay) runs its steps as they are: for many small ops halfbyte's own stream
+    /// is faster. While somebody records a graph on the stream, nothing may be queued to it from here.
+    ///
+    /// # Errors
+    /// This build has no kernels, the driver refuses, or it is the default stream of each thread, which is many.
+    pub fn on_stream(stream: Arc<CudaStream>) -> Result<Self> {
+        /// `CU_STREAM_PER_THREAD`.
+        const PER_THREAD: usize = 2;
         if embedded::FATBINS.is_empty() {
             return Err(Error::NoKernels);
         }
-        let count = device_count()?;
-        if ordinal >= count {
-            return Err(Error::NoDevice { ordinal, count });
+        if stream.cu_stream().addr() == PER_THREAD {
+            let (got, want) = ("the default stream of each thread".into(), "it must be the same in all; make one");
+            return Err(Error::Value { op: "on_stream", arg: "the stream", got, want });
         }
-        let context = CudaContext::new(ordinal).map_err(refused("opening the GPU"))?;
-        // SAFETY: everything of this crate goes to one stream, in order; there is nothing for events to order.
-        unsafe { context.disable_event_tracking() };
+        stream.context().bind_to_thread().map_err(refused("making the GPU current"))?;
+        Self::with(Queue::on(stream), false)
+    }
+
+    /// As [`Cuda::on_stream`], on a `CUstream` (or `cudaStream_t`) of the primary context of GPU `ordinal`, which is where
+    /// PyTorch, candle and all that use CUDA's runtime work. (Of another context, let [`cudarc`] make a stream.)
+    ///
+    /// # Errors
+    /// This build has no kernels, there is no driver, no such GPU, or the stream is of another context.
+    ///
+    /// # Safety
+    /// `stream` is a stream, or null for the default one, and lives until this `Cuda`, its buffers and its graphs are
+    /// dropped.
+    pub unsafe fn on_raw_stream(ordinal: usize, stream: *mut c_void) -> Result<Self> {
+        let context = open(ordinal)?;
+        let mut of = std::ptr::null_mut();
+        // SAFETY: it is a stream, as the caller promises; the answer is written to `of`.
+        unsafe { sys::cuStreamGetCtx(stream.cast(), &raw mut of) }.result().map_err(refused("asking for a context"))?;
+        if of != context.cu_ctx() {
+            return Err(Error::Foreign { op: "on_raw_stream", arg: "stream" });
+        }
+        // SAFETY: it was just seen to be of this context, and lives as long as the caller promises.
+        Self::on_stream(unsafe { context.wrap_borrowed_stream(stream.cast()) })
+    }
+
+    /// Which GPU, as the driver counts them.
+    pub fn ordinal(&self) -> usize {
+        self.queue.context.ordinal()
+    }
+
+    /// The stream that all ops are queued to. Where it is halfbyte's own, others may wait for it and make it wait for their
+    /// events; kernels that write what ops read they queue to a stream of theirs ([`Cuda::on_stream`]), since ops here begin
+    /// to read weights before the kernel ahead of them has ended.
+    pub fn stream(&self) -> &Arc<CudaStream> {
+        &self.queue.stream
+    }
+
+    fn with(queue: Queue, early_launch: bool) -> Result<Self> {
+        let (context, queue) = (queue.context.clone(), Arc::new(queue));
         let sms = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
         let n_sms = context.attribute(sms).map_err(refused("asking for the number of multiprocessors"))?;
         let shared = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
         let max_shared = context.attribute(shared).map_err(refused("asking for the size of shared memory"))?;
         let (_, total_memory) = context.mem_get_info().map_err(refused("asking for the size of memory"))?;
         Ok(Cuda {
-            queue: Arc::new(Queue::new(context)?),
+            lent: Arc::new(Allocation::new(Bytes::Lent, queue.clone())),
+            queue,
             n_sms: n_sms.unsigned_abs(),
             total_memory,
             max_shared: max_shared.unsigned_abs() as usize,
-            early_launch: std::env::var_os("HALFBYTE_NO_EARLY_LAUNCH").is_none_or(|v| v.is_empty() || v == "0"),
+            early_launch,
             wrote_weights: AtomicBool::new(false),
             scratch: Scratch::default(),
             blas: Arc::default(),
@@ -226,7 +286,7 @@ impl Cuda {
             Some(Some(_)) => {}
         }
         let full = full_name(name, suffix);
-        let fail = |e| Error::Launch { kernel: full.clone(), reason: describe(e) };
+        let fail = |source| Error::Launch { kernel: full.clone(), source };
         let function = match self.module(file)?.load_function(&full) {
             Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND)) => {
                 functions.insert((name, suffix), None);
@@ -255,10 +315,33 @@ impl Cuda {
             .queue
             .context
             .load_module(Ptx::from_binary(fatbin.to_vec()))
-            .map_err(|e| Error::Launch { kernel: file.into(), reason: describe(e) })?;
+            .map_err(|source| Error::Launch { kernel: file.into(), source })?;
         modules.insert(file, module.clone());
         Ok(module)
     }
+}
+
+impl std::fmt::Debug for Cuda {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Cuda").field(&self.describe()).finish()
+    }
+}
+
+/// The primary context of a GPU.
+fn open(ordinal: usize) -> Result<Arc<CudaContext>> {
+    if embedded::FATBINS.is_empty() {
+        return Err(Error::NoKernels);
+    }
+    let count = device_count()?;
+    if ordinal >= count {
+        return Err(Error::NoDevice { ordinal, count });
+    }
+    CudaContext::new(ordinal).map_err(refused("opening the GPU"))
+}
+
+/// Whether kernels may be launched early where all that is queued is this crate's.
+fn early_launch() -> bool {
+    std::env::var_os("HALFBYTE_NO_EARLY_LAUNCH").is_none_or(|v| v.is_empty() || v == "0")
 }
 
 /// Waits until the GPU has come to the second moment.

@@ -4,7 +4,7 @@ use crate::error::Error;
 use cudarc::driver::DriverError;
 
 /// What the driver says, in words.
-pub(super) fn describe(error: DriverError) -> String {
+pub(crate) fn describe(error: &DriverError) -> String {
     match (error.error_name(), error.error_string()) {
         (Ok(name), Ok(text)) => format!("{} ({})", text.to_string_lossy(), name.to_string_lossy()),
         _ => format!("{error:?}"),
@@ -13,5 +13,5 @@ pub(super) fn describe(error: DriverError) -> String {
 
 /// The driver refused `what`.
 pub(super) fn refused(what: &'static str) -> impl Fn(DriverError) -> Error {
-    move |error| Error::Cuda { what, reason: describe(error) }
+    move |source| Error::Driver { what, source }
 }

@@ -4,17 +4,17 @@
 use super::{
     device::Cuda,
     driver::refused,
-    stream::{Allocation, Queue, Recording},
+    stream::{Allocation, Bytes, Queue, Recording},
 };
 use crate::error::{Error, Result};
 use cudarc::driver::{CudaGraph, sys};
 use std::sync::Arc;
 
 /// Launches that were recorded by [`Backend::replay`](crate::backend::Backend::replay).
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Graph(State);
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 enum State {
     #[default]
     New,
@@ -33,14 +33,20 @@ struct Recorded {
     queue: Arc<Queue>,
 }
 
+impl std::fmt::Debug for Recorded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Recorded").finish_non_exhaustive()
+    }
+}
+
 // SAFETY: the driver lets any one thread at a time use a graph, and whoever uses one has `&mut Graph`.
 unsafe impl Send for Recorded {}
 
 impl Cuda {
     /// The first call runs `step` as it is (modules load, scratch grows); the second records it; later ones replay. While
-    /// ops are timed, every call runs it as it is.
+    /// ops are timed, and on a stream that others queue to, every call runs it as it is.
     pub(super) fn replay_graph(&self, graph: &mut Graph, mut step: impl FnMut() -> Result<()>) -> Result<()> {
-        if self.profiler.is_on() {
+        if self.profiler.is_on() || !self.queue.is_own() {
             return step();
         }
         match &graph.0 {
@@ -71,7 +77,8 @@ impl Cuda {
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(step));
         let graph = stream.end_capture(sys::CUgraphInstantiate_flags(0)).map_err(refused("recording a CUDA graph"));
         let Recording { kept, dropped } = turn.take().unwrap_or_default();
-        drop(dropped);
+        let keepers: Vec<_> = dropped.into_iter().filter_map(Bytes::free).collect();
+        drop((turn, keepers));
         outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         let nothing = || Error::Cuda { what: "recording a CUDA graph", reason: "nothing was recorded".into() };
         Ok(Recorded { graph: graph?.ok_or_else(nothing)?, _kept: kept, queue: self.queue.clone() })

@@ -1,10 +1,7 @@
 //! The one place where kernels are launched.
 #![allow(unsafe_code)]
 
-use super::{
-    device::{Cuda, Function, full_name},
-    driver::describe,
-};
+use super::device::{Cuda, Function, full_name};
 use crate::error::{Error, Result};
 use cudarc::driver::{DriverError, sys};
 use std::{marker::PhantomData, ptr::null_mut, sync::atomic::Ordering};
@@ -65,15 +62,16 @@ impl Cuda {
         if config.grid.contains(&0) {
             return Ok(());
         }
-        let fail = |reason| Error::Launch { kernel: full_name(kernel.name, suffix), reason };
+        let name = || full_name(kernel.name, suffix);
         let function = self
             .function(kernel.file, kernel.name, suffix, config.shared)?
-            .ok_or_else(|| fail("this build does not have it for this GPU; see HALFBYTE_CUDA_ARCHS".into()))?;
+            .ok_or_else(|| Error::NoKernel { kernel: name() })?;
         let after_weights = self.wrote_weights.swap(kernel.file == WRITE_WEIGHTS, Ordering::Relaxed);
         let early = function.waits && self.early_launch && !after_weights;
         // SAFETY: every kernel takes the one `P` that its `Kernel` names; that its pointers are live and long enough is
         // promised to this function, whose contract that is. It waits for the kernel before it where it has to.
-        unsafe { self.queue_kernel(&function, params, config, early) }.map_err(|e| fail(describe(e)))
+        unsafe { self.queue_kernel(&function, params, config, early) }
+            .map_err(|source| Error::Launch { kernel: name(), source })
     }
 
     /// Queues a kernel; `early`: it may be started while the one before it still runs, since it waits for that itself

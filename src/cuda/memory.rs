@@ -3,12 +3,12 @@
 
 use super::{
     device::Cuda,
-    driver::{describe, refused},
+    driver::refused,
     staging::Ring,
     stream::{Allocation, Bytes, HostBytes, copy_async},
 };
 use crate::{
-    buffer::{Buf, Parts, Storage, View, ViewMut},
+    buffer::{Buf, Keeper, Parts, Storage, View, ViewMut, sealed::Sealed},
     element::{self, Element},
     error::{Error, Result},
     host,
@@ -18,6 +18,7 @@ use cudarc::driver::{DevicePtr, DriverError, result, sys};
 use std::{marker::PhantomData, sync::Arc};
 
 /// Owned memory, the device's or the host's.
+#[derive(Debug)]
 pub struct Memory<T> {
     ptr: u64,
     len: usize,
@@ -39,8 +40,11 @@ impl<T: Element> ViewMut<'_, Cuda, T> {
     }
 }
 
+impl Sealed for Cuda {}
+
 // SAFETY: `alloc` fills in the address of an allocation of that many elements, which is freed when the last `Arc` of it
-// is dropped. `admit` accepts memory of this `Cuda` alone, and a recording keeps an `Arc` of what it admits.
+// is dropped; what is adopted stays as long (`Buf::from_raw`), and what is lent as long as it is used (`View::from_raw`).
+// `admit` accepts memory of this `Cuda` alone, and a recording keeps an `Arc` of what it admits, which is nothing lent.
 unsafe impl Storage for Cuda {
     type Memory<T: Element> = Memory<T>;
     type Owner = Arc<Allocation>;
@@ -59,9 +63,26 @@ unsafe impl Storage for Cuda {
         }
         owner.wait()?;
         if let Some(recording) = self.queue.turn().borrow_mut().as_mut() {
+            if Arc::ptr_eq(owner, &self.lent) {
+                let reason =
+                    "nothing keeps memory of a raw view for a graph; make a buffer of it (Buf::from_raw)".into();
+                return Err(Error::Cuda { what: "recording a CUDA graph", reason });
+            }
             recording.kept.push(owner.clone());
         }
         Ok(true)
+    }
+
+    fn lend(&self, address: usize, bytes: usize) -> Result<&Arc<Allocation>> {
+        if bytes > 0 {
+            self.is_on_device(address)?;
+        }
+        Ok(&self.lent)
+    }
+
+    unsafe fn adopt<T: Element>(&self, ptr: *mut T, len: usize, keeper: Keeper) -> Result<Memory<T>> {
+        let stream = self.queue.stream.clone();
+        Ok(self.owned(Bytes::Adopted { keeper, stream }, ptr as u64, len).0)
     }
 }
 
@@ -73,7 +94,7 @@ impl Cuda {
     fn not_allocated(&self, bytes: usize, error: DriverError) -> Error {
         match error.0 {
             sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => self.out_of_memory(bytes),
-            _ => Error::Cuda { what: "allocating device memory", reason: describe(error) },
+            _ => refused("allocating device memory")(error),
         }
     }
 
@@ -90,6 +111,37 @@ impl Cuda {
         let slice = unsafe { stream.alloc::<u8>(bytes.max(1)) }.map_err(|e| self.not_allocated(bytes, e))?;
         let ptr = slice.device_ptr(stream).0;
         Ok(self.owned(Bytes::Device(slice), ptr, len))
+    }
+
+    /// Whether what is at `address` lies on the device rather than on the host, by what the driver knows; an error where
+    /// kernels may not use it.
+    pub(crate) fn is_on_device(&self, address: usize) -> Result<bool> {
+        use sys::CUpointer_attribute::{CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, CU_POINTER_ATTRIBUTE_MEMORY_TYPE};
+        self.queue.context.bind_to_thread().map_err(refused("making the GPU current"))?;
+        let what = "asking whose memory an address is";
+        let (mut kind, mut ordinal) = (0_u32, 0_i32);
+        let (of_kind, of_device) = (CU_POINTER_ATTRIBUTE_MEMORY_TYPE, CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL);
+        // SAFETY: either attribute is one 32-bit number (CUmemorytype, int), and any address may be asked about.
+        let asked = unsafe {
+            let asked = sys::cuPointerGetAttribute((&raw mut kind).cast(), of_kind, address as u64).result();
+            asked.and_then(|()| {
+                sys::cuPointerGetAttribute((&raw mut ordinal).cast(), of_device, address as u64).result()
+            })
+        };
+        match asked {
+            Err(DriverError(sys::CUresult::CUDA_ERROR_INVALID_VALUE)) => Err(Error::Value {
+                op: "from_raw",
+                arg: "the address",
+                got: format!("{address:#x}, which no GPU knows"),
+                want: "it must be of the GPU, or page-locked; what is elsewhere can be copied (Backend::upload)",
+            }),
+            Err(error) => Err(refused(what)(error)),
+            Ok(()) => {
+                let on_device = kind == sys::CUmemorytype::CU_MEMORYTYPE_DEVICE as u32;
+                let other = on_device && usize::try_from(ordinal) != Ok(self.queue.context.ordinal());
+                if other { Err(Error::Foreign { op: "from_raw", arg: "ptr" }) } else { Ok(on_device) }
+            }
+        }
     }
 
     fn owned<T: Element>(&self, bytes: Bytes, ptr: u64, len: usize) -> Buf<Self, T> {

@@ -2,6 +2,8 @@
 mod blas;
 mod device;
 mod driver;
+#[cfg(test)]
+mod given;
 mod graph;
 mod kernel;
 mod launch;
@@ -14,7 +16,9 @@ mod stream;
 mod warm_up;
 
 pub use blas::has_cublaslt;
+pub use cudarc;
 pub use device::{Cuda, architectures, device_count, has_driver, kernels, nvcc_version};
+pub(crate) use driver::describe;
 pub use graph::Graph;
 pub use memory::Memory;
 pub use stream::Allocation;

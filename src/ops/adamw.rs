@@ -6,6 +6,7 @@ use crate::{
 };
 
 /// What a step does to gradients before it, known on the device alone: so nobody has to wait for a norm.
+#[derive(Debug)]
 pub struct Clip<'a, B: Storage> {
     /// `[1]`: the norm of the gradients.
     pub norm: View<'a, B, f32>,
@@ -25,6 +26,34 @@ pub struct Clip<'a, B: Storage> {
 /// is halted: `w -= lr · weight_decay · w`;
 /// `m = beta1 · m + (1 - beta1) · g`; `v = beta2 · v + (1 - beta2) · g²`;
 /// `w -= lr / (1 - beta1^t) · m / (sqrt(v) / sqrt(1 - beta2^t) + eps)`; `compute[i] = w` rounded to `T`.
+///
+/// ```
+/// use halfbyte::{Backend, Cpu, ops::*};
+///
+/// let cpu = Cpu::new();
+/// // The first step moves each weight by the learning rate, whatever its gradient is.
+/// let (mut weights, grads, mut compute) = (cpu.upload(&[1_f32, 1.0])?, cpu.upload(&[0.3, -0.4])?, cpu.zeros(2)?);
+/// let (mut m, mut v, mut halted) = (cpu.zeros(2)?, cpu.zeros(2)?, cpu.zeros(1)?);
+/// let (norm, loss) = (cpu.upload(&[0.5])?, cpu.upload(&[2.0])?);
+/// let (norm, loss, halted) = (norm.view(), loss.view(), halted.view_mut());
+/// AdamW::<_, f32> {
+///     weights: weights.view_mut(),
+///     grads: grads.view(),
+///     m: m.view_mut(),
+///     v: v.view_mut(),
+///     compute: compute.view_mut(),
+///     lr: 0.25,
+///     betas: [0.9, 0.999],
+///     eps: 1e-8,
+///     weight_decay: 0.0,
+///     step: 1,
+///     clip: Clip { norm, loss, max_norm: 1.0, loss_scale: 1.0, halted },
+/// }
+/// .run(&cpu)?;
+/// assert!(compute.to_vec(&cpu)?.iter().zip([0.75, 1.25]).all(|(w, want)| (w - want).abs() < 1e-5));
+/// # Ok::<(), halfbyte::Error>(())
+/// ```
+#[derive(Debug)]
 pub struct AdamW<'a, B: Storage, T: Float> {
     /// `[n]`, the master weights.
     pub weights: ViewMut<'a, B, f32>,

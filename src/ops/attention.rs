@@ -35,6 +35,7 @@ pub(super) fn verify_scale<B: Storage>(check: &Check<'_, B>, scale: f32) -> Resu
 }
 
 /// Keys and values that sequences see, all of them, before their own: those of a text that several go on from.
+#[derive(Debug)]
 pub struct Prefix<'a, B: Storage, T: Float> {
     /// `[n_prefix, heads.kv dim]`; may be the keys of the sequences themselves.
     pub k: Mat<'a, B, T>,
@@ -67,6 +68,32 @@ impl<B: Storage, T: Float> Prefix<'_, B, T> {
 /// Sequence `s` is rows `cu_seqlens[s] .. cu_seqlens[s + 1]`. For row `i` and head `h`, over the rows `j <= i` of the
 /// same sequence and all of its prefix: `p[j] = exp(scale · q[i]·k[j] - lse)`, `out[i] = sum_j p[j] · v[j]`,
 /// `lse = ln sum_j exp(scale · q[i]·k[j])` (Dao, "FlashAttention-2", 2023).
+///
+/// ```
+/// use halfbyte::{Backend, Cpu, ops::*};
+///
+/// let cpu = Cpu::new();
+/// // A sequence of two tokens. Queries of zeros see all tokens alike.
+/// let (q, v) = (cpu.zeros::<f32>(64)?, cpu.upload(&[[1_f32; 32], [3.0; 32]].concat())?);
+/// let (cu_seqlens, mut out, mut lse) = (cpu.upload(&[0, 2])?, cpu.zeros(64)?, cpu.zeros(2)?);
+/// Attention {
+///     q: q.mat(2, 32),
+///     k: v.mat(2, 32),
+///     v: v.mat(2, 32),
+///     heads: Heads { q: 1, kv: 1, dim: 32 },
+///     cu_seqlens: cu_seqlens.view(),
+///     max_len: 2,
+///     prefix: None,
+///     scale: 32_f32.powf(-0.5),
+///     out: out.mat_mut(2, 32),
+///     lse: lse.view_mut(),
+/// }
+/// .run(&cpu)?;
+/// let want = [[1.0; 32], [2.0; 32]].concat();
+/// assert!(out.to_vec(&cpu)?.iter().zip(want).all(|(out, want)| (out - want).abs() < 1e-5));
+/// # Ok::<(), halfbyte::Error>(())
+/// ```
+#[derive(Debug)]
 pub struct Attention<'a, B: Storage, T: Float> {
     /// `[n, heads.q dim]`.
     pub q: Mat<'a, B, T>,
@@ -132,6 +159,38 @@ impl<B: Storage, T: Float> Shapes<'_, B, T> {
 ///
 /// With `delta[i] = d_out[i]·out[i]`, `ds[i, j] = p[i, j] · (d_out[i]·v[j] - delta[i])`: `d_q[i] = scale · sum_j ds[i, j] k[j]`,
 /// `d_k[j] = scale · sum_i ds[i, j] q[i]`, `d_v[j] = sum_i p[i, j] d_out[i]`, sums over the query heads of a group included.
+///
+/// ```
+/// use halfbyte::{Backend, Cpu, ops::*};
+///
+/// let cpu = Cpu::new();
+/// // As in the example of the forward op.
+/// let (q, v) = (cpu.zeros::<f32>(64)?, cpu.upload(&[[1_f32; 32], [3.0; 32]].concat())?);
+/// let (cu_seqlens, lse) = (cpu.upload(&[0, 2])?, cpu.upload(&[0.0, 2_f32.ln()])?);
+/// let (out, d_out) = (cpu.upload(&[[1_f32; 32], [2.0; 32]].concat())?, cpu.upload(&[1_f32; 64])?);
+/// let [mut delta, mut d_q, mut d_k, mut d_v] = [cpu.zeros(2)?, cpu.zeros(64)?, cpu.zeros(64)?, cpu.zeros(64)?];
+/// AttentionGrad {
+///     q: q.mat(2, 32),
+///     k: v.mat(2, 32),
+///     v: v.mat(2, 32),
+///     heads: Heads { q: 1, kv: 1, dim: 32 },
+///     cu_seqlens: cu_seqlens.view(),
+///     max_len: 2,
+///     scale: 32_f32.powf(-0.5),
+///     out: out.mat(2, 32),
+///     lse: lse.view(),
+///     d_out: d_out.mat(2, 32),
+///     delta: delta.view_mut(),
+///     d_q: d_q.mat_mut(2, 32),
+///     d_k: d_k.mat_mut(2, 32),
+///     d_v: d_v.mat_mut(2, 32),
+/// }
+/// .run(&cpu)?;
+/// let want = [[1.5; 32], [0.5; 32]].concat();
+/// assert!(d_v.to_vec(&cpu)?.iter().zip(want).all(|(d, want)| (d - want).abs() < 1e-5));
+/// # Ok::<(), halfbyte::Error>(())
+/// ```
+#[derive(Debug)]
 pub struct AttentionGrad<'a, B: Storage, T: Float> {
     /// `[n, heads.q dim]`.
     pub q: Mat<'a, B, T>,

@@ -6,6 +6,17 @@ use crate::{
 };
 
 /// `out[i] = x[i]`, rounded to `T`.
+///
+/// ```
+/// use halfbyte::{Backend, Cpu, half::bf16, ops::*};
+///
+/// let cpu = Cpu::new();
+/// let (x, mut out) = (cpu.upload(&[1_f32, 0.1])?, cpu.zeros::<bf16>(2)?);
+/// Cast { x: x.view(), out: out.view_mut() }.run(&cpu)?;
+/// assert_eq!(out.to_vec(&cpu)?, [1.0, 0.1].map(bf16::from_f32));
+/// # Ok::<(), halfbyte::Error>(())
+/// ```
+#[derive(Debug)]
 pub struct Cast<'a, B: Storage, S: Float, T: Float> {
     /// `[n]`.
     pub x: View<'a, B, S>,

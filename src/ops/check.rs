@@ -8,6 +8,7 @@ use crate::{
 };
 
 /// An op whose arguments have been verified. [`Op::check`] is the only way to make one.
+#[derive(Debug)]
 pub struct Checked<O>(O);
 
 impl<O> Checked<O> {
@@ -71,6 +72,7 @@ const MAX_DIM: usize = i32::MAX as usize;
 const _: () = assert!(usize::BITS >= 64, "halfbyte needs a 64-bit machine");
 
 /// The argument checks of one op on one backend.
+#[derive(Debug)]
 pub struct Check<'b, B: Storage> {
     op: &'static str,
     backend: &'b B,

@@ -16,6 +16,35 @@ use crate::{
 ///
 /// With a cache in 8 bits ([`KvMut::Int8`]) keys and values are what [`super::DequantizeRows`] makes of it, those of the new
 /// token too. A token whose position is `capacity` or more is left out of the cache, and sees all that is there.
+///
+/// ```
+/// use halfbyte::{Backend, Cpu, ops::*};
+///
+/// let cpu = Cpu::new();
+/// // The first token of a sequence sees itself alone.
+/// let (qkv, positions, ones) = (cpu.upload(&[3_f32; 96])?, cpu.zeros(1)?, cpu.upload(&[1_f32; 32])?);
+/// let (cos, sin) = (cpu.upload(&[1_f32; 16])?, cpu.zeros(16)?);
+/// let (mut k_cache, mut v_cache, mut out) = (cpu.zeros(4 * 32)?, cpu.zeros(4 * 32)?, cpu.zeros(32)?);
+/// DecodeAttention {
+///     qkv: qkv.mat(1, 96),
+///     heads: Heads { q: 1, kv: 1, dim: 32 },
+///     q_weight: ones.view(),
+///     k_weight: ones.view(),
+///     eps: 0.0,
+///     positions: positions.view(),
+///     cos: cos.view(),
+///     sin: sin.view(),
+///     cache: KvMut::Plain { k: k_cache.view_mut(), v: v_cache.view_mut() },
+///     capacity: 4,
+///     scale: 32_f32.powf(-0.5),
+///     out: out.mat_mut(1, 32),
+/// }
+/// .run(&cpu)?;
+/// assert_eq!(v_cache.to_vec(&cpu)?, [[3.0; 32], [0.0; 32], [0.0; 32], [0.0; 32]].concat());
+/// assert!(out.to_vec(&cpu)?.iter().all(|out| (out - 3.0).abs() < 1e-5));
+/// # Ok::<(), halfbyte::Error>(())
+/// ```
+#[derive(Debug)]
 pub struct DecodeAttention<'a, B: Storage, T: Float> {
     /// `[n_seqs, (heads.q + 2 heads.kv) dim]`: queries, keys, values.
     pub qkv: Mat<'a, B, T>,

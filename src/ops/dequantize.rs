@@ -7,6 +7,19 @@ use crate::{
 };
 
 /// Decodes a 4-bit weight: `out[i] = CODE[codes[i]] · absmax[i / block_size]`, multiplied in f32 and rounded once to `T`.
+///
+/// ```
+/// use halfbyte::{Backend, Cpu, ops::*, quant::*};
+///
+/// let cpu = Cpu::new();
+/// let (codes, absmax, mut out) = (cpu.upload(&[0x07_u8, 0x7f])?, cpu.upload(&[2_f32])?, cpu.zeros::<f32>(4)?);
+/// let (format, block_size, scales) = (Format::Nf4, 64, Scales::Plain(absmax.view()));
+/// let weight = Weight4 { format, block_size, rows: 2, cols: 2, codes: codes.view(), scales };
+/// Dequantize { weight, out: out.view_mut() }.run(&cpu)?;
+/// assert_eq!(out.to_vec(&cpu)?, [-2.0, 0.0, 0.0, 2.0]);
+/// # Ok::<(), halfbyte::Error>(())
+/// ```
+#[derive(Debug)]
 pub struct Dequantize<'a, B: Storage, T: Float> {
     /// `[rows, cols]`.
     pub weight: Weight4<'a, B>,

@@ -9,6 +9,7 @@ use crate::{
 };
 
 /// Keys and values of sequences in a cache, to write: a row for each of `capacity` positions.
+#[derive(Debug)]
 pub enum KvMut<'a, B: Storage, T: Float> {
     /// As they are.
     Plain {
@@ -64,6 +65,19 @@ impl<B: Storage, T: Float> KvMut<'_, B, T> {
 
 /// Keys or values of one sequence in 8 bits ([`KvMut::Int8`]) as `T` again: `out[i, h d + j] = scales[h, i] · codes[i, h d + j]`,
 /// multiplied in f32 and rounded once.
+///
+/// ```
+/// use halfbyte::{Backend, Cpu, ops::*};
+///
+/// let cpu = Cpu::new();
+/// // One position of two heads of 32.
+/// let codes = cpu.upload(&[[4_i8; 32], [-2; 32]].concat())?;
+/// let (scales, mut out) = (cpu.upload(&[0.5_f32, 2.0])?, cpu.zeros::<f32>(64)?);
+/// DequantizeRows { codes: codes.mat(1, 64), scales: scales.mat(2, 1), dim: 32, out: out.mat_mut(1, 64) }.run(&cpu)?;
+/// assert_eq!(out.to_vec(&cpu)?, [[2.0; 32], [-4.0; 32]].concat());
+/// # Ok::<(), halfbyte::Error>(())
+/// ```
+#[derive(Debug)]
 pub struct DequantizeRows<'a, B: Storage, T: Float> {
     /// `[n, heads d]`.
     pub codes: Mat<'a, B, i8>,

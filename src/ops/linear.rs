@@ -8,6 +8,18 @@ use crate::{
 /// `out (+)= x · weightᵀ` with a dense weight: `x` is `[n, in]`, `weight` `[out, in]`, `out` `[n, out]`.
 ///
 /// Products are summed in f32. `O` is `T` or f32 (logits).
+///
+/// ```
+/// use halfbyte::{Backend, Cpu, ops::*};
+///
+/// let cpu = Cpu::new();
+/// let (x, weight) = (cpu.upload(&[1_f32, 2.0])?, cpu.upload(&[3_f32, 4.0, 5.0, 6.0])?);
+/// let mut out = cpu.zeros::<f32>(2)?;
+/// Linear { x: x.mat(1, 2), weight: weight.view(), out: out.mat_mut(1, 2), accumulate: false }.run(&cpu)?;
+/// assert_eq!(out.to_vec(&cpu)?, [11.0, 17.0]);
+/// # Ok::<(), halfbyte::Error>(())
+/// ```
+#[derive(Debug)]
 pub struct Linear<'a, B: Storage, T: Float, O: Float = T> {
     /// `[n, in]`.
     pub x: Mat<'a, B, T>,
@@ -53,6 +65,18 @@ impl<B: Storage> Check<'_, B> {
 }
 
 /// The input gradient of [`Linear`]: `d_x (+)= d_out · weight`.
+///
+/// ```
+/// use halfbyte::{Backend, Cpu, ops::*};
+///
+/// let cpu = Cpu::new();
+/// let (d_out, weight) = (cpu.upload(&[1_f32, 2.0])?, cpu.upload(&[3_f32, 4.0, 5.0, 6.0])?);
+/// let mut d_x = cpu.zeros(2)?;
+/// LinearGrad { d_out: d_out.mat(1, 2), weight: weight.view(), d_x: d_x.mat_mut(1, 2), accumulate: false }.run(&cpu)?;
+/// assert_eq!(d_x.to_vec(&cpu)?, [13.0, 16.0]);
+/// # Ok::<(), halfbyte::Error>(())
+/// ```
+#[derive(Debug)]
 pub struct LinearGrad<'a, B: Storage, T: Float> {
     /// `[n, out]`.
     pub d_out: Mat<'a, B, T>,

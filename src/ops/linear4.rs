@@ -10,6 +10,21 @@ use crate::{
 ///
 /// `W` is decoded to `T` (as [`super::Dequantize`] does) inside the kernel; products are summed in f32.
 /// `O` is `T` or f32 (logits).
+///
+/// ```
+/// use halfbyte::{Backend, Cpu, ops::*, quant::*};
+///
+/// let cpu = Cpu::new();
+/// // The code 15 of NF4 is 1: each row of the weight is its block's absmax, 64 times.
+/// let (codes, absmax) = (cpu.upload(&[0xff_u8; 64])?, cpu.upload(&[0.5_f32, 0.25])?);
+/// let (format, block_size, scales) = (Format::Nf4, 64, Scales::Plain(absmax.view()));
+/// let weight = Weight4 { format, block_size, rows: 2, cols: 64, codes: codes.view(), scales };
+/// let (x, mut out) = (cpu.upload(&[1_f32; 64])?, cpu.zeros::<f32>(2)?);
+/// Linear4 { x: x.mat(1, 64), weight, out: out.mat_mut(1, 2), accumulate: false }.run(&cpu)?;
+/// assert_eq!(out.to_vec(&cpu)?, [32.0, 16.0]);
+/// # Ok::<(), halfbyte::Error>(())
+/// ```
+#[derive(Debug)]
 pub struct Linear4<'a, B: Storage, T: Float, O: Float = T> {
     /// `[n, in]`.
     pub x: Mat<'a, B, T>,
@@ -47,6 +62,20 @@ fn verify_shapes<B: Storage, X: Float, Y: Float>(
 }
 
 /// The input gradient of [`Linear4`]: `d_x (+)= d_out · W`.
+///
+/// ```
+/// use halfbyte::{Backend, Cpu, ops::*, quant::*};
+///
+/// let cpu = Cpu::new();
+/// let (codes, absmax) = (cpu.upload(&[0xff_u8; 64])?, cpu.upload(&[0.5_f32, 0.25])?);
+/// let (format, block_size, scales) = (Format::Nf4, 64, Scales::Plain(absmax.view()));
+/// let weight = Weight4 { format, block_size, rows: 2, cols: 64, codes: codes.view(), scales };
+/// let (d_out, mut d_x) = (cpu.upload(&[1_f32, 10.0])?, cpu.zeros::<f32>(64)?);
+/// Linear4Grad { d_out: d_out.mat(1, 2), weight, d_x: d_x.mat_mut(1, 64), accumulate: false }.run(&cpu)?;
+/// assert_eq!(d_x.to_vec(&cpu)?, [3.0; 64]);
+/// # Ok::<(), halfbyte::Error>(())
+/// ```
+#[derive(Debug)]
 pub struct Linear4Grad<'a, B: Storage, T: Float> {
     /// `[n, out]`.
     pub d_out: Mat<'a, B, T>,

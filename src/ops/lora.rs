@@ -41,6 +41,27 @@ impl Dropout {
 /// A low-rank adapter: `xa = drop(x) · Aᵀ`, `out += scale · xa · Bᵀ` (Hu et al., "LoRA", 2021).
 ///
 /// `xa` is rounded to `T`, unscaled, and kept for the backward pass.
+///
+/// ```
+/// use halfbyte::{Backend, Cpu, ops::*};
+///
+/// let cpu = Cpu::new();
+/// let (x, a, b) = (cpu.upload(&[1_f32, 2.0])?, cpu.upload(&[1_f32, 1.0])?, cpu.upload(&[1_f32, -1.0])?);
+/// let (mut xa, mut out) = (cpu.zeros(1)?, cpu.upload(&[10_f32, 10.0])?);
+/// Lora {
+///     x: x.mat(1, 2),
+///     a: a.view(),
+///     b: b.view(),
+///     scale: 2.0,
+///     dropout: None,
+///     xa: xa.mat_mut(1, 1),
+///     out: out.mat_mut(1, 2),
+/// }
+/// .run(&cpu)?;
+/// assert_eq!((xa.to_vec(&cpu)?, out.to_vec(&cpu)?), (vec![3.0], vec![16.0, 4.0]));
+/// # Ok::<(), halfbyte::Error>(())
+/// ```
+#[derive(Debug)]
 pub struct Lora<'a, B: Storage, T: Float> {
     /// `[n, in]`.
     pub x: Mat<'a, B, T>,
@@ -105,6 +126,33 @@ impl<B: Storage, T: Float> Shapes<'_, B, T> {
 ///
 /// `d_xa = scale · d_out · B` (rounded to `T`), `d_b += scale · d_outᵀ · xa`, `d_a += d_xaᵀ · drop(x)`,
 /// `d_x += drop(d_xa · A)` with the forward's mask and scale.
+///
+/// ```
+/// use halfbyte::{Backend, Cpu, ops::*};
+///
+/// let cpu = Cpu::new();
+/// let (x, a, b) = (cpu.upload(&[1_f32, 2.0])?, cpu.upload(&[1_f32, 1.0])?, cpu.upload(&[1_f32, -1.0])?);
+/// let (xa, d_out) = (cpu.upload(&[3_f32])?, cpu.upload(&[1_f32, 0.0])?);
+/// let (mut d_xa, mut d_a, mut d_b, mut d_x) = (cpu.zeros(1)?, cpu.zeros(2)?, cpu.zeros(2)?, cpu.zeros(2)?);
+/// LoraGrad {
+///     x: x.mat(1, 2),
+///     a: a.view(),
+///     b: b.view(),
+///     scale: 2.0,
+///     dropout: None,
+///     xa: xa.mat(1, 1),
+///     d_out: d_out.mat(1, 2),
+///     d_xa: d_xa.mat_mut(1, 1),
+///     d_a: d_a.view_mut(),
+///     d_b: d_b.view_mut(),
+///     d_x: Some(d_x.mat_mut(1, 2)),
+/// }
+/// .run(&cpu)?;
+/// assert_eq!((d_a.to_vec(&cpu)?, d_b.to_vec(&cpu)?), (vec![2.0, 4.0], vec![6.0, 0.0]));
+/// assert_eq!(d_x.to_vec(&cpu)?, [2.0, 2.0]);
+/// # Ok::<(), halfbyte::Error>(())
+/// ```
+#[derive(Debug)]
 pub struct LoraGrad<'a, B: Storage, T: Float> {
     /// `[n, in]`, the forward's input.
     pub x: Mat<'a, B, T>,

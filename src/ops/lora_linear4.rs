@@ -15,7 +15,7 @@ use std::ops::Range;
 pub const LORA_ROOM: usize = 64;
 
 /// An adapter of some outputs of a weight; see [`Lora`].
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct LoraPart<'a, B: Storage, T: Float> {
     /// `A`, `[r, in]`.
     pub a: View<'a, B, T>,
@@ -36,6 +36,30 @@ pub struct LoraPart<'a, B: Storage, T: Float> {
 /// `scale B` is rounded to `T`.
 ///
 /// Columns of `xa` between the adapters', and behind the last to a multiple of 8, must be zeros.
+///
+/// ```
+/// use halfbyte::{Backend, Cpu, ops::*, quant::*};
+///
+/// let cpu = Cpu::new();
+/// let (codes, absmax) = (cpu.upload(&[0xff_u8; 64])?, cpu.upload(&[0.5_f32, 0.25])?);
+/// let (format, block_size, scales) = (Format::Nf4, 64, Scales::Plain(absmax.view()));
+/// let weight = Weight4 { format, block_size, rows: 2, cols: 64, codes: codes.view(), scales };
+/// let (a, b) = (cpu.upload(&[1_f32; 64])?, cpu.upload(&[1_f32, -1.0])?);
+/// let part = LoraPart { a: a.view(), b: b.view(), scale: 0.25, dropout: None, xa: 0..1, out: 0..2 };
+/// let (mut x, mut xa, mut out) = (cpu.upload(&[1_f32; 64])?, cpu.zeros(1)?, cpu.zeros(2)?);
+/// LoraLinear4 {
+///     x: x.mat_mut(1, 64),
+///     weight,
+///     parts: &[part],
+///     xa: xa.mat_mut(1, 1),
+///     out: out.mat_mut(1, 2),
+///     accumulate: false,
+/// }
+/// .run(&cpu)?;
+/// assert_eq!(out.to_vec(&cpu)?, [32.0 + 16.0, 16.0 - 16.0]);
+/// # Ok::<(), halfbyte::Error>(())
+/// ```
+#[derive(Debug)]
 pub struct LoraLinear4<'a, B: Storage, T: Float> {
     /// `[n, in + room]`: what lies behind the input is scratch. One product takes room for all columns of `xa` from the
     /// first adapter's to the last one's, rounded up to a multiple of [`LORA_ROOM`].
@@ -150,6 +174,7 @@ impl<'a, B: Storage, T: Float> LoraPart<'a, B, T> {
 }
 
 /// Gradients of an adapter's factors, which are added to.
+#[derive(Debug)]
 pub struct LoraFactors<'a, B: Storage> {
     /// `[r, in]`.
     pub d_a: ViewMut<'a, B, f32>,
@@ -159,6 +184,34 @@ pub struct LoraFactors<'a, B: Storage> {
 
 /// The gradients of [`LoraLinear4`]: [`super::Linear4Grad`] and [`LoraGrad`], or, for many tokens on CUDA and
 /// without dropout, `d_x` as one product of `[d_out | d_xa]` with `W` above `A`.
+///
+/// ```
+/// use halfbyte::{Backend, Cpu, ops::*, quant::*};
+///
+/// let cpu = Cpu::new();
+/// let (codes, absmax) = (cpu.upload(&[0xff_u8; 64])?, cpu.upload(&[0.5_f32, 0.25])?);
+/// let (format, block_size, scales) = (Format::Nf4, 64, Scales::Plain(absmax.view()));
+/// let weight = Weight4 { format, block_size, rows: 2, cols: 64, codes: codes.view(), scales };
+/// let (a, b) = (cpu.upload(&[1_f32; 64])?, cpu.upload(&[1_f32, -1.0])?);
+/// let part = LoraPart { a: a.view(), b: b.view(), scale: 0.25, dropout: None, xa: 0..1, out: 0..2 };
+/// let (x, xa, mut d_out) = (cpu.upload(&[1_f32; 64])?, cpu.upload(&[64_f32])?, cpu.upload(&[4_f32, 0.0])?);
+/// let (mut d_a, mut d_b, mut d_xa, mut d_x) = (cpu.zeros(64)?, cpu.zeros(2)?, cpu.zeros(1)?, cpu.zeros(64)?);
+/// LoraLinear4Grad {
+///     x: x.mat(1, 64),
+///     xa: xa.mat(1, 1),
+///     weight,
+///     parts: &[part],
+///     factors: vec![LoraFactors { d_a: d_a.view_mut(), d_b: d_b.view_mut() }],
+///     d_out: d_out.mat_mut(1, 2),
+///     d_xa: d_xa.mat_mut(1, 1),
+///     d_x: Some(d_x.mat_mut(1, 64)),
+/// }
+/// .run(&cpu)?;
+/// assert_eq!((d_a.to_vec(&cpu)?, d_b.to_vec(&cpu)?), (vec![1.0; 64], vec![64.0, 0.0]));
+/// assert_eq!(d_x.to_vec(&cpu)?, [2.0 + 1.0; 64]);
+/// # Ok::<(), halfbyte::Error>(())
+/// ```
+#[derive(Debug)]
 pub struct LoraLinear4Grad<'a, B: Storage, T: Float> {
     /// `[n, in]`, the forward's input.
     pub x: Mat<'a, B, T>,

@@ -13,6 +13,32 @@ use crate::{
 /// [`super::RmsNorm`], [`super::Linear4`] and [`super::Swiglu`] one after the other, in as few kernels as there are for it.
 ///
 /// `x` is `[n, in]`, `W` `[out, in]`.
+///
+/// ```
+/// use halfbyte::{Backend, Cpu, ops::*, quant::*};
+///
+/// let cpu = Cpu::new();
+/// let (codes, absmax) = (cpu.upload(&[0xff_u8; 64])?, cpu.upload(&[0.5_f32, 0.25])?);
+/// let (format, block_size, scales) = (Format::Nf4, 64, Scales::Plain(absmax.view()));
+/// let weight = Weight4 { format, block_size, rows: 2, cols: 64, codes: codes.view(), scales };
+/// let (x, norm) = (cpu.upload(&[8_f32; 64])?, cpu.upload(&[1_f32; 64])?);
+/// let (mut normed, mut out, mut none) = (cpu.zeros::<f32>(64)?, cpu.zeros(2)?, cpu.zeros(0)?);
+/// NormLinear4 {
+///     x: x.mat(1, 64),
+///     norm: norm.view(),
+///     eps: 0.0,
+///     normed: normed.mat_mut(1, 64),
+///     weight,
+///     parts: &[],
+///     xa: none.mat_mut(1, 0),
+///     out: out.mat_mut(1, 2),
+///     gated: None,
+/// }
+/// .run(&cpu)?;
+/// assert_eq!(out.to_vec(&cpu)?, [32.0, 16.0]);
+/// # Ok::<(), halfbyte::Error>(())
+/// ```
+#[derive(Debug)]
 pub struct NormLinear4<'a, B: Storage, T: Float> {
     /// `[n, in]`.
     pub x: Mat<'a, B, T>,

@@ -13,6 +13,7 @@ use crate::{
 ///
 /// Token `i` goes to row `[seqs[i], positions[i]]`. One whose position is `capacity` or more, or whose sequence does not
 /// exist, is left out.
+#[derive(Debug)]
 pub struct CacheRows<'a, B: Storage, T: Float> {
     /// `[n]`.
     pub seqs: View<'a, B, u32>,
@@ -39,6 +40,34 @@ impl<B: Storage, T: Float> CacheRows<'_, B, T> {
 /// For each head `h` of `d` elements: `u = h / sqrt(mean(h²) + eps) · weight`, then, with `c` and `s` the rows
 /// of `cos` and `sin` at the token's position, `out[i] = u[i] · c[i] - u[i + d/2] · s[i]` and
 /// `out[i + d/2] = u[i + d/2] · c[i] + u[i] · s[i]` for `i < d/2` (Su et al., "RoFormer", 2021; Qwen3 normalises first).
+///
+/// ```
+/// use halfbyte::{Backend, Cpu, ops::*};
+///
+/// let cpu = Cpu::new();
+/// let heads = Heads { q: 1, kv: 1, dim: 32 };
+/// // One token, at a position where every pair is turned by 90 degrees.
+/// let (qkv, positions, ones) = (cpu.upload(&[3_f32; 96])?, cpu.zeros(1)?, cpu.upload(&[1_f32; 32])?);
+/// let (cos, sin, mut q, mut k) = (cpu.zeros(16)?, cpu.upload(&[1_f32; 16])?, cpu.zeros(32)?, cpu.zeros(32)?);
+/// QkNormRope {
+///     qkv: qkv.mat(1, 96),
+///     heads,
+///     q_weight: ones.view(),
+///     k_weight: ones.view(),
+///     eps: 0.0,
+///     positions: positions.view(),
+///     cos: cos.view(),
+///     sin: sin.view(),
+///     q: q.mat_mut(1, 32),
+///     k: k.mat_mut(1, 32),
+///     cache: None,
+/// }
+/// .run(&cpu)?;
+/// let want = [[-1.0; 16], [1.0; 16]].concat();
+/// assert!(q.to_vec(&cpu)?.iter().zip(want).all(|(q, want)| (q - want).abs() < 1e-6));
+/// # Ok::<(), halfbyte::Error>(())
+/// ```
+#[derive(Debug)]
 pub struct QkNormRope<'a, B: Storage, T: Float> {
     /// `[n, (heads.q + 2 heads.kv) d]`: queries, keys, values. Values are read for a cache only.
     pub qkv: Mat<'a, B, T>,
@@ -108,6 +137,34 @@ impl<B: Storage, T: Float> Shapes<'_, B, T> {
 ///
 /// `d_qk` is only the query and key columns of the stacked gradient
 /// (the attention gradient writes the value columns).
+///
+/// ```
+/// use halfbyte::{Backend, Cpu, ops::*};
+///
+/// let cpu = Cpu::new();
+/// let heads = Heads { q: 1, kv: 1, dim: 32 };
+/// // As in the example of the forward op.
+/// let (qkv, positions, ones) = (cpu.upload(&[1_f32; 96])?, cpu.zeros(1)?, cpu.upload(&[1_f32; 32])?);
+/// let (cos, sin, mut d_qk) = (cpu.zeros(16)?, cpu.upload(&[1_f32; 16])?, cpu.zeros(64)?);
+/// QkNormRopeGrad {
+///     qkv: qkv.mat(1, 96),
+///     heads,
+///     q_weight: ones.view(),
+///     k_weight: ones.view(),
+///     eps: 0.0,
+///     positions: positions.view(),
+///     cos: cos.view(),
+///     sin: sin.view(),
+///     d_q: ones.mat(1, 32),
+///     d_k: ones.mat(1, 32),
+///     d_qk: d_qk.mat_mut(1, 64),
+/// }
+/// .run(&cpu)?;
+/// let want = [[1.0; 16], [-1.0; 16]].concat().repeat(2);
+/// assert!(d_qk.to_vec(&cpu)?.iter().zip(want).all(|(d, want)| (d - want).abs() < 1e-6));
+/// # Ok::<(), halfbyte::Error>(())
+/// ```
+#[derive(Debug)]
 pub struct QkNormRopeGrad<'a, B: Storage, T: Float> {
     /// As in the forward op.
     pub qkv: Mat<'a, B, T>,

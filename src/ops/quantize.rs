@@ -9,6 +9,20 @@ use crate::{
 /// Rounds `x` to 4 bits in blocks, bit for bit as bitsandbytes' `quantize_4bit` does.
 ///
 /// The last block may be short; an odd last byte is padded with the code of 0.0. A block of zeros gets the code of 0.
+///
+/// ```
+/// use halfbyte::{Backend, Cpu, ops::*, quant::*};
+///
+/// let cpu = Cpu::new();
+/// let x = cpu.upload(&[-2_f32, 0.0, 1.0, 2.0].repeat(16))?;
+/// let (mut codes, mut absmax) = (cpu.zeros(32)?, cpu.zeros(1)?);
+/// let (codes_out, absmax_out) = (codes.view_mut(), absmax.view_mut());
+/// Quantize { x: x.view(), format: Format::Nf4, block_size: 64, codes: codes_out, absmax: absmax_out }.run(&cpu)?;
+/// assert_eq!(absmax.to_vec(&cpu)?, [2.0]);
+/// assert_eq!(codes.to_vec(&cpu)?, [0x07, 0xcf].repeat(16));
+/// # Ok::<(), halfbyte::Error>(())
+/// ```
+#[derive(Debug)]
 pub struct Quantize<'a, B: Storage, T: Float> {
     /// `[len]`: a weight, row by row.
     pub x: View<'a, B, T>,
@@ -37,6 +51,19 @@ impl<B: Storage, T: Float> Op<B> for Quantize<'_, B, T> {
 /// the entry of the signed dynamic map ([`crate::quant::DYNAMIC_MAP`]) nearest to its share of that, the share rounded
 /// first to a grid of 65536 points, as bitsandbytes does.
 /// The mean is summed in the order of PyTorch's CPU kernel on one thread, on every backend.
+///
+/// ```
+/// use halfbyte::{Backend, Cpu, ops::*, quant::*};
+///
+/// let cpu = Cpu::new();
+/// let absmax = cpu.upload(&[1_f32, 3.0])?;
+/// let (mut codes, mut groups) = (cpu.zeros(2)?, cpu.zeros(1)?);
+/// NestAbsmax { absmax: absmax.view(), codes: codes.view_mut(), groups: groups.view_mut() }.run(&cpu)?;
+/// assert_eq!(codes.to_vec(&cpu)?, [0, 255]);
+/// assert_eq!(groups.to_vec(&cpu)?, [Group { absmax: 1.0, offset: 2.0 }]);
+/// # Ok::<(), halfbyte::Error>(())
+/// ```
+#[derive(Debug)]
 pub struct NestAbsmax<'a, B: Storage> {
     /// `[n]`.
     pub absmax: View<'a, B, f32>,

@@ -9,6 +9,18 @@ use crate::{
 /// which is also stored in `add.1` (the residual stream). All matrices are `[n, d]`.
 ///
 /// Zhang and Sennrich, "Root mean square layer normalization" (2019). Statistics are f32.
+///
+/// ```
+/// use halfbyte::{Backend, Cpu, ops::*};
+///
+/// let cpu = Cpu::new();
+/// let (x, weight) = (cpu.upload(&[2_f32, 2.0, -2.0, 2.0])?, cpu.upload(&[1_f32, 2.0, 3.0, 4.0])?);
+/// let mut out = cpu.zeros(4)?;
+/// RmsNorm { x: x.mat(1, 4), add: None, weight: weight.view(), eps: 0.0, out: out.mat_mut(1, 4) }.run(&cpu)?;
+/// assert_eq!(out.to_vec(&cpu)?, [1.0, 2.0, -3.0, 4.0]);
+/// # Ok::<(), halfbyte::Error>(())
+/// ```
+#[derive(Debug)]
 pub struct RmsNorm<'a, B: Storage, T: Float> {
     /// `[n, d]`.
     pub x: Mat<'a, B, T>,
@@ -49,6 +61,26 @@ fn verify_shapes<B: Storage, T: Float>(
 /// The gradient of [`RmsNorm`] with respect to its (summed) input; the weight is frozen.
 ///
 /// With `r = 1 / sqrt(mean(x²) + eps)`, `g = d_out · weight`: `d_x (+)= r · (g - x · r² · mean(g · x))`.
+///
+/// ```
+/// use halfbyte::{Backend, Cpu, ops::*};
+///
+/// let cpu = Cpu::new();
+/// let (x, weight) = (cpu.upload(&[2_f32, 2.0, -2.0, 2.0])?, cpu.upload(&[1_f32; 4])?);
+/// let (d_out, mut d_x) = (cpu.upload(&[1_f32, 0.0, 0.0, 0.0])?, cpu.zeros(4)?);
+/// RmsNormGrad {
+///     x: x.mat(1, 4),
+///     weight: weight.view(),
+///     eps: 0.0,
+///     d_out: d_out.mat(1, 4),
+///     d_x: d_x.mat_mut(1, 4),
+///     accumulate: false,
+/// }
+/// .run(&cpu)?;
+/// assert_eq!(d_x.to_vec(&cpu)?, [0.375, -0.125, 0.125, -0.125]);
+/// # Ok::<(), halfbyte::Error>(())
+/// ```
+#[derive(Debug)]
 pub struct RmsNormGrad<'a, B: Storage, T: Float> {
     /// `[n, d]`, what was normalised (the sum, when there was one).
     pub x: Mat<'a, B, T>,

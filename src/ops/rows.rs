@@ -8,7 +8,19 @@ use crate::{
 /// `out[i, :] = table[rows[i], :]`: the embedding look-up, and the choice of some rows of a matrix.
 ///
 /// A row number outside the table takes the table's last row.
+///
+/// ```
+/// use halfbyte::{Backend, Cpu, ops::*};
+///
+/// let cpu = Cpu::new();
+/// let (table, rows) = (cpu.upload(&[0_f32, 1.0, 2.0, 3.0, 4.0, 5.0])?, cpu.upload(&[2, 0])?);
+/// let mut out = cpu.zeros(4)?;
+/// GatherRows { table: table.mat(3, 2), rows: rows.view(), out: out.mat_mut(2, 2) }.run(&cpu)?;
+/// assert_eq!(out.to_vec(&cpu)?, [4.0, 5.0, 0.0, 1.0]);
+/// # Ok::<(), halfbyte::Error>(())
+/// ```
 #[doc(alias = "embedding")]
+#[derive(Debug)]
 pub struct GatherRows<'a, B: Storage, T: Float> {
     /// `[n_table, d]`.
     pub table: Mat<'a, B, T>,
@@ -29,6 +41,17 @@ impl<B: Storage, T: Float> Op<B> for GatherRows<'_, B, T> {
 }
 
 /// `out[rows[i], :] = x[i, :]`; the other rows are left alone. Row numbers must differ; those outside are dropped.
+///
+/// ```
+/// use halfbyte::{Backend, Cpu, ops::*};
+///
+/// let cpu = Cpu::new();
+/// let (x, rows, mut out) = (cpu.upload(&[1_f32, 2.0])?, cpu.upload(&[2])?, cpu.zeros(6)?);
+/// ScatterRows { x: x.mat(1, 2), rows: rows.view(), out: out.mat_mut(3, 2) }.run(&cpu)?;
+/// assert_eq!(out.to_vec(&cpu)?, [0.0, 0.0, 0.0, 0.0, 1.0, 2.0]);
+/// # Ok::<(), halfbyte::Error>(())
+/// ```
+#[derive(Debug)]
 pub struct ScatterRows<'a, B: Storage, T: Float> {
     /// `[n, d]`.
     pub x: Mat<'a, B, T>,

@@ -19,6 +19,33 @@ use crate::{
 ///    `uniform(philox([p, b, 0, 0], seed)[0])`.
 ///
 /// Then `tokens[b]` becomes the choice, `history[b, p + 1]` too (if it fits), and `positions[b]` becomes `p + 1`.
+///
+/// ```
+/// use halfbyte::{Backend, Cpu, ops::*};
+///
+/// let cpu = Cpu::new();
+/// // The likeliest of three tokens, after a sequence of one.
+/// let (mut logits, mut history) = (cpu.upload(&[0_f32, 2.0, 1.0])?, cpu.upload(&[2, 0])?);
+/// let (mut positions, mut tokens) = (cpu.upload(&[0])?, cpu.zeros(1)?);
+/// Sample {
+///     logits: logits.mat_mut(1, 3),
+///     n_vocab: 3,
+///     temperature: 0.0,
+///     top_k: 0,
+///     top_p: 1.0,
+///     min_p: 0.0,
+///     repetition_penalty: 1.0,
+///     seed: 0,
+///     history: history.view_mut(),
+///     positions: positions.view_mut(),
+///     tokens: tokens.view_mut(),
+/// }
+/// .run(&cpu)?;
+/// assert_eq!((tokens.to_vec(&cpu)?, positions.to_vec(&cpu)?), (vec![1], vec![1]));
+/// assert_eq!(history.to_vec(&cpu)?, [2, 1]);
+/// # Ok::<(), halfbyte::Error>(())
+/// ```
+#[derive(Debug)]
 pub struct Sample<'a, B: Storage> {
     /// `[n_seqs, columns]`; overwritten.
     pub logits: MatMut<'a, B, f32>,

@@ -6,6 +6,18 @@ use crate::{
 };
 
 /// The weight gradient of [`super::Linear`], for a dense layer that is trained: `d_weight += d_outᵀ · x`, in f32.
+///
+/// ```
+/// use halfbyte::{Backend, Cpu, ops::*};
+///
+/// let cpu = Cpu::new();
+/// let (x, d_out) = (cpu.upload(&[1_f32, 2.0])?, cpu.upload(&[1_f32, 10.0])?);
+/// let mut d_weight = cpu.zeros(4)?;
+/// WeightGrad { x: x.mat(1, 2), d_out: d_out.mat(1, 2), d_weight: d_weight.view_mut() }.run(&cpu)?;
+/// assert_eq!(d_weight.to_vec(&cpu)?, [1.0, 2.0, 10.0, 20.0]);
+/// # Ok::<(), halfbyte::Error>(())
+/// ```
+#[derive(Debug)]
 pub struct WeightGrad<'a, B: Storage, T: Float> {
     /// `[n, in]`.
     pub x: Mat<'a, B, T>,

@@ -37,6 +37,7 @@ impl<B: Storage> ScaleBufs<B> {
 }
 
 /// A 4-bit weight in a backend's memory.
+#[derive(Debug)]
 pub struct Weight4<'a, B: Storage> {
     /// Which codes.
     pub format: Format,

@@ -160,7 +160,7 @@ fn sizes_beyond_memory_are_refused<B: Backend>(backend: &B) {
     assert!(backend.zeros::<f32>(1 << 62).is_err(), "2^64 bytes");
     assert!(backend.zeros::<Group>(usize::MAX / 4).is_err(), "more than 2^64 bytes");
     assert!(backend.zeros::<u8>(isize::MAX as usize).is_err(), "2^63 - 1 bytes");
-    let error = backend.zeros::<f32>(1 << 46).err().expect("256 TiB").to_string();
+    let error = backend.zeros::<f32>(1 << 46).expect_err("256 TiB").to_string();
     assert!(error.contains("262144.0 GiB more were asked for") && error.contains("are free"), "{error}");
     let buf = backend.zeros::<f32>(3).expect("what there is memory for, is given");
     assert_eq!(buf.len(), 3);
@@ -179,7 +179,7 @@ fn memory_is_counted(_: &Cuda) {
 /// Some of it is the context's.
 fn all_memory_of_a_gpu_is_refused(backend: &Cuda) {
     let (_, total) = backend.free_and_total_memory().unwrap();
-    let error = backend.zeros::<u8>(total).err().expect("more than is free").to_string();
+    let error = backend.zeros::<u8>(total).expect_err("more than is free").to_string();
     assert!(error.contains("GiB more were asked for") && error.contains("iB are free"), "{error}");
     let buf = backend.upload(&[1.5_f32; 3]).expect("what there is memory for, is given");
     assert_eq!(buf.to_vec(backend).unwrap(), [1.5; 3]);

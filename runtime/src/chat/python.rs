@@ -1,7 +1,8 @@
 //! Jinja as Python's transformers sets it up.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
+use jiff::Timestamp;
+use jiff::fmt::strtime;
+use jiff::tz::TimeZone;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value as Jinja, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, escape_formatter};
@@ -22,10 +23,7 @@ pub(super) fn environment() -> Environment<'static> {
     environment.add_function("raise_exception", |message: String| -> Result<Jinja, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message))
     });
-    environment.add_function("strftime_now", |format: String| {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        strftime(&format, now)
-    });
+    environment.add_function("strftime_now", |format: String| strftime(&format, Timestamp::now()));
     environment
 }
 
@@ -74,79 +72,10 @@ fn tojson(state: &State<'_, '_>, value: Jinja, options: Kwargs) -> Result<Jinja,
     Ok(Jinja::from_safe_string(dumps.dumps(&value)))
 }
 
-/// The time `seconds` after 1970 in UTC, by the directives of Python's `strftime` that templates use.
-fn strftime(format: &str, seconds: u64) -> Result<String, Error> {
-    const MONTHS: [&str; 12] = [
-        "January",
-        "February",
-        "March",
-        "April",
-        "May",
-        "June",
-        "July",
-        "August",
-        "September",
-        "October",
-        "November",
-        "December",
-    ];
-    const DAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = civil_date(days);
-    let (month_name, day_name) = (MONTHS[month as usize - 1], DAYS[(days % 7) as usize]);
-    let mut out = String::new();
-    let mut chars = format.chars();
-    while let Some(c) = chars.next() {
-        if c != '%' {
-            out.push(c);
-            continue;
-        }
-        let directive = chars.next();
-        out += &match directive {
-            Some('Y') => format!("{year}"),
-            Some('y') => format!("{:02}", year % 100),
-            Some('m') => format!("{month:02}"),
-            Some('d') => format!("{day:02}"),
-            Some('e') => format!("{day:2}"),
-            Some('B') => month_name.into(),
-            Some('b') => month_name[..3].into(),
-            Some('A') => day_name.into(),
-            Some('a') => day_name[..3].into(),
-            Some('H') => format!("{:02}", second / 3600),
-            Some('I') => format!("{:02}", (second / 3600 + 11) % 12 + 1),
-            Some('p') => if second < 43_200 { "AM" } else { "PM" }.into(),
-            Some('M') => format!("{:02}", second / 60 % 60),
-            Some('S') => format!("{:02}", second % 60),
-            Some('F') => format!("{year}-{month:02}-{day:02}"),
-            Some('T') => format!("{:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60),
-            Some('%') => "%".into(),
-            _ => {
-                let directive = directive.map_or(String::new(), String::from);
-                let reason = format!("strftime_now does not know %{directive}");
-                return Err(Error::new(ErrorKind::InvalidOperation, reason));
-            }
-        };
-    }
-    Ok(out)
-}
-
-/// Year, month and day of the Gregorian calendar, `days` after 1970-01-01.
-fn civil_date(days: u64) -> (u64, u64, u64) {
-    let leap = |year: u64| year.is_multiple_of(4) && !year.is_multiple_of(100) || year.is_multiple_of(400);
-    let mut days = days;
-    let mut year = 1970;
-    while days >= 365 + u64::from(leap(year)) {
-        days -= 365 + u64::from(leap(year));
-        year += 1;
-    }
-    let february = 28 + u64::from(leap(year));
-    let lengths = [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
-    let mut month = 0;
-    while days >= lengths[month] {
-        days -= lengths[month];
-        month += 1;
-    }
-    (year, month as u64 + 1, days + 1)
+/// A time in UTC, by the directives of `strftime`.
+fn strftime(format: &str, now: Timestamp) -> Result<String, Error> {
+    strtime::format(format, &now.to_zoned(TimeZone::UTC))
+        .map_err(|e| Error::new(ErrorKind::InvalidOperation, format!("strftime_now cannot write `{format}`: {e}")))
 }
 
 #[cfg(test)]
@@ -158,7 +87,7 @@ mod tests {
     #[test]
     fn dates_as_python_writes_them() {
         // datetime.fromtimestamp(1709210096, UTC), a leap day
-        let now = 1_709_210_096;
+        let now = Timestamp::from_second(1_709_210_096).unwrap();
         let cases = [
             ("%d %b %Y", "29 Feb 2024"),
             ("%A, %B %e %H:%M:%S", "Thursday, February 29 12:34:56"),
@@ -167,7 +96,9 @@ mod tests {
         for (format, want) in cases {
             assert_eq!(strftime(format, now).unwrap(), want);
         }
-        assert!(strftime("%Q", now).unwrap_err().to_string().contains("%Q"));
+        for format in ["%", "%!", "%i"] {
+            assert!(strftime(format, now).unwrap_err().to_string().contains(&format!("`{format}`")));
+        }
     }
 
     #[test]

@@ -3,8 +3,14 @@
 use super::tool::{Run, Tool, version};
 use crate::{error::Result, hub::Environment, say};
 use clap::Command;
-use cudarc::driver::{CudaContext, DriverError};
-use halfbyte::{Backend, Count, Cpu, Cuda, Size, cpu, cuda, host};
+use halfbyte::{
+    Backend, Count, Cpu, Cuda, Size, cpu,
+    cuda::{
+        self,
+        cudarc::driver::{CudaContext, DriverError},
+    },
+    host,
+};
 use std::{env, ffi::OsString, fs, path::Path, process::ExitCode};
 
 /// Says what there is.

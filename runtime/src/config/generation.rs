@@ -7,6 +7,7 @@ use crate::{files, json};
 
 /// The defaults for generating text that a checkpoint brings along (`generation_config.json`).
 #[derive(Debug, Clone, PartialEq, Default)]
+#[non_exhaustive]
 pub struct GenerationConfig {
     /// Tokens that end a text.
     pub eos_token_ids: Vec<u32>,

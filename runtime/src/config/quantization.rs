@@ -4,6 +4,7 @@ use crate::error::Result;
 /// What `config.json` says about quantisation. It informs people; whether a weight is 4-bit is decided by its own
 /// tensors, as mixed checkpoints leave layers unquantised that this does not tell of.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct QuantizationConfig {
     /// `nf4` or `fp4`.
     pub quant_type: String,

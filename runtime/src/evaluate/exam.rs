@@ -28,6 +28,7 @@ pub type Retrieve<'a> = &'a dyn Fn(&str) -> Result<Vec<String>>;
 
 /// How far an exam has come.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Progress {
     /// Questions that have a row.
     pub done: usize,
@@ -82,6 +83,7 @@ pub fn in_force(config: &RagConfig) -> String {
 
 /// What is known of an exam without a model's weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Checked {
     /// How often a question is asked.
     pub n_questions: usize,

@@ -21,6 +21,7 @@ const BLOCK_SIZE: usize = 64;
 
 /// What a merge did.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct MergeReport {
     /// Where the checkpoint is.
     pub output: PathBuf,
@@ -38,6 +39,7 @@ pub struct MergeReport {
 
 /// Sums over all elements of the layers that an adapter was added to and that were then rounded to 4 bits.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[non_exhaustive]
 pub struct FourBits {
     /// Squares of the merged weights.
     pub weights: f64,

@@ -5,6 +5,7 @@ use crate::{
     error::{Error, Result},
     model::{CacheType, Decoder, ForwardContext, Qwen3, SampleOptions},
     options::MAX_NEW_TOKENS,
+    settings::LlmSettings,
     tokenizer::Tokenizer,
 };
 use halfbyte::{Backend, Float};
@@ -25,8 +26,22 @@ pub struct GenerateOptions {
     pub skip_special: bool,
 }
 
+impl Default for GenerateOptions {
+    /// As [`LlmSettings`] has it, without tokens that end the text.
+    fn default() -> Self {
+        let max_new_tokens = LlmSettings::default().max_new_tokens;
+        GenerateOptions {
+            max_new_tokens,
+            stop_tokens: Vec::new(),
+            sample: SampleOptions::default(),
+            skip_special: true,
+        }
+    }
+}
+
 /// What was generated.
 #[derive(Debug, Clone, PartialEq, Default)]
+#[non_exhaustive]
 pub struct Generated {
     /// The text.
     pub text: String,

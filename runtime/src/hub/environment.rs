@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 const ENDPOINT: &str = "https://huggingface.co";
 
-/// Where the hub and its cache are, by the variables that `huggingface_hub` reads. It cannot be shown, for the token.
+/// Where the hub and its cache are, by the variables that `huggingface_hub` reads. `Debug` leaves out the token.
 #[derive(Clone)]
 pub struct Environment {
     /// The cache: `HF_HUB_CACHE`, or `hub` in `HF_HOME`, which is `~/.cache/huggingface` where nothing is said.

@@ -24,6 +24,7 @@ pub struct Llm {
 
 /// What an option of a question is worth to the model.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Score {
     /// Log-likelihood of the option after the prompt, in nats.
     pub sum: f64,

@@ -32,6 +32,7 @@ impl DropoutSeed {
 }
 
 /// What a forward pass reads besides the weights.
+#[derive(Debug)]
 pub struct ForwardContext<'a, B: Backend, T: Float> {
     /// The machine.
     pub backend: &'a B,

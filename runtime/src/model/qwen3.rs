@@ -21,6 +21,7 @@ pub struct Qwen3<B: Backend, T: Float> {
 }
 
 /// One decoder layer.
+#[derive(Debug)]
 pub struct Layer<B: Backend, T: Float> {
     /// `[hidden]`
     pub(crate) attention_norm: Buf<B, f32>,

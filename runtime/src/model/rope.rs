@@ -14,6 +14,7 @@ impl Qwen3Config {
 }
 
 /// Cosines and sines of every position's rotations.
+#[derive(Debug)]
 pub struct RopeTables<B: Backend> {
     /// `[positions, head_dim / 2]`
     pub(crate) cos: Buf<B, f32>,

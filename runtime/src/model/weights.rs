@@ -10,6 +10,7 @@ use halfbyte::{
 use std::ops::Range;
 
 /// A 4-bit weight `[rows, cols]` in bitsandbytes' layout.
+#[derive(Debug)]
 pub struct QuantizedWeight<B: Backend> {
     pub(super) format: Format,
     pub(super) block_size: usize,
@@ -78,6 +79,7 @@ pub(super) fn groups_of(blocks: &Range<usize>) -> Range<usize> {
 }
 
 /// A linear weight `[out, in]`.
+#[derive(Debug)]
 pub enum Weight<B: Backend, T: Float> {
     /// In the compute type.
     Dense(Buf<B, T>),
@@ -155,6 +157,7 @@ impl<B: Backend, T: Float> Norm<'_, B, T> {
 ///
 /// Merged layers that are held alike share one weight; where they cannot (mixed checkpoints, scales that
 /// do not line up), there are several parts.
+#[derive(Debug)]
 pub struct MergedLinear<B: Backend, T: Float> {
     /// Weights and the columns of the output that they make.
     pub(super) parts: Vec<(Weight<B, T>, Range<usize>)>,

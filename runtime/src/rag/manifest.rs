@@ -18,6 +18,7 @@ const FORMAT: u32 = 2;
 
 /// What an index holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Info {
     /// Texts.
     pub n_documents: usize,

@@ -18,6 +18,7 @@ pub struct RagPipeline<A> {
 
 /// An answer, and what it was given to answer from.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Answer {
     /// The answer.
     pub text: String,

@@ -41,6 +41,7 @@ fn offered(sections: &'static [&'static str]) -> Vec<Offered> {
 }
 
 /// What a command line asks for.
+#[derive(Debug)]
 pub struct Asked {
     /// All settings, from all sources.
     pub loaded: Loaded,

@@ -116,3 +116,10 @@ impl LlmSettings {
         Ok(choice.chain(always).filter_map(|(name, text)| Some((name, text?))).collect())
     }
 }
+
+impl Default for SampleOptions {
+    /// Of [`LlmSettings`]: greedy.
+    fn default() -> Self {
+        LlmSettings::default().sampling()
+    }
+}

@@ -29,6 +29,7 @@ pub struct Decoding {
 
 /// How fast that went.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct DecodeSpeed {
     /// Seconds from the prompts to the first token of each, when prompts of this size are run for the first time: memory
     /// is asked for, and of the first prompts of a process libraries are opened and kernels loaded.

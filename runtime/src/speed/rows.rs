@@ -65,6 +65,7 @@ pub struct TrainRow {
 }
 
 /// A CSV file that holds the rows so far, whenever the program ends.
+#[derive(Debug)]
 pub struct RowsFile {
     path: PathBuf,
     writer: csv::Writer<Vec<u8>>,

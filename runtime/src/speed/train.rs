@@ -38,6 +38,7 @@ pub struct Training {
 
 /// How fast that went.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct TrainSpeed {
     /// Tokens of one step.
     pub n_tokens: usize,

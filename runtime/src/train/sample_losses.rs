@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 /// What a sample cost in a step.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct SampleLoss {
     /// Its number among the samples that are trained on, counted from 1.
     pub sample: usize,

@@ -37,8 +37,22 @@ pub struct TrainerOptions {
     pub seed: u64,
 }
 
+impl TrainerOptions {
+    /// All kept, and the optimiser's defaults, with seed 0.
+    pub fn new(capacity: usize, schedule: Schedule) -> Self {
+        TrainerOptions {
+            capacity,
+            kept: Keep::Everything.into(),
+            schedule,
+            optimizer: OptimizerOptions::default(),
+            seed: 0,
+        }
+    }
+}
+
 /// What a step did.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct StepReport {
     /// Which step, counted from 0.
     pub step: u64,

@@ -10,7 +10,7 @@ use super::{build, names};
 const MANIFEST: &str = "halfbyte-index.json";
 
 fn refusal(dir: &Path) -> String {
-    Index::open(dir).err().expect("a damaged index was opened").to_string()
+    Index::open(dir).expect_err("a damaged index was opened").to_string()
 }
 
 /// An index's files, and the folder that they are in.

@@ -119,7 +119,7 @@ fn refusals_say_what_is_wrong() {
     let cases = [
         (refusal("\n{{ raise_exception('roles must alternate') }}", &hi), "roles must alternate (line 2)"),
         (refusal("{{ nothing.field }}", &hi), "test.jinja"),
-        (refusal("{{ strftime_now('%Q') }}", &hi), "%Q"),
+        (refusal("{{ strftime_now('%i') }}", &hi), "%i"),
         (refusal("", &[]), "there are no messages"),
         (refusal("", &[json!("hi")]), "message 0: \"hi\" is not an object"),
         (refusal("", &[hi[0].clone(), message("robot", "x")]), "message 1: `role` is \"robot\", but must be"),

@@ -57,6 +57,7 @@ impl fmt::Display for GgufType {
 
 /// What an export wrote.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct GgufReport {
     /// The file.
     pub output: PathBuf,

@@ -20,6 +20,7 @@ use std::ops::ControlFlow;
 
 /// What a model knows; nothing where nothing was asked.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Examination {
     /// Mean loss of the held-out targets, in nats.
     pub heldout_loss: Option<f64>,

@@ -19,6 +19,7 @@ use std::{path::PathBuf, time::Instant};
 
 /// What came of a run.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Outcome {
     /// Steps that were done.
     pub steps: u64,
