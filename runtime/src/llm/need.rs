@@ -82,6 +82,16 @@ impl Work {
         if let Work::Write { n_texts, longest, .. } = *self { n_texts.saturating_mul(longest) } else { 0 }
     }
 
+    /// Bytes of all that it takes beside the model.
+    pub(crate) fn bytes(&self, room: &Room<'_>) -> usize {
+        self.cache(room.config, room.size) + self.activations(room)
+    }
+
+    /// Bytes of keys and values, of a type of so many.
+    fn cache(&self, config: &Qwen3Config, size: usize) -> usize {
+        2 * config.n_layers * config.kv_size() * self.cached() * size
+    }
+
     /// Bytes of activations and logits.
     fn activations(&self, room: &Room<'_>) -> usize {
         match *self {
@@ -128,7 +138,7 @@ impl Extent<'_> {
         Ok(Need {
             base: base_bytes(config, self.base, self.head_4bit, dtype),
             adapter: (adapter.numbers + adapter.tables) * size,
-            cache: 2 * config.n_layers * config.kv_size() * work.cached() * size,
+            cache: work.cache(config, size),
             activations: work.activations(&room),
         })
     }
