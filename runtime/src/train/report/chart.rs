@@ -61,9 +61,10 @@ impl Chart {
         for Line { class, points, .. } in &self.lines {
             write!(svg, "<path class=\"line {class}\" d=\"{}\"/>", path(points, x, y))?;
             if points.len() <= 40 && *class != "raw" {
-                let dots = points.iter().map(|&(step, value)| (x.place(step), y.place(value)));
-                dots.map(|(x, y)| write!(svg, "<circle class=\"{class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.5\"/>"))
-                    .collect::<Result<(), _>>()?;
+                let mut dots = points.iter().map(|&(step, value)| (x.place(step), y.place(value)));
+                dots.try_for_each(|(x, y)| {
+                    write!(svg, "<circle class=\"{class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.5\"/>")
+                })?;
             }
         }
         self.legend(svg, x.begin)
