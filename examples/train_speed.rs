@@ -119,6 +119,7 @@ impl Job for Measure {
                 dtype: T::DTYPE,
                 lora: &adapter.config,
                 capacity: training.batch * training.length,
+                writes: None,
                 on_gpu: backend.runs_behind(),
             };
             say!("{}  {:>7.2}", line(training, &speed), gib(extent.need(plan)?.total()));

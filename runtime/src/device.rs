@@ -7,6 +7,7 @@ use crate::{
 use half::{bf16, f16};
 use halfbyte::{Backend, Cpu, Cuda, DType, Float, Size, cpu, cuda, host};
 use std::{fmt, str::FromStr};
+use tracing::info;
 
 /// Where to compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -129,6 +130,7 @@ fn open_cpu(threads: Option<usize>) -> Result<Cpu> {
 }
 
 fn typed<B: Backend, J: Job>(backend: B, dtype: DType, job: J) -> Result<J::Output> {
+    info!(device = backend.name(), free = backend.free_memory(), ?dtype, "device");
     match dtype {
         DType::Bf16 => job.run::<B, bf16>(backend),
         DType::F16 => job.run::<B, f16>(backend),

@@ -200,7 +200,8 @@ pub fn of_sampling(top_k: &str) -> Vec<Row> {
 }
 
 pub fn of_every_program(name: &str) -> Vec<Row> {
-    vec![row("--help", says("Usage:")), row("--version", says(version(name)))]
+    let debug = row("--log-level debug", says("DEBUG halfbyte_runtime::cli::logs: "));
+    vec![row("--help", says("Usage:")), row("--version", says(version(name))), debug]
 }
 
 /// What a program says of its version.
@@ -261,6 +262,7 @@ fn every_option_of_training_is_seen() {
         row("--epochs 1", says("; 4 steps;")),
         row("--max-steps 5", says("; 5 steps;")),
         row("--batch-size 16", says("; 6 steps;")),
+        row("--auto-batch-size", says("micro-batches: 8 at a time, 1 for each step")),
         row("--gradient-accumulation-steps 2", says("; 6 steps;")),
         row("--max-seq-length 8", Refused("raise --max-seq-length")),
         row("--overlong skip", says("left out: ")).beside("--max-seq-length 24"),
@@ -271,9 +273,12 @@ fn every_option_of_training_is_seen() {
         row("--device cuda:99", Refused("CUDA")),
         row("--threads 1", says(", 1 thread)")),
         row("--seed 1", WEIGHTS),
-        row("--logging-steps 1", says("step 1/")),
-        row("--log-sample-losses", Holds("metrics.jsonl", "sample_losses")),
-        row("--eval-steps 1", Holds("metrics.jsonl", "eval_loss")).beside(&show("--eval-data", few)),
+        row("--logging-steps 1", says("step 2/")),
+        row("--log-sample-losses", Holds("metrics.jsonl", "\"sample_losses\":[")),
+        row("--sample-prompts Where", says("after: Where -> ")),
+        row("--eval-steps 6", says("step 6: Where -> ")).beside("--sample-prompts Where"),
+        row("--tensorboard", says("events for TensorBoard: ")),
+        row("--eval-steps 1", says("step 2/")).beside(&show("--eval-data", few)),
         row("--load-best-at-end", says("held-out loss was lowest after step 1, ")).beside(&still),
         row("--early-stopping-patience 2", says("ended early: 2 evaluations in a row")).beside(&still),
         row("--save-steps 5", says("checkpoint-10 saved")),

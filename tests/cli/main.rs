@@ -9,6 +9,7 @@ mod kills;
 mod lost;
 mod moved;
 mod options;
+mod reports;
 mod room;
 mod saving;
 mod signals;

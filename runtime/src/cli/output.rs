@@ -1,6 +1,6 @@
 //! Printing that never ends a program: what it was run for comes first.
 
-use super::tool::version;
+use super::{logs, tool::version};
 use crate::{
     error::{Error, Result},
     screen::{Stream, bars},
@@ -36,8 +36,15 @@ pub fn say_line(text: &str) {
     print(format_args!("{}\n", Stream::Out.fit(text)));
 }
 
-/// What [`note!`](crate::note) does.
+/// What [`note!`](crate::note) does, unless only errors are to be told.
 pub fn note_line(text: &str) {
+    if logs::tells_notes() {
+        complain(text);
+    }
+}
+
+/// Tells an error on standard error, which may be gone.
+pub fn complain(text: &str) {
     let _ = writeln!(io::stderr(), "{}", Stream::Err.fit(text));
 }
 
@@ -65,7 +72,7 @@ pub fn progress_bar(message: &'static str) -> ProgressBar {
 /// Reads the command line of a program that takes no settings, as freely as one of settings, and does `main`. Errors are
 /// printed.
 pub fn start<A: Parser>(main: impl FnOnce(A) -> Result<ExitCode>) -> ExitCode {
-    let command = A::command().version(version());
+    let command = A::command().version(version()).arg(logs::option());
     start_with_options(command, std::env::args_os(), |matches| main(A::from_arg_matches(matches)?))
 }
 
@@ -76,8 +83,12 @@ pub(super) fn start_with_options(
     main: impl FnOnce(&ArgMatches) -> Result<ExitCode>,
 ) -> ExitCode {
     let command = command.args_override_self(true);
+    let name = command.get_name().to_owned();
     let arguments: Vec<_> = arguments.into_iter().map(|argument| with_dashes(&command, argument)).collect();
-    finish(command.try_get_matches_from(arguments).map_err(Error::from).and_then(|matches| main(&matches)))
+    finish(command.try_get_matches_from(arguments).map_err(Error::from).and_then(|matches| {
+        logs::begin(&name, &matches);
+        main(&matches)
+    }))
 }
 
 /// Reads all sources of settings and does `main`, unless they are only to be printed; see [`finish`].
@@ -88,6 +99,7 @@ pub(super) fn start_with_settings(
 ) -> ExitCode {
     let asked = program.read(arguments, Sources::here());
     finish(asked.and_then(|asked| {
+        logs::begin(program.name(), &asked.matches);
         if asked.print_config {
             print(format_args!("{}", program.print(&asked.loaded, Stream::Out.columns())));
             return Ok(ExitCode::SUCCESS);
@@ -102,14 +114,14 @@ fn finish(outcome: Result<ExitCode>) -> ExitCode {
     let code = outcome.unwrap_or_else(|e| match e {
         Error::Usage(asked) => explain(&asked),
         e => {
-            note!("error: {e}");
+            complain(&format!("error: {e}"));
             ExitCode::FAILURE
         }
     });
     match *FAILED.lock().unwrap_or_else(PoisonError::into_inner) {
         None | Some(io::ErrorKind::BrokenPipe) => code,
         Some(kind) => {
-            note!("error: cannot write to standard output: {kind}; what was printed is incomplete");
+            complain(&format!("error: cannot write to standard output: {kind}; what was printed is incomplete"));
             ExitCode::FAILURE
         }
     }

@@ -9,6 +9,7 @@ use super::{
     infer::INFER,
     quantize::QUANTIZE,
     rag::RAG,
+    report::REPORT,
     train::TRAIN,
 };
 use crate::error::Result;
@@ -18,7 +19,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 /// The subcommands, in the order of their use.
-const TOOLS: [Tool; 8] = [TRAIN, INFER, EVALUATE, RAG, QUANTIZE, MERGE, EXPORT, DOCTOR];
+const TOOLS: [Tool; 9] = [TRAIN, REPORT, INFER, EVALUATE, RAG, QUANTIZE, MERGE, EXPORT, DOCTOR];
 
 const NAME: &str = "halfbyte";
 const COMPLETIONS: &str = "completions";

@@ -1,5 +1,6 @@
 //! What a program is.
 
+use super::logs::option;
 use super::output::{start_with_options, start_with_settings};
 use crate::error::Result;
 use crate::settings::{Asked, Program};
@@ -30,16 +31,21 @@ impl Tool {
     /// `called` so.
     pub fn main(&self, called: impl Into<String>, arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         let called = called.into();
-        let command = (self.command)().name(called.clone()).bin_name(called).version(version());
+        let command = self.bare().name(called.clone()).bin_name(called).version(version());
         match self.run {
             Run::Settings(sections, run) => start_with_settings(Program::new(command, sections), arguments, run),
             Run::Options(run) => start_with_options(command, arguments, run),
         }
     }
 
+    /// It without its settings.
+    fn bare(&self) -> Command {
+        (self.command)().arg(option())
+    }
+
     /// It as a subcommand, with all its options.
     pub(super) fn command(&self) -> Command {
-        let command = (self.command)().name(self.name);
+        let command = self.bare().name(self.name);
         match self.run {
             Run::Settings(sections, _) => Program::new(command, sections).into_command(),
             Run::Options(_) => command,

@@ -5,6 +5,8 @@
 mod save;
 
 use super::{
+    logs::tells_notes,
+    output::complain,
     signals::{Signals, exit_code},
     tool::{Run, Tool},
 };
@@ -37,6 +39,10 @@ fn run(asked: Asked) -> Result<ExitCode> {
         say!("{}", prepared.check()?);
         say!("{}", prepared.preview(Stream::Out)?);
         note!("{}", prepared.expect_room()?);
+        match prepared.pace() {
+            Ok(time) => say!("{time}"),
+            Err(e) => note!("time: not measured: {e}"),
+        }
         return Ok(ExitCode::SUCCESS);
     }
     let logging_steps = asked.loaded.config.train.logging_steps;
@@ -68,7 +74,7 @@ impl Watch for Screen {
     }
 
     fn begin(&mut self, done: u64, total_steps: u64) {
-        self.progress = Some(Progress::new(done, total_steps, self.logging_steps));
+        self.progress = tells_notes().then(|| Progress::new(done, total_steps, self.logging_steps));
     }
 
     fn learnt(&mut self) {
@@ -96,7 +102,7 @@ impl Watch for Screen {
     }
 
     fn save_failed(&mut self, error: &Error) -> Wish {
-        note!("error: {error}");
+        complain(&format!("error: {error}"));
         self.patience.get_or_insert_with(|| Patience::begin(&self.signals)).wait(&self.signals)
     }
 }

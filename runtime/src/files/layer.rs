@@ -80,6 +80,11 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     fs::remove_file(path)
 }
 
+pub(super) fn make_folders(path: &Path) -> io::Result<()> {
+    operation()?;
+    fs::create_dir_all(path)
+}
+
 pub(super) fn make_folder(path: &Path) -> io::Result<()> {
     operation()?;
     fs::create_dir(path)

@@ -22,6 +22,12 @@ impl Log {
         Self::open(path, File::options().append(true).create(true))
     }
 
+    /// Starts a file in a folder that is made if need be.
+    pub fn create_within(dir: &Path, name: &Path) -> Result<Self> {
+        layer::make_folders(dir).map_err(Error::io("make the folder", dir))?;
+        Self::create(dir.join(name))
+    }
+
     fn open(path: PathBuf, options: &std::fs::OpenOptions) -> Result<Self> {
         let file = layer::open(&path, options).map_err(Error::io("write", &path))?;
         Ok(Self { file, path })

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use tracing::debug;
 
 use super::read::read_to_string;
 use super::staged::{Staged, is_temporary};
@@ -47,6 +48,7 @@ impl<'a> Transaction<'a> {
     /// opened again.
     pub fn commit(mut self) -> Result<()> {
         self.staged.iter().try_for_each(|staged| staged.sync())?;
+        debug!(folder = %self.dir.display(), files = self.staged.len(), "files are on the disk, and get their names");
         if let [only] = self.staged.as_mut_slice() {
             layer::rename(only.temporary(), only.path()).map_err(Error::io("write", only.path()))?;
             only.keep();

@@ -10,6 +10,7 @@ use crate::{
 };
 use halfbyte::{Backend, Float};
 use std::{ops::ControlFlow, time::Instant};
+use tracing::debug;
 
 /// When to stop, and how to choose.
 #[derive(Debug, Clone, PartialEq)]
@@ -110,6 +111,8 @@ pub fn generate_all<B: Backend, T: Float>(
         next = decoder.step()?;
     }
     let decode_seconds = began.elapsed().as_secs_f64();
+    let n_new: usize = texts.iter().map(|text| text.made.ids.len()).sum();
+    debug!(prompts = prompts.len(), longest, prompt_seconds, n_new, decode_seconds, "texts were continued");
     let end = |(i, text): (usize, Text)| {
         let (rest, mut made) = text.finish();
         let _ = stream(i, &rest);

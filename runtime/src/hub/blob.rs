@@ -7,7 +7,8 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tracing::info;
 use ureq::http::{StatusCode, header};
 
 /// Requests in a row that bring nothing before there is no hope; the pauses between them grow.
@@ -31,6 +32,7 @@ pub(super) fn fetch(
     }
     fs::create_dir_all(blobs).map_err(failed)?;
     let incomplete = blobs.join(format!("{}.incomplete", file.hash.text()));
+    let began = Instant::now();
     let mut part = Part::open(&incomplete).map_err(failed)?;
     if there() {
         // Another program had the lock, and what it left is a new file.
@@ -46,6 +48,7 @@ pub(super) fn fetch(
         return Err(damage);
     }
     part.disk.sync_all().and_then(|()| fs::rename(&incomplete, &blob)).map_err(failed)?;
+    info!(bytes = file.bytes, took = ?began.elapsed(), "{} was downloaded, and its checksum is right", file.name);
     Ok(blob)
 }
 

@@ -90,6 +90,16 @@ impl Work {
         }
     }
 
+    /// Bytes of all that it takes beside the model, with a cache of the compute type.
+    pub(crate) fn bytes(&self, room: &Room<'_>) -> usize {
+        self.cache(CacheType::Plain, room.config, room.size) + self.activations(room)
+    }
+
+    /// Bytes of keys and values.
+    fn cache(&self, kind: CacheType, config: &Qwen3Config, size: usize) -> usize {
+        kind.bytes_of_token(config, size) * self.cached() + kind.bytes_of_prefix(config, self.read_before(), size)
+    }
+
     /// Bytes of activations and logits.
     fn activations(&self, room: &Room<'_>) -> usize {
         match *self {
@@ -138,8 +148,7 @@ impl Extent<'_> {
         Ok(Need {
             base: base_bytes(config, self.base, self.head_4bit, dtype),
             adapter: (adapter.numbers + adapter.tables) * size,
-            cache: self.cache.bytes_of_token(config, size) * work.cached()
-                + self.cache.bytes_of_prefix(config, work.read_before(), size),
+            cache: work.cache(self.cache, config, size),
             activations: work.activations(&room),
         })
     }

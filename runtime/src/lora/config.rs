@@ -13,7 +13,7 @@ use crate::{files, options};
 /// The file of an adapter's configuration.
 pub(crate) const FILE: &str = "adapter_config.json";
 /// The version of PEFT whose format is written.
-const PEFT_VERSION: &str = "0.21.2";
+pub(crate) const PEFT_VERSION: &str = "0.21.2";
 
 /// What an adapter is, as `adapter_config.json` of PEFT says it.
 ///

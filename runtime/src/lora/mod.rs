@@ -11,7 +11,7 @@ mod resolve;
 mod targets;
 mod tokens;
 
-pub(crate) use config::FILE as CONFIG;
+pub(crate) use config::{FILE as CONFIG, PEFT_VERSION};
 pub use config::{Init, LoraConfig};
 pub(crate) use device::SMALLER;
 pub use device::{DeviceAdapter, Layout, LoraModule, TokenLayout};

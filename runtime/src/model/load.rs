@@ -9,6 +9,7 @@ use crate::{
     checkpoint::{self, Checkpoint, TensorRef},
     config::{Module, Projection, Qwen3Config},
     error::{Error, Result},
+    screen::bars,
 };
 use half::{bf16, f16};
 use halfbyte::{
@@ -16,7 +17,9 @@ use halfbyte::{
     ops::{Cast, Op},
     quant::{self, Absmax, Format, GROUP, Group},
 };
-use std::{borrow::Cow, ops::Range};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::{borrow::Cow, ops::Range, time::Instant};
+use tracing::{debug, info};
 
 /// How to hold the linear layers that a checkpoint has unquantised. Those that it has in 4 bits stay as they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -346,20 +349,31 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         embedding: Home,
     ) -> Result<Self> {
         backend.warm_up();
-        let loader = Loader { backend, files, base };
-        let table = [config.vocab_size, config.hidden_size];
-        Ok(Qwen3 {
+        let (loader, bar) = (Loader { backend, files, base }, bar(config.n_layers));
+        let (table, began) = ([config.vocab_size, config.hidden_size], Instant::now());
+        let model = Qwen3 {
             config: config.clone(),
             embedding: loader.matrix("model.embed_tokens.weight", table, embedding)?,
-            layers: (0..config.n_layers).map(|i| loader.layer(config, i)).collect::<Result<_>>()?,
+            layers: (0..config.n_layers).map(|i| loader.told_layer(config, i, &bar)).collect::<Result<_>>()?,
             norm: loader.vector("model.norm.weight", config.hidden_size)?,
             head: if head_is_separate(files, config)? { Some(loader.head(config)?) } else { None },
             rope: RopeTables::new(backend, config)?,
-        })
+        };
+        bar.finish_and_clear();
+        info!(?base, layers = config.n_layers, took = ?began.elapsed(), "weights were loaded");
+        Ok(model)
     }
 }
 
 impl<B: Backend> Loader<'_, B> {
+    fn told_layer<T: Float>(&self, config: &Qwen3Config, i: usize, bar: &ProgressBar) -> Result<Layer<B, T>> {
+        let began = Instant::now();
+        let layer = self.layer(config, i)?;
+        bar.inc(1);
+        debug!(layer = i, took = ?began.elapsed(), "weights were read, and quantised where they are to be");
+        Ok(layer)
+    }
+
     fn layer<T: Float>(&self, config: &Qwen3Config, i: usize) -> Result<Layer<B, T>> {
         use Projection::{Down, Gate, K, O, Q, Up, V};
         let norm = |name: &str, len| self.vector(&format!("model.layers.{i}.{name}.weight"), len);
@@ -374,4 +388,11 @@ impl<B: Backend> Loader<'_, B> {
             down: self.merged(config, i, &[Down])?,
         })
     }
+}
+
+/// How far loading is, for a terminal.
+fn bar(n_layers: usize) -> ProgressBar {
+    let style = ProgressStyle::with_template("loading {wide_bar} {pos}/{len} layers {eta}");
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::with_draw_target(Some(n_layers as u64), bars()).with_style(style)
 }

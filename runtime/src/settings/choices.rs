@@ -2,7 +2,10 @@
 
 use super::values::Value;
 use crate::error::{Error, Result};
-use std::{path::PathBuf, str::FromStr};
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 /// How an answer is found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -85,6 +88,29 @@ pub enum Resume {
     Auto,
     /// From the checkpoint in this folder.
     From(PathBuf),
+}
+
+/// Where events for TensorBoard go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum TensorBoard {
+    /// Nowhere: there are none.
+    #[default]
+    Off,
+    /// The folder `tensorboard` of the output folder.
+    InOutput,
+    /// This folder.
+    At(PathBuf),
+}
+
+impl TensorBoard {
+    /// The folder, of a run with this output folder.
+    pub fn dir(&self, output: &Path) -> Option<PathBuf> {
+        match self {
+            TensorBoard::Off => None,
+            TensorBoard::InOutput => Some(output.join("tensorboard")),
+            TensorBoard::At(dir) => Some(dir.clone()),
+        }
+    }
 }
 
 /// What becomes of a sample longer than the limit.

@@ -3,6 +3,7 @@
 use super::config::RagConfig;
 use super::section::Field;
 use super::sources::{Given, Loaded, Source, Sources};
+use super::values::Value;
 use crate::error::Result;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use std::ffi::OsString;
@@ -77,6 +78,11 @@ impl Program {
         Program { command, sections, options }
     }
 
+    /// What it is called.
+    pub fn name(&self) -> &str {
+        self.command.get_name()
+    }
+
     /// Its command line.
     pub fn into_command(self) -> Command {
         self.command
@@ -132,7 +138,7 @@ impl Offered {
             .long(self.long.clone())
             .aliases(self.aliases.clone())
             .allow_negative_numbers(true)
-            .value_name(if field.flag { "BOOL" } else { "VALUE" })
+            .value_name(if field.wanted == bool::wanted(None) { "BOOL" } else { "VALUE" })
             .help(format!("{}: {}{default}", field.help, field.wanted));
         let option = if field.list { option.action(ArgAction::Append) } else { option };
         if field.flag { option.num_args(0..=1).default_missing_value("true") } else { option }

@@ -1,7 +1,9 @@
 //! How an adapter is trained.
 
 use super::{
-    choices::{ActivationMemory, DataFormat, Overlong, PackingStrategy, Resume, ScheduleKind, TrainOnEos, Whole},
+    choices::{
+        ActivationMemory, DataFormat, Overlong, PackingStrategy, Resume, ScheduleKind, TensorBoard, TrainOnEos, Whole,
+    },
     section::section,
 };
 use crate::{
@@ -86,6 +88,8 @@ section! {
         batch_size: Option<usize> = None, within BATCH_SIZE, also ["per_device_train_batch_size", "micro_batch_size"];
         /// Micro-batches of an optimiser step
         gradient_accumulation_steps: usize = 1, within ACCUMULATION;
+        /// Take the largest micro-batches that memory has room for, and as many of them as make the same step
+        auto_batch_size: bool = false, also ["auto_find_batch_size"];
         /// Longest sample, in tokens
         max_seq_length: usize = 2048, within MAX_SEQ_LENGTH, also ["max_length"];
         /// What becomes of longer samples
@@ -108,6 +112,10 @@ section! {
         logging_steps: u64 = 20, within LOGGING_STEPS;
         /// Note the loss of each sample of a step in metrics.jsonl, and show the ten worst at the end
         log_sample_losses: bool = false;
+        /// Write events for TensorBoard into this folder, or into `tensorboard` of the output folder
+        tensorboard: TensorBoard = TensorBoard::Off, also ["logging_dir"];
+        /// Show how the model goes on from this prompt, or from each line of this file, before, after and at evaluations
+        sample_prompts: Option<String> = None;
         /// Steps between evaluations; 0 evaluates only before and after
         eval_steps: u64 = 0, within EVAL_STEPS;
         /// Save the adapter of the evaluation with the lowest held-out loss, not the last one

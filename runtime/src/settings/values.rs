@@ -1,7 +1,7 @@
 //! What a setting's text means.
 
 use super::choices::{
-    ActivationMemory, DataFormat, Mode, Overlong, PackingStrategy, Resume, ScheduleKind, TrainOnEos, Whole,
+    ActivationMemory, DataFormat, Mode, Overlong, PackingStrategy, Resume, ScheduleKind, TensorBoard, TrainOnEos, Whole,
 };
 use crate::{
     device::Device,
@@ -153,6 +153,31 @@ impl Value for Resume {
         match self {
             Resume::Auto => "auto".into(),
             Resume::From(path) => path.show(),
+        }
+    }
+}
+
+impl Value for TensorBoard {
+    const FLAG: bool = true;
+
+    fn wanted(_: Option<Range>) -> String {
+        "true, false or a folder".into()
+    }
+
+    fn parse(text: &str, _: Option<Range>) -> Option<Self> {
+        Some(match bool::parse(text, None) {
+            Some(true) => TensorBoard::InOutput,
+            Some(false) => TensorBoard::Off,
+            None if text.is_empty() || text.eq_ignore_ascii_case("none") => TensorBoard::Off,
+            None => TensorBoard::At(text.into()),
+        })
+    }
+
+    fn show(&self) -> String {
+        match self {
+            TensorBoard::Off => "false".into(),
+            TensorBoard::InOutput => "true".into(),
+            TensorBoard::At(dir) => dir.show(),
         }
     }
 }

@@ -5,15 +5,17 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use super::about::{About, Reply, Worst};
 use super::sample_losses::SampleLoss;
 use crate::error::Result;
 use crate::files::Log;
 use crate::screen::{Stream, bar_room, bars};
 
 /// One line of metrics; what is `None` is left out of the line.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Record {
     /// The number of finished optimiser steps.
     pub step: u64,
@@ -45,11 +47,23 @@ pub struct Record {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_loss: Option<f64>,
     /// The loss of each sample of the step.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", skip_deserializing)]
     pub sample_losses: Option<Vec<SampleLoss>>,
     /// The accuracy on the held-out questions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_accuracy: Option<f64>,
+    /// How the model went on from the prompts of `sample_prompts`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replies: Option<Vec<Reply>>,
+    /// The most that buffers took up to now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_bytes: Option<u64>,
+    /// The samples of the highest losses, at the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worst: Option<Vec<Worst>>,
+    /// What the run is, in its first line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run: Option<Box<About>>,
 }
 
 impl Record {
@@ -157,7 +171,9 @@ impl Progress {
                 bar.set_position(record.step);
             }
             View::Lines { every, out } => {
-                let told = record.step.is_multiple_of(*every) || record.step == self.total_steps;
+                // The first, too: it says how long the run will take.
+                let (first, last) = (self.first_step + 1, self.total_steps);
+                let told = record.step.is_multiple_of(*every) || [first, last].contains(&record.step);
                 if told || record.eval_loss.is_some() {
                     let message = summary(record, left, usize::MAX);
                     // Progress that nobody can read any more is no reason to stop training.

@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 
 use super::checkpoint::{name, whole};
 use super::metrics::{MetricsLog, Record};
+use super::report::{not_ours, stage};
+use super::tensorboard::Events;
 use crate::error::{Error, Result};
 use crate::files::{self, OutputFolder, PARTIAL_METRICS, Staged};
-use crate::lora::{Adapter, CONFIG, WEIGHTS};
+use crate::lora::{Adapter, CONFIG, LoraConfig, WEIGHTS};
 
 /// The metrics of the run whose adapter is in the folder.
 pub const METRICS: &str = "metrics.jsonl";
@@ -19,6 +21,8 @@ pub struct RunOutput {
     log: Option<MetricsLog>,
     /// The same, whether or not they could be written.
     lines: String,
+    /// The same for TensorBoard, where it is asked for.
+    events: Option<Events>,
     /// Where the weights will go, as large as they will be.
     reserved: Option<Staged>,
     /// The last to be dropped: it removes folders that are empty.
@@ -33,7 +37,7 @@ impl RunOutput {
     pub fn create(dir: &Path, overwrite: bool) -> Result<Self> {
         let folder = OutputFolder::claim(dir)?;
         Self::expect_free(dir, overwrite)?;
-        Ok(Self { folder, log: None, lines: String::new(), reserved: None })
+        Ok(Self { folder, log: None, lines: String::new(), events: None, reserved: None })
     }
 
     /// Refuses a folder that has an adapter or checkpoints, unless `overwrite` is set.
@@ -74,6 +78,11 @@ impl RunOutput {
     pub fn record(&mut self, record: &Record) -> Result<()> {
         let line = record.to_line();
         self.lines += &line;
+        if let Some(events) = &mut self.events {
+            events.note(record);
+            // What fails is tried again with the next step.
+            let _ = events.flush();
+        }
         let written = match &mut self.log {
             Some(log) => log.write_lines(&line),
             None => self.begin_log(),
@@ -83,6 +92,17 @@ impl RunOutput {
             self.log = None;
         }
         written
+    }
+
+    /// Notes what was known before the first step, with which the metrics will begin.
+    pub(crate) fn begin(&mut self, record: &Record) {
+        self.lines += &record.to_line();
+        self.events.iter_mut().for_each(|events| events.note(record));
+    }
+
+    /// Writes events for TensorBoard into a folder from now on, where `done` steps are done.
+    pub(crate) fn tell_tensorboard(&mut self, dir: PathBuf, done: u64) {
+        self.events = Some(Events::new(dir, done));
     }
 
     /// The metrics so far.
@@ -101,7 +121,8 @@ impl RunOutput {
         self.log.insert(log).write_lines(&self.lines)
     }
 
-    /// Saves the adapter with the metrics of its run.
+    /// Saves the adapter with the metrics of its run, its report and its card. Those that somebody has made his own stay
+    /// as they are: [`RunOutput::not_ours`].
     ///
     /// # Errors
     /// [`Error::Io`]. The folder is as it was then, with the room that was set aside, and it can be tried again, here or
@@ -121,12 +142,37 @@ impl RunOutput {
     }
 
     fn save_all(&self, adapter: &Adapter, weights: &mut Staged) -> Result<()> {
-        let (path, lines) = (self.path().join(METRICS), self.lines.as_bytes());
         let mut config = adapter.stage(self.path(), weights)?;
-        let mut metrics = files::stage(&path, |w| w.write_all(lines).map_err(Error::io("write", &path)))?;
+        let mut metrics = self.stage_metrics()?;
+        let mut shown = stage(self.path(), &self.lines, &adapter.config)?;
         let mut transaction = self.folder.transaction();
-        [weights, &mut config, &mut metrics].into_iter().for_each(|file| transaction.add(file));
+        [weights, &mut config, &mut metrics].into_iter().chain(&mut shown).for_each(|file| transaction.add(file));
         transaction.commit()
+    }
+
+    /// Notes what was found out after the adapter was saved, in the metrics and the report.
+    ///
+    /// # Errors
+    /// [`Error::Io`]. Both are as they were then.
+    pub(crate) fn end(&mut self, record: &Record, lora: &LoraConfig) -> Result<()> {
+        self.lines += &record.to_line();
+        self.events.iter_mut().for_each(|events| events.note(record));
+        let mut metrics = self.stage_metrics()?;
+        let mut shown = stage(self.path(), &self.lines, lora)?;
+        let mut transaction = self.folder.transaction();
+        [&mut metrics].into_iter().chain(&mut shown).for_each(|file| transaction.add(file));
+        transaction.commit()?;
+        self.events.iter_mut().try_for_each(Events::flush)
+    }
+
+    fn stage_metrics(&self) -> Result<Staged> {
+        let path = self.path().join(METRICS);
+        files::stage(&path, |w| w.write_all(self.lines.as_bytes()).map_err(Error::io("write", &path)))
+    }
+
+    /// Reports and cards in the folder that are somebody's own, and stay as they are.
+    pub(crate) fn not_ours(&self) -> Vec<PathBuf> {
+        not_ours(self.path())
     }
 
     /// Goes on in another folder, with the metrics so far.
@@ -139,11 +185,11 @@ impl RunOutput {
             return Ok(());
         }
         let other = Self::create(dir, false)?;
-        let lines = std::mem::take(&mut self.lines);
+        let (lines, events) = (std::mem::take(&mut self.lines), self.events.take());
         self.log = None;
         // The metrics go along; what stays would be a killed run's to the next one.
         let _ = self.folder.remove(PARTIAL_METRICS);
-        *self = Self { lines, ..other };
+        *self = Self { lines, events, ..other };
         Ok(())
     }
 }

@@ -21,6 +21,7 @@ use halfbyte::{
     ops::{AdamW, Clip, Norm, Op},
 };
 pub use state::{Counters, TrainerState};
+use tracing::trace;
 
 /// How a trainer runs.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -284,6 +285,7 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
         let p = self.config.dropout;
         let seed = DropoutSeed { p, seed: self.options.seed, micro_batch: self.micro_batches };
         self.micro_batches += 1;
+        trace!(number = self.micro_batches, tokens = batch.n_tokens(), targets = batch.n_targets(), "micro-batch");
         let dropout = (p != 0.0).then_some(seed);
         let ctx = ForwardContext { backend: self.backend, adapter: Some(&self.adapter), dropout };
         let (acts, grads) = (&mut self.acts, &mut self.grads);

@@ -37,7 +37,8 @@ fn run(dir: &Path, step: u64, adapter: &Adapter) -> Result<()> {
     output.save(adapter)
 }
 
-const FILES: [&str; 3] = ["adapter_config.json", "adapter_model.safetensors", "metrics.jsonl"];
+const FILES: [&str; 6] =
+    ["README.md", "adapter_config.json", "adapter_model.safetensors", "loss.svg", "metrics.jsonl", "report.html"];
 
 /// Every operation of a run fails once, over an adapter that exists and in a new folder.
 #[test]

@@ -41,7 +41,7 @@ impl Write for Screen {
 }
 
 #[test]
-fn without_a_terminal_a_line_comes_every_few_steps_with_evaluations_and_at_the_end() {
+fn without_a_terminal_a_line_comes_at_first_every_few_steps_with_evaluations_and_at_the_end() {
     let screen = Screen::default();
     let mut progress = Progress::lines(0, 7, 3, Box::new(screen.clone()));
     for step in 1..=7 {
@@ -53,6 +53,6 @@ fn without_a_terminal_a_line_comes_every_few_steps_with_evaluations_and_at_the_e
     let text = String::from_utf8(screen.0.lock().unwrap().clone()).unwrap();
     assert_eq!(
         text,
-        "step 3/7  loss 3.0000\nstep 4/7  loss 4.0000  held-out loss 0.5000\nstep 6/7  loss 6.0000\nstep 7/7  loss 7.0000\nsaved\n"
+        "step 1/7  loss 1.0000\nstep 3/7  loss 3.0000\nstep 4/7  loss 4.0000  held-out loss 0.5000\nstep 6/7  loss 6.0000\nstep 7/7  loss 7.0000\nsaved\n"
     );
 }

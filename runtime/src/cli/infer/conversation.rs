@@ -3,7 +3,7 @@
 use super::speed;
 use crate::{
     cli::{
-        output::print,
+        output::{complain, print},
         signals::{Signals, exit_code},
     },
     error::{Error, Result},
@@ -76,7 +76,7 @@ fn answer(llm: &Llm, conversation: &mut Conversation, question: &str, signals: &
     print(format_args!("{}\n", flow.finish()));
     match made {
         Ok(made) => note!("{}", speed(&made)),
-        Err(e) => note!("error: {e}"),
+        Err(e) => complain(&format!("error: {e}")),
     }
     caught.filter(|&signal| signal != SIGINT)
 }

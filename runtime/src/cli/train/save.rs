@@ -1,8 +1,10 @@
 //! Waiting until what a run has learnt can be saved, for as long as it takes.
 
 use crate::{
-    cli::signals::{Signals, asks_to_retry},
-    note,
+    cli::{
+        output::complain,
+        signals::{Signals, asks_to_retry},
+    },
     train::run::Wish,
 };
 use std::{
@@ -30,8 +32,9 @@ impl Patience {
     pub fn begin(signals: &Signals) -> Self {
         // Before anybody can read of it: a signal that answers must not end the program.
         signals.be_patient();
-        note!("the adapter is kept in memory, and saving is tried again every {} s: make room, or", PAUSE.as_secs());
-        note!("  `kill -USR1 {}` to try at once; Ctrl-C or SIGTERM tries once more and then drops it", process::id());
+        let (seconds, id) = (PAUSE.as_secs(), process::id());
+        complain(&format!("the adapter is kept in memory, and saving is tried again every {seconds} s: make room, or"));
+        complain(&format!("  `kill -USR1 {id}` to try at once; Ctrl-C or SIGTERM tries once more and then drops it"));
         Patience { typed: keyboard() }
     }
 
@@ -58,7 +61,7 @@ fn keyboard() -> Option<Receiver<String>> {
     if !stdin().is_terminal() {
         return None;
     }
-    note!("  press Enter to try at once, or type another folder");
+    complain("  press Enter to try at once, or type another folder");
     let (send, lines) = channel();
     thread::spawn(move || stdin().lines().map_while(|line| line.ok()).try_for_each(|line| send.send(line)));
     Some(lines)

@@ -16,11 +16,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Settings that may differ when a run goes on: they say where things are, what is told or how it is computed, and the
 /// adapter is the same. What the files have that they name is compared.
-const FREE: [&str; 17] = [
+const FREE: [&str; 20] = [
     "model_name",
     "data",
     "eval_data",
     "exam",
+    "auto_batch_size",
     "no_cache",
     "output",
     "overwrite",
@@ -30,6 +31,8 @@ const FREE: [&str; 17] = [
     "threads",
     "logging_steps",
     "log_sample_losses",
+    "sample_prompts",
+    "tensorboard",
     "save_steps",
     "save_minutes",
     "save_total_limit",
@@ -77,6 +80,11 @@ impl Identity {
             eval_data: parts.heldout.map(hash_samples),
             base: hash_base(parts.base)?,
         })
+    }
+
+    /// The text of a setting that decides how a run ends.
+    pub fn setting(&self, name: &str) -> Option<&str> {
+        self.settings.get(name).map(String::as_str)
     }
 
     /// What is another in `now`, each as a sentence's part.

@@ -108,6 +108,16 @@ impl Saved {
         whole(output).pop().map(|(_, dir)| Self::open(&dir)).transpose()
     }
 
+    /// The text of a setting that the run began with.
+    pub fn setting(&self, name: &str) -> Option<&str> {
+        self.state.run.setting(name)
+    }
+
+    /// Refuses a setting of it.
+    pub fn damaged(&self, name: &str, want: String) -> Error {
+        Error::Resume { path: self.dir.clone(), reason: format!("its {name} is of no use: {want}") }
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.dir

@@ -1,10 +1,12 @@
 //! Reading files of training data.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use halfbyte::host;
 use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
+use tracing::info;
 
 use super::cache::{Cached, Entry};
 use super::encode::{Encoder, Outcome};
@@ -48,7 +50,9 @@ impl<'a> DataReader<'a> {
     pub fn read(&self, files: &DataFiles) -> Result<Dataset> {
         let mut all = Dataset::default();
         for file in files.expand()? {
+            let began = Instant::now();
             let part = self.part(file, &mut all.samples)?;
+            info!(samples = part.n_samples, took = ?began.elapsed(), "data: {part}");
             all.n_truncated += part.n_truncated;
             all.n_skipped += part.n_skipped;
             all.parts.push(part);

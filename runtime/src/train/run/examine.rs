@@ -1,16 +1,18 @@
 //! What a model knows before and after.
 
-use super::{texts::Texts, watch::Watch};
+use super::{prompts::Prompt, texts::Texts, watch::Watch};
 use crate::{
     error::Result,
     evaluate::{
         choice,
         questions::{Accuracy, Question},
     },
-    generate::generator::{GenerateOptions, Generated, generate},
+    generate::generator::{GenerateOptions, generate},
     model::{CacheType, Qwen3, SampleOptions},
     tokenizer::Tokenizer,
     train::{
+        about::{Reply, Worst},
+        metrics::Record,
         sample_losses::{SampleLoss, worst},
         trainer::Trainer,
     },
@@ -26,8 +28,17 @@ pub struct Examination {
     pub heldout_loss: Option<f64>,
     /// Right answers of the exam.
     pub exam: Option<Accuracy>,
-    /// How the embedded question is continued.
-    pub answer: Option<String>,
+    /// How prompts are continued.
+    pub replies: Vec<Reply>,
+}
+
+impl Examination {
+    /// For the metrics, after so many steps.
+    pub(super) fn record(&self, step: u64) -> Record {
+        let eval_accuracy = self.exam.as_ref().map(Accuracy::value);
+        let replies = Some(self.replies.clone()).filter(|replies| !replies.is_empty());
+        Record { step, eval_loss: self.heldout_loss, eval_accuracy, replies, ..Record::default() }
+    }
 }
 
 /// What it is asked with.
@@ -48,27 +59,23 @@ impl<B: Backend, T: Float> Examiner<'_, B, T> {
         if let Some(accuracy) = &exam {
             watch.say(&format!("{when}: exam {accuracy}"));
         }
-        let answer = self.texts.prompt.map(|prompt| self.answer(prompt, trainer)).transpose()?;
-        if let (Some(prompt), Some(Generated { text, stopped, .. })) = (self.texts.prompt, &answer) {
-            let rest = if *stopped { "" } else { " …" };
-            watch.say(&format!("{when}: {prompt} ->{}{rest}", text.trim_end()));
-        }
-        Ok(Examination { heldout_loss, exam, answer: answer.map(|answer| answer.text) })
+        let replies = self.replies(trainer)?;
+        replies.iter().for_each(|reply| watch.say(&format!("{when}: {reply}")));
+        Ok(Examination { heldout_loss, exam, replies })
     }
 
-    /// The samples of the highest losses, as `metrics` tell of them: a line for each.
-    pub fn worst_samples(&self, metrics: &str) -> Vec<String> {
+    /// The samples of the highest losses, as `metrics` tell of them.
+    pub fn worst_samples(&self, metrics: &str) -> Vec<Worst> {
         /// Tokens that are shown.
         const SHOWN: usize = 24;
-        let line = |(seen, step): &(SampleLoss, u64)| {
+        let told = |(seen, step): (SampleLoss, u64)| {
             let ids = &self.texts.train.samples[seen.sample - 1].ids;
             let text = self.tokenizer.decode(&ids[..ids.len().min(SHOWN)], true);
             let rest = if ids.len() > SHOWN { " …" } else { "" };
-            format!("{:7.3}  sample {}, step {step}: {}{rest}", seen.loss, seen.sample, text.trim().replace('\n', " "))
+            let text = text.trim().replace('\n', " ") + rest;
+            Worst { sample: seen.sample, step, loss: seen.loss, text }
         };
-        let lines: Vec<_> = worst(metrics, 10).iter().map(line).collect();
-        let title = (!lines.is_empty()).then(|| "samples of the highest loss, when they were last seen:".to_owned());
-        title.into_iter().chain(lines).collect()
+        worst(metrics, 10).into_iter().map(told).collect()
     }
 
     pub fn heldout_loss(&self, trainer: &mut Trainer<'_, B, T>) -> Result<Option<f64>> {
@@ -80,15 +87,21 @@ impl<B: Backend, T: Float> Examiner<'_, B, T> {
         Ok(choice::choose(self.model, ctx, acts, loss, self.tokenizer, questions)?.1)
     }
 
-    fn answer(&self, prompt: &str, trainer: &Trainer<'_, B, T>) -> Result<Generated> {
+    /// How each prompt is continued, by the likeliest tokens: nothing of it depends on chance, or changes what a run does.
+    pub fn replies(&self, trainer: &Trainer<'_, B, T>) -> Result<Vec<Reply>> {
+        let prompts = &self.texts.prompts;
         let options = GenerateOptions {
-            max_new_tokens: 24,
-            stop_tokens: self.tokenizer.eos_ids().to_vec(),
+            max_new_tokens: prompts.max_new_tokens,
+            stop_tokens: prompts.stop_tokens.clone(),
             sample: SampleOptions::GREEDY,
             cache: CacheType::Plain,
             skip_special: true,
         };
-        let (prompt, go_on) = (self.tokenizer.encode(prompt)?, |_: &str| ControlFlow::Continue(()));
-        generate(self.model, trainer.context(), self.tokenizer, &prompt, &options, go_on)
+        let reply = |prompt: &Prompt| {
+            let go_on = |_: &str| ControlFlow::Continue(());
+            let made = generate(self.model, trainer.context(), self.tokenizer, &prompt.ids, &options, go_on)?;
+            Ok(Reply { prompt: prompt.text.clone(), text: made.text, stopped: made.stopped })
+        };
+        prompts.all.iter().map(reply).collect()
     }
 }

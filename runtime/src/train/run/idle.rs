@@ -25,8 +25,9 @@ pub(super) fn idle(settings: &TrainSettings, files: &Checkpoint) -> Result<Vec<(
     if let Some(found) = files.quantized_as().filter(|_| !settings.use_4bit) {
         all.push(("use_4bit", format!("the checkpoint is in {found} already; take the original one to train without")));
     }
-    if settings.eval_steps > 0 && settings.heldout_files()?.is_none() {
-        all.push(("eval_steps", "there is no held-out data: name it by eval_data".into()));
+    if settings.eval_steps > 0 && settings.heldout_files()?.is_none() && settings.sample_prompts.is_none() {
+        let why = "there is no held-out data, and no prompt: name some by eval_data or sample_prompts";
+        all.push(("eval_steps", why.into()));
     }
     if settings.eval_steps == 0 || settings.heldout_files()?.is_none() {
         let why = "nothing is evaluated between steps: set eval_steps, and name held-out data by eval_data";

@@ -12,7 +12,7 @@ use crate::{
     lora::Adapter,
     model::Qwen3,
     settings::TrainSettings,
-    train::{output::RunOutput, trainer::Trainer},
+    train::{about::Worst, metrics::Record, output::RunOutput, report::REPORT, trainer::Trainer},
 };
 use halfbyte::{Backend, Count, Float, MemoryUse, Size, host};
 use std::{path::PathBuf, time::Instant};
@@ -44,8 +44,42 @@ impl Prepared {
     /// The device cannot be used or has too little memory, training diverges, or the adapter cannot be saved. What was
     /// learnt before an error is saved.
     pub fn run(self, watch: &mut dyn Watch) -> Result<Outcome> {
-        let TrainSettings { device, threads, bnb_4bit_compute_dtype: dtype, .. } = self.settings;
-        device::run(device, threads, dtype, Training { run: &self, watch })
+        let (run, said) = self.fitted_to_gpu()?;
+        said.iter().for_each(|said| watch.say(said));
+        let TrainSettings { device, threads, bnb_4bit_compute_dtype: dtype, .. } = run.settings;
+        device::run(device, threads, dtype, Training { run: &run, watch })
+    }
+
+    /// Begins events for TensorBoard, where they are asked for.
+    fn tell_tensorboard(&self, output: &mut RunOutput, watch: &mut dyn Watch) {
+        if let Some(dir) = self.settings.tensorboard.dir(&self.settings.output) {
+            watch.say(&format!("events for TensorBoard: {}", dir.display()));
+            output.tell_tensorboard(dir, self.saved.as_ref().map_or(0, |saved| saved.state.step));
+        }
+    }
+
+    /// Finds out what the model knows after `done` steps, whose adapter is safe, and notes it.
+    fn end<B: Backend, T: Float>(
+        &self,
+        examiner: &Examiner<'_, B, T>,
+        trainer: &mut Trainer<'_, B, T>,
+        output: &mut RunOutput,
+        done: u64,
+        watch: &mut dyn Watch,
+    ) -> Result<Examination> {
+        watch.saved();
+        let worst = examiner.worst_samples(output.lines());
+        say_worst(&worst, watch);
+        let after = examiner.examine("after", trainer, watch)?;
+        let backend = trainer.context().backend;
+        watch.say(&peak_memory(backend));
+        let peak_bytes = Some(backend.memory().peak as u64);
+        let worst = Some(worst).filter(|worst| !worst.is_empty());
+        match output.end(&Record { worst, peak_bytes, ..after.record(done) }, &self.lora) {
+            Ok(()) => watch.say(&format!("report: {}", output.path().join(REPORT).display())),
+            Err(e) => watch.note(&format!("metrics and report do not say what the model knows now: {e}")),
+        }
+        Ok(after)
     }
 }
 
@@ -67,6 +101,7 @@ impl Job for Training<'_> {
         output.reserve(run.lora.weight_bytes(config)? as u64)?;
 
         let plan = run.plan(backend.free_memory())?;
+        run.log_plan(plan)?;
         let began = Instant::now();
         let model = Qwen3::<B, T>::load_with(&backend, files, config, settings.base(), plan.embedding)?;
         backend.synchronize()?;
@@ -86,23 +121,20 @@ impl Job for Training<'_> {
             Count(trainer.n_trainable(), "trainable number"),
         ));
         run.restore(&mut trainer, &mut output, watch)?;
+        run.tell_tensorboard(&mut output, watch);
         if settings.log_sample_losses {
             trainer.keep_target_losses();
         }
         let examiner = Examiner { texts, tokenizer, model: &model };
         let before = examiner.examine(if run.saved.is_some() { "now" } else { "before" }, &mut trainer, watch)?;
+        if run.saved.is_none() {
+            let about = run.about(backend.name(), plan, trainer.n_trainable())?;
+            output.begin(&Record { run: Some(about.into()), ..before.record(0) });
+        }
         let mut steps = Steps::new(run, &batcher, &examiner, backend.runs_behind() && !settings.log_sample_losses)?;
         steps.train_and_save(&mut trainer, &mut output, watch)?;
         let (done, n_tokens) = (steps.done, steps.n_tokens);
-        let after = if watch.ends() {
-            None
-        } else {
-            watch.saved();
-            examiner.worst_samples(output.lines()).iter().for_each(|line| watch.say(line));
-            let after = examiner.examine("after", &mut trainer, watch)?;
-            watch.say(&peak_memory(&backend));
-            Some(after)
-        };
+        let after = (!watch.ends()).then(|| run.end(&examiner, &mut trainer, &mut output, done, watch)).transpose()?;
         Ok(Outcome {
             steps: done,
             total_steps: batcher.total_steps(),
@@ -112,6 +144,16 @@ impl Job for Training<'_> {
             output: output.path().to_owned(),
             memory: backend.memory(),
         })
+    }
+}
+
+/// A line for each, under a title.
+fn say_worst(worst: &[Worst], watch: &mut dyn Watch) {
+    if !worst.is_empty() {
+        watch.say("samples of the highest loss, when they were last seen:");
+    }
+    for Worst { sample, step, loss, text } in worst {
+        watch.say(&format!("{loss:7.3}  sample {sample}, step {step}: {text}"));
     }
 }
 

@@ -9,15 +9,19 @@
 //! # Ok::<(), halfbyte_runtime::Error>(())
 //! ```
 
+mod about;
 mod examine;
+mod fit;
 mod force;
 mod idle;
 mod job;
 mod need;
 mod options;
+mod pace;
 mod plan;
 mod prepared;
 mod preview;
+mod prompts;
 mod resume;
 mod steps;
 mod texts;

@@ -4,7 +4,7 @@ use super::{plan::Plan, prepared::Prepared};
 use crate::{
     config::Qwen3Config,
     error::Result,
-    llm::{AdapterRoom, base_parts, held},
+    llm::{AdapterRoom, Work, base_parts, held},
     lora::LoraConfig,
     model::{Base, Part, Room},
     settings::ActivationMemory,
@@ -12,6 +12,7 @@ use crate::{
 };
 use halfbyte::{Count, DType, Size, host};
 use std::fmt;
+use tracing::{debug, info};
 
 /// Bytes, buffer by buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +58,8 @@ pub struct Extent<'a> {
     pub lora: &'a LoraConfig,
     /// The most tokens at once, of a micro-batch or of what is evaluated.
     pub capacity: usize,
+    /// What is written between steps.
+    pub writes: Option<Work>,
     /// Whether a GPU computes, which has memory of its own, and whose kernels need some.
     pub on_gpu: bool,
 }
@@ -85,6 +88,7 @@ impl Extent<'_> {
         let room = Room { config, xa_columns, room, size };
         parts.extend(room.activations(n, &plan.kept.layers(config.n_layers)));
         parts.extend([room.gradients(n), room.targets(n)]);
+        parts.extend(self.writes.map(|work| Part::new("replies to prompts", work.bytes(&room))));
         if self.on_gpu {
             parts.push(Part::new("scratch of kernels", self.scratch(room.room)));
         } else {
@@ -108,7 +112,7 @@ impl Extent<'_> {
 }
 
 impl Prepared {
-    fn extent(&self) -> Extent<'_> {
+    pub(super) fn extent(&self) -> Extent<'_> {
         let Prepared { config, settings, lora, capacity, .. } = self;
         Extent {
             config,
@@ -116,6 +120,7 @@ impl Prepared {
             dtype: settings.bnb_4bit_compute_dtype,
             lora,
             capacity: *capacity,
+            writes: self.texts.prompts.work(),
             on_gpu: settings.device.may_be_gpu(),
         }
     }
@@ -128,8 +133,16 @@ impl Prepared {
         self.extent().plan(self.activation_memory(), free)
     }
 
+    /// Notes what is kept, and every buffer.
+    pub(super) fn log_plan(&self, plan: Plan) -> Result<()> {
+        let need = self.extent().need(plan)?;
+        info!(total = need.total(), on_host = need.on_host(), tokens = self.capacity, "memory: {plan}");
+        need.parts.iter().for_each(|part| debug!(bytes = part.bytes, on_host = part.on_host, "memory: {}", part.name));
+        Ok(())
+    }
+
     /// What is asked for.
-    fn activation_memory(&self) -> ActivationMemory {
+    pub(super) fn activation_memory(&self) -> ActivationMemory {
         match self.settings.gradient_checkpointing {
             false => self.settings.activation_memory,
             true if self.extent().on_gpu => ActivationMemory::Offload,
@@ -138,7 +151,7 @@ impl Prepared {
     }
 
     /// What is kept as far as that is known before a GPU is opened.
-    fn expected_plan(&self) -> Result<Plan> {
+    pub(super) fn expected_plan(&self) -> Result<Plan> {
         self.plan(if self.settings.device.may_be_gpu() { None } else { host::free() })
     }
 
@@ -176,6 +189,9 @@ impl Prepared {
             size(need.total()),
             Count(self.capacity, "token"),
         );
+        if self.asks_gpu() {
+            said += "\nmicro-batches are chosen once the GPU is opened (--auto-batch-size)";
+        }
         if extent.on_gpu && self.activation_memory() == ActivationMemory::Auto {
             let least = extent.need(extent.plan(ActivationMemory::Offload, None)?)?;
             let (least, on_host) = (size(least.total()), size(least.on_host()));

@@ -110,7 +110,15 @@ mod tests {
         let config = SHAPES[4].config();
         let base = Base::Quantized { format: Format::Nf4, block_size: 64, double_quant: true };
         let lora = LoraConfig::new(16, 32.0, Targets::AllLinear);
-        let extent = Extent { config: &config, base, dtype: DType::Bf16, lora: &lora, capacity: 8192, on_gpu: true };
+        let extent = Extent {
+            config: &config,
+            base,
+            dtype: DType::Bf16,
+            lora: &lora,
+            capacity: 8192,
+            writes: None,
+            on_gpu: true,
+        };
         let total = |plan| extent.need(plan).unwrap().total();
         let of = |asked, free| extent.plan(asked, free).unwrap();
         let least = of(ActivationMemory::Offload, None);
@@ -144,6 +152,7 @@ mod tests {
             dtype: DType::Bf16,
             lora: &lora,
             capacity: 512,
+            writes: None,
             on_gpu: true,
         };
         use ActivationMemory::{Checkpoint, Full, MlpRecompute, Offload};

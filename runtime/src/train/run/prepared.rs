@@ -1,6 +1,6 @@
 //! All of a run that can be known before weights are loaded.
 
-use super::{idle::idle, resume::find, texts::Texts};
+use super::{fit::as_begun, idle::idle, resume::find, texts::Texts};
 use crate::{
     checkpoint::Checkpoint,
     config::Qwen3Config,
@@ -76,6 +76,7 @@ impl Prepared {
         let idle = idle(settings, &files)?;
         idle.iter().try_for_each(|(name, why)| refuse(name, why))?;
         let saved = find(settings)?;
+        let settings = &as_begun(settings, saved.as_ref())?;
         let overwrite = settings.overwrite || saved.as_ref().is_some_and(|saved| saved.is_in(&settings.output));
         RunOutput::expect_free(&settings.output, overwrite)?;
         let adapter = settings.adapter_dir()?.map(|dir| Adapter::open(&dir, &config)).transpose()?;
@@ -102,7 +103,7 @@ impl Prepared {
             saved,
             overwrite,
         };
-        run.going_on()
+        run.going_on()?.fitted_to_host()
     }
 
     /// The steps of the run.

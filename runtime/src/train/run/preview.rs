@@ -6,6 +6,7 @@ use crate::{
     error::Result,
     screen::{Flow, Stream},
     tokenizer::Tokenizer,
+    train::about::Bin,
 };
 use halfbyte::Count;
 use std::env;
@@ -115,26 +116,34 @@ fn printable(text: &str) -> String {
     text.chars().map(shown).collect()
 }
 
+/// How many samples have how many tokens.
+pub(super) fn bins(lengths: &[usize]) -> Vec<Bin> {
+    const BINS: usize = 10;
+    let (Some(&least), Some(&most)) = (lengths.iter().min(), lengths.iter().max()) else { return Vec::new() };
+    let width = round_width((most - least) / BINS + 1);
+    let first = least / width;
+    let bin = |i: usize| Bin { from: i * width, to: (i + 1) * width - 1, n: 0 };
+    let mut bins: Vec<_> = (first..=most / width).map(bin).collect();
+    lengths.iter().for_each(|length| bins[length / width - first].n += 1);
+    bins
+}
+
 /// How many samples have how many tokens, in lines of so many columns.
 fn histogram(lengths: &[usize], columns: usize) -> Vec<String> {
-    const LINES: usize = 10;
-    let (Some(&least), Some(&most)) = (lengths.iter().min(), lengths.iter().max()) else { return Vec::new() };
-    let width = round_width((most - least) / LINES + 1);
-    let first = least / width;
-    let mut counts = vec![0; most / width - first + 1];
-    lengths.iter().for_each(|length| counts[length / width - first] += 1);
+    let bins = bins(lengths);
+    let (Some(&most), Some(largest)) = (lengths.iter().max(), bins.iter().map(|bin| bin.n).max()) else {
+        return Vec::new();
+    };
     let digits = most.to_string().len();
-    let largest = counts.iter().copied().max().unwrap_or(1);
-    let label = if width == 1 { 2 + digits } else { 6 + 2 * digits };
+    let label = if bins[0].from == bins[0].to { 2 + digits } else { 6 + 2 * digits };
     let room = columns.saturating_sub(label + 2 + largest.to_string().len()).max(1);
-    let line = |(i, &count): (usize, &usize)| {
-        let from = (first + i) * width;
-        let bar = "#".repeat((count * room).div_ceil(largest));
-        let to = if width == 1 { String::new() } else { format!(" to {:<digits$}", from + width - 1) };
-        format!("  {from:>digits$}{to} {bar} {count}")
+    let line = |Bin { from, to, n }: &Bin| {
+        let bar = "#".repeat((n * room).div_ceil(largest));
+        let to = if from == to { String::new() } else { format!(" to {to:<digits$}") };
+        format!("  {from:>digits$}{to} {bar} {n}")
     };
     let heading = format!("samples by their tokens; the longest has {most}:");
-    [heading].into_iter().chain(counts.iter().enumerate().map(line)).collect()
+    [heading].into_iter().chain(bins.iter().map(line)).collect()
 }
 
 /// At least `width`: 1, 2 or 5 times a power of ten.

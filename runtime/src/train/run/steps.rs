@@ -26,6 +26,7 @@ use std::{
     path::PathBuf,
     time::{Duration, Instant},
 };
+use tracing::{debug, info};
 
 /// The loop over the steps.
 pub(super) struct Steps<'a, B: Backend, T: Float> {
@@ -104,6 +105,9 @@ impl<'a, B: Backend, T: Float> Steps<'a, B, T> {
             self.take_best(trainer, output, watch);
         }
         save(output, trainer.adapter()?, watch)?;
+        for path in output.not_ours() {
+            watch.note(&format!("`{}` was changed, or is not halfbyte's: it stays as it is", path.display()));
+        }
         let n = self.n_tokens - trained_before;
         watch.say(&format!("trained on {} in {seconds:.1} s: {:.0} tokens/s", Count(n, "token"), n as f64 / seconds));
         watch.say(&format!("adapter saved in {}", output.path().display()));
@@ -206,7 +210,11 @@ impl<'a, B: Backend, T: Float> Steps<'a, B, T> {
         if self.evaluates(record.step) {
             record.eval_loss = self.examiner.heldout_loss(trainer)?;
             record.eval_loss.iter().for_each(|&loss| self.evaluations.note(record.step, loss));
+            let replies = self.examiner.replies(trainer)?;
+            replies.iter().for_each(|reply| told.watch.note(&format!("step {}: {reply}", record.step)));
+            record.replies = Some(replies).filter(|replies| !replies.is_empty());
         }
+        self.log(&record, told, began);
         told.steps += 1;
         told.pause(began);
         // The adapter is worth more: metrics are written again when it is saved.
@@ -217,6 +225,15 @@ impl<'a, B: Backend, T: Float> Steps<'a, B, T> {
         }
         told.watch.step(&record);
         self.expect_sound(&report, told)
+    }
+
+    /// Notes a step, which has just been done, and its evaluation, which began then.
+    fn log(&self, record: &Record, told: &Told<'_>, began: Instant) {
+        let Record { step, loss, lr, grad_norm, .. } = *record;
+        debug!(step, loss, lr, grad_norm, tokens = self.n_tokens, took = ?began.duration_since(told.step_began), "step");
+        if self.evaluates(step) {
+            info!(step, heldout_loss = record.eval_loss, took = ?began.elapsed(), "evaluated");
+        }
     }
 
     /// Ends a run whose adapter is worth nothing any more.
@@ -245,6 +262,7 @@ impl<'a, B: Backend, T: Float> Steps<'a, B, T> {
     fn checkpoint(&mut self, trainer: &mut Trainer<'_, B, T>, output: &RunOutput, watch: &mut dyn Watch, seconds: f64) {
         let began = Instant::now();
         let saved = self.save_checkpoint(trainer, output, self.elapsed_s + seconds);
+        info!(step = self.done, saved = saved.is_ok(), took = ?began.elapsed(), "checkpoint");
         watch.note(&match saved {
             Ok(path) => format!(
                 "{} saved in {:.1} s ({} kept)",

@@ -1,5 +1,6 @@
 //! What is trained on, and what is asked.
 
+use super::prompts::Prompts;
 use crate::{
     chat::ChatTemplate,
     config::Qwen3Config,
@@ -14,9 +15,6 @@ use crate::{
 };
 use std::path::Path;
 
-/// What is asked before and after where the data is the embedded one.
-const QUESTION: &str = "What does the town give to a bride?";
-
 pub(super) struct Texts {
     pub train: Dataset,
     pub heldout: Option<Dataset>,
@@ -24,7 +22,7 @@ pub(super) struct Texts {
     /// Tokens of the longest question with its options.
     longest_question: usize,
     /// To be continued.
-    pub prompt: Option<&'static str>,
+    pub prompts: Prompts,
 }
 
 impl Texts {
@@ -65,8 +63,8 @@ impl Texts {
         };
         let train = read(settings.data_files()?)?;
         let heldout = settings.heldout_files()?.map(|files| expect_unweighted(files).and_then(read)).transpose()?;
-        let prompt = settings.data.is_none().then_some(QUESTION);
-        Ok((Texts { train, heldout, questions, longest_question, prompt }, missing))
+        let prompts = Prompts::read(settings, template.as_ref(), tokenizer, config)?;
+        Ok((Texts { train, heldout, questions, longest_question, prompts }, missing))
     }
 
     /// Tokens of the longest held-out sample or question.
