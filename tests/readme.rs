@@ -10,7 +10,7 @@ use halfbyte_runtime::{
     llm,
     lora::{LoraConfig, Targets},
     model::Base,
-    settings::ActivationMemory,
+    settings::{ActivationMemory, Optim},
     speed::SHAPES,
     train::run,
 };
@@ -50,7 +50,15 @@ fn config(size: &str) -> Qwen3Config {
 /// GiB of training with r = 16 on all linear layers.
 fn training(size: &str, capacity: usize, gradient_checkpointing: bool) -> f64 {
     let (config, lora) = (config(size), LoraConfig::new(16, 32.0, Targets::AllLinear));
-    let extent = run::Extent { config: &config, base: BASE, dtype: DType::Bf16, lora: &lora, capacity, on_gpu: true };
+    let extent = run::Extent {
+        config: &config,
+        base: BASE,
+        dtype: DType::Bf16,
+        lora: &lora,
+        optim: Optim::AdamW,
+        capacity,
+        on_gpu: true,
+    };
     let kept = if gradient_checkpointing { ActivationMemory::Offload } else { ActivationMemory::Full };
     extent.need(run::Plan::of(kept, &config)).unwrap().total() as f64 / GIB
 }

@@ -1,7 +1,9 @@
 //! How an adapter is trained.
 
 use super::{
-    choices::{ActivationMemory, DataFormat, Overlong, PackingStrategy, Resume, ScheduleKind, TrainOnEos, Whole},
+    choices::{
+        ActivationMemory, DataFormat, Optim, Overlong, PackingStrategy, Resume, ScheduleKind, TrainOnEos, Whole,
+    },
     section::section,
 };
 use crate::{
@@ -74,6 +76,10 @@ section! {
         decay_ratio: f64 = 0.1, within DECAY_RATIO;
         /// Power of polynomial
         lr_power: f64 = 1.0, within LR_POWER;
+        /// AdamW with moments in 32 or 8 bits, as bitsandbytes keeps them; paged: in the host's memory
+        optim: Optim = Optim::AdamW, also ["optimizer"];
+        /// LoRA+: the learning rate of B is the learning rate times this
+        loraplus_lr_ratio: f64 = 1.0, within LORAPLUS_LR_RATIO, also ["lora_plus_ratio"];
         /// Decoupled weight decay
         weight_decay: f32 = 0.0, within WEIGHT_DECAY;
         /// Gradients are scaled down to this norm; 0 turns it off

@@ -100,6 +100,7 @@ mod tests {
     use crate::{
         lora::{LoraConfig, Targets},
         model::Base,
+        settings::Optim,
         speed::SHAPES,
     };
     use halfbyte::{DType, quant::Format};
@@ -110,7 +111,15 @@ mod tests {
         let config = SHAPES[4].config();
         let base = Base::Quantized { format: Format::Nf4, block_size: 64, double_quant: true };
         let lora = LoraConfig::new(16, 32.0, Targets::AllLinear);
-        let extent = Extent { config: &config, base, dtype: DType::Bf16, lora: &lora, capacity: 8192, on_gpu: true };
+        let extent = Extent {
+            config: &config,
+            base,
+            dtype: DType::Bf16,
+            lora: &lora,
+            optim: Optim::AdamW,
+            capacity: 8192,
+            on_gpu: true,
+        };
         let total = |plan| extent.need(plan).unwrap().total();
         let of = |asked, free| extent.plan(asked, free).unwrap();
         let least = of(ActivationMemory::Offload, None);
@@ -143,6 +152,7 @@ mod tests {
             base: Base::Unquantized,
             dtype: DType::Bf16,
             lora: &lora,
+            optim: Optim::AdamW,
             capacity: 512,
             on_gpu: true,
         };
