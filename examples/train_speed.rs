@@ -10,7 +10,7 @@ use halfbyte_runtime::{
     device::{self, Job},
     model::Qwen3,
     options,
-    settings::{ActivationMemory, Value, parse},
+    settings::{ActivationMemory, Optim, Value, parse},
     speed::{RowsFile, TrainRow, TrainSpeed, Training, random_adapter, train},
     train::run::{Extent, Plan},
 };
@@ -118,6 +118,7 @@ impl Job for Measure {
                 base: args.measured.base(),
                 dtype: T::DTYPE,
                 lora: &adapter.config,
+                optim: Optim::AdamW,
                 capacity: training.batch * training.length,
                 writes: None,
                 on_gpu: backend.runs_behind(),

@@ -566,20 +566,33 @@ typedef struct {
 } ReduceParams;
 enum { REDUCE_THREADS = 256 };
 
-// adamw.
+// What adamw and adamw8bit have in common.
 typedef struct {
     float *weights;     // [len]
     const float *grads; // [len]
-    float *m;           // [len]
-    float *v;           // [len]
     void *compute;      // T [len]
     unsigned long long len;
     float decay; // 1 - lr * weight_decay
-    float one_minus_beta1;
+    float beta1, one_minus_beta1;
     float beta2, one_minus_beta2;
     float step_size, bias2_sqrt; // lr / (1 - beta1^t), sqrt(1 - beta2^t)
     float eps;
     const float *norm, *loss; // [1]
     unsigned *halted;         // [1]
     float max_norm, loss_scale;
+} AdamWStepParams;
+
+// adamw.
+typedef struct {
+    AdamWStepParams step;
+    float *m; // [len]
+    float *v; // [len]
 } AdamWParams;
+
+// adamw8bit.
+typedef struct {
+    AdamWStepParams step;
+    unsigned char *m_codes, *v_codes; // [len]
+    float *m_absmax, *v_absmax;       // [len / ADAMW8BIT_BLOCK], rounded up
+} AdamW8bitParams;
+enum { ADAMW8BIT_BLOCK = 256 };

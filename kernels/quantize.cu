@@ -2,7 +2,7 @@
 // from contracting to FMA. A thread has eight neighbours, so a block of 64 is eight lanes and its maximum three
 // shuffles; blocks of more than 256 elements span warps and meet in shared memory. A CTA has 4096 elements, the largest
 // block, so that none spans CTAs.
-#include "quant.cuh"
+#include "dynamic_map.cuh"
 #include "vec8.cuh"
 
 constexpr unsigned THREADS = QUANTIZE_THREADS;
@@ -155,27 +155,15 @@ extern "C" __global__ void nest_absmax_mean(const __grid_constant__ NestAbsmaxPa
     if (lane == 0) *p.offset = __fdiv_rn(total, float(p.n));
 }
 
-// The entry nearest to `x`, which bitsandbytes first rounds to a grid of 65536 points over [-1, 1].
-// `first[i]`: the first point of the grid that is nearer to entry i + 1 of the map than to entry i.
-__device__ unsigned nearest_entry(float x, const unsigned *first) {
-    if (isnan(x)) return 0;
-    unsigned point = unsigned(__fadd_rn(__fmul_rn(__fadd_rn(x, 1.f), 32767.5f), 0.5f));
-    unsigned code = 0;
-    for (unsigned step = 128; step > 0; step >>= 1)
-        if (first[code + step - 1] <= point) code += step;
-    return code;
-}
-
 // Codes and group: one CTA for each group, one thread for each block of it.
 extern "C" __global__ void nest_absmax_codes(const __grid_constant__ NestAbsmaxParams p) {
     begin_kernel();
-    __shared__ unsigned first[255];
+    __shared__ DynamicMap map;
     __shared__ unsigned warps[QUANT_GROUP / 32];
     unsigned t = threadIdx.x, i = blockIdx.x * QUANT_GROUP + t;
-    if (t < 255) {
-        double middle = (double(dynamic_map(t)) + double(dynamic_map(t + 1))) / 2;
-        first[t] = unsigned(floor(__dmul_rn((middle + 1) / 2, 65535.0))) + 1;
-    }
+    map.fill(true);
+    __syncthreads();
+    map.fill_first();
     float offset = *p.offset;
     float x = i < p.n ? __fsub_rn(p.absmax[i], offset) : 0.f;
     unsigned largest = __reduce_max_sync(~0u, __float_as_uint(fabsf(x)));
@@ -184,5 +172,5 @@ extern "C" __global__ void nest_absmax_codes(const __grid_constant__ NestAbsmaxP
     for (int w = 0; w < QUANT_GROUP / 32; w++) largest = max(largest, warps[w]);
     float absmax = __uint_as_float(largest);
     if (t == 0) reinterpret_cast<float2 *>(p.groups)[blockIdx.x] = make_float2(absmax, offset);
-    if (i < p.n) p.codes[i] = nearest_entry(__fmul_rn(x, __fdiv_rn(1.f, absmax)), first);
+    if (i < p.n) p.codes[i] = map.nearest(__fmul_rn(x, __fdiv_rn(1.f, absmax)));
 }

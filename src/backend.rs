@@ -56,6 +56,7 @@ macro_rules! each_op {
             sum(Sum) in reduce;
             norm(Norm) in reduce;
             adamw(AdamW<T>) in adamw;
+            adamw8bit(AdamW8bit<T>) in adamw;
         }
     };
 }

@@ -225,6 +225,21 @@ impl<'a, B: Storage, T: Element> ViewMut<'a, B, T> {
         (ViewMut { len: mid, ..self }, second)
     }
 
+    /// Windows on these ranges, in the order of `ranges`. Panics when one is outside, or two have elements in common.
+    pub fn into_disjoint(self, ranges: &[Range<usize>]) -> Vec<Self> {
+        let mut ascending: Vec<_> = ranges.iter().enumerate().collect();
+        ascending.sort_by_key(|(_, range)| (range.start, range.end));
+        let (mut start, mut rest, mut windows) = (0, self, Vec::new());
+        for (place, range) in ascending {
+            assert!(start <= range.start, "{range:?} and what ends at {start} have elements in common");
+            let (window, behind) = rest.split(range.start - start).1.split(range.len());
+            windows.push((place, window));
+            (start, rest) = (range.end, behind);
+        }
+        windows.sort_by_key(|(place, _)| *place);
+        windows.into_iter().map(|(_, window)| window).collect()
+    }
+
     /// A part of it. Panics when `range` is outside.
     pub fn into_at(self, range: Range<usize>) -> Self {
         check(&range, self.len);
@@ -382,5 +397,24 @@ impl<'a, B: Storage, T: Element> MatMut<'a, B, T> {
     /// The same matrix, to read.
     pub fn mat(&self) -> Mat<'_, B, T> {
         Mat { view: self.view.view(), rows: self.rows, cols: self.cols, stride: self.stride }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{backend::Backend, cpu::Cpu};
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    #[test]
+    fn windows_come_in_the_order_that_was_asked_for() {
+        let cpu = Cpu::new();
+        let mut buf = cpu.upload(&[0.0_f32, 1.0, 2.0, 3.0, 4.0, 5.0]).unwrap();
+        let windows = buf.view_mut().into_disjoint(&[3..5, 0..1, 6..6]);
+        let got: Vec<_> = windows.iter().map(|window| cpu.download(window.view()).unwrap()).collect();
+        assert_eq!(got, [vec![3.0, 4.0], vec![0.0], vec![]]);
+        for wrong in [[1..3, 0..2], [4..7, 0..1]] {
+            let cut = || drop(buf.view_mut().into_disjoint(&wrong));
+            assert!(catch_unwind(AssertUnwindSafe(cut)).is_err(), "{wrong:?}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! What is kept for the backward pass decides about memory and time, and about nothing else.
+//! What is kept for the backward pass, and where moments lie, decides about memory and time, and about nothing else.
 mod common;
 
 use half::bf16;
@@ -7,6 +7,7 @@ use halfbyte_runtime::{
     batch::{Batch, Sample},
     config::Qwen3Config,
     model::{Base, Home, Keep, Kept, Qwen3},
+    settings::Optim,
     speed::{SHAPES, random_adapter},
     train::{
         packing::Step,
@@ -37,13 +38,19 @@ fn steps() -> Vec<Step> {
 }
 
 /// All bits that come of a training: the losses, the held-out losses between the steps, and the adapter.
-fn trained<B: Backend>(backend: &B, model: &Qwen3<B, bf16>, kept: Kept, dropout: f32) -> Vec<u64> {
+fn trained<B: Backend>(
+    backend: &B,
+    model: &Qwen3<B, bf16>,
+    kept: Kept,
+    dropout: f32,
+    optimizer: OptimizerOptions,
+) -> Vec<u64> {
     let adapter = random_adapter(&model.config, 8, dropout, 3).unwrap();
     let options = TrainerOptions {
         capacity: CAPACITY,
         kept,
         schedule: Schedule::new(ScheduleKind::Constant, 1e-2, Warmup::Steps(0), 3).unwrap(),
-        optimizer: OptimizerOptions::default(),
+        optimizer,
         seed: 5,
     };
     let mut trainer = Trainer::new(backend, model, &adapter, options).unwrap();
@@ -64,7 +71,8 @@ fn what_is_kept_changes_no_bit<B: Backend>(backend: &B) {
         let model = |home| Qwen3::<B, bf16>::random_with(backend, &config, base, 0, home).unwrap();
         let [on_device, on_host] = [Home::Device, Home::Host].map(model);
         for dropout in [0.0, 0.1] {
-            let want = trained(backend, &on_device, Keep::Everything.into(), dropout);
+            let optimizer = OptimizerOptions::default();
+            let want = trained(backend, &on_device, Keep::Everything.into(), dropout, optimizer);
             let all = [Keep::AllButMlp, Keep::Residual, Keep::Host].map(Kept::from);
             let mixed = [
                 Kept { everything: 2, all_but_mlp: 1, rest: Keep::Host },
@@ -72,11 +80,24 @@ fn what_is_kept_changes_no_bit<B: Backend>(backend: &B) {
                 Kept { everything: 0, all_but_mlp: 4, rest: Keep::Host },
             ];
             for kept in all.into_iter().chain(mixed) {
-                let got = trained(backend, &on_host, kept, dropout);
+                let got = trained(backend, &on_host, kept, dropout, optimizer);
                 assert!(got == want, "{base:?}, dropout {dropout}, {kept:?}");
             }
         }
     }
+}
+
+fn where_moments_lie_changes_no_bit<B: Backend>(backend: &B) {
+    // Of rank 8, so that there are tensors of 4096 numbers.
+    let config = Qwen3Config { n_layers: 1, hidden_size: 512, ..SHAPES[0].config() };
+    let model = Qwen3::<B, bf16>::random(backend, &config, Base::Unquantized, 0).unwrap();
+    let of = |optim| {
+        let optimizer = OptimizerOptions { optim, lora_plus: 4.0, ..OptimizerOptions::default() };
+        trained(backend, &model, Keep::Everything.into(), 0.0, optimizer)
+    };
+    let [wide, narrow] = [Optim::AdamW, Optim::AdamW8bit].map(of);
+    assert!(wide != narrow, "moments in 8 bits move as those in 32");
+    assert!(of(Optim::PagedAdamW) == wide && of(Optim::PagedAdamW8bit) == narrow);
 }
 
 /// Steps that are queued before the one before them is known come out as those that are waited for; and one that is not
@@ -111,4 +132,4 @@ fn steps_ahead_are_the_same<B: Backend>(backend: &B) {
     assert!(trained(true, 1e4, 1e3) == (reports, error, layers));
 }
 
-backends!(what_is_kept_changes_no_bit, steps_ahead_are_the_same);
+backends!(what_is_kept_changes_no_bit, where_moments_lie_changes_no_bit, steps_ahead_are_the_same);

@@ -10,7 +10,7 @@ use halfbyte_runtime::{
     llm,
     lora::{LoraConfig, Targets},
     model::{Base, CacheType},
-    settings::ActivationMemory,
+    settings::{ActivationMemory, Optim},
     speed::SHAPES,
     train::run,
 };
@@ -55,6 +55,7 @@ fn training(size: &str, capacity: usize, gradient_checkpointing: bool) -> f64 {
         base: BASE,
         dtype: DType::Bf16,
         lora: &lora,
+        optim: Optim::AdamW,
         capacity,
         writes: None,
         on_gpu: true,

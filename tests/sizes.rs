@@ -190,13 +190,14 @@ proptest! {
             Ok(layout) => {
                 prop_assert_eq!(Some(layout.n_trainable() as u128), all);
                 prop_assert!(layout.len >= layout.n_trainable() && layout.len <= isize::MAX as usize / 4);
-                let ends = layout.modules.windows(2).all(|two| two[0].b.end <= two[1].a.start);
-                prop_assert!(ends && layout.modules.iter().all(|m| m.a.end <= m.b.start));
+                let mut tensors: Vec<_> = layout.modules.iter().flat_map(|m| [m.a.clone(), m.b.clone()]).collect();
+                tensors.sort_by_key(|tensor| (tensor.start, tensor.end));
+                prop_assert!(tensors.windows(2).all(|two| two[0].end <= two[1].start));
             }
             // What was refused is larger than memory: but for padding, and for ranks that only empty layers have.
             Err(_) => {
                 let most = shapes.iter().map(|&(_, r)| r as u128).max().unwrap_or(0);
-                prop_assert!(all.is_none_or(|all| all + most + 1024 > isize::MAX as u128 / 4));
+                prop_assert!(all.is_none_or(|all| all + most + 2048 > isize::MAX as u128 / 4));
             }
         }
     }

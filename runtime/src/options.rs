@@ -41,6 +41,8 @@ pub const WARMUP_RATIO: Range = closed("the warm-up ratio", 0.0, 1.0);
 pub const DECAY_RATIO: Range = closed("the decay ratio", 0.0, 1.0);
 /// Power of a polynomial schedule.
 pub const LR_POWER: Range = above("the power of the schedule", 0.0, 100.0);
+/// The learning rate of `B` over that of `A`.
+pub const LORAPLUS_LR_RATIO: Range = above("the ratio of learning rates", 0.0, 1e6);
 /// Decoupled weight decay.
 pub const WEIGHT_DECAY: Range = closed("the weight decay", 0.0, 1e3);
 /// Norm that gradients are scaled down to; 0 turns it off.

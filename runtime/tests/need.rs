@@ -9,7 +9,7 @@ use halfbyte_runtime::{
     },
     llm,
     lora::{Adapter, LoraConfig, Targets, TrainableTokens},
-    settings::{EvaluationSettings, LlmSettings, Mode, RagConfig, TrainSettings},
+    settings::{EvaluationSettings, LlmSettings, Mode, Optim, RagConfig, TrainSettings},
     train::run::{Prepared, run},
 };
 use std::{
@@ -88,6 +88,7 @@ fn it_is_what_a_run_takes() {
         ..examined.clone()
     };
     let dense = TrainSettings { use_4bit: false, bnb_4bit_compute_dtype: DType::F32, ..examined.clone() };
+    let in_8_bits = TrainSettings { optim: Optim::AdamW8bit, lora_r: 64, ..examined.clone() };
     let adapted = LlmSettings { lora_path: Some(adapter(folder.path())), ..settings() };
     let likelihood = EvaluationSettings::default();
     let generated = EvaluationSettings { mode: Mode::Generate, batch_size: 60, ..EvaluationSettings::default() };
@@ -100,7 +101,7 @@ fn it_is_what_a_run_takes() {
         exam(folder.path(), likelihood, adapted),
         exam(folder.path(), generated, written),
     ];
-    cases.extend([checkpointed, plain, prompted, examined, tokens, dense].map(training));
+    cases.extend([checkpointed, plain, prompted, examined, tokens, dense, in_8_bits].map(training));
     // Each takes more than those before it: what is counted is the most so far.
     cases.sort_by_key(|(_, told, _)| *told);
     let mut last = 0;

@@ -1164,14 +1164,13 @@ const _: () = {
 pub const REDUCE_THREADS: u32 = 256;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
-pub struct AdamWParams {
+pub struct AdamWStepParams {
     pub weights: *mut f32,
     pub grads: *const f32,
-    pub m: *mut f32,
-    pub v: *mut f32,
     pub compute: *mut ::core::ffi::c_void,
     pub len: ::core::ffi::c_ulonglong,
     pub decay: f32,
+    pub beta1: f32,
     pub one_minus_beta1: f32,
     pub beta2: f32,
     pub one_minus_beta2: f32,
@@ -1186,24 +1185,60 @@ pub struct AdamWParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
+    ["Size of AdamWStepParams"][::core::mem::size_of::<AdamWStepParams>() - 96usize];
+    ["Alignment of AdamWStepParams"][::core::mem::align_of::<AdamWStepParams>() - 8usize];
+    ["Offset of field: AdamWStepParams::weights"][::core::mem::offset_of!(AdamWStepParams, weights) - 0usize];
+    ["Offset of field: AdamWStepParams::grads"][::core::mem::offset_of!(AdamWStepParams, grads) - 8usize];
+    ["Offset of field: AdamWStepParams::compute"][::core::mem::offset_of!(AdamWStepParams, compute) - 16usize];
+    ["Offset of field: AdamWStepParams::len"][::core::mem::offset_of!(AdamWStepParams, len) - 24usize];
+    ["Offset of field: AdamWStepParams::decay"][::core::mem::offset_of!(AdamWStepParams, decay) - 32usize];
+    ["Offset of field: AdamWStepParams::beta1"][::core::mem::offset_of!(AdamWStepParams, beta1) - 36usize];
+    ["Offset of field: AdamWStepParams::one_minus_beta1"]
+        [::core::mem::offset_of!(AdamWStepParams, one_minus_beta1) - 40usize];
+    ["Offset of field: AdamWStepParams::beta2"][::core::mem::offset_of!(AdamWStepParams, beta2) - 44usize];
+    ["Offset of field: AdamWStepParams::one_minus_beta2"]
+        [::core::mem::offset_of!(AdamWStepParams, one_minus_beta2) - 48usize];
+    ["Offset of field: AdamWStepParams::step_size"][::core::mem::offset_of!(AdamWStepParams, step_size) - 52usize];
+    ["Offset of field: AdamWStepParams::bias2_sqrt"][::core::mem::offset_of!(AdamWStepParams, bias2_sqrt) - 56usize];
+    ["Offset of field: AdamWStepParams::eps"][::core::mem::offset_of!(AdamWStepParams, eps) - 60usize];
+    ["Offset of field: AdamWStepParams::norm"][::core::mem::offset_of!(AdamWStepParams, norm) - 64usize];
+    ["Offset of field: AdamWStepParams::loss"][::core::mem::offset_of!(AdamWStepParams, loss) - 72usize];
+    ["Offset of field: AdamWStepParams::halted"][::core::mem::offset_of!(AdamWStepParams, halted) - 80usize];
+    ["Offset of field: AdamWStepParams::max_norm"][::core::mem::offset_of!(AdamWStepParams, max_norm) - 88usize];
+    ["Offset of field: AdamWStepParams::loss_scale"][::core::mem::offset_of!(AdamWStepParams, loss_scale) - 92usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AdamWParams {
+    pub step: AdamWStepParams,
+    pub m: *mut f32,
+    pub v: *mut f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
     ["Size of AdamWParams"][::core::mem::size_of::<AdamWParams>() - 112usize];
     ["Alignment of AdamWParams"][::core::mem::align_of::<AdamWParams>() - 8usize];
-    ["Offset of field: AdamWParams::weights"][::core::mem::offset_of!(AdamWParams, weights) - 0usize];
-    ["Offset of field: AdamWParams::grads"][::core::mem::offset_of!(AdamWParams, grads) - 8usize];
-    ["Offset of field: AdamWParams::m"][::core::mem::offset_of!(AdamWParams, m) - 16usize];
-    ["Offset of field: AdamWParams::v"][::core::mem::offset_of!(AdamWParams, v) - 24usize];
-    ["Offset of field: AdamWParams::compute"][::core::mem::offset_of!(AdamWParams, compute) - 32usize];
-    ["Offset of field: AdamWParams::len"][::core::mem::offset_of!(AdamWParams, len) - 40usize];
-    ["Offset of field: AdamWParams::decay"][::core::mem::offset_of!(AdamWParams, decay) - 48usize];
-    ["Offset of field: AdamWParams::one_minus_beta1"][::core::mem::offset_of!(AdamWParams, one_minus_beta1) - 52usize];
-    ["Offset of field: AdamWParams::beta2"][::core::mem::offset_of!(AdamWParams, beta2) - 56usize];
-    ["Offset of field: AdamWParams::one_minus_beta2"][::core::mem::offset_of!(AdamWParams, one_minus_beta2) - 60usize];
-    ["Offset of field: AdamWParams::step_size"][::core::mem::offset_of!(AdamWParams, step_size) - 64usize];
-    ["Offset of field: AdamWParams::bias2_sqrt"][::core::mem::offset_of!(AdamWParams, bias2_sqrt) - 68usize];
-    ["Offset of field: AdamWParams::eps"][::core::mem::offset_of!(AdamWParams, eps) - 72usize];
-    ["Offset of field: AdamWParams::norm"][::core::mem::offset_of!(AdamWParams, norm) - 80usize];
-    ["Offset of field: AdamWParams::loss"][::core::mem::offset_of!(AdamWParams, loss) - 88usize];
-    ["Offset of field: AdamWParams::halted"][::core::mem::offset_of!(AdamWParams, halted) - 96usize];
-    ["Offset of field: AdamWParams::max_norm"][::core::mem::offset_of!(AdamWParams, max_norm) - 104usize];
-    ["Offset of field: AdamWParams::loss_scale"][::core::mem::offset_of!(AdamWParams, loss_scale) - 108usize];
+    ["Offset of field: AdamWParams::step"][::core::mem::offset_of!(AdamWParams, step) - 0usize];
+    ["Offset of field: AdamWParams::m"][::core::mem::offset_of!(AdamWParams, m) - 96usize];
+    ["Offset of field: AdamWParams::v"][::core::mem::offset_of!(AdamWParams, v) - 104usize];
 };
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct AdamW8bitParams {
+    pub step: AdamWStepParams,
+    pub m_codes: *mut ::core::ffi::c_uchar,
+    pub v_codes: *mut ::core::ffi::c_uchar,
+    pub m_absmax: *mut f32,
+    pub v_absmax: *mut f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AdamW8bitParams"][::core::mem::size_of::<AdamW8bitParams>() - 128usize];
+    ["Alignment of AdamW8bitParams"][::core::mem::align_of::<AdamW8bitParams>() - 8usize];
+    ["Offset of field: AdamW8bitParams::step"][::core::mem::offset_of!(AdamW8bitParams, step) - 0usize];
+    ["Offset of field: AdamW8bitParams::m_codes"][::core::mem::offset_of!(AdamW8bitParams, m_codes) - 96usize];
+    ["Offset of field: AdamW8bitParams::v_codes"][::core::mem::offset_of!(AdamW8bitParams, v_codes) - 104usize];
+    ["Offset of field: AdamW8bitParams::m_absmax"][::core::mem::offset_of!(AdamW8bitParams, m_absmax) - 112usize];
+    ["Offset of field: AdamW8bitParams::v_absmax"][::core::mem::offset_of!(AdamW8bitParams, v_absmax) - 120usize];
+};
+pub const ADAMW8BIT_BLOCK: u32 = 256;

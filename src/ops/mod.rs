@@ -28,7 +28,8 @@ mod sample;
 mod swiglu;
 mod weight_grad;
 
-pub use adamw::{AdamW, Clip};
+pub(crate) use adamw::Factors;
+pub use adamw::{AdamW, AdamW8bit, AdamWStep, Clip, Moment8};
 pub use attention::{Attention, AttentionGrad, Heads, Prefix};
 pub use cast::Cast;
 pub use check::{Check, Checked, Launch, Op};

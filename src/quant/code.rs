@@ -99,13 +99,19 @@ impl Format {
     }
 }
 
-/// The signed 8-bit dynamic map of bitsandbytes (`create_dynamic_map`), ascending: what the codes of nested absmax stand for.
+/// The signed 8-bit dynamic map of bitsandbytes (`create_dynamic_map`), ascending: what the codes of nested absmax and of
+/// an optimiser's first moment stand for.
 ///
 /// Dettmers et al., "8-bit optimizers via block-wise quantization" (2022), section 1.3.
-pub static DYNAMIC_MAP: LazyLock<[f32; 256]> = LazyLock::new(|| {
+pub static DYNAMIC_MAP: LazyLock<[f32; 256]> = LazyLock::new(|| dynamic_map(true));
+
+/// The unsigned one, of twice as many positive values: what the codes of an optimiser's second moment stand for.
+pub static UNSIGNED_DYNAMIC_MAP: LazyLock<[f32; 256]> = LazyLock::new(|| dynamic_map(false));
+
+fn dynamic_map(signed: bool) -> [f32; 256] {
     let mut map = vec![0.0, 1.0];
     for (exponent, scale) in [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0f32].into_iter().enumerate() {
-        let means = 1 << exponent;
+        let means = if signed { 1 << exponent } else { 2 << exponent };
         // As torch.linspace(0.1, 1, means + 1) rounds: one fused operation from the nearer end.
         let step = 0.9 / means as f32;
         let low = |i: usize| step.mul_add(i as f32, 0.1);
@@ -113,32 +119,52 @@ pub static DYNAMIC_MAP: LazyLock<[f32; 256]> = LazyLock::new(|| {
         let bound = |i| if 2 * i < means { low(i) } else { high(i) };
         for i in 0..means {
             let mean = scale * ((bound(i) + bound(i + 1)) / 2.0);
-            map.extend([mean, -mean]);
+            map.push(mean);
+            if signed {
+                map.push(-mean);
+            }
         }
     }
     map.sort_by(f32::total_cmp);
     std::array::from_fn(|i| map[i])
-});
+}
 
-/// Steps of the grid of [`nearest8`].
-const GRID: f64 = 65535.0;
+/// Points of the grid over `[-1, 1]` to which bitsandbytes' CPU `quantize_blockwise` rounds what it looks up.
+const GRID: u32 = 65536;
 
-/// `first[i]` is the first point of the grid that is nearer to entry `i + 1` of the map than to entry `i`.
-static FIRST: LazyLock<[u32; 255]> = LazyLock::new(|| {
+/// `first[i]` is the first point of the grid that is nearer to entry `i + 1` of a map than to entry `i`.
+type First = [u32; 255];
+
+static FIRST: LazyLock<First> = LazyLock::new(|| first(&DYNAMIC_MAP));
+static UNSIGNED_FIRST: LazyLock<First> = LazyLock::new(|| first(&UNSIGNED_DYNAMIC_MAP));
+
+/// In f32, as bitsandbytes computes it: a point may lie on a middle.
+fn first(map: &[f32; 256]) -> First {
+    let points: Vec<f32> = (0..GRID).map(|point| -1.0 + (2 * point) as f32 / (GRID - 1) as f32).collect();
     std::array::from_fn(|i| {
-        let middle = (f64::from(DYNAMIC_MAP[i]) + f64::from(DYNAMIC_MAP[i + 1])) / 2.0;
-        ((middle + 1.0) / 2.0 * GRID).floor() as u32 + 1
+        let middle = 0.5 * (map[i] + map[i + 1]);
+        points.partition_point(|&point| point <= middle) as u32
     })
-});
+}
 
 /// The code of `x` in `[-1, 1]`, as bitsandbytes' CPU `quantize_blockwise` finds it: `x` is rounded to a grid of
 /// 65536 points over `[-1, 1]`, then to the nearest entry of the map. NaN has code 0.
 pub fn nearest8(x: f32) -> u8 {
+    nearest(&FIRST, x)
+}
+
+/// The same of the unsigned map.
+pub fn nearest8_unsigned(x: f32) -> u8 {
+    nearest(&UNSIGNED_FIRST, x)
+}
+
+#[inline(always)]
+fn nearest(first: &First, x: f32) -> u8 {
     if x.is_nan() {
         return 0;
     }
     let point = ((x + 1.0) * 32767.5 + 0.5) as u32;
-    FIRST.partition_point(|&first| first <= point) as u8
+    first.partition_point(|&first| first <= point) as u8
 }
 
 #[cfg(test)]
@@ -176,6 +202,16 @@ mod tests {
         for (i, &x) in map.iter().enumerate().filter(|(_, x)| x.abs() > 1e-4) {
             assert_eq!(usize::from(nearest8(x)), i, "{x}");
         }
-        assert_eq!(nearest8(f32::NAN), 0);
+        assert_eq!((nearest8(f32::NAN), nearest8_unsigned(f32::NAN)), (0, 0));
+    }
+
+    #[test]
+    fn unsigned_map_ascends_and_finds_its_entries() {
+        let map = &*UNSIGNED_DYNAMIC_MAP;
+        assert!(map.windows(2).all(|w| w[0] < w[1]));
+        assert_eq!((map[0], map[255]), (0.0, 1.0));
+        for (i, &x) in map.iter().enumerate().filter(|(_, x)| **x > 1e-3) {
+            assert_eq!(usize::from(nearest8_unsigned(x)), i, "{x}");
+        }
     }
 }

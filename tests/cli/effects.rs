@@ -257,6 +257,8 @@ fn every_option_of_training_is_seen() {
         row("--min-lr 1e-4", WEIGHTS).beside("--lr-scheduler-type polynomial"),
         row("--decay-ratio 0.9", WEIGHTS).beside("--lr-scheduler-type warmup_stable_decay"),
         row("--lr-power 3", WEIGHTS).beside("--lr-scheduler-type polynomial"),
+        row("--optim adamw_8bit", WEIGHTS).beside("--lora-r 256"),
+        row("--loraplus-lr-ratio 8", WEIGHTS),
         row("--weight-decay 1", WEIGHTS),
         row("--max-grad-norm 0.001", WEIGHTS),
         row("--epochs 1", says("; 4 steps;")),

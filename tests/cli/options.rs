@@ -10,12 +10,13 @@ fn refuses(command: Command, option: &str, value: &str, output: &Path) {
     refused(command, output, &[option, value, "it must be a"]);
 }
 
-const TRAINING: [(&str, &[&str]); 21] = [
+const TRAINING: [(&str, &[&str]); 22] = [
     ("--learning-rate", &["-1", "nan", "inf"]),
     ("--warmup-ratio", &["-0.1", "1.5", "nan"]),
     ("--min-lr", &["-1", "nan"]),
     ("--decay-ratio", &["-0.1", "1.5"]),
     ("--lr-power", &["0", "nan"]),
+    ("--loraplus-lr-ratio", &["0", "-1", "nan", "inf"]),
     ("--weight-decay", &["-1", "nan"]),
     ("--max-grad-norm", &["-1", "nan", "inf"]),
     ("--epochs", &["0", "-1", "4e9", "nan"]),

@@ -2,7 +2,7 @@
 //! what f32 arithmetic may do to the result. No code of either backend is used, nor clever order of sums.
 
 use super::num::{Num, sum_error};
-use halfbyte::Float;
+use halfbyte::{Float, ops::AdamWStep};
 
 /// `a[i, :] · b[j, :]` of row-major matrices of `k` columns.
 pub fn row_by_row(a: &[f64], b: &[f64], k: usize, i: usize, j: usize) -> Num {
@@ -157,27 +157,15 @@ impl RowSums {
     }
 }
 
-/// The moments and weight after one step of AdamW, in f64.
-pub struct AdamWStep {
-    pub lr: f64,
-    pub betas: [f64; 2],
-    pub eps: f64,
-    pub weight_decay: f64,
-    pub step: i32,
-}
-
-impl AdamWStep {
-    /// `[weight, m, v]` from the same and the (scaled) gradient.
-    pub fn apply(&self, [w, m, v]: [Num; 3], g: Num) -> [Num; 3] {
-        let [b1, b2] = self.betas;
-        let w = w - Num::from(self.lr * self.weight_decay) * w;
-        let m = Num::from(b1) * m + Num::from(1.0 - b1) * g;
-        let v = Num::from(b2) * v + Num::from(1.0 - b2) * g * g;
-        // Corrections that are computed in f32, where they are differences from 1.
-        let correction =
-            |b: f64| Num { v: 1.0 - b.powi(self.step), err: f64::from(f32::EPSILON) * f64::from(self.step) };
-        let root = v.sqrt() / correction(b2).sqrt() + Num::from(self.eps);
-        let step = Num::from(self.lr) / correction(b1) * m / root;
-        [w - step, m, v]
-    }
+/// `[weight, m, v]` after one step of AdamW, from the same and the (scaled) gradient.
+pub fn adamw(step: &AdamWStep, [w, m, v]: [Num; 3], g: Num) -> [Num; 3] {
+    let AdamWStep { lr, betas: [b1, b2], eps, weight_decay, count } = *step;
+    let w = w - Num::from(lr * weight_decay) * w;
+    let m = Num::from(b1) * m + Num::from(1.0 - b1) * g;
+    let v = Num::from(b2) * v + Num::from(1.0 - b2) * g * g;
+    // Corrections that are computed in f32, where they are differences from 1.
+    let correction = |b: f64| Num { v: 1.0 - b.powi(count as i32), err: f64::from(f32::EPSILON) * f64::from(count) };
+    let root = v.sqrt() / correction(b2).sqrt() + Num::from(eps);
+    let change = Num::from(lr) / correction(b1) * m / root;
+    [w - change, m, v]
 }

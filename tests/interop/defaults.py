@@ -20,7 +20,7 @@ DOCUMENT = ROOT / "docs" / "from-python.md"
 # Arguments and names beside the classes' fields: of `generate`, of its caller, of the trainers, of callers of a tokenizer.
 ELSEWHERE = {
     "set_seed", "apply_chat_template", "TextStreamer", "return_full_text", "skip_special_tokens", "logits_processor",
-    "train_dataset", "eval_dataset",
+    "train_dataset", "eval_dataset", "create_loraplus_optimizer",
 }  # fmt: skip
 
 

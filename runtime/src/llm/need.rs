@@ -274,6 +274,8 @@ pub(crate) fn base_parts(
 pub(crate) struct AdapterRoom {
     /// Of its own.
     pub numbers: usize,
+    /// Of these, of tensors whose moments may be in 8 bits.
+    pub large: usize,
     /// Of copies of tables in which it has rows.
     pub tables: usize,
     /// Rows of tokens, as a product takes them.
@@ -287,11 +289,13 @@ pub(crate) struct AdapterRoom {
 impl AdapterRoom {
     pub fn of(lora: &LoraConfig, config: &Qwen3Config) -> Result<Self> {
         let head = lora.save_lm_head.then(|| elements::<f32>(&config.shape(Module::LmHead))).transpose()?;
-        let layout = Layout::new(lora.resolve(config)?, head)?;
+        let mut layout = Layout::new(lora.resolve(config)?, head)?;
         let tokens = lora.tokens(config)?;
+        tokens.iter().try_for_each(|(table, ids)| layout.take_tokens(*table, ids, config.hidden_size))?;
         let n_rows: usize = tokens.iter().map(|(_, ids)| ids.len().next_multiple_of(8)).sum();
         Ok(AdapterRoom {
-            numbers: layout.len + n_rows * config.hidden_size,
+            numbers: layout.len,
+            large: layout.groups.iter().filter(|group| group.kind.large).map(|group| group.range.len()).sum(),
             tables: tokens.len() * config.hidden_size * config.vocab_size,
             n_rows,
             xa_columns: layout.xa_columns,

@@ -13,11 +13,16 @@ use crate::{
 use halfbyte::{
     Backend, Buf, Float, Mat, View, elements, host,
     ops::{LORA_ROOM, Op, ScatterRows},
+    quant::BLOCK8,
 };
 use std::ops::Range;
 
-/// Tensors start at multiples of this, so that kernels can move 16 bytes at a time.
-const ALIGN: usize = 64;
+/// Tensors start at multiples of this, so that blocks of 8-bit moments are of one tensor, and that kernels can move 16
+/// bytes at a time.
+const ALIGN: usize = BLOCK8;
+
+/// Tensors of fewer numbers keep their moments in 32 bits: bitsandbytes' `min_8bit_size`.
+const LARGE: usize = 4096;
 
 /// How to do with less memory for an adapter.
 pub(crate) const SMALLER: &str = "lower --lora-r, or adapt fewer --target-modules";
@@ -39,7 +44,7 @@ pub struct LoraModule {
     pub scale: f32,
     /// `A`, `[r, in]`.
     pub a: Range<usize>,
-    /// `B`, `[out, r]`, directly behind `A`'s padding.
+    /// `B`, `[out, r]`.
     pub b: Range<usize>,
     /// Its columns in the matrix of its decoder layer that keeps `x Aᵀ`.
     pub xa: Range<usize>,
@@ -69,6 +74,32 @@ impl TokenLayout {
     }
 }
 
+/// Tensors of a kind, which lie side by side so that an optimiser can treat them alike.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TensorGroup {
+    /// Where they lie, padding included.
+    pub range: Range<usize>,
+    /// What they are.
+    pub kind: TensorKind,
+}
+
+/// What sets tensors apart for an optimiser.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TensorKind {
+    /// Of 4096 numbers or more.
+    pub large: bool,
+    /// `B` of a module, which LoRA+ moves faster.
+    pub is_b: bool,
+}
+
+/// In the order in which they lie: large ones are neighbours, and so are those that are `B`.
+const KINDS: [TensorKind; 4] = [
+    TensorKind { large: true, is_b: false },
+    TensorKind { large: true, is_b: true },
+    TensorKind { large: false, is_b: true },
+    TensorKind { large: false, is_b: false },
+];
+
 /// Where everything lies in the flat buffer.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Layout {
@@ -78,6 +109,8 @@ pub struct Layout {
     pub head: Option<Range<usize>>,
     /// Rows of the embedding and the head, if there are `trainable_token_indices`.
     pub tokens: Vec<TokenLayout>,
+    /// All tensors by their kind, one behind the other.
+    pub groups: Vec<TensorGroup>,
     /// Elements in all, padding included.
     pub len: usize,
     /// Columns of the matrix that keeps `x Aᵀ`: the most that one decoder layer needs.
@@ -120,6 +153,7 @@ impl Layout {
             layout.modules.push(LoraModule { module, index, in_features, out_features, rank, scale, a, b, xa });
         }
         layout.head = head_len.map(|len| layout.take(&[len])).transpose()?;
+        layout.arrange();
         Ok(layout)
     }
 
@@ -136,12 +170,38 @@ impl Layout {
         at.ok().map(|i| &self.modules[i])
     }
 
-    /// Lays out rows of a table behind all else.
-    fn take_tokens(&mut self, rows: &TokenRows) -> Result<()> {
-        let (n, columns) = (rows.ids.len(), rows.ids.len().next_multiple_of(8));
-        let range = self.take(&[columns, rows.weight.len() / n])?;
-        self.tokens.push(TokenLayout { table: rows.table, ids: rows.ids.clone(), rows: range, columns });
+    /// Lays out rows of a table, too.
+    pub(crate) fn take_tokens(&mut self, table: Table, ids: &[u32], hidden: usize) -> Result<()> {
+        let columns = ids.len().next_multiple_of(8);
+        let rows = self.take(&[columns, hidden])?;
+        self.tokens.push(TokenLayout { table, ids: ids.to_vec(), rows, columns });
+        self.arrange();
         Ok(())
+    }
+
+    /// Every tensor: whether it is a `B`, how many numbers it has, and where it lies.
+    fn tensors(&mut self) -> impl Iterator<Item = (bool, usize, &mut Range<usize>)> {
+        let modules = self.modules.iter_mut().flat_map(|lora| [(false, &mut lora.a), (true, &mut lora.b)]);
+        let whole = modules.chain(self.head.iter_mut().map(|head| (false, head)));
+        let whole = whole.map(|(is_b, range)| (is_b, range.len(), range));
+        whole.chain(self.tokens.iter_mut().map(|tokens| (false, tokens.used().len(), &mut tokens.rows)))
+    }
+
+    /// Puts tensors of a kind side by side; those of a kind stay in their order.
+    fn arrange(&mut self) {
+        let (mut groups, mut end) = (Vec::new(), 0);
+        for kind in KINDS {
+            let start = end;
+            let of_kind = |&(is_b, numbers, _): &(bool, usize, _)| TensorKind { large: numbers >= LARGE, is_b } == kind;
+            for (_, _, range) in self.tensors().filter(of_kind) {
+                let len = range.len();
+                *range = end..end + len;
+                end = (end + len).next_multiple_of(ALIGN);
+            }
+            groups.push(TensorGroup { range: start..end, kind });
+        }
+        assert_eq!(end, self.len, "a tensor of the layout is in no group");
+        self.groups = groups;
     }
 
     /// Whether rows of the embedding are trained: the backward pass goes through all layers then.
@@ -168,7 +228,9 @@ impl Layout {
     pub fn of(adapter: &Adapter) -> Result<(Self, Vec<f32>)> {
         let head_len = adapter.lm_head.as_ref().map(|head| head.weight.len());
         let mut layout = Layout::new(adapter.layers.iter().map(|layer| layer.target), head_len)?;
-        adapter.tokens.iter().try_for_each(|rows| layout.take_tokens(rows))?;
+        for TokenRows { table, ids, weight } in &adapter.tokens {
+            layout.take_tokens(*table, ids, weight.len() / ids.len())?;
+        }
         let mut flat = host::zeros(layout.len)?;
         for (lora, layer) in layout.modules.iter().zip(&adapter.layers) {
             flat[lora.a.clone()].copy_from_slice(&layer.a);

@@ -14,7 +14,7 @@ mod tokens;
 pub(crate) use config::{FILE as CONFIG, PEFT_VERSION};
 pub use config::{Init, LoraConfig};
 pub(crate) use device::SMALLER;
-pub use device::{DeviceAdapter, Layout, LoraModule, TokenLayout};
+pub use device::{DeviceAdapter, Layout, LoraModule, TensorGroup, TensorKind, TokenLayout};
 pub(crate) use files::WEIGHTS;
 pub use files::{Adapter, HeadWeights, LoraWeights};
 pub use resolve::Target;

@@ -12,11 +12,12 @@ use super::{
     weights::MergedLinear,
     workspace::{AttentionGrads, Extent},
 };
-use crate::{error::Result, lora::LoraModule};
+use crate::error::Result;
 use halfbyte::{
     Backend, Buf, Float, Mat, MatMut,
     ops::{AttentionGrad, LoraFactors, LoraLinear4Grad, Op, QkNormRopeGrad, RmsNormGrad, Swiglu, SwigluGrad},
 };
+use std::iter;
 
 /// The matrices of [`ForwardContext::project`] and their gradients.
 struct ProjectGrad<'a, B: Backend, T: Float> {
@@ -68,16 +69,10 @@ impl<B: Backend, T: Float> ForwardContext<'_, B, T> {
         d_adapter: &'g mut Buf<B, f32>,
     ) -> Vec<LoraFactors<'g, B>> {
         let Some(adapter) = self.adapter else { return Vec::new() };
-        let (mut factors, mut start, mut rest) = (Vec::new(), 0, d_adapter.view_mut());
-        // In the order of the flat buffer, `A` before `B`.
-        for (projection, _) in &linear.modules {
-            let Some(LoraModule { a, b, .. }) = adapter.layout.module(layer, *projection) else { continue };
-            let (d_a, behind) = rest.split(a.start - start).1.split(a.len());
-            let (d_b, behind) = behind.split(b.start - a.end).1.split(b.len());
-            factors.push(LoraFactors { d_a, d_b });
-            (start, rest) = (b.end, behind);
-        }
-        factors
+        let modules = linear.modules.iter().filter_map(|(projection, _)| adapter.layout.module(layer, *projection));
+        let ranges: Vec<_> = modules.flat_map(|lora| [lora.a.clone(), lora.b.clone()]).collect();
+        let mut windows = d_adapter.view_mut().into_disjoint(&ranges).into_iter();
+        iter::from_fn(|| Some(LoraFactors { d_a: windows.next()?, d_b: windows.next()? })).collect()
     }
 }
 

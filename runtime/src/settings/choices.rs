@@ -40,6 +40,32 @@ pub enum ActivationMemory {
     Offload,
 }
 
+/// AdamW, and how it keeps its moments; where they lie does not change the adapter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Optim {
+    /// In 32 bits.
+    #[default]
+    AdamW,
+    /// In 8 bits, as bitsandbytes does it, but for tensors of fewer than 4096 numbers.
+    AdamW8bit,
+    /// In 32 bits, in the host's memory.
+    PagedAdamW,
+    /// In 8 bits, in the host's memory.
+    PagedAdamW8bit,
+}
+
+impl Optim {
+    /// Whether moments of large tensors are in 8 bits.
+    pub fn in_8_bits(self) -> bool {
+        matches!(self, Optim::AdamW8bit | Optim::PagedAdamW8bit)
+    }
+
+    /// Whether moments lie in the host's memory.
+    pub fn on_host(self) -> bool {
+        matches!(self, Optim::PagedAdamW | Optim::PagedAdamW8bit)
+    }
+}
+
 /// How a record of training data says what is trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DataFormat {

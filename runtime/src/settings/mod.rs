@@ -23,7 +23,7 @@ mod training;
 mod values;
 
 pub use crate::embedded::EMBEDDED;
-pub use choices::{ActivationMemory, DataFormat, Mode, PackingStrategy, Resume, TensorBoard, TrainOnEos, Whole};
+pub use choices::{ActivationMemory, DataFormat, Mode, Optim, PackingStrategy, Resume, TensorBoard, TrainOnEos, Whole};
 pub use command::{Asked, Program, with_dashes};
 pub use config::RagConfig;
 pub use evaluation::EvaluationSettings;

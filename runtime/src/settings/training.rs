@@ -2,7 +2,7 @@
 
 use super::{
     choices::{
-        ActivationMemory, DataFormat, Overlong, PackingStrategy, Resume, ScheduleKind, TensorBoard, TrainOnEos, Whole,
+        ActivationMemory, DataFormat, Optim, Overlong, PackingStrategy, Resume, ScheduleKind, TensorBoard, TrainOnEos, Whole,
     },
     section::section,
 };
@@ -76,6 +76,10 @@ section! {
         decay_ratio: f64 = 0.1, within DECAY_RATIO;
         /// Power of polynomial
         lr_power: f64 = 1.0, within LR_POWER;
+        /// AdamW with moments in 32 or 8 bits, as bitsandbytes keeps them; paged: in the host's memory
+        optim: Optim = Optim::AdamW, also ["optimizer"];
+        /// LoRA+: the learning rate of B is the learning rate times this
+        loraplus_lr_ratio: f64 = 1.0, within LORAPLUS_LR_RATIO, also ["lora_plus_ratio"];
         /// Decoupled weight decay
         weight_decay: f32 = 0.0, within WEIGHT_DECAY;
         /// Gradients are scaled down to this norm; 0 turns it off

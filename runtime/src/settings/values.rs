@@ -1,7 +1,7 @@
 //! What a setting's text means.
 
 use super::choices::{
-    ActivationMemory, DataFormat, Mode, Overlong, PackingStrategy, Resume, ScheduleKind, TensorBoard, TrainOnEos, Whole,
+    ActivationMemory, DataFormat, Mode, Optim, Overlong, PackingStrategy, Resume, ScheduleKind, TensorBoard, TrainOnEos, Whole,
 };
 use crate::{
     device::Device,
@@ -272,6 +272,11 @@ named! {
         ActivationMemory::MlpRecompute = "mlp-recompute" | "mlp_recompute",
         ActivationMemory::Checkpoint = "checkpoint",
         ActivationMemory::Offload = "offload";
+    Optim: false,
+        Optim::AdamW = "adamw_torch" | "adamw" | "adamw_torch_fused",
+        Optim::AdamW8bit = "adamw_8bit" | "adamw8bit" | "adamw_bnb_8bit",
+        Optim::PagedAdamW = "paged_adamw_32bit" | "paged_adamw",
+        Optim::PagedAdamW8bit = "paged_adamw_8bit" | "paged_adamw8bit";
     DataFormat: false,
         DataFormat::Text = "text",
         DataFormat::PromptCompletion = "prompt-completion" | "prompt_completion",
@@ -353,6 +358,9 @@ mod tests {
         names(true, &["True", "true", "1"]);
         names(None::<PathBuf>, &["None", "", "none"]);
         names(ActivationMemory::MlpRecompute, &["mlp-recompute", "MLP_recompute"]);
+        names(Optim::AdamW, &["adamw", "adamw_torch", "adamw_torch_fused"]);
+        names(Optim::AdamW8bit, &["adamw_8bit", "adamw_bnb_8bit", "AdamW8bit"]);
+        names(Optim::PagedAdamW, &["paged_adamw", "paged_adamw_32bit"]);
         names(ScheduleKind::Constant, &["constant_with_warmup", "constant-with-warmup"]);
     }
 

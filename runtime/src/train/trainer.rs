@@ -2,7 +2,7 @@
 
 mod state;
 
-pub use super::optimizer::OptimizerOptions;
+pub use super::optimizer::{HostMoments, OptimizerOptions};
 use super::{
     loss_scale::LossScale,
     optimizer::Optimizer,
@@ -18,7 +18,7 @@ use crate::{
 };
 use halfbyte::{
     Backend, Count, DType, Float,
-    ops::{AdamW, Clip, Norm, Op},
+    ops::{Norm, Op},
 };
 pub use state::{Counters, TrainerState};
 use tracing::trace;
@@ -138,10 +138,12 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
     /// An option is out of range, the adapter has a target that cannot be trained, or the device has too little memory.
     pub fn new(backend: &'m B, model: &'m Qwen3<B, T>, adapter: &Adapter, trainer: TrainerOptions) -> Result<Self> {
         options::WEIGHT_DECAY.check(trainer.optimizer.weight_decay)?;
+        options::LORAPLUS_LR_RATIO.check(trainer.optimizer.lora_plus)?;
         options::MAX_GRAD_NORM.check(trainer.optimizer.max_grad_norm)?;
         let config = adapter.config.clone();
         let what = || format!("an adapter with r = {} and its optimizer", config.r);
-        let trained = Self::trained(backend, model, adapter).map_err(Error::memory_for(what, SMALLER))?;
+        let trained =
+            Self::trained(backend, model, adapter, trainer.optimizer).map_err(Error::memory_for(what, SMALLER))?;
         let (adapter, copy, optimizer) = trained;
         let ctx = ForwardContext::new(backend, Some(&adapter));
         let what = || format!("micro-batches of up to {}", Count(trainer.capacity, "token"));
@@ -167,10 +169,16 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
     }
 
     /// The memory of what is trained.
-    fn trained(backend: &B, model: &Qwen3<B, T>, adapter: &Adapter) -> Result<Trained<B, T>> {
+    fn trained(
+        backend: &B,
+        model: &Qwen3<B, T>,
+        adapter: &Adapter,
+        options: OptimizerOptions,
+    ) -> Result<Trained<B, T>> {
         let (layout, flat) = Layout::of(adapter)?;
         let copy = layout.to_adapter(&adapter.config, &model.config, &flat)?;
-        Ok((model.adapt_flat(backend, layout, &flat)?, copy, Optimizer::new(backend, &flat)?))
+        let optimizer = Optimizer::new(backend, &layout, &flat, options)?;
+        Ok((model.adapt_flat(backend, layout, &flat)?, copy, optimizer))
     }
 
     /// The memory of a micro-batch.
@@ -243,7 +251,7 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
         let lr = self.options.schedule.lr(step.index);
         let place = (step.index % 2) as usize;
         if T::DTYPE != DType::F16 {
-            self.update(lr as f32)?;
+            self.update(lr)?;
         }
         let Optimizer { outcome, outcomes, .. } = &mut self.optimizer;
         backend.copy_aside(outcome.view(), outcomes[place].view_mut())?;
@@ -266,7 +274,7 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
         if !finite {
             self.overflow(queued.index, loss)?;
         } else if T::DTYPE == DType::F16 {
-            self.update(queued.lr as f32)?;
+            self.update(queued.lr)?;
             self.loss_scale.succeeded(T::DTYPE);
         }
         Ok(StepReport {
@@ -298,31 +306,9 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
     }
 
     /// The optimiser's part of a step, which does nothing where loss or norm are not finite.
-    fn update(&mut self, lr: f32) -> Result<()> {
-        let OptimizerOptions { weight_decay, betas, eps, max_grad_norm } = self.options.optimizer;
-        let optimizer = &mut self.optimizer;
-        optimizer.steps += 1;
-        let clip = Clip {
-            norm: optimizer.outcome.at(1..2),
-            loss: optimizer.outcome.at(0..1),
-            max_norm: max_grad_norm,
-            loss_scale: self.loss_scale.scale,
-            halted: optimizer.halted.view_mut(),
-        };
-        AdamW {
-            weights: optimizer.weights.view_mut(),
-            grads: self.grads.adapter.view(),
-            m: optimizer.m.view_mut(),
-            v: optimizer.v.view_mut(),
-            compute: self.adapter.compute.view_mut(),
-            lr,
-            betas,
-            eps,
-            weight_decay,
-            step: optimizer.steps,
-            clip,
-        }
-        .run(self.backend)?;
+    fn update(&mut self, lr: f64) -> Result<()> {
+        let (grads, compute) = (&self.grads.adapter, &mut self.adapter.compute);
+        self.optimizer.step(self.backend, lr, self.loss_scale.scale, grads, compute)?;
         self.adapter.patch(self.backend)
     }
 

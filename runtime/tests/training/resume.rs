@@ -2,7 +2,8 @@
 
 use super::{files, refused, samples, settings, trained};
 use halfbyte_runtime::{
-    settings::{Resume, TrainSettings},
+    checkpoint::Checkpoint,
+    settings::{Optim, Resume, TrainSettings},
     train::{
         data::{DataFile, DataFiles},
         metrics::Record,
@@ -106,6 +107,30 @@ fn a_run_that_was_cut_short_ends_as_one_that_was_not() {
     assert_eq!(checkpoints(&further.output), ["checkpoint-2", "checkpoint-4"]);
     let (again, last_losses) = trained(&resumed(eventful(folder.path(), "cut")));
     assert!(last_losses == losses[4..] && files(&again.output) == files(&whole.output));
+}
+
+/// In 8 bits and, of small tensors, in 32; where they lie makes no difference.
+#[test]
+fn moments_go_on_in_8_bits() {
+    let folder = samples();
+    let of = |optim, output: &str| TrainSettings {
+        optim,
+        loraplus_lr_ratio: 4.0,
+        lora_r: 16,
+        ..eventful(folder.path(), output)
+    };
+    let (whole, losses) = trained(&of(Optim::AdamW8bit, "whole"));
+    until(2, &of(Optim::AdamW8bit, "cut"));
+    let moments = Checkpoint::open_file(&folder.path().join("cut/checkpoint-2/training_state.safetensors")).unwrap();
+    let names: Vec<_> = moments.names().collect();
+    assert_eq!(names, ["absmax1", "absmax2", "exp_avg", "exp_avg_sq", "state1", "state2"]);
+    let (further, further_losses) = trained(&resumed(of(Optim::PagedAdamW8bit, "cut")));
+    assert_eq!(further_losses, losses[2..]);
+    assert!(files(&further.output) == files(&whole.output), "another adapter");
+    let (wide, _) = trained(&of(Optim::AdamW, "wide"));
+    assert!(files(&wide.output) != files(&whole.output), "8 bits do as 32 do");
+    let said = refused(&resumed(of(Optim::AdamW, "cut")));
+    assert!(said.contains("optim was adamw_8bit and is adamw_torch"), "{said}");
 }
 
 #[test]
@@ -239,9 +264,9 @@ fn what_is_no_checkpoint_is_refused() {
     let dir = cut.output.join("checkpoint-1");
     let (state, moments) = (dir.join("training_state.json"), dir.join("training_state.safetensors"));
     let text = fs::read_to_string(&state).unwrap();
-    fs::write(&state, text.replacen("\"version\": 1", "\"version\": 2", 1)).unwrap();
+    fs::write(&state, text.replacen("\"version\": 2", "\"version\": 3", 1)).unwrap();
     let said = refused(&from(dir.clone()));
-    assert!(said.contains("its version is 2, and 1 is wanted"), "{said}");
+    assert!(said.contains("its version is 3, and 2 is wanted"), "{said}");
     fs::write(&state, &text[..text.len() / 2]).unwrap();
     let said = refused(&from(dir.clone()));
     assert!(said.contains("training_state.json` is damaged"), "{said}");

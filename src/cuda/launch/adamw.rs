@@ -1,38 +1,67 @@
 use super::elementwise;
 use crate::{
-    cuda::{device::Cuda, kernel::Kernel, params::AdamWParams},
+    buffer::{View, ViewMut},
+    cuda::{
+        device::Cuda,
+        kernel::Kernel,
+        params::{ADAMW8BIT_BLOCK, AdamW8bitParams, AdamWParams, AdamWStepParams},
+    },
     element::Float,
     error::Result,
-    ops::AdamW,
+    ops::{AdamW, AdamW8bit, AdamWStep, Clip},
+    quant::BLOCK8,
 };
 
 const ADAMW: Kernel<AdamWParams> = Kernel::new("adamw", "adamw");
+const ADAMW8BIT: Kernel<AdamW8bitParams> = Kernel::new("adamw", "adamw8bit");
+const _: () = assert!(BLOCK8 == ADAMW8BIT_BLOCK as usize, "kernels/params.h and quant::BLOCK8 disagree");
 
-pub(in crate::cuda) fn adamw<T: Float>(cuda: &Cuda, mut op: AdamW<'_, Cuda, T>) -> Result<()> {
-    let len = op.weights.len();
-    // The scalars as PyTorch makes them: in f64, rounded once.
-    let [lr, decay, beta1, beta2] = [op.lr, op.weight_decay, op.betas[0], op.betas[1]].map(f64::from);
-    let bias = |beta: f64| 1.0 - beta.powf(f64::from(op.step));
-    let params = AdamWParams {
-        weights: op.weights.ptr() as _,
-        grads: op.grads.ptr() as _,
-        m: op.m.ptr() as _,
-        v: op.v.ptr() as _,
-        compute: op.compute.ptr() as _,
-        len: len as u64,
-        decay: (1.0 - lr * decay) as f32,
-        one_minus_beta1: (1.0 - beta1) as f32,
-        beta2: op.betas[1],
-        one_minus_beta2: (1.0 - beta2) as f32,
-        step_size: (lr / bias(beta1)) as f32,
-        bias2_sqrt: bias(beta2).sqrt() as f32,
-        eps: op.eps,
-        norm: op.clip.norm.ptr() as _,
-        loss: op.clip.loss.ptr() as _,
-        halted: op.clip.halted.ptr() as _,
-        max_norm: op.clip.max_norm,
-        loss_scale: op.clip.loss_scale,
-    };
+/// Weights, gradients and what is computed with.
+type Vectors<'a, T> = (ViewMut<'a, Cuda, f32>, View<'a, Cuda, f32>, ViewMut<'a, Cuda, T>);
+
+fn step_params<T: Float>(vectors: Vectors<'_, T>, step: AdamWStep, mut clip: Clip<'_, Cuda>) -> AdamWStepParams {
+    let (mut weights, grads, mut compute) = vectors;
+    let factors = step.factors();
+    AdamWStepParams {
+        weights: weights.ptr() as _,
+        grads: grads.ptr() as _,
+        compute: compute.ptr() as _,
+        len: grads.len() as u64,
+        decay: factors.decay,
+        beta1: factors.betas[0],
+        one_minus_beta1: factors.new[0],
+        beta2: factors.betas[1],
+        one_minus_beta2: factors.new[1],
+        step_size: factors.rate,
+        bias2_sqrt: factors.root,
+        eps: factors.eps,
+        norm: clip.norm.ptr() as _,
+        loss: clip.loss.ptr() as _,
+        halted: clip.halted.ptr() as _,
+        max_norm: clip.max_norm,
+        loss_scale: clip.loss_scale,
+    }
+}
+
+pub(in crate::cuda) fn adamw<T: Float>(cuda: &Cuda, op: AdamW<'_, Cuda, T>) -> Result<()> {
+    let AdamW { weights, grads, mut m, mut v, compute, step, clip } = op;
+    let grid = elementwise("adamw", [1, grads.len().max(1)])?;
+    let step = step_params((weights, grads, compute), step, clip);
+    let params = AdamWParams { step, m: m.ptr() as _, v: v.ptr() as _ };
     // SAFETY: `AdamW::verify` checked that every vector is as long as the weights, and that the three others are one number.
-    unsafe { cuda.launch(&ADAMW, T::DTYPE.suffix(), params, elementwise("adamw", [1, len.max(1)])?) }
+    unsafe { cuda.launch(&ADAMW, T::DTYPE.suffix(), params, grid) }
+}
+
+pub(in crate::cuda) fn adamw8bit<T: Float>(cuda: &Cuda, op: AdamW8bit<'_, Cuda, T>) -> Result<()> {
+    let AdamW8bit { weights, grads, mut m, mut v, compute, step, clip } = op;
+    let grid = elementwise("adamw8bit", [1, grads.len().max(1)])?;
+    let params = AdamW8bitParams {
+        step: step_params((weights, grads, compute), step, clip),
+        m_codes: m.codes.ptr() as _,
+        v_codes: v.codes.ptr() as _,
+        m_absmax: m.absmax.ptr() as _,
+        v_absmax: v.absmax.ptr() as _,
+    };
+    // SAFETY: as for `adamw`; `AdamW8bit::verify` checked that there is an absmax for each block.
+    unsafe { cuda.launch(&ADAMW8BIT, T::DTYPE.suffix(), params, grid) }
 }

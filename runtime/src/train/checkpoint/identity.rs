@@ -6,7 +6,7 @@ use crate::{
     error::{Error, Result},
     files,
     lora::LoraConfig,
-    settings::{Section, TrainSettings},
+    settings::{Optim, Section, TrainSettings},
     train::packing::Share,
 };
 use rayon::prelude::*;
@@ -69,7 +69,10 @@ impl Identity {
     /// Reads all samples, and of the base what [`hash_base`] does.
     pub fn of(parts: &Parts<'_>) -> Result<Self> {
         let names = parts.settings.fields().into_iter().map(|field| field.name).filter(|name| !FREE.contains(name));
-        let settings = names.filter_map(|name| Some((name.into(), parts.settings.show(name)?))).collect();
+        // Where moments lie decides nothing.
+        let optim = if parts.settings.optim.in_8_bits() { Optim::AdamW8bit } else { Optim::AdamW };
+        let settings = TrainSettings { optim, ..parts.settings.clone() };
+        let settings = names.filter_map(|name| Some((name.into(), settings.show(name)?))).collect();
         let mut lora = parts.lora.clone();
         // Where the model lies decides nothing.
         lora.base_model = None;

@@ -4,7 +4,13 @@ use super::{
     identity::Identity,
     saved::{self, State},
 };
-use crate::{error::Result, files, lora::Adapter, settings::TrainSettings, train::output::RunOutput};
+use crate::{
+    error::Result,
+    files,
+    lora::Adapter,
+    settings::TrainSettings,
+    train::{output::RunOutput, trainer::HostMoments},
+};
 use std::{
     mem,
     path::{Path, PathBuf},
@@ -75,7 +81,7 @@ impl Keeper {
         &mut self,
         output: &RunOutput,
         state: &State,
-        moments: &[Vec<f32>; 2],
+        moments: &HostMoments,
         adapter: &Adapter,
     ) -> Result<PathBuf> {
         // Also where it fails: the next try is when the next one is due.
@@ -146,13 +152,22 @@ mod tests {
         Adapter::of_layers(LoraConfig::new(1, 1.0, Targets::from_text("q_proj")), &model(), 0).unwrap()
     }
 
+    /// Of every kind.
+    fn moments(step: u64) -> HostMoments {
+        HostMoments {
+            codes: [vec![step as u8, 255], vec![7, 8]],
+            absmax: [vec![0.25], vec![4.0]],
+            wide: [vec![step as f32], vec![0.5]],
+        }
+    }
+
     /// Saves a checkpoint of a run that keeps one and has made those before it.
     fn save(dir: &Path, step: u64, adapter: &Adapter) -> Result<()> {
         let output = RunOutput::create(dir, true)?;
         let settings = TrainSettings { save_total_limit: Some(1), ..TrainSettings::default() };
         let mut keeper = Keeper::new(&settings, (1..step).collect(), None, Identity::default());
         let state = State { version: State::VERSION, step, ..State::default() };
-        keeper.save(&output, &state, &[vec![step as f32], vec![0.5]], adapter)?;
+        keeper.save(&output, &state, &moments(step), adapter)?;
         keeper.clear_after_step(dir)
     }
 
@@ -161,7 +176,7 @@ mod tests {
         let open = |(step, path): (u64, PathBuf)| {
             let saved = Saved::open(&path).unwrap_or_else(|e| panic!("{e}"));
             assert!(saved.state.step == step && saved.adapter(&model()).unwrap().layers == adapter().layers);
-            assert_eq!(saved.trainer().unwrap().moments, [vec![step as f32], vec![0.5]]);
+            assert_eq!(saved.trainer().unwrap().moments, moments(step));
             assert_eq!(saved.metrics().unwrap(), "");
             step
         };

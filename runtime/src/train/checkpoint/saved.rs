@@ -12,10 +12,11 @@ use crate::{
     train::{
         evaluations::Evaluations,
         output::METRICS,
-        trainer::{Counters, TrainerState},
+        trainer::{Counters, HostMoments, TrainerState},
         watchdog::Watchdog,
     },
 };
+use halfbyte::host;
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
@@ -25,8 +26,10 @@ use std::{
 /// What there is beside numbers of the adapter. A folder that has it is a checkpoint.
 const STATE: &str = "training_state.json";
 const MOMENTS: &str = "training_state.safetensors";
-/// Tensors of this file, by PyTorch's names.
-const BOTH: [&str; 2] = ["exp_avg", "exp_avg_sq"];
+/// Tensors of this file, by PyTorch's names; those in 8 bits by bitsandbytes'. What is empty is left out.
+const WIDE: [&str; 2] = ["exp_avg", "exp_avg_sq"];
+const CODES: [&str; 2] = ["state1", "state2"];
+const ABSMAX: [&str; 2] = ["absmax1", "absmax2"];
 /// What folders are called, as transformers does.
 const NAME: &str = "checkpoint-";
 /// Where a run stands after a step.
@@ -157,8 +160,18 @@ impl Saved {
     /// The moments are missing or damaged.
     pub fn trainer(&self) -> Result<TrainerState> {
         let file = Checkpoint::open_file(&self.dir.join(MOMENTS))?;
-        let [m, v] = BOTH.map(|name| file.tensor(name)?.expect_finite()?.to_f32());
-        Ok(TrainerState { counters: self.state.counters, moments: [m?, v?] })
+        let f32s = |name| file.get(name).map_or(Ok(Vec::new()), |tensor| tensor.expect_finite()?.to_f32());
+        let bytes = |name| {
+            let data =
+                file.get(name).map(|tensor| tensor.expect_dtype(Dtype::U8)).transpose()?.map_or(&[][..], |t| t.data);
+            Ok(host::collect(data.len(), data.iter().copied())?)
+        };
+        let moments = HostMoments {
+            codes: both(CODES.map(bytes))?,
+            absmax: both(ABSMAX.map(f32s))?,
+            wide: both(WIDE.map(f32s))?,
+        };
+        Ok(TrainerState { counters: self.state.counters, moments })
     }
 
     /// Lines of metrics up to then.
@@ -172,13 +185,13 @@ impl Saved {
 
 impl State {
     /// What is written; another one is refused.
-    pub const VERSION: u32 = 1;
+    pub const VERSION: u32 = 2;
 
     /// Saves a checkpoint in the folder of its run, whole or not at all; gives its place.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn save(&self, output: &Path, moments: &[Vec<f32>; 2], adapter: &Adapter, metrics: &str) -> Result<PathBuf> {
+    pub fn save(&self, output: &Path, moments: &HostMoments, adapter: &Adapter, metrics: &str) -> Result<PathBuf> {
         let path = output.join(name(self.step));
         let folder = StagedFolder::create(&path)?;
         let place = |name: &str| folder.inside().join(name);
@@ -187,19 +200,34 @@ impl State {
         };
         let weights = files::Staged::create(&place(WEIGHTS))?;
         let config = adapter.stage(folder.inside(), &weights)?;
-        let both = files::Staged::create(&place(MOMENTS))?;
-        let shape = moments.each_ref().map(|moment| [moment.len()]);
-        let tensor = |i: usize| Tensor {
-            name: BOTH[i],
-            dtype: Dtype::F32,
-            shape: &shape[i],
-            data: bytemuck::cast_slice(&moments[i]),
-        };
-        write_tensors(&both, &[tensor(0), tensor(1)])?;
+        let tensors = files::Staged::create(&place(MOMENTS))?;
+        write_moments(&tensors, moments)?;
         let state = serde_json::to_string_pretty(self).map_err(Error::json(&path))? + "\n";
-        let files = [weights, config, both, text(METRICS, metrics)?, text(STATE, &state)?];
+        let files = [weights, config, tensors, text(METRICS, metrics)?, text(STATE, &state)?];
         files.into_iter().try_for_each(|file| folder.add(file))?;
         folder.commit()?;
         Ok(path)
     }
+}
+
+/// Both, or what was wrong with one.
+fn both<T>([first, second]: [Result<Vec<T>>; 2]) -> Result<[Vec<T>; 2]> {
+    Ok([first?, second?])
+}
+
+fn write_moments(file: &files::Staged, moments: &HostMoments) -> Result<()> {
+    fn bytes<'a, T: bytemuck::NoUninit>(
+        names: [&'static str; 2],
+        dtype: Dtype,
+        [first, second]: &'a [Vec<T>; 2],
+    ) -> [(&'static str, Dtype, [usize; 1], &'a [u8]); 2] {
+        let of = |name, moment: &'a [T]| (name, dtype, [moment.len()], bytemuck::cast_slice(moment));
+        [of(names[0], first), of(names[1], second)]
+    }
+    let HostMoments { codes, absmax, wide } = moments;
+    let [wide, absmax] = [(WIDE, wide), (ABSMAX, absmax)].map(|(names, both)| bytes(names, Dtype::F32, both));
+    let all = [wide, bytes(CODES, Dtype::U8, codes), absmax].concat();
+    let tensors = all.iter().filter(|(_, _, shape, _)| shape[0] > 0);
+    let tensors = tensors.map(|(name, dtype, shape, data)| Tensor { name, dtype: *dtype, shape, data });
+    write_tensors(file, &tensors.collect::<Vec<_>>())
 }

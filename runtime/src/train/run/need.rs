@@ -7,10 +7,13 @@ use crate::{
     llm::{AdapterRoom, Work, base_parts, held},
     lora::LoraConfig,
     model::{Base, Part, Room},
-    settings::ActivationMemory,
+    settings::{ActivationMemory, Optim},
     train::trainer::shorter,
 };
-use halfbyte::{Count, DType, Size, host};
+use halfbyte::{
+    Count, DType, Size, host,
+    quant::{BLOCK8, n_blocks},
+};
 use std::fmt;
 use tracing::{debug, info};
 
@@ -56,6 +59,8 @@ pub struct Extent<'a> {
     pub dtype: DType,
     /// The adapter.
     pub lora: &'a LoraConfig,
+    /// How its moments are kept.
+    pub optim: Optim,
     /// The most tokens at once, of a micro-batch or of what is evaluated.
     pub capacity: usize,
     /// What is written between steps.
@@ -72,7 +77,7 @@ impl Extent<'_> {
     pub fn need(&self, plan: Plan) -> Result<Need> {
         let Extent { config, base, dtype, capacity: n, .. } = *self;
         let size = dtype.bytes();
-        let AdapterRoom { numbers, tables, n_rows, xa_columns, room } = AdapterRoom::of(self.lora, config)?;
+        let AdapterRoom { numbers, large, tables, n_rows, xa_columns, room } = AdapterRoom::of(self.lora, config)?;
         let mut parts = base_parts(config, base, false, dtype, plan.embedding);
         let f32s = |name, count: usize| Part::new(name, count * numbers * size_of::<f32>());
         let copies = (numbers + tables) * size;
@@ -81,7 +86,7 @@ impl Extent<'_> {
         parts.extend([
             f32s("adapter", 1),
             Part::new("adapter in the compute type, copies of tables", copies),
-            f32s("moments of the optimiser", 2),
+            self.moments(numbers, large),
             f32s("gradient of the adapter", 1),
             Part::new("rows of trained tokens", picked),
         ]);
@@ -96,6 +101,19 @@ impl Extent<'_> {
             parts.iter_mut().for_each(|part| part.on_host = false);
         }
         Ok(Need { parts })
+    }
+
+    /// The optimiser's, of so many numbers, of which so many may be in 8 bits.
+    fn moments(&self, numbers: usize, large: usize) -> Part {
+        let narrow = if self.optim.in_8_bits() { large } else { 0 };
+        let scales = n_blocks(narrow, BLOCK8) * size_of::<f32>();
+        let bytes = 2 * (narrow + scales + (numbers - narrow) * size_of::<f32>());
+        match self.optim {
+            Optim::AdamW => Part::new("moments of the optimiser", bytes),
+            Optim::AdamW8bit => Part::new("moments of the optimiser, in 8 bits", bytes),
+            Optim::PagedAdamW => Part::on_host("moments of the optimiser, on the host", bytes),
+            Optim::PagedAdamW8bit => Part::on_host("moments of the optimiser, in 8 bits, on the host", bytes),
+        }
     }
 
     /// What kernels of a GPU hand to each other: the largest weight of a layer decoded, with adapters beside it, and what
@@ -119,6 +137,7 @@ impl Prepared {
             base: held(settings.base(), self.files.quantized_as()),
             dtype: settings.bnb_4bit_compute_dtype,
             lora,
+            optim: settings.optim,
             capacity: *capacity,
             writes: self.texts.prompts.work(),
             on_gpu: settings.device.may_be_gpu(),

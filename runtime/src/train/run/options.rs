@@ -41,6 +41,8 @@ impl TrainSettings {
             kept,
             schedule: Schedule::new(self.lr_scheduler_type, learning_rate, warmup, total_steps)?.falling(fall)?,
             optimizer: OptimizerOptions {
+                optim: self.optim,
+                lora_plus: self.loraplus_lr_ratio,
                 weight_decay: self.weight_decay,
                 max_grad_norm: self.max_grad_norm,
                 ..OptimizerOptions::default()

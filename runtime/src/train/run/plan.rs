@@ -100,6 +100,7 @@ mod tests {
     use crate::{
         lora::{LoraConfig, Targets},
         model::Base,
+        settings::Optim,
         speed::SHAPES,
     };
     use halfbyte::{DType, quant::Format};
@@ -115,6 +116,7 @@ mod tests {
             base,
             dtype: DType::Bf16,
             lora: &lora,
+            optim: Optim::AdamW,
             capacity: 8192,
             writes: None,
             on_gpu: true,
@@ -151,6 +153,7 @@ mod tests {
             base: Base::Unquantized,
             dtype: DType::Bf16,
             lora: &lora,
+            optim: Optim::AdamW,
             capacity: 512,
             writes: None,
             on_gpu: true,

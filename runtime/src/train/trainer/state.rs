@@ -4,7 +4,7 @@ use super::Trainer;
 use crate::{
     error::{Error, Result},
     lora::{Adapter, Layout},
-    train::loss_scale::LossScale,
+    train::{loss_scale::LossScale, optimizer::HostMoments},
 };
 use halfbyte::{Backend, Float, host};
 use serde::{Deserialize, Serialize};
@@ -25,8 +25,8 @@ pub struct Counters {
 pub struct TrainerState {
     /// How far it is.
     pub counters: Counters,
-    /// AdamW's first and second moment, each of all numbers of the adapter as they lie in memory.
-    pub moments: [Vec<f32>; 2],
+    /// AdamW's, of all numbers of the adapter as they lie in memory.
+    pub moments: HostMoments,
 }
 
 impl<B: Backend, T: Float> Trainer<'_, B, T> {
@@ -37,7 +37,7 @@ impl<B: Backend, T: Float> Trainer<'_, B, T> {
     pub fn state(&self) -> Result<TrainerState> {
         let Trainer { backend, optimizer, micro_batches, loss_scale, .. } = self;
         let counters = Counters { updates: optimizer.steps, micro_batches: *micro_batches, loss_scale: *loss_scale };
-        Ok(TrainerState { counters, moments: [optimizer.m.to_vec(backend)?, optimizer.v.to_vec(backend)?] })
+        Ok(TrainerState { counters, moments: optimizer.moments.fetch(backend)? })
     }
 
     /// Takes the numbers of `adapter` in place of its own; it must have the same shape.
@@ -64,13 +64,8 @@ impl<B: Backend, T: Float> Trainer<'_, B, T> {
     /// # Errors
     /// The moments are not as many as the adapter has numbers, or the device refuses.
     pub fn restore(&mut self, state: &TrainerState) -> Result<()> {
-        let TrainerState { counters, moments: [m, v] } = state;
-        let len = self.optimizer.m.len();
-        if let Some(moments) = [m, v].into_iter().find(|moments| moments.len() != len) {
-            return Err(Error::setting("moments of the optimizer", moments.len(), format!("the adapter has {len}")));
-        }
-        self.backend.write(m, self.optimizer.m.view_mut())?;
-        self.backend.write(v, self.optimizer.v.view_mut())?;
+        let TrainerState { counters, moments } = state;
+        self.optimizer.moments.restore(self.backend, moments)?;
         self.optimizer.steps = counters.updates;
         self.micro_batches = counters.micro_batches;
         self.loss_scale = counters.loss_scale;
