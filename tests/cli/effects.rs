@@ -246,6 +246,10 @@ fn every_option_of_training_is_seen() {
         row("--lora-alpha 8", WEIGHTS),
         row("--lora-dropout 0.5", WEIGHTS),
         row("--target-modules q_proj", WEIGHTS),
+        row("--exclude-modules q_proj", WEIGHTS),
+        row("--layers-to-transform 0", Holds("adapter_config.json", "\"layers_to_transform\": [")),
+        row("--layers-pattern layers", Holds("adapter_config.json", "\"layers_pattern\": ["))
+            .beside("--layers-to-transform 0"),
         row("--use-rslora", WEIGHTS),
         row("--modules-to-save lm_head", Refused("the model's output head is its embedding")),
         row("--trainable-token-indices 1", WEIGHTS),

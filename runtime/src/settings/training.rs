@@ -5,6 +5,7 @@ use super::{
     section::section,
 };
 use crate::{
+    config::Projection,
     device::Device,
     embedded::{self, EMBEDDED},
     error::Result,
@@ -56,6 +57,12 @@ section! {
         lora_dropout: f32 = 0.0, within LORA_DROPOUT;
         /// Which linear layers
         target_modules: Targets = Targets::AllLinear, also ["lora_target_modules"];
+        /// Which of these to leave as they are
+        exclude_modules: Option<Targets> = None;
+        /// The layers whose modules are adapted, numbered from 0 [default: all]
+        layers_to_transform: Vec<usize> = Vec::new();
+        /// What the parent of a layer's number is called, for layers_to_transform: a regular expression [default: anything]
+        layers_pattern: Vec<String> = Vec::new();
         /// Scale by alpha / sqrt(r)
         use_rslora: bool = false;
         /// Train a module whole
@@ -177,7 +184,15 @@ impl TrainSettings {
 
     /// The adapter to make.
     pub fn lora(&self) -> Result<LoraConfig> {
-        let mut lora = LoraConfig::new(self.lora_r, self.lora_alpha, self.target_modules.clone());
+        let mut targets = self.target_modules.clone();
+        if targets == Targets::AllLinear && !self.layers_to_transform.is_empty() {
+            // PEFT looks at layers only where modules are named.
+            targets = Targets::Names(Projection::ALL.map(|projection| projection.name().to_owned()).to_vec());
+        }
+        let mut lora = LoraConfig::new(self.lora_r, self.lora_alpha, targets);
+        lora.exclude_modules = self.exclude_modules.clone();
+        lora.layers_to_transform = self.layers_to_transform.clone();
+        lora.layers_pattern = self.layers_pattern.clone();
         lora.dropout = self.lora_dropout;
         lora.use_rslora = self.use_rslora;
         lora.save_lm_head = self.modules_to_save == Some(Whole::LmHead);

@@ -139,6 +139,28 @@ impl Value for DataFiles {
     }
 }
 
+/// With commas between; nothing is `none`.
+impl<V: Value> Value for Vec<V> {
+    const LIST: bool = true;
+
+    fn wanted(range: Option<Range>) -> String {
+        format!("{}, or several with commas between", V::wanted(range))
+    }
+
+    fn parse(text: &str, range: Option<Range>) -> Option<Self> {
+        let parts = Option::<String>::parse(text, None)?;
+        parts.iter().flat_map(|parts| parts.split(',')).map(|part| V::parse(part.trim(), range)).collect()
+    }
+
+    fn show(&self) -> String {
+        if self.is_empty() { "none".into() } else { self.iter().map(V::show).collect::<Vec<_>>().join(",") }
+    }
+
+    fn json(&self) -> Json {
+        self.iter().map(V::json).collect()
+    }
+}
+
 impl Value for Resume {
     fn wanted(_: Option<Range>) -> String {
         "auto, or a checkpoint's folder".into()
@@ -328,6 +350,9 @@ mod tests {
         names(true, &["True", "true", "1"]);
         names(None::<PathBuf>, &["None", "", "none"]);
         names(ActivationMemory::MlpRecompute, &["mlp-recompute", "MLP_recompute"]);
+        names(vec![3_usize, 1], &["3,1", "3, 1"]);
+        names(Vec::<usize>::new(), &["none", ""]);
+        assert_eq!(Vec::<usize>::parse("3,x", None), None);
         names(ScheduleKind::Constant, &["constant_with_warmup", "constant-with-warmup"]);
     }
 
