@@ -262,6 +262,7 @@ fn every_option_of_training_is_seen() {
         row("--weight-decay 1", WEIGHTS),
         row("--max-grad-norm 0.001", WEIGHTS),
         row("--epochs 1", says("; 4 steps;")),
+        row("--neftune-alpha 5", WEIGHTS),
         row("--max-steps 5", says("; 5 steps;")),
         row("--batch-size 16", says("; 6 steps;")),
         row("--gradient-accumulation-steps 2", says("; 6 steps;")),

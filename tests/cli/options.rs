@@ -10,7 +10,7 @@ fn refuses(command: Command, option: &str, value: &str, output: &Path) {
     refused(command, output, &[option, value, "it must be a"]);
 }
 
-const TRAINING: [(&str, &[&str]); 21] = [
+const TRAINING: [(&str, &[&str]); 22] = [
     ("--learning-rate", &["-1", "nan", "inf"]),
     ("--warmup-ratio", &["-0.1", "1.5", "nan"]),
     ("--min-lr", &["-1", "nan"]),
@@ -18,6 +18,7 @@ const TRAINING: [(&str, &[&str]); 21] = [
     ("--lr-power", &["0", "nan"]),
     ("--weight-decay", &["-1", "nan"]),
     ("--max-grad-norm", &["-1", "nan", "inf"]),
+    ("--neftune-alpha", &["-1", "nan"]),
     ("--epochs", &["0", "-1", "4e9", "nan"]),
     ("--max-steps", &["0", "-1", "18446744073709551615"]),
     ("--batch-size", &["0", "-1", "18446744073709551615"]),

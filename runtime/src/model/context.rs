@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::lora::DeviceAdapter;
 use halfbyte::{
     Backend, Float, MatMut,
-    ops::{Dropout, LoraLinear4, LoraPart, Op, Swiglu},
+    ops::{Dropout, LoraLinear4, LoraPart, Noise, Op, Swiglu},
 };
 use std::ops::Range;
 
@@ -31,6 +31,28 @@ impl DropoutSeed {
     }
 }
 
+/// Noise on the embeddings of one micro-batch (NEFTune; Jain et al. 2023, arXiv:2310.05914): uniform in ±alpha / √(L d) for
+/// sequences of up to `L` tokens and a hidden size of `d`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EmbeddingNoise {
+    /// alpha
+    pub alpha: f32,
+    /// The run's seed.
+    pub seed: u64,
+    /// Number of the micro-batch in the run.
+    pub micro_batch: u64,
+}
+
+impl EmbeddingNoise {
+    /// Adds it to `x`, `[n, d]`. `longest` is what transformers pads all sequences of a batch to.
+    pub(super) fn add<B: Backend, T: Float>(self, backend: &B, x: MatMut<'_, B, T>, longest: usize) -> Result<()> {
+        let bound = self.alpha / ((longest * x.shape()[1]) as f32).sqrt();
+        // Behind the modules' dropout masks.
+        let stream = self.micro_batch << 16 | 0xffff;
+        Ok(Noise { x, bound, seed: self.seed, stream }.run(backend)?)
+    }
+}
+
 /// What a forward pass reads besides the weights.
 pub struct ForwardContext<'a, B: Backend, T: Float> {
     /// The machine.
@@ -39,6 +61,8 @@ pub struct ForwardContext<'a, B: Backend, T: Float> {
     pub adapter: Option<&'a DeviceAdapter<B, T>>,
     /// Dropout, while training.
     pub dropout: Option<DropoutSeed>,
+    /// Noise on the embeddings, while training.
+    pub noise: Option<EmbeddingNoise>,
 }
 
 impl<B: Backend, T: Float> Clone for ForwardContext<'_, B, T> {
@@ -50,9 +74,9 @@ impl<B: Backend, T: Float> Clone for ForwardContext<'_, B, T> {
 impl<B: Backend, T: Float> Copy for ForwardContext<'_, B, T> {}
 
 impl<'a, B: Backend, T: Float> ForwardContext<'a, B, T> {
-    /// Without dropout.
+    /// Without dropout or noise.
     pub fn new(backend: &'a B, adapter: Option<&'a DeviceAdapter<B, T>>) -> Self {
-        ForwardContext { backend, adapter, dropout: None }
+        ForwardContext { backend, adapter, dropout: None, noise: None }
     }
 
     /// Columns that operands of products leave for it.

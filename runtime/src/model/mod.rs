@@ -26,7 +26,7 @@ mod workspace;
 
 pub use activations::{Activations, Gradients};
 pub(crate) use branches::{branch_losses, log_likelihood};
-pub use context::{DropoutSeed, ForwardContext};
+pub use context::{DropoutSeed, EmbeddingNoise, ForwardContext};
 pub(crate) use decode::PREFILL_TOKENS;
 pub use decode::{Decoder, SampleOptions};
 pub use keep::{Keep, Kept};

@@ -87,6 +87,8 @@ section! {
         max_grad_norm: f32 = 1.0, within MAX_GRAD_NORM;
         /// Passes over the data [default: 3; 8 for the embedded model]
         epochs: Option<f64> = None, within EPOCHS, also ["num_train_epochs", "num_epochs"];
+        /// Uniform noise up to this, over the root of a sequence's numbers, is added to embeddings (NEFTune); 0 adds none
+        neftune_alpha: f32 = 0.0, within NEFTUNE_ALPHA, also ["neftune_noise_alpha"];
         /// Train for so many steps instead of epochs
         max_steps: Option<u64> = None, within MAX_STEPS;
         /// Samples of a micro-batch (with packing: sequences of the full length) [default: 4; 16 for the embedded model]

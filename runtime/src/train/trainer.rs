@@ -13,7 +13,7 @@ use crate::{
     batch::{Batch, Sample, batches},
     error::{Error, Result},
     lora::{Adapter, DeviceAdapter, Layout, LoraConfig, SMALLER},
-    model::{Activations, DropoutSeed, ForwardContext, Gradients, Keep, Kept, LossBuffers, Qwen3},
+    model::{Activations, DropoutSeed, EmbeddingNoise, ForwardContext, Gradients, Keep, Kept, LossBuffers, Qwen3},
     options,
 };
 use halfbyte::{
@@ -84,6 +84,8 @@ pub struct Trainer<'m, B: Backend, T: Float> {
     loss: LossBuffers<B, T>,
     loss_scale: LossScale,
     options: TrainerOptions,
+    /// Of the noise on embeddings, where there is to be some.
+    noise: Option<f32>,
     micro_batches: u64,
     /// The last step, where nobody has asked yet what it did.
     queued: Option<Queued>,
@@ -146,6 +148,7 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
             loss_scale,
             options: trainer,
             micro_batches: 0,
+            noise: None,
             queued: None,
             target_losses: None,
         })
@@ -271,7 +274,9 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
         let seed = DropoutSeed { p, seed: self.options.seed, micro_batch: self.micro_batches };
         self.micro_batches += 1;
         let dropout = (p != 0.0).then_some(seed);
-        let ctx = ForwardContext { backend: self.backend, adapter: Some(&self.adapter), dropout };
+        let DropoutSeed { seed, micro_batch, .. } = seed;
+        let noise = self.noise.map(|alpha| EmbeddingNoise { alpha, seed, micro_batch });
+        let ctx = ForwardContext { backend: self.backend, adapter: Some(&self.adapter), dropout, noise };
         let (acts, grads) = (&mut self.acts, &mut self.grads);
         self.model.forward(ctx, acts, batch)?;
         self.model.loss_backward(ctx, batch, acts, &mut self.loss, grads, grad_scale)?;
@@ -352,6 +357,16 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
     }
 
     /// Reads the loss of every target from now on, which makes a step wait for each of its micro-batches.
+    /// Adds noise to the embeddings of every micro-batch from now on ([`EmbeddingNoise`]); 0 adds none.
+    ///
+    /// # Errors
+    /// `alpha` is out of range.
+    pub fn add_noise(&mut self, alpha: f32) -> Result<()> {
+        options::NEFTUNE_ALPHA.check(alpha)?;
+        self.noise = (alpha != 0.0).then_some(alpha);
+        Ok(())
+    }
+
     pub fn keep_target_losses(&mut self) {
         self.target_losses = Some(Vec::new());
     }

@@ -78,6 +78,7 @@ impl Job for Training<'_> {
         let mut trainer = Trainer::new(&backend, &model, &adapter, options)?;
         drop(adapter);
         watch.say(&plan.to_string());
+        trainer.add_noise(settings.neftune_alpha)?;
         watch.say(&format!(
             "{}; {}; {}",
             texts.train.told(),
