@@ -251,6 +251,7 @@ fn every_option_of_training_is_seen() {
         row("--layers-pattern layers", Holds("adapter_config.json", "\"layers_pattern\": ["))
             .beside("--layers-to-transform 0"),
         row("--use-rslora", WEIGHTS),
+        row("--use-dora", WEIGHTS),
         row("--modules-to-save lm_head", Refused("the model's output head is its embedding")),
         row("--trainable-token-indices 1", WEIGHTS),
         row("--learning-rate 0.1", WEIGHTS),
@@ -261,8 +262,8 @@ fn every_option_of_training_is_seen() {
         row("--lr-power 3", WEIGHTS).beside("--lr-scheduler-type polynomial"),
         row("--weight-decay 1", WEIGHTS),
         row("--max-grad-norm 0.001", WEIGHTS),
-        row("--epochs 1", says("; 4 steps;")),
         row("--neftune-alpha 5", WEIGHTS),
+        row("--epochs 1", says("; 4 steps;")),
         row("--max-steps 5", says("; 5 steps;")),
         row("--batch-size 16", says("; 6 steps;")),
         row("--gradient-accumulation-steps 2", says("; 6 steps;")),

@@ -2,6 +2,7 @@
 
 use super::{
     config::LoraConfig,
+    dora::DoraBuffers,
     files::{Adapter, HeadWeights, LoraWeights},
     resolve::Target,
     tokens::{Table, TokenRows},
@@ -43,6 +44,8 @@ pub struct LoraModule {
     pub b: Range<usize>,
     /// Its columns in the matrix of its decoder layer that keeps `x Aᵀ`.
     pub xa: Range<usize>,
+    /// `[out]`, with DoRA.
+    pub magnitude: Range<usize>,
 }
 
 /// The rows of a table that are trained, and where they lie in the flat buffer.
@@ -74,6 +77,8 @@ impl TokenLayout {
 pub struct Layout {
     /// In the model's order.
     pub modules: Vec<LoraModule>,
+    /// The magnitudes of all of them, with DoRA: one behind another, with padding between.
+    pub magnitudes: Range<usize>,
     /// The trained output head `[vocab, hidden]`, if it is in `modules_to_save`.
     pub head: Option<Range<usize>>,
     /// Rows of the embedding and the head, if there are `trainable_token_indices`.
@@ -117,10 +122,32 @@ impl Layout {
             }
             layout.room = layout.room.max((columns.1 - stack.2).next_multiple_of(LORA_ROOM));
             let index = layout.modules.len();
-            layout.modules.push(LoraModule { module, index, in_features, out_features, rank, scale, a, b, xa });
+            let magnitude = 0..0;
+            layout.modules.push(LoraModule {
+                module,
+                index,
+                in_features,
+                out_features,
+                rank,
+                scale,
+                a,
+                b,
+                xa,
+                magnitude,
+            });
         }
         layout.head = head_len.map(|len| layout.take(&[len])).transpose()?;
         Ok(layout)
+    }
+
+    /// Lays out a magnitude for each output, behind all else.
+    pub(crate) fn take_magnitudes(&mut self) -> Result<()> {
+        let start = self.len;
+        for i in 0..self.modules.len() {
+            self.modules[i].magnitude = self.take(&[self.modules[i].out_features])?;
+        }
+        self.magnitudes = start..self.len;
+        Ok(())
     }
 
     /// The next tensor. What [`elements`] has let pass is below 2^61, so that two such numbers can be added.
@@ -167,12 +194,17 @@ impl Layout {
     /// As for [`Layout::new`]; or there is too little memory.
     pub fn of(adapter: &Adapter) -> Result<(Self, Vec<f32>)> {
         let head_len = adapter.lm_head.as_ref().map(|head| head.weight.len());
+        adapter.expect_magnitudes()?;
         let mut layout = Layout::new(adapter.layers.iter().map(|layer| layer.target), head_len)?;
+        if adapter.config.use_dora {
+            layout.take_magnitudes()?;
+        }
         adapter.tokens.iter().try_for_each(|rows| layout.take_tokens(rows))?;
         let mut flat = host::zeros(layout.len)?;
         for (lora, layer) in layout.modules.iter().zip(&adapter.layers) {
             flat[lora.a.clone()].copy_from_slice(&layer.a);
             flat[lora.b.clone()].copy_from_slice(&layer.b);
+            flat[lora.magnitude.clone()].copy_from_slice(&layer.magnitude);
         }
         if let (Some(range), Some(head)) = (layout.head.clone(), &adapter.lm_head) {
             flat[range].copy_from_slice(&head.weight);
@@ -192,7 +224,7 @@ impl Layout {
         let weights = |lora: &LoraModule| {
             let shape = [lora.out_features, lora.in_features];
             let target = Target { module: lora.module, r: lora.rank, scaling: lora.scale, shape };
-            Ok(LoraWeights { target, a: copy(&lora.a)?, b: copy(&lora.b)? })
+            Ok(LoraWeights { target, a: copy(&lora.a)?, b: copy(&lora.b)?, magnitude: copy(&lora.magnitude)? })
         };
         let head =
             |range| -> Result<_> { Ok(HeadWeights { shape: model.shape(Module::LmHead), weight: copy(range)? }) };
@@ -223,6 +255,7 @@ impl Layout {
         for (lora, layer) in self.modules.iter().zip(&mut adapter.layers) {
             fetch(&lora.a, &mut layer.a)?;
             fetch(&lora.b, &mut layer.b)?;
+            fetch(&lora.magnitude, &mut layer.magnitude)?;
         }
         for (at, rows) in self.tokens.iter().zip(&mut adapter.tokens) {
             fetch(&at.used(), &mut rows.weight)?;
@@ -235,7 +268,8 @@ impl Layout {
 
     /// Trained numbers, padding not counted.
     pub fn n_trainable(&self) -> usize {
-        let modules: usize = self.modules.iter().map(|lora| lora.a.len() + lora.b.len()).sum();
+        let numbers = |lora: &LoraModule| lora.a.len() + lora.b.len() + lora.magnitude.len();
+        let modules: usize = self.modules.iter().map(numbers).sum();
         let tokens: usize = self.tokens.iter().map(|tokens| tokens.used().len()).sum();
         modules + self.head.as_ref().map_or(0, |head| head.len()) + tokens
     }
@@ -249,6 +283,8 @@ pub struct DeviceAdapter<B: Backend, T: Float> {
     pub compute: Buf<B, T>,
     /// One for each of `layout.tokens`.
     tables: Vec<PatchedTable<B, T>>,
+    /// With DoRA.
+    pub(crate) dora: Option<DoraBuffers<B>>,
 }
 
 /// A copy of one of the model's tables with an adapter's rows in their places, so that whatever reads the table reads
@@ -273,7 +309,8 @@ impl<B: Backend, T: Float> DeviceAdapter<B, T> {
             Ok(PatchedTable { ids: backend.upload(&tokens.ids)?, table })
         };
         let tables = layout.tokens.iter().zip(originals).map(copy).collect::<Result<_>>()?;
-        let mut adapter = DeviceAdapter { layout, compute: backend.upload(&compute)?, tables };
+        let dora = layout.is_dora().then(|| DoraBuffers::new(backend, &layout, flat)).transpose()?;
+        let mut adapter = DeviceAdapter { layout, compute: backend.upload(&compute)?, tables, dora };
         adapter.patch(backend)?;
         Ok(adapter)
     }

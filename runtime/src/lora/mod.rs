@@ -5,6 +5,7 @@
 
 mod config;
 mod device;
+mod dora;
 mod files;
 mod init;
 mod resolve;
@@ -15,6 +16,7 @@ pub(crate) use config::FILE as CONFIG;
 pub use config::{Init, LoraConfig};
 pub(crate) use device::SMALLER;
 pub use device::{DeviceAdapter, Layout, LoraModule, TokenLayout};
+pub(crate) use dora::DoraBuffers;
 pub(crate) use files::WEIGHTS;
 pub use files::{Adapter, HeadWeights, LoraWeights};
 pub use resolve::Target;

@@ -94,8 +94,36 @@ impl<'a, B: Backend, T: Float> ForwardContext<'a, B, T> {
         self.dropout.map(|d| d.at(index))
     }
 
-    /// Linear layers with their adapters: `out (+)= x Wᵀ + s (x Aᵀ) Bᵀ`, where `x` has room behind its columns.
+    /// Linear layers with their adapters: `out = x Wᵀ + s (x Aᵀ) Bᵀ`, where `x` has room behind its columns, and with DoRA
+    /// `magnitude / norm` times that. Where there is memory for what is added, `[n, out]`, it is added to `out`.
     pub(super) fn project(
+        &self,
+        layer: usize,
+        linear: &MergedLinear<B, T>,
+        x: MatMut<'_, B, T>,
+        xa: MatMut<'_, B, T>,
+        mut out: MatMut<'_, B, T>,
+        added: Option<MatMut<'_, B, T>>,
+    ) -> Result<()> {
+        match added {
+            Some(mut z) if self.is_dora() && self.adapts(layer, linear) => {
+                self.product(layer, linear, x, xa, z.reborrow(), false)?;
+                self.scale(layer, linear, z, Some(out))
+            }
+            added => {
+                self.product(layer, linear, x, xa, out.reborrow(), added.is_some())?;
+                self.scale(layer, linear, out, None)
+            }
+        }
+    }
+
+    /// Whether one of the layers has an adapter.
+    fn adapts(&self, layer: usize, linear: &MergedLinear<B, T>) -> bool {
+        !self.parts(layer, linear).is_empty()
+    }
+
+    /// `out (+)= x Wᵀ + s (x Aᵀ) Bᵀ`.
+    pub(super) fn product(
         &self,
         layer: usize,
         linear: &MergedLinear<B, T>,
@@ -126,11 +154,11 @@ impl<'a, B: Backend, T: Float> ForwardContext<'a, B, T> {
         gated: Option<MatMut<'_, B, T>>,
     ) -> Result<()> {
         let (n, backend, parts) = (norm.x.shape()[0], self.backend, self.parts(layer, linear));
-        if n <= FEW || parts.is_empty() {
+        if parts.is_empty() || n <= FEW && !self.is_dora() {
             return linear.forward_normed(backend, norm, Adapters { parts: &parts, xa }, out, gated);
         }
         norm.run(backend)?;
-        self.project(layer, linear, norm.out, xa, out.reborrow(), false)?;
+        self.project(layer, linear, norm.out, xa, out.reborrow(), None)?;
         match gated {
             Some(gated) => Ok(Swiglu { gate_up: out.mat(), out: gated }.run(backend)?),
             None => Ok(()),

@@ -46,9 +46,9 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         self.attention_forward(ctx, acts, i, attend)?;
         acts.residual.store(ctx.backend, i, acts.tokens.n)?;
         self.gate_up_forward(ctx, acts, i)?;
-        let (n, Activations { residual, xa, gated, .. }) = (acts.tokens.n, acts);
-        let next = residual.advance(ctx.backend, 2 * i + 1, n)?;
-        ctx.project(i, &self.layers[i].down, gated.wide_mut(n), xa.at_mut(i).rows_mut(n), next, true)
+        let (n, Activations { residual, xa, normed, gated, .. }) = (acts.tokens.n, acts);
+        let (next, added) = (residual.advance(ctx.backend, 2 * i + 1, n)?, Some(normed.rows_mut(n)));
+        ctx.project(i, &self.layers[i].down, gated.wide_mut(n), xa.at_mut(i).rows_mut(n), next, added)
     }
 
     /// Attention of layer `i`: from state `2 i` of the residual stream to state `2 i + 1`.
@@ -65,8 +65,8 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         let norm = self.norm(residual.at(2 * i).rows(n), &layer.attention_norm, normed.wide_mut(n));
         ctx.project_normed(i, &layer.qkv, norm, xa.rows_mut(n), a.qkv.rows_mut(n), None)?;
         self.attend(ctx, i, tokens, a, attend)?;
-        let middle = residual.advance(ctx.backend, 2 * i, n)?;
-        ctx.project(i, &layer.o, a.attention.wide_mut(n), xa.rows_mut(n), middle, true)
+        let (middle, added) = (residual.advance(ctx.backend, 2 * i, n)?, Some(normed.rows_mut(n)));
+        ctx.project(i, &layer.o, a.attention.wide_mut(n), xa.rows_mut(n), middle, added)
     }
 
     /// The MLP of layer `i` as far as the input of its last product: from state `2 i + 1` of the residual stream to gate,

@@ -6,6 +6,7 @@ mod backward;
 mod branches;
 mod context;
 mod decode;
+mod dora;
 mod forward;
 mod head;
 mod keep;

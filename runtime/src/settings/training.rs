@@ -65,6 +65,8 @@ section! {
         layers_pattern: Vec<String> = Vec::new();
         /// Scale by alpha / sqrt(r)
         use_rslora: bool = false;
+        /// Train a magnitude for each output beside the direction of its weight (DoRA)
+        use_dora: bool = false;
         /// Train a module whole
         modules_to_save: Option<Whole> = None;
         /// Train the embedding's rows of these tokens, and so a tied head's
@@ -85,10 +87,10 @@ section! {
         weight_decay: f32 = 0.0, within WEIGHT_DECAY;
         /// Gradients are scaled down to this norm; 0 turns it off
         max_grad_norm: f32 = 1.0, within MAX_GRAD_NORM;
-        /// Passes over the data [default: 3; 8 for the embedded model]
-        epochs: Option<f64> = None, within EPOCHS, also ["num_train_epochs", "num_epochs"];
         /// Uniform noise up to this, over the root of a sequence's numbers, is added to embeddings (NEFTune); 0 adds none
         neftune_alpha: f32 = 0.0, within NEFTUNE_ALPHA, also ["neftune_noise_alpha"];
+        /// Passes over the data [default: 3; 8 for the embedded model]
+        epochs: Option<f64> = None, within EPOCHS, also ["num_train_epochs", "num_epochs"];
         /// Train for so many steps instead of epochs
         max_steps: Option<u64> = None, within MAX_STEPS;
         /// Samples of a micro-batch (with packing: sequences of the full length) [default: 4; 16 for the embedded model]
@@ -197,6 +199,7 @@ impl TrainSettings {
         lora.layers_pattern = self.layers_pattern.clone();
         lora.dropout = self.lora_dropout;
         lora.use_rslora = self.use_rslora;
+        lora.use_dora = self.use_dora;
         lora.save_lm_head = self.modules_to_save == Some(Whole::LmHead);
         lora.trainable_tokens = self.trainable_token_indices.clone();
         let (name, revision) = hub::as_peft(&self.model_name);

@@ -126,6 +126,7 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
     pub fn new(backend: &'m B, model: &'m Qwen3<B, T>, adapter: &Adapter, trainer: TrainerOptions) -> Result<Self> {
         options::WEIGHT_DECAY.check(trainer.optimizer.weight_decay)?;
         options::MAX_GRAD_NORM.check(trainer.optimizer.max_grad_norm)?;
+        adapter.config.expect_trainable()?;
         let config = adapter.config.clone();
         let what = || format!("an adapter with r = {} and its optimizer", config.r);
         let trained = Self::trained(backend, model, adapter).map_err(Error::memory_for(what, SMALLER))?;
@@ -147,8 +148,8 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
             loss,
             loss_scale,
             options: trainer,
-            micro_batches: 0,
             noise: None,
+            micro_batches: 0,
             queued: None,
             target_losses: None,
         })
@@ -312,7 +313,7 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
             clip,
         }
         .run(self.backend)?;
-        self.adapter.patch(self.backend)
+        self.model.follow(self.backend, &mut self.adapter, &self.optimizer.weights)
     }
 
     fn overflow(&mut self, step: u64, loss: f64) -> Result<()> {
@@ -356,7 +357,6 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
         self.adapter.layout.to_adapter(&self.config, &self.model.config, &flat)
     }
 
-    /// Reads the loss of every target from now on, which makes a step wait for each of its micro-batches.
     /// Adds noise to the embeddings of every micro-batch from now on ([`EmbeddingNoise`]); 0 adds none.
     ///
     /// # Errors
@@ -367,6 +367,7 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
         Ok(())
     }
 
+    /// Reads the loss of every target from now on, which makes a step wait for each of its micro-batches.
     pub fn keep_target_losses(&mut self) {
         self.target_losses = Some(Vec::new());
     }

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// What an adapter that is trained further brings along.
-const OF_THE_ADAPTER: [&str; 10] = [
+const OF_THE_ADAPTER: [&str; 11] = [
     "lora_r",
     "lora_alpha",
     "lora_dropout",
@@ -18,6 +18,7 @@ const OF_THE_ADAPTER: [&str; 10] = [
     "layers_to_transform",
     "layers_pattern",
     "use_rslora",
+    "use_dora",
     "modules_to_save",
     "trainable_token_indices",
 ];
