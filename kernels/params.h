@@ -18,7 +18,7 @@ typedef struct {
     unsigned stride;
 } MatrixMut;
 
-// Eight neighbouring elements for each thread: adamw, cast, swiglu.
+// Eight neighbouring elements for each thread: adamw, cast, dora, noise, swiglu.
 enum { ELEMENTWISE_THREADS = 256, ELEMENTWISE_PER_THREAD = 8 };
 
 // Blocks that share a nested absmax and an offset: quant::GROUP.
@@ -508,6 +508,56 @@ typedef struct {
     MatrixMut d_gate_up; // T [n, 2 f]
     unsigned n, f;
 } SwigluGradParams;
+
+// noise: x[i, j] += bound * (2 u - 1), u from Philox.
+typedef struct {
+    MatrixMut x; // T [n, d]
+    unsigned long long seed, stream;
+    unsigned n, d;
+    float bound;
+} NoiseParams;
+
+// row_squares: out[i] = sum(x[i, :]^2).
+typedef struct {
+    Matrix x;   // T [n, d]
+    float *out; // [n]
+    unsigned n, d;
+} RowSquaresParams;
+
+// dora_norms: norms[o] = |W[o, :] + scale B[o, :] A|.
+typedef struct {
+    const float *squares; // [outputs]: of the rows of W
+    Matrix products;      // f32 [rank, outputs]: A W^T
+    const float *gram;    // [rank, rank]: A A^T
+    const void *b;        // T [outputs, rank]
+    float *norms;         // [outputs]
+    unsigned outputs, rank;
+    float scale;
+} DoraNormsParams;
+
+// dora: z *= magnitude / norms by columns, or sum += that.
+typedef struct {
+    MatrixMut z;            // T [n, outputs]
+    const float *magnitude; // [outputs]
+    const float *norms;     // [outputs]
+    MatrixMut sum;          // T [n, outputs], or null
+    unsigned n, outputs;
+} DoraParams;
+
+// dora_grad.
+typedef struct {
+    Matrix z;               // T [n, outputs]
+    const float *magnitude; // [outputs]
+    const float *norms;     // [outputs]
+    MatrixMut d_out;        // T [n, outputs]
+    float *d_magnitude;     // [outputs], added to
+    unsigned n, outputs;
+} DoraGradParams;
+enum {
+    DORA_THREADS = 256,    // row_squares: a CTA for each row; dora_norms: a warp for each output
+    DORA_GRAD_COLUMNS = 32, // of a CTA
+    DORA_GRAD_ROWS = 16,    // that a CTA takes at a time
+};
 
 // gather_rows: out[i, :] = table[rows[i], :]; scatter_rows: out[rows[i], :] = x[i, :].
 typedef struct {

@@ -5,19 +5,6 @@
 #include "sigmoid.cuh"
 #include "vec8.cuh"
 
-constexpr unsigned THREADS = ELEMENTWISE_THREADS;
-
-// Where this thread works.
-struct Place {
-    size_t row;
-    unsigned col;
-    __device__ __forceinline__ Place(unsigned f) {
-        unsigned per_row = (f + THREADS * 8 - 1) / (THREADS * 8);
-        row = blockIdx.x / per_row;
-        col = (blockIdx.x % per_row * THREADS + threadIdx.x) * 8;
-    }
-};
-
 template <class T> __device__ void swiglu(const SwigluParams &p) {
     Place at(p.f);
     if (at.col >= p.f) return;

@@ -47,3 +47,15 @@ template <class T> __device__ __forceinline__ void store8(T *p, const Vec8 &x, s
     for (int j = 0; j < 8; j++)
         if (j < n) p[j] = from_f32<T>(x.v[j]);
 }
+
+// Where a thread works that has eight columns of one of many rows, each in CTAs of its own.
+struct Place {
+    size_t row;
+    unsigned col;
+    __device__ __forceinline__ Place(unsigned cols) {
+        constexpr unsigned CTA = ELEMENTWISE_THREADS * ELEMENTWISE_PER_THREAD;
+        unsigned per_row = (cols + CTA - 1) / CTA;
+        row = blockIdx.x / per_row;
+        col = blockIdx.x % per_row * CTA + threadIdx.x * ELEMENTWISE_PER_THREAD;
+    }
+};

@@ -33,6 +33,12 @@ macro_rules! each_op {
             lora_linear4(LoraLinear4<T>) in gemm::lora_linear4;
             lora_linear4_grad(LoraLinear4Grad<T>) in gemm::lora_linear4;
 
+            // DoRA
+            row_squares(RowSquares<T>) in dora;
+            dora_norms(DoraNorms<T>) in dora;
+            dora(Dora<T>) in dora;
+            dora_grad(DoraGrad<T>) in dora;
+
             // The layers between
             rms_norm(RmsNorm<T>) in rms_norm;
             rms_norm_grad(RmsNormGrad<T>) in rms_norm;
@@ -48,6 +54,7 @@ macro_rules! each_op {
             // The two ends
             gather_rows(GatherRows<T>) in rows;
             scatter_rows(ScatterRows<T>) in rows;
+            noise(Noise<T>) in noise;
             cross_entropy(CrossEntropy<T>) in cross_entropy;
             sample(Sample) in sample;
 

@@ -37,7 +37,7 @@ fn every_base_gives_the_logits_of_transformers<B: Backend>(backend: &B) {
 fn every_adapter_gives_the_logits_of_peft<B: Backend>(backend: &B) {
     let golden = Golden::open();
     let model = load::<B, f32>(backend, &golden, "untied");
-    for name in ["plain", "rslora", "regex", "patterns", "save_head"] {
+    for name in ["plain", "rslora", "dora", "regex", "patterns", "save_head"] {
         let adapter = open_adapter(&golden, name, &model.config);
         check_logits(backend, &golden, &format!("untied+{name}"), &model, Some(&adapter));
     }
@@ -47,7 +47,7 @@ fn every_adapter_gives_the_logits_of_peft<B: Backend>(backend: &B) {
 
 fn merged_adapters_give_the_logits_of_peft<B: Backend>(backend: &B) {
     let golden = Golden::open();
-    for name in ["plain", "rslora", "regex", "patterns", "save_head"] {
+    for name in ["plain", "rslora", "dora", "regex", "patterns", "save_head"] {
         let model = load_merged(backend, &golden.dir("untied"), &golden.dir(&format!("adapter-{name}")));
         check_logits(backend, &golden, &format!("untied+{name}"), &model, None);
     }
@@ -57,15 +57,19 @@ fn merged_adapters_give_the_logits_of_peft<B: Backend>(backend: &B) {
 fn golden_adapter(golden: &Golden, tag: &str, part: &str, like: &Adapter) -> Adapter {
     let mut adapter = like.clone();
     for layer in &mut adapter.layers {
-        let name = |ab: &str| format!("{tag}.{part}.base_model.model.{}.lora_{ab}.default.weight", layer.target.module);
+        let name = |of: &str| format!("{tag}.{part}.base_model.model.{}.lora_{of}.default.weight", layer.target.module);
         (layer.a, layer.b) = (golden.floats(&name("A")), golden.floats(&name("B")));
+        if like.config.use_dora {
+            layer.magnitude = golden.floats(&name("magnitude_vector"));
+        }
     }
     adapter
 }
 
 fn assert_same_tensors(got: &Adapter, want: &Adapter, tolerance: f64, what: &str) {
     for (got, want) in got.layers.iter().zip(&want.layers) {
-        for (part, got, want_part) in [("A", &got.a, &want.a), ("B", &got.b, &want.b)] {
+        let magnitudes = ("magnitude", &got.magnitude, &want.magnitude);
+        for (part, got, want_part) in [("A", &got.a, &want.a), ("B", &got.b, &want.b), magnitudes] {
             let error = relative_norm(got, want_part);
             assert!(error <= tolerance, "{what}: {} of {}: relative error {error:e}", part, want.target.module);
         }
@@ -75,16 +79,17 @@ fn assert_same_tensors(got: &Adapter, want: &Adapter, tolerance: f64, what: &str
 fn training_equals_peft<B: Backend>(backend: &B) {
     for keep in [Keep::Everything, Keep::AllButMlp, Keep::Residual, Keep::Host] {
         for base in ["untied-nf4-dq", "untied-fp4-dq"] {
-            train_like_golden(backend, base, keep);
+            train_like_golden(backend, base, "plain", keep);
+            train_like_golden(backend, base, "dora", keep);
         }
     }
 }
 
-fn train_like_golden<B: Backend>(backend: &B, base: &str, keep: Keep) {
+fn train_like_golden<B: Backend>(backend: &B, base: &str, name: &str, keep: Keep) {
     let golden = Golden::open();
-    let tag = format!("train.{base}.plain");
+    let tag = format!("train.{base}.{name}");
     let model = load::<B, f32>(backend, &golden, base);
-    let adapter = golden_adapter(&golden, &tag, "init", &open_adapter(&golden, "plain", &model.config));
+    let adapter = golden_adapter(&golden, &tag, "init", &open_adapter(&golden, name, &model.config));
     let batch = Batch::new(&samples(&golden));
     let optimizer = OptimizerOptions { weight_decay: 0.01, max_grad_norm: 0.3, ..OptimizerOptions::default() };
     let schedule = Schedule::new(ScheduleKind::Constant, 1e-3, Warmup::Steps(0), 5).unwrap();

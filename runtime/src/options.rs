@@ -47,6 +47,8 @@ pub const LORAPLUS_LR_RATIO: Range = above("the ratio of learning rates", 0.0, 1
 pub const WEIGHT_DECAY: Range = closed("the weight decay", 0.0, 1e3);
 /// Norm that gradients are scaled down to; 0 turns it off.
 pub const MAX_GRAD_NORM: Range = closed("the largest gradient norm", 0.0, 1e9);
+/// Noise on embeddings; 0 is none.
+pub const NEFTUNE_ALPHA: Range = closed("neftune_alpha", 0.0, 1e6);
 /// Passes over the data.
 pub const EPOCHS: Range = above("the number of epochs", 0.0, 1e6);
 /// Steps.

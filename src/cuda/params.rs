@@ -1036,6 +1036,116 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
+pub struct NoiseParams {
+    pub x: MatrixMut,
+    pub seed: ::core::ffi::c_ulonglong,
+    pub stream: ::core::ffi::c_ulonglong,
+    pub n: ::core::ffi::c_uint,
+    pub d: ::core::ffi::c_uint,
+    pub bound: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of NoiseParams"][::core::mem::size_of::<NoiseParams>() - 48usize];
+    ["Alignment of NoiseParams"][::core::mem::align_of::<NoiseParams>() - 8usize];
+    ["Offset of field: NoiseParams::x"][::core::mem::offset_of!(NoiseParams, x) - 0usize];
+    ["Offset of field: NoiseParams::seed"][::core::mem::offset_of!(NoiseParams, seed) - 16usize];
+    ["Offset of field: NoiseParams::stream"][::core::mem::offset_of!(NoiseParams, stream) - 24usize];
+    ["Offset of field: NoiseParams::n"][::core::mem::offset_of!(NoiseParams, n) - 32usize];
+    ["Offset of field: NoiseParams::d"][::core::mem::offset_of!(NoiseParams, d) - 36usize];
+    ["Offset of field: NoiseParams::bound"][::core::mem::offset_of!(NoiseParams, bound) - 40usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct RowSquaresParams {
+    pub x: Matrix,
+    pub out: *mut f32,
+    pub n: ::core::ffi::c_uint,
+    pub d: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RowSquaresParams"][::core::mem::size_of::<RowSquaresParams>() - 32usize];
+    ["Alignment of RowSquaresParams"][::core::mem::align_of::<RowSquaresParams>() - 8usize];
+    ["Offset of field: RowSquaresParams::x"][::core::mem::offset_of!(RowSquaresParams, x) - 0usize];
+    ["Offset of field: RowSquaresParams::out"][::core::mem::offset_of!(RowSquaresParams, out) - 16usize];
+    ["Offset of field: RowSquaresParams::n"][::core::mem::offset_of!(RowSquaresParams, n) - 24usize];
+    ["Offset of field: RowSquaresParams::d"][::core::mem::offset_of!(RowSquaresParams, d) - 28usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct DoraNormsParams {
+    pub squares: *const f32,
+    pub products: Matrix,
+    pub gram: *const f32,
+    pub b: *const ::core::ffi::c_void,
+    pub norms: *mut f32,
+    pub outputs: ::core::ffi::c_uint,
+    pub rank: ::core::ffi::c_uint,
+    pub scale: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DoraNormsParams"][::core::mem::size_of::<DoraNormsParams>() - 64usize];
+    ["Alignment of DoraNormsParams"][::core::mem::align_of::<DoraNormsParams>() - 8usize];
+    ["Offset of field: DoraNormsParams::squares"][::core::mem::offset_of!(DoraNormsParams, squares) - 0usize];
+    ["Offset of field: DoraNormsParams::products"][::core::mem::offset_of!(DoraNormsParams, products) - 8usize];
+    ["Offset of field: DoraNormsParams::gram"][::core::mem::offset_of!(DoraNormsParams, gram) - 24usize];
+    ["Offset of field: DoraNormsParams::b"][::core::mem::offset_of!(DoraNormsParams, b) - 32usize];
+    ["Offset of field: DoraNormsParams::norms"][::core::mem::offset_of!(DoraNormsParams, norms) - 40usize];
+    ["Offset of field: DoraNormsParams::outputs"][::core::mem::offset_of!(DoraNormsParams, outputs) - 48usize];
+    ["Offset of field: DoraNormsParams::rank"][::core::mem::offset_of!(DoraNormsParams, rank) - 52usize];
+    ["Offset of field: DoraNormsParams::scale"][::core::mem::offset_of!(DoraNormsParams, scale) - 56usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct DoraParams {
+    pub z: MatrixMut,
+    pub magnitude: *const f32,
+    pub norms: *const f32,
+    pub sum: MatrixMut,
+    pub n: ::core::ffi::c_uint,
+    pub outputs: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DoraParams"][::core::mem::size_of::<DoraParams>() - 56usize];
+    ["Alignment of DoraParams"][::core::mem::align_of::<DoraParams>() - 8usize];
+    ["Offset of field: DoraParams::z"][::core::mem::offset_of!(DoraParams, z) - 0usize];
+    ["Offset of field: DoraParams::magnitude"][::core::mem::offset_of!(DoraParams, magnitude) - 16usize];
+    ["Offset of field: DoraParams::norms"][::core::mem::offset_of!(DoraParams, norms) - 24usize];
+    ["Offset of field: DoraParams::sum"][::core::mem::offset_of!(DoraParams, sum) - 32usize];
+    ["Offset of field: DoraParams::n"][::core::mem::offset_of!(DoraParams, n) - 48usize];
+    ["Offset of field: DoraParams::outputs"][::core::mem::offset_of!(DoraParams, outputs) - 52usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct DoraGradParams {
+    pub z: Matrix,
+    pub magnitude: *const f32,
+    pub norms: *const f32,
+    pub d_out: MatrixMut,
+    pub d_magnitude: *mut f32,
+    pub n: ::core::ffi::c_uint,
+    pub outputs: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DoraGradParams"][::core::mem::size_of::<DoraGradParams>() - 64usize];
+    ["Alignment of DoraGradParams"][::core::mem::align_of::<DoraGradParams>() - 8usize];
+    ["Offset of field: DoraGradParams::z"][::core::mem::offset_of!(DoraGradParams, z) - 0usize];
+    ["Offset of field: DoraGradParams::magnitude"][::core::mem::offset_of!(DoraGradParams, magnitude) - 16usize];
+    ["Offset of field: DoraGradParams::norms"][::core::mem::offset_of!(DoraGradParams, norms) - 24usize];
+    ["Offset of field: DoraGradParams::d_out"][::core::mem::offset_of!(DoraGradParams, d_out) - 32usize];
+    ["Offset of field: DoraGradParams::d_magnitude"][::core::mem::offset_of!(DoraGradParams, d_magnitude) - 48usize];
+    ["Offset of field: DoraGradParams::n"][::core::mem::offset_of!(DoraGradParams, n) - 56usize];
+    ["Offset of field: DoraGradParams::outputs"][::core::mem::offset_of!(DoraGradParams, outputs) - 60usize];
+};
+pub const DORA_THREADS: u32 = 256;
+pub const DORA_GRAD_COLUMNS: u32 = 32;
+pub const DORA_GRAD_ROWS: u32 = 16;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct RowsParams {
     pub x: Matrix,
     pub rows: *const ::core::ffi::c_uint,

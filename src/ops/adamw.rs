@@ -88,11 +88,7 @@ impl AdamWStep {
 ///     m: m.view_mut(),
 ///     v: v.view_mut(),
 ///     compute: compute.view_mut(),
-///     lr: 0.25,
-///     betas: [0.9, 0.999],
-///     eps: 1e-8,
-///     weight_decay: 0.0,
-///     step: 1,
+///     step: AdamWStep { lr: 0.25, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, count: 1 },
 ///     clip: Clip { norm, loss, max_norm: 1.0, loss_scale: 1.0, halted },
 /// }
 /// .run(&cpu)?;
@@ -118,6 +114,7 @@ pub struct AdamW<'a, B: Storage, T: Float> {
 }
 
 /// A moment in 8 bits: codes of a dynamic map, as shares of the largest magnitude of their block of [`BLOCK8`].
+#[derive(Debug)]
 pub struct Moment8<'a, B: Storage> {
     /// `[n]`; the first moment's are of [`crate::quant::DYNAMIC_MAP`], the second's of
     /// [`crate::quant::UNSIGNED_DYNAMIC_MAP`].
@@ -134,6 +131,32 @@ pub struct Moment8<'a, B: Storage> {
 /// magnitude, the share rounded first to a grid of 65536 points over `[-1, 1]`; a block of zeros has codes 0.
 /// Rounding, of one operation after the other: `m = fma(1 - beta1, g, beta1 · m)`,
 /// `v = fma((1 - beta2) · g, g, beta2 · v)`, and the share is a product with the rounded reciprocal.
+///
+/// ```
+/// use halfbyte::{Backend, Cpu, ops::*};
+///
+/// let cpu = Cpu::new();
+/// // The first step moves each weight by the learning rate, whatever its gradient is.
+/// let (mut weights, grads, mut compute) = (cpu.upload(&[1_f32, 1.0])?, cpu.upload(&[0.3, -0.4])?, cpu.zeros(2)?);
+/// let (mut codes, mut absmax) = ([cpu.zeros(2)?, cpu.zeros(2)?], [cpu.zeros(1)?, cpu.zeros(1)?]);
+/// let ([m, v], [m_absmax, v_absmax]) = (&mut codes, &mut absmax);
+/// let (norm, loss, mut halted) = (cpu.upload(&[0.5])?, cpu.upload(&[2.0])?, cpu.zeros(1)?);
+/// let (norm, loss, halted) = (norm.view(), loss.view(), halted.view_mut());
+/// AdamW8bit::<_, f32> {
+///     weights: weights.view_mut(),
+///     grads: grads.view(),
+///     m: Moment8 { codes: m.view_mut(), absmax: m_absmax.view_mut() },
+///     v: Moment8 { codes: v.view_mut(), absmax: v_absmax.view_mut() },
+///     compute: compute.view_mut(),
+///     step: AdamWStep { lr: 0.25, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, count: 1 },
+///     clip: Clip { norm, loss, max_norm: 1.0, loss_scale: 1.0, halted },
+/// }
+/// .run(&cpu)?;
+/// assert!(compute.to_vec(&cpu)?.iter().zip([0.75, 1.25]).all(|(w, want)| (w - want).abs() < 1e-5));
+/// assert!((absmax[0].to_vec(&cpu)?[0] - 0.04).abs() < 1e-6);
+/// # Ok::<(), halfbyte::Error>(())
+/// ```
+#[derive(Debug)]
 pub struct AdamW8bit<'a, B: Storage, T: Float> {
     /// `[n]`, the master weights.
     pub weights: ViewMut<'a, B, f32>,

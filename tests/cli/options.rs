@@ -19,6 +19,7 @@ const TRAINING: [(&str, &[&str]); 22] = [
     ("--loraplus-lr-ratio", &["0", "-1", "nan", "inf"]),
     ("--weight-decay", &["-1", "nan"]),
     ("--max-grad-norm", &["-1", "nan", "inf"]),
+    ("--neftune-alpha", &["-1", "nan"]),
     ("--epochs", &["0", "-1", "4e9", "nan"]),
     ("--max-steps", &["0", "-1", "18446744073709551615"]),
     ("--batch-size", &["0", "-1", "18446744073709551615"]),

@@ -226,7 +226,7 @@ pub const FORMATS: [Format; 16] = [
         file: "adapter_config.json",
         json: true,
         seeds: || {
-            let named = ["plain", "patterns", "rslora", "regex"];
+            let named = ["plain", "patterns", "rslora", "dora", "regex"];
             named.map(|name| bytes(&format!("adapter-{name}/adapter_config.json"))).to_vec()
         },
         read: read_adapter_config,
@@ -236,7 +236,6 @@ pub const FORMATS: [Format; 16] = [
             "inference_mode",
             "peft_type",
             "fan_in_fan_out",
-            "use_dora",
             "use_qalora",
             "lora_bias",
             "ensure_weight_tying",

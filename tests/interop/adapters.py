@@ -32,6 +32,7 @@ RUNS = {
         False,
         ["--trainable-token-indices", '{"embed_tokens": [4092, 4093], "lm_head": [4093]}'],
     ),
+    "nf4 base, DoRA": ("nf4", True, ["--use-4bit", "--use-dora"]),
     "unquantised base, regex": (None, False, ["--target-modules", r".*layers\.[1-3]\.mlp\.(up|down)_proj"]),
 }
 

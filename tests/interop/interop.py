@@ -16,6 +16,7 @@ import adapters
 import checkpoints
 import likelihoods
 import merged
+import methods
 from common import ASSETS, GOLDEN, Halfbyte, Table
 
 
@@ -37,6 +38,7 @@ def main() -> int:
         checkpoints.compare_block_sizes(halfbyte, table, "embedded bf16", tiny, tmp)
         trained = adapters.compare_all(halfbyte, table, tiny, tmp)
         merged.compare_all(halfbyte, table, trained, tmp)
+        methods.compare_all(halfbyte, table, tiny, tmp)
         likelihoods.compare_all(halfbyte, table, tiny, trained, tmp)
     return table.finish()
 

@@ -64,6 +64,13 @@ pub enum Module {
     LmHead,
 }
 
+impl Module {
+    /// Whether it is such a map of some layer.
+    pub(crate) fn is(self, projection: Projection) -> bool {
+        matches!(self, Module::Layer(_, of) if of == projection)
+    }
+}
+
 impl fmt::Display for Module {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -55,17 +55,18 @@ pub struct Ties {
 /// As in PEFT, but for rsLoRA, of which PEFT 0.21 gives the outcome a scaling of `√r`.
 ///
 /// # Errors
-/// [`Error::Setting`] for a weight or a density out of range; [`Error::Adapter`] if one of them has a whole head or rows of
-/// tokens, which are no sums, or ranks differ where they must not.
+/// [`Error::Setting`] for a weight or a density out of range; [`Error::Adapter`] if one of them has magnitudes, a whole head
+/// or rows of tokens, which are no sums, or ranks differ where they must not.
 pub fn combine(all: &[Weighted], how: Combination, ties: Ties) -> Result<Adapter> {
     all.iter().try_for_each(|one| ADAPTER_WEIGHT.check(one.weight))?;
     DENSITY.check(ties.density)?;
     // All that an adapter has, so that a part which is new cannot be forgotten here.
-    let has_no_sum =
-        |Adapter { config: _, layers: _, lm_head, tokens }: &Adapter| lm_head.is_some() || !tokens.is_empty();
+    let has_no_sum = |Adapter { config, layers: _, lm_head, tokens }: &Adapter| {
+        config.use_dora || lm_head.is_some() || !tokens.is_empty()
+    };
     if all.iter().any(|one| has_no_sum(one.adapter)) {
         return Err(refused(
-            "one of them has an output head or rows of tokens, of which there is no sum; leave it out",
+            "one of them has DoRA's magnitudes, an output head or rows of tokens, of which there is no sum; leave it out",
         ));
     }
     let mut modules: Vec<Module> =
@@ -134,7 +135,7 @@ fn cat(parts: &[Part]) -> Result<LoraWeights> {
             b.extend_from_slice(&part[row * target.r..][..target.r]);
         }
     }
-    Ok(LoraWeights { target: Target { r, scaling: 1.0, ..first }, a, b })
+    Ok(LoraWeights { target: Target { r, scaling: 1.0, ..first }, a, b, magnitude: Vec::new() })
 }
 
 /// A by `how`, and B too: each factor's root is in both, its sign in A.
@@ -151,7 +152,8 @@ fn by_elements(parts: &[Part], how: impl Fn(&[&[f32]], &[f32]) -> Result<Vec<f32
     let signed: Vec<f32> = parts.iter().zip(&roots).map(|(p, &root)| root.copysign(p.factor() as f32)).collect();
     let a: Vec<&[f32]> = parts.iter().map(|part| &part.layer.a[..]).collect();
     let b: Vec<&[f32]> = parts.iter().map(|part| &part.layer.b[..]).collect();
-    Ok(LoraWeights { target: Target { scaling: 1.0, ..first }, a: how(&a, &signed)?, b: how(&b, &roots)? })
+    let target = Target { scaling: 1.0, ..first };
+    Ok(LoraWeights { target, a: how(&a, &signed)?, b: how(&b, &roots)?, magnitude: Vec::new() })
 }
 
 fn sum(all: &[&[f32]], factors: &[f32]) -> Vec<f32> {

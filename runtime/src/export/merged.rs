@@ -214,13 +214,18 @@ impl<'a> MergedTensor<'a> {
     }
 }
 
-/// Adds `scaling · B A` to row `i` of a weight.
-fn add_row(LoraWeights { target, a, b }: &LoraWeights, i: usize, out: &mut [f32]) {
+/// Adds `scaling · B A` to row `i` of a weight, and with DoRA gives what comes of it its magnitude.
+fn add_row(LoraWeights { target, a, b, magnitude }: &LoraWeights, i: usize, out: &mut [f32]) {
     let mut sum = vec![0.0_f32; out.len()];
     for (a, &b) in a.chunks_exact(out.len()).zip(&b[i * target.r..][..target.r]) {
         sum.iter_mut().zip(a).for_each(|(sum, a)| *sum += b * a);
     }
     out.iter_mut().zip(sum).for_each(|(out, sum)| *out += target.scaling * sum);
+    if let Some(&magnitude) = magnitude.get(i) {
+        let norm = out.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt() as f32;
+        let factor = if norm > 0.0 { magnitude / norm } else { 0.0 };
+        out.iter_mut().for_each(|v| *v *= factor);
+    }
 }
 
 /// Rounds to a type; whether all are finite in it.

@@ -80,7 +80,8 @@ pub(crate) fn describe(lora: &LoraConfig) -> String {
         Targets::Names(names) => names.join(", "),
         other => other.to_string(),
     };
-    format!("r {}, alpha {}, targets {targets}", lora.r, lora.alpha)
+    let dora = if lora.use_dora { "DoRA, " } else { "" };
+    format!("{dora}r {}, alpha {}, targets {targets}", lora.r, lora.alpha)
 }
 
 /// How answers are written, in a line.

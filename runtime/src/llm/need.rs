@@ -144,10 +144,11 @@ impl Extent<'_> {
         let Extent { config, dtype, work, .. } = *self;
         let size = dtype.bytes();
         let adapter = self.lora.map(|lora| AdapterRoom::of(lora, config)).transpose()?.unwrap_or_default();
-        let room = Room { config, xa_columns: adapter.xa_columns, room: adapter.room, size };
+        let AdapterRoom { xa_columns, room, dora_columns, .. } = adapter;
+        let room = Room { config, xa_columns, room, dora_columns, size };
         Ok(Need {
             base: base_bytes(config, self.base, self.head_4bit, dtype),
-            adapter: (adapter.numbers + adapter.tables) * size,
+            adapter: (adapter.numbers + adapter.tables) * size + adapter.dora_bytes,
             cache: work.cache(self.cache, config, size),
             activations: work.activations(&room),
         })
@@ -284,12 +285,19 @@ pub(crate) struct AdapterRoom {
     pub xa_columns: usize,
     /// [`Layout::room`].
     pub room: usize,
+    /// [`Layout::dora_columns`].
+    pub dora_columns: usize,
+    /// [`Layout::dora_bytes`].
+    pub dora_bytes: usize,
 }
 
 impl AdapterRoom {
     pub fn of(lora: &LoraConfig, config: &Qwen3Config) -> Result<Self> {
         let head = lora.save_lm_head.then(|| elements::<f32>(&config.shape(Module::LmHead))).transpose()?;
         let mut layout = Layout::new(lora.resolve(config)?, head)?;
+        if lora.use_dora {
+            layout.take_magnitudes()?;
+        }
         let tokens = lora.tokens(config)?;
         tokens.iter().try_for_each(|(table, ids)| layout.take_tokens(*table, ids, config.hidden_size))?;
         let n_rows: usize = tokens.iter().map(|(_, ids)| ids.len().next_multiple_of(8)).sum();
@@ -300,6 +308,8 @@ impl AdapterRoom {
             n_rows,
             xa_columns: layout.xa_columns,
             room: layout.room,
+            dora_columns: layout.dora_columns(config),
+            dora_bytes: layout.dora_bytes()?,
         })
     }
 }

@@ -28,6 +28,9 @@ pub struct LoraConfig {
     pub dropout: f32,
     /// Whether the scaling is `alpha / √r` and not `alpha / r` (Kalajdzievski 2023, arXiv:2312.03732).
     pub use_rslora: bool,
+    /// Whether each output has a magnitude that is trained, and the rest of its weight is a direction (DoRA; Liu et al.
+    /// 2024, arXiv:2402.09353).
+    pub use_dora: bool,
     /// The modules to adapt.
     pub target_modules: Targets,
     /// Modules not to adapt though they are targets.
@@ -64,8 +67,7 @@ pub enum Init {
 }
 
 /// Keys that must be unset (null, false or empty), because they change the result.
-const REFUSED: [&str; 14] = [
-    "use_dora",
+const REFUSED: [&str; 13] = [
     "use_qalora",
     "fan_in_fan_out",
     "lora_bias",
@@ -85,7 +87,7 @@ const REFUSED: [&str; 14] = [
 const VARIANTS: [&str; 5] = ["kasa_config", "velora_config", "arrow_config", "use_bdlora", "monteclora_config"];
 
 /// Keys that become fields.
-const FIELDS: [&str; 18] = [
+const FIELDS: [&str; 19] = [
     "peft_type",
     "task_type",
     "bias",
@@ -93,6 +95,7 @@ const FIELDS: [&str; 18] = [
     "lora_alpha",
     "lora_dropout",
     "use_rslora",
+    "use_dora",
     "target_modules",
     "exclude_modules",
     "layers_to_transform",
@@ -127,6 +130,7 @@ impl LoraConfig {
             alpha,
             dropout: 0.0,
             use_rslora: false,
+            use_dora: false,
             target_modules,
             exclude_modules: None,
             layers_to_transform: Vec::new(),
@@ -167,6 +171,7 @@ impl LoraConfig {
             alpha: keys.number("lora_alpha")?.unwrap_or(8.0),
             dropout: keys.number("lora_dropout")?.unwrap_or(0.0) as f32,
             use_rslora: keys.flag("use_rslora")?,
+            use_dora: keys.flag("use_dora")?,
             target_modules: Targets::parse(keys, "target_modules")?.unwrap_or_else(Targets::default),
             exclude_modules: Targets::parse(keys, "exclude_modules")?,
             layers_to_transform: one_or_more(keys, "layers_to_transform")?,
@@ -193,7 +198,7 @@ impl LoraConfig {
         let mut keys: Map<String, Value> =
             FIELDS.iter().chain(&CARRIED).map(|&k| (k.to_owned(), Value::Null)).collect();
         keys.extend(REFUSED.iter().map(|&k| (k.to_owned(), Value::Null)));
-        for flag in ["use_dora", "use_qalora", "fan_in_fan_out", "lora_bias", "ensure_weight_tying"] {
+        for flag in ["use_qalora", "fan_in_fan_out", "lora_bias", "ensure_weight_tying"] {
             keys.insert(flag.to_owned(), false.into());
         }
         let set = json!({
@@ -217,6 +222,7 @@ impl LoraConfig {
             "lora_alpha": number(self.alpha),
             "lora_dropout": shortest(self.dropout),
             "use_rslora": self.use_rslora,
+            "use_dora": self.use_dora,
             "target_modules": self.target_modules.to_json(),
             "exclude_modules": self.exclude_modules.as_ref().map(Targets::to_json),
             "layers_to_transform": none_if_empty(json!(self.layers_to_transform)),

@@ -2,6 +2,7 @@
 
 use super::{
     config::LoraConfig,
+    dora::DoraBuffers,
     files::{Adapter, HeadWeights, LoraWeights},
     resolve::Target,
     tokens::{Table, TokenRows},
@@ -48,6 +49,8 @@ pub struct LoraModule {
     pub b: Range<usize>,
     /// Its columns in the matrix of its decoder layer that keeps `x Aᵀ`.
     pub xa: Range<usize>,
+    /// `[out]`, with DoRA.
+    pub magnitude: Range<usize>,
 }
 
 /// The rows of a table that are trained, and where they lie in the flat buffer.
@@ -88,16 +91,36 @@ pub struct TensorGroup {
 pub struct TensorKind {
     /// Of 4096 numbers or more.
     pub large: bool,
-    /// `B` of a module, which LoRA+ moves faster.
-    pub is_b: bool,
+    /// What part of an adapter it is.
+    pub role: Role,
 }
 
-/// In the order in which they lie: large ones are neighbours, and so are those that are `B`.
-const KINDS: [TensorKind; 4] = [
-    TensorKind { large: true, is_b: false },
-    TensorKind { large: true, is_b: true },
-    TensorKind { large: false, is_b: true },
-    TensorKind { large: false, is_b: false },
+/// What part of an adapter a tensor is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// `B` of a module.
+    B,
+    /// A module's magnitudes.
+    Magnitude,
+    /// `A` of a module, a head, rows of a table.
+    Other,
+}
+
+impl Role {
+    /// Whether LoRA+ moves it faster: `B`, and as in PEFT all vectors.
+    pub(crate) fn is_fast(self) -> bool {
+        self != Role::Other
+    }
+}
+
+/// In the order in which they lie: large ones are neighbours, and so are magnitudes, and those that LoRA+ moves faster.
+const KINDS: [TensorKind; 6] = [
+    TensorKind { large: true, role: Role::Other },
+    TensorKind { large: true, role: Role::B },
+    TensorKind { large: true, role: Role::Magnitude },
+    TensorKind { large: false, role: Role::Magnitude },
+    TensorKind { large: false, role: Role::B },
+    TensorKind { large: false, role: Role::Other },
 ];
 
 /// Where everything lies in the flat buffer.
@@ -105,6 +128,8 @@ const KINDS: [TensorKind; 4] = [
 pub struct Layout {
     /// In the model's order.
     pub modules: Vec<LoraModule>,
+    /// The magnitudes of all of them, with DoRA: one behind another, with padding between.
+    pub magnitudes: Range<usize>,
     /// The trained output head `[vocab, hidden]`, if it is in `modules_to_save`.
     pub head: Option<Range<usize>>,
     /// Rows of the embedding and the head, if there are `trainable_token_indices`.
@@ -150,11 +175,32 @@ impl Layout {
             }
             layout.room = layout.room.max((columns.1 - stack.2).next_multiple_of(LORA_ROOM));
             let index = layout.modules.len();
-            layout.modules.push(LoraModule { module, index, in_features, out_features, rank, scale, a, b, xa });
+            let magnitude = 0..0;
+            layout.modules.push(LoraModule {
+                module,
+                index,
+                in_features,
+                out_features,
+                rank,
+                scale,
+                a,
+                b,
+                xa,
+                magnitude,
+            });
         }
         layout.head = head_len.map(|len| layout.take(&[len])).transpose()?;
         layout.arrange();
         Ok(layout)
+    }
+
+    /// Lays out a magnitude for each output, too.
+    pub(crate) fn take_magnitudes(&mut self) -> Result<()> {
+        for i in 0..self.modules.len() {
+            self.modules[i].magnitude = self.take(&[self.modules[i].out_features])?;
+        }
+        self.arrange();
+        Ok(())
     }
 
     /// The next tensor. What [`elements`] has let pass is below 2^61, so that two such numbers can be added.
@@ -179,12 +225,15 @@ impl Layout {
         Ok(())
     }
 
-    /// Every tensor: whether it is a `B`, how many numbers it has, and where it lies.
-    fn tensors(&mut self) -> impl Iterator<Item = (bool, usize, &mut Range<usize>)> {
-        let modules = self.modules.iter_mut().flat_map(|lora| [(false, &mut lora.a), (true, &mut lora.b)]);
-        let whole = modules.chain(self.head.iter_mut().map(|head| (false, head)));
-        let whole = whole.map(|(is_b, range)| (is_b, range.len(), range));
-        whole.chain(self.tokens.iter_mut().map(|tokens| (false, tokens.used().len(), &mut tokens.rows)))
+    /// Every tensor: what it is, how many numbers it has, and where it lies.
+    fn tensors(&mut self) -> impl Iterator<Item = (Role, usize, &mut Range<usize>)> {
+        let whole = self.modules.iter_mut().flat_map(|LoraModule { a, b, magnitude, .. }| {
+            [(Role::Other, a), (Role::B, b), (Role::Magnitude, magnitude)]
+        });
+        let whole = whole.filter(|(_, range)| !range.is_empty());
+        let whole = whole.chain(self.head.iter_mut().map(|head| (Role::Other, head)));
+        let whole = whole.map(|(role, range)| (role, range.len(), range));
+        whole.chain(self.tokens.iter_mut().map(|tokens| (Role::Other, tokens.used().len(), &mut tokens.rows)))
     }
 
     /// Puts tensors of a kind side by side; those of a kind stay in their order.
@@ -192,7 +241,7 @@ impl Layout {
         let (mut groups, mut end) = (Vec::new(), 0);
         for kind in KINDS {
             let start = end;
-            let of_kind = |&(is_b, numbers, _): &(bool, usize, _)| TensorKind { large: numbers >= LARGE, is_b } == kind;
+            let of_kind = |&(role, numbers, _): &(Role, usize, _)| TensorKind { large: numbers >= LARGE, role } == kind;
             for (_, _, range) in self.tensors().filter(of_kind) {
                 let len = range.len();
                 *range = end..end + len;
@@ -201,6 +250,9 @@ impl Layout {
             groups.push(TensorGroup { range: start..end, kind });
         }
         assert_eq!(end, self.len, "a tensor of the layout is in no group");
+        let of_magnitudes = groups.iter().filter(|group| group.kind.role == Role::Magnitude && !group.range.is_empty());
+        let both = of_magnitudes.map(|group| group.range.clone()).reduce(|first, second| first.start..second.end);
+        self.magnitudes = both.unwrap_or_default();
         self.groups = groups;
     }
 
@@ -227,7 +279,11 @@ impl Layout {
     /// As for [`Layout::new`]; or there is too little memory.
     pub fn of(adapter: &Adapter) -> Result<(Self, Vec<f32>)> {
         let head_len = adapter.lm_head.as_ref().map(|head| head.weight.len());
+        adapter.expect_magnitudes()?;
         let mut layout = Layout::new(adapter.layers.iter().map(|layer| layer.target), head_len)?;
+        if adapter.config.use_dora {
+            layout.take_magnitudes()?;
+        }
         for TokenRows { table, ids, weight } in &adapter.tokens {
             layout.take_tokens(*table, ids, weight.len() / ids.len())?;
         }
@@ -235,6 +291,7 @@ impl Layout {
         for (lora, layer) in layout.modules.iter().zip(&adapter.layers) {
             flat[lora.a.clone()].copy_from_slice(&layer.a);
             flat[lora.b.clone()].copy_from_slice(&layer.b);
+            flat[lora.magnitude.clone()].copy_from_slice(&layer.magnitude);
         }
         if let (Some(range), Some(head)) = (layout.head.clone(), &adapter.lm_head) {
             flat[range].copy_from_slice(&head.weight);
@@ -254,7 +311,7 @@ impl Layout {
         let weights = |lora: &LoraModule| {
             let shape = [lora.out_features, lora.in_features];
             let target = Target { module: lora.module, r: lora.rank, scaling: lora.scale, shape };
-            Ok(LoraWeights { target, a: copy(&lora.a)?, b: copy(&lora.b)? })
+            Ok(LoraWeights { target, a: copy(&lora.a)?, b: copy(&lora.b)?, magnitude: copy(&lora.magnitude)? })
         };
         let head =
             |range| -> Result<_> { Ok(HeadWeights { shape: model.shape(Module::LmHead), weight: copy(range)? }) };
@@ -285,6 +342,7 @@ impl Layout {
         for (lora, layer) in self.modules.iter().zip(&mut adapter.layers) {
             fetch(&lora.a, &mut layer.a)?;
             fetch(&lora.b, &mut layer.b)?;
+            fetch(&lora.magnitude, &mut layer.magnitude)?;
         }
         for (at, rows) in self.tokens.iter().zip(&mut adapter.tokens) {
             fetch(&at.used(), &mut rows.weight)?;
@@ -297,7 +355,8 @@ impl Layout {
 
     /// Trained numbers, padding not counted.
     pub fn n_trainable(&self) -> usize {
-        let modules: usize = self.modules.iter().map(|lora| lora.a.len() + lora.b.len()).sum();
+        let numbers = |lora: &LoraModule| lora.a.len() + lora.b.len() + lora.magnitude.len();
+        let modules: usize = self.modules.iter().map(numbers).sum();
         let tokens: usize = self.tokens.iter().map(|tokens| tokens.used().len()).sum();
         modules + self.head.as_ref().map_or(0, |head| head.len()) + tokens
     }
@@ -311,6 +370,8 @@ pub struct DeviceAdapter<B: Backend, T: Float> {
     pub compute: Buf<B, T>,
     /// One for each of `layout.tokens`.
     tables: Vec<PatchedTable<B, T>>,
+    /// With DoRA.
+    pub(crate) dora: Option<DoraBuffers<B>>,
 }
 
 /// A copy of one of the model's tables with an adapter's rows in their places, so that whatever reads the table reads
@@ -335,7 +396,8 @@ impl<B: Backend, T: Float> DeviceAdapter<B, T> {
             Ok(PatchedTable { ids: backend.upload(&tokens.ids)?, table })
         };
         let tables = layout.tokens.iter().zip(originals).map(copy).collect::<Result<_>>()?;
-        let mut adapter = DeviceAdapter { layout, compute: backend.upload(&compute)?, tables };
+        let dora = layout.is_dora().then(|| DoraBuffers::new(backend, &layout, flat)).transpose()?;
+        let mut adapter = DeviceAdapter { layout, compute: backend.upload(&compute)?, tables, dora };
         adapter.patch(backend)?;
         Ok(adapter)
     }

@@ -13,6 +13,8 @@ use crate::files::{self, OutputFolder, Staged};
 
 /// The file of an adapter's weights.
 pub(crate) const WEIGHTS: &str = "adapter_model.safetensors";
+/// DoRA's tensor of a module.
+const MAGNITUDE: &str = "lora_magnitude_vector";
 /// PEFT's name for the model that it wraps.
 const PREFIX: &str = "base_model.model.";
 
@@ -36,6 +38,19 @@ impl Adapter {
         let of_head = |rows: &TokenRows| rows.table == Table::Head || model.tie_word_embeddings;
         self.lm_head.is_some() || self.tokens.iter().any(of_head)
     }
+
+    /// Refuses a new DoRA adapter whose magnitudes nobody has measured.
+    pub(crate) fn expect_magnitudes(&self) -> Result<()> {
+        let wants = |layer: &LoraWeights| if self.config.use_dora { layer.target.shape[0] } else { 0 };
+        match self.layers.iter().find(|layer| layer.magnitude.len() != wants(layer)) {
+            Some(layer) => {
+                let (got, want) = (layer.magnitude.len(), wants(layer));
+                let reason = format!("{} has {got} magnitudes, not {want}: a model measures them", layer.target.module);
+                Err(Error::Adapter { path: Default::default(), reason })
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 /// The weights of an output head.
@@ -56,6 +71,8 @@ pub struct LoraWeights {
     pub a: Vec<f32>,
     /// `[out, r]`
     pub b: Vec<f32>,
+    /// `[out]`, with DoRA. A new adapter's come from the model ([`crate::model::Qwen3::measure`]).
+    pub magnitude: Vec<f32>,
 }
 
 impl Adapter {
@@ -85,7 +102,11 @@ impl Adapter {
             let ([rows, cols], r) = (target.shape, target.r);
             let a = tensors.take(&key(target.module, "lora_A.weight"), [r, cols])?;
             let b = tensors.take(&key(target.module, "lora_B.weight"), [rows, r])?;
-            layers.push(LoraWeights { target, a, b });
+            let magnitude = match config.use_dora {
+                true => tensors.take(&key(target.module, MAGNITUDE), [rows])?,
+                false => Vec::new(),
+            };
+            layers.push(LoraWeights { target, a, b, magnitude });
         }
         let mut lm_head = None;
         if config.save_lm_head {
@@ -117,23 +138,27 @@ impl Adapter {
 
     /// Writes the weights of an adapter in `dir` to a file of it, and gives its configuration's.
     pub(crate) fn stage(&self, dir: &Path, weights: &Staged) -> Result<Staged> {
+        self.expect_magnitudes()?;
         self.write_weights(weights)?;
         let (path, text) = (dir.join(config::FILE), self.config.to_json());
         files::stage(&path, |w| w.write_all(text.as_bytes()).map_err(Error::io("write", &path)))
     }
 
     fn write_weights(&self, to: &Staged) -> Result<()> {
-        let mut parts: Vec<(String, [usize; 2], &[f32])> = Vec::new();
-        for LoraWeights { target, a, b } in &self.layers {
+        let mut parts: Vec<(String, Vec<usize>, &[f32])> = Vec::new();
+        for LoraWeights { target, a, b, magnitude } in &self.layers {
             let ([rows, cols], r) = (target.shape, target.r);
-            parts.push((key(target.module, "lora_A.weight"), [r, cols], a));
-            parts.push((key(target.module, "lora_B.weight"), [rows, r], b));
+            parts.push((key(target.module, "lora_A.weight"), vec![r, cols], a));
+            parts.push((key(target.module, "lora_B.weight"), vec![rows, r], b));
+            if self.config.use_dora {
+                parts.push((key(target.module, MAGNITUDE), vec![rows], magnitude));
+            }
         }
         if let Some(head) = &self.lm_head {
-            parts.push((key(Module::LmHead, "weight"), head.shape, &head.weight));
+            parts.push((key(Module::LmHead, "weight"), head.shape.to_vec(), &head.weight));
         }
         for TokenRows { table, ids, weight } in &self.tokens {
-            parts.push((token_key(*table), [ids.len(), weight.len() / ids.len()], weight));
+            parts.push((token_key(*table), vec![ids.len(), weight.len() / ids.len()], weight));
         }
         let tensors: Vec<_> = parts
             .iter()
@@ -165,7 +190,7 @@ impl Tensors {
         Ok(Self { path, file, left })
     }
 
-    fn take(&mut self, name: &str, shape: [usize; 2]) -> Result<Vec<f32>> {
+    fn take<const N: usize>(&mut self, name: &str, shape: [usize; N]) -> Result<Vec<f32>> {
         let hint =
             "adapter_config.json calls for it; the two files do not belong together, or the model is another one";
         let tensor: TensorRef = self.file.get(name).ok_or_else(|| Error::MissingTensor {
@@ -179,8 +204,8 @@ impl Tensors {
 
     fn expect_empty(&self) -> Result<()> {
         let Some(first) = self.left.first() else { return Ok(()) };
-        let why = if first.ends_with("lora_magnitude_vector") {
-            "DoRA is not supported"
+        let why = if first.ends_with(MAGNITUDE) {
+            "it is DoRA's, and adapter_config.json does not say `use_dora`"
         } else if first.contains("embed_tokens") || first.ends_with("base_layer.weight") {
             "the embedding of the base was saved too; save again with `save_embedding_layers=False`"
         } else {

@@ -20,7 +20,8 @@ const STREAM: u32 = 0x6c6f_7261;
 
 impl Adapter {
     /// A new adapter for `model`, which changes nothing yet: `A` random (PEFT's distributions), `B` zero, and the
-    /// output head and rows of tokens, if they are trained, as `files` has them. Same seed, same adapter.
+    /// output head and rows of tokens, if they are trained, as `files` has them. DoRA's magnitudes are the model's to
+    /// measure ([`crate::model::Qwen3::measure`]). Same seed, same adapter.
     ///
     /// # Errors
     /// A target matches nothing, the initialisation is one that only PEFT can make, or there is too little memory.
@@ -54,7 +55,8 @@ fn layers(config: &LoraConfig, model: &Qwen3Config, seed: u64) -> Result<Vec<Lor
     let fresh = |(index, target): (usize, &Target)| -> Result<LoraWeights> {
         let [rows, cols] = target.shape;
         let a = random_a(&config.init, target.r, cols, index as u32, seed)?;
-        Ok(LoraWeights { target: *target, a, b: host::zeros(elements::<f32>(&[rows, target.r])?)? })
+        let b = host::zeros(elements::<f32>(&[rows, target.r])?)?;
+        Ok(LoraWeights { target: *target, a, b, magnitude: Vec::new() })
     };
     targets.iter().enumerate().map(fresh).collect()
 }

@@ -5,6 +5,7 @@
 
 mod config;
 mod device;
+mod dora;
 mod files;
 mod init;
 mod resolve;
@@ -14,7 +15,8 @@ mod tokens;
 pub(crate) use config::{FILE as CONFIG, PEFT_VERSION};
 pub use config::{Init, LoraConfig};
 pub(crate) use device::SMALLER;
-pub use device::{DeviceAdapter, Layout, LoraModule, TensorGroup, TensorKind, TokenLayout};
+pub use device::{DeviceAdapter, Layout, LoraModule, Role, TensorGroup, TensorKind, TokenLayout};
+pub(crate) use dora::DoraBuffers;
 pub(crate) use files::WEIGHTS;
 pub use files::{Adapter, HeadWeights, LoraWeights};
 pub use resolve::Target;

@@ -7,7 +7,7 @@ use super::config::LoraConfig;
 use super::targets::{Match, Targets, compile, expect_match, target_error};
 use super::tokens::Table;
 use crate::config::{Module, Qwen3Config};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::options;
 
 /// A module that an adapter adapts.
@@ -70,6 +70,20 @@ impl LoraConfig {
         Ok(tokens)
     }
 
+    /// Refuses what can be used but not trained.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for DoRA with dropout.
+    ///
+    /// [`Error::Setting`]: crate::error::Error::Setting
+    pub(crate) fn expect_trainable(&self) -> Result<()> {
+        if self.use_dora && self.dropout != 0.0 {
+            let want = "DoRA is trained without dropout: set it to 0";
+            return Err(Error::setting("lora_dropout", self.dropout, want));
+        }
+        Ok(())
+    }
+
     /// Bytes of the adapter's weights for a model.
     ///
     /// # Errors
@@ -81,7 +95,8 @@ impl LoraConfig {
         let fixed = self.tokens(model)?.iter().try_fold(head, |sum, (_, ids)| rows(sum, ids.len()))?;
         let add = |sum: usize, t: &Target| {
             let (a, b) = (elements::<f32>(&[t.r, t.shape[1]])?, elements::<f32>(&[t.shape[0], t.r])?);
-            elements::<f32>(&[sum + a + b])
+            let magnitudes = if self.use_dora { t.shape[0] } else { 0 };
+            elements::<f32>(&[elements::<f32>(&[sum + a + b])? + magnitudes])
         };
         Ok(self.resolve(model)?.iter().try_fold(fixed, add)? * size_of::<f32>())
     }

@@ -4,7 +4,7 @@ use super::{
     picked::PickedRows,
     qwen3::Qwen3,
     residual::ResidualStream,
-    rows::Rows,
+    rows::{self, Rows},
     workspace::{Extent, Workspace},
 };
 use crate::{
@@ -206,6 +206,8 @@ pub struct Gradients<B: Backend, T: Float> {
     pub(super) delta: Rows<B, f32>,
     /// `[n, xa_columns]`
     pub(super) xa: Rows<B, T>,
+    /// `[n, dora_columns + room]`, with DoRA: a product that is made again, or its gradient.
+    pub(super) dora: Option<Buf<B, T>>,
     /// Of the embedding and the head, where rows of them are trained.
     pub(super) tokens: Vec<PickedRows<B, T>>,
 }
@@ -219,7 +221,10 @@ impl<B: Backend, T: Float> Gradients<B, T> {
         let (backend, config) = (ctx.backend, &model.config);
         let tokens = ctx.adapter.iter().flat_map(|adapter| &adapter.layout.tokens);
         let picked = |tokens| PickedRows::new(backend, tokens, config.vocab_size, capacity);
+        let layout = ctx.adapter.map(|adapter| &adapter.layout).filter(|layout| layout.is_dora());
+        let dora = layout.map(|layout| rows::zeros(backend, &[capacity, layout.dora_columns(config) + ctx.room()]));
         Ok(Gradients {
+            dora: dora.transpose()?,
             adapter: backend.zeros(ctx.adapter.map_or(0, |adapter| adapter.layout.len))?,
             residual: Rows::with_room(backend, capacity, config.hidden_size, ctx.room())?,
             normed: Rows::new(backend, capacity, config.hidden_size)?,

@@ -31,6 +31,10 @@ struct ProjectGrad<'a, B: Backend, T: Float> {
     d_xa: MatMut<'a, B, T>,
     /// `[n, in]`, or none where nothing below is trained.
     d_x: Option<MatMut<'a, B, T>>,
+    /// `[n, out]`, with DoRA: scratch for the product, made again.
+    z: Option<MatMut<'a, B, T>>,
+    /// As `d_out`, with DoRA: scratch for its gradient where `d_out` must stay as it is.
+    d_z: Option<MatMut<'a, B, T>>,
 }
 
 impl<B: Backend, T: Float> ForwardContext<'_, B, T> {
@@ -43,9 +47,12 @@ impl<B: Backend, T: Float> ForwardContext<'_, B, T> {
         d_adapter: &mut Buf<B, f32>,
     ) -> Result<()> {
         let (backend, parts) = (self.backend, self.parts(layer, linear));
+        if !parts.is_empty() {
+            m = self.dora_grad(layer, linear, m, d_adapter)?;
+        }
         let factors = self.factors(layer, linear, d_adapter);
         if let (Some(weight), false) = (linear.quantized(), parts.is_empty()) {
-            let ProjectGrad { x, xa, d_out, d_xa, d_x } = m;
+            let ProjectGrad { x, xa, d_out, d_xa, d_x, .. } = m;
             let weight = weight.view();
             let grad = LoraLinear4Grad { x, xa, weight, parts: &parts, factors, d_out, d_xa, d_x };
             return Ok(grad.run(backend)?);
@@ -59,6 +66,27 @@ impl<B: Backend, T: Float> ForwardContext<'_, B, T> {
             part.lora_grad([m.x, m.xa, d_out], &mut m.d_xa, factors, d_x).run(backend)?;
         }
         Ok(())
+    }
+
+    /// From the gradient of DoRA's output to that of the product.
+    fn dora_grad<'a>(
+        &self,
+        layer: usize,
+        linear: &MergedLinear<B, T>,
+        mut m: ProjectGrad<'a, B, T>,
+        d_adapter: &mut Buf<B, f32>,
+    ) -> Result<ProjectGrad<'a, B, T>> {
+        let Some(mut z) = m.z.take() else { return Ok(m) };
+        linear.forward(self.backend, m.x, z.reborrow(), false)?;
+        for part in self.parts(layer, linear) {
+            part.lora(m.x, &mut m.d_xa, &mut z).run(self.backend)?;
+        }
+        if let Some(mut d_z) = m.d_z.take() {
+            self.backend.copy(m.d_out.reborrow().into_view().view(), d_z.reborrow().into_view())?;
+            m.d_out = d_z;
+        }
+        self.scale_grad(layer, linear, z.mat(), &mut m.d_out, d_adapter)?;
+        Ok(m)
     }
 
     /// Where the gradients of the adapters of linear layers go; one for each of [`ForwardContext::parts`].
@@ -128,13 +156,16 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         let (xa, middle, gate_up) = (xa.at(i).rows(n), residual.at(2 * i + 1).rows(n), gate_up.at_mut(i));
         let mut d_gated = workspace.mlp(&extent);
 
-        let (x, d_x) = (gated.rows(n), Some(d_gated.reborrow()));
-        let down = ProjectGrad { x, xa, d_out: g.residual.wide_mut(n), d_xa: g.xa.rows_mut(n), d_x };
+        let (x, d_x, d_out) = (gated.rows(n), Some(d_gated.reborrow()), g.residual.wide_mut(n));
+        let (z, d_z) = g.dora.as_mut().map(|memory| (normed.rows_mut(n), memory.mat_mut(n, d_out.shape()[1]))).unzip();
+        let down = ProjectGrad { x, xa, d_out, d_xa: g.xa.rows_mut(n), d_x, z, d_z };
         ctx.project_grad(i, &layer.down, down, &mut g.adapter)?;
         SwigluGrad { gate_up: gate_up.rows_mut(n), d_out: d_gated.mat() }.run(ctx.backend)?;
         self.rms_norm(ctx, middle, &layer.mlp_norm, normed.rows_mut(n))?;
         let (x, d_x) = (normed.rows(n), Some(g.normed.rows_mut(n)));
-        let d_gate_up = ProjectGrad { x, xa, d_out: gate_up.wide_mut(n), d_xa: g.xa.rows_mut(n), d_x };
+        let z = g.dora.as_mut().map(|memory| memory.mat_mut(n, layer.gate_up.out_features));
+        let d_out = gate_up.wide_mut(n);
+        let d_gate_up = ProjectGrad { x, xa, d_out, d_xa: g.xa.rows_mut(n), d_x, z, d_z: None };
         ctx.project_grad(i, &layer.gate_up, d_gate_up, &mut g.adapter)?;
         self.norm_backward(ctx, middle, &layer.mlp_norm, g)
     }
@@ -152,15 +183,17 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         let (a, xa, before) = (layers.at(i), xa.at(i).rows(n), residual.at(2 * i).rows(n));
         let mut d = workspace.attention(&extent);
 
-        let (x, d_x) = (a.attention.rows(n), Some(d.attention.reborrow()));
-        let o = ProjectGrad { x, xa, d_out: g.residual.wide_mut(n), d_xa: g.xa.rows_mut(n), d_x };
+        let (x, d_x, d_out) = (a.attention.rows(n), Some(d.attention.reborrow()), g.residual.wide_mut(n));
+        let (z, d_z) = g.dora.as_mut().map(|memory| (normed.rows_mut(n), memory.mat_mut(n, d_out.shape()[1]))).unzip();
+        let o = ProjectGrad { x, xa, d_out, d_xa: g.xa.rows_mut(n), d_x, z, d_z };
         ctx.project_grad(i, &layer.o, o, &mut g.adapter)?;
         self.attend_backward(ctx, tokens, a, &mut d, &mut g.delta)?;
         self.rotate_backward(ctx, tokens, a, &mut d, i)?;
 
         self.rms_norm(ctx, before, &layer.attention_norm, normed.rows_mut(n))?;
         let (x, d_x) = (normed.rows(n), trained_below.then(|| g.normed.rows_mut(n)));
-        let qkv = ProjectGrad { x, xa, d_out: d.qkv, d_xa: g.xa.rows_mut(n), d_x };
+        let z = g.dora.as_mut().map(|memory| memory.mat_mut(n, layer.qkv.out_features));
+        let qkv = ProjectGrad { x, xa, d_out: d.qkv, d_xa: g.xa.rows_mut(n), d_x, z, d_z: None };
         ctx.project_grad(i, &layer.qkv, qkv, &mut g.adapter)?;
         if trained_below {
             self.norm_backward(ctx, before, &layer.attention_norm, g)?;

@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::lora::DeviceAdapter;
 use halfbyte::{
     Backend, Float, MatMut,
-    ops::{Dropout, LoraLinear4, LoraPart, Op, Swiglu},
+    ops::{Dropout, LoraLinear4, LoraPart, Noise, Op, Swiglu},
 };
 use std::ops::Range;
 
@@ -31,6 +31,28 @@ impl DropoutSeed {
     }
 }
 
+/// Noise on the embeddings of one micro-batch (NEFTune; Jain et al. 2023, arXiv:2310.05914): uniform in ±alpha / √(L d) for
+/// sequences of up to `L` tokens and a hidden size of `d`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EmbeddingNoise {
+    /// alpha
+    pub alpha: f32,
+    /// The run's seed.
+    pub seed: u64,
+    /// Number of the micro-batch in the run.
+    pub micro_batch: u64,
+}
+
+impl EmbeddingNoise {
+    /// Adds it to `x`, `[n, d]`. `longest` is what transformers pads all sequences of a batch to.
+    pub(super) fn add<B: Backend, T: Float>(self, backend: &B, x: MatMut<'_, B, T>, longest: usize) -> Result<()> {
+        let bound = self.alpha / ((longest * x.shape()[1]) as f32).sqrt();
+        // Behind the modules' dropout masks.
+        let stream = self.micro_batch << 16 | 0xffff;
+        Ok(Noise { x, bound, seed: self.seed, stream }.run(backend)?)
+    }
+}
+
 /// What a forward pass reads besides the weights.
 #[derive(Debug)]
 pub struct ForwardContext<'a, B: Backend, T: Float> {
@@ -40,6 +62,8 @@ pub struct ForwardContext<'a, B: Backend, T: Float> {
     pub adapter: Option<&'a DeviceAdapter<B, T>>,
     /// Dropout, while training.
     pub dropout: Option<DropoutSeed>,
+    /// Noise on the embeddings, while training.
+    pub noise: Option<EmbeddingNoise>,
 }
 
 impl<B: Backend, T: Float> Clone for ForwardContext<'_, B, T> {
@@ -51,9 +75,9 @@ impl<B: Backend, T: Float> Clone for ForwardContext<'_, B, T> {
 impl<B: Backend, T: Float> Copy for ForwardContext<'_, B, T> {}
 
 impl<'a, B: Backend, T: Float> ForwardContext<'a, B, T> {
-    /// Without dropout.
+    /// Without dropout or noise.
     pub fn new(backend: &'a B, adapter: Option<&'a DeviceAdapter<B, T>>) -> Self {
-        ForwardContext { backend, adapter, dropout: None }
+        ForwardContext { backend, adapter, dropout: None, noise: None }
     }
 
     /// Columns that operands of products leave for it.
@@ -71,8 +95,36 @@ impl<'a, B: Backend, T: Float> ForwardContext<'a, B, T> {
         self.dropout.map(|d| d.at(index))
     }
 
-    /// Linear layers with their adapters: `out (+)= x Wᵀ + s (x Aᵀ) Bᵀ`, where `x` has room behind its columns.
+    /// Linear layers with their adapters: `out = x Wᵀ + s (x Aᵀ) Bᵀ`, where `x` has room behind its columns, and with DoRA
+    /// `magnitude / norm` times that. Where there is memory for what is added, `[n, out]`, it is added to `out`.
     pub(super) fn project(
+        &self,
+        layer: usize,
+        linear: &MergedLinear<B, T>,
+        x: MatMut<'_, B, T>,
+        xa: MatMut<'_, B, T>,
+        mut out: MatMut<'_, B, T>,
+        added: Option<MatMut<'_, B, T>>,
+    ) -> Result<()> {
+        match added {
+            Some(mut z) if self.is_dora() && self.adapts(layer, linear) => {
+                self.product(layer, linear, x, xa, z.reborrow(), false)?;
+                self.scale(layer, linear, z, Some(out))
+            }
+            added => {
+                self.product(layer, linear, x, xa, out.reborrow(), added.is_some())?;
+                self.scale(layer, linear, out, None)
+            }
+        }
+    }
+
+    /// Whether one of the layers has an adapter.
+    fn adapts(&self, layer: usize, linear: &MergedLinear<B, T>) -> bool {
+        !self.parts(layer, linear).is_empty()
+    }
+
+    /// `out (+)= x Wᵀ + s (x Aᵀ) Bᵀ`.
+    pub(super) fn product(
         &self,
         layer: usize,
         linear: &MergedLinear<B, T>,
@@ -103,11 +155,11 @@ impl<'a, B: Backend, T: Float> ForwardContext<'a, B, T> {
         gated: Option<MatMut<'_, B, T>>,
     ) -> Result<()> {
         let (n, backend, parts) = (norm.x.shape()[0], self.backend, self.parts(layer, linear));
-        if n <= FEW || parts.is_empty() {
+        if parts.is_empty() || n <= FEW && !self.is_dora() {
             return linear.forward_normed(backend, norm, Adapters { parts: &parts, xa }, out, gated);
         }
         norm.run(backend)?;
-        self.project(layer, linear, norm.out, xa, out.reborrow(), false)?;
+        self.project(layer, linear, norm.out, xa, out.reborrow(), None)?;
         match gated {
             Some(gated) => Ok(Swiglu { gate_up: out.mat(), out: gated }.run(backend)?),
             None => Ok(()),

@@ -27,8 +27,11 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         attend: &mut Attend<'_, B, T>,
     ) -> Result<()> {
         let table = Mat::new(self.embedding(ctx), self.config.vocab_size, self.config.hidden_size);
-        let out = acts.residual.first_mut().rows_mut(acts.tokens.n);
-        GatherRows { table, rows: acts.tokens.ids(), out }.run(ctx.backend)?;
+        let mut out = acts.residual.first_mut().rows_mut(acts.tokens.n);
+        GatherRows { table, rows: acts.tokens.ids(), out: out.reborrow() }.run(ctx.backend)?;
+        if let Some(noise) = ctx.noise {
+            noise.add(ctx.backend, out, acts.tokens.max_len)?;
+        }
         (0..self.layers.len()).try_for_each(|i| self.layer_forward(ctx, acts, i, attend))
     }
 
@@ -43,9 +46,9 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         self.attention_forward(ctx, acts, i, attend)?;
         acts.residual.store(ctx.backend, i, acts.tokens.n)?;
         self.gate_up_forward(ctx, acts, i)?;
-        let (n, Activations { residual, xa, gated, .. }) = (acts.tokens.n, acts);
-        let next = residual.advance(ctx.backend, 2 * i + 1, n)?;
-        ctx.project(i, &self.layers[i].down, gated.wide_mut(n), xa.at_mut(i).rows_mut(n), next, true)
+        let (n, Activations { residual, xa, normed, gated, .. }) = (acts.tokens.n, acts);
+        let (next, added) = (residual.advance(ctx.backend, 2 * i + 1, n)?, Some(normed.rows_mut(n)));
+        ctx.project(i, &self.layers[i].down, gated.wide_mut(n), xa.at_mut(i).rows_mut(n), next, added)
     }
 
     /// Attention of layer `i`: from state `2 i` of the residual stream to state `2 i + 1`.
@@ -62,8 +65,8 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         let norm = self.norm(residual.at(2 * i).rows(n), &layer.attention_norm, normed.wide_mut(n));
         ctx.project_normed(i, &layer.qkv, norm, xa.rows_mut(n), a.qkv.rows_mut(n), None)?;
         self.attend(ctx, i, tokens, a, attend)?;
-        let middle = residual.advance(ctx.backend, 2 * i, n)?;
-        ctx.project(i, &layer.o, a.attention.wide_mut(n), xa.rows_mut(n), middle, true)
+        let (middle, added) = (residual.advance(ctx.backend, 2 * i, n)?, Some(normed.rows_mut(n)));
+        ctx.project(i, &layer.o, a.attention.wide_mut(n), xa.rows_mut(n), middle, added)
     }
 
     /// The MLP of layer `i` as far as the input of its last product: from state `2 i + 1` of the residual stream to gate,
@@ -99,5 +102,44 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
     ) -> Result<()> {
         RmsNorm { x, add: None, weight: weight.view(), eps: self.config.rms_norm_eps, out }.run(ctx.backend)?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        checkpoint::Checkpoint,
+        config::Qwen3Config,
+        embedded,
+        model::{Base, EmbeddingNoise},
+    };
+    use halfbyte::{Cpu, ops::Noise};
+
+    /// In what enters the first layer: alpha over the root of what the longest sequence has.
+    #[test]
+    fn noise_is_that_of_neftune() {
+        let (cpu, dir) = (Cpu::new(), embedded::model());
+        let (files, config) = (Checkpoint::open(&dir).unwrap(), Qwen3Config::open(&dir).unwrap());
+        let model = Qwen3::<Cpu, f32>::load(&cpu, &files, &config, Base::Unquantized).unwrap();
+        let ctx = ForwardContext::new(&cpu, None);
+        let batch = Batch::of_prompts(&[vec![1, 2, 3], vec![4, 5]]);
+        let mut acts = Activations::new(ctx, &model, 5, Keep::Residual).unwrap();
+        let mut first = |noise| {
+            model.forward(ForwardContext { noise, ..ctx }, &mut acts, &batch).unwrap();
+            cpu.download(acts.residual.at(0).flat(5)).unwrap()
+        };
+        let without = first(None);
+        let with = first(Some(EmbeddingNoise { alpha: 7.0, seed: 3, micro_batch: 2 }));
+        let (hidden, mut largest) = (config.hidden_size, 0.0_f32);
+        let bound = 7.0 / (3.0 * hidden as f32).sqrt();
+        for (i, (with, without)) in with.iter().zip(&without).enumerate() {
+            let (row, column) = (i / hidden, i % hidden);
+            let noise = Noise::<Cpu, f32>::of(row as u32, column as u32 / 4, bound, 3, 0x2_ffff)[column % 4];
+            // One rounded sum.
+            assert!((with - without - noise).abs() <= with.abs().max(noise.abs()) * 2.0 * f32::EPSILON, "{i}");
+            largest = largest.max(noise.abs());
+        }
+        assert!(largest <= bound && largest > 0.99 * bound, "{largest} of {bound}");
     }
 }

@@ -37,6 +37,13 @@ pub struct Layer<B: Backend, T: Float> {
     pub(crate) down: MergedLinear<B, T>,
 }
 
+impl<B: Backend, T: Float> Layer<B, T> {
+    /// Its linear layers, those with one input together.
+    pub(super) fn linears(&self) -> [&MergedLinear<B, T>; 4] {
+        [&self.qkv, &self.o, &self.gate_up, &self.down]
+    }
+}
+
 impl Qwen3Config {
     /// The heads as ops take them.
     pub(crate) fn heads(&self) -> Heads {

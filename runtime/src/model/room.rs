@@ -36,6 +36,8 @@ pub(crate) struct Room<'a> {
     pub xa_columns: usize,
     /// [`crate::lora::Layout::room`], 0 without an adapter.
     pub room: usize,
+    /// [`crate::lora::Layout::dora_columns`], 0 without DoRA.
+    pub dora_columns: usize,
     /// Bytes of a number of the compute type.
     pub size: usize,
 }
@@ -70,7 +72,8 @@ impl Room<'_> {
     /// Of [`super::Gradients`], those of the adapter not counted.
     pub fn gradients(&self, capacity: usize) -> Part {
         let Qwen3Config { hidden_size, n_heads, .. } = *self.config;
-        let numbers = 2 * hidden_size + self.room + self.xa_columns;
+        let dora = if self.dora_columns > 0 { self.dora_columns + self.room } else { 0 };
+        let numbers = 2 * hidden_size + self.room + self.xa_columns + dora;
         let bytes = capacity * (numbers * self.size + n_heads * size_of::<f32>());
         Part::new("gradient of the residual stream", bytes)
     }

@@ -31,7 +31,9 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
     /// [`Self::adapt`] with the adapter laid out.
     pub(crate) fn adapt_flat(&self, backend: &B, layout: Layout, flat: &[f32]) -> Result<DeviceAdapter<B, T>> {
         let originals = layout.tokens.iter().map(|tokens| self.table(tokens.table)).collect::<Result<Vec<_>>>()?;
-        DeviceAdapter::new(backend, layout, flat, &originals)
+        let mut adapter = DeviceAdapter::new(backend, layout, flat, &originals)?;
+        self.begin_norms(backend, &mut adapter)?;
+        Ok(adapter)
     }
 
     /// A table of which an adapter may have rows.

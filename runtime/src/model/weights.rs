@@ -3,8 +3,11 @@
 use crate::config::Projection;
 use crate::error::Result;
 use halfbyte::{
-    Backend, Buf, Float, Mat, MatMut, View,
-    ops::{Linear, Linear4, Linear4Grad, LinearGrad, LoraPart, NestAbsmax, NormLinear4, Op, Quantize, RmsNorm, Swiglu},
+    Backend, Buf, Float, Mat, MatMut, View, ViewMut,
+    ops::{
+        Dequantize, Linear, Linear4, Linear4Grad, LinearGrad, LoraPart, NestAbsmax, NormLinear4, Op, Quantize, RmsNorm,
+        RowSquares, Swiglu,
+    },
     quant::{Absmax, Format, GROUP, ScaleBufs, Weight4, n_blocks},
 };
 use std::ops::Range;
@@ -119,6 +122,61 @@ impl<B: Backend, T: Float> Weight<B, T> {
     }
 }
 
+/// Rows of a 4-bit weight, which must begin where a block and, of nested scales, a group does.
+fn rows_of<'a, B: Backend>(weight: Weight4<'a, B>, rows: &Range<usize>) -> Weight4<'a, B> {
+    let elements = rows.start * weight.cols..rows.end * weight.cols;
+    let blocks = blocks_of(&elements, weight.block_size);
+    let scales = match weight.scales {
+        Absmax::Plain(absmax) => Absmax::Plain(absmax.at(blocks)),
+        Absmax::Nested { codes, groups } => {
+            Absmax::Nested { groups: groups.at(groups_of(&blocks)), codes: codes.at(blocks) }
+        }
+    };
+    Weight4 { rows: rows.len(), codes: weight.codes.at(bytes_of(&elements)), scales, ..weight }
+}
+
+/// A part of a frozen weight as ops take it.
+pub(super) enum RowsOfWeight<'a, B: Backend, T: Float> {
+    /// `[out, in]`
+    Dense(View<'a, B, T>),
+    /// In 4 bits.
+    Quantized(Weight4<'a, B>),
+}
+
+impl<B: Backend, T: Float> RowsOfWeight<'_, B, T> {
+    /// `out = x Wᵀ`, in f32.
+    pub fn product(&self, backend: &B, x: Mat<'_, B, T>, out: MatMut<'_, B, f32>) -> Result<()> {
+        match *self {
+            RowsOfWeight::Dense(weight) => Linear { x, weight, out, accumulate: false }.run(backend)?,
+            RowsOfWeight::Quantized(weight) => Linear4 { x, weight, out, accumulate: false }.run(backend)?,
+        }
+        Ok(())
+    }
+
+    /// The sum of the squares of each row; some rows at a time are decoded.
+    pub fn squares(&self, backend: &B, mut out: ViewMut<'_, B, f32>) -> Result<()> {
+        let n = out.len();
+        let weight = match *self {
+            RowsOfWeight::Dense(weight) => {
+                return Ok(RowSquares { x: Mat::new(weight, n, weight.len() / n), out }.run(backend)?);
+            }
+            RowsOfWeight::Quantized(weight) => weight,
+        };
+        // Rows that begin with a group.
+        let group = weight.block_size * GROUP;
+        let step = 256_usize.next_multiple_of(group >> group.trailing_zeros().min(weight.cols.trailing_zeros())).min(n);
+        let mut decoded = backend.zeros::<T>(step * weight.cols)?;
+        for start in (0..n).step_by(step) {
+            let rows = start..(start + step).min(n);
+            let mut x = decoded.at_mut(0..rows.len() * weight.cols);
+            Dequantize { weight: rows_of(weight, &rows), out: x.reborrow() }.run(backend)?;
+            let x = Mat::new(decoded.at(0..rows.len() * weight.cols), rows.len(), weight.cols);
+            RowSquares { x, out: out.reborrow().into_at(rows) }.run(backend)?;
+        }
+        Ok(())
+    }
+}
+
 /// The input of linear layers before its norm, and where it goes normalised.
 pub(super) struct Norm<'a, B: Backend, T: Float> {
     /// `[n, in]`
@@ -174,6 +232,21 @@ impl<B: Backend, T: Float> MergedLinear<B, T> {
             [(Weight::Quantized(weight), _)] => Some(weight),
             _ => None,
         }
+    }
+
+    /// The weight of one of the layers, if it is one of these.
+    pub(super) fn weight_of(&self, projection: Projection) -> Option<RowsOfWeight<'_, B, T>> {
+        let (_, columns) = self.modules.iter().find(|(of, _)| *of == projection)?;
+        let (weight, first) = self.parts.iter().find_map(|(weight, part)| {
+            (part.start <= columns.start && columns.end <= part.end).then_some((weight, part.start))
+        })?;
+        let rows = columns.start - first..columns.end - first;
+        Some(match weight {
+            Weight::Dense(all) => {
+                RowsOfWeight::Dense(all.at(rows.start * self.in_features..rows.end * self.in_features))
+            }
+            Weight::Quantized(all) => RowsOfWeight::Quantized(rows_of(all.view(), &rows)),
+        })
     }
 
     /// `out (+)= x Wᵀ`: x `[n, in]`, out `[n, out_features]`.

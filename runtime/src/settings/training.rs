@@ -2,11 +2,13 @@
 
 use super::{
     choices::{
-        ActivationMemory, DataFormat, Optim, Overlong, PackingStrategy, Resume, ScheduleKind, TensorBoard, TrainOnEos, Whole,
+        ActivationMemory, DataFormat, Optim, Overlong, PackingStrategy, Resume, ScheduleKind, TensorBoard, TrainOnEos,
+        Whole,
     },
     section::section,
 };
 use crate::{
+    config::Projection,
     device::Device,
     embedded::{self, EMBEDDED},
     error::Result,
@@ -58,8 +60,16 @@ section! {
         lora_dropout: f32 = 0.0, within LORA_DROPOUT;
         /// Which linear layers
         target_modules: Targets = Targets::AllLinear, also ["lora_target_modules"];
+        /// Which of these to leave as they are
+        exclude_modules: Option<Targets> = None;
+        /// The layers whose modules are adapted, numbered from 0 [default: all]
+        layers_to_transform: Vec<usize> = Vec::new();
+        /// What the parent of a layer's number is called, for layers_to_transform: a regular expression [default: anything]
+        layers_pattern: Vec<String> = Vec::new();
         /// Scale by alpha / sqrt(r)
         use_rslora: bool = false;
+        /// Train a magnitude for each output beside the direction of its weight (DoRA)
+        use_dora: bool = false;
         /// Train a module whole
         modules_to_save: Option<Whole> = None;
         /// Train the embedding's rows of these tokens, and so a tied head's
@@ -84,6 +94,8 @@ section! {
         weight_decay: f32 = 0.0, within WEIGHT_DECAY;
         /// Gradients are scaled down to this norm; 0 turns it off
         max_grad_norm: f32 = 1.0, within MAX_GRAD_NORM;
+        /// Uniform noise up to this, over the root of a sequence's numbers, is added to embeddings (NEFTune); 0 adds none
+        neftune_alpha: f32 = 0.0, within NEFTUNE_ALPHA, also ["neftune_noise_alpha"];
         /// Passes over the data [default: 3; 8 for the embedded model]
         epochs: Option<f64> = None, within EPOCHS, also ["num_train_epochs", "num_epochs"];
         /// Train for so many steps instead of epochs
@@ -189,9 +201,18 @@ impl TrainSettings {
 
     /// The adapter to make.
     pub fn lora(&self) -> Result<LoraConfig> {
-        let mut lora = LoraConfig::new(self.lora_r, self.lora_alpha, self.target_modules.clone());
+        let mut targets = self.target_modules.clone();
+        if targets == Targets::AllLinear && !self.layers_to_transform.is_empty() {
+            // PEFT looks at layers only where modules are named.
+            targets = Targets::Names(Projection::ALL.map(|projection| projection.name().to_owned()).to_vec());
+        }
+        let mut lora = LoraConfig::new(self.lora_r, self.lora_alpha, targets);
+        lora.exclude_modules = self.exclude_modules.clone();
+        lora.layers_to_transform = self.layers_to_transform.clone();
+        lora.layers_pattern = self.layers_pattern.clone();
         lora.dropout = self.lora_dropout;
         lora.use_rslora = self.use_rslora;
+        lora.use_dora = self.use_dora;
         lora.save_lm_head = self.modules_to_save == Some(Whole::LmHead);
         lora.trainable_tokens = self.trainable_token_indices.clone();
         let (name, revision) = hub::as_peft(&self.model_name);

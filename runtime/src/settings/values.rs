@@ -1,7 +1,8 @@
 //! What a setting's text means.
 
 use super::choices::{
-    ActivationMemory, DataFormat, Mode, Optim, Overlong, PackingStrategy, Resume, ScheduleKind, TensorBoard, TrainOnEos, Whole,
+    ActivationMemory, DataFormat, Mode, Optim, Overlong, PackingStrategy, Resume, ScheduleKind, TensorBoard,
+    TrainOnEos, Whole,
 };
 use crate::{
     device::Device,
@@ -136,6 +137,28 @@ impl Value for DataFiles {
 
     fn show(&self) -> String {
         self.to_string()
+    }
+}
+
+/// With commas between; nothing is `none`.
+impl<V: Value> Value for Vec<V> {
+    const LIST: bool = true;
+
+    fn wanted(range: Option<Range>) -> String {
+        format!("{}, or several with commas between", V::wanted(range))
+    }
+
+    fn parse(text: &str, range: Option<Range>) -> Option<Self> {
+        let parts = Option::<String>::parse(text, None)?;
+        parts.iter().flat_map(|parts| parts.split(',')).map(|part| V::parse(part.trim(), range)).collect()
+    }
+
+    fn show(&self) -> String {
+        if self.is_empty() { "none".into() } else { self.iter().map(V::show).collect::<Vec<_>>().join(",") }
+    }
+
+    fn json(&self) -> Json {
+        self.iter().map(V::json).collect()
     }
 }
 
@@ -361,6 +384,9 @@ mod tests {
         names(Optim::AdamW, &["adamw", "adamw_torch", "adamw_torch_fused"]);
         names(Optim::AdamW8bit, &["adamw_8bit", "adamw_bnb_8bit", "AdamW8bit"]);
         names(Optim::PagedAdamW, &["paged_adamw", "paged_adamw_32bit"]);
+        names(vec![3_usize, 1], &["3,1", "3, 1"]);
+        names(Vec::<usize>::new(), &["none", ""]);
+        assert_eq!(Vec::<usize>::parse("3,x", None), None);
         names(ScheduleKind::Constant, &["constant_with_warmup", "constant-with-warmup"]);
     }
 

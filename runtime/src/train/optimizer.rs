@@ -18,7 +18,7 @@ use std::ops::Range;
 pub struct OptimizerOptions {
     /// How moments are kept.
     pub optim: Optim,
-    /// The learning rate of `B` over that of all else (LoRA+, Hayou et al. 2024, arXiv:2402.12354).
+    /// The learning rate of `B` and of magnitudes over that of all else (LoRA+, Hayou et al. 2024, arXiv:2402.12354).
     pub lora_plus: f64,
     /// Decoupled weight decay.
     pub weight_decay: f32,
@@ -57,7 +57,7 @@ impl OptimizerOptions {
     fn parts(&self, layout: &Layout) -> Vec<Part> {
         let mut parts: Vec<Part> = Vec::new();
         for group in layout.groups.iter().filter(|group| !group.range.is_empty()) {
-            let factor = if group.kind.is_b { self.lora_plus } else { 1.0 };
+            let factor = if group.kind.role.is_fast() { self.lora_plus } else { 1.0 };
             let in_8_bits = self.optim.in_8_bits() && group.kind.large;
             match parts.last_mut() {
                 Some(last) if (last.factor, last.in_8_bits) == (factor, in_8_bits) => last.range.end = group.range.end,

@@ -13,7 +13,7 @@ use crate::{
     batch::{Batch, Sample, batches},
     error::{Error, Result},
     lora::{Adapter, DeviceAdapter, Layout, LoraConfig, SMALLER},
-    model::{Activations, DropoutSeed, ForwardContext, Gradients, Keep, Kept, LossBuffers, Qwen3},
+    model::{Activations, DropoutSeed, EmbeddingNoise, ForwardContext, Gradients, Keep, Kept, LossBuffers, Qwen3},
     options,
 };
 use halfbyte::{
@@ -99,6 +99,8 @@ pub struct Trainer<'m, B: Backend, T: Float> {
     loss: LossBuffers<B, T>,
     loss_scale: LossScale,
     options: TrainerOptions,
+    /// Of the noise on embeddings, where there is to be some.
+    noise: Option<f32>,
     micro_batches: u64,
     /// The last step, where nobody has asked yet what it did.
     queued: Option<Queued>,
@@ -140,6 +142,7 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
         options::WEIGHT_DECAY.check(trainer.optimizer.weight_decay)?;
         options::LORAPLUS_LR_RATIO.check(trainer.optimizer.lora_plus)?;
         options::MAX_GRAD_NORM.check(trainer.optimizer.max_grad_norm)?;
+        adapter.config.expect_trainable()?;
         let config = adapter.config.clone();
         let what = || format!("an adapter with r = {} and its optimizer", config.r);
         let trained =
@@ -162,6 +165,7 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
             loss,
             loss_scale,
             options: trainer,
+            noise: None,
             micro_batches: 0,
             queued: None,
             target_losses: None,
@@ -295,7 +299,9 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
         self.micro_batches += 1;
         trace!(number = self.micro_batches, tokens = batch.n_tokens(), targets = batch.n_targets(), "micro-batch");
         let dropout = (p != 0.0).then_some(seed);
-        let ctx = ForwardContext { backend: self.backend, adapter: Some(&self.adapter), dropout };
+        let DropoutSeed { seed, micro_batch, .. } = seed;
+        let noise = self.noise.map(|alpha| EmbeddingNoise { alpha, seed, micro_batch });
+        let ctx = ForwardContext { backend: self.backend, adapter: Some(&self.adapter), dropout, noise };
         let (acts, grads) = (&mut self.acts, &mut self.grads);
         self.model.forward(ctx, acts, batch)?;
         self.model.loss_backward(ctx, batch, acts, &mut self.loss, grads, grad_scale)?;
@@ -309,7 +315,7 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
     fn update(&mut self, lr: f64) -> Result<()> {
         let (grads, compute) = (&self.grads.adapter, &mut self.adapter.compute);
         self.optimizer.step(self.backend, lr, self.loss_scale.scale, grads, compute)?;
-        self.adapter.patch(self.backend)
+        self.model.follow(self.backend, &mut self.adapter, &self.optimizer.weights)
     }
 
     fn overflow(&mut self, step: u64, loss: f64) -> Result<()> {
@@ -351,6 +357,16 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
     pub fn gradients(&self) -> Result<Adapter> {
         let flat = self.grads.adapter.to_vec(self.backend)?;
         self.adapter.layout.to_adapter(&self.config, &self.model.config, &flat)
+    }
+
+    /// Adds noise to the embeddings of every micro-batch from now on ([`EmbeddingNoise`]); 0 adds none.
+    ///
+    /// # Errors
+    /// `alpha` is out of range.
+    pub fn add_noise(&mut self, alpha: f32) -> Result<()> {
+        options::NEFTUNE_ALPHA.check(alpha)?;
+        self.noise = (alpha != 0.0).then_some(alpha);
+        Ok(())
     }
 
     /// Reads the loss of every target from now on, which makes a step wait for each of its micro-batches.

@@ -85,6 +85,7 @@ fn what_has_no_sum_is_refused() {
     let model = Qwen3Config::open(&untied()).unwrap();
     let open = |path: PathBuf| Adapter::open(&path, &model).unwrap().0;
     let (plain, head) = (open(tiny_adapter("plain")), open(tiny_adapter("save_head")));
+    let dora = open(tiny_adapter("dora"));
     let small = open(golden("combined/first"));
     let mut tokens = plain.clone();
     tokens.config.trainable_tokens = TrainableTokens::Ids(vec![1]);
@@ -95,6 +96,7 @@ fn what_has_no_sum_is_refused() {
     };
     for (said, wanted) in [
         (refused(&plain, &head, 1.0, Combination::Cat, 1.0), "an output head or rows of tokens"),
+        (refused(&plain, &dora, 1.0, Combination::Cat, 1.0), "DoRA's magnitudes"),
         (refused(&tokens, &plain, 1.0, Combination::Cat, 1.0), "an output head or rows of tokens"),
         (refused(&plain, &small, 1.0, Combination::Linear, 1.0), "combine them by cat"),
         (refused(&plain, &small, 1.0, Combination::Ties, 0.5), "layers.0.self_attn.v_proj has rank"),

@@ -265,6 +265,7 @@ fn what_gguf_cannot_hold_is_refused() {
         assert!(!dir.path().join("out").exists());
     };
     says(&untied(adapter("save_head"), to.clone()), "an output head of its own, and llama.cpp's adapters hold only");
+    says(&untied(adapter("dora"), to.clone()), "DoRA's magnitudes");
     let tokens = AdapterSettings::one(golden("trainable-tokens/adapter-untied"));
     says(&untied(tokens, to.clone()), "rows of tokens of its own");
     says(&untied(AdapterSettings::default(), to.clone()), "the adapter is missing");

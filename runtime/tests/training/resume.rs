@@ -133,6 +133,33 @@ fn moments_go_on_in_8_bits() {
     assert!(said.contains("optim was adamw_8bit and is adamw_torch"), "{said}");
 }
 
+/// Of noise on embeddings, too, and with DoRA, whose magnitudes are part of the state.
+#[test]
+fn methods_go_on_to_the_same_bytes() {
+    let folder = samples();
+    for (name, use_dora, neftune_alpha) in [("noise", false, 5.0), ("dora", true, 0.0)] {
+        let [whole, cut] = ["whole", "cut"].map(|output| TrainSettings {
+            lora_dropout: 0.0,
+            use_dora,
+            neftune_alpha,
+            ..eventful(folder.path(), &format!("{name}-{output}"))
+        });
+        let (whole, losses) = trained(&whole);
+        let plain = TrainSettings { neftune_alpha: 0.0, use_dora: false, overwrite: true, ..cut.clone() };
+        // Only what is trained on has noise: what is evaluated first is the same. DoRA begins as what it is added to, but
+        // for roundings to bf16.
+        let (other, _) = until(1, &plain);
+        let [before, plain_before] = [&whole, &other].map(|outcome| outcome.before.heldout_loss.unwrap());
+        let tolerance = if use_dora { plain_before / 256.0 } else { 0.0 };
+        assert!((before - plain_before).abs() <= tolerance, "{name}: {before}, {plain_before}");
+        until(2, &TrainSettings { overwrite: true, ..cut.clone() });
+        let (further, further_losses) = trained(&resumed(cut));
+        assert_eq!(further_losses, losses[2..], "{name}");
+        assert!(files(&further.output) == files(&whole.output), "{name}: another adapter");
+        assert!(files(&whole.output) != files(&trained(&TrainSettings { overwrite: true, ..plain }).0.output));
+    }
+}
+
 #[test]
 fn any_checkpoint_can_be_gone_on_from() {
     let folder = samples();

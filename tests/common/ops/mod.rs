@@ -8,10 +8,12 @@ pub mod cross_entropy;
 pub mod decode_attention;
 pub mod dequantize;
 pub mod dequantize_rows;
+pub mod dora;
 pub mod linear;
 pub mod linear4;
 pub mod lora;
 pub mod lora_linear4;
+pub mod noise;
 pub mod norm_linear4;
 pub mod qk_norm_rope;
 pub mod quantize;
@@ -64,10 +66,12 @@ ops!(
     rms_norm,
     qk_norm_rope,
     swiglu,
+    dora,
     attention,
     decode_attention,
     dequantize_rows,
     rows,
+    noise,
     cross_entropy,
     sample,
     cast,

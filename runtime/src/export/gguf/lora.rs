@@ -50,8 +50,10 @@ pub(in crate::export) fn export_adapter(settings: &GgufSettings, watch: &mut dyn
 /// Refuses what the format has no place for.
 fn check(path: &Path, adapter: &Adapter) -> Result<()> {
     // All that an adapter has, so that a part which is new cannot be forgotten here.
-    let Adapter { config: _, layers, lm_head, tokens } = adapter;
-    let what = if lm_head.is_some() {
+    let Adapter { config, layers, lm_head, tokens } = adapter;
+    let what = if config.use_dora {
+        "DoRA's magnitudes"
+    } else if lm_head.is_some() {
         "an output head of its own"
     } else if !tokens.is_empty() {
         "rows of tokens of its own"

@@ -9,12 +9,16 @@ use crate::{
 };
 
 /// What an adapter that is trained further brings along.
-const OF_THE_ADAPTER: [&str; 7] = [
+const OF_THE_ADAPTER: [&str; 11] = [
     "lora_r",
     "lora_alpha",
     "lora_dropout",
     "target_modules",
+    "exclude_modules",
+    "layers_to_transform",
+    "layers_pattern",
     "use_rslora",
+    "use_dora",
     "modules_to_save",
     "trainable_token_indices",
 ];

@@ -109,10 +109,12 @@ impl Job for Training<'_> {
         watch.say(&format!("{} on {}: loaded in {seconds:.1} s", run.dir.display(), backend.name()));
 
         let new = || Adapter::init(run.lora.clone(), config, files, settings.seed);
-        let adapter = run.adapter.clone().map_or_else(new, Ok)?;
+        let mut adapter = run.adapter.clone().map_or_else(new, Ok)?;
+        model.measure(&backend, &mut adapter)?;
         let options = settings.trainer(run.capacity, plan.kept, batcher.total_steps())?;
         let mut trainer = Trainer::new(&backend, &model, &adapter, options)?;
         drop(adapter);
+        trainer.add_noise(settings.neftune_alpha)?;
         watch.say(&plan.to_string());
         watch.say(&format!(
             "{}; {}; {}",

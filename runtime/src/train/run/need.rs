@@ -77,7 +77,8 @@ impl Extent<'_> {
     pub fn need(&self, plan: Plan) -> Result<Need> {
         let Extent { config, base, dtype, capacity: n, .. } = *self;
         let size = dtype.bytes();
-        let AdapterRoom { numbers, large, tables, n_rows, xa_columns, room } = AdapterRoom::of(self.lora, config)?;
+        let adapter = AdapterRoom::of(self.lora, config)?;
+        let AdapterRoom { numbers, large, tables, n_rows, xa_columns, room, dora_columns, dora_bytes } = adapter;
         let mut parts = base_parts(config, base, false, dtype, plan.embedding);
         let f32s = |name, count: usize| Part::new(name, count * numbers * size_of::<f32>());
         let copies = (numbers + tables) * size;
@@ -89,8 +90,9 @@ impl Extent<'_> {
             self.moments(numbers, large),
             f32s("gradient of the adapter", 1),
             Part::new("rows of trained tokens", picked),
+            Part::new("norms of DoRA", dora_bytes),
         ]);
-        let room = Room { config, xa_columns, room, size };
+        let room = Room { config, xa_columns, room, dora_columns, size };
         parts.extend(room.activations(n, &plan.kept.layers(config.n_layers)));
         parts.extend([room.gradients(n), room.targets(n)]);
         parts.extend(self.writes.map(|work| Part::new("replies to prompts", work.bytes(&room))));

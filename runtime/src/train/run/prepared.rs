@@ -83,6 +83,7 @@ impl Prepared {
         let (adapter, adapter_note) = adapter.unzip();
         let lora = adapter.as_ref().map_or_else(|| settings.lora(), |adapter| Ok(adapter.config.clone()))?;
         lora.resolve(&config)?;
+        lora.expect_trainable()?;
         let (texts, no_template) = Texts::read(settings, &dir, &config, &tokenizer)?;
         let untrained = untrained_note(&files, &config, &tokenizer, &texts.train.samples, &lora)?;
         let notes = [checkpoint_note(&files, &config)?, adapter_note.flatten(), no_template, untrained];

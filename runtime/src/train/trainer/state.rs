@@ -56,7 +56,7 @@ impl<B: Backend, T: Float> Trainer<'_, B, T> {
         let compute = host::collect(flat.len(), flat.iter().map(|&v| T::from_f32(v)))?;
         self.backend.write(&flat, self.optimizer.weights.view_mut())?;
         self.backend.write(&compute, self.adapter.compute.view_mut())?;
-        self.adapter.patch(self.backend)
+        self.model.follow(self.backend, &mut self.adapter, &self.optimizer.weights)
     }
 
     /// Goes on from `state`, whose adapter it was made with.

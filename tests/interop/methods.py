@@ -1,0 +1,117 @@
+"""Training by each method, 200 steps beside peft on the same data and from the same adapter."""
+
+import json
+from pathlib import Path
+
+import numpy
+import torch
+from checkpoints import quantize
+from common import Halfbyte, Table, load
+from peft import PeftModel
+from transformers import AutoTokenizer
+
+STEPS = 200
+LOSS_TOLERANCE = 1e-3
+SEED = 3
+ALPHA = 5.0
+# So that the order of samples decides nothing, a step has all of them.
+OPTIONS = ["--batch-size", 8, "--lr-scheduler-type", "constant", "--warmup-ratio", 0, "--weight-decay", 0.01]
+OPTIONS += ["--bnb-4bit-compute-dtype", "float32", "--max-grad-norm", 0.3, "--save-steps", 0, "--seed", SEED]
+# Options, the number of samples, and whether the base is in 4 bits.
+RUNS = {
+    "LoRA": ([], 8, False),
+    "LoRA of layer 1": (["--layers-to-transform", "1", "--exclude-modules", "gate_proj"], 8, False),
+    "DoRA": (["--use-dora"], 8, False),
+    "DoRA, nf4 base": (["--use-dora", "--use-4bit"], 2, True),
+    # One, since the noise of a token goes by its place in the batch.
+    "NEFTune": (["--neftune-alpha", ALPHA], 1, False),
+}
+
+
+def compare_all(halfbyte: Halfbyte, table: Table, source: Path, tmp: Path) -> None:
+    records = [json.loads(line) for line in (source.parent / "town" / "train.jsonl").read_text().splitlines()]
+    in_4_bits = quantize(halfbyte, source, tmp / "methods-base", "nf4", True)
+    for i, (name, (options, n, quantised)) in enumerate(RUNS.items()):
+        base, folder = in_4_bits if quantised else source, tmp / f"method-{i}"
+        folder.mkdir()
+        data = folder / "data.jsonl"
+        data.write_text("".join(json.dumps(record) + "\n" for record in records[:n]))
+        # What the run begins with is what nothing was learnt of.
+        train(halfbyte, base, data, folder / "first", [*options, "--max-steps", 1, "--learning-rate", 0])
+        ours = train(halfbyte, base, data, folder / "last", [*options, "--max-steps", STEPS, "--learning-rate", 1e-3])
+        theirs = peft_losses(base, folder / "first", records[:n], "--neftune-alpha" in options)
+        worst = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
+        fallen = f"{ours[0]:.3f} to {ours[-1]:.3f}, max difference {worst:.1e}"
+        good = worst <= LOSS_TOLERANCE and ours[-1] < ours[0] / 2
+        table.add(f"{STEPS} steps: {name}", "losses of peft", fallen, good)
+
+
+def train(halfbyte: Halfbyte, base: Path, data: Path, output: Path, options: list) -> list:
+    halfbyte.run("train_qwen3_lora", "--model", base, "--data", data, "--output", output, *OPTIONS, *options)
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if line.get("loss") is not None]
+
+
+def peft_losses(base: Path, adapter: Path, records: list, noisy: bool) -> list:
+    model = PeftModel.from_pretrained(load(base), adapter, is_trainable=True).train()
+    samples = tokenised(base, records)
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.01)
+    noise = Noise(model.config.hidden_size)
+    if noisy:
+        model.get_input_embeddings().register_forward_hook(noise.add)
+    losses = []
+    n_targets = sum(len(ids) - first for ids, first in samples)
+    for step in range(STEPS):
+        noise.step, total = step, 0.0
+        for ids, first in samples:
+            labels = torch.tensor([[-100] * first + ids[first:]])
+            loss = model(input_ids=torch.tensor([ids]), labels=labels).loss * ((len(ids) - first) / n_targets)
+            loss.backward()
+            total += loss.item()
+        torch.nn.utils.clip_grad_norm_(trained, 0.3)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(total)
+    return losses
+
+
+def tokenised(base: Path, records: list) -> list:
+    """Ids of each sample, and where its targets begin."""
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    samples = []
+    for record in records:
+        prompt = tokenizer(record["prompt"], add_special_tokens=False)["input_ids"] if "prompt" in record else []
+        text = record.get("completion", record.get("text"))
+        ids = prompt + tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+        samples.append((ids, max(len(prompt), 1)))
+    return samples
+
+
+class Noise:
+    """What halfbyte adds to embeddings: Philox-4x32-10 by micro-batch and position."""
+
+    def __init__(self, hidden: int):
+        self.hidden = hidden
+        self.step = 0
+
+    def add(self, _module, _inputs, output: torch.Tensor) -> torch.Tensor:
+        n = output.shape[1]
+        quads, rows = numpy.meshgrid(numpy.arange(self.hidden // 4), numpy.arange(n))
+        stream = self.step << 16 | 0xFFFF
+        words = philox([quads, rows, numpy.full_like(rows, stream & 0xFFFFFFFF), numpy.full_like(rows, stream >> 32)])
+        uniform = (numpy.stack(words, axis=-1).reshape(n, self.hidden) >> numpy.uint64(8)) / 2.0**24
+        bound = ALPHA / (n * self.hidden) ** 0.5
+        return output + torch.tensor(bound * (2 * uniform - 1), dtype=output.dtype)
+
+
+def philox(counter: list) -> list:
+    mask = numpy.uint64(0xFFFFFFFF)
+    a, b, c, d = (word.astype(numpy.uint64) for word in counter)
+    keys = [numpy.uint64(SEED), numpy.uint64(0)]
+    for _ in range(10):
+        low, high = a * numpy.uint64(0xD2511F53), c * numpy.uint64(0xCD9E8D57)
+        shift = numpy.uint64(32)
+        a, b, c, d = (high >> shift) ^ b ^ keys[0], high & mask, (low >> shift) ^ d ^ keys[1], low & mask
+        keys = [(keys[0] + numpy.uint64(0x9E3779B9)) & mask, (keys[1] + numpy.uint64(0xBB67AE85)) & mask]
+    return [a, b, c, d]
