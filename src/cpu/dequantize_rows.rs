@@ -67,6 +67,7 @@ pub(super) struct Int8<'a> {
 
 impl Int8<'_> {
     /// Where the codes of a head begin.
+    #[inline(always)]
     fn at(&self, row: usize, head: usize) -> usize {
         (row * self.scales.len() / self.capacity + head) * self.dim
     }
