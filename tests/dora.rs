@@ -13,7 +13,7 @@ use halfbyte_runtime::{
     batch::Batch,
     checkpoint::Checkpoint,
     lora::{Adapter, LoraConfig, Targets},
-    model::{Activations, Decoder, ForwardContext, Keep, Qwen3, SampleOptions},
+    model::{Activations, CacheType, Decoder, ForwardContext, Keep, Qwen3, SampleOptions},
     train::{
         packing::Step,
         schedule::{Schedule, ScheduleKind, Warmup},
@@ -96,7 +96,7 @@ fn tokens_are_those_of_the_logits<B: Backend>(backend: &B) {
     let device = model.adapt(backend, &adapter).unwrap();
     let ctx = ForwardContext::new(backend, Some(&device));
     let mut prompt = prompts(&golden).remove(0);
-    let mut decoder = Decoder::new(&model, ctx, 1, 40, 256, SampleOptions::GREEDY).unwrap();
+    let mut decoder = Decoder::new(&model, ctx, 1, 40, 256, SampleOptions::GREEDY, CacheType::Plain).unwrap();
     let mut token = decoder.prefill(std::slice::from_ref(&prompt)).unwrap()[0];
     for step in 0..8 {
         let all = logits(backend, &model, Some(&adapter), std::slice::from_ref(&prompt));

@@ -1,6 +1,9 @@
 //! How memory and windows look in messages: where and how large they are, never what they hold.
 
-use super::{Buf, Mat, MatMut, Parts, Storage, View, ViewMut};
+use super::{
+    Buf, Parts, Storage, View, ViewMut,
+    mat::{Mat, MatMut},
+};
 use crate::element::Element;
 use std::fmt::{Debug, Formatter, Result};
 

@@ -10,7 +10,7 @@ fn refuses(command: Command, option: &str, value: &str, output: &Path) {
     refused(command, output, &[option, value, "it must be a"]);
 }
 
-const TRAINING: [(&str, &[&str]); 22] = [
+const TRAINING: [(&str, &[&str]); 23] = [
     ("--learning-rate", &["-1", "nan", "inf"]),
     ("--warmup-ratio", &["-0.1", "1.5", "nan"]),
     ("--min-lr", &["-1", "nan"]),

@@ -35,6 +35,7 @@ impl Default for GenerateOptions {
             max_new_tokens,
             stop_tokens: Vec::new(),
             sample: SampleOptions::default(),
+            cache: CacheType::Plain,
             skip_special: true,
         }
     }

@@ -1,6 +1,6 @@
 //! What DoRA needs on a device beside the adapter: magnitudes, and norms of the adapted weights with what they come from.
 
-use super::device::{Layout, LoraModule};
+use super::layout::{Layout, LoraModule};
 use crate::{
     config::{Projection, Qwen3Config},
     error::Result,

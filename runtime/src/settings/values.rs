@@ -377,8 +377,7 @@ mod tests {
         names(DType::Bf16, &["bf16", "bfloat16", "BFloat16", "torch.bfloat16"]);
         names(DType::F16, &["fp16", "float16"]);
         names(DType::F32, &["fp32", "float32"]);
-        names(Format::Nf4, &["nf4", "NF4"]);
-        names(true, &["True", "true", "1"]);
+        (names(Format::Nf4, &["nf4", "NF4"]), names(true, &["True", "true", "1"]));
         names(None::<PathBuf>, &["None", "", "none"]);
         names(ActivationMemory::MlpRecompute, &["mlp-recompute", "MLP_recompute"]);
         names(Optim::AdamW, &["adamw", "adamw_torch", "adamw_torch_fused"]);
