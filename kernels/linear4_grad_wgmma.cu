@@ -151,7 +151,7 @@ template <class T, int TOKENS> struct Consumer {
     }
     // After the products before the last have ended.
     __device__ __forceinline__ void release() const {
-        if (held >= 0 && lane == 0) barrier(L::FREE, held).arrive();
+        if (held >= 0) barrier(L::FREE, held).warp_arrives();
     }
 
     // Stores the sums of 8 tokens, from `token` on: each lane four columns of two of them.
@@ -286,7 +286,7 @@ template <class T, class O, int TOKENS> __device__ __forceinline__ void fused(co
     if (threadIdx.x == 0) {
         for (int i = 0; i < L::STAGES; i++) {
             barrier(L::FULL, i).init(1 + Barrier::WARP_ARRIVALS); // the copies, and the scales
-            barrier(L::FREE, i).init(CONSUMERS / 32);
+            barrier(L::FREE, i).init(CONSUMERS / 32 * Barrier::WARP_ARRIVALS);
         }
         barriers_are_made();
     }
