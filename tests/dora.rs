@@ -152,13 +152,13 @@ fn what_is_not_supported_is_refused<B: Backend>(backend: &B) {
     let golden = Golden::open();
     let model = load::<B, f32>(backend, &golden, "untied");
     let mut adapter = new_adapter(&golden, "untied", Targets::AllLinear, &model.config);
-    let error = model.adapt(backend, &adapter).err().expect("magnitudes are missing").to_string();
+    let error = model.adapt(backend, &adapter).expect_err("magnitudes are missing").to_string();
     assert!(error.contains("model.layers.0.self_attn.q_proj has 0 magnitudes, not 128"), "{error}");
     let dir = tempfile::tempdir().unwrap();
     assert!(adapter.save(dir.path()).is_err(), "saved without magnitudes");
     model.measure(backend, &mut adapter).unwrap();
     adapter.config.dropout = 0.1;
-    let error = trainer(backend, &model, &adapter, 8).err().expect("dropout").to_string();
+    let error = trainer(backend, &model, &adapter, 8).expect_err("dropout").to_string();
     assert!(error.contains("lora_dropout is 0.1") && error.contains("DoRA"), "{error}");
     // It can be used all the same.
     model.adapt(backend, &adapter).unwrap();

@@ -122,7 +122,7 @@ impl RunOutput {
     }
 
     /// Saves the adapter with the metrics of its run, its report and its card. Those that somebody has made his own stay
-    /// as they are: [`RunOutput::not_ours`].
+    /// as they are, and are named in the log.
     ///
     /// # Errors
     /// [`Error::Io`]. The folder is as it was then, with the room that was set aside, and it can be tried again, here or

@@ -183,7 +183,7 @@ pub(in crate::cuda) fn lora_linear4<T: Float>(cuda: &Cuda, mut op: LoraLinear4<'
     let operands = [op.x.matrix().as_const(), op.xa.matrix().as_const()];
     let stack = Stack::new(n, SEPARATE_TOKENS, op.weight, op.parts, cols - inputs, op.xa.shape()[1], operands);
     let gemm = Gemm::new("lora_linear4", false, &op.x.mat(), &mut op.out, op.accumulate);
-    let inside = linear4_wgmma::fits(cuda, &gemm, &op.weight)?;
+    let inside = stack.is_some() && linear4_wgmma::fits(cuda, &gemm, &op.weight)?;
     let stack = stack.filter(|_| inside || n > DECODED_TOKENS);
     let Some(stack) = stack else { return separately(cuda, op) };
     let x = op.x.mat().columns(0..inputs);
