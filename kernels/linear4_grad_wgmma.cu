@@ -4,8 +4,7 @@
 //
 // A CTA, one on each multiprocessor, has 256 columns, two warpgroups that multiply, and a third that keeps a ring of
 // stages full: 64 rows of the weight by 256 columns, and as many columns of d_out, which one thread has copied, and the
-// scales, which three warps decode, each those of every third stage. Warp w of the warpgroups that multiply
-// has half of 64 columns that share a scale, of which lane (g, t) takes two bytes of each row: columns 4 g to 4 g + 3. Each
+// scales, which three warps decode, each those of every third stage. A warp that multiplies has half of 64 columns that share a scale, of which lane (g, t) takes two bytes of each row: columns 4 g to 4 g + 3. Each
 // byte is a product of its own, whose row g is the byte's first column and row g + 8 its second. So the pairs that one
 // look-up each makes of rows n and n + 1 become operand A by exchanging halves, and what a lane has in the end are four
 // neighbouring columns.
@@ -23,7 +22,7 @@
 
 #if WGMMA
 constexpr int STAGE_ROWS = LINEAR4_GRAD_WGMMA_STAGE_ROWS, COLS = LINEAR4_GRAD_WGMMA_COLS;
-constexpr int CONSUMERS = 256, BYTES = 2; // of each word, in a warpgroup
+constexpr int CONSUMERS = 256, BYTES = 2; // of each row, in a lane
 constexpr int COLUMNS = COLS / 64, SCALES_BYTES = STAGE_ROWS / 2 * 8; // of 64; of each, in a stage
 constexpr unsigned SCALE_WARPS = 3;
 

@@ -67,8 +67,11 @@ static TILES: [Tile; 5] = [
 ];
 static GRAD_TILES: [Tile; 2] = [tile!("linear4_grad_wgmma", 256 x 64, 62), tile!("linear4_grad_wgmma", 256 x 128, 82)];
 
-fn tiles(grad: bool) -> &'static [Tile] {
-    if grad { &GRAD_TILES } else { &TILES }
+/// The first of them, which says whether a GPU has all, and the others.
+fn tiles(grad: bool) -> (&'static Tile, &'static [Tile]) {
+    let [first, others @ ..] = &TILES;
+    let [first_grad, others_grad @ ..] = &GRAD_TILES;
+    if grad { (first_grad, others_grad) } else { (first, others) }
 }
 
 /// A product in tiles, and those in units, of which each CTA takes every `n_sms`th: first whole tiles, then, where they
@@ -130,10 +133,11 @@ fn shape_of(gemm: &Gemm, more: usize) -> [usize; 3] {
 }
 
 /// The tile that is expected to be the fastest.
-fn choose(tiles: &'static [Tile], shape: [usize; 3], sms: usize) -> Option<(&'static Tile, Cut)> {
+fn choose(grad: bool, shape: [usize; 3], sms: usize) -> (&'static Tile, Cut) {
     let with_cut = |tile: &'static Tile| (tile, Cut::new(tile, shape, sms));
     let time = |(tile, cut): &(&Tile, Cut)| tile.stage_time * cut.longest(shape[2], sms);
-    tiles.iter().map(with_cut).min_by_key(time)
+    let (first, others) = tiles(grad);
+    others.iter().map(with_cut).fold(with_cut(first), |best, next| if time(&next) < time(&best) { next } else { best })
 }
 
 /// Does the kernel take this product, whose `x` and codes are aligned to 16 bytes?
@@ -149,21 +153,18 @@ pub(super) fn fits(cuda: &Cuda, gemm: &Gemm, weight: &Weight4<'_, Cuda>) -> Resu
         (false, false) => TOKENS,
     };
     let aligned = !gemm.grad || gemm.out.is_aligned(gemm.output, 8);
-    let [any, ..] = tiles(gemm.grad) else { return Ok(false) };
+    let (any, _) = tiles(gemm.grad);
     Ok(tokens.contains(&gemm.n) && shape && scales && aligned && cuda.has(&any.kernel, gemm.suffix())?)
 }
 
 /// Queues a product that [`fits`]; with more of the contraction, `gemm.k` counts that, too.
 ///
 /// # Safety
-/// As for [`super::plan::GemmPlan::run`]; `x` and the codes are aligned to 16 bytes,
-/// `more`, as long as its `k` and the weight say, to 8.
+/// As for [`super::plan::GemmPlan::run`]; `x` and the codes are aligned to 16 bytes, `more`, as long as its `k` and the
+/// weight say, to 8.
 pub(super) unsafe fn run(cuda: &Cuda, gemm: &Gemm, weight: &Weight4<'_, Cuda>, more: Option<More>) -> Result<()> {
-    let Some((tile, cut)) =
-        choose(tiles(gemm.grad), shape_of(gemm, more.as_ref().map_or(0, |more| more.k)), cuda.n_sms as usize)
-    else {
-        return Ok(());
-    };
+    let more_k = more.as_ref().map_or(0, |more| more.k);
+    let (tile, cut) = choose(gemm.grad, shape_of(gemm, more_k), cuda.n_sms as usize);
     let params = params_of(cuda, gemm, weight4(weight), more, tile, &cut)?;
     // The warps that multiply, and those that fetch.
     let threads = if gemm.grad { params::LINEAR4_GRAD_WGMMA_THREADS } else { dim(tile.rows * 2 + 128) };
@@ -235,7 +236,7 @@ mod tests {
     #[test]
     fn the_fastest_tile_is_chosen() {
         let chosen = |n, rows, cols| {
-            let (tile, cut) = choose(&TILES, [n, rows, cols / STAGE_K], 132).unwrap();
+            let (tile, cut) = choose(false, [n, rows, cols / STAGE_K], 132);
             (tile.rows, tile.tokens, cut.whole, cut.split(), cut.splits)
         };
         assert_eq!(chosen(17, 24_576, 4096), (192, 32, 128, 0, 1));
@@ -246,7 +247,7 @@ mod tests {
         assert_eq!(chosen(256, 24_576, 4096), (128, 256, 132, 60, 2));
         assert_eq!(chosen(1024, 24_576, 4096), (128, 256, 768, 0, 1));
         let chosen = |n, rows, cols| {
-            let (tile, cut) = choose(&GRAD_TILES, [n, cols, rows / STAGE_ROWS], 132).unwrap();
+            let (tile, cut) = choose(true, [n, cols, rows / STAGE_ROWS], 132);
             (tile.tokens, cut.whole, cut.split(), cut.splits)
         };
         assert_eq!(chosen(17, 24_576, 4096), (64, 0, 16, 8));
