@@ -4,10 +4,10 @@
 //
 // A CTA, one on each multiprocessor, has 256 columns, two warpgroups that multiply, and a third that keeps a ring of
 // stages full: 64 rows of the weight by 256 columns, and as many columns of d_out, which one thread has copied, and the
-// scales, which three warps decode, each those of every third stage. A warp that multiplies has half of 64 columns that share a scale, of which lane (g, t) takes two bytes of each row: columns 4 g to 4 g + 3. Each
-// byte is a product of its own, whose row g is the byte's first column and row g + 8 its second. So the pairs that one
-// look-up each makes of rows n and n + 1 become operand A by exchanging halves, and what a lane has in the end are four
-// neighbouring columns.
+// scales, which three warps decode, each those of every third stage. A warp that multiplies has half of 64 columns that
+// share a scale, of which lane (g, t) takes two bytes of each row: columns 4 g to 4 g + 3. Each byte is a product of
+// its own, whose row g is the byte's first column and row g + 8 its second. So the pairs that one look-up each makes of
+// rows n and n + 1 become operand A by exchanging halves, and what a lane has in the end are four neighbouring columns.
 //
 // The scales change along the contraction, so weights are scaled before they are multiplied, a pair of rows at a time.
 // Rows below the weight, those of adapters, come as they are, from L2.
