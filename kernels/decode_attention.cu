@@ -8,51 +8,49 @@
 // A warp has one of two ways with a tile: `Products`, by the tensor cores, and `Sums`, for any type and alignment. The
 // bound is the memory, and where the cache is short, latency.
 //
+// What is settled before the kernel before this one began, the first tile among it, is loaded while that one runs.
+//
 // Every CTA normalises and rotates the query heads for itself, and rounds them as QkNormRope does. Nobody reads the row
-// of the new token from the cache: its value is taken from qkv, its key from shared memory. One CTA writes both.
+// of the new token from the cache: its key and value are taken from shared memory. One CTA writes both.
 #include "decode_attention_sums.cuh"
 
-// Where a job's keys and values lie. The new token's are not in the cache yet: its row of qkv is in their place, of
-// which only the value is what it should be.
+// Where a job's keys and values lie. The new token's are not there yet.
 template <class T, int D> struct Rows {
-    static constexpr unsigned TILE = DECODE_ATTENTION_TILE, OWN = 1;
+    static constexpr unsigned TILE = DECODE_ATTENTION_TILE;
     // Rows of q begin 64 bytes apart modulo 128: eight lanes read the same columns of two rows at once.
     struct Shared : Findings<T, D, D + 64 / sizeof(T)> {
-        alignas(16) T k[D]; // of the new token
+        alignas(16) T k[D], v[D]; // of the new token
 
-        __device__ __forceinline__ void take(const NewToken<T, D, OWN> &token) {
-            token.h.store_row(token.is_key() ? k : this->q[token.head], token.at, true);
+        __device__ __forceinline__ void take(const NewToken<T, D> &token) {
+            T *to = token.is_value() ? v : token.is_key() ? k : this->q[token.head];
+            token.h.store_row(to, token.at, true);
         }
     };
-    const T *k_cache, *v_cache, *k_own, *v_own;
-    unsigned cached, last, width;
+    const T *k_cache, *v_cache;
+    // Rows: the new token's, or none's where there is no room for it; the last of all; the last in the cache.
+    unsigned own, last, newest, width;
 
     __device__ __forceinline__ Rows(const DecodeAttentionParams &p, const Job &job) {
-        width = p.kv_heads * D, cached = job.cached, last = job.len - 1;
+        width = p.kv_heads * D, last = job.len - 1, newest = max(job.cached, 1u) - 1;
+        own = job.len > job.cached ? job.cached : ~0u;
         size_t at = size_t(job.b) * p.capacity * width + job.kv_head * D;
         k_cache = static_cast<const T *>(p.k_cache) + at, v_cache = static_cast<const T *>(p.v_cache) + at;
-        k_own = row_of<T>(p.qkv, job.b) + p.q_heads * D + job.kv_head * D, v_own = k_own + width;
     }
-    // Rows from the end on are the last one again.
-    __device__ __forceinline__ const T *k(unsigned row) const {
-        row = min(row, last);
-        return row < cached ? k_cache + size_t(row) * width : k_own;
-    }
-    __device__ __forceinline__ const T *v(unsigned row) const {
-        row = min(row, last);
-        return row < cached ? v_cache + size_t(row) * width : v_own;
-    }
+    // Rows that are not there are the last that is.
+    __device__ __forceinline__ const T *k(unsigned row) const { return k_cache + size_t(min(row, newest)) * width; }
+    __device__ __forceinline__ const T *v(unsigned row) const { return v_cache + size_t(min(row, newest)) * width; }
     __device__ __forceinline__ void load(float (&key)[VEC<T>], float (&value)[VEC<T>], unsigned row, unsigned column,
                                          const Shared &shared, bool packed) const {
-        ::load(key, (min(row, last) < cached ? k(row) : shared.k) + column, packed);
-        ::load(value, v(row) + column, packed);
+        bool new_one = min(row, last) >= own;
+        ::load(key, (new_one ? shared.k : k(row)) + column, packed);
+        ::load(value, (new_one ? shared.v : v(row)) + column, packed);
     }
     // Key and value of the new token into the cache.
     __device__ __forceinline__ void append(const DecodeAttentionParams &p, const Job &job, const Shared &shared) const {
         size_t at = ((size_t(job.b) * p.capacity + job.cached) * p.kv_heads + job.kv_head) * D;
         if (threadIdx.x >= D) return;
         static_cast<T *>(p.k_cache)[at + threadIdx.x] = shared.k[threadIdx.x];
-        static_cast<T *>(p.v_cache)[at + threadIdx.x] = v_own[threadIdx.x];
+        static_cast<T *>(p.v_cache)[at + threadIdx.x] = shared.v[threadIdx.x];
     }
 };
 
@@ -82,24 +80,31 @@ template <class T, int D> struct Products {
             for (int m = 0; m < RUNS; m++) k[j][m] = load_once(row + 32 * m);
         }
     }
+    // Of v[j / 2][j % 2].
+    __device__ __forceinline__ static unsigned value(unsigned j) { return j / 2 * 8 + threadIdx.x % 4 * 2 + j % 2; }
     __device__ __forceinline__ void load_v(const Rows<T, D> &rows, unsigned tile) {
-        unsigned g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
         for (int j = 0; j < 4; j++) {
-            const T *row = rows.v(tile * TILE + j / 2 * 8 + 2 * t + j % 2) + 8 * g;
+            const T *row = rows.v(tile * TILE + value(j)) + threadIdx.x % 32 / 4 * 8;
 #pragma unroll
             for (int c = 0; c < CHUNKS; c++) v[j / 2][j % 2][c] = load_once(row + 64 * c);
         }
     }
-    // The new key in the place of what was loaded for it, and for keys after it.
-    __device__ __forceinline__ void take_own_key(const Rows<T, D> &rows, unsigned tile, const T *own) {
+    // The new key and value in the place of what was loaded for them, and for those after them.
+    __device__ __forceinline__ void take_own(const Rows<T, D> &rows, unsigned tile, const Shared &shared) {
         unsigned g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
         for (int j = 0; j < 2; j++)
 #pragma unroll
             for (int m = 0; m < RUNS; m++)
-                if (tile * TILE + 8 * j + g >= rows.cached)
-                    k[j][m] = *reinterpret_cast<const uint4 *>(own + 32 * m + 8 * t);
+                if (tile * TILE + 8 * j + g >= rows.own)
+                    k[j][m] = *reinterpret_cast<const uint4 *>(shared.k + 32 * m + 8 * t);
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+#pragma unroll
+            for (int c = 0; c < CHUNKS; c++)
+                if (tile * TILE + value(j) >= rows.own)
+                    v[j / 2][j % 2][c] = *reinterpret_cast<const uint4 *>(shared.v + 64 * c + 8 * g);
     }
     // s[j]: of head g with keys 8 j + 2t and 8 j + 2t + 1.
     __device__ __forceinline__ void scores(float (&s)[2][4], const Shared &shared) const {
@@ -167,7 +172,7 @@ template <class T, int D> struct Products {
 #pragma unroll 1
         for (; tile < end; tile += step) {
             float s[2][4] = {};
-            if ((tile + 1) * TILE > rows.cached) take_own_key(rows, tile, shared.k);
+            if ((tile + 1) * TILE > rows.own) take_own(rows, tile, shared);
             scores(s, shared);
             if (tile + step < end) load_k(rows, tile + step);
             exponentials(s, rows.last + 1 - tile * TILE, scale);

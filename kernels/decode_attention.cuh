@@ -58,10 +58,10 @@ struct Job {
 
 // ------------------------------------------------------------------------------------- the new token
 
-// A group of lanes has one head: the queries of the job, then the key, then, where OWN is 2, the value.
-template <class T, int D, unsigned OWN> struct NewToken {
-    static constexpr unsigned LANES = Half<T, D>::LANES;
-    static_assert((HEADS + OWN) * LANES <= THREADS);
+// A group of lanes has one head: the queries of the job, then the key, then the value.
+template <class T, int D> struct NewToken {
+    static constexpr unsigned LANES = Half<T, D>::LANES, ALL = HEADS + 2;
+    static_assert(ALL * LANES <= THREADS);
     unsigned head, at;
     bool packed;
     Half<T, D> h;
@@ -69,18 +69,22 @@ template <class T, int D, unsigned OWN> struct NewToken {
 
     // Reads what is frozen only.
     __device__ __forceinline__ NewToken(const DecodeAttentionParams &p, bool all_packed) {
-        head = min(threadIdx.x / LANES, HEADS + OWN - 1), at = threadIdx.x % LANES * VEC<T>, packed = all_packed;
+        head = min(threadIdx.x / LANES, ALL - 1), at = threadIdx.x % LANES * VEC<T>, packed = all_packed;
         f.load_weight(is_key() ? p.k_weight : p.q_weight, at, packed);
     }
     __device__ __forceinline__ bool is_key() const { return head == HEADS; }
     __device__ __forceinline__ bool is_value() const { return head > HEADS; }
     // Whole warps without a head have nothing to do. Groups of lanes without one have the last again.
-    __device__ __forceinline__ bool is_idle() const { return threadIdx.x / 32 * 32 / LANES >= HEADS + OWN; }
+    __device__ __forceinline__ bool is_idle() const { return threadIdx.x / 32 * 32 / LANES >= ALL; }
     // Queries that the job has not are the last one again.
     __device__ __forceinline__ void load(const DecodeAttentionParams &p, const Job &job) {
         unsigned of_kind = is_value() ? p.q_heads + p.kv_heads : p.q_heads;
         unsigned column = (head < HEADS ? job.head0 + min(head, job.heads - 1) : of_kind + job.kv_head) * D;
         h.load_row(row_of<T>(p.qkv, job.b) + column, at, packed);
+    }
+    __device__ __forceinline__ void ask_for_angles(const DecodeAttentionParams &p, unsigned position) const {
+        size_t first = size_t(min(position, p.max_positions - 1)) * (D / 2) + at;
+        prefetch_l2(p.cos + first), prefetch_l2(p.sin + first);
     }
     // The norm of queries and key, and their rotation.
     __device__ __forceinline__ void rotate(const DecodeAttentionParams &p, unsigned position) {

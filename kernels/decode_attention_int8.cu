@@ -12,13 +12,13 @@ constexpr float HEADROOM = 15;
 // Where a job's keys and values lie. The new token's are not there yet; what is loaded in their place means nothing. Q:
 // the type of queries.
 template <class T, int D, class Q> struct Bytes {
-    static constexpr unsigned TILE = DECODE_ATTENTION_INT8_TILE, OWN = 2;
+    static constexpr unsigned TILE = DECODE_ATTENTION_INT8_TILE;
     // Lanes read 16 bytes each: those of two rows of q are in different banks.
     struct Shared : Findings<Q, D, D + 16 / sizeof(Q)> {
         alignas(16) int8_t k[D], v[D]; // of the new token
         float scales[2];
 
-        __device__ __forceinline__ void take(NewToken<T, D, OWN> &token) {
+        __device__ __forceinline__ void take(NewToken<T, D> &token) {
             token.h.round();
             unsigned largest = token.h.largest(); // by all lanes of a warp
             if (token.head < HEADS) return token.h.store_row(this->q[token.head], token.at, true);

@@ -98,17 +98,21 @@ __device__ __forceinline__ void decode_attention(const DecodeAttentionParams &p,
     __shared__ typename Cache::Shared shared;
     float scale = p.scale * LOG2_E;
     Job job(p);
-    NewToken<T, D, Cache::OWN> token(p, packed);
-    begin_kernel();
+    NewToken<T, D> token(p, packed);
+    if (!p.settled) wait_for_last();
     unsigned position = p.positions[job.b];
-    token.load(p, job);
     job.place(p, position, Cache::TILE);
-    if (job.split >= job.active) return;
     Cache cache(p, job);
     Warp warp(packed);
     // All splits walk over the keys together, so that what is read at a time lies together.
     unsigned tile = job.split * WARPS + threadIdx.x / 32, step = job.active * WARPS;
-    warp.start(cache, tile, job.tiles);
+    if (job.split < job.active) {
+        warp.start(cache, tile, job.tiles);
+        token.ask_for_angles(p, position);
+    }
+    begin_kernel();
+    if (job.split >= job.active) return;
+    token.load(p, job);
     if (!token.is_idle()) {
         token.rotate(p, position);
         shared.take(token);

@@ -20,7 +20,7 @@
 //
 // Wants rows % 16 = 0, cols % 256 = 0, cols <= LINEAR4_GEMV_MAX_COLS, blocks of 64, fewer than 2^32 of them; codes, x
 // and its rows aligned to 16 bytes, groups to 8, scales to 4.
-#include "code_bytes.cuh"
+#include "gemv4_adapters.cuh"
 #include "gemv4_x.cuh"
 #include "sigmoid.cuh"
 
@@ -34,19 +34,6 @@ template <int OFFSET> __device__ __forceinline__ uint32_t load_shared(uint32_t a
 
 __device__ __forceinline__ uint4 load16(const char *p) { return *reinterpret_cast<const uint4 *>(p); }
 
-// How the columns are cut: `steps` steps of up to `parts` times 256 columns, the columns of one warp. Where a step has
-// few parts, several tiles of rows are in a stage at a time, `most_tiles` at most.
-struct Cut {
-    unsigned steps, parts, tiles;
-
-    __device__ __forceinline__ Cut(unsigned cols, unsigned most_tiles) {
-        unsigned units = cols / UNIT_K;
-        steps = (units + GEMV4_WARPS - 1) / GEMV4_WARPS;
-        parts = steps == 1 ? units : (units + steps - 1) / steps;
-        tiles = parts > GEMV4_WARPS / 2 ? 1 : min(GEMV4_WARPS / parts, most_tiles);
-    }
-};
-
 // Where a lane finds its first 16 bytes in a stage; its block's scale in the first of two rows, and which block of its
 // group of tiles that is; and where it leaves its sum.
 struct Cursor {
@@ -57,36 +44,38 @@ struct Cursor {
 };
 
 // What is done around the product: norm_linear4.cu.
-enum class Fused { NOTHING, ADAPTERS, NORM, NORM_SWIGLU };
+enum class Fused { NOTHING, ADAPTERS, NORM, NORM_SWIGLU, NORM_ADAPTERS, NORM_SWIGLU_ADAPTERS };
 
 template <class T, class O, bool NESTED, unsigned TOKENS, Fused FUSED = Fused::NOTHING> struct Gemv4 {
-    static constexpr bool ADAPTED = FUSED != Fused::NOTHING, GATED = FUSED == Fused::NORM_SWIGLU;
-    static constexpr bool NORM = FUSED == Fused::NORM || GATED;
+    static constexpr bool GATED = FUSED == Fused::NORM_SWIGLU || FUSED == Fused::NORM_SWIGLU_ADAPTERS;
+    static constexpr bool NORM = FUSED == Fused::NORM || FUSED == Fused::NORM_ADAPTERS || GATED;
+    static constexpr bool ADAPTED = FUSED == Fused::ADAPTERS || FUSED == Fused::NORM_ADAPTERS || FUSED == Fused::NORM_SWIGLU_ADAPTERS;
+    using Adapters = GemvAdapters<T, TOKENS, !NESTED>;
     // Tiles that lie one after the other are a run. With SwiGLU a CTA has one of gate, and the same of up; a group of
     // tiles and all that is said of it is then of as many tiles in each.
     static constexpr unsigned RUNS = GATED ? 2 : 1;
-    static constexpr unsigned SUM_TILES = GEMV4_SUMS / GEMV4_TILE / TOKENS / RUNS; // of a group, at most
     // Shared memory: sums, scales of one or two groups of tiles, as many stages as there is room for BELOW the table;
     // the table; the other stages.
     static constexpr unsigned BELOW = NESTED ? 1 : 0;
     static constexpr unsigned STAGES = GEMV4_STAGES - 1 + BELOW, STAGE_BYTES = GEMV4_STAGE_BYTES;
-    static constexpr unsigned SCALES_BYTES = NESTED ? 16384 : 51712;
+    static constexpr unsigned SCALES_BYTES = NESTED ? LINEAR4_GEMV_SCALES_BYTES : LINEAR4_GEMV_PLAIN_SCALES_BYTES;
     static_assert(2 * TABLE_BYTES + (STAGES - BELOW) * STAGE_BYTES == LINEAR4_GEMV_SHARED);
     static_assert(BELOW * STAGE_BYTES + SCALES_BYTES + GEMV4_SUMS_BYTES + 1024 < TABLE_BYTES);
     static constexpr unsigned SCALE_BYTES = NESTED ? 1 : 4; // of one
-    static constexpr unsigned GROUPS_BYTES = NESTED ? GEMV4_GROUPS * 8 : 0;
+    static constexpr unsigned GROUPS_BYTES = NESTED ? LINEAR4_GEMV_GROUPS_BYTES : 0;
+    static constexpr unsigned THREADS = GEMV4_WARPS * 32; // that multiply
     const Linear4Params &p;
     const NormLinear4Params *around;
-    const Cut cut;
+    const GemvCut &cut;
     char *table, *scales;
     float *sums;
     Barrier *full, *empty;
     uint32_t lane_table;          // this lane's address in the table
     unsigned blocks, scale_pitch; // of a row; bytes from a row's scales to the next row's
-    unsigned first_tile, end_tile, group_tiles, run_tiles; // run_tiles: from a tile of gate to that of up
+    unsigned first_tile, end_tile, run_tiles; // run_tiles: from a tile of gate to that of up
 
     __device__ __forceinline__ explicit Gemv4(const Linear4Params &p, const NormLinear4Params *around = nullptr)
-        : p(p), around(around), cut(p.weight.cols, min(GEMV4_STAGE_TILES, SUM_TILES)) {
+        : p(p), around(around), cut(p.cut) {
         extern __shared__ __align__(128) char shared[];
         __shared__ Barrier barriers[2 * GEMV4_STAGES];
         static_assert(sizeof barriers <= LINEAR4_GEMV_STATIC_BYTES);
@@ -97,14 +86,13 @@ template <class T, class O, bool NESTED, unsigned TOKENS, Fused FUSED = Fused::N
         scales = table - BELOW * STAGE_BYTES - SCALES_BYTES;
         sums = reinterpret_cast<float *>(scales - GEMV4_SUMS_BYTES);
         full = barriers, empty = barriers + GEMV4_STAGES;
-        blocks = p.weight.cols / 64, scale_pitch = blocks * SCALE_BYTES + GEMV4_SCALE_PAD;
+        blocks = p.weight.cols / 64, scale_pitch = blocks * SCALE_BYTES + LINEAR4_GEMV_SCALE_PAD;
         run_tiles = p.weight.rows / GEMV4_TILE / RUNS;
-        unsigned each = run_tiles / gridDim.x, more = run_tiles - each * gridDim.x;
-        first_tile = each * blockIdx.x + min(blockIdx.x, more);
-        end_tile = first_tile + each + (blockIdx.x < more);
-        group_tiles = tiles_of_a_group();
+        first_tile = cut.each * blockIdx.x + min(blockIdx.x, cut.more);
+        end_tile = first_tile + cut.each + (blockIdx.x < cut.more);
     }
 
+    __device__ __forceinline__ Adapters adapters() const { return {*around, table}; }
     __device__ __forceinline__ char *stage(unsigned s) const {
         return table + s * STAGE_BYTES + (NESTED && s == 0 ? 0 : TABLE_BYTES) - BELOW * STAGE_BYTES;
     }
@@ -112,25 +100,17 @@ template <class T, class O, bool NESTED, unsigned TOKENS, Fused FUSED = Fused::N
     // A tile of the widest weight has room for its scales twice.
     static constexpr unsigned MAX_COLS = NORM ? NORM_LINEAR4_GEMV_MAX_COLS : LINEAR4_GEMV_MAX_COLS;
     static_assert((SCALES_BYTES - 2 * GROUPS_BYTES) / 2 >=
-                  RUNS * GEMV4_TILE * (MAX_COLS / 64 * SCALE_BYTES + GEMV4_SCALE_PAD));
-
-    // As many tiles as there is room for the sums of, and for the scales, twice if there is another group.
-    __device__ __forceinline__ unsigned tiles_of_a_group() const {
-        unsigned by_scales = (SCALES_BYTES - 2 * GROUPS_BYTES) / (RUNS * GEMV4_TILE * scale_pitch);
-        unsigned all = end_tile - first_tile;
-        if (all <= SUM_TILES && all <= by_scales) return all;
-        return max(min(SUM_TILES, by_scales / 2) / cut.tiles, 1u) * cut.tiles;
-    }
+                  RUNS * GEMV4_TILE * (MAX_COLS / 64 * SCALE_BYTES + LINEAR4_GEMV_SCALE_PAD));
 
     __device__ __forceinline__ unsigned end_of_group(unsigned group) const {
-        return min(group + group_tiles, end_tile);
+        return min(group + cut.group, end_tile);
     }
 
     // Where a stage is one copy, one is under way at a time: on all multiprocessors together that is what the memory's
     // latency asks for, and more would only make each arrive later.
     __device__ __forceinline__ void copy() const {
-        unsigned s = 0, parity = 1, before = STAGES;
-        for (unsigned group = first_tile; group < end_tile; group += group_tiles) {
+        unsigned s = 0, parity = 1, before = STAGES, until_full = STAGES;
+        for (unsigned group = first_tile; group < end_tile; group += cut.group) {
             unsigned end = end_of_group(group);
             for (unsigned step = 0; step < cut.steps * RUNS; step++) {
                 for (unsigned tile = group; tile < end; tile += cut.tiles) {
@@ -143,9 +123,11 @@ template <class T, class O, bool NESTED, unsigned TOKENS, Fused FUSED = Fused::N
                         copy_stage(s, tile, rows, step);
                     before = s;
                     if (++s == STAGES) s = 0, parity ^= 1;
+                    if (ADAPTED && until_full > 0 && --until_full == 0) adapters().collect();
                 }
             }
         }
+        if (ADAPTED && until_full > 0) adapters().collect();
     }
     __device__ __forceinline__ void copy_stage(unsigned s, unsigned tile, unsigned rows, unsigned step) const {
         unsigned lane = threadIdx.x % 32, pitch = cut.parts * GEMV4_ROW, col = step * cut.parts * UNIT_K;
@@ -156,6 +138,7 @@ template <class T, class O, bool NESTED, unsigned TOKENS, Fused FUSED = Fused::N
         if (cut.steps == 1) {
             if (lane == 0) full[s].copy(stage(s), from, rows * bytes);
         } else {
+#pragma unroll 1
             for (unsigned r = lane; r < rows; r += 32)
                 full[s].copy(stage(s) + r * pitch, from + size_t(r) * (p.weight.cols / 2), bytes);
         }
@@ -177,32 +160,51 @@ template <class T, class O, bool NESTED, unsigned TOKENS, Fused FUSED = Fused::N
     __device__ __forceinline__ void fetch_run(unsigned first, unsigned rows, uint32_t to_groups, uint32_t to) const {
         const char *from = NESTED ? reinterpret_cast<const char *>(p.weight.absmax_codes)
                                   : reinterpret_cast<const char *>(p.weight.absmax);
-        unsigned words = blocks * SCALE_BYTES / 4;
         if (NESTED) {
             unsigned skip = first / QUANT_GROUP * 2, n = (first + rows * blocks - 1) / QUANT_GROUP * 2 + 2 - skip;
             if (threadIdx.x < n) cp_async4(to_groups + threadIdx.x * 4, p.weight.groups + skip + threadIdx.x);
         }
         from += size_t(first) * SCALE_BYTES;
-        for (unsigned r = threadIdx.x / 32; r < rows; r += GEMV4_WARPS)
-            for (unsigned word = threadIdx.x % 32; word < words; word += 32)
-                cp_async4(to + r * scale_pitch + word * 4, from + (size_t(r) * words + word) * 4);
+        if (cut.scale_bytes == 16)
+            fetch_rows<16>(from, rows, to);
+        else
+            fetch_rows<4>(from, rows, to);
     }
+    // In pieces of so many bytes.
+    template <int BYTES> __device__ __forceinline__ void fetch_rows(const char *from, unsigned rows, uint32_t to) const {
+        static_assert(MAX_COLS / 64 * SCALE_BYTES / 4 <= THREADS);
+        unsigned pieces = blocks * SCALE_BYTES / BYTES; // of a row
+        unsigned step = quotient(THREADS, pieces), r = quotient(threadIdx.x, pieces), piece = threadIdx.x - r * pieces;
+        if (r >= step) return;
+#pragma unroll 1
+        for (; r < rows; r += step) {
+            uint32_t at = to + r * scale_pitch + piece * BYTES;
+            const char *source = from + size_t(r * pieces + piece) * BYTES;
+            if constexpr (BYTES == 16)
+                cp_async16(at, source);
+            else
+                cp_async4(at, source);
+        }
+    }
+    // Of numbers up to 512.
+    __device__ __forceinline__ static unsigned quotient(unsigned a, unsigned b) { return __fdividef(a + .5f, b); }
 
     // The address of the table's entry for byte `i` of `codes`: a pair of T, and 128 bytes on the dynamic map. One
     // instruction, because the table lies at a multiple of its size.
     __device__ __forceinline__ uint32_t entry(uint32_t codes, int i) const {
         return __byte_perm(codes, lane_table, 0x7604 + 0x10 * i);
     }
-    // Thread t fills half of entry t / 2, in stores of 16 bytes, each of eight neighbours at other banks.
-    __device__ __forceinline__ void fill_table() const {
+    // Thread t fills half of entry t / 2.
+    // In stores of 16 bytes, each of eight neighbours at other banks.
+    __device__ __forceinline__ void fill_table(const TableEntry<T> &entry) const {
         unsigned byte = threadIdx.x / 2;
-        float map = NESTED ? dynamic_map(byte) : 0.f;
-        uint32_t pair = CodeBytes<T>(p.weight.fp4).pair(byte), word = __float_as_uint(map);
+        uint32_t pair = entry.pair(p.weight.fp4), word = __float_as_uint(entry.scale());
         char *to = table + byte * TABLE_PITCH + threadIdx.x % 2 * 64;
-        for (unsigned j = 0; j < 4; j++)
-            *reinterpret_cast<uint4 *>(to + (byte + j) % 4 * 16) = make_uint4(pair, pair, pair, pair);
-        for (unsigned j = 0; NESTED && j < 4; j++)
-            *reinterpret_cast<uint4 *>(to + 128 + (byte + j) % 4 * 16) = make_uint4(word, word, word, word);
+        for (unsigned j = 0; j < 4; j++) {
+            char *at = to + (byte + j) % 4 * 16;
+            *reinterpret_cast<uint4 *>(at) = make_uint4(pair, pair, pair, pair);
+            if (NESTED) *reinterpret_cast<uint4 *>(at + 128) = make_uint4(word, word, word, word);
+        }
     }
 
     // The scale at `at`, which is that of block `block` of a group of tiles.
@@ -248,12 +250,22 @@ template <class T, class O, bool NESTED, unsigned TOKENS, Fused FUSED = Fused::N
         return (second ? other : sum) + __shfl_xor_sync(~0u, second ? sum : other, 2);
     }
 
+    // Sum `i` of a group: of which row and token.
+    struct Output {
+        unsigned row, token;
+    };
+    __device__ __forceinline__ static Output output(unsigned group, unsigned i) {
+        return {(group + i / (GEMV4_TILE * TOKENS)) * GEMV4_TILE + i % GEMV4_TILE, i / GEMV4_TILE % TOKENS};
+    }
+    __device__ __forceinline__ unsigned n_outputs(unsigned group) const {
+        return (end_of_group(group) - group) * GEMV4_TILE * TOKENS;
+    }
     // Adds the parts of a group up, in order, four lanes for each output, and stores.
     __device__ __forceinline__ void store(unsigned group) const {
-        unsigned n = (end_of_group(group) - group) * GEMV4_TILE * TOKENS, quarter = threadIdx.x % 4;
-        for (unsigned i = threadIdx.x / 4; i < (n + 7) / 8 * 8; i += GEMV4_WARPS * 8) {
-            unsigned at = min(i, n - 1), token = at / GEMV4_TILE % TOKENS;
-            unsigned row = (group + at / (GEMV4_TILE * TOKENS)) * GEMV4_TILE + at % GEMV4_TILE;
+        unsigned n = n_outputs(group), quarter = threadIdx.x % 4;
+        for (unsigned i = threadIdx.x / 4; i < (n + 7) / 8 * 8; i += THREADS / 4) {
+            unsigned at = min(i, n - 1);
+            auto [row, token] = output(group, at);
             float sum = add_parts(at, row, token);
             float up = GATED ? add_parts(n + at, row + run_tiles * GEMV4_TILE, token) : 0.f;
             if (quarter > 0 || i >= n) continue;
@@ -265,31 +277,45 @@ template <class T, class O, bool NESTED, unsigned TOKENS, Fused FUSED = Fused::N
             }
         }
     }
+    // Into L1: the outputs that the first group adds to.
+    __device__ __forceinline__ void touch_outputs() const {
+        unsigned i = threadIdx.x / 4;
+        if (!p.accumulate || threadIdx.x % 4 > 0 || i >= n_outputs(first_tile)) return;
+        auto [row, token] = output(first_tile, i);
+        touch(row_of<O>(p.out, token) + row);
+    }
     // Sum `i` of a group, which is that of row `row`, with what adapters add; all four lanes get it.
     __device__ __forceinline__ float add_parts(unsigned i, unsigned row, unsigned token) const {
         float sum = 0.f;
-        for (unsigned part = threadIdx.x % 4; part < cut.parts; part += 4) sum += sums[part * GEMV4_SUMS_PITCH + i];
+#pragma unroll
+        for (unsigned first = 0; first < GEMV4_WARPS; first += 4) {
+            unsigned part = first + threadIdx.x % 4;
+            if (part < cut.parts) sum += sums[part * GEMV4_SUMS_PITCH + i];
+        }
         sum = add_quarters(sum) * (1.f / table_gain<T>(p.weight.fp4));
-        if (ADAPTED && around->adapters > 0) sum += add_quarters(adapters_quarter<T>(*around, row, token));
+        if (ADAPTED) sum += add_quarters(adapters().quarter(row, token));
         return sum;
     }
     __device__ __forceinline__ static float add_quarters(float sum) {
         sum += __shfl_xor_sync(~0u, sum, 1);
         return sum + __shfl_xor_sync(~0u, sum, 2);
     }
-    // Into L2, where no stale copy can stay: the rows of B that `store` will want.
+    // Into L2, where no stale copy can stay: the factors of adapters that this CTA will want.
     __device__ __forceinline__ void prefetch_adapters() const {
+        Adapters adapters = this->adapters();
+        adapters.ask(true);
         unsigned rows = (end_tile - first_tile) * GEMV4_TILE;
-        for (unsigned i = threadIdx.x; i < rows * RUNS; i += GEMV4_WARPS * 32) {
-            unsigned row = first_tile * GEMV4_TILE + i % rows + i / rows * run_tiles * GEMV4_TILE;
-            for (unsigned f = 0; f < around->adapters; f++) {
-                const LoraLinear4Factor &factor = around->b[f];
-                unsigned own = row - factor.row;
-                if (own >= factor.rows) continue;
-                const T *b = static_cast<const T *>(factor.ptr) + size_t(own) * factor.r;
-                for (unsigned k = 0; k < factor.r; k += 64)
-                    asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(b + k)));
-            }
+        for (unsigned i = threadIdx.x; i < rows * RUNS; i += THREADS)
+            adapters.prefetch_b(first_tile * GEMV4_TILE + i % rows + i / rows * run_tiles * GEMV4_TILE);
+    }
+    // The same into L1, once x is being waited for; of B the rows of the first group.
+    __device__ __forceinline__ void touch_adapters() const {
+        Adapters adapters = this->adapters();
+        adapters.ask(false);
+        for (unsigned i = threadIdx.x / 4; i < n_outputs(first_tile); i += THREADS / 4) {
+            unsigned row = output(first_tile, i).row;
+            adapters.touch_b(row);
+            if (GATED) adapters.touch_b(row + run_tiles * GEMV4_TILE);
         }
     }
     __device__ __forceinline__ static float rounded(float v) { return to_f32(from_f32<T>(v)); }
@@ -322,31 +348,44 @@ template <class T, class O, bool NESTED, unsigned TOKENS, Fused FUSED = Fused::N
     }
 
     __device__ __forceinline__ void multiply_all() const {
-        unsigned warp = threadIdx.x / 32, part = warp % cut.parts, slot = warp / cut.parts, s = 0, parity = 0, odd = 0;
+        unsigned warp = threadIdx.x / 32, slot = quotient(warp, cut.parts), part = warp - slot * cut.parts;
+        unsigned s = 0, parity = 0, odd = 0;
         unsigned rows = cut.tiles * GEMV4_TILE;
         uint4 x[4];
         float norm[8];
+        TableEntry<T> entry(p.weight.fp4);
         fetch_scales(first_tile, 0);
         cp_async_commit();
         if (NORM) XShare<T, TOKENS>(p).load_norm(*around, norm);
+        all_asked(false);
         if (ADAPTED) prefetch_adapters();
-        fill_table();
+        fill_table(entry);
         cp_async_wait<0>();
         all_made(false);
+        Cursor at = cursor(first_tile, 0, 0, slot * GEMV4_TILE, part, part);
         begin_kernel();
-        if (NORM) XShare<T, TOKENS>(p).normalise(*around, norm, sums, part * UNIT_K, x);
+        touch_outputs();
+        for (unsigned step = 1; step < cut.steps; step++) XShare<T, TOKENS>(p).touch((step * cut.parts + part) * UNIT_K);
+        if (ADAPTED) touch_adapters();
+        auto make = [&](unsigned token, const T *row) {
+            if (ADAPTED) adapters().make(token, [&](unsigned k) { return load_pack(row + k); });
+        };
+        if (NORM)
+            XShare<T, TOKENS>(p).normalise(*around, norm, sums, part * UNIT_K, x, make);
+        else
+            for (unsigned token = 0; token < TOKENS; token++) make(token, row_of<T>(p.x, token));
 #pragma unroll 1
-        for (unsigned group = first_tile; group < end_tile; group += group_tiles, odd ^= 1) {
+        for (unsigned group = first_tile; group < end_tile; group += cut.group, odd ^= 1) {
             unsigned end = end_of_group(group);
-            fetch_scales(group + group_tiles, odd ^ 1);
+            fetch_scales(group + cut.group, odd ^ 1);
             cp_async_commit();
 #pragma unroll 1
             for (unsigned step = 0; step < cut.steps * RUNS; step++) {
                 unsigned unit = GATED ? part : step * cut.parts + part, run = GATED ? step : 0;
                 bool some = slot < cut.tiles && unit * 4 < blocks;
                 if (!NORM) XShare<T, TOKENS>(p).load(unit * UNIT_K, x);
-                Cursor at = cursor(group, odd, run, slot * GEMV4_TILE, unit, part);
                 const char *groups = scales_of(odd) + run * (GROUPS_BYTES / RUNS);
+                if (group > first_tile || step > 0) at = cursor(group, odd, run, slot * GEMV4_TILE, unit, part);
 #pragma unroll 1
                 for (unsigned tile = group; tile < end; tile += cut.tiles) {
                     full[s].wait(parity);
@@ -360,8 +399,9 @@ template <class T, class O, bool NESTED, unsigned TOKENS, Fused FUSED = Fused::N
             }
             cp_async_wait<0>();
             sync_multipliers();
+            if (ADAPTED && group == first_tile) adapters_are_there(false);
             store(group);
-            if (group + group_tiles < end_tile) sync_multipliers();
+            if (group + cut.group < end_tile) sync_multipliers();
         }
     }
 
@@ -373,6 +413,7 @@ template <class T, class O, bool NESTED, unsigned TOKENS, Fused FUSED = Fused::N
         }
         __syncwarp();
         all_made(true);
+        all_asked(true);
         copy();
     }
 };

@@ -1,6 +1,5 @@
 #pragma once
-// What is around the product of gemv4.cuh, whose layout of operand B this follows: each lane's share of x, as it is or
-// normalised; and what adapters add to an output.
+// Each lane's share of x, as it is or normalised, for gemv4.cuh, whose layout of operand B this follows.
 #include "gemv4_cta.cuh"
 
 #if GEMV4
@@ -28,6 +27,13 @@ template <class T, unsigned TOKENS> struct XShare {
         for (int i = 0; i < 4; i++) x[i] = reinterpret_cast<const uint4 *>(from)[i];
     }
 
+    // What `load` will want, 64 bytes.
+    __device__ __forceinline__ void touch(unsigned col) const {
+        if (!has(col)) return;
+        const T *from = row_of<T>(x_rows, threadIdx.x / 4 % 2) + column(col);
+        ::touch(from), ::touch(from + 16);
+    }
+
     // A thread normalises 8 columns. Their weights:
     __device__ __forceinline__ void load_norm(const NormLinear4Params &p, float (&weights)[8]) const {
         if (threadIdx.x * 8 >= cols) return;
@@ -35,9 +41,10 @@ template <class T, unsigned TOKENS> struct XShare {
         reinterpret_cast<float4 &>(weights[0]) = from[0], reinterpret_cast<float4 &>(weights[4]) = from[1];
     }
     // rms_norm(x), as rms_norm.cu rounds it, and of that this lane's share. The first CTA stores it. One token after
-    // the other goes through `place` in shared memory, which may then be used again.
+    // the other goes through `place` in shared memory, which may then be used again; there it is shown to `seen`.
+    template <class Seen>
     __device__ __forceinline__ void normalise(const NormLinear4Params &p, const float (&weights)[8], float *place,
-                                              unsigned col, uint4 (&x)[4]) const {
+                                              unsigned col, uint4 (&x)[4], Seen seen) const {
         __shared__ alignas(16) float squares[GEMV4_WARPS];
         static_assert(sizeof squares + 2 * GEMV4_STAGES * sizeof(Barrier) <= NORM_LINEAR4_GEMV_STATIC_BYTES);
         static_assert(NORM_LINEAR4_GEMV_MAX_COLS <= GEMV4_WARPS * 32 * 8);
@@ -70,6 +77,7 @@ template <class T, unsigned TOKENS> struct XShare {
             if (some) store_pack(normed + at, pack);
             if (some && blockIdx.x == 0) store_pack(row_of<T>(p.normed, token) + at, pack);
             sync_multipliers(); // all of x is there
+            seen(token, normed);
             if (threadIdx.x / 4 % 2 == token && has(col)) {
 #pragma unroll
                 for (int i = 0; i < 4; i++) x[i] = reinterpret_cast<const uint4 *>(normed + column(col))[i];
@@ -79,27 +87,4 @@ template <class T, unsigned TOKENS> struct XShare {
     }
 };
 
-// This lane's quarter of what adapters add to an output.
-template <class T>
-__device__ __forceinline__ float adapters_quarter(const NormLinear4Params &p, unsigned row, unsigned token) {
-    struct alignas(8) Four {
-        T v[4];
-    };
-    float sum = 0.f;
-    for (unsigned i = 0; i < p.adapters; i++) {
-        const LoraLinear4Factor &factor = p.b[i];
-        unsigned own = row - factor.row;
-        if (own >= factor.rows) continue;
-        const T *b = static_cast<const T *>(factor.ptr) + size_t(own) * factor.r;
-        const T *xa = row_of<T>(p.xa, token) + factor.col;
-        float dot = 0.f;
-        for (unsigned k = threadIdx.x % 4 * 4; k < factor.r; k += 16) {
-            Four x = *reinterpret_cast<const Four *>(xa + k), y = *reinterpret_cast<const Four *>(b + k);
-#pragma unroll
-            for (int j = 0; j < 4; j++) dot += to_f32(x.v[j]) * to_f32(y.v[j]);
-        }
-        sum += factor.scale * dot;
-    }
-    return sum;
-}
 #endif

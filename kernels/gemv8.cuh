@@ -11,9 +11,11 @@
 // A lane adds up in registers what its warp makes of two tiles over all columns; then the warps' sums meet in shared
 // memory, in one of two places in turn, so that a group of tiles ends with one barrier.
 //
+// With SwiGLU the two tiles are one of gate, and the same of up.
+//
 // Wants what gemv4.cuh wants.
-#include "code_bytes.cuh"
 #include "gemv4_cta.cuh"
+#include "sigmoid.cuh"
 
 #if GEMV4
 constexpr unsigned GEMV8_TOKENS = 8, GEMV8_STAGES = 3, GEMV8_GROUP = 2; // tiles that a warp adds up at a time
@@ -23,7 +25,7 @@ constexpr unsigned GEMV8_SUMS_BYTES = GEMV8_GROUP * GEMV4_WARPS * GEMV8_SUMS_PIT
 
 extern __shared__ __align__(128) char gemv8_shared[];
 
-template <class T, class O, bool NESTED> struct Gemv8 {
+template <class T, class O, bool NESTED, bool GATED = false> struct Gemv8 {
     static constexpr unsigned SCALE_BYTES = NESTED ? 1 : 4; // of one
     // Of a stage: its rows' scales, 16 bytes further apart than they are long.
     static constexpr unsigned SCALES_BYTES = 64 * (16 * SCALE_BYTES + 16);
@@ -33,18 +35,23 @@ template <class T, class O, bool NESTED> struct Gemv8 {
     static_assert(EMPTY + GEMV8_STAGES * 8 <= LINEAR4_GEMV8_SHARED);
     static_assert(16 * (16 * 4 * SCALE_BYTES + 16) <= SCALES_BYTES); // one tile of 16 parts
 
+    // Of the tiles that a warp adds up at a time, those that lie one after the other.
+    static constexpr unsigned RUN = GATED ? 1 : GEMV8_GROUP;
     const Linear4Params &p;
-    unsigned steps, parts, tiles;   // of the columns; of a step, one for each warp; of rows in a stage
+    MatrixMut gated;              // where SwiGLU goes
+    unsigned steps, parts, tiles; // of the columns; of a step, one for each warp; of rows in a stage
     unsigned first_tile, end_tile;
 
-    __device__ __forceinline__ explicit Gemv8(const Linear4Params &p) : p(p) {
-        unsigned units = p.weight.cols / UNIT_K;
-        steps = (units + GEMV4_WARPS - 1) / GEMV4_WARPS;
-        parts = steps == 1 ? units : (units + steps - 1) / steps;
-        tiles = parts > GEMV4_WARPS / 2 ? 1 : min(GEMV4_WARPS / parts, 4u);
-        unsigned all = p.weight.rows / GEMV4_TILE, each = all / gridDim.x, more = all - each * gridDim.x;
-        first_tile = each * blockIdx.x + min(blockIdx.x, more);
-        end_tile = first_tile + each + (blockIdx.x < more);
+    __device__ __forceinline__ explicit Gemv8(const Linear4Params &p, MatrixMut gated = {})
+        : p(p), gated(gated), steps(p.cut.steps), parts(p.cut.parts), tiles(p.cut.tiles) {
+        first_tile = p.cut.each * blockIdx.x + min(blockIdx.x, p.cut.more);
+        end_tile = first_tile + p.cut.each + (blockIdx.x < p.cut.more);
+    }
+    // The tiles of stage `i` of a step: the group's, one after the other, or of gate and of up. `counted`: among those of a
+    // half.
+    __device__ __forceinline__ unsigned counted(unsigned group, unsigned i) const { return group + (GATED ? 0 : i * tiles); }
+    __device__ __forceinline__ unsigned tile_of(unsigned group, unsigned i) const {
+        return counted(group, i) + (GATED ? i * (p.weight.rows / (2 * GEMV4_TILE)) : 0);
     }
     // Computed anew where they are needed: registers are full.
     __device__ __forceinline__ unsigned blocks() const { return p.weight.cols / 64; } // of a row
@@ -56,10 +63,10 @@ template <class T, class O, bool NESTED> struct Gemv8 {
     // The stages in their order: for each group of tiles the steps, and in each the group's tiles.
     template <class Stage> __device__ __forceinline__ void each_stage(Stage stage) const {
         unsigned s = 0, parity = 0;
-        for (unsigned group = first_tile; group < end_tile; group += GEMV8_GROUP * tiles) {
+        for (unsigned group = first_tile; group < end_tile; group += RUN * tiles) {
             for (unsigned step = 0; step < steps; step++) {
-                for (unsigned tile = group; tile < min(group + GEMV8_GROUP * tiles, end_tile); tile += tiles) {
-                    stage(s, parity, tile, step);
+                for (unsigned i = 0; i < GEMV8_GROUP && counted(group, i) < end_tile; i++) {
+                    stage(s, parity, group, i, step);
                     if (++s == GEMV8_STAGES) s = 0, parity ^= 1;
                 }
             }
@@ -67,9 +74,10 @@ template <class T, class O, bool NESTED> struct Gemv8 {
     }
 
     __device__ __forceinline__ void copy() const {
-        each_stage([&](unsigned s, unsigned parity, unsigned tile, unsigned step) {
+        each_stage([&](unsigned s, unsigned parity, unsigned group, unsigned i, unsigned step) {
             empty(s).wait(parity ^ 1);
-            copy_stage(s, tile * GEMV4_TILE, min(tiles, end_tile - tile) * GEMV4_TILE, step * parts * UNIT_K);
+            unsigned some = min(tiles, end_tile - counted(group, i));
+            copy_stage(s, tile_of(group, i) * GEMV4_TILE, some * GEMV4_TILE, step * parts * UNIT_K);
         });
     }
     __device__ __forceinline__ void copy_stage(unsigned s, unsigned row, unsigned rows, unsigned col) const {
@@ -152,30 +160,43 @@ template <class T, class O, bool NESTED> struct Gemv8 {
     }
     // Adds the parts up, two threads for each output, in a fixed order, and stores.
     __device__ __forceinline__ void store(unsigned group, unsigned odd) const {
-        float ungain = 1.f / table_gain<T>(p.weight.fp4);
-        unsigned n = GEMV8_GROUP * tiles * GEMV8_SUMS;
-        for (unsigned i = threadIdx.x / 2; i < n; i += GEMV4_WARPS * 16) {
-            unsigned stage = i / (tiles * GEMV8_SUMS), slot = i / GEMV8_SUMS - stage * tiles, at = i % GEMV8_SUMS;
-            float sum = 0.f;
-            for (unsigned part = threadIdx.x % 2; part < parts; part += 2) sum += sums_of(odd, stage, slot * parts + part)[at];
-            sum = (sum + __shfl_xor_sync(~0u, sum, 1)) * ungain;
-            unsigned tile = group + stage * tiles + slot, token = at % GEMV8_TOKENS;
+        for (unsigned i = threadIdx.x / 2; i < RUN * tiles * GEMV8_SUMS; i += GEMV4_WARPS * 16) {
+            unsigned of_tile = i / GEMV8_SUMS, stage = RUN == 1 ? 0 : of_tile / tiles, slot = of_tile - stage * tiles;
+            unsigned at = i % GEMV8_SUMS, token = at % GEMV8_TOKENS, tile = counted(group, stage) + slot;
+            float sum = add_parts(odd, stage, slot, at), up = GATED ? add_parts(odd, 1, slot, at) : 0.f;
             if (threadIdx.x % 2 || tile >= end_tile || token >= p.n) continue;
-            O *o = row_of<O>(p.out, token) + tile * GEMV4_TILE + at / GEMV8_TOKENS;
-            *o = from_f32<O>(p.accumulate ? to_f32(*o) + sum : sum);
+            unsigned row = tile * GEMV4_TILE + at / GEMV8_TOKENS;
+            if constexpr (GATED) {
+                row_of<T>(gated, token)[row] = from_f32<T>(swiglu<T>(rounded(sum), rounded(up)));
+            } else {
+                O *o = row_of<O>(p.out, token) + row;
+                *o = from_f32<O>(p.accumulate ? to_f32(*o) + sum : sum);
+            }
         }
     }
+    __device__ __forceinline__ float add_parts(unsigned odd, unsigned stage, unsigned slot, unsigned at) const {
+        float sum = 0.f;
+#pragma unroll
+        for (unsigned first = 0; first < GEMV4_WARPS; first += 2) {
+            unsigned part = first + threadIdx.x % 2;
+            if (part < parts) sum += sums_of(odd, stage, slot * parts + part)[at];
+        }
+        return (sum + __shfl_xor_sync(~0u, sum, 1)) * (1.f / table_gain<T>(p.weight.fp4));
+    }
+    __device__ __forceinline__ static float rounded(float v) { return to_f32(from_f32<T>(v)); }
 
     __device__ __forceinline__ void multiply_all() const {
         unsigned warp = threadIdx.x / 32, slot = warp / parts, part = warp - slot * parts, s = 0, parity = 0, odd = 0;
         unsigned lane = threadIdx.x % 32;
-        fill_table();
+        TableEntry<T> entry(p.weight.fp4);
+        all_asked(false);
+        fill_table(entry);
         all_made(false);
         begin_kernel();
         uint4 x[4][2];
         load_x(part * UNIT_K, x);
 #pragma unroll 1
-        for (unsigned group = first_tile; group < end_tile; group += GEMV8_GROUP * tiles, odd ^= 1) {
+        for (unsigned group = first_tile; group < end_tile; group += RUN * tiles, odd ^= 1) {
             float sums[GEMV8_GROUP][4] = {};
 #pragma unroll 1
             for (unsigned step = 0; step < steps; step++) {
@@ -184,11 +205,10 @@ template <class T, class O, bool NESTED> struct Gemv8 {
                 if (steps > 1) load_x(unit * UNIT_K, x);
 #pragma unroll
                 for (unsigned i = 0; i < GEMV8_GROUP; i++) {
-                    unsigned tile = group + i * tiles;
-                    if (tile >= end_tile) break;
+                    if (counted(group, i) >= end_tile) break;
                     full(s).wait(parity);
-                    if (some && tile + slot < end_tile)
-                        take(s, slot, part, ((tile + slot) * GEMV4_TILE + lane / 4) * blocks() + unit * 4 + lane % 4, x, sums[i]);
+                    if (some && counted(group, i) + slot < end_tile)
+                        take(s, slot, part, ((tile_of(group, i) + slot) * GEMV4_TILE + lane / 4) * blocks() + unit * 4 + lane % 4, x, sums[i]);
                     else
                         empty(s).warp_arrives();
                     if (++s == GEMV8_STAGES) s = 0, parity ^= 1;
@@ -204,14 +224,14 @@ template <class T, class O, bool NESTED> struct Gemv8 {
         }
     }
 
-    // Thread t fills half of entry t / 2, and one of the dynamic map.
-    __device__ __forceinline__ void fill_table() const {
+    // Thread t fills half of entry t / 2; of the dynamic map every other thread an entry.
+    __device__ __forceinline__ void fill_table(const TableEntry<T> &entry) const {
         unsigned byte = threadIdx.x / 2;
-        uint32_t word = CodeBytes<T>(p.weight.fp4).pair(byte);
+        uint32_t word = entry.pair(p.weight.fp4);
         char *to = gemv8_shared + byte * TABLE_PITCH + threadIdx.x % 2 * 64;
         for (unsigned j = 0; j < 4; j++)
             *reinterpret_cast<uint4 *>(to + (byte + j) % 4 * 16) = make_uint4(word, word, word, word);
-        if (NESTED && threadIdx.x < 256) reinterpret_cast<float *>(gemv8_shared + MAP)[threadIdx.x] = dynamic_map(threadIdx.x);
+        if (NESTED && threadIdx.x % 2 == 0) reinterpret_cast<float *>(gemv8_shared + MAP)[byte] = entry.scale();
     }
 
     __device__ __forceinline__ void run() const {
@@ -225,6 +245,7 @@ template <class T, class O, bool NESTED> struct Gemv8 {
         }
         __syncwarp();
         all_made(true);
+        all_asked(true);
         copy();
     }
 };

@@ -92,6 +92,15 @@ enum {
     GEMM_SUM_THREADS = 256,
 };
 
+// gemv4.cuh: how the columns and the tiles of 16 rows of a weight are dealt out.
+typedef struct {
+    unsigned steps, parts; // the columns are taken in `steps` steps, each of up to `parts` times 256, the share of a warp
+    unsigned tiles;        // in a stage
+    unsigned each, more;   // tiles of a CTA (with SwiGLU of gate, and as many of up); the first `more` CTAs have one more
+    unsigned group;        // tiles whose scales and sums are in shared memory at a time
+    unsigned scale_bytes;  // of a row's scales, that a thread fetches at a time: 4 or 16
+} GemvCut;
+
 // linear4, linear4_grad: out (+)= x W^T, d_x (+)= d_out W, 4-bit W [rows, cols].
 typedef struct {
     Matrix x; // T [n, cols] (grad: d_out [n, rows])
@@ -101,6 +110,7 @@ typedef struct {
     unsigned n;
     unsigned accumulate;
     unsigned splits; // how many CTAs share one output tile along the contraction
+    GemvCut cut;     // of one or two tokens
 } Linear4Params;
 enum {
     // skinny4.cuh. A warp has 16 rows by UNIT_K of the weight at a time; STAGES of these units wait in shared memory,
@@ -118,6 +128,13 @@ enum {
     LINEAR4_GEMV_MAX_COLS = 25600,
     LINEAR4_GEMV_SHARED = 2 * LINEAR4_SKINNY_TABLE_BYTES + 3 * 16 * LINEAR4_SKINNY_UNIT_BYTES,
     LINEAR4_GEMV_STATIC_BYTES = 64, // barriers
+    LINEAR4_GEMV_WARPS = 16,        // that multiply
+    LINEAR4_GEMV_STAGE_TILES = 4,   // at most
+    LINEAR4_GEMV_SUM_TILES = 12,    // of one token, whose sums wait at a time; half as many of two
+    LINEAR4_GEMV_SCALES_BYTES = 16384,
+    LINEAR4_GEMV_GROUPS_BYTES = 512,      // of these, the quantisation groups of a group of tiles
+    LINEAR4_GEMV_PLAIN_SCALES_BYTES = 51712,
+    LINEAR4_GEMV_SCALE_PAD = 16, // bytes between the scales of two rows
     LINEAR4_GEMV8_SHARED = 227 * 1024,
 };
 
@@ -291,16 +308,16 @@ typedef struct {
     float eps;
     MatrixMut normed; // T [n, cols]: rms_norm(x)
     MatrixMut gated;  // T [n, rows / 2], or null
-    MatrixMut xa;     // T [n, _]: written by norm_linear4_adapters
+    MatrixMut xa;     // T [n, _]: x A^T
     const void *a[LORA_LINEAR4_FACTORS];
     LoraLinear4Factor b[LORA_LINEAR4_FACTORS];
-    unsigned adapters;
+    unsigned adapters, columns; // of xa: those of all adapters together
+    unsigned *tickets;          // two zeros, before and after, or null without adapters
 } NormLinear4Params;
 enum {
     NORM_LINEAR4_GEMV_MAX_COLS = 4096,    // all of x in one step
-    NORM_LINEAR4_GEMV_STATIC_BYTES = 256, // barriers, and the sums of squares
-    NORM_LINEAR4_ADAPTERS_THREADS = 256,
-    NORM_LINEAR4_ADAPTERS_MAX_COLS = 6 * 8 * NORM_LINEAR4_ADAPTERS_THREADS, // in registers
+    NORM_LINEAR4_GEMV_MAX_XA = 1024,      // elements of xa
+    NORM_LINEAR4_GEMV_STATIC_BYTES = 384 + 2 * NORM_LINEAR4_GEMV_MAX_XA, // barriers, sums of warps, xa
 };
 
 // lora_weight_grad: sum over tokens of xa[t, :]^T drop(x)[t, :], in `splits` parts (kernel 1); then
@@ -473,7 +490,8 @@ typedef struct {
     float *partial;            // [n_seqs, chunks, kv_heads, splits, HEADS, dim + STATS]: sums, maximum, their weight
     unsigned *tickets;         // [n_seqs, chunks, kv_heads], zeros before and after; chunks: of a group's heads
     unsigned n_seqs, capacity, q_heads, kv_heads, dim, max_positions, splits;
-    unsigned packed; // all but `out` is aligned to 16 bytes
+    unsigned packed;  // all but `out` is aligned to 16 bytes
+    unsigned settled; // positions, and what the cache has of them, were there before the kernel before this one began
     float eps, scale;
 } DecodeAttentionParams;
 enum {

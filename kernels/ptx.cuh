@@ -54,6 +54,11 @@ template <class T> __device__ __forceinline__ void store16(T *p, const Pack<T> &
         : "memory");
 }
 
+// Asks for a line of L2, where no stale copy can stay.
+__device__ __forceinline__ void prefetch_l2(const void *p) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(p)));
+}
+
 // Starts copying 16 bytes past L1. Of the source only the first `bytes` are read; the rest becomes zero.
 __device__ __forceinline__ void cp_async16(uint32_t shared, const void *global, uint32_t bytes = 16) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(__cvta_generic_to_global(global)),

@@ -51,12 +51,17 @@ template <class T> __device__ __forceinline__ bool aligned16(const T *p, unsigne
 // and waits until all that was queued before is done and visible. The next one waits for this one, which ends only
 // after its own wait: so whoever has waited sees all before it, however many have started. What comes before this call
 // overlaps. To let the next start only after the wait costs 7 % of a token's time.
-__device__ __forceinline__ void begin_kernel() {
+__device__ __forceinline__ void let_next_start() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void wait_for_last() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
+__device__ __forceinline__ void begin_kernel() { let_next_start(), wait_for_last(); }
 
 // extern "C" entry points `name_bf16`, `name_f16`, `name_f32` of a template kernel.
 #define INSTANTIATE_FOR(name, Params, T)                                                                               \

@@ -144,6 +144,7 @@ proptest! {
                 sin: table(heads.dim / 2),
                 cache: KvMut::Plain { k: k_cache.view_mut(), v: v_cache.view_mut() },
                 capacity,
+                settled: false,
                 scale: 1.0,
                 out: out.mat_mut(1, LEN),
             };

@@ -135,6 +135,29 @@ pub const GEMM_SKINNY_ROWS: u32 = 16;
 pub const GEMM_SUM_THREADS: u32 = 256;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
+pub struct GemvCut {
+    pub steps: ::core::ffi::c_uint,
+    pub parts: ::core::ffi::c_uint,
+    pub tiles: ::core::ffi::c_uint,
+    pub each: ::core::ffi::c_uint,
+    pub more: ::core::ffi::c_uint,
+    pub group: ::core::ffi::c_uint,
+    pub scale_bytes: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GemvCut"][::core::mem::size_of::<GemvCut>() - 28usize];
+    ["Alignment of GemvCut"][::core::mem::align_of::<GemvCut>() - 4usize];
+    ["Offset of field: GemvCut::steps"][::core::mem::offset_of!(GemvCut, steps) - 0usize];
+    ["Offset of field: GemvCut::parts"][::core::mem::offset_of!(GemvCut, parts) - 4usize];
+    ["Offset of field: GemvCut::tiles"][::core::mem::offset_of!(GemvCut, tiles) - 8usize];
+    ["Offset of field: GemvCut::each"][::core::mem::offset_of!(GemvCut, each) - 12usize];
+    ["Offset of field: GemvCut::more"][::core::mem::offset_of!(GemvCut, more) - 16usize];
+    ["Offset of field: GemvCut::group"][::core::mem::offset_of!(GemvCut, group) - 20usize];
+    ["Offset of field: GemvCut::scale_bytes"][::core::mem::offset_of!(GemvCut, scale_bytes) - 24usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct Linear4Params {
     pub x: Matrix,
     pub weight: Weight4Params,
@@ -143,10 +166,11 @@ pub struct Linear4Params {
     pub n: ::core::ffi::c_uint,
     pub accumulate: ::core::ffi::c_uint,
     pub splits: ::core::ffi::c_uint,
+    pub cut: GemvCut,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of Linear4Params"][::core::mem::size_of::<Linear4Params>() - 104usize];
+    ["Size of Linear4Params"][::core::mem::size_of::<Linear4Params>() - 128usize];
     ["Alignment of Linear4Params"][::core::mem::align_of::<Linear4Params>() - 8usize];
     ["Offset of field: Linear4Params::x"][::core::mem::offset_of!(Linear4Params, x) - 0usize];
     ["Offset of field: Linear4Params::weight"][::core::mem::offset_of!(Linear4Params, weight) - 16usize];
@@ -155,6 +179,7 @@ const _: () = {
     ["Offset of field: Linear4Params::n"][::core::mem::offset_of!(Linear4Params, n) - 88usize];
     ["Offset of field: Linear4Params::accumulate"][::core::mem::offset_of!(Linear4Params, accumulate) - 92usize];
     ["Offset of field: Linear4Params::splits"][::core::mem::offset_of!(Linear4Params, splits) - 96usize];
+    ["Offset of field: Linear4Params::cut"][::core::mem::offset_of!(Linear4Params, cut) - 100usize];
 };
 pub const LINEAR4_SKINNY_THREADS: u32 = 512;
 pub const LINEAR4_SKINNY_STAGES: u32 = 3;
@@ -168,6 +193,13 @@ pub const LINEAR4_GEMV_THREADS: u32 = 544;
 pub const LINEAR4_GEMV_MAX_COLS: u32 = 25600;
 pub const LINEAR4_GEMV_SHARED: u32 = 229376;
 pub const LINEAR4_GEMV_STATIC_BYTES: u32 = 64;
+pub const LINEAR4_GEMV_WARPS: u32 = 16;
+pub const LINEAR4_GEMV_STAGE_TILES: u32 = 4;
+pub const LINEAR4_GEMV_SUM_TILES: u32 = 12;
+pub const LINEAR4_GEMV_SCALES_BYTES: u32 = 16384;
+pub const LINEAR4_GEMV_GROUPS_BYTES: u32 = 512;
+pub const LINEAR4_GEMV_PLAIN_SCALES_BYTES: u32 = 51712;
+pub const LINEAR4_GEMV_SCALE_PAD: u32 = 16;
 pub const LINEAR4_GEMV8_SHARED: u32 = 232448;
 #[repr(C)]
 #[repr(align(128))]
@@ -514,25 +546,28 @@ pub struct NormLinear4Params {
     pub a: [*const ::core::ffi::c_void; 4usize],
     pub b: [LoraLinear4Factor; 4usize],
     pub adapters: ::core::ffi::c_uint,
+    pub columns: ::core::ffi::c_uint,
+    pub tickets: *mut ::core::ffi::c_uint,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of NormLinear4Params"][::core::mem::size_of::<NormLinear4Params>() - 336usize];
+    ["Size of NormLinear4Params"][::core::mem::size_of::<NormLinear4Params>() - 368usize];
     ["Alignment of NormLinear4Params"][::core::mem::align_of::<NormLinear4Params>() - 8usize];
     ["Offset of field: NormLinear4Params::linear"][::core::mem::offset_of!(NormLinear4Params, linear) - 0usize];
-    ["Offset of field: NormLinear4Params::norm"][::core::mem::offset_of!(NormLinear4Params, norm) - 104usize];
-    ["Offset of field: NormLinear4Params::eps"][::core::mem::offset_of!(NormLinear4Params, eps) - 112usize];
-    ["Offset of field: NormLinear4Params::normed"][::core::mem::offset_of!(NormLinear4Params, normed) - 120usize];
-    ["Offset of field: NormLinear4Params::gated"][::core::mem::offset_of!(NormLinear4Params, gated) - 136usize];
-    ["Offset of field: NormLinear4Params::xa"][::core::mem::offset_of!(NormLinear4Params, xa) - 152usize];
-    ["Offset of field: NormLinear4Params::a"][::core::mem::offset_of!(NormLinear4Params, a) - 168usize];
-    ["Offset of field: NormLinear4Params::b"][::core::mem::offset_of!(NormLinear4Params, b) - 200usize];
-    ["Offset of field: NormLinear4Params::adapters"][::core::mem::offset_of!(NormLinear4Params, adapters) - 328usize];
+    ["Offset of field: NormLinear4Params::norm"][::core::mem::offset_of!(NormLinear4Params, norm) - 128usize];
+    ["Offset of field: NormLinear4Params::eps"][::core::mem::offset_of!(NormLinear4Params, eps) - 136usize];
+    ["Offset of field: NormLinear4Params::normed"][::core::mem::offset_of!(NormLinear4Params, normed) - 144usize];
+    ["Offset of field: NormLinear4Params::gated"][::core::mem::offset_of!(NormLinear4Params, gated) - 160usize];
+    ["Offset of field: NormLinear4Params::xa"][::core::mem::offset_of!(NormLinear4Params, xa) - 176usize];
+    ["Offset of field: NormLinear4Params::a"][::core::mem::offset_of!(NormLinear4Params, a) - 192usize];
+    ["Offset of field: NormLinear4Params::b"][::core::mem::offset_of!(NormLinear4Params, b) - 224usize];
+    ["Offset of field: NormLinear4Params::adapters"][::core::mem::offset_of!(NormLinear4Params, adapters) - 352usize];
+    ["Offset of field: NormLinear4Params::columns"][::core::mem::offset_of!(NormLinear4Params, columns) - 356usize];
+    ["Offset of field: NormLinear4Params::tickets"][::core::mem::offset_of!(NormLinear4Params, tickets) - 360usize];
 };
 pub const NORM_LINEAR4_GEMV_MAX_COLS: u32 = 4096;
-pub const NORM_LINEAR4_GEMV_STATIC_BYTES: u32 = 256;
-pub const NORM_LINEAR4_ADAPTERS_THREADS: u32 = 256;
-pub const NORM_LINEAR4_ADAPTERS_MAX_COLS: u32 = 12288;
+pub const NORM_LINEAR4_GEMV_MAX_XA: u32 = 1024;
+pub const NORM_LINEAR4_GEMV_STATIC_BYTES: u32 = 2432;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct LoraWeightGradParams {
@@ -923,12 +958,13 @@ pub struct DecodeAttentionParams {
     pub max_positions: ::core::ffi::c_uint,
     pub splits: ::core::ffi::c_uint,
     pub packed: ::core::ffi::c_uint,
+    pub settled: ::core::ffi::c_uint,
     pub eps: f32,
     pub scale: f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DecodeAttentionParams"][::core::mem::size_of::<DecodeAttentionParams>() - 160usize];
+    ["Size of DecodeAttentionParams"][::core::mem::size_of::<DecodeAttentionParams>() - 168usize];
     ["Alignment of DecodeAttentionParams"][::core::mem::align_of::<DecodeAttentionParams>() - 8usize];
     ["Offset of field: DecodeAttentionParams::qkv"][::core::mem::offset_of!(DecodeAttentionParams, qkv) - 0usize];
     ["Offset of field: DecodeAttentionParams::q_weight"]
@@ -967,8 +1003,10 @@ const _: () = {
         [::core::mem::offset_of!(DecodeAttentionParams, splits) - 144usize];
     ["Offset of field: DecodeAttentionParams::packed"]
         [::core::mem::offset_of!(DecodeAttentionParams, packed) - 148usize];
-    ["Offset of field: DecodeAttentionParams::eps"][::core::mem::offset_of!(DecodeAttentionParams, eps) - 152usize];
-    ["Offset of field: DecodeAttentionParams::scale"][::core::mem::offset_of!(DecodeAttentionParams, scale) - 156usize];
+    ["Offset of field: DecodeAttentionParams::settled"]
+        [::core::mem::offset_of!(DecodeAttentionParams, settled) - 152usize];
+    ["Offset of field: DecodeAttentionParams::eps"][::core::mem::offset_of!(DecodeAttentionParams, eps) - 156usize];
+    ["Offset of field: DecodeAttentionParams::scale"][::core::mem::offset_of!(DecodeAttentionParams, scale) - 160usize];
 };
 pub const DECODE_ATTENTION_THREADS: u32 = 256;
 pub const DECODE_ATTENTION_HEADS: u32 = 8;

@@ -36,6 +36,7 @@ use crate::{
 ///     sin: sin.view(),
 ///     cache: KvMut::Plain { k: k_cache.view_mut(), v: v_cache.view_mut() },
 ///     capacity: 4,
+///     settled: false,
 ///     scale: 32_f32.powf(-0.5),
 ///     out: out.mat_mut(1, 32),
 /// }
@@ -66,6 +67,10 @@ pub struct DecodeAttention<'a, B: Storage, T: Float> {
     pub cache: KvMut<'a, B, T>,
     /// Positions of one sequence in the cache.
     pub capacity: usize,
+    /// Positions, and what the cache has of them, were there before the backend was last waited for, or before the
+    /// [`crate::Backend::replay`] that this is part of. A GPU then reads them while ops before this one still run; the
+    /// result is the same. With `false` it waits for these first.
+    pub settled: bool,
     /// `dim^-0.5`, or another positive number.
     pub scale: f32,
     /// `[n_seqs, heads.q dim]`.

@@ -149,7 +149,8 @@ fn lora_grad_then_decode_attention<B: Backend>(backend: &B) {
     let make = Make::new(backend, Purpose::Suite, "lora_grad_then_decode_attention");
     lora::Gradient::<B, bf16>::new(&make, &case).run(backend).unwrap();
     let heads = Heads { q: 32, kv: 8, dim: 128 };
-    let case = decode_attention::Case { heads, capacity: 64, positions: vec![32], layout: Layout::Packed };
+    let case =
+        decode_attention::Case { heads, capacity: 64, positions: vec![32], layout: Layout::Packed, settled: false };
     check_each!(Decode, backend, &case);
 }
 

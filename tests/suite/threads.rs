@@ -26,7 +26,13 @@ fn jobs<B: Backend>(backend: &B, seed: &str) -> Vec<Job<B>> {
     let product = |n| (Product::new(n, 96, 4096), Quantization::DEFAULT);
     let adapter = LoraCase { product: Product::new(300, 256, 512), rank: 16, dropout: Some(0.1) };
     let heads = Heads { q: 8, kv: 2, dim: 128 };
-    let decode = decode_attention::Case { heads, capacity: 600, positions: vec![599, 40], layout: Layout::Packed };
+    let decode = decode_attention::Case {
+        heads,
+        capacity: 600,
+        positions: vec![599, 40],
+        layout: Layout::Packed,
+        settled: true,
+    };
     vec![
         job::<B, linear4::Forward<B, bf16, bf16>>(backend, seed, product(8)),
         job::<B, linear4::Forward<B, bf16, bf16>>(backend, seed, product(70)),

@@ -110,6 +110,8 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
             sin: self.rope.sin.view(),
             capacity: cache.capacity,
             cache: cache.layer_mut(i),
+            // Each step is waited for.
+            settled: true,
             scale: self.config.attention_scale(),
             out: a.attention.rows_mut(tokens.n),
         }

@@ -64,6 +64,7 @@ pub(in crate::cuda) fn decode_attention<T: Float>(cuda: &Cuda, mut op: DecodeAtt
         max_positions: dim(op.cos.len() / (d / 2)),
         splits: dim(splits),
         packed: 0,
+        settled: op.settled.into(),
         eps: op.eps,
         scale: op.scale,
     };

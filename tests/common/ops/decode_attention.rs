@@ -25,6 +25,7 @@ pub struct Case {
     pub capacity: usize,
     pub positions: Vec<u32>,
     pub layout: Layout,
+    pub settled: bool,
 }
 
 impl Case {
@@ -54,11 +55,12 @@ fn all() -> Vec<Case> {
         for (j, (capacity, positions)) in sequences.into_iter().enumerate() {
             let (q, kv) = [(1, 1), (2, 1), (4, 1), (4, 2), (3, 3), (8, 1)][(i + j) % 6];
             let (positions, layout) = (positions.to_vec(), LAYOUTS[(i + j) % 3]);
-            cases.push(Case { heads: Heads { q, kv, dim }, capacity, positions, layout });
+            cases.push(Case { heads: Heads { q, kv, dim }, capacity, positions, layout, settled: j % 2 == 0 });
         }
     }
     let mut case = |[q, kv, dim]: [usize; 3], capacity, positions: &[u32], layout| {
-        cases.push(Case { heads: Heads { q, kv, dim }, capacity, positions: positions.to_vec(), layout });
+        let (positions, settled) = (positions.to_vec(), cases.len().is_multiple_of(2));
+        cases.push(Case { heads: Heads { q, kv, dim }, capacity, positions, layout, settled });
     };
     case([32, 8, 128], 400, &[390], Layout::Packed);
     // Groups that are cut.
@@ -115,6 +117,7 @@ impl<B: Backend, T: Float> Tokens<B, T> {
             sin: self.sin.view(),
             cache,
             capacity: self.case.capacity,
+            settled: self.case.settled,
             out: out.mat_mut(),
         }
     }
@@ -252,7 +255,8 @@ pub fn gradients<B: Backend>() -> Vec<Check<B>> {
 fn decode_works<B: Backend>(n: usize, cached: usize, heads: Heads) -> [Work<B>; 2] {
     let (width, row) = (heads.q * heads.dim, heads.kv * heads.dim);
     let (tokens, flops) = (4 * n * (width + row), 4 * n * cached * width);
-    let case = Case { heads, capacity: cached, positions: vec![cached as u32 - 1; n], layout: Layout::Packed };
+    let positions = vec![cached as u32 - 1; n];
+    let case = Case { heads, capacity: cached, positions, layout: Layout::Packed, settled: true };
     let (name, shape, rows) = ("decode_attention", format!("{n} x {cached}"), n * cached);
     let in_8_bits = Work::new::<Int8<B, bf16>>(
         name,
@@ -282,6 +286,7 @@ fn decode_attention_refuses<B: Backend>(backend: &B) {
         sin: z.view(160),
         cache: plain(896, 896),
         capacity: 7,
+        settled: false,
         scale: 0.1,
         out: z.mat_mut(2, 128),
     };

@@ -11,7 +11,7 @@
 //! The first five are for bf16 and f16, with `x`, its rows and the codes aligned to 16 bytes.
 
 use super::{
-    Gemm, SKINNY_ROWS,
+    Gemm, SKINNY_ROWS, gemv,
     linear::{self, Dense},
     linear4_wgmma,
     plan::{self, GemmKernels, GemmPlan, GemmWeight, gemm_kernels},
@@ -21,7 +21,7 @@ use crate::{
         device::Cuda,
         kernel::{Kernel, LaunchConfig},
         launch::{dequantize::launch_dequantize, dim, is_aligned, weight4},
-        params::{self, DequantizeParams, Linear4Params, MatrixMut, Weight4Params},
+        params::{self, DequantizeParams, GemvCut, Linear4Params, MatrixMut, Weight4Params},
         scratch::Slot,
     },
     element::{DType, Float},
@@ -90,8 +90,13 @@ impl GemmWeight for Weight4Params {
             n: dim(gemm.n),
             accumulate: gemm.accumulate.into(),
             splits: dim(splits),
+            cut: GemvCut::NONE,
         }
     }
+}
+
+impl GemvCut {
+    const NONE: Self = GemvCut { steps: 0, parts: 0, tiles: 0, each: 0, more: 0, group: 0, scale_bytes: 0 };
 }
 
 pub(in crate::cuda) fn linear4<T: Float, O: Float>(cuda: &Cuda, mut op: Linear4<'_, Cuda, T, O>) -> Result<()> {
@@ -118,8 +123,12 @@ unsafe fn quantized(cuda: &Cuda, gemm: &Gemm, weight: &Weight4<'_, Cuda>) -> Res
         // SAFETY: this function's contract is that of `run`, and `aligned` says what else it demands.
         return unsafe { linear4_wgmma::run(cuda, gemm, weight, None) };
     }
-    let few = if aligned { gemv(cuda, gemm, weight)?.or_else(|| skinny(cuda, gemm, weight)) } else { None };
-    let plan = match few {
+    // SAFETY: as above.
+    if aligned && unsafe { gemv::run(cuda, gemm, weight)? } {
+        return Ok(());
+    }
+    let skinny = if aligned { skinny(cuda, gemm, weight) } else { None };
+    let plan = match skinny {
         Some(plan) => plan,
         _ if aligned && gemm.n > FUSED_TOKENS && weight.cols.is_multiple_of(8) => {
             // SAFETY: this function's contract is that of `dequantize_first`.
@@ -133,57 +142,8 @@ unsafe fn quantized(cuda: &Cuda, gemm: &Gemm, weight: &Weight4<'_, Cuda>) -> Res
     unsafe { plan.run(cuda, gemm, codes) }
 }
 
-/// The kernels for one token, for two, and for three to eight.
-static GEMV: [Kernel<Linear4Params>; 3] = [
-    Kernel::new("linear4", "linear4_gemv1"),
-    Kernel::new("linear4", "linear4_gemv2"),
-    Kernel::new("linear4", "linear4_gemv8"),
-];
-/// The same for scales in f32.
-static GEMV_PLAIN: [Kernel<Linear4Params>; 3] = [
-    Kernel::new("linear4", "linear4_gemv1_plain"),
-    Kernel::new("linear4", "linear4_gemv2_plain"),
-    Kernel::new("linear4", "linear4_gemv8_plain"),
-];
-
-/// The plan for one to eight tokens, for the shapes and GPUs that have one.
-fn gemv(cuda: &Cuda, gemm: &Gemm, weight: &Weight4<'_, Cuda>) -> Result<Option<GemmPlan<Linear4Params>>> {
-    let [one, two, eight] = if matches!(weight.scales, Scales::Nested { .. }) { &GEMV } else { &GEMV_PLAIN };
-    let small = params::LINEAR4_GEMV_SHARED;
-    let (kernel, shared, static_bytes) = match gemm.n {
-        1 => (one, small, params::LINEAR4_GEMV_STATIC_BYTES),
-        2 => (two, small, params::LINEAR4_GEMV_STATIC_BYTES),
-        3..=8 => (eight, params::LINEAR4_GEMV8_SHARED, 0),
-        _ => return Ok(None),
-    };
-    if gemm.grad || !fits_gemv(cuda, weight, shared + static_bytes) || !cuda.has(kernel, gemm.suffix())? {
-        return Ok(None);
-    }
-    let config = LaunchConfig { shared, ..gemv_config(cuda, dim(weight.rows)) };
-    Ok(Some(GemmPlan { kernel, config, splits: 1, in_scratch: false }))
-}
-
-/// How a kernel for one or two tokens is launched, for a weight of so many rows.
-pub(super) fn gemv_config(cuda: &Cuda, rows: u32) -> LaunchConfig {
-    let blocks = (rows / dim(SKINNY_ROWS)).min(cuda.n_sms);
-    LaunchConfig { grid: [blocks, 1, 1], threads: params::LINEAR4_GEMV_THREADS, shared: params::LINEAR4_GEMV_SHARED }
-}
-
-/// Whether the kernels for one to eight tokens, with so much shared memory, take this weight, beside the alignment of its
-/// codes.
-pub(super) fn fits_gemv(cuda: &Cuda, weight: &Weight4<'_, Cuda>, shared: u32) -> bool {
-    let shared = shared as usize <= cuda.max_shared;
-    let aligned = match weight.scales {
-        Scales::Nested { codes, groups } => is_aligned(codes.ptr() as _, 0, 4) && is_aligned(groups.ptr() as _, 0, 8),
-        Scales::Plain(absmax) => is_aligned(absmax.ptr() as _, 0, 4),
-    };
-    let cols = weight.cols.is_multiple_of(UNIT_K) && weight.cols <= params::LINEAR4_GEMV_MAX_COLS as usize;
-    let rows = weight.rows.is_multiple_of(SKINNY_ROWS) && weight.rows > 0 && weight.cols > 0;
-    shared && aligned && cols && rows && weight.block_size == 64 && few_blocks(weight)
-}
-
 /// Whether the blocks of 64 can be counted in 32 bits, as the kernels for few tokens do.
-fn few_blocks(weight: &Weight4<'_, Cuda>) -> bool {
+pub(super) fn few_blocks(weight: &Weight4<'_, Cuda>) -> bool {
     u32::try_from(weight.rows * weight.cols / 64).is_ok()
 }
 

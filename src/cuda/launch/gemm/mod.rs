@@ -1,6 +1,7 @@
 //! Products with a weight, dense or 4-bit: what both have in common. `plan.rs` has the grids of the kernels that both
 //! have; `linear.rs` and `linear4.rs` choose among these and their own.
 
+mod gemv;
 pub(in crate::cuda) mod linear;
 pub(in crate::cuda) mod linear4;
 mod linear4_wgmma;

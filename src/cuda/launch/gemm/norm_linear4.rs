@@ -1,19 +1,15 @@
 //! One or two tokens: `gemv` with the norm in front, adapters beside and SwiGLU behind. Otherwise one kernel after the
 //! other.
 
-use super::{
-    Gemm, SKINNY_ROWS,
-    linear4::{fits_gemv, gemv_config, linear4},
-    lora::loras,
-    plan::GemmWeight,
-};
+use super::{Gemm, SKINNY_ROWS, gemv, linear4::linear4, lora::loras};
 use crate::{
     buffer::{Mat, MatMut, View},
     cuda::{
         device::Cuda,
         kernel::{Kernel, LaunchConfig},
-        launch::{dim, is_aligned, rms_norm::rms_norm, swiglu::swiglu, weight4},
+        launch::{dim, is_aligned, rms_norm::rms_norm, swiglu::swiglu},
         params::{self, LORA_LINEAR4_FACTORS, LoraLinear4Factor, MatrixMut, NormLinear4Params},
+        scratch::Slot,
     },
     element::{DType, Float},
     error::Result,
@@ -38,8 +34,14 @@ macro_rules! gemv {
 }
 static NORM: [Gemv; 2] = gemv!("");
 static NORM_SWIGLU: [Gemv; 2] = gemv!("swiglu_");
-static ADAPTED: [Gemv; 2] = gemv!("adapted_");
-const ADAPTERS: Kernel<NormLinear4Params> = Kernel::new("norm_linear4", "norm_linear4_adapters");
+static ADAPTED_NORM: [Gemv; 2] = gemv!("adapted_");
+static ADAPTED_NORM_SWIGLU: [Gemv; 2] = gemv!("adapted_swiglu_");
+static ADAPTED: [Gemv; 2] = gemv!("adapted_only_");
+/// Of three to eight tokens, without norm and adapters.
+static SWIGLU: [Kernel<NormLinear4Params>; 2] = [
+    Kernel::new("norm_linear4", "norm_linear4_swiglu_gemv8"),
+    Kernel::new("norm_linear4", "norm_linear4_swiglu_gemv8_plain"),
+];
 
 pub(in crate::cuda) fn norm_linear4<T: Float>(cuda: &Cuda, op: NormLinear4<'_, Cuda, T>) -> Result<()> {
     let NormLinear4 { x, norm, eps, mut normed, weight, parts, mut xa, mut out, mut gated } = op;
@@ -56,6 +58,12 @@ pub(in crate::cuda) fn norm_linear4<T: Float>(cuda: &Cuda, op: NormLinear4<'_, C
         return Ok(());
     }
     rms_norm(cuda, RmsNorm { x, add: None, weight: norm, eps, out: normed.reborrow() })?;
+    fused.gemm = Gemm::new("norm_linear4", false, &normed.mat(), &mut out, false);
+    fused.norm = None;
+    // SAFETY: as above.
+    if fused.gated.is_some() && parts.is_empty() && unsafe { fused.run(cuda)? } {
+        return Ok(());
+    }
     linear4(cuda, Linear4 { x: normed.mat(), weight, out: out.reborrow(), accumulate: false })?;
     adapters(cuda, normed.mat(), parts, xa, out.reborrow())?;
     gated.map_or(Ok(()), |gated| swiglu(cuda, Swiglu { gate_up: out.mat(), out: gated }))
@@ -89,42 +97,50 @@ impl<T: Float> Fused<'_, T> {
     /// # Safety
     /// The matrices, the weight and the adapters are live and as large as the dimensions of `gemm` and `parts` say.
     pub(super) unsafe fn run(&mut self, cuda: &Cuda) -> Result<bool> {
-        let Some(kernel) = self.kernel(cuda)? else { return Ok(false) };
-        let (suffix, params) = (T::DTYPE.suffix(), self.params());
-        let columns = self.parts.iter().map(|part| dim(part.xa.len())).sum();
-        let grid = [columns, dim(self.gemm.n), 1];
-        let config = LaunchConfig { grid, threads: params::NORM_LINEAR4_ADAPTERS_THREADS, shared: 0 };
-        let rows = self.weight.rows / (1 + usize::from(self.gated.is_some()));
+        let Some((kernel, shared)) = self.kernel(cuda)? else { return Ok(false) };
+        let params = self.params(cuda)?;
+        let config = LaunchConfig { shared, ..gemv::config(cuda, self.weight.rows / self.halves()) };
         // SAFETY: the shapes are this function's contract, and `fits` says what else the kernels demand.
-        unsafe {
-            cuda.launch(&ADAPTERS, suffix, params, config)?;
-            cuda.launch(kernel, suffix, params, gemv_config(cuda, dim(rows)))?;
-        }
+        unsafe { cuda.launch(kernel, T::DTYPE.suffix(), params, config)? };
         Ok(true)
     }
 
-    fn kernel(&self, cuda: &Cuda) -> Result<Option<&'static Kernel<NormLinear4Params>>> {
-        let kernels = match (&self.norm, &self.gated) {
-            (None, _) => &ADAPTED,
-            (Some(_), None) => &NORM,
-            (Some(_), Some(_)) => &NORM_SWIGLU,
+    /// The kernel, and its shared memory.
+    fn kernel(&self, cuda: &Cuda) -> Result<Option<(&'static Kernel<NormLinear4Params>, u32)>> {
+        let plain = usize::from(matches!(self.weight.scales, Scales::Plain(_)));
+        let few = |kernels: &'static [Gemv; 2]| {
+            let kernel = self.gemm.n.checked_sub(1).and_then(|n| kernels[plain].get(n));
+            kernel.map(|kernel| (kernel, params::LINEAR4_GEMV_SHARED))
         };
-        let kernels = &kernels[usize::from(matches!(self.weight.scales, Scales::Plain(_)))];
-        let kernel = self.gemm.n.checked_sub(1).and_then(|n| kernels.get(n));
-        let Some(kernel) = kernel.filter(|_| self.fits(cuda)) else { return Ok(None) };
-        Ok(cuda.has(kernel, T::DTYPE.suffix())?.then_some(kernel))
+        let kernel = match (&self.norm, &self.gated, self.parts) {
+            (None, Some(_), []) if (3..=8).contains(&self.gemm.n) => {
+                Some((&SWIGLU[plain], params::LINEAR4_GEMV8_SHARED))
+            }
+            (None, Some(_), _) => None,
+            (None, None, _) => few(&ADAPTED),
+            (Some(_), None, []) => few(&NORM),
+            (Some(_), None, _) => few(&ADAPTED_NORM),
+            (Some(_), Some(_), []) => few(&NORM_SWIGLU),
+            (Some(_), Some(_), _) => few(&ADAPTED_NORM_SWIGLU),
+        };
+        let static_bytes = params::NORM_LINEAR4_GEMV_STATIC_BYTES;
+        let all = |shared: u32| if shared == params::LINEAR4_GEMV_SHARED { shared + static_bytes } else { shared };
+        let Some((kernel, shared)) = kernel.filter(|(_, shared)| self.fits(cuda, all(*shared))) else {
+            return Ok(None);
+        };
+        Ok(cuda.has(kernel, T::DTYPE.suffix())?.then_some((kernel, shared)))
     }
 
-    fn fits(&self, cuda: &Cuda) -> bool {
+    fn fits(&self, cuda: &Cuda, shared: u32) -> bool {
         let Fused { gemm, weight, .. } = self;
         let norm = self.norm.as_ref().is_none_or(|(norm, _, normed)| {
             weight.cols <= params::NORM_LINEAR4_GEMV_MAX_COLS as usize
                 && is_aligned(norm.ptr() as _, 0, 16)
                 && normed.is_aligned(T::DTYPE, 16)
         });
-        let halves = self.gated.is_none() || (weight.rows / 2).is_multiple_of(SKINNY_ROWS);
+        let halves = (weight.rows / self.halves()).is_multiple_of(SKINNY_ROWS);
         gemm.x_fits_tensor_cores()
-            && fits_gemv(cuda, weight, params::LINEAR4_GEMV_SHARED + params::NORM_LINEAR4_GEMV_STATIC_BYTES)
+            && gemv::fits(cuda, weight, shared)
             && is_aligned(weight.codes.ptr() as _, 0, 16)
             && norm
             && halves
@@ -138,20 +154,29 @@ impl<T: Float> Fused<'_, T> {
                 && is_aligned(part.b.ptr() as _, 0, 8)
                 && [part.xa.start, part.xa.len()].iter().all(|columns| columns.is_multiple_of(4))
         };
-        let some = self.xa.is_aligned(T::DTYPE, 8)
-            && self.weight.cols <= params::NORM_LINEAR4_ADAPTERS_MAX_COLS as usize
+        let some = self.columns() * self.gemm.n <= params::NORM_LINEAR4_GEMV_MAX_XA as usize
             && self.parts.len() <= LORA_LINEAR4_FACTORS as usize
             && self.parts.iter().all(part);
         T::DTYPE != DType::F32 && (self.parts.is_empty() || some)
     }
 
-    fn params(&self) -> NormLinear4Params {
+    /// With SwiGLU a CTA has the same rows of gate and of up.
+    fn halves(&self) -> usize {
+        1 + usize::from(self.gated.is_some())
+    }
+
+    /// Those of xa that the adapters make.
+    fn columns(&self) -> usize {
+        self.parts.iter().map(|part| part.xa.len()).sum()
+    }
+
+    fn params(&self, cuda: &Cuda) -> Result<NormLinear4Params> {
         let (norm, eps, normed) = match &self.norm {
             Some((norm, eps, normed)) => (norm.ptr() as _, *eps, *normed),
             None => (null(), 0.0, MatrixMut::NONE),
         };
         let mut params = NormLinear4Params {
-            linear: weight4(&self.weight).params(&self.gemm, null_mut(), 1),
+            linear: gemv::params(cuda, &self.gemm, &self.weight, self.halves()),
             norm,
             eps,
             normed,
@@ -160,11 +185,13 @@ impl<T: Float> Fused<'_, T> {
             a: [null(); LORA_LINEAR4_FACTORS as usize],
             b: [LoraLinear4Factor::NONE; LORA_LINEAR4_FACTORS as usize],
             adapters: dim(self.parts.len()),
+            columns: dim(self.columns()),
+            tickets: if self.parts.is_empty() { null_mut() } else { cuda.scratch(Slot::Tickets, 2)? },
         };
         for ((a, b), part) in params.a.iter_mut().zip(&mut params.b).zip(self.parts) {
             *a = part.a.ptr() as _;
             *b = LoraLinear4Factor::new(part.b.ptr() as _, part, 0);
         }
-        params
+        Ok(params)
     }
 }
