@@ -64,12 +64,20 @@ template <class T> struct Dense {
     }
 };
 
-// Entry points that call kernel<T, O, ...>: `name_T` stores T, `name_T_f32` stores f32.
+// Entry points that call kernel<T, O, ...>: `name_T` stores T, `name_T_f32` stores f32. An EARLY kernel waits itself for
+// the one before it.
 #define ENTRY(name, suffix, Params, threads, ctas, ...)                                                                \
     extern "C" __global__ void __launch_bounds__(threads, ctas) name##_##suffix(const __grid_constant__ Params p) {    \
         begin_kernel();                                                                                                \
         __VA_ARGS__(p);                                                                                                \
     }
+#define EARLY_ENTRY(name, suffix, Params, threads, ...)                                                                \
+    extern "C" __global__ void __launch_bounds__(threads, 1) name##_##suffix(const __grid_constant__ Params p) {       \
+        __VA_ARGS__(p);                                                                                                \
+    }
+#define EARLY_ENTRIES(name, Params, threads, kernel, ...)                                                              \
+    EARLY_ENTRY(name, bf16, Params, threads, kernel<bf16, bf16, __VA_ARGS__>)                                          \
+    EARLY_ENTRY(name, f16, Params, threads, kernel<f16, f16, __VA_ARGS__>)
 #define ENTRIES(name, Params, threads, ctas, kernel, ...)                                                              \
     ENTRY(name, bf16, Params, threads, ctas, kernel<bf16, bf16, __VA_ARGS__>)                                          \
     ENTRY(name, f16, Params, threads, ctas, kernel<f16, f16, __VA_ARGS__>)

@@ -7,6 +7,9 @@
 // 16 k of a product are the 8 bytes of two words, in their natural order. A byte becomes a pair of T by one `prmt`
 // (byte * 256 + lane * 4 is an address) and one look-up; the next 64 k are decoded while the last are multiplied.
 //
+// The weight is read while the kernel before this one still runs: the rings of codes and scales are full, and the table is,
+// when x comes.
+//
 // Columns beside the weight, those of adapters, come as they are, from L2: 64 k are a stage of their own, with one of x.
 //
 // Wants cols % 256 = 0, blocks of 64 and more; x, its rows and the codes aligned to 16 bytes, nested scales to 4 and 8.
@@ -216,6 +219,7 @@ template <class T, class O, int WARPGROUPS, int TOKENS> struct Consumer {
         fill_pairs<T, L::CONSUMERS>(p.weight.fp4);
         float *map = reinterpret_cast<float *>(shared + L::MAP);
         if (threadIdx.x < 256) map[threadIdx.x] = dynamic_map(threadIdx.x);
+        wait_for_last();
         sync_consumers<L::CONSUMERS>();
         for (unsigned i = blockIdx.x; i < p.units; i += gridDim.x) {
             Unit unit = this->unit(i);
@@ -246,6 +250,7 @@ template <int WARPGROUPS, int TOKENS> __device__ __forceinline__ void produce(co
     using L = Layout<WARPGROUPS, TOKENS>;
     Turn<L::W_STAGES> w;
     Turn<L::X_STAGES> x;
+    if (threadIdx.x / 32 == L::CONSUMERS / 32 + 1) wait_for_last();
     for (unsigned i = blockIdx.x; i < p.units; i += gridDim.x) {
         Unit unit = unit_of(p, i, all_stages(p), L::ROWS, TOKENS);
         unsigned weight_end = min(unit.end, weight_stages(p));
@@ -283,6 +288,7 @@ __device__ __forceinline__ void fused(const Linear4WgmmaParams &p) {
         barriers_are_made();
     }
     __syncthreads();
+    let_next_start();
     // 64 Ki registers: what the kernel starts with, dealt out anew.
     if (threadIdx.x >= L::CONSUMERS) {
         set_registers<WARPGROUPS == 2 ? 24 : 32, false>();
@@ -294,8 +300,9 @@ __device__ __forceinline__ void fused(const Linear4WgmmaParams &p) {
 }
 
 #define WGMMA_TILE(name, WARPGROUPS, TOKENS)                                                                           \
-    ENTRIES(name, Linear4WgmmaParams, (Layout<WARPGROUPS, TOKENS>::THREADS), 1, fused, WARPGROUPS, TOKENS)             \
-    ENTRIES_F32_OUT(name, Linear4WgmmaParams, (Layout<WARPGROUPS, TOKENS>::THREADS), 1, fused, WARPGROUPS, TOKENS)
+    EARLY_ENTRIES(name, Linear4WgmmaParams, (Layout<WARPGROUPS, TOKENS>::THREADS), fused, WARPGROUPS, TOKENS)          \
+    EARLY_ENTRY(name, bf16_f32, Linear4WgmmaParams, (Layout<WARPGROUPS, TOKENS>::THREADS), fused<bf16, f32, WARPGROUPS, TOKENS>) \
+    EARLY_ENTRY(name, f16_f32, Linear4WgmmaParams, (Layout<WARPGROUPS, TOKENS>::THREADS), fused<f16, f32, WARPGROUPS, TOKENS>)
 // By rows and tokens.
 WGMMA_TILE(linear4_wgmma_192x32, 3, 32)
 WGMMA_TILE(linear4_wgmma_192x64, 3, 64)
