@@ -99,9 +99,9 @@ struct Head<'a, R> {
 }
 
 /// Rows of the cache that are widened at once.
-const BLOCK: usize = 32;
+const BLOCK: usize = 8;
 /// Rows ahead at which memory is asked for: those of one head do not lie side by side.
-const AHEAD: usize = 16;
+const AHEAD: usize = 32;
 
 impl<R> Head<'_, R> {
     /// Calls `f` with the number of the first and the elements of some rows at a time.

@@ -6,7 +6,7 @@ use super::device::Cpu;
 use super::pages::Part;
 use crate::{
     buffer::{Keeper, Parts, Storage, View, ViewMut, sealed::Sealed},
-    element::{self, Element},
+    element::Element,
     error::Result,
     host,
 };
@@ -56,7 +56,7 @@ impl<T: Element> Memory<T> {
     /// Zeros in large pages, where there are such pages and enough elements for them.
     #[cfg(target_os = "linux")]
     fn paged(len: usize) -> Result<Option<Self>> {
-        let bytes = element::bytes::<T>(len)?;
+        let bytes = crate::element::bytes::<T>(len)?;
         if !Part::suits(bytes) {
             return Ok(None);
         }

@@ -11,8 +11,10 @@ use std::{ops::Range, sync::Arc};
 
 /// Bytes of a large page.
 const LARGE: usize = 2 << 20;
-/// Bytes of a page that can be given back.
-const SMALL: usize = 4096;
+/// What is given back begins and ends at multiples of this: whole pages of any system.
+const SMALL: usize = 64 << 10;
+/// The least that a buffer must have.
+const LEAST: usize = 32 << 10;
 /// Bytes of a map that is shared.
 const SHARED: usize = 64 << 20;
 /// Where buffers begin: at a cache line.
@@ -31,7 +33,7 @@ pub(super) struct Part {
 impl Part {
     /// Whether a buffer of so many bytes is worth it.
     pub(super) fn suits(bytes: usize) -> bool {
-        bytes >= 8 * SMALL
+        bytes >= LEAST
     }
 
     /// Nothing where the system has no room.
@@ -71,7 +73,8 @@ impl Drop for Part {
     fn drop(&mut self) {
         let (start, end) = (self.bytes.start.next_multiple_of(SMALL), self.bytes.end / SMALL * SMALL);
         if start < end {
-            // SAFETY: these pages are of this part alone, which nobody has any more; no later part begins before its end.
+            // SAFETY: a map begins with a page, so that by `SMALL` these are whole pages, and they are of this part alone, which
+            // nobody has any more; no later part begins before its end.
             _ = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) };
         }
     }

@@ -88,7 +88,9 @@ impl Inputs {
             let rows = plain.chunks_exact(cols.max(1));
             let half = |x: f32| (x.to_bits() >> 16) as u16;
             match order {
-                Order::Plain | Order::Pairs(_) | Order::Octets(_) => inputs.wide = arrange(rows, n * stride, stride, order, |x| x),
+                Order::Plain | Order::Pairs(_) | Order::Octets(_) => {
+                    inputs.wide = arrange(rows, n * stride, stride, order, |x| x)
+                }
                 Order::Halves | Order::HalfPairs(_) => inputs.halves = arrange(rows, n * stride, stride, order, half),
             }
             inputs
