@@ -99,7 +99,9 @@ struct Head<'a, R> {
 }
 
 /// Rows of the cache that are widened at once.
-const BLOCK: usize = 32;
+const BLOCK: usize = 8;
+/// Rows ahead at which memory is asked for: those of one head do not lie side by side.
+const AHEAD: usize = 32;
 
 impl<R> Head<'_, R> {
     /// Calls `f` with the number of the first and the elements of some rows at a time.
@@ -113,7 +115,14 @@ impl<R> Head<'_, R> {
                 let wide = &mut wide[..BLOCK.min(len - first) * dim];
                 vectorize(
                     #[inline(always)]
-                    || wide.chunks_exact_mut(dim).zip(first..).for_each(|(wide, row)| rows.widen(row, head, wide)),
+                    || {
+                        for (wide, row) in wide.chunks_exact_mut(dim).zip(first..) {
+                            if row + AHEAD < len {
+                                rows.prefetch(row + AHEAD, head, dim);
+                            }
+                            rows.widen(row, head, wide);
+                        }
+                    },
                 );
                 f(first, wide);
             }

@@ -3,7 +3,7 @@
 use super::{
     device::Cpu,
     par,
-    simd::{convert, vectorize},
+    simd::{convert, prefetch, vectorize},
 };
 use crate::{
     buffer::ViewMut,
@@ -37,6 +37,8 @@ pub(super) trait Rows<T: Float>: Send + Sync {
     fn put(&mut self, row: usize, x: &[T]);
     /// A head of a row, as f32.
     fn widen(&self, row: usize, head: usize, out: &mut [f32]);
+    /// Asks for a head of `dim` elements of a row, which will be read soon.
+    fn prefetch(&self, row: usize, head: usize, dim: usize);
 }
 
 /// As they are, `[capacity, width]`.
@@ -54,6 +56,11 @@ impl<T: Float> Rows<T> for Plain<'_, T> {
     #[inline(always)]
     fn widen(&self, row: usize, head: usize, out: &mut [f32]) {
         convert::widen(&self.rows[row * self.width + head * out.len()..][..out.len()], out);
+    }
+
+    #[inline(always)]
+    fn prefetch(&self, row: usize, head: usize, dim: usize) {
+        prefetch(&self.rows[row * self.width + head * dim..][..dim]);
     }
 }
 
@@ -93,6 +100,11 @@ impl<T: Float> Rows<T> for Int8<'_> {
     #[inline(always)]
     fn widen(&self, row: usize, head: usize, out: &mut [f32]) {
         widen_codes(&self.codes[self.at(row, head)..][..self.dim], self.scales[head * self.capacity + row], out);
+    }
+
+    #[inline(always)]
+    fn prefetch(&self, row: usize, head: usize, dim: usize) {
+        prefetch(&self.codes[self.at(row, head)..][..dim]);
     }
 }
 

@@ -2,6 +2,8 @@
 #![allow(unsafe_code)]
 
 use super::device::Cpu;
+#[cfg(target_os = "linux")]
+use super::pages::Part;
 use crate::{
     buffer::{Keeper, Parts, Storage, View, ViewMut, sealed::Sealed},
     element::Element,
@@ -17,6 +19,9 @@ pub struct Memory<T>(Kind<T>);
 enum Kind<T> {
     /// Of this crate, which is counted.
     Own(Vec<T>),
+    /// The same in large pages.
+    #[cfg(target_os = "linux")]
+    Paged { part: Part, len: usize },
     /// Of others: what keeps it lives as long.
     Adopted { ptr: *mut T, len: usize, _keeper: Keeper },
 }
@@ -29,24 +34,61 @@ unsafe impl<T: Element> Sync for Memory<T> {}
 
 impl<T: Element> Memory<T> {
     pub(super) fn zeros(len: usize) -> Result<Self> {
-        host::zeros(len).map(Self::counted)
+        match Self::paged(len)? {
+            Some(memory) => Ok(memory),
+            None => host::zeros(len).map(Self::counted),
+        }
     }
 
     pub(super) fn copy(host: &[T]) -> Result<Self> {
-        copy(host).map(Self::counted)
+        let Some(mut memory) = Self::paged(host.len())? else { return copy(host).map(Self::counted) };
+        let Parts { ptr, len, .. } = Cpu::parts_mut(&mut memory);
+        // SAFETY: `paged` made the memory for as many elements, all of them zeros, and nobody else has it.
+        unsafe { std::slice::from_raw_parts_mut(ptr, len) }.copy_from_slice(host);
+        Ok(memory)
     }
 
     fn counted(elements: Vec<T>) -> Self {
         host::BUFFERS.add(size_of_val(elements.as_slice()));
         Memory(Kind::Own(elements))
     }
+
+    /// Zeros in large pages, where there are such pages and enough elements for them.
+    #[cfg(target_os = "linux")]
+    fn paged(len: usize) -> Result<Option<Self>> {
+        let bytes = crate::element::bytes::<T>(len)?;
+        if !Part::suits(bytes) {
+            return Ok(None);
+        }
+        host::check(bytes)?;
+        let part = Part::new(bytes);
+        Ok(part.map(|part| {
+            host::BUFFERS.add(bytes);
+            Memory(Kind::Paged { part, len })
+        }))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn paged(_len: usize) -> Result<Option<Self>> {
+        Ok(None)
+    }
+}
+
+impl<T> Memory<T> {
+    /// Bytes that are counted.
+    fn bytes(&self) -> usize {
+        match &self.0 {
+            Kind::Own(elements) => size_of_val(elements.as_slice()),
+            #[cfg(target_os = "linux")]
+            Kind::Paged { len, .. } => len * size_of::<T>(),
+            Kind::Adopted { .. } => 0,
+        }
+    }
 }
 
 impl<T> Drop for Memory<T> {
     fn drop(&mut self) {
-        if let Kind::Own(elements) = &self.0 {
-            host::BUFFERS.sub(size_of_val(elements.as_slice()));
-        }
+        host::BUFFERS.sub(self.bytes());
     }
 }
 
@@ -59,7 +101,8 @@ pub(super) fn copy<T: Element>(elements: &[T]) -> Result<Vec<T>> {
 
 impl Sealed for Cpu {}
 
-// SAFETY: a vector's buffer stays where it is while the vector is not changed, and no one changes the length of these;
+// SAFETY: a vector's buffer stays where it is while the vector is not changed, and no one changes the length of these; a
+// part of a map is where it is, at a multiple of 64, has zeros or elements, and is of one buffer alone (`Part`);
 // what is adopted or lent stays as long as `Buf::from_raw` and `View::from_raw` have their callers promise. All CPU memory
 // is one address space, and nothing is recorded.
 unsafe impl Storage for Cpu {
@@ -69,6 +112,8 @@ unsafe impl Storage for Cpu {
     fn parts<T: Element>(memory: &Memory<T>) -> Parts<'_, *const T, ()> {
         let (ptr, len) = match &memory.0 {
             Kind::Own(elements) => (elements.as_ptr(), elements.len()),
+            #[cfg(target_os = "linux")]
+            Kind::Paged { part, len } => (part.as_ptr().cast_const().cast(), *len),
             Kind::Adopted { ptr, len, .. } => (ptr.cast_const(), *len),
         };
         Parts { ptr, len, owner: &() }
@@ -77,6 +122,8 @@ unsafe impl Storage for Cpu {
     fn parts_mut<T: Element>(memory: &mut Memory<T>) -> Parts<'_, *mut T, ()> {
         let (ptr, len) = match &mut memory.0 {
             Kind::Own(elements) => (elements.as_mut_ptr(), elements.len()),
+            #[cfg(target_os = "linux")]
+            Kind::Paged { part, len } => (part.as_ptr().cast(), *len),
             Kind::Adopted { ptr, len, .. } => (*ptr, *len),
         };
         Parts { ptr, len, owner: &() }

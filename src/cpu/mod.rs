@@ -14,6 +14,8 @@ mod gemm;
 mod math;
 mod memory;
 mod noise;
+#[cfg(target_os = "linux")]
+mod pages;
 mod par;
 mod pool;
 mod qk_norm_rope;

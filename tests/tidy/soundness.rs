@@ -19,6 +19,7 @@ const UNSAFE_ROOMS: &[&str] = &[
     "src/cuda/launch/",
     "src/cpu/simd/",
     "src/cpu/memory.rs",
+    "src/cpu/pages.rs",
     "src/cpu/pool.rs",
     "src/buffer.rs",
     "src/buffer/foreign.rs",

@@ -51,13 +51,12 @@ pub(super) fn scales(weight: &Weight4<'_, Cpu>, first: usize, out: &mut [f32]) {
     while done < out.len() {
         let Group { absmax, offset } = groups[(first + done) / GROUP];
         let end = out.len().min(done + GROUP - (first + done) % GROUP);
+        let (out, codes) = (&mut out[done..end], &codes[done..end]);
+        // The look-ups by themselves, since there are no vectors for them.
+        out.iter_mut().zip(codes).for_each(|(out, code)| *out = map[usize::from(*code)]);
         vectorize(
             #[inline(always)]
-            || {
-                for (out, code) in out[done..end].iter_mut().zip(&codes[done..end]) {
-                    *out = map[usize::from(*code)] * absmax + offset;
-                }
-            },
+            || out.iter_mut().for_each(|out| *out = *out * absmax + offset),
         );
         done = end;
     }

@@ -135,6 +135,22 @@ pub fn features() -> Vec<&'static str> {
     found.into_iter().filter(|(_, have)| *have).map(|(name, _)| name).collect()
 }
 
+/// Asks for memory that will be read soon.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) fn prefetch<T>(x: &[T]) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    for line in x.chunks(64 / size_of::<T>().clamp(1, 64)) {
+        // SAFETY: what is prefetched may lie anywhere.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
+    }
+}
+
+/// Asks for nothing.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline(always)]
+pub(super) fn prefetch<T>(_: &[T]) {}
+
 /// Runs `f`, compiled for the best instructions of this machine. Only what is inlined is: `f` must be a closure with
 /// `#[inline(always)]`, and call such functions.
 #[cfg(target_arch = "x86_64")]

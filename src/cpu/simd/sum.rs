@@ -92,11 +92,22 @@ fn fold(x: impl Iterator<Item = f32>, start: f32, f: impl Fn(f32, f32) -> f32) -
 }
 
 #[cfg(target_arch = "x86_64")]
-mod x86 {
+pub(super) mod x86 {
+    use std::arch::x86_64::*;
+
+    /// The sum of the elements, in the order of `_mm512_reduce_add_ps`: halves, then quarters, then pairs.
+    #[target_feature(enable = "avx2,fma")]
+    #[inline]
+    pub(in crate::cpu::simd) fn reduce_add(x: __m256) -> f32 {
+        let x = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+        let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+        _mm_cvtss_f32(_mm_add_ss(x, _mm_shuffle_ps::<1>(x, x)))
+    }
+
     /// The reductions for one width of vectors: four accumulators over whole steps, then one over whole vectors, then
     /// the tail.
     macro_rules! reductions {
-        ($name:ident, $features:literal, $lanes:literal, $set:ident, $load:ident, $store:ident, $add:ident, $max:ident, $fma:ident, $vector:ident) => {
+        ($name:ident, $features:literal, $lanes:literal, $set:ident, $load:ident, $store:ident, $add:ident, $max:ident, $fma:ident, $vector:ident, $lane_sum:path) => {
             pub(super) mod $name {
                 use std::arch::x86_64::*;
 
@@ -119,23 +130,7 @@ mod x86 {
                         acc[0] = unsafe { $fma($load(x.as_ptr()), $load(y.as_ptr()), acc[0]) };
                     }
                     let tail = x_tail.iter().zip(y_tail).fold(0.0, |sum: f32, (x, y)| x.mul_add(*y, sum));
-                    tail + lane_sum($add($add(acc[0], acc[1]), $add(acc[2], acc[3])))
-                }
-
-                #[target_feature(enable = $features)]
-                #[inline]
-                fn lane_sum(x: $vector) -> f32 {
-                    let mut lanes = [0.0; $lanes];
-                    // SAFETY: the type of `lanes` says one vector.
-                    unsafe { $store(lanes.as_mut_ptr(), x) };
-                    let mut n = $lanes / 2;
-                    while n > 0 {
-                        for i in 0..n {
-                            lanes[i] += lanes[i + n];
-                        }
-                        n /= 2;
-                    }
-                    lanes[0]
+                    tail + $lane_sum($add($add(acc[0], acc[1]), $add(acc[2], acc[3])))
                 }
 
                 #[target_feature(enable = $features)]
@@ -243,7 +238,8 @@ mod x86 {
         _mm512_add_ps,
         _mm512_max_ps,
         _mm512_fmadd_ps,
-        __m512
+        __m512,
+        _mm512_reduce_add_ps
     );
     reductions!(
         avx2,
@@ -255,7 +251,8 @@ mod x86 {
         _mm256_add_ps,
         _mm256_max_ps,
         _mm256_fmadd_ps,
-        __m256
+        __m256,
+        super::reduce_add
     );
 }
 

@@ -1,6 +1,7 @@
 //! With vectors of 8 f32. What codes stand for is not rounded to the compute type.
 
 use super::{Inputs, Rows4, Rows16, kernels};
+use crate::cpu::simd::sum::x86::reduce_add;
 use std::arch::x86_64::*;
 
 kernels!("avx2,fma,f16c", 4, 1);
@@ -45,7 +46,7 @@ fn some4<const R: usize, const N: usize>(rows: Rows4<'_>, x: &Inputs, out: &mut 
     }
     for (out, sums) in out.iter_mut().zip(sums) {
         for (out, sum) in out.iter_mut().zip(sums) {
-            *out = reduce(sum);
+            *out = reduce_add(sum);
         }
     }
 }
@@ -57,16 +58,6 @@ fn look_up(table: [__m256; 2], codes: __m256i) -> __m256 {
     let [low, high] = table;
     let found = (_mm256_permutevar8x32_ps(low, codes), _mm256_permutevar8x32_ps(high, codes));
     _mm256_blendv_ps(found.0, found.1, _mm256_castsi256_ps(_mm256_slli_epi32::<28>(codes)))
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn reduce(sum: __m256) -> f32 {
-    let mut lanes = [0.0; 8];
-    // SAFETY: the type of `lanes` says eight elements: one vector.
-    unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), sum) };
-    let [a, b, c, d, e, f, g, h] = lanes;
-    ((a + e) + (c + g)) + ((b + f) + (d + h))
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -103,7 +94,7 @@ fn some16<const R: usize, const N: usize>(rows: Rows16<'_>, x: &Inputs, out: &mu
     }
     for (out, sums) in out.iter_mut().zip(sums) {
         for (out, [a, b]) in out.iter_mut().zip(sums) {
-            *out = reduce(_mm256_add_ps(a, b));
+            *out = reduce_add(_mm256_add_ps(a, b));
         }
     }
 }

@@ -32,6 +32,9 @@ pub(in crate::cpu) enum Order {
     /// In runs of twice that many: those of even number, then those of odd number. So they meet the two codes of a byte,
     /// or the two bf16 of 32 bits.
     Pairs(usize),
+    /// In runs of eight times that many: every eighth, then every eighth from the second on, and so forth. So they meet
+    /// the eight codes of 32 bits.
+    Octets(usize),
     /// As they are, in bf16.
     Halves,
     /// [`Order::Pairs`] in bf16.
@@ -45,6 +48,7 @@ impl Order {
             Order::Plain => 1,
             Order::Halves => 32,
             Order::Pairs(n) | Order::HalfPairs(n) => 2 * n,
+            Order::Octets(n) => 8 * n,
         }
     }
 }
@@ -84,7 +88,9 @@ impl Inputs {
             let rows = plain.chunks_exact(cols.max(1));
             let half = |x: f32| (x.to_bits() >> 16) as u16;
             match order {
-                Order::Plain | Order::Pairs(_) => inputs.wide = arrange(rows, n * stride, stride, order, |x| x),
+                Order::Plain | Order::Pairs(_) | Order::Octets(_) => {
+                    inputs.wide = arrange(rows, n * stride, stride, order, |x| x)
+                }
                 Order::Halves | Order::HalfPairs(_) => inputs.halves = arrange(rows, n * stride, stride, order, half),
             }
             inputs
@@ -104,6 +110,14 @@ fn arrange<'a, E: Copy + Default>(
     for (row, out) in rows.zip(out.chunks_exact_mut(stride.max(1))) {
         match order {
             Order::Plain | Order::Halves => out.iter_mut().zip(row).for_each(|(out, x)| *out = element(*x)),
+            Order::Octets(n) => {
+                for (row, out) in row.chunks(8 * n).zip(out.chunks_exact_mut(8 * n)) {
+                    let (octets, last) = row.as_chunks::<8>();
+                    for (i, octet) in octets.iter().map(|octet| octet.as_slice()).chain([last]).enumerate() {
+                        octet.iter().enumerate().for_each(|(k, x)| out[k * n + i] = element(*x));
+                    }
+                }
+            }
             Order::Pairs(n) | Order::HalfPairs(n) => {
                 for (row, out) in row.chunks(2 * n).zip(out.chunks_exact_mut(2 * n)) {
                     let (even, odd) = out.split_at_mut(n);
@@ -137,7 +151,7 @@ pub(in crate::cpu) fn order4<T: Float>(weight: &Weight4<'_, Cpu>, exact: bool) -
         _ if !whole_blocks(weight) => Order::Plain,
         // A run has one scale.
         Level::Avx512Bf16 if T::DTYPE == DType::Bf16 && exact && weight.block_size >= 64 => Order::HalfPairs(32),
-        Level::Avx512 | Level::Avx512Bf16 => Order::Pairs(16),
+        Level::Avx512 | Level::Avx512Bf16 => Order::Octets(16),
         Level::Avx2 => Order::Pairs(8),
         Level::Portable => Order::Plain,
     }
