@@ -13,7 +13,7 @@ use crate::{
     embedded::{self, EMBEDDED},
     error::Result,
     hub,
-    lora::{LoraConfig, Targets, TrainableTokens},
+    lora::{Init, LoraConfig, Targets, TrainableTokens},
     model::Base,
     options::*,
     train::data::DataFiles,
@@ -70,6 +70,9 @@ section! {
         use_rslora: bool = false;
         /// Train a magnitude for each output beside the direction of its weight (DoRA)
         use_dora: bool = false;
+        /// What A and B begin with: true, gaussian, the base's principal part (pissa, or sooner found pissa_niter_N), or that
+        /// of what quantising took from it (loftq)
+        init_lora_weights: Init = Init::Kaiming;
         /// Train a module whole
         modules_to_save: Option<Whole> = None;
         /// Train the embedding's rows of these tokens, and so a tied head's
@@ -213,6 +216,7 @@ impl TrainSettings {
         lora.dropout = self.lora_dropout;
         lora.use_rslora = self.use_rslora;
         lora.use_dora = self.use_dora;
+        lora.init = self.init_lora_weights.clone();
         lora.save_lm_head = self.modules_to_save == Some(Whole::LmHead);
         lora.trainable_tokens = self.trainable_token_indices.clone();
         let (name, revision) = hub::as_peft(&self.model_name);

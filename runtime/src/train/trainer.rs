@@ -12,7 +12,7 @@ use super::{
 use crate::{
     batch::{Batch, Sample, batches},
     error::{Error, Result},
-    lora::{Adapter, DeviceAdapter, Layout, LoraConfig, SMALLER},
+    lora::{Adapter, DeviceAdapter, Layout, LoraConfig, OfWhole, SMALLER},
     model::{Activations, DropoutSeed, EmbeddingNoise, ForwardContext, Gradients, Keep, Kept, LossBuffers, Qwen3},
     options,
 };
@@ -93,6 +93,8 @@ pub struct Trainer<'m, B: Backend, T: Float> {
     adapter: DeviceAdapter<B, T>,
     /// What [`Trainer::adapter`] gives: taken at the start, so that saving cannot fail for memory.
     copy: Adapter,
+    /// The same for a base from which PiSSA took nothing.
+    whole: Option<OfWhole>,
     optimizer: Optimizer<B>,
     acts: Activations<B, T>,
     grads: Gradients<B, T>,
@@ -159,6 +161,7 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
             config,
             adapter,
             copy,
+            whole: None,
             optimizer,
             acts,
             grads,
@@ -339,15 +342,6 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
             n += losses.len();
         }
         Ok(sum / n as f64)
-    }
-
-    /// The adapter as it is now, in memory that was taken at the start; waits.
-    ///
-    /// # Errors
-    /// The device refuses.
-    pub fn adapter(&mut self) -> Result<&Adapter> {
-        self.adapter.layout.fetch(self.backend, &self.optimizer.weights, &mut self.copy)?;
-        Ok(&self.copy)
     }
 
     /// The gradients of the last step, as tensors of an adapter; waits. For inspection.

@@ -1,6 +1,7 @@
 //! Training runs, as a program that has settings starts them.
 
 mod best;
+mod init;
 mod report;
 mod resume;
 

@@ -1,6 +1,6 @@
 //! All of a run that can be known before weights are loaded.
 
-use super::{fit::as_begun, idle::idle, resume::find, texts::Texts};
+use super::{begin::expect_base, fit::as_begun, idle::idle, resume::find, texts::Texts};
 use crate::{
     checkpoint::Checkpoint,
     config::Qwen3Config,
@@ -84,6 +84,7 @@ impl Prepared {
         let lora = adapter.as_ref().map_or_else(|| settings.lora(), |adapter| Ok(adapter.config.clone()))?;
         lora.resolve(&config)?;
         lora.expect_trainable()?;
+        expect_base(settings, &files, &lora)?;
         let (texts, no_template) = Texts::read(settings, &dir, &config, &tokenizer)?;
         let untrained = untrained_note(&files, &config, &tokenizer, &texts.train.samples, &lora)?;
         let notes = [checkpoint_note(&files, &config)?, adapter_note.flatten(), no_template, untrained];
