@@ -59,6 +59,7 @@ pub struct LoraConfig {
 
 /// How A and B begin.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub enum Init {
     /// A uniform in ±1/√in (Kaiming with a = √5), B zero: `init_lora_weights: true`.
     Kaiming,

@@ -172,7 +172,7 @@ fn among(basis: &[Vec<f32>], images: &[Vec<f32>], r: usize) -> Principal {
     let mut principal = Principal { values: Vec::new(), left: Vec::new(), right: Vec::new() };
     for (square, weights) in eigen(gram).into_iter().take(r) {
         let value = square.sqrt();
-        if !(value > 0.0) {
+        if !value.is_normal() {
             break;
         }
         principal.left.push(sum(basis, &weights, 1.0));

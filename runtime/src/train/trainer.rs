@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     batch::{Batch, Sample, batches},
+    builder::builder,
     error::{Error, Result},
     lora::{Adapter, DeviceAdapter, Layout, LoraConfig, OfWhole, SMALLER},
     model::{Activations, DropoutSeed, EmbeddingNoise, ForwardContext, Gradients, Keep, Kept, LossBuffers, Qwen3},
@@ -23,19 +24,21 @@ use halfbyte::{
 pub use state::{Counters, TrainerState};
 use tracing::trace;
 
-/// How a trainer runs.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct TrainerOptions {
-    /// The most tokens of a micro-batch, or of a sample to evaluate.
-    pub capacity: usize,
-    /// What each layer keeps for the backward pass: the less, the less memory and the more time.
-    pub kept: Kept,
-    /// The learning rate over the steps.
-    pub schedule: Schedule,
-    /// How the optimiser moves.
-    pub optimizer: OptimizerOptions,
-    /// Of the dropout masks.
-    pub seed: u64,
+builder! {
+    /// How a trainer runs.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    pub struct TrainerOptions {
+        /// The most tokens of a micro-batch, or of a sample to evaluate.
+        pub capacity: usize,
+        /// What each layer keeps for the backward pass: the less, the less memory and the more time.
+        pub kept: Kept,
+        /// The learning rate over the steps.
+        pub schedule: Schedule,
+        /// How the optimiser moves.
+        pub optimizer: OptimizerOptions,
+        /// Of the dropout masks.
+        pub seed: u64,
+    }
 }
 
 impl TrainerOptions {
