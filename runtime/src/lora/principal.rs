@@ -6,6 +6,7 @@ use halfbyte::{
     ops::{Linear, LinearGrad, Op},
     rng::{normal, philox},
 };
+use rayon::prelude::*;
 
 /// Sets these random numbers apart from other uses ("svd").
 const STREAM: u32 = 0x0073_7664;
@@ -91,7 +92,7 @@ impl Weight<'_> {
         let most = self.rows.min(self.cols);
         let mut block = orthonormal(&[], self.forward(&self.random((r + SPARE).min(most))?)?);
         let (mut basis, mut images) = (Vec::new(), Vec::new());
-        let mut step = 0;
+        let (mut step, mut look) = (0, 3 * block.len());
         loop {
             step += 1;
             let image = self.backward(&block)?;
@@ -101,8 +102,9 @@ impl Weight<'_> {
                 block.truncate(most - basis.len());
             }
             images.extend(image);
-            // To look costs as much as a few products.
-            if block.is_empty() || search == Search::Exact && step % 3 == 0 {
+            // To look costs more than a product, the more the more vectors there are.
+            if block.is_empty() || search == Search::Exact && basis.len() >= look {
+                look = basis.len() * 3 / 2;
                 let principal = among(&basis, &images, r);
                 if block.is_empty() || self.is_close(&principal)? {
                     return Ok(principal);
@@ -138,37 +140,54 @@ impl Weight<'_> {
 
 /// The vectors made orthogonal to those of `basis`, which are orthonormal, and to one another; without those of which
 /// nothing is left.
-fn orthonormal(basis: &[Vec<f32>], block: Vec<Vec<f32>>) -> Vec<Vec<f32>> {
+fn orthonormal(basis: &[Vec<f32>], mut block: Vec<Vec<f32>>) -> Vec<Vec<f32>> {
     // Of a vector that is a sum of others, rounding leaves about 1e-7.
     const NOTHING: f64 = 1e-5;
-    let mut new: Vec<Vec<f32>> = Vec::new();
-    for mut x in block {
-        let before = dot(&x, &x).sqrt();
-        // Once more, for what rounding left.
-        for _ in 0..2 {
-            for other in basis.iter().chain(&new) {
-                let along = dot(&x, other) as f32;
-                x.iter_mut().zip(other).for_each(|(x, other)| *x -= along * other);
+    // Once more, for what rounding left.
+    for _ in 0..2 {
+        let before: Vec<f64> = block.iter().map(|x| dot(x, x).sqrt()).collect();
+        block.par_iter_mut().for_each(|x| remove(x, basis));
+        let mut new: Vec<Vec<f32>> = Vec::new();
+        for (mut x, before) in block.into_iter().zip(before) {
+            remove(&mut x, &new);
+            let norm = dot(&x, &x).sqrt();
+            if norm > NOTHING * before {
+                x.iter_mut().for_each(|x| *x = (f64::from(*x) / norm) as f32);
+                new.push(x);
             }
         }
-        let norm = dot(&x, &x).sqrt();
-        if norm > NOTHING * before {
-            x.iter_mut().for_each(|x| *x = (f64::from(*x) / norm) as f32);
-            new.push(x);
-        }
+        block = new;
     }
-    new
+    block
 }
 
-fn dot(a: &[f32], b: &[f32]) -> f64 {
-    // In parts, which vectorise.
-    let part = |(a, b): (&[f32], &[f32])| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
-    a.chunks(8).zip(b.chunks(8)).map(part).sum()
+/// Takes away what lies along other vectors, which are orthonormal.
+fn remove(x: &mut [f32], others: &[Vec<f32>]) {
+    for other in others {
+        let along = dot(x, other) as f32;
+        x.iter_mut().zip(other).for_each(|(x, other)| *x -= along * other);
+    }
+}
+
+/// In eight sums, which vectorise.
+fn dot<T: Copy + Into<f64>>(a: &[T], b: &[T]) -> f64 {
+    let mut sums = [0.0; 8];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    for (a, b) in a.iter().zip(b) {
+        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+            *sum += (*a).into() * (*b).into();
+        }
+    }
+    let rest = a_rest.iter().zip(b_rest).map(|(a, b)| (*a).into() * (*b).into());
+    sums.into_iter().chain(rest).sum()
 }
 
 /// What is best among the sums of `basis`, whose products with `W` are `images`.
 fn among(basis: &[Vec<f32>], images: &[Vec<f32>], r: usize) -> Principal {
-    let gram = images.iter().map(|x| images.iter().map(|y| dot(x, y)).collect()).collect();
+    let row = |i: usize| images[..=i].iter().map(|x| dot(x, &images[i])).collect();
+    let half: Vec<Vec<f64>> = (0..images.len()).into_par_iter().map(row).collect();
+    let at = |i: usize, j: usize| half[i.max(j)][i.min(j)];
+    let gram = (0..half.len()).map(|i| (0..half.len()).map(|j| at(i, j)).collect()).collect();
     let mut principal = Principal { values: Vec::new(), left: Vec::new(), right: Vec::new() };
     for (square, weights) in eigen(gram).into_iter().take(r) {
         let value = square.sqrt();
@@ -197,7 +216,6 @@ fn sum(vectors: &[Vec<f32>], weights: &[f64], scale: f64) -> Vec<f32> {
 fn eigen(mut rows: Vec<Vec<f64>>) -> Vec<(f64, Vec<f64>)> {
     const SWEEPS: usize = 60;
     const ORTHOGONAL: f64 = 1e-15;
-    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     let largest = rows.iter().map(|row| dot(row, row)).fold(0.0, f64::max);
     for _ in 0..SWEEPS {
         let mut turned = false;
