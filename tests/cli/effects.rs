@@ -239,6 +239,7 @@ fn every_option_of_training_is_seen() {
         row(&show("--eval-data", few), says("before: held-out loss")),
         row(&show("--exam", &exam), says("before: exam")),
         row(&show("--output", &files.other()), says(format!("saved in {}", files.other().display()))),
+        row("--push-to-hub here", Refused("a name there is OWNER/NAME")),
         row("--overwrite", says("adapter saved in")).beside(&show("--output", adapter)),
         row("--use-4bit=false", says("base: unquantised")),
         row("--bnb-4bit-quant-type fp4", says("base: fp4")),

@@ -42,7 +42,9 @@ section! {
         exam: Option<PathBuf> = None;
         /// Folder for the adapter and metrics.jsonl
         output: PathBuf = "adapter".into(), also ["output_dir"];
-        /// Replace an adapter that is in the folder, once the new one is trained
+        /// Send the adapter to this repository on the Hugging Face hub when the run has ended: OWNER/NAME; a new one is private
+        push_to_hub: Option<String> = None, also ["hub_model_id"];
+        /// Replace an adapter that is in the folder or on the hub, once the new one is trained
         overwrite: bool = false, also ["overwrite_output_dir"];
         /// Hold the base in 4 bits (QLoRA); without it the base stays unquantised, in the compute type
         use_4bit: bool = false, also ["load_in_4bit"];

@@ -40,13 +40,17 @@ impl Prepared {
     /// Trains and saves.
     ///
     /// # Errors
-    /// The device cannot be used or has too little memory, training diverges, or the adapter cannot be saved. What was
-    /// learnt before an error is saved.
+    /// The device cannot be used or has too little memory, training diverges, or the adapter cannot be saved, or sent to the
+    /// hub. What was learnt before an error is saved.
     pub fn run(self, watch: &mut dyn Watch) -> Result<Outcome> {
         let (run, said) = self.fitted_to_gpu()?;
         said.iter().for_each(|said| watch.say(said));
         let TrainSettings { device, threads, bnb_4bit_compute_dtype: dtype, .. } = run.settings;
-        device::run(device, threads, dtype, Training { run: &run, watch })
+        let outcome = device::run(device, threads, dtype, Training { run: &run, watch: &mut *watch })?;
+        if let (Some(to), true) = (&run.to, outcome.after.is_some()) {
+            watch.say(&format!("sent to {}", to.send(&outcome.output)?));
+        }
+        Ok(outcome)
     }
 
     /// Begins events for TensorBoard, where they are asked for.
