@@ -116,7 +116,7 @@ fn trainer<'m, B: Backend, T: Float>(
 ) -> halfbyte_runtime::Result<Trainer<'m, B, T>> {
     let schedule = Schedule::new(ScheduleKind::Constant, 1e-2, Warmup::Steps(0), 9)?;
     let (kept, optimizer) = (Keep::Everything.into(), OptimizerOptions::default());
-    Trainer::new(backend, model, adapter, TrainerOptions { capacity, kept, schedule, optimizer, seed: 0 })
+    Trainer::new(backend, model, adapter, TrainerOptions::new(capacity, schedule).kept(kept).optimizer(optimizer))
 }
 
 /// In bf16, where the norms follow every step: a trainer that takes over an adapter goes on as the one that had it.

@@ -46,13 +46,11 @@ fn trained<B: Backend>(
     optimizer: OptimizerOptions,
 ) -> Vec<u64> {
     let adapter = random_adapter(&model.config, 8, dropout, 3).unwrap();
-    let options = TrainerOptions {
-        capacity: CAPACITY,
-        kept,
-        schedule: Schedule::new(ScheduleKind::Constant, 1e-2, Warmup::Steps(0), 3).unwrap(),
-        optimizer,
-        seed: 5,
-    };
+    let options =
+        TrainerOptions::new(CAPACITY, Schedule::new(ScheduleKind::Constant, 1e-2, Warmup::Steps(0), 3).unwrap())
+            .kept(kept)
+            .optimizer(optimizer)
+            .seed(5);
     let mut trainer = Trainer::new(backend, model, &adapter, options).unwrap();
     let mut bits = Vec::new();
     for step in steps() {
@@ -92,7 +90,7 @@ fn where_moments_lie_changes_no_bit<B: Backend>(backend: &B) {
     let config = Qwen3Config { n_layers: 1, hidden_size: 512, ..SHAPES[0].config() };
     let model = Qwen3::<B, bf16>::random(backend, &config, Base::Unquantized, 0).unwrap();
     let of = |optim| {
-        let optimizer = OptimizerOptions { optim, lora_plus: 4.0, ..OptimizerOptions::default() };
+        let optimizer = OptimizerOptions::default().optim(optim).lora_plus(4.0);
         trained(backend, &model, Keep::Everything.into(), 0.0, optimizer)
     };
     let [wide, narrow] = [Optim::AdamW, Optim::AdamW8bit].map(of);
@@ -108,8 +106,8 @@ fn steps_ahead_are_the_same<B: Backend>(backend: &B) {
     let trained = |ahead: bool, lr: f64, weight_decay: f32| {
         let adapter = random_adapter(&model.config, 8, 0.0, 3).unwrap();
         let schedule = Schedule::new(ScheduleKind::Constant, lr, Warmup::Steps(0), 6).unwrap();
-        let optimizer = OptimizerOptions { weight_decay, ..OptimizerOptions::default() };
-        let options = TrainerOptions { capacity: CAPACITY, kept: Keep::Residual.into(), schedule, optimizer, seed: 5 };
+        let optimizer = OptimizerOptions::default().weight_decay(weight_decay);
+        let options = TrainerOptions::new(CAPACITY, schedule).kept(Keep::Residual.into()).optimizer(optimizer).seed(5);
         let mut trainer = Trainer::new(backend, &model, &adapter, options).unwrap();
         let mut reports = Vec::new();
         let all = steps().into_iter().cycle().take(6).enumerate().try_for_each(|(i, mut step)| {

@@ -91,10 +91,10 @@ fn train_like_golden<B: Backend>(backend: &B, base: &str, name: &str, keep: Keep
     let model = load::<B, f32>(backend, &golden, base);
     let adapter = golden_adapter(&golden, &tag, "init", &open_adapter(&golden, name, &model.config));
     let batch = Batch::new(&samples(&golden));
-    let optimizer = OptimizerOptions { weight_decay: 0.01, max_grad_norm: 0.3, ..OptimizerOptions::default() };
+    let optimizer = OptimizerOptions::default().weight_decay(0.01).max_grad_norm(0.3);
     let schedule = Schedule::new(ScheduleKind::Constant, 1e-3, Warmup::Steps(0), 5).unwrap();
     let (capacity, kept) = (batch.n_tokens(), keep.into());
-    let options = TrainerOptions { capacity, kept, schedule, optimizer, seed: 0 };
+    let options = TrainerOptions::new(capacity, schedule).kept(kept).optimizer(optimizer);
     let mut trainer = Trainer::new(backend, &model, &adapter, options).unwrap();
     let n_targets = batch.n_targets();
     let mut step = Step { micro_batches: vec![batch], n_targets, ..Step::default() };
@@ -292,13 +292,7 @@ fn evaluation_takes_no_device_memory_of_its_own() {
     let adapter = open_adapter(&golden, "plain", &model.config);
     let batch = Batch::new(&samples(&golden));
     let schedule = Schedule::new(ScheduleKind::Constant, 1e-3, Warmup::Steps(0), 1).unwrap();
-    let options = TrainerOptions {
-        capacity: batch.n_tokens(),
-        kept: Keep::Everything.into(),
-        schedule,
-        optimizer: OptimizerOptions::default(),
-        seed: 0,
-    };
+    let options = TrainerOptions::new(batch.n_tokens(), schedule);
     let mut trainer = Trainer::new(&cuda, &model, &adapter, options).unwrap();
     let n_targets = batch.n_targets();
     trainer.step(&Step { micro_batches: vec![batch], n_targets, ..Step::default() }).unwrap();

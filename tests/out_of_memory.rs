@@ -12,13 +12,13 @@ use halfbyte_runtime::{
     config::Qwen3Config,
     evaluate::questions::read_questions,
     lora::{Adapter, LoraConfig, Targets},
-    model::{Base, CacheType, Decoder, ForwardContext, Keep, Qwen3, SampleOptions},
+    model::{Base, CacheType, Decoder, ForwardContext, Qwen3, SampleOptions},
     tokenizer::Tokenizer,
     train::{
         data::{DataOptions, Dataset},
-        packing::{BatchOptions, PackingStrategy, TrainLength},
+        packing::{BatchOptions, TrainLength},
         schedule::{Schedule, ScheduleKind, Warmup},
-        trainer::{OptimizerOptions, Trainer, TrainerOptions, micro_batch_capacity},
+        trainer::{Trainer, TrainerOptions, micro_batch_capacity},
     },
 };
 use std::{
@@ -108,13 +108,8 @@ fn micro_batches_beyond_memory_are_refused() {
     let setup = Setup::new(|_| ());
     let adapter = setup.adapter(4).unwrap();
     for capacity in [i32::MAX as usize, usize::MAX / 8, usize::MAX] {
-        let options = TrainerOptions {
-            capacity,
-            kept: Keep::Everything.into(),
-            schedule: Schedule::new(ScheduleKind::Constant, 1e-3, Warmup::Steps(0), 1).unwrap(),
-            optimizer: OptimizerOptions::default(),
-            seed: 0,
-        };
+        let options =
+            TrainerOptions::new(capacity, Schedule::new(ScheduleKind::Constant, 1e-3, Warmup::Steps(0), 1).unwrap());
         let error = Trainer::new(&setup.backend, &setup.model, &adapter, options).err();
         says(error, &[&format!("{capacity} tokens"), "--batch-size", "--max-seq-length", "--gradient-checkpointing"]);
     }
@@ -127,13 +122,7 @@ fn a_trained_adapter_can_be_saved_without_free_memory() {
     let (setup, Some(_)) = (Setup::new(|_| ()), host::free()) else { return };
     let adapter = setup.adapter(16_384).unwrap();
     let numbers: usize = adapter.layers.iter().map(|layer| layer.a.len() + layer.b.len()).sum();
-    let options = TrainerOptions {
-        capacity: 8,
-        kept: Keep::Everything.into(),
-        schedule: Schedule::new(ScheduleKind::Constant, 1e-3, Warmup::Steps(0), 1).unwrap(),
-        optimizer: OptimizerOptions::default(),
-        seed: 0,
-    };
+    let options = TrainerOptions::new(8, Schedule::new(ScheduleKind::Constant, 1e-3, Warmup::Steps(0), 1).unwrap());
     let mut trainer = Trainer::new(&setup.backend, &setup.model, &adapter, options).unwrap();
     let most = 2 * numbers; // half of what the adapter takes
     let held: Buf<Cpu, u8> = setup.backend.zeros(host::free().unwrap() - most).unwrap();
@@ -148,16 +137,7 @@ fn a_micro_batch_has_no_more_tokens_than_there_are() {
     let sample = |len| Sample { ids: vec![1; len], mask: vec![true; len] };
     let samples = [sample(3), sample(10), sample(5)];
     let capacity = |batch_size, packing| {
-        let options = BatchOptions {
-            batch_size,
-            max_seq_length: 12,
-            packing,
-            packing_strategy: PackingStrategy::FirstFit,
-            gradient_accumulation_steps: 1,
-            shuffle: false,
-            seed: 0,
-            length: TrainLength::Steps(1),
-        };
+        let options = BatchOptions::new(batch_size, 12, TrainLength::Steps(1)).packing(packing).shuffle(false);
         micro_batch_capacity(&samples, 1, &options)
     };
     assert_eq!([capacity(1, false), capacity(1, true)], [10, 12]);
@@ -207,7 +187,7 @@ fn data_beyond_memory_are_refused() {
     let path = dir.path().join("data.jsonl");
     sparse(&path, b"{\"text\": \"a\"}\n", 1 << 40);
     let tokenizer = Tokenizer::open(root().join("runtime/assets/tiny-qwen3")).unwrap();
-    let options = DataOptions { max_seq_length: 10, ..DataOptions::default() };
+    let options = DataOptions::default().max_seq_length(10);
     let error = Dataset::read(&path, &tokenizer, None, &options).err();
     says(error, &["data.jsonl", "2048.0 GiB", "a part of it"]);
     says(read_questions(&path).err(), &["data.jsonl", "3072.0 GiB", "a part of it"]);

@@ -9,11 +9,11 @@ use halfbyte_runtime::{
     checkpoint::Checkpoint,
     config::Qwen3Config,
     lora::{Adapter, LoraConfig, Targets},
-    model::{Base, CacheType, Decoder, Keep, Qwen3, SampleOptions},
+    model::{Base, CacheType, Decoder, Qwen3, SampleOptions},
     train::{
-        packing::{BatchOptions, Batcher, PackingStrategy, TrainLength},
+        packing::{BatchOptions, Batcher, TrainLength},
         schedule::{Schedule, ScheduleKind, Warmup},
-        trainer::{OptimizerOptions, Trainer, TrainerOptions},
+        trainer::{Trainer, TrainerOptions},
     },
 };
 use std::{
@@ -43,23 +43,9 @@ fn round<B: Backend>(backend: &B) -> Round {
     let samples: Vec<_> = (0..4)
         .map(|i| Sample { ids: (0..12).map(|j| (i * 31 + j * 7) % 250).collect(), mask: vec![true; 12] })
         .collect();
-    let options = BatchOptions {
-        batch_size: 2,
-        max_seq_length: 16,
-        packing: false,
-        packing_strategy: PackingStrategy::FirstFit,
-        gradient_accumulation_steps: 1,
-        shuffle: true,
-        seed: 1,
-        length: TrainLength::Steps(2),
-    };
-    let trainer = TrainerOptions {
-        capacity: 24,
-        kept: Keep::Everything.into(),
-        schedule: Schedule::new(ScheduleKind::Constant, 1e-3, Warmup::Steps(0), 2).unwrap(),
-        optimizer: OptimizerOptions::default(),
-        seed: 1,
-    };
+    let options = BatchOptions::new(2, 16, TrainLength::Steps(2)).seed(1);
+    let trainer =
+        TrainerOptions::new(24, Schedule::new(ScheduleKind::Constant, 1e-3, Warmup::Steps(0), 2).unwrap()).seed(1);
     let mut trainer = Trainer::new(backend, &model, &adapter, trainer).unwrap();
     for step in Batcher::new(&samples, options).unwrap().steps(0) {
         trainer.step(&step).unwrap();

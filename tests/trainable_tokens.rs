@@ -37,9 +37,9 @@ fn forward_equals_peft<B: Backend>(backend: &B) {
 }
 
 fn options(capacity: usize, keep: Keep) -> TrainerOptions {
-    let optimizer = OptimizerOptions { weight_decay: 0.01, max_grad_norm: 0.3, ..OptimizerOptions::default() };
+    let optimizer = OptimizerOptions::default().weight_decay(0.01).max_grad_norm(0.3);
     let schedule = Schedule::new(ScheduleKind::Constant, 1e-2, Warmup::Steps(0), 5).unwrap();
-    TrainerOptions { capacity, kept: keep.into(), schedule, optimizer, seed: 0 }
+    TrainerOptions::new(capacity, schedule).kept(keep.into()).optimizer(optimizer)
 }
 
 fn step(samples: &[Sample]) -> Step {

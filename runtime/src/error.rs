@@ -27,6 +27,14 @@ pub enum Error {
         /// What the operating system says.
         source: std::io::Error,
     },
+    /// An adapter cannot be sent to the Hugging Face hub.
+    #[error("`{name}` on the Hugging Face hub: {reason}")]
+    Push {
+        /// Where it was to go.
+        name: String,
+        /// Why it does not.
+        reason: String,
+    },
     /// A model or an adapter is neither a path nor a name that the Hugging Face hub gives.
     #[error("`{name}` is not here, and the Hugging Face hub does not give it: {reason}")]
     Nowhere {

@@ -38,6 +38,7 @@
 //! default.
 
 pub mod batch;
+mod builder;
 pub mod chat;
 pub mod checkpoint;
 #[cfg(feature = "cli")]

@@ -49,6 +49,8 @@ pub const WEIGHT_DECAY: Range = closed("the weight decay", 0.0, 1e3);
 pub const MAX_GRAD_NORM: Range = closed("the largest gradient norm", 0.0, 1e9);
 /// Noise on embeddings; 0 is none.
 pub const NEFTUNE_ALPHA: Range = closed("neftune_alpha", 0.0, 1e6);
+/// Steps of PiSSA's search, as in pissa_niter_16.
+pub const PISSA_STEPS: Range = closed("the steps of pissa_niter", 0.0, 100.0);
 /// Passes over the data.
 pub const EPOCHS: Range = above("the number of epochs", 0.0, 1e6);
 /// Steps.
@@ -141,7 +143,7 @@ macro_rules! numbers {
 numbers!(f32: "a number", f64: "a number", usize: "a whole number", u64: "a whole number");
 
 impl Range {
-    fn holds(&self, value: f64) -> bool {
+    pub(crate) fn holds(&self, value: f64) -> bool {
         let [low_open, high_open] = self.open;
         let above = if low_open { value > self.low } else { value >= self.low };
         let below = if high_open { value < self.high } else { value <= self.high };

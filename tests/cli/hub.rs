@@ -1,4 +1,5 @@
 //! Models and adapters by their names on the hub, which is one on this machine.
+mod push;
 mod server;
 
 use crate::{halfbyte, model, root, text};

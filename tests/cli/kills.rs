@@ -95,10 +95,14 @@ fn kills_at_random_moments_leave_old_or_new() {
 }
 
 /// What a run is asked for beside a seed, and how many kills of them all.
-const RESUMED: [&str; 3] = [
+const RESUMED: [&str; 6] = [
     "--gradient-accumulation-steps 2 --lora-dropout 0.1",
     "--bnb-4bit-compute-dtype float16 --packing --batch-size 1 --max-seq-length 96 --lora-dropout 0.2",
     "--bnb-4bit-compute-dtype float32 --packing --batch-size 1 --max-seq-length 128 --gradient-accumulation-steps 2",
+    "--use-dora --neftune-alpha 5",
+    // Of a rank that gives tensors of both kinds.
+    "--optim adamw_8bit --loraplus-lr-ratio 8 --lora-r 256 --lora-dropout 0.1",
+    "--use-4bit false --init-lora-weights pissa_niter_2 --optim paged_adamw_32bit --lora-dropout 0.1",
 ];
 const RESUMED_KILLS: u32 = 6;
 
@@ -145,7 +149,7 @@ fn a_killed_run_goes_on_to_the_same_bytes() {
     });
     let (mut killed, mut went_on) = (0, 0);
     for kill in 0..kills {
-        let (options, (whole, took)) = (RESUMED[kill as usize % 3], &whole[kill as usize % 3]);
+        let (options, (whole, took)) = (RESUMED[kill as usize % RESUMED.len()], &whole[kill as usize % RESUMED.len()]);
         let options = format!("{options} --save-steps 1");
         let dir = parent.path().join(format!("killed-{kill}"));
         // The second of them while it is going on.

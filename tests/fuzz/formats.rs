@@ -155,8 +155,7 @@ fn read_template(_: &Reader, bytes: &[u8]) -> Outcome {
 
 fn read_data(reader: &Reader, name: &str, bytes: &[u8]) -> Outcome {
     let path = reader.file(name, bytes);
-    let options =
-        DataOptions { max_seq_length: 64, overlong: Overlong::Truncate, append_eos: false, ..DataOptions::default() };
+    let options = DataOptions::default().max_seq_length(64).overlong(Overlong::Truncate).append_eos(false);
     let read = || {
         let template = ChatTemplate::from_source("template", TEMPLATE)?;
         let data = Dataset::read(&path, &reader.tokenizer, Some(&template), &options)?;

@@ -6,8 +6,11 @@ from pathlib import Path
 import numpy
 import torch
 from checkpoints import quantize
-from common import Halfbyte, Table, load
-from peft import PeftModel
+from common import Halfbyte, Table, decoded, load
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import Linear4bit
+from peft.utils.loftq_utils import _low_rank_decomposition
+from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 STEPS = 200
@@ -25,6 +28,9 @@ RUNS = {
     "DoRA, nf4 base": (["--use-dora", "--use-4bit"], 2, True),
     # One, since the noise of a token goes by its place in the batch.
     "NEFTune": (["--neftune-alpha", ALPHA], 1, False),
+    "PiSSA": (["--init-lora-weights", "pissa"], 8, False),
+    # With a scaling of 1: PEFT leaves it out of account.
+    "LoftQ, nf4 base": (["--init-lora-weights", "loftq", "--use-4bit", "--lora-alpha", 16], 2, True),
 }
 
 
@@ -36,14 +42,25 @@ def compare_all(halfbyte: Halfbyte, table: Table, source: Path, tmp: Path) -> No
         folder.mkdir()
         data = folder / "data.jsonl"
         data.write_text("".join(json.dumps(record) + "\n" for record in records[:n]))
-        # What the run begins with is what nothing was learnt of.
-        train(halfbyte, base, data, folder / "first", [*options, "--max-steps", 1, "--learning-rate", 0])
+        if name.startswith("LoftQ"):
+            model, base = loftq(load(base), source), source
+        elif name == "PiSSA":
+            lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", init_lora_weights="pissa")
+            model = get_peft_model(load(base), lora)
+            model.save_pretrained(folder / "first")
+        else:
+            # What the run begins with is what nothing was learnt of.
+            train(halfbyte, base, data, folder / "first", [*options, "--max-steps", 1, "--learning-rate", 0])
+            model = PeftModel.from_pretrained(load(base), folder / "first", is_trainable=True)
         ours = train(halfbyte, base, data, folder / "last", [*options, "--max-steps", STEPS, "--learning-rate", 1e-3])
-        theirs = peft_losses(base, folder / "first", records[:n], "--neftune-alpha" in options)
+        theirs = peft_losses(model.train(), tokenised(base, records[:n]), "--neftune-alpha" in options)
         worst = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
         fallen = f"{ours[0]:.3f} to {ours[-1]:.3f}, max difference {worst:.1e}"
         good = worst <= LOSS_TOLERANCE and ours[-1] < ours[0] / 2
         table.add(f"{STEPS} steps: {name}", "losses of peft", fallen, good)
+        if name == "PiSSA":
+            model.save_pretrained(folder / "converted", path_initial_model_for_weight_conversion=str(folder / "first"))
+            compare_converted(table, folder)
 
 
 def train(halfbyte: Halfbyte, base: Path, data: Path, output: Path, options: list) -> list:
@@ -52,9 +69,31 @@ def train(halfbyte: Halfbyte, base: Path, data: Path, output: Path, options: lis
     return [line["loss"] for line in lines if line.get("loss") is not None]
 
 
-def peft_losses(base: Path, adapter: Path, records: list, noisy: bool) -> list:
-    model = PeftModel.from_pretrained(load(base), adapter, is_trainable=True).train()
-    samples = tokenised(base, records)
+def loftq(model, source: Path):
+    """What peft's replace_lora_weights_loftq does, which wants CUDA."""
+    model = get_peft_model(model, LoraConfig(r=16, lora_alpha=16, target_modules="all-linear"))
+    original = load_file(source / "model.safetensors")
+    for name, module in model.base_model.model.named_modules():
+        if isinstance(module, Linear4bit):
+            lost = original[f"{name}.weight"].float() - decoded(module.base_layer)
+            part = _low_rank_decomposition(lost, 16)
+            module.lora_A["default"].weight.data, module.lora_B["default"].weight.data = part["R"], part["L"]
+    return model
+
+
+def compare_converted(table: Table, folder: Path) -> None:
+    """The adapter for the whole base, which PEFT makes of what it trained."""
+    ours, theirs = (load_file(folder / name / "adapter_model.safetensors") for name in ("last", "converted"))
+    worst = 0.0
+    for name in (name for name in theirs if "lora_A" in name):
+        of_b = name.replace("lora_A", "lora_B")
+        ours_adds, adds = ours[of_b] @ ours[name], theirs[of_b] @ theirs[name]
+        worst = max(worst, ((ours_adds - adds).norm() / adds.norm()).item())
+    same = ours.keys() == theirs.keys() and all(ours[name].shape == theirs[name].shape for name in theirs)
+    table.add("PiSSA for the whole base", "what peft's conversion adds to each weight", f"{worst:.1e} apart", same and worst <= 0.01)
+
+
+def peft_losses(model, samples: list, noisy: bool) -> list:
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.01)
     noise = Noise(model.config.hidden_size)

@@ -5,6 +5,7 @@ use halfbyte::quant::Format;
 use serde_json::{Value, json};
 
 use super::writer::CheckpointWriter;
+use crate::builder::builder;
 use crate::config::dtype_name;
 use crate::error::{Error, Result};
 use crate::{files, python_json};
@@ -22,15 +23,24 @@ pub(crate) const COMPANIONS: [&str; 9] = [
     "chat_template.json",
 ];
 
-/// How a 4-bit checkpoint was quantised: what is ours to choose of `quantization_config`, transformers' `BitsAndBytesConfig`.
-#[derive(Debug, Clone, Copy)]
-pub struct BnbConfig {
-    /// Which codes.
-    pub format: Format,
-    /// Whether the block scales are quantised too.
-    pub double_quant: bool,
-    /// The type to compute in.
-    pub compute: DType,
+builder! {
+    /// How a 4-bit checkpoint was quantised: what is ours to choose of `quantization_config`, transformers' `BitsAndBytesConfig`.
+    #[derive(Debug, Clone, Copy)]
+    pub struct BnbConfig {
+        /// Which codes.
+        pub format: Format,
+        /// Whether the block scales are quantised too.
+        pub double_quant: bool,
+        /// The type to compute in.
+        pub compute: DType,
+    }
+}
+
+impl BnbConfig {
+    /// With scales that are quantised, too.
+    pub fn new(format: Format, compute: DType) -> Self {
+        BnbConfig { format, double_quant: true, compute }
+    }
 }
 
 impl CheckpointWriter {

@@ -2,6 +2,7 @@
 
 use super::stream::TextStream;
 use crate::{
+    builder::builder,
     error::{Error, Result},
     model::{CacheType, Decoder, ForwardContext, Qwen3, SampleOptions},
     options::MAX_NEW_TOKENS,
@@ -12,19 +13,21 @@ use halfbyte::{Backend, Float};
 use std::{ops::ControlFlow, time::Instant};
 use tracing::debug;
 
-/// When to stop, and how to choose.
-#[derive(Debug, Clone, PartialEq)]
-pub struct GenerateOptions {
-    /// At most so many.
-    pub max_new_tokens: usize,
-    /// Tokens that end the text; they are not part of it.
-    pub stop_tokens: Vec<u32>,
-    /// How the next token is chosen.
-    pub sample: SampleOptions,
-    /// How keys and values are kept.
-    pub cache: CacheType,
-    /// Whether special tokens are left out of the text.
-    pub skip_special: bool,
+builder! {
+    /// When to stop, and how to choose.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct GenerateOptions {
+        /// At most so many.
+        pub max_new_tokens: usize,
+        /// Tokens that end the text; they are not part of it.
+        pub stop_tokens: Vec<u32>,
+        /// How the next token is chosen.
+        pub sample: SampleOptions,
+        /// How keys and values are kept.
+        pub cache: CacheType,
+        /// Whether special tokens are left out of the text.
+        pub skip_special: bool,
+    }
 }
 
 impl Default for GenerateOptions {

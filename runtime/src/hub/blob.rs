@@ -12,8 +12,8 @@ use tracing::info;
 use ureq::http::{StatusCode, header};
 
 /// Requests in a row that bring nothing before there is no hope; the pauses between them grow.
-const TRIES: u32 = 5;
-const PAUSE: Duration = Duration::from_millis(500);
+pub(super) const TRIES: u32 = 5;
+pub(super) const PAUSE: Duration = Duration::from_millis(500);
 
 /// Downloads a file into the folder of blobs, unless it is there; gives its place. What an earlier try left is gone on from.
 /// `shown` hears how many bytes there are.
@@ -94,7 +94,7 @@ impl Part {
         let mut tries = 0;
         while self.bytes < file.bytes {
             let before = self.bytes;
-            let Err(Failed { reason, passing }) = self.go_on(remote, commit, file, shown) else { continue };
+            let Err(Failed { reason, passing, .. }) = self.go_on(remote, commit, file, shown) else { continue };
             tries = if self.bytes > before { 0 } else { tries + 1 };
             if !passing || tries == TRIES {
                 let kept = "what has come is kept, and the same command goes on from there";
@@ -111,8 +111,7 @@ impl Part {
     /// One request.
     fn go_on(&mut self, remote: &Remote<'_>, commit: &str, file: &File, shown: &dyn Fn(u64)) -> Result<(), Failed> {
         let response = remote.file(commit, file, self.bytes)?;
-        let disk =
-            |e: io::Error| Failed { reason: format!("cannot write what comes of {}: {e}", file.name), passing: false };
+        let disk = |e: io::Error| Failed::lasting(format!("cannot write what comes of {}: {e}", file.name));
         if self.bytes > 0 && !continues(&response, self.bytes) {
             self.clear().map_err(disk)?;
         }
@@ -120,9 +119,9 @@ impl Part {
         let mut buffer = vec![0; 1 << 16];
         loop {
             let got = body.read(&mut buffer);
-            let got = got.map_err(|e| Failed { reason: format!("{} breaks off: {e}", file.name), passing: true })?;
+            let got = got.map_err(|e| Failed::passing(format!("{} breaks off: {e}", file.name)))?;
             if got == 0 && self.bytes < file.bytes {
-                return Err(Failed { reason: format!("{} breaks off", file.name), passing: true });
+                return Err(Failed::passing(format!("{} breaks off", file.name)));
             }
             if got == 0 {
                 return Ok(());
@@ -142,7 +141,8 @@ impl Part {
     }
 }
 
-fn hash(mut hasher: impl Digest, disk: &mut fs::File) -> io::Result<String> {
+/// In hexadecimal digits.
+pub(super) fn hash(mut hasher: impl Digest, disk: &mut fs::File) -> io::Result<String> {
     let mut buffer = vec![0; 1 << 20];
     loop {
         match disk.read(&mut buffer)? {

@@ -9,13 +9,17 @@
 #[cfg(feature = "hub")]
 mod blob;
 mod cache;
+mod destination;
 #[cfg(feature = "hub")]
 mod download;
 mod environment;
 mod name;
 #[cfg(feature = "hub")]
+mod push;
+#[cfg(feature = "hub")]
 mod remote;
 
+pub use destination::Destination;
 pub use environment::Environment;
 
 use crate::embedded::{self, EMBEDDED};

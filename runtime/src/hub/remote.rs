@@ -2,11 +2,14 @@
 
 use super::environment::Environment;
 use super::name::{Name, is_word};
+use crate::json;
 use serde::Deserialize;
+use serde_json::Value;
+use std::io::Read;
 use std::time::Duration;
 use ureq::config::RedirectAuthHeaders;
 use ureq::http::{Response, header};
-use ureq::{Agent, Body};
+use ureq::{Agent, Body, SendBody};
 
 /// For a connection, and between two pieces of what comes.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -14,7 +17,7 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// A repository on the hub.
 pub(super) struct Remote<'a> {
     agent: Agent,
-    name: &'a Name,
+    pub name: &'a Name,
     environment: &'a Environment,
 }
 
@@ -23,6 +26,20 @@ pub(super) struct Failed {
     pub reason: String,
     /// Whether the next one may do better.
     pub passing: bool,
+    /// Whether what was asked for is not there.
+    missing: bool,
+}
+
+impl Failed {
+    /// The next one will do no better.
+    pub fn lasting(reason: String) -> Self {
+        Failed { reason, passing: false, missing: false }
+    }
+
+    /// It may.
+    pub fn passing(reason: String) -> Self {
+        Failed { reason, passing: true, missing: false }
+    }
 }
 
 /// What a revision is.
@@ -73,6 +90,7 @@ impl<'a> Remote<'a> {
             .timeout_connect(Some(SILENCE))
             .timeout_recv_response(Some(SILENCE))
             .timeout_per_read(Some(SILENCE))
+            .timeout_per_write(Some(SILENCE))
             .accept_encoding("identity")
             .user_agent(concat!("halfbyte/", env!("CARGO_PKG_VERSION")));
         Remote { agent: config.build().new_agent(), name, environment }
@@ -80,18 +98,57 @@ impl<'a> Remote<'a> {
 
     /// The files of a revision, with their hashes.
     pub fn listing(&self) -> Result<Listing, String> {
+        self.try_listing().map_err(|failed| failed.reason)
+    }
+
+    /// The same, or none where there is no such repository.
+    pub fn listing_if_any(&self) -> Result<Option<Listing>, String> {
+        match self.try_listing() {
+            Err(failed) if failed.missing => Ok(None),
+            listing => listing.map(Some).map_err(|failed| failed.reason),
+        }
+    }
+
+    fn try_listing(&self) -> Result<Listing, Failed> {
         let Environment { endpoint, .. } = self.environment;
         let revision = self.name.revision.replace('/', "%2F");
         let url = format!("{endpoint}/api/models/{}/revision/{revision}?blobs=true", self.name.repo());
-        let text = self.get(&url, 0).and_then(|mut found| found.body_mut().read_to_string().map_err(passing(&url)));
-        let text = text.map_err(|failed| failed.reason)?;
+        let text = self.get(&url, 0)?.body_mut().read_to_string().map_err(passing(&url))?;
         let listing: Listing =
-            serde_json::from_str(&text).map_err(|e| format!("{url} answers what is no list: {e}"))?;
+            serde_json::from_str(&text).map_err(|e| Failed::lasting(format!("{url} answers what is no list: {e}")))?;
         if is_word(&listing.sha) {
             Ok(listing)
         } else {
-            Err(format!("{url} says that the commit is {:?}", listing.sha))
+            Err(Failed::lasting(format!("{url} says that the commit is {:?}", listing.sha)))
         }
+    }
+
+    /// A path of the hub.
+    pub fn address(&self, path: &str) -> String {
+        format!("{}{path}", self.environment.endpoint)
+    }
+
+    /// Sends a text, and reads the JSON that is answered.
+    pub fn ask(&self, url: &str, content_type: &str, body: &str) -> Result<Value, String> {
+        let request = self.agent.post(url).header(header::CONTENT_TYPE, content_type);
+        let request = request.header(header::ACCEPT, content_type).header(header::AUTHORIZATION, self.bearer());
+        let mut response = request.send(body).map_err(|e| format!("{url}: {e}"))?;
+        if !response.status().is_success() {
+            return Err(self.refused(url, &response).reason);
+        }
+        let text = response.body_mut().read_to_string().map_err(|e| format!("{url}: {e}"))?;
+        if text.is_empty() { Ok(Value::Null) } else { json::parse(text.as_bytes()).map_err(|e| format!("{url}: {e}")) }
+    }
+
+    /// Sends a file to where the hub said, which gets no token.
+    pub fn put(&self, url: &str, file: &mut dyn Read, bytes: u64) -> Result<(), Failed> {
+        let request = self.agent.put(url).header(header::CONTENT_LENGTH, bytes);
+        let response = request.send(SendBody::from_reader(file)).map_err(passing(url))?;
+        if response.status().is_success() { Ok(()) } else { Err(self.refused(url, &response)) }
+    }
+
+    fn bearer(&self) -> String {
+        format!("Bearer {}", self.environment.token.as_deref().unwrap_or_default())
     }
 
     /// A file from a byte on.
@@ -102,8 +159,8 @@ impl<'a> Remote<'a> {
 
     fn get(&self, url: &str, from: u64) -> Result<Response<Body>, Failed> {
         let mut request = self.agent.get(url);
-        if let Some(token) = &self.environment.token {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        if self.environment.has_token() {
+            request = request.header(header::AUTHORIZATION, self.bearer());
         }
         if from > 0 {
             request = request.header(header::RANGE, format!("bytes={from}-"));
@@ -127,15 +184,20 @@ impl<'a> Remote<'a> {
             _ => String::new(),
         };
         let passing = status.is_server_error() || [408, 416, 429].contains(&status.as_u16());
-        Failed { reason: format!("{url} answers {status}{said}{advice}"), passing }
+        Failed { reason: format!("{url} answers {status}{said}{advice}"), passing, missing: status == 404 }
     }
 }
 
 fn passing(url: &str) -> impl Fn(ureq::Error) -> Failed {
-    move |e| Failed { reason: format!("{url}: {e}"), passing: true }
+    move |e| Failed::passing(format!("{url}: {e}"))
 }
 
 impl Listing {
+    /// Whether there is a file of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.siblings.iter().any(|listed| listed.rfilename == name)
+    }
+
     /// The file of this name.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-use std::path::Path;
+use std::{fmt, path::Path};
 
 use serde_json::{Map, Number, Value, json};
 
@@ -14,6 +14,8 @@ use crate::{files, options};
 pub(crate) const FILE: &str = "adapter_config.json";
 /// The version of PEFT whose format is written.
 pub(crate) const PEFT_VERSION: &str = "0.21.2";
+/// Before the number of steps.
+const NITER: &str = "pissa_niter_";
 
 /// What an adapter is, as `adapter_config.json` of PEFT says it.
 ///
@@ -57,11 +59,17 @@ pub struct LoraConfig {
 
 /// How A and B begin.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub enum Init {
     /// A uniform in ±1/√in (Kaiming with a = √5), B zero: `init_lora_weights: true`.
     Kaiming,
     /// A normal with deviation 1/r, B zero: `"gaussian"`.
     Gaussian,
+    /// `B A` is the principal part of the weight, which the base is left without: `"pissa"`; after so many steps of the
+    /// search for it, `"pissa_niter_N"`.
+    Pissa(Option<usize>),
+    /// `B A` is the principal part of what quantising took from the weight, over the scaling: `"loftq"` of one iteration.
+    LoftQ,
     /// Another of PEFT's that leaves the base as it is: such an adapter can be loaded but not begun here.
     Other(Value),
 }
@@ -255,9 +263,38 @@ impl Init {
 
     fn to_json(&self) -> Value {
         match self {
-            Self::Kaiming => true.into(),
-            Self::Gaussian => "gaussian".into(),
+            // Of LoftQ, PEFT would take from the base what a quantised one has lost already.
+            Self::Kaiming | Self::LoftQ => true.into(),
             Self::Other(value) => value.clone(),
+            named => named.to_string().into(),
+        }
+    }
+
+    /// Of a text from the command line or a settings file, as PEFT calls them.
+    pub fn from_text(text: &str) -> Option<Self> {
+        match text.trim().to_ascii_lowercase().as_str() {
+            "true" | "kaiming" => Some(Self::Kaiming),
+            "gaussian" => Some(Self::Gaussian),
+            "pissa" => Some(Self::Pissa(None)),
+            "loftq" => Some(Self::LoftQ),
+            other => {
+                let steps = other.strip_prefix(NITER)?.parse().ok()?;
+                options::PISSA_STEPS.holds(steps as f64).then_some(Self::Pissa(Some(steps)))
+            }
+        }
+    }
+}
+
+/// As it is written on the command line.
+impl fmt::Display for Init {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kaiming => f.write_str("true"),
+            Self::Gaussian => f.write_str("gaussian"),
+            Self::Pissa(None) => f.write_str("pissa"),
+            Self::Pissa(Some(steps)) => write!(f, "{NITER}{steps}"),
+            Self::LoftQ => f.write_str("loftq"),
+            Self::Other(value) => value.fmt(f),
         }
     }
 }

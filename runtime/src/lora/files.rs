@@ -39,8 +39,17 @@ impl Adapter {
         self.lm_head.is_some() || self.tokens.iter().any(of_head)
     }
 
-    /// Refuses a new DoRA adapter whose magnitudes nobody has measured.
-    pub(crate) fn expect_magnitudes(&self) -> Result<()> {
+    /// Whether nobody has found what it begins with.
+    pub(crate) fn is_to_begin(&self) -> bool {
+        self.layers.iter().any(|layer| layer.a.is_empty())
+    }
+
+    /// Refuses a new adapter that nobody has begun, or whose magnitudes nobody has measured.
+    pub(crate) fn expect_begun(&self) -> Result<()> {
+        if self.is_to_begin() {
+            let reason = format!("init_lora_weights {} begins with what a model finds", self.config.init);
+            return Err(Error::Adapter { path: Default::default(), reason });
+        }
         let wants = |layer: &LoraWeights| if self.config.use_dora { layer.target.shape[0] } else { 0 };
         match self.layers.iter().find(|layer| layer.magnitude.len() != wants(layer)) {
             Some(layer) => {
@@ -138,7 +147,7 @@ impl Adapter {
 
     /// Writes the weights of an adapter in `dir` to a file of it, and gives its configuration's.
     pub(crate) fn stage(&self, dir: &Path, weights: &Staged) -> Result<Staged> {
-        self.expect_magnitudes()?;
+        self.expect_begun()?;
         self.write_weights(weights)?;
         let (path, text) = (dir.join(config::FILE), self.config.to_json());
         files::stage(&path, |w| w.write_all(text.as_bytes()).map_err(Error::io("write", &path)))

@@ -20,8 +20,9 @@ const STREAM: u32 = 0x6c6f_7261;
 
 impl Adapter {
     /// A new adapter for `model`, which changes nothing yet: `A` random (PEFT's distributions), `B` zero, and the
-    /// output head and rows of tokens, if they are trained, as `files` has them. DoRA's magnitudes are the model's to
-    /// measure ([`crate::model::Qwen3::measure`]). Same seed, same adapter.
+    /// output head and rows of tokens, if they are trained, as `files` has them. What PiSSA and LoftQ begin with is the
+    /// model's to find ([`crate::model::Qwen3::begin`]), and DoRA's magnitudes are its to measure
+    /// ([`crate::model::Qwen3::measure`]). Same seed, same adapter.
     ///
     /// # Errors
     /// A target matches nothing, the initialisation is one that only PEFT can make, or there is too little memory.
@@ -54,6 +55,9 @@ fn layers(config: &LoraConfig, model: &Qwen3Config, seed: u64) -> Result<Vec<Lor
     room().map_err(Error::memory_for(|| format!("an adapter with r = {}", config.r), SMALLER))?;
     let fresh = |(index, target): (usize, &Target)| -> Result<LoraWeights> {
         let [rows, cols] = target.shape;
+        if matches!(config.init, Init::Pissa(_) | Init::LoftQ) {
+            return Ok(LoraWeights { target: *target, a: Vec::new(), b: Vec::new(), magnitude: Vec::new() });
+        }
         let a = random_a(&config.init, target.r, cols, index as u32, seed)?;
         let b = host::zeros(elements::<f32>(&[rows, target.r])?)?;
         Ok(LoraWeights { target: *target, a, b, magnitude: Vec::new() })
@@ -91,9 +95,8 @@ fn random_a(init: &Init, r: usize, cols: usize, module: u32, seed: u64) -> Resul
             let normals = quads.flat_map(|[a, b, c, d]| [normal(a, b), normal(c, d)]).flatten();
             host::collect(len, normals.map(|v| v * deviation))?
         }
-        Init::Other(value) => {
-            let reason =
-                format!("init_lora_weights {value} can be loaded but not begun here; use true or \"gaussian\"");
+        other => {
+            let reason = format!("init_lora_weights {other} can be loaded but not begun here; use true or gaussian");
             return Err(Error::Adapter { path: Default::default(), reason });
         }
     };

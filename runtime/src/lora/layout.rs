@@ -271,7 +271,7 @@ impl Layout {
     /// As for [`Layout::new`]; or there is too little memory.
     pub fn of(adapter: &Adapter) -> Result<(Self, Vec<f32>)> {
         let head_len = adapter.lm_head.as_ref().map(|head| head.weight.len());
-        adapter.expect_magnitudes()?;
+        adapter.expect_begun()?;
         let mut layout = Layout::new(adapter.layers.iter().map(|layer| layer.target), head_len)?;
         if adapter.config.use_dora {
             layout.take_magnitudes()?;

@@ -10,6 +10,7 @@ use std::ops::Range;
 
 /// How keys and values are kept.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum CacheType {
     /// As they are computed.
     #[default]

@@ -349,7 +349,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         embedding: Home,
     ) -> Result<Self> {
         backend.warm_up();
-        let (loader, bar) = (Loader { backend, files, base }, bar(config.n_layers));
+        let (loader, bar) = (Loader { backend, files, base }, bar("loading", config.n_layers, "layers"));
         let (table, began) = ([config.vocab_size, config.hidden_size], Instant::now());
         let model = Qwen3 {
             config: config.clone(),
@@ -390,9 +390,9 @@ impl<B: Backend> Loader<'_, B> {
     }
 }
 
-/// How far loading is, for a terminal.
-fn bar(n_layers: usize) -> ProgressBar {
-    let style = ProgressStyle::with_template("loading {wide_bar} {pos}/{len} layers {eta}");
+/// How far something that takes long is, for a terminal.
+pub(super) fn bar(what: &str, n: usize, unit: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template(&format!("{what} {{wide_bar}} {{pos}}/{{len}} {unit} {{eta}}"));
     let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::with_draw_target(Some(n_layers as u64), bars()).with_style(style)
+    ProgressBar::with_draw_target(Some(n as u64), bars()).with_style(style)
 }

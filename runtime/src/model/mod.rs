@@ -3,6 +3,7 @@
 mod activations;
 mod attention;
 mod backward;
+mod begin;
 mod branches;
 mod cache;
 mod context;
@@ -10,6 +11,7 @@ mod decode;
 mod dora;
 mod forward;
 mod head;
+mod held;
 mod keep;
 mod load;
 mod loss;

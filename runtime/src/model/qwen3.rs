@@ -42,6 +42,11 @@ impl<B: Backend, T: Float> Layer<B, T> {
     pub(super) fn linears(&self) -> [&MergedLinear<B, T>; 4] {
         [&self.qkv, &self.o, &self.gate_up, &self.down]
     }
+
+    /// The same, to be written.
+    pub(super) fn linears_mut(&mut self) -> [&mut MergedLinear<B, T>; 4] {
+        [&mut self.qkv, &mut self.o, &mut self.gate_up, &mut self.down]
+    }
 }
 
 impl Qwen3Config {

@@ -234,19 +234,33 @@ impl<B: Backend, T: Float> MergedLinear<B, T> {
         }
     }
 
+    /// The part that has the weight of one of the layers, and which rows of it, if it is one of these.
+    fn place(&self, projection: Projection) -> Option<(usize, Range<usize>)> {
+        let (_, columns) = self.modules.iter().find(|(of, _)| *of == projection)?;
+        let has = |(_, part): &(_, Range<usize>)| part.start <= columns.start && columns.end <= part.end;
+        let part = self.parts.iter().position(has)?;
+        let first = self.parts[part].1.start;
+        Some((part, columns.start - first..columns.end - first))
+    }
+
     /// The weight of one of the layers, if it is one of these.
     pub(super) fn weight_of(&self, projection: Projection) -> Option<RowsOfWeight<'_, B, T>> {
-        let (_, columns) = self.modules.iter().find(|(of, _)| *of == projection)?;
-        let (weight, first) = self.parts.iter().find_map(|(weight, part)| {
-            (part.start <= columns.start && columns.end <= part.end).then_some((weight, part.start))
-        })?;
-        let rows = columns.start - first..columns.end - first;
-        Some(match weight {
+        let (part, rows) = self.place(projection)?;
+        Some(match &self.parts[part].0 {
             Weight::Dense(all) => {
                 RowsOfWeight::Dense(all.at(rows.start * self.in_features..rows.end * self.in_features))
             }
             Weight::Quantized(all) => RowsOfWeight::Quantized(rows_of(all.view(), &rows)),
         })
+    }
+
+    /// The same where it is not in 4 bits, to be written.
+    pub(super) fn dense_mut(&mut self, projection: Projection) -> Option<ViewMut<'_, B, T>> {
+        let (part, rows) = self.place(projection)?;
+        match &mut self.parts[part].0 {
+            Weight::Dense(all) => Some(all.at_mut(rows.start * self.in_features..rows.end * self.in_features)),
+            Weight::Quantized(_) => None,
+        }
     }
 
     /// `out (+)= x Wᵀ`: x `[n, in]`, out `[n, out_features]`.

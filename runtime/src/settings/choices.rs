@@ -9,6 +9,7 @@ use std::{
 
 /// How an answer is found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Mode {
     /// The option that the model finds most likely.
     #[default]
@@ -19,6 +20,7 @@ pub enum Mode {
 
 /// A module that is trained whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Whole {
     /// The output head.
     LmHead,
@@ -26,6 +28,7 @@ pub enum Whole {
 
 /// What training keeps of the forward pass for the backward pass. The adapter comes out the same, to the bit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ActivationMemory {
     /// Of each layer as much as fits into what is free.
     #[default]
@@ -42,6 +45,7 @@ pub enum ActivationMemory {
 
 /// AdamW, and how it keeps its moments; where they lie does not change the adapter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Optim {
     /// In 32 bits.
     #[default]
@@ -68,6 +72,7 @@ impl Optim {
 
 /// How a record of training data says what is trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum DataFormat {
     /// `{"text"}`: all of it is trained.
     Text,
@@ -85,6 +90,7 @@ pub enum DataFormat {
 
 /// Which micro-batch a sample is packed into.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum PackingStrategy {
     /// The first that has room, in the order of the epoch.
     #[default]
@@ -95,6 +101,7 @@ pub enum PackingStrategy {
 
 /// Which ends of turns are trained, by axolotl's names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum TrainOnEos {
     /// Those of the turns that are trained.
     #[default]
@@ -109,6 +116,7 @@ pub enum TrainOnEos {
 
 /// Where a run goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Resume {
     /// From the newest checkpoint in the output folder; without one it begins.
     Auto,
@@ -118,6 +126,7 @@ pub enum Resume {
 
 /// Where events for TensorBoard go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum TensorBoard {
     /// Nowhere: there are none.
     #[default]
@@ -141,6 +150,7 @@ impl TensorBoard {
 
 /// What becomes of a sample longer than the limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Overlong {
     /// It is an error.
     #[default]
@@ -153,6 +163,7 @@ pub enum Overlong {
 
 /// The shape of a schedule after its warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ScheduleKind {
     /// Falls linearly to zero at the last step (`get_linear_schedule_with_warmup`).
     Linear,

@@ -13,7 +13,7 @@ use crate::{
     embedded::{self, EMBEDDED},
     error::Result,
     hub,
-    lora::{LoraConfig, Targets, TrainableTokens},
+    lora::{Init, LoraConfig, Targets, TrainableTokens},
     model::Base,
     options::*,
     train::data::DataFiles,
@@ -42,7 +42,9 @@ section! {
         exam: Option<PathBuf> = None;
         /// Folder for the adapter and metrics.jsonl
         output: PathBuf = "adapter".into(), also ["output_dir"];
-        /// Replace an adapter that is in the folder, once the new one is trained
+        /// Send the adapter to this repository on the Hugging Face hub when the run has ended: OWNER/NAME; a new one is private
+        push_to_hub: Option<String> = None, also ["hub_model_id"];
+        /// Replace an adapter that is in the folder or on the hub, once the new one is trained
         overwrite: bool = false, also ["overwrite_output_dir"];
         /// Hold the base in 4 bits (QLoRA); without it the base stays unquantised, in the compute type
         use_4bit: bool = false, also ["load_in_4bit"];
@@ -70,6 +72,9 @@ section! {
         use_rslora: bool = false;
         /// Train a magnitude for each output beside the direction of its weight (DoRA)
         use_dora: bool = false;
+        /// What A and B begin with: true, gaussian, the base's principal part (pissa, or sooner found pissa_niter_N), or that
+        /// of what quantising took from it (loftq)
+        init_lora_weights: Init = Init::Kaiming;
         /// Train a module whole
         modules_to_save: Option<Whole> = None;
         /// Train the embedding's rows of these tokens, and so a tied head's
@@ -213,6 +218,7 @@ impl TrainSettings {
         lora.dropout = self.lora_dropout;
         lora.use_rslora = self.use_rslora;
         lora.use_dora = self.use_dora;
+        lora.init = self.init_lora_weights.clone();
         lora.save_lm_head = self.modules_to_save == Some(Whole::LmHead);
         lora.trainable_tokens = self.trainable_token_indices.clone();
         let (name, revision) = hub::as_peft(&self.model_name);

@@ -1,5 +1,7 @@
 //! What a setting's text means.
 
+mod adapter;
+
 use super::choices::{
     ActivationMemory, DataFormat, Mode, Optim, Overlong, PackingStrategy, Resume, ScheduleKind, TensorBoard,
     TrainOnEos, Whole,
@@ -7,7 +9,6 @@ use super::choices::{
 use crate::{
     device::Device,
     export::{Combination, GgufType, MajoritySign},
-    lora::{Targets, TrainableTokens},
     options::{Number, Range},
     train::data::DataFiles,
 };
@@ -202,35 +203,6 @@ impl Value for TensorBoard {
             TensorBoard::InOutput => "true".into(),
             TensorBoard::At(dir) => dir.show(),
         }
-    }
-}
-
-impl Value for Targets {
-    fn wanted(_: Option<Range>) -> String {
-        "all-linear, names separated by commas, or a regular expression".into()
-    }
-
-    fn parse(text: &str, _: Option<Range>) -> Option<Self> {
-        (!text.is_empty()).then(|| Targets::from_text(text))
-    }
-
-    fn show(&self) -> String {
-        self.to_string()
-    }
-}
-
-impl Value for TrainableTokens {
-    fn wanted(_: Option<Range>) -> String {
-        "ids, as 1,2,3, or JSON, as {\"embed_tokens\": [1, 2], \"lm_head\": [2]}".into()
-    }
-
-    fn parse(text: &str, _: Option<Range>) -> Option<Self> {
-        let none = text.is_empty() || text.eq_ignore_ascii_case("none");
-        if none { Some(TrainableTokens::None) } else { TrainableTokens::from_text(text) }
-    }
-
-    fn show(&self) -> String {
-        if *self == TrainableTokens::None { "none".into() } else { self.to_string() }
     }
 }
 

@@ -15,6 +15,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::batch::{Batch, Sample};
+use crate::builder::builder;
 use crate::chat::ChatTemplate;
 use crate::config::Qwen3Config;
 use crate::error::{Error, Result};
@@ -35,21 +36,23 @@ pub use cache::{Cached, cache_folder};
 pub use read::DataReader;
 pub use source::{DataFile, DataFiles};
 
-/// How records become samples.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct DataOptions {
-    /// What all records are; where nothing is said, what the keys of each say.
-    pub format: Option<DataFormat>,
-    /// The longest sample, in tokens.
-    pub max_seq_length: usize,
-    /// What becomes of longer ones.
-    pub overlong: Overlong,
-    /// End texts and completions with the tokenizer's end token, unless they end with it already.
-    pub append_eos: bool,
-    /// Which ends of turns are trained. A text or a completion is one turn.
-    pub train_on_eos: TrainOnEos,
-    /// The template's `enable_thinking`, where the record has none.
-    pub enable_thinking: Option<bool>,
+builder! {
+    /// How records become samples.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    pub struct DataOptions {
+        /// What all records are; where nothing is said, what the keys of each say.
+        pub format: Option<DataFormat>,
+        /// The longest sample, in tokens.
+        pub max_seq_length: usize,
+        /// What becomes of longer ones.
+        pub overlong: Overlong,
+        /// End texts and completions with the tokenizer's end token, unless they end with it already.
+        pub append_eos: bool,
+        /// Which ends of turns are trained. A text or a completion is one turn.
+        pub train_on_eos: TrainOnEos,
+        /// The template's `enable_thinking`, where the record has none.
+        pub enable_thinking: Option<bool>,
+    }
 }
 
 impl DataOptions {

@@ -2,7 +2,7 @@
 
 mod moments;
 
-use crate::{error::Result, lora::Layout, settings::Optim};
+use crate::{builder::builder, error::Result, lora::Layout, settings::Optim};
 use halfbyte::{
     Backend, Buf, Float,
     ops::{AdamW, AdamW8bit, AdamWStep, Clip, Op},
@@ -11,23 +11,25 @@ pub use moments::HostMoments;
 use moments::Moments;
 use std::ops::Range;
 
-/// How the optimiser moves; the defaults are those of transformers' `TrainingArguments`.
-///
-/// Weights decay all alike: no tensor of an adapter is a bias or of a norm, which transformers leaves out.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct OptimizerOptions {
-    /// How moments are kept.
-    pub optim: Optim,
-    /// The learning rate of `B` and of magnitudes over that of all else (LoRA+, Hayou et al. 2024, arXiv:2402.12354).
-    pub lora_plus: f64,
-    /// Decoupled weight decay.
-    pub weight_decay: f32,
-    /// Decay of the moments.
-    pub betas: [f64; 2],
-    /// Added to the root of the second moment.
-    pub eps: f64,
-    /// Gradients are scaled down to this norm; 0 turns it off.
-    pub max_grad_norm: f32,
+builder! {
+    /// How the optimiser moves; the defaults are those of transformers' `TrainingArguments`.
+    ///
+    /// Weights decay all alike: no tensor of an adapter is a bias or of a norm, which transformers leaves out.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    pub struct OptimizerOptions {
+        /// How moments are kept.
+        pub optim: Optim,
+        /// The learning rate of `B` and of magnitudes over that of all else (LoRA+, Hayou et al. 2024, arXiv:2402.12354).
+        pub lora_plus: f64,
+        /// Decoupled weight decay.
+        pub weight_decay: f32,
+        /// Decay of the moments.
+        pub betas: [f64; 2],
+        /// Added to the root of the second moment.
+        pub eps: f64,
+        /// Gradients are scaled down to this norm; 0 turns it off.
+        pub max_grad_norm: f32,
+    }
 }
 
 impl Default for OptimizerOptions {

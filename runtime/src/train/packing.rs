@@ -6,6 +6,7 @@ use halfbyte::{Count, host};
 use rayon::prelude::*;
 
 use crate::batch::{Batch, Sample};
+use crate::builder::builder;
 use crate::error::{Error, Result};
 use crate::options;
 pub use crate::settings::choices::PackingStrategy;
@@ -28,25 +29,43 @@ pub enum TrainLength {
     Steps(u64),
 }
 
-/// How samples become steps.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct BatchOptions {
-    /// Samples of a micro-batch; with `packing`, its token budget in units of `max_seq_length`.
-    pub batch_size: usize,
-    /// The longest sample, in tokens.
-    pub max_seq_length: usize,
-    /// Fill each micro-batch up to `batch_size * max_seq_length` tokens.
-    pub packing: bool,
-    /// Which micro-batch a sample is packed into.
-    pub packing_strategy: PackingStrategy,
-    /// Micro-batches of a step; the last step of an epoch has what is left.
-    pub gradient_accumulation_steps: usize,
-    /// Another order in each epoch; `false` keeps the order of the file.
-    pub shuffle: bool,
-    /// The seed of the order.
-    pub seed: u64,
-    /// When to stop.
-    pub length: TrainLength,
+builder! {
+    /// How samples become steps.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    pub struct BatchOptions {
+        /// Samples of a micro-batch; with `packing`, its token budget in units of `max_seq_length`.
+        pub batch_size: usize,
+        /// The longest sample, in tokens.
+        pub max_seq_length: usize,
+        /// Fill each micro-batch up to `batch_size * max_seq_length` tokens.
+        pub packing: bool,
+        /// Which micro-batch a sample is packed into.
+        pub packing_strategy: PackingStrategy,
+        /// Micro-batches of a step; the last step of an epoch has what is left.
+        pub gradient_accumulation_steps: usize,
+        /// Another order in each epoch; `false` keeps the order of the file.
+        pub shuffle: bool,
+        /// The seed of the order.
+        pub seed: u64,
+        /// When to stop.
+        pub length: TrainLength,
+    }
+}
+
+impl BatchOptions {
+    /// Micro-batches of so many samples of up to so many tokens, one for each step, in another order in each epoch.
+    pub fn new(batch_size: usize, max_seq_length: usize, length: TrainLength) -> Self {
+        BatchOptions {
+            batch_size,
+            max_seq_length,
+            packing: false,
+            packing_strategy: PackingStrategy::FirstFit,
+            gradient_accumulation_steps: 1,
+            shuffle: true,
+            seed: 0,
+            length,
+        }
+    }
 }
 
 /// What one optimiser step sees.

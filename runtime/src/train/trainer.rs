@@ -11,8 +11,9 @@ use super::{
 };
 use crate::{
     batch::{Batch, Sample, batches},
+    builder::builder,
     error::{Error, Result},
-    lora::{Adapter, DeviceAdapter, Layout, LoraConfig, SMALLER},
+    lora::{Adapter, DeviceAdapter, Layout, LoraConfig, OfWhole, SMALLER},
     model::{Activations, DropoutSeed, EmbeddingNoise, ForwardContext, Gradients, Keep, Kept, LossBuffers, Qwen3},
     options,
 };
@@ -23,19 +24,21 @@ use halfbyte::{
 pub use state::{Counters, TrainerState};
 use tracing::trace;
 
-/// How a trainer runs.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct TrainerOptions {
-    /// The most tokens of a micro-batch, or of a sample to evaluate.
-    pub capacity: usize,
-    /// What each layer keeps for the backward pass: the less, the less memory and the more time.
-    pub kept: Kept,
-    /// The learning rate over the steps.
-    pub schedule: Schedule,
-    /// How the optimiser moves.
-    pub optimizer: OptimizerOptions,
-    /// Of the dropout masks.
-    pub seed: u64,
+builder! {
+    /// How a trainer runs.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    pub struct TrainerOptions {
+        /// The most tokens of a micro-batch, or of a sample to evaluate.
+        pub capacity: usize,
+        /// What each layer keeps for the backward pass: the less, the less memory and the more time.
+        pub kept: Kept,
+        /// The learning rate over the steps.
+        pub schedule: Schedule,
+        /// How the optimiser moves.
+        pub optimizer: OptimizerOptions,
+        /// Of the dropout masks.
+        pub seed: u64,
+    }
 }
 
 impl TrainerOptions {
@@ -93,6 +96,8 @@ pub struct Trainer<'m, B: Backend, T: Float> {
     adapter: DeviceAdapter<B, T>,
     /// What [`Trainer::adapter`] gives: taken at the start, so that saving cannot fail for memory.
     copy: Adapter,
+    /// The same for a base from which PiSSA took nothing.
+    whole: Option<OfWhole>,
     optimizer: Optimizer<B>,
     acts: Activations<B, T>,
     grads: Gradients<B, T>,
@@ -159,6 +164,7 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
             config,
             adapter,
             copy,
+            whole: None,
             optimizer,
             acts,
             grads,
@@ -339,15 +345,6 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
             n += losses.len();
         }
         Ok(sum / n as f64)
-    }
-
-    /// The adapter as it is now, in memory that was taken at the start; waits.
-    ///
-    /// # Errors
-    /// The device refuses.
-    pub fn adapter(&mut self) -> Result<&Adapter> {
-        self.adapter.layout.fetch(self.backend, &self.optimizer.weights, &mut self.copy)?;
-        Ok(&self.copy)
     }
 
     /// The gradients of the last step, as tensors of an adapter; waits. For inspection.

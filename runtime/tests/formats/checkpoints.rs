@@ -92,10 +92,9 @@ fn checkpoints_are_written_as_the_real_libraries_wrote_them() {
         let mut to = CheckpointWriter::create(out.path(), DEFAULT_SHARD_BYTES).unwrap();
         let four_bit = copy(&from, &config, &mut to);
         assert_eq!(four_bit, if config.quantization.is_some() { 14 } else { 0 });
-        let bnb = config.quantization.map(|q| BnbConfig {
-            format: if q.quant_type == "nf4" { Format::Nf4 } else { Format::Fp4 },
-            double_quant: q.double_quant,
-            compute: DType::F32,
+        let bnb = config.quantization.map(|q| {
+            let format = if q.quant_type == "nf4" { Format::Nf4 } else { Format::Fp4 };
+            BnbConfig::new(format, DType::F32).double_quant(q.double_quant)
         });
         let (base, _) = name(&dir).split_once('-').map_or((name(&dir), ()), |(base, _)| (base.to_owned(), ()));
         let source = fs::read_to_string(dir.with_file_name(base).join("config.json")).unwrap();

@@ -197,7 +197,7 @@ fn a_base_in_4_bits_is_dequantised() {
 }
 
 fn quantize(from: &Path, to: &Path, compute: DType) {
-    let bnb = BnbConfig { format: Format::Nf4, double_quant: true, compute };
+    let bnb = BnbConfig::new(Format::Nf4, compute);
     quantize_checkpoint(&Cpu::new(), from, to, bnb, 64, |_, _| ControlFlow::Continue(())).unwrap().unwrap();
 }
 

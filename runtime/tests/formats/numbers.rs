@@ -72,7 +72,7 @@ fn what_is_no_number_in_a_model_is_named() {
             poison(Dtype::F32, bytes, 0);
         }
     });
-    let bnb = BnbConfig { format: Format::Nf4, double_quant: true, compute: halfbyte::DType::F32 };
+    let bnb = BnbConfig::new(Format::Nf4, halfbyte::DType::F32);
     let to = dir.path().join("to");
     let error = quantize_checkpoint(&Cpu::new(), dir.path(), &to, bnb, 64, |_, _| std::ops::ControlFlow::Continue(()));
     assert!(error.unwrap_err().to_string().contains("model.norm.weight") && !to.exists());

@@ -14,7 +14,7 @@ use super::{assert_same, golden, names};
 const LINEARS: usize = 14;
 
 fn quantize(from: &Path, to: &Path, format: Format, double_quant: bool, block_size: usize) -> Result<QuantizeReport> {
-    let bnb = BnbConfig { format, double_quant, compute: DType::F32 };
+    let bnb = BnbConfig::new(format, DType::F32).double_quant(double_quant);
     let report = quantize_checkpoint(&Cpu::new(), from, to, bnb, block_size, |_, _| ControlFlow::Continue(()));
     report.map(|report| report.expect("nobody broke off"))
 }
@@ -22,7 +22,7 @@ fn quantize(from: &Path, to: &Path, format: Format, double_quant: bool, block_si
 /// Wherever it is broken off, nothing is left, and the next run is not refused.
 #[test]
 fn broken_off_it_leaves_nothing() {
-    let bnb = BnbConfig { format: Format::Nf4, double_quant: true, compute: DType::F32 };
+    let bnb = BnbConfig::new(Format::Nf4, DType::F32);
     let (from, parent) = (golden("qwen3-tiny/untied"), tempfile::tempdir().unwrap());
     let to = parent.path().join("quantized");
     for last in 0..=LINEARS {

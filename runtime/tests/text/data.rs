@@ -8,7 +8,11 @@ use serde_json::{Value, json};
 
 use crate::{test_data, tiny_model};
 
-pub const OPTIONS: DataOptions = DataOptions { max_seq_length: 512, ..DataOptions::DEFAULT };
+pub const OPTIONS: DataOptions = {
+    let mut options = DataOptions::DEFAULT;
+    options.max_seq_length = 512;
+    options
+};
 
 pub struct Bench {
     pub tokenizer: Tokenizer,
@@ -84,11 +88,10 @@ fn text_is_trained_whole_and_ends() {
     assert!(sample.mask.iter().all(|&trained| trained));
     let ended = bench.sample(&json!({"text": "Once upon a time<|endoftext|>"}));
     assert_eq!(ended, sample, "an end token is not doubled");
-    let open =
-        bench.read(json!({"text": "Once upon a time"}).to_string(), &DataOptions { append_eos: false, ..OPTIONS });
+    let open = bench.read(json!({"text": "Once upon a time"}).to_string(), &OPTIONS.append_eos(false));
     assert_eq!(open.unwrap().samples[0].ids, bench.ids("Once upon a time"));
     let one = bench.tokenizer.decode(&[bench.ids("house")[0]], false);
-    let idle = bench.read(json!({"text": one}).to_string(), &DataOptions { append_eos: false, ..OPTIONS });
+    let idle = bench.read(json!({"text": one}).to_string(), &OPTIONS.append_eos(false));
     assert!(idle.unwrap_err().to_string().contains("line 1: the sample has no token to train on"));
 }
 
@@ -142,7 +145,7 @@ fn long_samples_are_refused_cut_or_left_out_as_asked() {
         json!({"prompt": words, "completion": "x"})
     );
     let n_tokens = bench.ids(&words).len() + 1;
-    let limit = |overlong| bench.read(&lines, &DataOptions { max_seq_length: 10, overlong, ..OPTIONS });
+    let limit = |overlong| bench.read(&lines, &OPTIONS.max_seq_length(10).overlong(overlong));
     let message = limit(Overlong::Error).unwrap_err().to_string();
     assert!(message.contains(&format!("line 2: the sample has {n_tokens} tokens, but the limit is 10")), "{message}");
     let cut = limit(Overlong::Truncate).unwrap();
@@ -152,7 +155,7 @@ fn long_samples_are_refused_cut_or_left_out_as_asked() {
     let skipped = limit(Overlong::Skip).unwrap();
     assert_eq!((skipped.samples.len(), skipped.n_truncated, skipped.n_skipped), (1, 0, 2));
     assert_eq!(bench.read(json!({"text": "a b"}).to_string(), &OPTIONS).unwrap().note(), None);
-    let all = DataOptions { max_seq_length: 1, overlong: Overlong::Skip, ..OPTIONS };
+    let all = OPTIONS.max_seq_length(1).overlong(Overlong::Skip);
     assert!(bench.read(&lines, &all).unwrap_err().to_string().contains("3 samples and none within the limit"));
 }
 

@@ -43,7 +43,7 @@ fn same(a: &Dataset, b: &Dataset) -> bool {
 fn what_was_read_before_is_read_from_the_cache() {
     let bench = tiny();
     let cache = bench.folder.path().join("cache");
-    let options = DataOptions { max_seq_length: 260, overlong: Overlong::Truncate, ..OPTIONS };
+    let options = OPTIONS.max_seq_length(260).overlong(Overlong::Truncate);
     let path = large(&bench, "a.jsonl", "house");
     let plain = Dataset::read(&path, &bench.tokenizer, Some(&bench.template), &options).unwrap();
     assert_eq!(plain.parts[0].cached, Cached::No);
@@ -70,7 +70,7 @@ fn other_content_options_or_templates_are_read_anew() {
     let path = large(&bench, "a.jsonl", "house");
     let first = read(&bench, &path, OPTIONS, &cache);
     let longest = first.samples.iter().map(|sample| sample.ids.len()).max().unwrap();
-    let shorter = DataOptions { max_seq_length: longest - 1, overlong: Overlong::Skip, ..OPTIONS };
+    let shorter = OPTIONS.max_seq_length(longest - 1).overlong(Overlong::Skip);
     let mut n = 1;
     let mut anew = |data: Dataset| {
         assert_eq!(data.parts[0].cached, Cached::Written);
@@ -79,7 +79,7 @@ fn other_content_options_or_templates_are_read_anew() {
         data
     };
     assert!(anew(read(&bench, &path, shorter, &cache)).samples.len() < first.samples.len());
-    let open = anew(read(&bench, &path, DataOptions { append_eos: false, ..OPTIONS }, &cache));
+    let open = anew(read(&bench, &path, OPTIONS.append_eos(false), &cache));
     assert_eq!(open.n_tokens(), first.n_tokens() - 2000);
     large(&bench, "a.jsonl", "mouse");
     let other = anew(read(&bench, &path, OPTIONS, &cache));

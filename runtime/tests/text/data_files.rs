@@ -4,8 +4,8 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use halfbyte_runtime::train::data::{DataFile, DataFiles, DataOptions, DataReader, Dataset, Overlong};
-use halfbyte_runtime::train::packing::{BatchOptions, Batcher, PackingStrategy, Share, TrainLength};
+use halfbyte_runtime::train::data::{DataFile, DataFiles, DataReader, Dataset, Overlong};
+use halfbyte_runtime::train::packing::{BatchOptions, Batcher, Share, TrainLength};
 use serde_json::json;
 
 use crate::data::{Bench, OPTIONS, tiny};
@@ -105,7 +105,7 @@ fn long_lines_and_many_of_them_are_read_whole() {
     let bench = tiny();
     let long = "house ".repeat(800_000);
     let lines = format!("{}\n{}\n{}", json!({"text": "a b"}), json!({ "text": long }), json!({"text": "c d"}));
-    let options = DataOptions { max_seq_length: 4, overlong: Overlong::Truncate, ..OPTIONS };
+    let options = OPTIONS.max_seq_length(4).overlong(Overlong::Truncate);
     for (name, content) in [("long.jsonl", lines.clone().into_bytes()), ("long.jsonl.gz", gzip(lines.as_bytes()))] {
         let data = bench.read_as(name, content, &options).unwrap();
         assert_eq!((data.samples.len(), data.n_truncated), (3, 1));
@@ -194,16 +194,7 @@ fn several_files_have_weights() {
 fn an_epoch_has_samples_by_their_weights() {
     let sample = |id| halfbyte_runtime::batch::Sample { ids: vec![id, id], mask: vec![false, true] };
     let samples: Vec<_> = (0..14).map(sample).collect();
-    let options = BatchOptions {
-        batch_size: 1,
-        max_seq_length: 2,
-        packing: false,
-        packing_strategy: PackingStrategy::FirstFit,
-        gradient_accumulation_steps: 1,
-        shuffle: true,
-        seed: 3,
-        length: TrainLength::Epochs(400.0),
-    };
+    let options = BatchOptions::new(1, 2, TrainLength::Epochs(400.0)).seed(3);
     let shares = [(4, 1.0), (6, 2.5), (4, 0.25)].map(|(n_samples, weight)| Share { n_samples, weight });
     let batcher = Batcher::mixed(&samples, shares.to_vec(), options).unwrap();
     assert_eq!((batcher.per_epoch(), batcher.total_steps()), (4 + 15 + 1, 400 * 20));

@@ -1,6 +1,6 @@
 //! What each format of training data says, and what is refused of it.
 
-use halfbyte_runtime::train::data::{DataFormat, DataOptions, Dataset};
+use halfbyte_runtime::train::data::{DataFormat, Dataset};
 use serde_json::{Value, json};
 
 use crate::data::{OPTIONS, qwen3, tiny};
@@ -99,7 +99,7 @@ fn of_a_question_the_right_option_is_trained() {
 #[test]
 fn the_questions_of_lawqa_jp_can_be_trained_on() {
     let (Some(bench), Some(folder)) = (qwen3(), test_data("lawqa_jp")) else { return };
-    let options = DataOptions { max_seq_length: 4096, ..OPTIONS };
+    let options = OPTIONS.max_seq_length(4096);
     let data = Dataset::read(folder.join("selection.json"), &bench.tokenizer, None, &options).unwrap();
     assert_eq!((data.samples.len(), data.parts[0].formats[&DataFormat::MultipleChoice]), (140, 140));
     assert!(data.samples.iter().all(|sample| sample.n_targets() > 0 && !sample.mask[0]));
@@ -115,13 +115,13 @@ fn a_format_that_is_said_counts() {
             .contains(r#"["text", "instruction"] exclude each other; keep one, or say --data-format text or alpaca"#),
         "{refusal}"
     );
-    let options = DataOptions { format: Some(DataFormat::Alpaca), ..OPTIONS };
+    let options = OPTIONS.format(Some(DataFormat::Alpaca));
     let sample = bench.read(record.to_string(), &options).unwrap().samples.remove(0);
     assert_eq!(bench.trained(&sample), ["Hello<|im_end|>"]);
     let ultrachat = json!({"prompt": "Hi", "messages": [user("Hi"), assistant("Hello")]});
     let refusal = bench.refusal(ultrachat.to_string());
     assert!(refusal.contains("say --data-format messages"), "{refusal}");
-    let options = DataOptions { format: Some(DataFormat::Messages), ..OPTIONS };
+    let options = OPTIONS.format(Some(DataFormat::Messages));
     assert_eq!(bench.read(ultrachat.to_string(), &options).unwrap().samples[0], sample);
     let other = bench.read(json!({"text": "a b"}).to_string(), &options).unwrap_err().to_string();
     assert!(other.contains("line 1: the key `messages` is missing"), "{other}");

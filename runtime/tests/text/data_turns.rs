@@ -1,7 +1,7 @@
 //! Which tokens of a conversation are trained.
 
 use halfbyte_runtime::batch::Sample;
-use halfbyte_runtime::train::data::{DataOptions, TrainOnEos};
+use halfbyte_runtime::train::data::TrainOnEos;
 use serde_json::{Value, json};
 
 use crate::data::{OPTIONS, qwen3, tiny};
@@ -74,7 +74,7 @@ fn qwen3_conversations_have_the_ids_of_transformers_and_masks_on_the_turns() {
 }
 
 fn with_eos(bench: &crate::data::Bench, record: &Value, train_on_eos: TrainOnEos) -> Sample {
-    bench.read(record.to_string(), &DataOptions { train_on_eos, ..OPTIONS }).unwrap().samples.remove(0)
+    bench.read(record.to_string(), &OPTIONS.train_on_eos(train_on_eos)).unwrap().samples.remove(0)
 }
 
 #[test]

@@ -23,16 +23,11 @@ fn random_samples(count: usize, seed: u64) -> Vec<Sample> {
 }
 
 fn options(seed: u64) -> BatchOptions {
-    BatchOptions {
-        batch_size: 3,
-        max_seq_length: MAX_LEN,
-        packing: seed.is_multiple_of(2),
-        packing_strategy: if seed.is_multiple_of(4) { PackingStrategy::FirstFit } else { PackingStrategy::BestFit },
-        gradient_accumulation_steps: 1 + seed as usize % 3,
-        shuffle: true,
-        seed,
-        length: TrainLength::Epochs(2.0),
-    }
+    BatchOptions::new(3, MAX_LEN, TrainLength::Epochs(2.0))
+        .packing(seed.is_multiple_of(2))
+        .packing_strategy(if seed.is_multiple_of(4) { PackingStrategy::FirstFit } else { PackingStrategy::BestFit })
+        .gradient_accumulation_steps(1 + seed as usize % 3)
+        .seed(seed)
 }
 
 fn all_steps(samples: &[Sample], options: BatchOptions) -> Vec<Step> {
@@ -124,9 +119,9 @@ fn the_best_fit_fills_more_and_splits_nothing() {
     let mut better = 0;
     for seed in 0..20 {
         let samples = random_samples(200, seed);
-        let one = BatchOptions { batch_size: 1, packing: true, length: TrainLength::Epochs(1.0), ..options(seed) };
+        let one = options(seed).batch_size(1).packing(true).length(TrainLength::Epochs(1.0));
         let epoch = |packing_strategy| {
-            let batcher = Batcher::new(&samples, BatchOptions { packing_strategy, ..one }).unwrap();
+            let batcher = Batcher::new(&samples, one.packing_strategy(packing_strategy)).unwrap();
             let batches: Vec<_> = batcher.steps(0).flat_map(|step| step.micro_batches).collect();
             let n_sequences: usize = batches.iter().map(|batch| batch.cu_seqlens.len() - 1).sum();
             assert_eq!(n_sequences, samples.len(), "a sample was split or lost");
@@ -160,9 +155,9 @@ fn a_step_counts_the_targets_of_all_its_micro_batches() {
 #[test]
 fn accumulating_four_of_one_sees_the_targets_of_one_of_four() {
     let samples = random_samples(37, 1);
-    let unpacked = BatchOptions { packing: false, ..options(1) };
-    let accumulated = all_steps(&samples, BatchOptions { batch_size: 1, gradient_accumulation_steps: 4, ..unpacked });
-    let at_once = all_steps(&samples, BatchOptions { batch_size: 4, gradient_accumulation_steps: 1, ..unpacked });
+    let unpacked = options(1).packing(false);
+    let accumulated = all_steps(&samples, unpacked.batch_size(1).gradient_accumulation_steps(4));
+    let at_once = all_steps(&samples, unpacked.batch_size(4).gradient_accumulation_steps(1));
     assert_eq!(accumulated.len(), at_once.len());
     for (a, b) in accumulated.iter().zip(&at_once) {
         assert_eq!((a.n_targets, a.epoch, a.index), (b.n_targets, b.epoch, b.index));
@@ -176,11 +171,11 @@ fn the_seed_decides_the_order() {
     for seed in [0, 1] {
         let steps = all_steps(&samples, options(seed));
         assert_eq!(steps, all_steps(&samples, options(seed)));
-        assert_ne!(steps, all_steps(&samples, BatchOptions { seed: seed + 2, ..options(seed) }));
+        assert_ne!(steps, all_steps(&samples, options(seed).seed(seed + 2)));
         let of = |epoch| steps.iter().find(|step| step.epoch == epoch).unwrap().micro_batches.clone();
         assert_ne!(of(0), of(1), "epochs have orders of their own");
     }
-    let in_order = BatchOptions { shuffle: false, packing: false, length: TrainLength::Epochs(1.0), ..options(1) };
+    let in_order = options(1).shuffle(false).packing(false).length(TrainLength::Epochs(1.0));
     let ids: Vec<u32> =
         all_steps(&samples, in_order).iter().flat_map(|s| &s.micro_batches).flat_map(|b| b.ids.clone()).collect();
     assert!(ids.is_sorted() && ids.len() == samples.iter().map(|s| s.ids.len()).sum::<usize>());
@@ -190,13 +185,8 @@ fn the_seed_decides_the_order() {
 fn each_place_is_reached_from_each_place_equally_often() {
     // 4 samples over 4000 epochs: each lands in each place 1000 times, with a standard deviation of 27.4.
     let samples: Vec<_> = (0..4).map(|id| Sample { ids: vec![id, id], mask: vec![false, true] }).collect();
-    let one = BatchOptions {
-        batch_size: 1,
-        packing: false,
-        gradient_accumulation_steps: 4,
-        length: TrainLength::Epochs(4000.0),
-        ..options(9)
-    };
+    let one =
+        options(9).batch_size(1).packing(false).gradient_accumulation_steps(4).length(TrainLength::Epochs(4000.0));
     let mut counts = [[0; 4]; 4];
     for step in all_steps(&samples, one) {
         for (place, batch) in step.micro_batches.iter().enumerate() {
@@ -210,8 +200,7 @@ fn each_place_is_reached_from_each_place_equally_often() {
 fn a_run_resumes_at_any_step() {
     for seed in 0..4 {
         let samples = random_samples(30, seed);
-        let batcher =
-            Batcher::new(&samples, BatchOptions { length: TrainLength::Epochs(3.0), ..options(seed) }).unwrap();
+        let batcher = Batcher::new(&samples, options(seed).length(TrainLength::Epochs(3.0))).unwrap();
         let steps: Vec<_> = batcher.steps(0).collect();
         assert_eq!(batcher.total_steps(), steps.len() as u64);
         for start in 0..=steps.len() + 1 {
@@ -227,9 +216,7 @@ fn a_run_resumes_at_any_step() {
 #[test]
 fn lengths_in_steps_and_fractions_of_epochs() {
     let samples = random_samples(10, 5);
-    let run = |length| {
-        all_steps(&samples, BatchOptions { batch_size: 2, length, gradient_accumulation_steps: 1, ..options(1) })
-    };
+    let run = |length| all_steps(&samples, options(1).batch_size(2).length(length).gradient_accumulation_steps(1));
     assert_eq!(run(TrainLength::Epochs(1.0)).len(), 5);
     assert_eq!(run(TrainLength::Epochs(0.5)).len(), 3);
     assert_eq!(run(TrainLength::Epochs(2.2)).len(), 11);
@@ -245,18 +232,16 @@ fn refuses_what_makes_no_sense() {
     let refusal = |samples: &[Sample], options| Batcher::new(samples, options).unwrap_err().to_string();
     let ok = options(1);
     assert!(refusal(&[], ok).contains("samples is 0"));
-    assert!(refusal(&samples, BatchOptions { batch_size: 0, ..ok }).contains("batch size is 0"));
-    assert!(
-        refusal(&samples, BatchOptions { gradient_accumulation_steps: 0, ..ok }).contains("accumulation steps is 0")
-    );
-    assert!(refusal(&samples, BatchOptions { max_seq_length: usize::MAX, ..ok }).contains("longest sequence is 1844"));
-    let large = BatchOptions { batch_size: 1_000_000, max_seq_length: 1_000_000, ..ok };
+    assert!(refusal(&samples, ok.batch_size(0)).contains("batch size is 0"));
+    assert!(refusal(&samples, ok.gradient_accumulation_steps(0)).contains("accumulation steps is 0"));
+    assert!(refusal(&samples, ok.max_seq_length(usize::MAX)).contains("longest sequence is 1844"));
+    let large = ok.batch_size(1_000_000).max_seq_length(1_000_000);
     assert!(refusal(&samples, large).contains("at most 2147483647 tokens"));
-    assert!(refusal(&samples, BatchOptions { length: TrainLength::Steps(0), ..ok }).contains("steps is 0"));
-    let none = refusal(&samples, BatchOptions { length: TrainLength::Epochs(1e-9), ..ok });
+    assert!(refusal(&samples, ok.length(TrainLength::Steps(0))).contains("steps is 0"));
+    let none = refusal(&samples, ok.length(TrainLength::Epochs(1e-9)));
     assert!(none.contains("no step with 3 samples"), "{none}");
     for epochs in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-        assert!(refusal(&samples, BatchOptions { length: TrainLength::Epochs(epochs), ..ok }).contains("epochs is"));
+        assert!(refusal(&samples, ok.length(TrainLength::Epochs(epochs))).contains("epochs is"));
     }
     let long = Sample { ids: vec![0; MAX_LEN + 1], mask: vec![true; MAX_LEN + 1] };
     assert!(
@@ -272,15 +257,15 @@ fn epochs_that_take_too_long_to_plan_are_refused() {
     let samples = random_samples(360, 3);
     let began = Instant::now();
     let new = |options| Batcher::new(&samples, options).map(|batcher| batcher.total_steps());
-    let packed = BatchOptions { packing: true, gradient_accumulation_steps: 1, ..options(0) };
-    let long = |epochs| BatchOptions { length: TrainLength::Epochs(epochs), ..packed };
+    let packed = options(0).packing(true).gradient_accumulation_steps(1);
+    let long = |epochs| packed.length(TrainLength::Epochs(epochs));
     let refusal = new(long(100_000.0)).unwrap_err().to_string();
     assert!(refusal.contains("number of epochs is 100000") && refusal.contains("at most 93206"), "{refusal}");
     assert!(refusal.contains("360 samples") && refusal.contains("--max-steps"), "{refusal}");
     // Where all epochs are alike, one is enough.
-    let alike = |epochs| BatchOptions { shuffle: false, ..long(epochs) };
+    let alike = |epochs| long(epochs).shuffle(false);
     assert_eq!(new(alike(1_000_000.0)).unwrap(), 1_000_000 * new(alike(1.0)).unwrap());
-    let apart = |epochs| BatchOptions { packing: false, ..long(epochs) };
+    let apart = |epochs| long(epochs).packing(false);
     assert_eq!(new(apart(1_000_000.0)).unwrap(), 120_000_000);
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     // What is planned is what comes.

@@ -93,7 +93,7 @@ fn of_the_tiny_model(samples: &[Sample]) -> Vec<UntrainedToken> {
 #[test]
 fn the_tiny_model_knows_what_its_default_run_trains() {
     let tokenizer = Tokenizer::open(tiny_model()).unwrap();
-    let options = DataOptions { max_seq_length: 512, ..DataOptions::default() };
+    let options = DataOptions::default().max_seq_length(512);
     let path = tiny_model().join("../town/train.jsonl");
     let data = Dataset::read(path, &tokenizer, None, &options).unwrap();
     assert!(data.samples.iter().all(|sample| sample.ids.last() == tokenizer.eos_id().as_ref()));

@@ -1,6 +1,7 @@
 //! Training runs, as a program that has settings starts them.
 
 mod best;
+mod init;
 mod report;
 mod resume;
 
@@ -282,10 +283,7 @@ fn options_without_effect_are_refused_by_their_place() {
 fn a_checkpoint_in_4_bits_says_how() {
     use halfbyte_runtime::{checkpoint::BnbConfig, model::quantize_checkpoint};
     let folder = samples();
-    let (model, bnb) = (
-        folder.path().join("model"),
-        BnbConfig { format: "fp4".parse().unwrap(), double_quant: true, compute: DType::Bf16 },
-    );
+    let (model, bnb) = (folder.path().join("model"), BnbConfig::new("fp4".parse().unwrap(), DType::Bf16));
     let embedded = embedded::model();
     let go_on = |_, _| std::ops::ControlFlow::Continue(());
     quantize_checkpoint(&halfbyte::Cpu::new(), &embedded, &model, bnb, 64, go_on).unwrap().unwrap();

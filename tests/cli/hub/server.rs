@@ -1,11 +1,14 @@
-//! A hub on this machine: one repository, and what may go wrong on its way.
+//! A hub on this machine: one repository, another that can be written, and what may go wrong on the way.
 
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
+mod pushed;
+
+use pushed::Pushed;
 use std::{
     collections::BTreeMap,
     fs,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     path::Path,
     sync::{Arc, Mutex},
@@ -13,6 +16,8 @@ use std::{
 };
 
 pub const REPO: &str = "Town/Tiny-1.0";
+/// The one that can be written.
+pub const NEW: &str = "Town/New";
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
 /// What becomes of the next answer that has a large file.
@@ -26,11 +31,13 @@ pub enum Fault {
     Whole,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
+    pub method: String,
     pub path: String,
     pub range: Option<String>,
     pub token: Option<String>,
+    pub body: Vec<u8>,
 }
 
 pub struct Hub {
@@ -45,6 +52,7 @@ struct Shared {
     token: Option<String>,
     seen: Mutex<Vec<Request>>,
     faults: Mutex<Vec<Fault>>,
+    pushed: Mutex<Pushed>,
 }
 
 impl Hub {
@@ -55,7 +63,14 @@ impl Hub {
         let read = |entry: fs::DirEntry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap());
         let files = fs::read_dir(folder).unwrap().map(|entry| read(entry.unwrap())).collect();
         let token = token.map(|token| format!("Bearer {token}"));
-        let shared = Arc::new(Shared { port, files, token, seen: Mutex::default(), faults: Mutex::default() });
+        let shared = Arc::new(Shared {
+            port,
+            files,
+            token,
+            seen: Mutex::default(),
+            faults: Mutex::default(),
+            pushed: Mutex::default(),
+        });
         let served = shared.clone();
         thread::spawn(move || listener.incoming().for_each(|stream| served.answer(stream.unwrap())));
         Hub { url: format!("http://127.0.0.1:{port}"), shared }
@@ -74,6 +89,11 @@ impl Hub {
     pub fn file(&self, name: &str) -> &[u8] {
         &self.shared.files[name]
     }
+
+    /// What the repository that can be written has.
+    pub fn pushed(&self) -> Option<BTreeMap<String, Vec<u8>>> {
+        self.shared.pushed.lock().unwrap().files.clone()
+    }
 }
 
 /// As git and the hub name a file.
@@ -91,14 +111,23 @@ fn is_large(name: &str) -> bool {
 
 impl Shared {
     fn answer(&self, mut stream: TcpStream) {
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
         let lines: Vec<String> =
-            BufReader::new(&stream).lines().map(|line| line.unwrap()).take_while(|line| !line.is_empty()).collect();
+            reader.by_ref().lines().map(|line| line.unwrap()).take_while(|line| !line.is_empty()).collect();
         let value = |name: &str| {
             let named = |line: &&String| line.to_lowercase().starts_with(&format!("{name}:"));
             lines.iter().find(named).map(|line| line[name.len() + 1..].trim().to_owned())
         };
-        let path = lines[0].split(' ').nth(1).unwrap().to_owned();
-        let request = Request { path, range: value("range"), token: value("authorization") };
+        let (method, path) = lines[0].rsplit_once(' ').unwrap().0.split_once(' ').unwrap();
+        let mut body = vec![0; value("content-length").map_or(0, |length| length.parse().unwrap())];
+        let fault = if method == "PUT" { self.faults.lock().unwrap().pop() } else { None };
+        if let Some(Fault::BreakOff(after)) = fault {
+            let _ = reader.read_exact(&mut body[..after]);
+            return;
+        }
+        reader.read_exact(&mut body).unwrap();
+        let (range, token) = (value("range"), value("authorization"));
+        let request = Request { method: method.into(), path: path.into(), range, token, body };
         self.seen.lock().unwrap().push(request.clone());
         // Whoever asked may be gone.
         let _ = stream.write_all(&self.bytes(&request));
@@ -107,8 +136,12 @@ impl Shared {
     fn bytes(&self, request: &Request) -> Vec<u8> {
         let of_cdn = request.path.strip_prefix("/cdn/");
         let resolved = request.path.strip_prefix(&format!("/{REPO}/resolve/{COMMIT}/"));
-        if of_cdn.is_none() && self.token.is_some() && self.token != request.token {
+        let of_store = request.path.starts_with("/store/");
+        if of_cdn.is_none() && !of_store && self.token.is_some() && self.token != request.token {
             return head("401 Unauthorized", &["X-Error-Message: Invalid username or password."], 0);
+        }
+        if let Some(answer) = self.pushed.lock().unwrap().answer(request, self.port) {
+            return answer;
         }
         let listing =
             ["main", "v1", "refs%2Fpr%2F1"].map(|name| format!("/api/models/{REPO}/revision/{name}?blobs=true"));

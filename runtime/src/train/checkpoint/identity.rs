@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Settings that may differ when a run goes on: they say where things are, what is told or how it is computed, and the
 /// adapter is the same. What the files have that they name is compared.
-const FREE: [&str; 20] = [
+const FREE: [&str; 21] = [
     "model_name",
     "data",
     "eval_data",
@@ -24,6 +24,7 @@ const FREE: [&str; 20] = [
     "auto_batch_size",
     "no_cache",
     "output",
+    "push_to_hub",
     "overwrite",
     "activation_memory",
     "gradient_checkpointing",

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// What an adapter that is trained further brings along.
-const OF_THE_ADAPTER: [&str; 11] = [
+const OF_THE_ADAPTER: [&str; 12] = [
     "lora_r",
     "lora_alpha",
     "lora_dropout",
@@ -19,6 +19,7 @@ const OF_THE_ADAPTER: [&str; 11] = [
     "layers_pattern",
     "use_rslora",
     "use_dora",
+    "init_lora_weights",
     "modules_to_save",
     "trainable_token_indices",
 ];

@@ -9,7 +9,6 @@ use super::{
 use crate::{
     device::{self, Job},
     error::Result,
-    lora::Adapter,
     model::Qwen3,
     settings::TrainSettings,
     train::{about::Worst, metrics::Record, output::RunOutput, report::REPORT, trainer::Trainer},
@@ -41,13 +40,17 @@ impl Prepared {
     /// Trains and saves.
     ///
     /// # Errors
-    /// The device cannot be used or has too little memory, training diverges, or the adapter cannot be saved. What was
-    /// learnt before an error is saved.
+    /// The device cannot be used or has too little memory, training diverges, or the adapter cannot be saved, or sent to the
+    /// hub. What was learnt before an error is saved.
     pub fn run(self, watch: &mut dyn Watch) -> Result<Outcome> {
         let (run, said) = self.fitted_to_gpu()?;
         said.iter().for_each(|said| watch.say(said));
         let TrainSettings { device, threads, bnb_4bit_compute_dtype: dtype, .. } = run.settings;
-        device::run(device, threads, dtype, Training { run: &run, watch })
+        let outcome = device::run(device, threads, dtype, Training { run: &run, watch: &mut *watch })?;
+        if let (Some(to), true) = (&run.to, outcome.after.is_some()) {
+            watch.say(&format!("sent to {}", to.send(&outcome.output)?));
+        }
+        Ok(outcome)
     }
 
     /// Begins events for TensorBoard, where they are asked for.
@@ -75,7 +78,7 @@ impl Prepared {
         watch.say(&peak_memory(backend));
         let peak_bytes = Some(backend.memory().peak as u64);
         let worst = Some(worst).filter(|worst| !worst.is_empty());
-        match output.end(&Record { worst, peak_bytes, ..after.record(done) }, &self.lora) {
+        match output.end(&Record { worst, peak_bytes, ..after.record(done) }, &self.lora.saved()) {
             Ok(()) => watch.say(&format!("report: {}", output.path().join(REPORT).display())),
             Err(e) => watch.note(&format!("metrics and report do not say what the model knows now: {e}")),
         }
@@ -98,22 +101,21 @@ impl Job for Training<'_> {
         let mut output = RunOutput::create(&settings.output, run.overwrite)?;
         texts.train.note().iter().for_each(|text| watch.say(text));
         let batcher = run.batcher()?;
-        output.reserve(run.lora.weight_bytes(config)? as u64)?;
+        output.reserve(run.lora.saved().weight_bytes(config)? as u64)?;
 
         let plan = run.plan(backend.free_memory())?;
         run.log_plan(plan)?;
         let began = Instant::now();
-        let model = Qwen3::<B, T>::load_with(&backend, files, config, settings.base(), plan.embedding)?;
+        let mut model = Qwen3::<B, T>::load_with(&backend, files, config, settings.base(), plan.embedding)?;
         backend.synchronize()?;
         let seconds = began.elapsed().as_secs_f64();
         watch.say(&format!("{} on {}: loaded in {seconds:.1} s", run.dir.display(), backend.name()));
 
-        let new = || Adapter::init(run.lora.clone(), config, files, settings.seed);
-        let mut adapter = run.adapter.clone().map_or_else(new, Ok)?;
-        model.measure(&backend, &mut adapter)?;
+        let (adapter, taken) = run.begin(&backend, &mut model)?;
         let options = settings.trainer(run.capacity, plan.kept, batcher.total_steps())?;
         let mut trainer = Trainer::new(&backend, &model, &adapter, options)?;
-        drop(adapter);
+        taken.iter().try_for_each(|taken| trainer.save_for_whole(taken))?;
+        drop((adapter, taken));
         trainer.add_noise(settings.neftune_alpha)?;
         watch.say(&plan.to_string());
         watch.say(&format!(

@@ -10,6 +10,7 @@
 //! ```
 
 mod about;
+mod begin;
 mod examine;
 mod fit;
 mod force;

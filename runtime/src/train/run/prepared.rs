@@ -1,10 +1,11 @@
 //! All of a run that can be known before weights are loaded.
 
-use super::{fit::as_begun, idle::idle, resume::find, texts::Texts};
+use super::{begin::expect_base, fit::as_begun, idle::idle, resume::find, texts::Texts};
 use crate::{
     checkpoint::Checkpoint,
     config::Qwen3Config,
     error::{Error, Result},
+    hub::Destination,
     lora::{Adapter, LoraConfig},
     model::{checkpoint_note, untrained_note},
     settings::{Loaded, Section, TrainSettings},
@@ -38,6 +39,8 @@ pub struct Prepared {
     pub(super) saved: Option<Saved>,
     /// Whether an adapter in the output folder may be replaced.
     pub(super) overwrite: bool,
+    /// Where on the hub the adapter goes.
+    pub(super) to: Option<Destination>,
 }
 
 /// Takes a setting that has no effect, and why.
@@ -79,11 +82,13 @@ impl Prepared {
         let settings = &as_begun(settings, saved.as_ref())?;
         let overwrite = settings.overwrite || saved.as_ref().is_some_and(|saved| saved.is_in(&settings.output));
         RunOutput::expect_free(&settings.output, overwrite)?;
+        let to = settings.push_to_hub.as_ref().map(|name| Destination::open(name, settings.overwrite)).transpose()?;
         let adapter = settings.adapter_dir()?.map(|dir| Adapter::open(&dir, &config)).transpose()?;
         let (adapter, adapter_note) = adapter.unzip();
         let lora = adapter.as_ref().map_or_else(|| settings.lora(), |adapter| Ok(adapter.config.clone()))?;
         lora.resolve(&config)?;
         lora.expect_trainable()?;
+        expect_base(settings, &files, &lora)?;
         let (texts, no_template) = Texts::read(settings, &dir, &config, &tokenizer)?;
         let untrained = untrained_note(&files, &config, &tokenizer, &texts.train.samples, &lora)?;
         let notes = [checkpoint_note(&files, &config)?, adapter_note.flatten(), no_template, untrained];
@@ -103,6 +108,7 @@ impl Prepared {
             capacity,
             saved,
             overwrite,
+            to,
         };
         run.going_on()?.fitted_to_host()
     }

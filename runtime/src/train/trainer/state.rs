@@ -3,7 +3,7 @@
 use super::Trainer;
 use crate::{
     error::{Error, Result},
-    lora::{Adapter, Layout},
+    lora::{Adapter, Layout, OfWhole},
     train::{loss_scale::LossScale, optimizer::HostMoments},
 };
 use halfbyte::{Backend, Float, host};
@@ -40,12 +40,36 @@ impl<B: Backend, T: Float> Trainer<'_, B, T> {
         Ok(TrainerState { counters, moments: optimizer.moments.fetch(backend)? })
     }
 
-    /// Takes the numbers of `adapter` in place of its own; it must have the same shape.
+    /// What it saves is an adapter for the base as it was before PiSSA's `taken` was taken out of it: one of twice the rank.
     ///
     /// # Errors
-    /// It has not, the device refuses, or the host has too little memory.
+    /// The host has too little memory.
+    pub fn save_for_whole(&mut self, taken: &Adapter) -> Result<()> {
+        self.whole = Some(OfWhole::new(taken)?);
+        Ok(())
+    }
+
+    /// The adapter as it is now, in memory that was taken at the start; waits.
+    ///
+    /// # Errors
+    /// The device refuses.
+    pub fn adapter(&mut self) -> Result<&Adapter> {
+        self.adapter.layout.fetch(self.backend, &self.optimizer.weights, &mut self.copy)?;
+        Ok(match &mut self.whole {
+            Some(whole) => whole.with(&self.copy),
+            None => &self.copy,
+        })
+    }
+
+    /// Takes the numbers of `adapter`, which [`Trainer::adapter`] gave, in place of its own.
+    ///
+    /// # Errors
+    /// It has another shape, the device refuses, or the host has too little memory.
     pub fn load(&mut self, adapter: &Adapter) -> Result<()> {
-        let (layout, flat) = Layout::of(adapter)?;
+        let (layout, flat) = match &self.whole {
+            Some(_) => Layout::of(&adapter.parted(&self.config)?[0])?,
+            None => Layout::of(adapter)?,
+        };
         if layout != self.adapter.layout {
             return Err(Error::setting(
                 "an adapter to load",

@@ -1,0 +1,45 @@
+//! Frozen weights on the host, and back.
+
+use super::{qwen3::Qwen3, weights::RowsOfWeight};
+use crate::{config::Module, error::Result};
+use halfbyte::{
+    Backend, Float, host,
+    ops::{Dequantize, Op},
+};
+
+impl<B: Backend, T: Float> Qwen3<B, T> {
+    /// A linear layer's weight `[out, in]` as the model holds it; of what is in 4 bits, the values that they mean. None of
+    /// the output head.
+    ///
+    /// # Errors
+    /// The device or the host has too little memory.
+    pub(crate) fn held(&self, backend: &B, module: Module) -> Result<Option<Vec<f32>>> {
+        let Module::Layer(layer, projection) = module else { return Ok(None) };
+        let weight = self.layers[layer].linears().into_iter().find_map(|linear| linear.weight_of(projection));
+        Ok(match weight {
+            None => None,
+            Some(RowsOfWeight::Dense(weight)) => {
+                let held = backend.download(weight)?;
+                Some(host::collect(held.len(), held.into_iter().map(T::to_f32))?)
+            }
+            Some(RowsOfWeight::Quantized(weight)) => {
+                let mut out = backend.zeros::<f32>(weight.rows * weight.cols)?;
+                Dequantize { weight, out: out.view_mut() }.run(backend)?;
+                Some(out.to_vec(backend)?)
+            }
+        })
+    }
+
+    /// Puts another weight `[out, in]` in the place of an unquantised one, rounded to the compute type. Gives whether
+    /// there is one.
+    ///
+    /// # Errors
+    /// It is of another shape, or the device refuses.
+    pub(crate) fn hold(&mut self, backend: &B, module: Module, weight: &[f32]) -> Result<bool> {
+        let Module::Layer(layer, projection) = module else { return Ok(false) };
+        let mut linears = self.layers[layer].linears_mut().into_iter();
+        let Some(held) = linears.find_map(|linear| linear.dense_mut(projection)) else { return Ok(false) };
+        backend.write(&host::collect(weight.len(), weight.iter().map(|&x| T::from_f32(x)))?, held)?;
+        Ok(true)
+    }
+}
