@@ -22,14 +22,6 @@ struct Barrier {
         __syncwarp();
         if (threadIdx.x % 32 < WARP_ARRIVALS) arrive();
     }
-    // The same, and the phase waits for so many bytes of copies, of which some may have come.
-    __device__ __forceinline__ void warp_arrives(unsigned bytes) {
-        __syncwarp();
-        if (threadIdx.x % 32 == 0 && bytes > 0)
-            expect(bytes);
-        else if (threadIdx.x % 32 < WARP_ARRIVALS)
-            arrive();
-    }
     // One arrival, and so many bytes of copies that the phase waits for.
     __device__ __forceinline__ void expect(unsigned bytes) {
         asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(&word)), "r"(bytes)

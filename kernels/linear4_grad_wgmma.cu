@@ -3,15 +3,13 @@
 // operand B, as the copy engine laid it down. src/cuda/launch/gemm/linear4_wgmma.rs cuts the work.
 //
 // A CTA, one on each multiprocessor, has 256 columns, two warpgroups that multiply, and a third that keeps a ring of
-// stages full: 64 rows of the weight by 256 columns, and as many columns of d_out. One warp has d_out copied. Three have the
-// weight, each every third stage: codes, which are copied, and scales, which are decoded. A warp that multiplies has half of 64 columns that
+// stages full: 64 rows of the weight by 256 columns, and as many columns of d_out, which one thread has copied, and the
+// scales, which three warps decode, each those of every third stage. A warp that multiplies has half of 64 columns that
 // share a scale, of which lane (g, t) takes two bytes of each row: columns 4 g to 4 g + 3. Each byte is a product of
 // its own, whose row g is the byte's first column and row g + 8 its second. So the pairs that one look-up each makes of
 // rows n and n + 1 become operand A by exchanging halves, and what a lane has in the end are four neighbouring columns.
 //
 // The scales change along the contraction, so weights are scaled before they are multiplied, a pair of rows at a time.
-// These three do not wait for the kernel before this one.
-//
 // Rows below the weight, those of adapters, come as they are, from L2.
 //
 // Wants cols % 256 = 0, blocks of 64 and more; d_out, its rows and the codes aligned to 16 bytes, d_x, its rows and those
@@ -174,7 +172,6 @@ template <class T, int TOKENS> struct Consumer {
 
     __device__ __forceinline__ void run() {
         fill_pairs<T, CONSUMERS>(p.weight.fp4);
-        wait_for_last();
         sync_consumers<CONSUMERS>();
         for (unsigned i = blockIdx.x; i < p.units; i += gridDim.x) {
             Unit unit = unit_of(p, i, all_stages(p), COLS, TOKENS);
@@ -210,6 +207,13 @@ template <class T, int TOKENS> struct Producer {
 
     __device__ __forceinline__ explicit Producer(const Linear4WgmmaParams &p)
         : p(p), warp(threadIdx.x / 32 - CONSUMERS / 32), lane(threadIdx.x % 32) {}
+
+    __device__ __forceinline__ void copy(const Unit &unit, unsigned k, char *to, Barrier &full) const {
+        bool coded = k < weight_stages(p);
+        full.expect(coded ? L::CODES + L::W_BYTES : L::CODES);
+        copy_tile(to, p.x, k * STAGE_ROWS, unit.token, full);
+        if (coded) copy_tile(to + L::CODES, p.codes, unit.row / 2, k * STAGE_ROWS, full, p.token_tiles == 1);
+    }
 
     // The scales of rows 2 lane and 2 lane + 1, each as the sum of two T (Scale): the pair of the first, then of the
     // second. Rows past the end have the last one's.
@@ -258,7 +262,6 @@ template <class T, int TOKENS> struct Producer {
         asm volatile("bar.sync 2, 128;" ::: "memory");
         Turn<L::STAGES> ring;
         unsigned turn = 1; // of the warp whose stage it is
-        if (warp == 0) wait_for_last();
         for (unsigned i = blockIdx.x; i < p.units; i += gridDim.x) {
             Unit unit = unit_of(p, i, all_stages(p), COLS, TOKENS);
             for (unsigned k = unit.stage; k < unit.end; k++, ring.next(), turn = turn % SCALE_WARPS + 1) {
@@ -267,14 +270,10 @@ template <class T, int TOKENS> struct Producer {
                 char *to = shared + L::RING + ring.stage * L::STAGE_BYTES;
                 barrier(L::FREE, ring.stage).wait(ring.parity ^ 1);
                 if (warp == turn) {
-                    bool coded = k < weight_stages(p);
-                    if (coded && lane == 0)
-                        copy_tile(to + L::CODES, p.codes, unit.row / 2, k * STAGE_ROWS, full, p.token_tiles == 1);
-                    if (coded) decode_scales(unit, k, to + L::SCALES);
-                    full.warp_arrives(coded ? L::W_BYTES : 0);
+                    if (k < weight_stages(p)) decode_scales(unit, k, to + L::SCALES);
+                    full.warp_arrives();
                 } else if (lane == 0) {
-                    full.expect(L::X_BYTES);
-                    copy_tile(to, p.x, k * STAGE_ROWS, unit.token, full);
+                    copy(unit, k, to, full);
                 }
             }
         }
@@ -285,13 +284,12 @@ template <class T, class O, int TOKENS> __device__ __forceinline__ void fused(co
     using L = Layout<TOKENS>;
     if (threadIdx.x == 0) {
         for (int i = 0; i < L::STAGES; i++) {
-            barrier(L::FULL, i).init(1 + Barrier::WARP_ARRIVALS); // d_out, and the weight
+            barrier(L::FULL, i).init(1 + Barrier::WARP_ARRIVALS); // the copies, and the scales
             barrier(L::FREE, i).init(CONSUMERS / 32 * Barrier::WARP_ARRIVALS);
         }
         barriers_are_made();
     }
     __syncthreads();
-    let_next_start();
     // 64 Ki registers: what the kernel starts with, dealt out anew.
     if (threadIdx.x >= CONSUMERS) {
         set_registers<40, false>();
@@ -303,6 +301,6 @@ template <class T, class O, int TOKENS> __device__ __forceinline__ void fused(co
 }
 
 // By columns and tokens.
-EARLY_ENTRIES(linear4_grad_wgmma_256x64, Linear4WgmmaParams, LINEAR4_GRAD_WGMMA_THREADS, fused, 64)
-EARLY_ENTRIES(linear4_grad_wgmma_256x128, Linear4WgmmaParams, LINEAR4_GRAD_WGMMA_THREADS, fused, 128)
+ENTRIES(linear4_grad_wgmma_256x64, Linear4WgmmaParams, LINEAR4_GRAD_WGMMA_THREADS, 1, fused, 64)
+ENTRIES(linear4_grad_wgmma_256x128, Linear4WgmmaParams, LINEAR4_GRAD_WGMMA_THREADS, 1, fused, 128)
 #endif

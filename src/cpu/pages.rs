@@ -16,7 +16,7 @@ const SMALL: usize = 64 << 10;
 /// The least that a buffer must have.
 const LEAST: usize = 32 << 10;
 /// Bytes of a map that is shared.
-const SHARED: usize = 64 << 20;
+const SHARED: usize = 4 << 20;
 /// Where buffers begin: at a cache line.
 const ALIGN: usize = 64;
 

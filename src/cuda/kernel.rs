@@ -23,8 +23,8 @@ impl<P> Kernel<P> {
 /// The fatbin of the kernels that write 4-bit weights.
 ///
 /// A kernel that is started early reads a weight before it waits for the kernel before it (kernels/gemv4.cuh): it may
-/// not be started early after one of these. It need not look further back, since every kernel lets the next one start
-/// only when all before it are done.
+/// not be started early after one of these. It need not look further back: the kernel after these begins when they are done,
+/// and those after it begin later.
 const WRITE_WEIGHTS: &str = "quantize";
 
 /// Blocks, threads of a block, bytes of dynamic shared memory.

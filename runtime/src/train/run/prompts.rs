@@ -48,6 +48,8 @@ impl Prompts {
         let own = settings.sample_prompts.as_deref().map(texts).transpose()?;
         let embedded = settings.data.is_none().then(|| vec![QUESTION.0.to_owned()]);
         let max_new_tokens = if own.is_some() { NEW_TOKENS } else { QUESTION.1 };
+        // The embedded texts have no turns.
+        let template = template.filter(|_| own.is_some());
         let texts = own.or(embedded).unwrap_or_default();
         let read = |text: String| -> Result<Prompt> {
             let ids = tokenizer.encode(&as_read(&text, template)?)?;
