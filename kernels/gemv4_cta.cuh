@@ -80,4 +80,25 @@ template <class T> struct TableEntry {
         return byte == 127 ? 0.f : byte > 127 ? map : -map;
     }
 };
+
+// A word of what does not change while it is read.
+template <int OFFSET> __device__ __forceinline__ uint32_t load_shared(uint32_t address) {
+    uint32_t word;
+    asm("ld.shared.b32 %0, [%1 + %2];" : "=r"(word) : "r"(address), "n"(OFFSET));
+    return word;
+}
+
+__device__ __forceinline__ uint4 load16(const char *p) { return *reinterpret_cast<const uint4 *>(p); }
+
+// Where a lane finds its first 16 bytes in a stage; its block's scale in the first of two rows, and which block of its
+// group of tiles that is; and where it leaves its sum.
+struct Cursor {
+    unsigned codes;
+    const char *scale;
+    unsigned block;
+    float *sum;
+};
+
+// What is done around the product: norm_linear4.cu.
+enum class Fused { NOTHING, ADAPTERS, NORM, NORM_SWIGLU, NORM_ADAPTERS, NORM_SWIGLU_ADAPTERS };
 #endif

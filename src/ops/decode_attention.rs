@@ -68,7 +68,7 @@ pub struct DecodeAttention<'a, B: Storage, T: Float> {
     /// Positions of one sequence in the cache.
     pub capacity: usize,
     /// Positions, and what the cache has of them, were there before the backend was last waited for, or before the
-    /// [`crate::Backend::replay`] that this is part of. A GPU then reads them while ops before this one still run; the
+    /// [`crate::backend::Backend::replay`] that this is part of. A GPU then reads them while ops before this one still run; the
     /// result is the same. With `false` it waits for these first.
     pub settled: bool,
     /// `dim^-0.5`, or another positive number.

@@ -123,7 +123,7 @@ unsafe fn quantized(cuda: &Cuda, gemm: &Gemm, weight: &Weight4<'_, Cuda>) -> Res
         // SAFETY: this function's contract is that of `run`, and `aligned` says what else it demands.
         return unsafe { linear4_wgmma::run(cuda, gemm, weight, None) };
     }
-    // SAFETY: as above.
+    // SAFETY: this function's contract is that of `run`, and `aligned` says what else it demands.
     if aligned && unsafe { gemv::run(cuda, gemm, weight)? } {
         return Ok(());
     }

@@ -60,7 +60,7 @@ pub(in crate::cuda) fn norm_linear4<T: Float>(cuda: &Cuda, op: NormLinear4<'_, C
     rms_norm(cuda, RmsNorm { x, add: None, weight: norm, eps, out: normed.reborrow() })?;
     fused.gemm = Gemm::new("norm_linear4", false, &normed.mat(), &mut out, false);
     fused.norm = None;
-    // SAFETY: as above.
+    // SAFETY: `NormLinear4::verify` checked every shape; `normed` has those of `x`.
     if fused.gated.is_some() && parts.is_empty() && unsafe { fused.run(cuda)? } {
         return Ok(());
     }
