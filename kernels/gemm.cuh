@@ -78,6 +78,9 @@ template <class T> struct Dense {
 #define EARLY_ENTRIES(name, Params, threads, kernel, ...)                                                              \
     EARLY_ENTRY(name, bf16, Params, threads, kernel<bf16, bf16, __VA_ARGS__>)                                          \
     EARLY_ENTRY(name, f16, Params, threads, kernel<f16, f16, __VA_ARGS__>)
+#define EARLY_ENTRIES_F32_OUT(name, Params, threads, kernel, ...)                                                      \
+    EARLY_ENTRY(name, bf16_f32, Params, threads, kernel<bf16, f32, __VA_ARGS__>)                                       \
+    EARLY_ENTRY(name, f16_f32, Params, threads, kernel<f16, f32, __VA_ARGS__>)
 #define ENTRIES(name, Params, threads, ctas, kernel, ...)                                                              \
     ENTRY(name, bf16, Params, threads, ctas, kernel<bf16, bf16, __VA_ARGS__>)                                          \
     ENTRY(name, f16, Params, threads, ctas, kernel<f16, f16, __VA_ARGS__>)

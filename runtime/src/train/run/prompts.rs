@@ -118,6 +118,22 @@ fn of_line(line: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::embedded;
+
+    /// A chat's turns would be nothing that the embedded model has learnt.
+    #[test]
+    fn the_embedded_question_is_read_as_it_stands() {
+        let dir = embedded::model();
+        let (config, tokenizer) = (Qwen3Config::open(&dir).unwrap(), Tokenizer::open(&dir).unwrap());
+        let template = ChatTemplate::open(&dir, &tokenizer).unwrap();
+        let read = |sample_prompts: Option<String>| {
+            let settings = TrainSettings { sample_prompts, ..TrainSettings::default() };
+            Prompts::read(&settings, Some(&template), &tokenizer, &config).unwrap().all.remove(0).ids
+        };
+        let plain = tokenizer.encode(QUESTION.0).unwrap();
+        assert_eq!(read(None), plain);
+        assert_ne!(read(Some(QUESTION.0.into())), plain, "a user's prompt is a turn");
+    }
 
     #[test]
     fn a_prompt_is_a_text_or_a_line_of_a_file() {

@@ -1,5 +1,5 @@
 //! Products with a weight, dense or 4-bit: what both have in common. `plan.rs` has the grids of the kernels that both
-//! have; `linear.rs` and `linear4.rs` choose among these and their own.
+//! have; `linear.rs` and `linear4.rs` choose among these and their own, `gemv.rs` and `linear4_wgmma.rs`.
 
 mod gemv;
 pub(in crate::cuda) mod linear;

@@ -1,5 +1,5 @@
-//! One or two tokens: `gemv` with the norm in front, adapters beside and SwiGLU behind. Otherwise one kernel after the
-//! other.
+//! One or two tokens: `gemv` with the norm in front, adapters beside and SwiGLU behind. Three to eight: SwiGLU behind, where there
+//! are no adapters. Otherwise one kernel after the other.
 
 use super::{Gemm, SKINNY_ROWS, gemv, linear4::linear4, lora::loras};
 use crate::{
@@ -105,16 +105,16 @@ impl<T: Float> Fused<'_, T> {
         Ok(true)
     }
 
-    /// The kernel, and its shared memory.
+    /// The kernel, and its dynamic shared memory.
     fn kernel(&self, cuda: &Cuda) -> Result<Option<(&'static Kernel<NormLinear4Params>, u32)>> {
         let plain = usize::from(matches!(self.weight.scales, Scales::Plain(_)));
         let few = |kernels: &'static [Gemv; 2]| {
             let kernel = self.gemm.n.checked_sub(1).and_then(|n| kernels[plain].get(n));
-            kernel.map(|kernel| (kernel, params::LINEAR4_GEMV_SHARED))
+            kernel.map(|kernel| (kernel, params::LINEAR4_GEMV_SHARED, params::NORM_LINEAR4_GEMV_STATIC_BYTES))
         };
         let kernel = match (&self.norm, &self.gated, self.parts) {
             (None, Some(_), []) if (3..=8).contains(&self.gemm.n) => {
-                Some((&SWIGLU[plain], params::LINEAR4_GEMV8_SHARED))
+                Some((&SWIGLU[plain], params::LINEAR4_GEMV8_SHARED, 0))
             }
             (None, Some(_), _) => None,
             (None, None, _) => few(&ADAPTED),
@@ -123,12 +123,9 @@ impl<T: Float> Fused<'_, T> {
             (Some(_), Some(_), []) => few(&NORM_SWIGLU),
             (Some(_), Some(_), _) => few(&ADAPTED_NORM_SWIGLU),
         };
-        let static_bytes = params::NORM_LINEAR4_GEMV_STATIC_BYTES;
-        let all = |shared: u32| if shared == params::LINEAR4_GEMV_SHARED { shared + static_bytes } else { shared };
-        let Some((kernel, shared)) = kernel.filter(|(_, shared)| self.fits(cuda, all(*shared))) else {
-            return Ok(None);
-        };
-        Ok(cuda.has(kernel, T::DTYPE.suffix())?.then_some((kernel, shared)))
+        let Some((kernel, shared, static_bytes)) = kernel else { return Ok(None) };
+        let there = self.fits(cuda, shared + static_bytes) && cuda.has(kernel, T::DTYPE.suffix())?;
+        Ok(there.then_some((kernel, shared)))
     }
 
     fn fits(&self, cuda: &Cuda, shared: u32) -> bool {
