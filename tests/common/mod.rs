@@ -49,6 +49,7 @@ macro_rules! check_each {
 
 pub mod cases;
 pub mod close;
+pub mod exactness;
 pub mod golden;
 pub mod harness;
 pub mod make;

@@ -6,12 +6,35 @@ use halfbyte::{Float, ops::AdamWStep};
 
 /// `a[i, :] · b[j, :]` of row-major matrices of `k` columns.
 pub fn row_by_row(a: &[f64], b: &[f64], k: usize, i: usize, j: usize) -> Num {
-    Num::dot(a[i * k..(i + 1) * k].iter().copied().zip(b[j * k..(j + 1) * k].iter().copied()))
+    Num::dot(rows(a, b, k, i, j))
+}
+
+/// The factors of [`row_by_row`].
+pub fn rows<'a>(
+    a: &'a [f64],
+    b: &'a [f64],
+    k: usize,
+    i: usize,
+    j: usize,
+) -> impl Iterator<Item = (f64, f64)> + Clone + 'a {
+    a[i * k..(i + 1) * k].iter().copied().zip(b[j * k..(j + 1) * k].iter().copied())
 }
 
 /// `a[i, :] · b[:, j]`, `b` with `cols` columns.
 pub fn row_by_column(a: &[f64], b: &[f64], k: usize, cols: usize, i: usize, j: usize) -> Num {
-    Num::dot((0..k).map(|l| (a[i * k + l], b[l * cols + j])))
+    Num::dot(row_and_column(a, b, k, cols, i, j))
+}
+
+/// The factors of [`row_by_column`].
+pub fn row_and_column<'a>(
+    a: &'a [f64],
+    b: &'a [f64],
+    k: usize,
+    cols: usize,
+    i: usize,
+    j: usize,
+) -> impl Iterator<Item = (f64, f64)> + Clone + 'a {
+    (0..k).map(move |l| (a[i * k + l], b[l * cols + j]))
 }
 
 /// `a[:, i] · b[:, j]`.

@@ -12,7 +12,7 @@ use crate::{
         device::Cpu,
         par, pool,
         simd::{
-            tile::{Form, Tile, tile, tile_of_pairs},
+            tile::{Form, Tile, tile, tile_of_integers, tile_of_pairs},
             vectorize,
         },
     },
@@ -93,7 +93,7 @@ impl Grid {
             let ks = start..depth.min(start + DEPTH);
             let words = tile.form.words(ks.len());
             let b_len = words * tile.cols;
-            b.pack(cols.start, ks.clone(), tile.cols, tile.form, &mut packed[..width * b_len]);
+            b.pack(cols.start, ks.clone(), tile.cols, tile.form.of_weight(), &mut packed[..width * b_len]);
             for (i, sums) in panels.clone().zip(sums.chunks_mut(self.width * tile.len())) {
                 let a = &a[(i * tile.form.words(depth) + tile.form.words(start)) * tile.rows..];
                 for (packed, sums) in packed.chunks(b_len).zip(sums.chunks_mut(tile.len())).take(width) {
@@ -136,6 +136,11 @@ pub(super) fn tile_for(a: &dyn Operand, b_exact: bool) -> &'static Tile {
     tile_of_pairs().filter(|_| a.exact() && b_exact).unwrap_or_else(tile)
 }
 
+/// The micro-kernel for the product of an operand and a weight, each large enough that packing both is little beside it.
+pub(super) fn tile_of_weight(x: &dyn Operand, weight_exact: bool) -> &'static Tile {
+    tile_of_integers().filter(|_| x.exact() && weight_exact).unwrap_or_else(|| tile_for(x, weight_exact))
+}
+
 /// Packs the rows `rows` of `a` at full depth, panels of `width` one after the other, for `f`.
 pub(super) fn with_packed<R>(
     a: &dyn Operand,
@@ -158,10 +163,21 @@ pub(super) fn with_packed<R>(
 pub(super) fn multiply<O: Float>(
     a: &dyn Operand,
     b: &dyn Operand,
+    out: MatMut<'_, Cpu, O>,
+    finish: impl Fn(usize, usize, &mut [f32], &mut [O]) + Sync,
+) {
+    multiply_by(tile_for(a, b.exact()), a, b, out, finish);
+}
+
+/// [`multiply`] by that micro-kernel.
+pub(super) fn multiply_by<O: Float>(
+    tile: &'static Tile,
+    a: &dyn Operand,
+    b: &dyn Operand,
     mut out: MatMut<'_, Cpu, O>,
     finish: impl Fn(usize, usize, &mut [f32], &mut [O]) + Sync,
 ) {
-    let ([m, n], tile) = (out.shape(), tile_for(a, b.exact()));
+    let [m, n] = out.shape();
     for i in (0..m).step_by(ROWS) {
         let rows = i..m.min(i + ROWS);
         with_packed(a, rows.clone(), tile.rows, tile.form, |packed| {

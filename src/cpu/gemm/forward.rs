@@ -6,7 +6,7 @@
 //! threads or on how many rows there are.
 
 use super::{
-    blocked::{tile_for, with_packed},
+    blocked::{tile_of_weight, with_packed},
     operand::{Operand, read_words},
     source::Source,
 };
@@ -49,7 +49,7 @@ pub(super) fn multiply<O: Float>(
     mut out: MatMut<'_, Cpu, O>,
     finish: impl Fn(&mut [f32], &mut [O]) + Sync,
 ) {
-    let ([m, n], [_, depth], tile) = (out.shape(), x.shape(), tile_for(x, weight.exact()));
+    let ([m, n], [_, depth], tile) = (out.shape(), x.shape(), tile_of_weight(x, weight.exact()));
     let share = n.min(COLS) / (4 * pool::threads());
     let block = share.next_multiple_of(tile.rows).clamp(tile.rows, BLOCK / tile.rows * tile.rows);
     for i in (0..m).step_by(ROWS) {
@@ -106,7 +106,7 @@ impl Product<'_> {
             for start in (0..depth).step_by(DEPTH) {
                 let ks = start..depth.min(start + DEPTH);
                 for (row, decoded) in cols.clone().zip(decoded.chunks_exact_mut(DEPTH)) {
-                    read_words(weight, row, ks.clone(), tile.form, decoded);
+                    read_words(weight, row, ks.clone(), tile.form.of_weight(), decoded);
                 }
                 for (panel, tiles) in tiles.chunks_exact_mut(groups * tile.len()).enumerate() {
                     let x = &self.packed[(panel * tile.form.words(depth) + tile.form.words(start)) * tile.cols..];

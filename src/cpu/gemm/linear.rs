@@ -1,8 +1,8 @@
 use super::{
-    blocked,
+    blocked::{self, tile_of_weight},
     epilogue::store,
     forward, gemv,
-    operand::{ByColumn, ByRow},
+    operand::{ByColumn, ByRow, Operand},
     source::{Dense, Source},
 };
 use crate::{
@@ -48,7 +48,8 @@ pub(super) fn product<O: Float>(x: impl Source, weight: impl Source, out: MatMut
 /// `d_x (+)= d_out · weight`.
 pub(super) fn backward<T: Float>(d_out: impl Source, weight: impl Source, d_x: MatMut<'_, Cpu, T>, accumulate: bool) {
     let (d_out, weight) = (ByRow(d_out), ByColumn(weight));
-    blocked::multiply(
+    blocked::multiply_by(
+        tile_of_weight(&d_out, weight.exact()),
         &d_out,
         &weight,
         d_x,

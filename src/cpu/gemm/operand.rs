@@ -1,7 +1,16 @@
 //! The two sides of a product, and how they are packed for the micro-kernel.
 
 use super::source::Source;
-use crate::cpu::simd::{convert, pack, tile::Form, vectorize};
+use crate::cpu::{
+    par,
+    simd::{
+        convert,
+        fixed::{self, Limit},
+        pack,
+        tile::Form,
+        vectorize,
+    },
+};
 use std::ops::Range;
 
 /// Elements of a row that are read at once.
@@ -14,8 +23,8 @@ pub(in crate::cpu) trait Operand: Sync {
     /// Whether all elements are exact in bf16.
     fn exact(&self) -> bool;
     /// Writes panels of `width` rows, the first of which is `first`: element `(first + r, k)` to `out[(k - ks.start) *
-    /// width + r]` for `r < width`, or in pairs of `k`; zeros beyond the last row. There are as many panels as `out` has
-    /// room for; `ks` begins at a multiple of two.
+    /// width + r]` for `r < width`, or in words of several `k`; zeros beyond the last row. There are as many panels as `out`
+    /// has room for; `ks` begins where a word or block does.
     fn pack(&self, first: usize, ks: Range<usize>, width: usize, form: Form, out: &mut [f32]);
 }
 
@@ -61,15 +70,20 @@ impl<S: Source> ByRow<S> {
     }
 }
 
-/// Some columns of one row, in pairs or not; `out` has room for all of them.
+/// Some columns of one row in that form; `out` has room for the columns and for their words.
 pub(super) fn read_words<S: Source + ?Sized>(source: &S, row: usize, cols: Range<usize>, form: Form, out: &mut [f32]) {
-    let out = &mut out[..cols.len()];
-    source.read(row, cols, out);
-    if form == Form::Pairs {
-        vectorize(
+    let len = cols.len();
+    source.read(row, cols, &mut out[..len]);
+    match form {
+        Form::Plain => {}
+        Form::Pairs => vectorize(
             #[inline(always)]
-            || convert::pair(out),
-        );
+            || convert::pair(&mut out[..len]),
+        ),
+        Form::Fixed(limit) => vectorize(
+            #[inline(always)]
+            || fixed::row(limit, out, len),
+        ),
     }
 }
 
@@ -90,12 +104,41 @@ impl<S: Source> Operand for ByColumn<S> {
         let panel = form.words(ks.len()) * width;
         let at_once = (PIECE / width).max(1);
         for (i, out) in out.chunks_mut((panel * at_once).max(1)).enumerate() {
-            self.panels(first + i * at_once * width, ks.clone(), width, form, out);
+            let first = first + i * at_once * width;
+            match form {
+                Form::Fixed(limit) => self.fixed_panels(first, ks.clone(), width, limit, out),
+                _ => self.panels(first, ks.clone(), width, form, out),
+            }
         }
     }
 }
 
 impl<S: Source> ByColumn<S> {
+    /// At most `PIECE` rows of the operand in fixed point.
+    fn fixed_panels(&self, first: usize, ks: Range<usize>, width: usize, limit: Limit, out: &mut [f32]) {
+        let panel = Form::Fixed(limit).words(ks.len()) * width;
+        let columns = out.len() / panel * width;
+        let count = columns.min(self.0.shape()[1] - first);
+        par::with_scratch(fixed::BLOCK * columns, |block| {
+            for (i, start) in ks.clone().step_by(fixed::BLOCK).enumerate() {
+                block.fill(0.0);
+                for (k, row) in (start..ks.end).zip(block.chunks_exact_mut(columns)) {
+                    self.0.read(k, first..first + count, &mut row[..count]);
+                }
+                vectorize(
+                    #[inline(always)]
+                    || {
+                        fixed::columns(limit, block, columns, |word, line| {
+                            for (out, row) in out.chunks_exact_mut(panel).zip(line.chunks_exact(width)) {
+                                out[(i * fixed::WORDS + word) * width..][..width].copy_from_slice(row);
+                            }
+                        });
+                    },
+                );
+            }
+        });
+    }
+
     /// At most `PIECE` rows of the operand.
     fn panels(&self, first: usize, ks: Range<usize>, width: usize, form: Form, out: &mut [f32]) {
         let panel = form.words(ks.len()) * width;

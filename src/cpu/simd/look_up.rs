@@ -17,7 +17,7 @@ pub(super) fn look_up(values: &[f32; 16], codes: &[u8], first: usize, out: &mut 
     let done = match level() {
         // SAFETY: `level` found AVX-512 F.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 | Level::Avx512Bf16 => unsafe { x86::avx512(values, bytes, pairs) },
+        Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16 => unsafe { x86::avx512(values, bytes, pairs) },
         // SAFETY: `level` found AVX2.
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { x86::avx2(values, bytes, pairs) },

@@ -6,6 +6,7 @@
 
 pub(super) mod convert;
 pub(super) mod decode;
+pub(super) mod fixed;
 pub(super) mod gemv;
 mod look_up;
 pub(super) mod pack;
@@ -23,6 +24,8 @@ pub(super) enum Level {
     Avx2,
     /// AVX-512 F, BW, DQ and VL, besides.
     Avx512,
+    /// AVX-512 VNNI, besides.
+    Avx512Vnni,
     /// AVX-512 BF16, besides.
     Avx512Bf16,
 }
@@ -42,10 +45,11 @@ pub(super) fn level() -> Level {
 pub const VARIABLE: &str = "HALFBYTE_CPU";
 
 /// What [`VARIABLE`] may say besides `auto`.
-const LEVELS: [(&str, Level); 4] = [
+const LEVELS: [(&str, Level); 5] = [
     ("portable", Level::Portable),
     ("avx2", Level::Avx2),
     ("avx512", Level::Avx512),
+    ("avx512vnni", Level::Avx512Vnni),
     ("avx512bf16", Level::Avx512Bf16),
 ];
 
@@ -61,7 +65,7 @@ fn chosen() -> Result<Level, String> {
     let best = detect();
     let name = std::env::var_os(VARIABLE).unwrap_or_default();
     if name.is_empty() || name == "auto" {
-        return Ok(if best == Level::Avx512Bf16 && !fast_bf16() { Level::Avx512 } else { best });
+        return Ok(if best == Level::Avx512Bf16 && !fast_bf16() { Level::Avx512Vnni } else { best });
     }
     let known = || LEVELS.into_iter().filter(|(_, level)| *level <= best);
     let names: Vec<&str> = known().map(|(name, _)| name).collect();
@@ -91,12 +95,9 @@ fn detect() -> Level {
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl");
-    match (avx2, avx512, is_x86_feature_detected!("avx512bf16")) {
-        (true, true, true) => Level::Avx512Bf16,
-        (true, true, false) => Level::Avx512,
-        (true, false, _) => Level::Avx2,
-        (false, ..) => Level::Portable,
-    }
+    let (vnni, bf16) = (is_x86_feature_detected!("avx512vnni"), is_x86_feature_detected!("avx512bf16"));
+    let levels = [(Level::Avx2, avx2), (Level::Avx512, avx512), (Level::Avx512Vnni, vnni), (Level::Avx512Bf16, bf16)];
+    levels.into_iter().take_while(|(_, found)| *found).last().map_or(Level::Portable, |(level, _)| level)
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -111,6 +112,7 @@ impl std::fmt::Display for Level {
             Level::Portable => "portable",
             Level::Avx2 => "avx2",
             Level::Avx512 => "avx512",
+            Level::Avx512Vnni => "avx512-vnni",
             Level::Avx512Bf16 => "avx512-bf16",
         })
     }
@@ -128,6 +130,7 @@ pub fn features() -> Vec<&'static str> {
         ("avx512bw", is_x86_feature_detected!("avx512bw")),
         ("avx512dq", is_x86_feature_detected!("avx512dq")),
         ("avx512vl", is_x86_feature_detected!("avx512vl")),
+        ("avx512_vnni", is_x86_feature_detected!("avx512vnni")),
         ("avx512_bf16", is_x86_feature_detected!("avx512bf16")),
     ];
     #[cfg(not(target_arch = "x86_64"))]
@@ -169,7 +172,7 @@ pub(super) fn vectorize<R>(f: impl FnOnce() -> R) -> R {
         // SAFETY: `detect` found AVX2, FMA and F16C.
         Level::Avx2 => unsafe { avx2(f) },
         // SAFETY: `detect` found AVX-512 F, BW, DQ and VL, besides AVX2, FMA and F16C.
-        Level::Avx512 | Level::Avx512Bf16 => unsafe { avx512(f) },
+        _ => unsafe { avx512(f) },
     }
 }
 

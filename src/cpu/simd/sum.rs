@@ -12,7 +12,7 @@ pub(in crate::cpu) fn dot(x: &[f32], y: &[f32]) -> f32 {
     match level() {
         // SAFETY: `level` found AVX-512 F and FMA.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 | Level::Avx512Bf16 => unsafe { x86::avx512::dot(x, y) },
+        Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16 => unsafe { x86::avx512::dot(x, y) },
         // SAFETY: `level` found AVX2 and FMA.
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { x86::avx2::dot(x, y) },
@@ -27,7 +27,7 @@ pub(in crate::cpu) fn dots(x: &[f32], rows: &[f32], out: &mut [f32]) {
     match level() {
         // SAFETY: `level` found AVX-512 F and FMA.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 | Level::Avx512Bf16 => unsafe { x86::avx512::dots(x, rows, out) },
+        Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16 => unsafe { x86::avx512::dots(x, rows, out) },
         // SAFETY: `level` found AVX2 and FMA.
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { x86::avx2::dots(x, rows, out) },
@@ -42,7 +42,7 @@ pub(in crate::cpu) fn add_rows(factors: &[f32], rows: &[f32], out: &mut [f32]) {
     match level() {
         // SAFETY: `level` found AVX-512 F and FMA.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 | Level::Avx512Bf16 => unsafe { x86::avx512::add_rows(factors, rows, out) },
+        Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16 => unsafe { x86::avx512::add_rows(factors, rows, out) },
         // SAFETY: `level` found AVX2 and FMA.
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { x86::avx2::add_rows(factors, rows, out) },
@@ -60,7 +60,7 @@ pub(in crate::cpu) fn sum(x: &[f32]) -> f32 {
     match level() {
         // SAFETY: `level` found AVX-512 F and FMA.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 | Level::Avx512Bf16 => unsafe { x86::avx512::sum(x) },
+        Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16 => unsafe { x86::avx512::sum(x) },
         // SAFETY: `level` found AVX2 and FMA.
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { x86::avx2::sum(x) },
@@ -74,7 +74,7 @@ pub(in crate::cpu) fn max(x: &[f32]) -> f32 {
     match level() {
         // SAFETY: `level` found AVX-512 F and FMA.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 | Level::Avx512Bf16 => unsafe { x86::avx512::max(x) },
+        Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16 => unsafe { x86::avx512::max(x) },
         // SAFETY: `level` found AVX2 and FMA.
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { x86::avx2::max(x) },

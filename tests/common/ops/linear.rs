@@ -1,6 +1,7 @@
 use crate::common::{
     cases::{self, Product, TINY_PRODUCT},
     close::Close,
+    exactness::Exactness,
     make::Make,
     num::Num,
     oracle,
@@ -57,8 +58,10 @@ impl<B: Backend, T: Float, O: Float> Setup<B> for Forward<B, T, O> {
     fn compare(&mut self, close: &Close<'_, B>) {
         let Product { outputs, inputs, .. } = self.case;
         let (x, weight) = (self.x.to_f64(), self.weight.to_f64());
+        let exactness = Exactness::of::<B, T>(close.backend, self.case.n, false);
         close.some("out", self.out.now(), outputs, |i, j| {
-            stored(&self.case, &self.out, [i, j], oracle::row_by_row(&x, &weight, inputs, i, j))
+            let product = exactness.dot::<T>(oracle::rows(&x, &weight, inputs, i, j));
+            stored(&self.case, &self.out, [i, j], product)
         });
     }
 }
@@ -99,8 +102,10 @@ impl<B: Backend, T: Float> Setup<B> for Gradient<B, T> {
     fn compare(&mut self, close: &Close<'_, B>) {
         let Product { outputs, inputs, .. } = self.case;
         let (d_out, weight) = (self.d_out.to_f64(), self.weight.to_f64());
-        close.some("d_x", self.d_x.now(), inputs, |i, j| {
-            stored(&self.case, &self.d_x, [i, j], oracle::row_by_column(&d_out, &weight, outputs, inputs, i, j))
+        let exactness = Exactness::of::<B, T>(close.backend, self.case.n, true);
+        close.some("d_x", self.d_x.now(), inputs, |i, k| {
+            let product = exactness.dot::<T>(oracle::row_and_column(&d_out, &weight, outputs, inputs, i, k));
+            stored(&self.case, &self.d_x, [i, k], product)
         });
     }
 

@@ -2,8 +2,9 @@ use super::linear::{self, stored};
 use crate::common::{
     cases::{self, FORMATS, Product, Quantization},
     close::{Close, compare_some},
+    exactness::Exactness,
     make::{Make, Purpose},
-    num::{Num, unit},
+    num::Num,
     oracle,
     quantized::Quantized,
     random::property,
@@ -21,52 +22,31 @@ use halfbyte::{
 
 type Case = (Product, Quantization);
 
-/// By how many half ulps the weight that a kernel multiplies with may be off, beside the oracle's, which is rounded
-/// once. Where a kernel decodes into operand A, its codes are rounded, and up to 16 tokens nothing else is: the scale
-/// multiplies the sum over a block. For more tokens it may multiply each weight, which is rounded again.
-pub fn rounding<T: Float>(case: &Product, quantization: &Quantization) -> f64 {
-    let decodes = T::DTYPE != DType::F32 && case.inputs.is_multiple_of(256) && quantization.block_size >= 64;
-    match case.n {
+/// How exact a product is. Where a kernel decodes into operand A, its codes are rounded, and up to 16 tokens nothing else is:
+/// the scale multiplies the sum over a block. For more tokens it may multiply each weight, which is rounded again.
+pub fn exactness<B: Backend, T: Float>(backend: &B, case: &Product, quantization: &Quantization) -> Exactness {
+    let rounding = match case.n {
         0..=16 if T::DTYPE != DType::F32 => 2.0,
-        17..=cases::MOST_FUSED if decodes => 3.0,
+        17..=cases::MOST_FUSED if decodes::<T>(case, quantization) => 3.0,
         _ => 0.0,
-    }
+    };
+    Exactness { rounding, ..Exactness::of::<B, T>(backend, case.n, false) }
 }
 
 /// The same of the input gradient, whose scales multiply each weight.
-pub fn grad_rounding<T: Float>(case: &Product, quantization: &Quantization) -> f64 {
-    let decodes = T::DTYPE != DType::F32 && case.inputs.is_multiple_of(256) && quantization.block_size >= 64;
-    if decodes && case.n <= cases::MOST_FUSED_GRAD { 3.0 } else { 0.0 }
+pub fn grad_exactness<B: Backend, T: Float>(backend: &B, case: &Product, quantization: &Quantization) -> Exactness {
+    let rounding = if decodes::<T>(case, quantization) && case.n <= cases::MOST_FUSED_GRAD { 3.0 } else { 0.0 };
+    Exactness { rounding, ..Exactness::of::<B, T>(backend, case.n, true) }
 }
 
-/// `x[i, :] · weight[j, :]` of `inputs` terms, whose weight may be off by that.
-pub fn product<T: Float>(x: &[f64], weight: &[f64], inputs: usize, rounding: f64, [i, j]: [usize; 2]) -> Num {
-    let size = (0..inputs).map(|k| (x[i * inputs + k] * weight[j * inputs + k]).abs());
-    less_exact::<T>(oracle::row_by_row(x, weight, inputs, i, j), rounding, size)
-}
-
-/// `d_out[i, :] · weight[:, k]`, with a weight `[outputs, inputs]` that may be off by that.
-pub fn grad_product<T: Float>(
-    d_out: &[f64],
-    weight: &[f64],
-    [outputs, inputs]: [usize; 2],
-    rounding: f64,
-    [i, k]: [usize; 2],
-) -> Num {
-    let size = (0..outputs).map(|j| (d_out[i * outputs + j] * weight[j * inputs + k]).abs());
-    less_exact::<T>(oracle::row_by_column(d_out, weight, outputs, inputs, i, k), rounding, size)
-}
-
-fn less_exact<T: Float>(mut product: Num, rounding: f64, sizes: impl Iterator<Item = f64>) -> Num {
-    if rounding > 0.0 {
-        product.err += rounding * unit::<T>() * sizes.sum::<f64>();
-    }
-    product
+/// Whether there are kernels that decode into operand A.
+fn decodes<T: Float>(case: &Product, quantization: &Quantization) -> bool {
+    T::DTYPE != DType::F32 && case.inputs.is_multiple_of(256) && quantization.block_size >= 64
 }
 
 pub struct Forward<B: Backend, T: Float, O: Float> {
     case: Product,
-    rounding: f64,
+    quantization: Quantization,
     x: Tensor<B, T>,
     weight: Quantized<B>,
     out: Tensor<B, O>,
@@ -83,7 +63,7 @@ impl<B: Backend, T: Float, O: Float> Setup<B> for Forward<B, T, O> {
         let Product { n, outputs, inputs, layout, accumulate } = *case;
         Forward {
             case: *case,
-            rounding: rounding::<T>(case, quantization),
+            quantization: *quantization,
             x: make.normal([n, inputs], layout, 1.0),
             weight: Quantized::random(make, [outputs, inputs], *quantization, layout),
             out: make.sum([n, outputs], layout, accumulate),
@@ -102,8 +82,9 @@ impl<B: Backend, T: Float, O: Float> Setup<B> for Forward<B, T, O> {
     fn compare(&mut self, close: &Close<'_, B>) {
         let Product { outputs, inputs, .. } = self.case;
         let (x, weight) = (self.x.to_f64(), self.weight.exact::<T>());
+        let exactness = exactness::<B, T>(close.backend, &self.case, &self.quantization);
         close.some("out", self.out.now(), outputs, |i, j| {
-            let product = product::<T>(&x, &weight, inputs, self.rounding, [i, j]);
+            let product = exactness.dot::<T>(oracle::rows(&x, &weight, inputs, i, j));
             stored(&self.case, &self.out, [i, j], product)
         });
     }
@@ -111,7 +92,7 @@ impl<B: Backend, T: Float, O: Float> Setup<B> for Forward<B, T, O> {
 
 pub struct Gradient<B: Backend, T: Float> {
     case: Product,
-    rounding: f64,
+    quantization: Quantization,
     d_out: Tensor<B, T>,
     weight: Quantized<B>,
     d_x: Tensor<B, T>,
@@ -128,7 +109,7 @@ impl<B: Backend, T: Float> Setup<B> for Gradient<B, T> {
         let Product { n, outputs, inputs, layout, accumulate } = *case;
         Gradient {
             case: *case,
-            rounding: grad_rounding::<T>(case, quantization),
+            quantization: *quantization,
             d_out: make.normal([n, outputs], layout, 1.0),
             weight: Quantized::random(make, [outputs, inputs], *quantization, layout),
             d_x: make.sum([n, inputs], layout, accumulate),
@@ -147,9 +128,10 @@ impl<B: Backend, T: Float> Setup<B> for Gradient<B, T> {
     fn compare(&mut self, close: &Close<'_, B>) {
         let Product { outputs, inputs, .. } = self.case;
         let (d_out, weight) = (self.d_out.to_f64(), self.weight.exact::<T>());
-        close.some("d_x", self.d_x.now(), inputs, |i, j| {
-            let product = grad_product::<T>(&d_out, &weight, [outputs, inputs], self.rounding, [i, j]);
-            stored(&self.case, &self.d_x, [i, j], product)
+        let exactness = grad_exactness::<B, T>(close.backend, &self.case, &self.quantization);
+        close.some("d_x", self.d_x.now(), inputs, |i, k| {
+            let product = exactness.dot::<T>(oracle::row_and_column(&d_out, &weight, outputs, inputs, i, k));
+            stored(&self.case, &self.d_x, [i, k], product)
         });
     }
 
@@ -227,9 +209,10 @@ fn same_as_linear<B: Backend, T: Float>(backend: &B, quantization: Quantization)
     ours.run(backend).unwrap();
     let (ours_out, dense) = (ours.out.read(backend, &name), dense.read(backend, &name));
     let (x, weight) = (ours.x.to_f64(), ours.weight.exact::<T>());
+    let exactness = Exactness::of::<B, T>(backend, case.n, false);
     compare_some(&name, &ours_out, case.outputs, usize::MAX, |i, j| {
-        // Twice the error of one sum.
-        let err = 2.0 * oracle::row_by_row(&x, &weight, case.inputs, i, j).err;
+        // Twice the error of one product.
+        let err = 2.0 * exactness.dot::<T>(oracle::rows(&x, &weight, case.inputs, i, j)).err;
         Num { v: f64::from(dense[i * case.outputs + j]), err }
     });
 }

@@ -1,5 +1,5 @@
 use super::{
-    linear4::{grad_product, grad_rounding, product, rounding},
+    linear4::{exactness, grad_exactness},
     lora::{SCALE, dropped, mask, scaled},
 };
 use crate::common::{
@@ -149,8 +149,9 @@ impl<B: Backend, T: Float> Setup<B> for Forward<B, T> {
         // From the `xa` that was stored: rounding it is part of the formula.
         let (weight, xa) = (weight.exact::<T>(), self.xa.now_f64());
         let added = self.inputs.added(&xa);
+        let exactness = exactness::<B, T>(close.backend, &case.product, &case.quantization);
         close.some("out", self.out.now(), outputs, |i, j| {
-            let base = product::<T>(&x, &weight, inputs, rounding::<T>(&case.product, &case.quantization), [i, j]);
+            let base = exactness.dot::<T>(oracle::rows(&x, &weight, inputs, i, j));
             let base = if accumulate { Num::from(self.out.at(i, j)) + base.rounded::<T>() } else { base };
             added(i, j).map_or(base, |added| base.rounded::<T>() + added)
         });
@@ -241,9 +242,9 @@ impl<B: Backend, T: Float> Setup<B> for Gradient<B, T> {
             });
         }
         let with: Vec<_> = adapters.iter().map(|it| (it, slice(&d_xa, *all, &it.xa), it.a.to_f64())).collect();
-        let rounding = grad_rounding::<T>(&case.product, &case.quantization);
+        let exactness = grad_exactness::<B, T>(close.backend, &case.product, &case.quantization);
         close.some("d_x", self.d_x.now(), inputs, |i, k| {
-            let base = grad_product::<T>(&d_out, &weight, [outputs, inputs], rounding, [i, k]);
+            let base = exactness.dot::<T>(oracle::row_and_column(&d_out, &weight, outputs, inputs, i, k));
             with.iter().fold(base, |sum, (it, d_xa, a)| {
                 let added = oracle::row_by_column(d_xa, a, it.rank, inputs, i, k);
                 sum.rounded::<T>() + Num::from(mask(&it.dropout, i, k)) * added

@@ -1,7 +1,4 @@
-use super::{
-    linear4::{product, rounding},
-    lora_linear4::Inputs,
-};
+use super::{linear4::exactness, lora_linear4::Inputs};
 use crate::common::{
     cases::{self, Adapted, Product, Quantization},
     close::Close,
@@ -30,7 +27,6 @@ type Case = (Adapted, bool);
 pub struct Forward<B: Backend, T: Float> {
     inputs: Inputs<B, T>,
     gated: bool,
-    rounding: f64,
     x: Tensor<B, T>,
     norm: Tensor<B, f32>,
     normed: Tensor<B, T>,
@@ -51,7 +47,6 @@ impl<B: Backend, T: Float> Setup<B> for Forward<B, T> {
         let all = Inputs::new(make, case);
         Forward {
             gated: *gated,
-            rounding: rounding::<T>(&case.product, &case.quantization),
             x: make.normal([n, inputs], layout, 3.0),
             norm: make.normal([1, inputs], Layout::Packed, 1.0),
             normed: make.output([n, inputs], layout),
@@ -97,8 +92,10 @@ impl<B: Backend, T: Float> Setup<B> for Forward<B, T> {
         });
         let (weight, xa) = (weight.exact::<T>(), self.xa.now_f64());
         let added = self.inputs.added(&xa);
+        let case = &self.inputs.case;
+        let exactness = exactness::<B, T>(close.backend, &case.product, &case.quantization);
         let out = |i, j| {
-            let base = product::<T>(&normed, &weight, inputs, self.rounding, [i, j]);
+            let base = exactness.dot::<T>(oracle::rows(&normed, &weight, inputs, i, j));
             added(i, j).map_or(base, |added| base.rounded::<T>() + added)
         };
         if self.gated {

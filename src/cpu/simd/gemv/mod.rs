@@ -151,7 +151,7 @@ pub(in crate::cpu) fn order4<T: Float>(weight: &Weight4<'_, Cpu>, exact: bool) -
         _ if !whole_blocks(weight) => Order::Plain,
         // A run has one scale.
         Level::Avx512Bf16 if T::DTYPE == DType::Bf16 && exact && weight.block_size >= 64 => Order::HalfPairs(32),
-        Level::Avx512 | Level::Avx512Bf16 => Order::Octets(16),
+        Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16 => Order::Octets(16),
         Level::Avx2 => Order::Pairs(8),
         Level::Portable => Order::Plain,
     }
@@ -162,7 +162,7 @@ pub(in crate::cpu) fn order<T: Float>(exact: bool) -> Order {
     match level() {
         _ if T::DTYPE != DType::Bf16 => Order::Plain,
         Level::Avx512Bf16 if exact => Order::Halves,
-        Level::Avx512 | Level::Avx512Bf16 => Order::Pairs(16),
+        Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16 => Order::Pairs(16),
         Level::Avx2 => Order::Pairs(8),
         Level::Portable => Order::Plain,
     }
