@@ -8,6 +8,7 @@ use crate::{
     buffer::{Mat, MatMut},
     element::Element,
 };
+use bytemuck::{Pod, Zeroable};
 use parking_lot::Mutex;
 use rayon::iter::{
     IndexedParallelIterator, ParallelIterator,
@@ -16,18 +17,23 @@ use rayon::iter::{
 use rayon::slice::ParallelSliceMut;
 use std::cell::RefCell;
 
+/// A line of the cache, so that no vector lies in two of them.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
 thread_local! {
     /// Memory that ops of this thread used before.
-    static SCRATCH: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Runs `f` with `len` elements that hold anything: `f` must write what it reads.
+/// Runs `f` with `len` elements that begin with a line of the cache and hold anything: `f` must write what it reads.
 pub(super) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     let mut memory = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_default();
-    if memory.len() < len {
-        memory.resize(len, 0.0);
+    if memory.len() < len.div_ceil(16) {
+        memory.resize(len.div_ceil(16), Line::zeroed());
     }
-    let result = f(&mut memory[..len]);
+    let result = f(&mut bytemuck::cast_slice_mut(&mut memory)[..len]);
     SCRATCH.with_borrow_mut(|all| all.push(memory));
     result
 }

@@ -101,7 +101,7 @@ impl Product<'_> {
         let (groups, panels) = (cols.len().div_ceil(tile.rows), rows.div_ceil(tile.cols));
         par::with_scratch(groups * tile.rows * DEPTH + groups * panels * tile.len(), |scratch| {
             let (decoded, tiles) = scratch.split_at_mut(groups * tile.rows * DEPTH);
-            decoded.fill(0.0);
+            decoded[cols.len() * DEPTH..].fill(0.0);
             tiles.fill(0.0);
             for start in (0..depth).step_by(DEPTH) {
                 let ks = start..depth.min(start + DEPTH);

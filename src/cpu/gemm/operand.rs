@@ -72,18 +72,16 @@ impl<S: Source> ByRow<S> {
 
 /// Some columns of one row in that form; `out` has room for the columns and for their words.
 pub(super) fn read_words<S: Source + ?Sized>(source: &S, row: usize, cols: Range<usize>, form: Form, out: &mut [f32]) {
-    let len = cols.len();
-    source.read(row, cols, &mut out[..len]);
-    match form {
-        Form::Plain => {}
-        Form::Pairs => vectorize(
+    if let Form::Fixed(limit) = form {
+        return source.read_fixed(row, cols, limit, out);
+    }
+    let out = &mut out[..cols.len()];
+    source.read(row, cols, out);
+    if form == Form::Pairs {
+        vectorize(
             #[inline(always)]
-            || convert::pair(&mut out[..len]),
-        ),
-        Form::Fixed(limit) => vectorize(
-            #[inline(always)]
-            || fixed::row(limit, out, len),
-        ),
+            || convert::pair(out),
+        );
     }
 }
 
@@ -121,20 +119,14 @@ impl<S: Source> ByColumn<S> {
         let count = columns.min(self.0.shape()[1] - first);
         par::with_scratch(fixed::BLOCK * columns, |block| {
             for (i, start) in ks.clone().step_by(fixed::BLOCK).enumerate() {
-                block.fill(0.0);
-                for (k, row) in (start..ks.end).zip(block.chunks_exact_mut(columns)) {
-                    self.0.read(k, first..first + count, &mut row[..count]);
+                let (rows, beyond) = block.split_at_mut(fixed::BLOCK.min(ks.end - start) * columns);
+                beyond.fill(0.0);
+                for (k, row) in (start..).zip(rows.chunks_exact_mut(columns)) {
+                    let (row, beyond) = row.split_at_mut(count);
+                    self.0.read(k, first..first + count, row);
+                    beyond.fill(0.0);
                 }
-                vectorize(
-                    #[inline(always)]
-                    || {
-                        fixed::columns(limit, block, columns, |word, line| {
-                            for (out, row) in out.chunks_exact_mut(panel).zip(line.chunks_exact(width)) {
-                                out[(i * fixed::WORDS + word) * width..][..width].copy_from_slice(row);
-                            }
-                        });
-                    },
-                );
+                fixed::columns(limit, block, width, panel, &mut out[i * fixed::WORDS * width..]);
             }
         });
     }

@@ -7,6 +7,7 @@ use crate::{
         math,
         simd::{
             convert, decode,
+            fixed::{self, Limit},
             gemv::{self, Inputs, Order},
             vectorize,
         },
@@ -26,6 +27,12 @@ pub(in crate::cpu) trait Source: Sync {
     fn shape(&self) -> [usize; 2];
     /// Some columns of one row; `out` is as long as `cols`.
     fn read(&self, row: usize, cols: Range<usize>, out: &mut [f32]);
+    /// Some columns of one row in fixed point; `out` has room for the columns and for their words.
+    fn read_fixed(&self, row: usize, cols: Range<usize>, limit: Limit, out: &mut [f32]) {
+        let len = cols.len();
+        self.read(row, cols, &mut out[..len]);
+        fixed::row(limit, out, len);
+    }
     /// Whether all elements are exact in bf16.
     fn exact(&self) -> bool;
     /// How [`dots`](Self::dots) reads vectors, which may be exact in bf16.
@@ -119,12 +126,13 @@ pub(in crate::cpu) fn drop_elements(dropout: &Dropout, row: usize, first: usize,
 /// A 4-bit weight, decoded to `T`.
 pub(in crate::cpu) struct Quantized<'a, T> {
     weight: Weight4<'a, Cpu>,
+    sizes: [u8; 16],
     compute: PhantomData<fn() -> T>,
 }
 
 impl<'a, T: Float> Quantized<'a, T> {
     pub(in crate::cpu) fn new(weight: Weight4<'a, Cpu>) -> Self {
-        Quantized { weight, compute: PhantomData }
+        Quantized { weight, sizes: decode::sizes(weight.format.codes()), compute: PhantomData }
     }
 }
 
@@ -135,6 +143,15 @@ impl<T: Float> Source for Quantized<'_, T> {
 
     fn read(&self, row: usize, cols: Range<usize>, out: &mut [f32]) {
         decode::decode::<T>(&self.weight, row * self.weight.cols + cols.start, out);
+    }
+
+    fn read_fixed(&self, row: usize, cols: Range<usize>, limit: Limit, out: &mut [f32]) {
+        let (first, len) = (row * self.weight.cols + cols.start, cols.len());
+        let done = limit == Limit::Sum && decode::decode_fixed::<T>(&self.weight, &self.sizes, first, len, out);
+        if !done {
+            self.read(row, cols, &mut out[..len]);
+            fixed::row(limit, out, len);
+        }
     }
 
     fn exact(&self) -> bool {

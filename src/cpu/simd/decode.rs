@@ -1,6 +1,11 @@
 //! From 4-bit weights to f32.
 
-use super::{convert, look_up::look_up, vectorize};
+use super::{
+    convert,
+    fixed::{self, Codes},
+    look_up::look_up,
+    vectorize,
+};
 use crate::{
     cpu::device::Cpu,
     element::Float,
@@ -88,4 +93,73 @@ pub(in crate::cpu) fn decode<T: Float>(weight: &Weight4<'_, Cpu>, first: usize, 
             );
         },
     );
+}
+
+/// What the codes of a format are in 255ths, not less than they are: [`Codes::sizes`].
+pub(in crate::cpu) fn sizes(codes: &[f32; 16]) -> [u8; 16] {
+    codes.map(|code| (code.abs() * 255.0).ceil() as u8)
+}
+
+/// `len` elements from `first` on, each rounded to `T`, as words of a weight in fixed point. False, and nothing done, where
+/// they are not blocks with one scale each, or there are no instructions for it.
+pub(in crate::cpu) fn decode_fixed<T: Float>(
+    weight: &Weight4<'_, Cpu>,
+    sizes: &[u8; 16],
+    first: usize,
+    len: usize,
+    out: &mut [f32],
+) -> bool {
+    if ![weight.block_size, first, len].iter().all(|n| n.is_multiple_of(fixed::BLOCK)) {
+        return false;
+    }
+    let (codes, shift) = (weight.format.codes(), weight.block_size.trailing_zeros());
+    let bytes = &weight.codes.slice()[first / 2..(first + len) / 2];
+    Codes { bytes, sizes }.words(
+        #[inline(always)]
+        |i| {
+            let absmax = weight.scales.absmax((first + i * fixed::BLOCK) >> shift);
+            (values::<T>(codes, absmax), absmax)
+        },
+        out,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        backend::Backend,
+        quant::{Absmax, Format},
+    };
+
+    #[test]
+    fn fixed_point_is_within_half_a_step_of_what_is_decoded() {
+        const BLOCKS: usize = 40;
+        let len = BLOCKS * fixed::BLOCK;
+        // Blocks of everything, then of one code each.
+        let byte = |i: usize| if i < len / 4 { (i * 197 % 251) as u8 } else { (i / 32 % 16 * 17) as u8 };
+        let cpu = Cpu::new();
+        let codes = cpu.upload(&(0..len / 2).map(byte).collect::<Vec<_>>()).unwrap();
+        let absmax = cpu.upload(&(0..BLOCKS).map(|i| 0.3 + 0.07 * i as f32).collect::<Vec<_>>()).unwrap();
+        for (format, block_size) in [(Format::Nf4, 64), (Format::Fp4, 64), (Format::Nf4, 128)] {
+            let scales = Absmax::Plain(absmax.view());
+            let weight = Weight4 { format, block_size, rows: 1, cols: len, codes: codes.view(), scales };
+            let (mut want, mut words) = (vec![0.0; len], vec![0.0; BLOCKS * fixed::WORDS]);
+            decode::<half::bf16>(&weight, 0, &mut want);
+            if !decode_fixed::<half::bf16>(&weight, &sizes(format.codes()), 0, len, &mut words) {
+                return eprintln!("this machine has no AVX-512");
+            }
+            for (words, want) in words.chunks(fixed::WORDS).zip(want.chunks(fixed::BLOCK)) {
+                let numbers = fixed::tests::integers(words);
+                for (number, want) in numbers.iter().zip(want) {
+                    // Half a step, and an ulp of the factor.
+                    let off = (f64::from(*number) * f64::from(words[0]) - f64::from(*want)).abs();
+                    assert!(off <= 0.51 * f64::from(words[0]), "{number} of {} for {want}", words[0]);
+                }
+                let sum: i64 = numbers.iter().map(|number| i64::from(number.abs())).sum();
+                assert!(sum * 32767 < 1 << 31, "{sum}");
+                assert!(sum > 60_000 || want.iter().all(|x| x.abs() < words[0] * 1100.0), "most bits are used: {sum}");
+            }
+        }
+    }
 }

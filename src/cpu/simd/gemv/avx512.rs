@@ -3,7 +3,7 @@
 //! One row at a time: what is read of a weight is then one stream, and arithmetic leaves time enough to load the vectors
 //! for each row again.
 
-use super::{Inputs, Rows4, Rows16, kernels};
+use super::{BEYOND, Inputs, Rows4, Rows16, kernels};
 use std::arch::x86_64::*;
 
 kernels!("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl", 1, 1);
@@ -18,47 +18,43 @@ const RUN: usize = 128;
 #[inline]
 fn some4<const R: usize, const N: usize>(rows: Rows4<'_>, x: &Inputs, out: &mut [[f32; N]; R]) {
     let (bytes, blocks, shift) = (x.cols / 2, x.cols / rows.block, rows.block.trailing_zeros());
-    debug_assert!(rows.codes.len() >= R * bytes && rows.scales.len() >= R * blocks && x.wide.len() >= N * x.stride);
+    debug_assert!(rows.codes.len() >= R * bytes && rows.scales.len() >= R * blocks + BEYOND);
+    debug_assert!(x.wide.len() >= N * x.stride);
     // SAFETY: the type of the array says sixteen elements: one vector.
     let table = unsafe { _mm512_loadu_ps(rows.values.as_ptr()) };
     // The block, counted from the first of a run, of eight codes each.
     let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     let block_of = _mm512_srl_epi32(lanes, _mm_cvtsi32_si128(shift as i32 - 3));
+    let whole = x.cols / RUN * RUN;
     for (j, out) in out.iter_mut().enumerate() {
         let mut sums = [_mm512_setzero_ps(); N];
-        for run in (0..x.cols).step_by(RUN) {
-            // Words of eight codes, and blocks, that the row still has.
-            let (words, first) = ((x.cols - run) / 8, run >> shift);
-            let (word_mask, block_mask) = (mask(words), mask(blocks - first));
-            // SAFETY: `all4`, the only caller, has `R` rows of `cols` codes and as many scales left, and the masks end with
-            // the row; rows are whole words (`order4`). `x` has `N` vectors, which go on with zeros to the end of a run.
-            // What is prefetched may lie anywhere.
-            unsafe {
-                let codes = rows.codes.as_ptr().add(j * bytes + run / 2);
-                _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(AHEAD).cast());
-                let codes = if words < 16 {
-                    _mm512_maskz_loadu_epi32(word_mask, codes.cast())
-                } else {
-                    _mm512_loadu_si512(codes.cast())
-                };
-                let parts = products::<N>(codes, table, x, run);
-                let scales = _mm512_maskz_loadu_ps(block_mask, rows.scales.as_ptr().add(j * blocks + first));
-                let scales = _mm512_permutexvar_ps(block_of, scales);
+        // SAFETY: `all4`, the only caller, has `R` rows of `cols` codes and as many scales left, behind which `BEYOND` more
+        // may be read. `x` has `N` vectors, which go on with zeros to the end of a run. What is prefetched may lie anywhere.
+        unsafe {
+            let (codes, scales) = (rows.codes.as_ptr().add(j * bytes), rows.scales.as_ptr().add(j * blocks));
+            let mut add = |run: usize, words: __m512i, mask: u16| {
+                let parts = products::<N>(words, table, x, run);
+                let scales = _mm512_loadu_ps(scales.add(run >> shift));
+                let scales = _mm512_maskz_permutexvar_ps(mask, block_of, scales);
                 for (sum, part) in sums.iter_mut().zip(parts) {
                     *sum = _mm512_fmadd_ps(part, scales, *sum);
                 }
+            };
+            for run in (0..whole).step_by(RUN) {
+                let codes = codes.add(run / 2);
+                _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(AHEAD).cast());
+                add(run, _mm512_loadu_si512(codes.cast()), u16::MAX);
+            }
+            if whole < x.cols {
+                // Rows are whole words (`order4`).
+                let mask = u16::MAX >> (16 - (x.cols - whole) / 8);
+                add(whole, _mm512_maskz_loadu_epi32(mask, codes.add(whole / 2).cast()), mask);
             }
         }
         for (out, sum) in out.iter_mut().zip(sums) {
             *out = _mm512_reduce_add_ps(sum);
         }
     }
-}
-
-/// The lowest `n` of sixteen.
-#[inline(always)]
-fn mask(n: usize) -> u16 {
-    u16::MAX >> 16_usize.saturating_sub(n)
 }
 
 /// Each lane's eight codes times what `x` has for them, summed, without their scale.
@@ -96,17 +92,15 @@ unsafe fn products<const N: usize>(codes: __m512i, table: __m512, x: &Inputs, ru
 fn some16<const R: usize, const N: usize>(rows: Rows16<'_>, x: &Inputs, out: &mut [[f32; N]; R]) {
     debug_assert!(rows.elements.len() >= (R - 1) * rows.stride + x.cols && x.wide.len() >= N * x.stride);
     let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+    let whole = x.cols / 32 * 32;
     for (j, out) in out.iter_mut().enumerate() {
         // Two runs at a time, so that no addition waits for the one before.
         let mut sums = [[[_mm512_setzero_ps(); 2]; N]; 2];
-        for run in (0..x.cols).step_by(32) {
-            let mask = u32::MAX >> 32_usize.saturating_sub(x.cols - run);
-            // SAFETY: `all16`, the only caller, has `R` rows left; the mask ends with the row, and the vectors of `x` go on
-            // with zeros to the end of a run. What is prefetched may lie anywhere.
-            unsafe {
-                let w = rows.elements.as_ptr().add(j * rows.stride + run);
-                _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(AHEAD / 2).cast());
-                let w = _mm512_maskz_loadu_epi16(mask, w.cast());
+        // SAFETY: `all16`, the only caller, has `R` rows left; the mask ends with the row, and the vectors of `x` go on
+        // with zeros to the end of a run. What is prefetched may lie anywhere.
+        unsafe {
+            let row = rows.elements.as_ptr().add(j * rows.stride);
+            let mut add = |run: usize, w: __m512i| {
                 let even = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(w));
                 let odd = _mm512_castsi512_ps(_mm512_and_si512(w, upper));
                 for (i, [a, b]) in sums[run / 32 % 2].iter_mut().enumerate() {
@@ -114,6 +108,15 @@ fn some16<const R: usize, const N: usize>(rows: Rows16<'_>, x: &Inputs, out: &mu
                     *a = _mm512_fmadd_ps(even, _mm512_loadu_ps(x), *a);
                     *b = _mm512_fmadd_ps(odd, _mm512_loadu_ps(x.add(16)), *b);
                 }
+            };
+            for run in (0..whole).step_by(32) {
+                let w = row.add(run);
+                _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(AHEAD / 2).cast());
+                add(run, _mm512_loadu_si512(w.cast()));
+            }
+            if whole < x.cols {
+                let mask = u32::MAX >> (32 - (x.cols - whole));
+                add(whole, _mm512_maskz_loadu_epi16(mask, row.add(whole).cast()));
             }
         }
         let [first, second] = sums;

@@ -175,8 +175,9 @@ pub(in crate::cpu) fn dots4(weight: &Weight4<'_, Cpu>, rows: Range<usize>, x: &I
         return false;
     }
     let blocks = weight.cols / weight.block_size;
-    par::with_scratch(rows.len() * blocks, |factors| {
-        scales(weight, rows.start * blocks, factors);
+    let len = rows.len() * blocks;
+    par::with_scratch(len + BEYOND, |factors| {
+        scales(weight, rows.start * blocks, &mut factors[..len]);
         let codes = &weight.codes.slice()[rows.start * weight.cols / 2..rows.end * weight.cols / 2];
         let rows = Rows4 { codes, scales: factors, values: weight.format.codes(), block: weight.block_size };
         rows.dots(x, out);
@@ -196,11 +197,14 @@ pub(in crate::cpu) fn dots<T: Float>(weight: Mat<'_, Cpu, T>, rows: Range<usize>
     true
 }
 
+/// Scales that may be read behind the last one: a vector's.
+const BEYOND: usize = 16;
+
 /// Rows of a 4-bit weight.
 #[derive(Debug, Clone, Copy)]
 struct Rows4<'a> {
     codes: &'a [u8],
-    /// `[rows, blocks of a row]`
+    /// `[rows, blocks of a row]`, and `BEYOND` more.
     scales: &'a [f32],
     /// What codes stand for.
     values: &'a [f32; 16],
@@ -274,7 +278,7 @@ macro_rules! kernels {
         fn all4<const R: usize, const N: usize>(rows: Rows4<'_>, x: &Inputs, out: &mut [f32]) {
             let (bytes, blocks) = (x.cols / 2, x.cols / rows.block);
             let n = out.len() / N;
-            assert!(x.n == N && rows.codes.len() == n * bytes && rows.scales.len() == n * blocks);
+            assert!(x.n == N && rows.codes.len() == n * bytes && rows.scales.len() >= n * blocks);
             let whole = n / R * R;
             for row in (0..whole).step_by(R).chain(whole..n) {
                 let codes = &rows.codes[row * bytes..];
