@@ -152,9 +152,17 @@ pub(super) fn with_packed<R>(
     let depth = a.shape()[1];
     let panel = form.words(depth) * width;
     par::with_scratch(rows.len().div_ceil(width) * panel, |packed| {
-        par::each(packed.par_chunks_mut(panel.max(1)).enumerate(), |(i, out)| {
-            a.pack(rows.start + i * width, 0..depth, width, form, out);
-        });
+        if rows.len() > width {
+            par::each(packed.par_chunks_mut(panel.max(1)).enumerate(), |(i, out)| {
+                a.pack(rows.start + i * width, 0..depth, width, form, out);
+            });
+        } else {
+            let pieces = packed.par_chunks_mut(form.words(DEPTH) * width).enumerate();
+            par::each(pieces, |(i, out)| {
+                let start = i * DEPTH;
+                a.pack(rows.start, start..depth.min(start + DEPTH), width, form, out);
+            });
+        }
         f(packed)
     })
 }

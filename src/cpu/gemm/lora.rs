@@ -1,7 +1,7 @@
 use super::{
     blocked,
     epilogue::store,
-    gemv,
+    gemv, narrow,
     operand::{ByColumn, ByRow},
     source::{Dense, drop_elements},
 };
@@ -33,16 +33,15 @@ pub(in crate::cpu) fn lora<T: Float>(op: Lora<'_, Cpu, T>) {
             |sums, out| store(true, scale, sums, out),
         );
     } else {
-        blocked::multiply_transposed(
+        narrow::multiply(
+            x,
             &ByRow(a),
-            &ByRow(x),
             xa.reborrow(),
             #[inline(always)]
-            |_, sums, out| convert::narrow(sums, out),
+            |_, _, sums, out| convert::narrow(sums, out),
         );
-        let xa = ByRow(Dense::new(xa.mat()));
-        blocked::multiply(
-            &xa,
+        narrow::multiply(
+            Dense::new(xa.mat()),
             &ByRow(b),
             out,
             #[inline(always)]
@@ -56,15 +55,12 @@ pub(in crate::cpu) fn lora_grad<T: Float>(op: LoraGrad<'_, Cpu, T>) {
     let ([_, inputs], [_, outputs], rank) = (x.shape(), d_out.shape(), xa.cols);
     let (a, b) = (Dense::of(a, rank, inputs), Dense::of(b, outputs, rank));
 
-    let by_row = ByRow(Dense::new(d_out));
-    blocked::multiply_transposed(
+    narrow::multiply(
+        Dense::new(d_out),
         &ByColumn(b),
-        &by_row,
         d_xa.reborrow(),
         #[inline(always)]
-        |_, sums, out| {
-            store(false, scale, sums, out);
-        },
+        |_, _, sums, out| store(false, scale, sums, out),
     );
     let d_xa = d_xa.mat();
 
@@ -89,8 +85,8 @@ pub(in crate::cpu) fn lora_grad<T: Float>(op: LoraGrad<'_, Cpu, T>) {
     );
 
     if let Some(d_x) = d_x {
-        blocked::multiply(
-            &ByRow(Dense::new(d_xa)),
+        narrow::multiply(
+            Dense::new(d_xa),
             &ByColumn(a),
             d_x,
             #[inline(always)]

@@ -1,4 +1,5 @@
-//! Matrix products: one way for many rows ([`blocked`]), one for few ([`gemv`]), over whatever a [`source`] reads.
+//! Matrix products: ways for many rows ([`forward`], [`blocked`]), for few ([`gemv`]) and for factors of adapters ([`narrow`]),
+//! over whatever a [`source`] reads.
 
 mod blocked;
 mod epilogue;
@@ -8,6 +9,7 @@ pub(super) mod linear;
 pub(super) mod linear4;
 pub(super) mod lora;
 pub(super) mod lora_linear4;
+mod narrow;
 pub(super) mod norm_linear4;
 pub(super) mod operand;
 pub(super) mod source;
