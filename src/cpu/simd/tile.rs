@@ -217,7 +217,7 @@ mod x86 {
             // SAFETY: `Tile::run`, the only caller, has checked the lengths.
             let (a, b) = unsafe { (a.add(block * fixed::WORDS * step), b.add(block * fixed::WORDS * 32)) };
             for k in 1..fixed::WORDS {
-                // SAFETY: as above. Bits are bits.
+                // SAFETY: `Tile::run`, the only caller, has checked the lengths. Bits are bits.
                 unsafe {
                     let (a, b) = (a.add(k * step), b.add(k * 32));
                     let (b0, b1) = (_mm512_loadu_si512(b.cast()), _mm512_loadu_si512(b.add(16).cast()));
@@ -230,7 +230,7 @@ mod x86 {
             }
             for (i, acc) in acc.iter().enumerate() {
                 for (j, acc) in acc.iter().enumerate() {
-                    // SAFETY: as above; the first place of a block is its scale.
+                    // SAFETY: `Tile::run`, the only caller, has checked the lengths. The first place of a block is its scale.
                     unsafe {
                         let scale = _mm512_mul_ps(_mm512_set1_ps(*a.add(i * row)), _mm512_loadu_ps(b.add(j * 16)));
                         let c = c.add(i * 32 + j * 16);
