@@ -213,6 +213,16 @@ pub enum Error {
         /// What is wrong and what to do.
         reason: String,
     },
+    /// A row of a data file cannot be used.
+    #[error("`{}`, row {row}: {reason}", path.display())]
+    Row {
+        /// The file.
+        path: PathBuf,
+        /// The row, counted from 1.
+        row: usize,
+        /// What is wrong and what to do.
+        reason: String,
+    },
 }
 
 /// Shorthand for this crate's results.

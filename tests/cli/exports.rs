@@ -37,6 +37,7 @@ fn every_option_of_merging_is_seen() {
 fn every_option_of_exporting_is_seen() {
     let files = Files::new("");
     const NAME: &str = "model.gguf";
+    const PACKED: &str = "model.gguf/model.safetensors";
     let driven = Driven { name: "export_gguf", line: words(&files.model()), output: Some(NAME) };
     let (other, adapter) = (files.other(), show("--lora-path", &files.adapter));
     let ties = format!("{adapter} {adapter} --combination ties --density 0.5");
@@ -52,6 +53,13 @@ fn every_option_of_exporting_is_seen() {
         row(&show("--output", &other), says(format!("written to {}", other.display()))),
         row("--type Q8_0", says("8 in Q8_0)")),
         row("--type Q8_0", Refused("f32, f16 or bf16")).beside(&format!("{adapter} --adapter-only")),
+        row("--type compressed-tensors", Refused("no whole groups; choose 64")),
+        row("--group-size 32", File(PACKED)).beside("--type compressed-tensors"),
+        row("--group-size 32", Refused("only compressed-tensors")),
+        row("--max-shard-size 0", Refused("from 1 to")).beside("--type compressed-tensors --group-size 32"),
+        row("--max-shard-size 1", Refused("only compressed-tensors")),
+        row("--adapter-only", Refused("vLLM reads PEFT's adapters"))
+            .beside(&format!("{adapter} --type compressed-tensors --group-size 32")),
         row("--adapter-only", says("(14 in F32)")).beside(&adapter),
         row("--adapter-only", Refused("the adapter is missing")),
     ];

@@ -1,6 +1,6 @@
 //! The formats: small files that are well, and how a user's file is read.
 
-use crate::seeds::{DOTENV, SETTINGS, TEMPLATE, exam, gzip, lines, records, small_tokenizer, zstd};
+use crate::seeds::{DOTENV, SETTINGS, TABLES, TEMPLATE, exam, gzip, lines, records, small_tokenizer, zstd};
 use halfbyte::Cpu;
 use halfbyte_runtime::{
     Error,
@@ -191,7 +191,7 @@ const CONFIG_HARMLESS: &[&str] = &[
     "use_sliding_window",
 ];
 
-pub const FORMATS: [Format; 16] = [
+pub const FORMATS: [Format; 17] = [
     Format {
         name: "config",
         file: "config.json",
@@ -341,6 +341,14 @@ pub const FORMATS: [Format; 16] = [
         json: false,
         seeds: || records().iter().flat_map(|records| [gzip(&lines(records)), zstd(&lines(records))]).collect(),
         read: |reader, bytes| read_data(reader, "data.packed", bytes),
+        harmless: &[],
+    },
+    Format {
+        name: "data_parquet",
+        file: "data.parquet",
+        json: false,
+        seeds: || TABLES.map(|name| bytes(&format!("../parquet/{name}.parquet"))).into(),
+        read: |reader, bytes| read_data(reader, "data.parquet", bytes),
         harmless: &[],
     },
     Format {

@@ -54,6 +54,10 @@ pub fn records() -> [Vec<Value>; 6] {
     ]
 }
 
+/// Files of Parquet in `tests/data/golden/parquet`.
+pub const TABLES: [&str; 8] =
+    ["alpaca", "choices", "letters", "sharegpt", "text-lengths", "text-plain", "text-prefixes", "turns"];
+
 pub fn lines(records: &[Value]) -> Vec<u8> {
     records.iter().map(Value::to_string).collect::<Vec<_>>().join("\n").into_bytes()
 }

@@ -17,6 +17,7 @@ import checkpoints
 import likelihoods
 import merged
 import methods
+import packed
 from common import ASSETS, GOLDEN, Halfbyte, Table
 
 
@@ -38,6 +39,7 @@ def main() -> int:
         checkpoints.compare_block_sizes(halfbyte, table, "embedded bf16", tiny, tmp)
         trained = adapters.compare_all(halfbyte, table, tiny, tmp)
         merged.compare_all(halfbyte, table, trained, tmp)
+        packed.compare_all(halfbyte, table, tiny, trained, tmp)
         methods.compare_all(halfbyte, table, tiny, tmp)
         likelihoods.compare_all(halfbyte, table, tiny, trained, tmp)
     return table.finish()

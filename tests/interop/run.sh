@@ -3,10 +3,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-python3}
-"$python" -c 'import torch, transformers, peft, bitsandbytes' || {
-  echo "interop: $python lacks torch, transformers, peft or bitsandbytes; tests/interop/README.md says how to install them" >&2
+"$python" -c 'import torch, transformers, peft, bitsandbytes, compressed_tensors' || {
+  echo "interop: $python lacks torch, transformers, peft, bitsandbytes or compressed-tensors; tests/interop/README.md says how to install them" >&2
   exit 2
 }
 cargo build --release --example quantize --example logits --example train_qwen3_lora \
-  --example evaluate_multiple_choice --example merge_lora
+  --example evaluate_multiple_choice --example merge_lora --example export_gguf
 exec "$python" -B tests/interop/interop.py "${CARGO_TARGET_DIR:-target}/release/examples"

@@ -47,11 +47,16 @@ impl CheckpointWriter {
     /// Adds `config.json` from the text of the source model's, with the `quantization_config` that transformers writes
     /// for a bitsandbytes model, or without any.
     pub fn put_config(&mut self, source: &str, bnb: Option<BnbConfig>) -> Result<()> {
+        self.put_config_with(source, bnb.map(BnbConfig::to_json))
+    }
+
+    /// The same with any `quantization_config`.
+    pub(crate) fn put_config_with(&mut self, source: &str, quantization: Option<Value>) -> Result<()> {
         const NAME: &str = "config.json";
         let mut config: Value = serde_json::from_str(source).map_err(Error::json(Path::new(NAME)))?;
         if let Some(keys) = config.as_object_mut() {
-            match bnb {
-                Some(bnb) => keys.insert("quantization_config".to_owned(), bnb.to_json()),
+            match quantization {
+                Some(quantization) => keys.insert("quantization_config".to_owned(), quantization),
                 None => keys.shift_remove("quantization_config"),
             };
         }

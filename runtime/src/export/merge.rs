@@ -1,16 +1,15 @@
 //! From a checkpoint and an adapter to one checkpoint, tensor by tensor.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use halfbyte::{Count, Cpu, DType, Size, quant::Format};
 use serde_json::Value;
 
-use super::merged::{Merged, MergedTensor};
+use super::merged::{Merged, MergedTensor, file_type};
 use super::settings::MergeSettings;
 use super::watch::Watch;
-use crate::checkpoint::{BnbConfig, COMPANIONS, Checkpoint, CheckpointWriter, Dtype, Tensor, TensorRef};
+use crate::checkpoint::{BnbConfig, COMPANIONS, Checkpoint, CheckpointWriter, TensorRef};
 use crate::config::{Qwen3Config, dtype_name};
 use crate::error::{Error, Result};
 use crate::model::{Base, HostWeight, checkpoint_note};
@@ -124,7 +123,7 @@ fn expected_bytes(merged: &Merged, dtype: DType, in_4_bits: bool) -> u64 {
 }
 
 /// The source's `config.json` with the type that the weights have now.
-fn config_text(dir: &Path, dtype: DType) -> Result<String> {
+pub(super) fn config_text(dir: &Path, dtype: DType) -> Result<String> {
     let path = dir.join("config.json");
     let mut config = json::parse(files::read_to_string(&path)?.as_bytes()).map_err(Error::json(&path))?;
     if let Value::Object(keys) = &mut config {
@@ -146,25 +145,15 @@ struct Merge<'a> {
 impl Merge<'_> {
     /// Writes one tensor.
     fn put(&mut self, name: &str, out: &mut CheckpointWriter) -> Result<()> {
-        if !self.merged.is_of_model(name) {
-            let TensorRef { name, dtype, shape, data, .. } = self.merged.files.tensor(name)?;
-            return out.put(Tensor { name, dtype, shape, data });
-        }
-        let tensor = self.merged.tensor(name)?;
-        self.n_adapted += usize::from(tensor.is_adapted());
-        let data = match tensor.as_it_is(self.dtype) {
-            Some(bytes) => Cow::Borrowed(bytes),
-            None => Cow::Owned(tensor.bytes(self.dtype)?),
+        self.n_adapted += usize::from(self.merged.is_adapted(name));
+        let Some(bnb) = self.bnb.filter(|_| self.merged.is_linear(name)) else {
+            return self.merged.put(name, self.dtype, out);
         };
-        let file_type = [Dtype::BF16, Dtype::F16, Dtype::F32][self.dtype.index()];
-        match self.bnb.filter(|_| self.merged.is_linear(name)) {
-            None => out.put(Tensor { name, dtype: file_type, shape: &tensor.shape, data: &data }),
-            Some(bnb) => {
-                let dense =
-                    TensorRef { name, dtype: file_type, shape: &tensor.shape, data: &data, file: Path::new("") };
-                self.put_in_4_bits(bnb, &tensor, dense, out)
-            }
-        }
+        let tensor = self.merged.tensor(name)?;
+        let data = tensor.data(self.dtype)?;
+        let dtype = file_type(self.dtype);
+        let dense = TensorRef { name, dtype, shape: &tensor.shape, data: &data, file: Path::new("") };
+        self.put_in_4_bits(bnb, &tensor, dense, out)
     }
 
     fn put_in_4_bits(
@@ -176,7 +165,7 @@ impl Merge<'_> {
     ) -> Result<()> {
         let base = Base::Quantized { format: bnb.format, block_size: BLOCK_SIZE, double_quant: bnb.double_quant };
         let Some(weight) = HostWeight::quantize(&Cpu::new(), self.merged.files, base, dense)? else { return Ok(()) };
-        if tensor.is_adapted() {
+        if self.merged.is_adapted(dense.name) {
             self.error.add(tensor, &weight)?;
         }
         out.put_quantized(dense.name, &weight.tensor())

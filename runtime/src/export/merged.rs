@@ -1,5 +1,6 @@
 //! A model's tensors with an adapter in them, made row by row.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -7,7 +8,7 @@ use half::{bf16, f16};
 use halfbyte::{DType, elements, host};
 use rayon::prelude::*;
 
-use crate::checkpoint::{Checkpoint, TensorRef, Values, Weight};
+use crate::checkpoint::{Checkpoint, CheckpointWriter, Dtype, Tensor, TensorRef, Values, Weight};
 use crate::config::{Module, Qwen3Config};
 use crate::error::{Error, Result};
 use crate::lora::{Adapter, LoraWeights, Table, TokenRows};
@@ -61,6 +62,11 @@ impl<'a> Merged<'a> {
         self.modules.contains_key(name) && name != "lm_head.weight"
     }
 
+    /// Whether an adapter's matrices are added to a tensor.
+    pub fn is_adapted(&self, name: &str) -> bool {
+        matches!(self.changes.get(name), Some(Change::Add(_)))
+    }
+
     /// A tensor's shape as it is without quantisation.
     pub fn shape(&self, name: &str) -> Vec<usize> {
         let in_file = || self.files.get(name).map_or(Vec::new(), |tensor| tensor.shape.to_vec());
@@ -82,6 +88,17 @@ impl<'a> Merged<'a> {
             None => (Base::Dense(tensor.expect_finite()?), tensor.shape.to_vec()),
         };
         Ok(MergedTensor { name: tensor.name, file: tensor.file, shape, base, change: self.changes.get(name).copied() })
+    }
+
+    /// Writes a tensor in this type, or as it is where the model is not made of it.
+    pub fn put(&self, name: &str, dtype: DType, out: &mut CheckpointWriter) -> Result<()> {
+        if !self.is_of_model(name) {
+            let TensorRef { name, dtype, shape, data, .. } = self.files.tensor(name)?;
+            return out.put(Tensor { name, dtype, shape, data });
+        }
+        let tensor = self.tensor(name)?;
+        let data = tensor.data(dtype)?;
+        out.put(Tensor { name, dtype: file_type(dtype), shape: &tensor.shape, data: &data })
     }
 }
 
@@ -141,17 +158,15 @@ pub(super) struct MergedTensor<'a> {
 }
 
 impl<'a> MergedTensor<'a> {
-    /// Its bytes as they lie in the file, where it is of this type there and nothing changes it.
-    pub fn as_it_is(&self, dtype: DType) -> Option<&'a [u8]> {
+    /// Its bytes in this type: those of the file, where it is of this type there and nothing changes it.
+    ///
+    /// # Errors
+    /// As for [`MergedTensor::bytes`].
+    pub fn data(&self, dtype: DType) -> Result<Cow<'a, [u8]>> {
         match (&self.base, self.change) {
-            (Base::Dense(tensor), None) if tensor.float() == Some(dtype) => Some(tensor.data),
-            _ => None,
+            (Base::Dense(tensor), None) if tensor.float() == Some(dtype) => Ok(Cow::Borrowed(tensor.data)),
+            _ => self.bytes(dtype).map(Cow::Owned),
         }
-    }
-
-    /// Whether an adapter's matrices are added to it.
-    pub fn is_adapted(&self) -> bool {
-        matches!(self.change, Some(Change::Add(_)))
     }
 
     /// Elements of a row; a vector is one.
@@ -207,7 +222,8 @@ impl<'a> MergedTensor<'a> {
         if done.reduce(|| true, |a, b| a && b) { Ok(bytes) } else { Err(self.too_large()) }
     }
 
-    fn too_large(&self) -> Error {
+    /// Some of it cannot be written.
+    pub fn too_large(&self) -> Error {
         let (path, name) = (self.file.to_owned(), self.name.to_owned());
         let got = "beyond the largest number of the type that it is to be written in".into();
         Error::Tensor { path, name, got, want: "numbers that it holds; choose bfloat16 or float32".into() }
@@ -226,6 +242,11 @@ fn add_row(LoraWeights { target, a, b, magnitude }: &LoraWeights, i: usize, out:
         let factor = if norm > 0.0 { magnitude / norm } else { 0.0 };
         out.iter_mut().for_each(|v| *v *= factor);
     }
+}
+
+/// How a file calls a type.
+pub(super) fn file_type(dtype: DType) -> Dtype {
+    [Dtype::BF16, Dtype::F16, Dtype::F32][dtype.index()]
 }
 
 /// Rounds to a type; whether all are finite in it.

@@ -1,4 +1,4 @@
-//! The way out: a checkpoint with an adapter merged into it, and files for llama.cpp.
+//! The way out: a checkpoint with an adapter merged into it, one in 4 bits for vLLM, and files for llama.cpp.
 //!
 //! ```no_run
 //! use halfbyte_runtime::export::{AdapterSettings, MergeSettings};
@@ -11,6 +11,7 @@
 //! ```
 
 mod combine;
+mod compressed;
 mod gguf;
 mod merge;
 mod merged;
@@ -18,7 +19,9 @@ mod settings;
 mod watch;
 
 pub use combine::{Combination, MajoritySign, Ties, Weighted, combine};
+pub use compressed::CompressedReport;
 pub use gguf::{GgufReport, GgufType, TensorType};
 pub use merge::{FourBits, MergeReport};
-pub use settings::{AdapterSettings, GgufSettings, MergeSettings};
+pub(crate) use settings::refuse_idle;
+pub use settings::{AdapterSettings, CompressedSettings, GgufSettings, MergeSettings};
 pub use watch::Watch;

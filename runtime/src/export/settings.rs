@@ -6,6 +6,7 @@ use clap::Args;
 use halfbyte::{DType, quant::Format};
 
 use super::combine::{Combination, MajoritySign, Ties, Weighted, combine};
+use super::compressed::{CompressedReport, GROUP_SIZES, export as export_compressed};
 use super::gguf::{GgufReport, GgufType, export_adapter, export_model};
 use super::merge::{MergeReport, merge};
 use super::watch::Watch;
@@ -88,7 +89,7 @@ impl AdapterSettings {
 }
 
 /// Refuses the first setting that is set but idle: its name, whether it is, and what to do.
-fn refuse_idle(settings: &[(&'static str, bool, &str)]) -> Result<()> {
+pub(crate) fn refuse_idle(settings: &[(&'static str, bool, &str)]) -> Result<()> {
     match settings.iter().find(|(_, idle, _)| *idle) {
         Some((name, _, advice)) => Err(Error::setting(name, "set", format!("it has no effect: {advice}"))),
         None => Ok(()),
@@ -165,22 +166,17 @@ impl MergeSettings {
 }
 
 /// A GGUF file for llama.cpp: of a model, or of an adapter.
-#[derive(Args, Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct GgufSettings {
     /// Folder of a Hugging Face Qwen3 checkpoint, in 4 bits or not, or `embedded`
-    #[arg(long, alias = "model", default_value = EMBEDDED)]
     pub model_name: String,
     /// Adapters that are merged into the model
-    #[command(flatten)]
     pub adapters: AdapterSettings,
     /// The file to write; it must not exist yet
-    #[arg(long, aliases = ["outfile", "output-file"])]
     pub output: PathBuf,
-    /// f32, f16, bf16, q8_0 or q4_k_m [default: f16, and f32 for an adapter]
-    #[arg(long = "type", alias = "outtype", value_name = "TYPE", value_parser = parse::<GgufType>)]
+    /// How it stores a model \[default: f16, and f32 for an adapter\]
     pub format: Option<GgufType>,
     /// Write the adapter alone, which llama.cpp adds to a model while that runs
-    #[arg(long)]
     pub adapter_only: bool,
 }
 
@@ -203,5 +199,46 @@ impl GgufSettings {
     /// GGUF can hold; the file exists or cannot be written. Nothing is left behind then.
     pub fn run(&self, watch: &mut dyn Watch) -> Result<Option<GgufReport>> {
         if self.adapter_only { export_adapter(self, watch) } else { export_model(self, watch) }
+    }
+}
+
+/// A checkpoint for vLLM and transformers, whose linear layers compressed-tensors packed into 4 bits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CompressedSettings {
+    /// Folder of a Hugging Face Qwen3 checkpoint, in 4 bits or not, or `embedded`
+    pub model_name: String,
+    /// Adapters that are merged into the model
+    pub adapters: AdapterSettings,
+    /// The folder to write; it must have no checkpoint yet
+    pub output: PathBuf,
+    /// Weights that share a scale: 32, 64 or 128
+    pub group_size: usize,
+    /// Megabytes of a file before another is begun
+    pub max_shard_size: u64,
+}
+
+impl CompressedSettings {
+    /// The embedded model in groups of 128, with a folder to write.
+    pub fn new(output: impl Into<PathBuf>) -> Self {
+        CompressedSettings {
+            model_name: EMBEDDED.into(),
+            adapters: AdapterSettings::default(),
+            output: output.into(),
+            group_size: 128,
+            max_shard_size: 5000,
+        }
+    }
+
+    /// Writes the checkpoint; `None` where `watch` broke it off.
+    ///
+    /// # Errors
+    /// A setting is bad or has no effect; the checkpoint or an adapter is damaged, incomplete, or has layers that are no whole
+    /// groups; the output folder has a checkpoint or cannot take it. Nothing is left in it then.
+    pub fn run(&self, watch: &mut dyn Watch) -> Result<Option<CompressedReport>> {
+        if !GROUP_SIZES.contains(&self.group_size) {
+            return Err(Error::setting("the group size", self.group_size, "must be 32, 64 or 128"));
+        }
+        SHARD_SIZE.check(self.max_shard_size)?;
+        export_compressed(self, watch)
     }
 }

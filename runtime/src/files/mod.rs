@@ -24,6 +24,6 @@ pub(crate) use staged::{PARTIAL_METRICS, Staged};
 pub(crate) use staged_folder::{StagedFolder, remove_folder};
 pub(crate) use transaction::Transaction;
 pub use unfinished::abandon;
-pub(crate) use unpack::unpack;
+pub(crate) use unpack::{Zstd, unpack};
 pub(crate) use write::{folder_of, stage};
 pub use write::{write_atomic, write_bytes};

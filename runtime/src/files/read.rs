@@ -1,7 +1,7 @@
 //! Reading whole files.
 
 use std::fs::{File, Metadata};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek as _, SeekFrom};
 use std::path::Path;
 
 use halfbyte::host;
@@ -26,6 +26,21 @@ impl Opened {
         match self {
             Opened::Disk(file) => file.metadata().map(|metadata| metadata.len()),
             Opened::Embedded(bytes) => Ok(bytes.len() as u64),
+        }
+    }
+
+    /// The same file, to be read from byte `start` on. On the disk, handles of a file share where they are.
+    pub fn at(&self, start: u64) -> io::Result<Self> {
+        match self {
+            Opened::Disk(file) => {
+                let mut file = file.try_clone()?;
+                file.seek(SeekFrom::Start(start))?;
+                Ok(Opened::Disk(file))
+            }
+            Opened::Embedded(bytes) => {
+                let start = usize::try_from(start).ok();
+                Ok(Opened::Embedded(start.and_then(|start| bytes.get(start..)).unwrap_or_default()))
+            }
         }
     }
 }

@@ -28,7 +28,7 @@ pub(crate) fn unpack(file: impl Read + 'static) -> io::Result<Box<dyn BufRead>> 
 }
 
 /// The frames of a Zstandard file, one after the other.
-struct Zstd<R> {
+pub(crate) struct Zstd<R> {
     source: R,
     decoder: FrameDecoder,
     /// Whether a frame is begun.
@@ -36,7 +36,7 @@ struct Zstd<R> {
 }
 
 impl<R: BufRead> Zstd<R> {
-    fn new(source: R) -> Self {
+    pub fn new(source: R) -> Self {
         Zstd { source, decoder: FrameDecoder::new(), within: false }
     }
 

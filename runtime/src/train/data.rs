@@ -1,7 +1,8 @@
 //! Training text: files into token ids and a mask of what is trained.
 //!
-//! A file has records of one [`DataFormat`], on lines or in an array of JSON, packed or not. What its keys say tells the
-//! format; a key that would change what is trained, and would be ignored, is refused, and other keys are left alone.
+//! A file has records of one [`DataFormat`], on lines or in an array of JSON, packed or not, or in the rows of Parquet. What
+//! its keys say tells the format; a key that would change what is trained, and would be ignored, is refused, and other keys
+//! are left alone.
 //!
 //! What is trained is decided by position, never by token id: the `<|im_end|>` of an assistant's turn and an appended
 //! end token are trained like any other token, also where the same id serves as padding elsewhere.
@@ -29,6 +30,7 @@ mod encode;
 mod format;
 mod read;
 mod records;
+mod rows;
 mod source;
 mod turns;
 
@@ -115,14 +117,14 @@ impl Part {
         Error::Data { path: self.path.clone(), reason }
     }
 
-    /// Counts a record, and refuses one that does not go with the first.
-    fn admit(&mut self, found: DataFormat, (first, line): (DataFormat, usize)) -> Result<(), String> {
+    /// Counts a record, and refuses one that does not go with the first, which is at `place`.
+    fn admit(&mut self, found: DataFormat, first: DataFormat, place: &str) -> Result<(), String> {
         *self.formats.entry(found).or_default() += 1;
         if format::go_together(first, found) {
             return Ok(());
         }
         let (found, first) = (found.show(), first.show());
-        Err(format!("it is {found}, but line {line} is {first}; put each format into a file of its own"))
+        Err(format!("it is {found}, but {place} is {first}; put each format into a file of its own"))
     }
 
     fn check(&self) -> Result<()> {

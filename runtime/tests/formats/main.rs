@@ -4,6 +4,7 @@
 mod adapters;
 mod checkpoints;
 mod combine;
+mod compressed;
 mod configs;
 mod damage;
 mod disk_full;

@@ -91,7 +91,6 @@ fn what_is_wrong_in_a_file_has_its_line() {
         ("i.json", b"[1]", "line 1: expected a JSON object, found 1"),
         ("j.json", b"[]", "the file is empty"),
         ("k.jsonl", b"[{\"text\": \"a b\"}]", "line 1: expected a JSON object, found [{"),
-        ("l.parquet", b"PAR1", "Parquet is not read; write it as JSON lines"),
         ("m.json", b"[{\"text\": \"a b\", \"text\": \"c\"}]", "line 1: not valid JSON: the key `text` is given twice"),
     ] {
         let said = refused(name, content);

@@ -6,6 +6,7 @@ mod data;
 mod data_cache;
 mod data_files;
 mod data_formats;
+mod data_parquet;
 mod data_turns;
 mod hostile;
 mod metrics;
@@ -20,11 +21,15 @@ mod untrained;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// The checked-in tiny model, whose tokenizer has the chat markers but no template. `HALFBYTE_ROOT` is the checkout
-/// where it is not where it was compiled.
-fn tiny_model() -> PathBuf {
+/// The checkout; `HALFBYTE_ROOT` where it is not where this was compiled.
+fn checkout() -> PathBuf {
     let compiled = || Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    std::env::var_os("HALFBYTE_ROOT").map_or_else(compiled, PathBuf::from).join("runtime/assets/tiny-qwen3")
+    std::env::var_os("HALFBYTE_ROOT").map_or_else(compiled, PathBuf::from)
+}
+
+/// The checked-in tiny model, whose tokenizer has the chat markers but no template.
+fn tiny_model() -> PathBuf {
+    checkout().join("runtime/assets/tiny-qwen3")
 }
 
 /// A file or folder of the big test data, or `None`, said aloud, where there is none.

@@ -15,7 +15,7 @@ use super::source::{DataFile, DataFiles};
 use super::{DataOptions, Dataset, Part};
 use crate::batch::Sample;
 use crate::chat::ChatTemplate;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::screen::bars;
 use crate::tokenizer::Tokenizer;
 
@@ -99,13 +99,13 @@ impl<'a> DataReader<'a> {
             let bytes = chunk.iter().map(|record| record.text.len() + 2 * size_of::<Sample>()).sum::<usize>();
             host::check(2 * bytes).map_err(|e| too_large(&part.path)(e.into()))?;
             let outcomes: Vec<_> = chunk.par_iter().map(|record| encoder.record(&record.text)).collect();
-            for (Record { line, .. }, outcome) in chunk.iter().zip(outcomes) {
-                let outcome = outcome.and_then(|(format, outcome)| {
-                    part.admit(format, *first.get_or_insert((format, *line)))?;
+            for (Record { at, .. }, outcome) in chunk.iter().zip(outcomes) {
+                let outcome = outcome.and_then(|(found, outcome)| {
+                    let (format, first) = first.get_or_insert_with(|| (found, format!("{} {at}", records.unit())));
+                    part.admit(found, *format, first)?;
                     Ok(outcome)
                 });
-                let fail = |reason| Error::Line { path: part.path.clone(), line: *line, reason };
-                samples.extend(part.take(outcome.map_err(fail)?));
+                samples.extend(part.take(outcome.map_err(|reason| records.refuse(*at, reason))?));
             }
         }
     }

@@ -9,6 +9,7 @@ use indicatif::ProgressBar;
 use serde_json::value::RawValue;
 
 use super::format;
+use super::rows::{MAGIC, Rows};
 use super::source::extension;
 use crate::error::{Error, Result};
 use crate::files::{open, unpack};
@@ -21,8 +22,8 @@ const LONGEST: usize = 1 << 30;
 
 /// A record as it is written.
 pub(super) struct Record {
-    /// Where it begins, counted from 1.
-    pub line: usize,
+    /// The line on which it begins, or its row, counted from 1.
+    pub at: usize,
     /// JSON.
     pub text: Vec<u8>,
 }
@@ -36,6 +37,7 @@ pub(super) struct Records {
 enum Source {
     Lines(Lines),
     Array(Array),
+    Rows(Rows),
 }
 
 struct Lines {
@@ -54,32 +56,33 @@ struct Array {
 }
 
 impl Records {
-    /// Opens a file: a record on each line, or all of them in an array, which may be the only one of an object; how it
-    /// begins tells, but a name that ends in `.jsonl` does so first. A `.txt` file is one record.
+    /// Opens a file: a record on each line, or all of them in an array, which may be the only one of an object, or in the
+    /// rows of a Parquet file; how it begins tells, but a name that ends in `.jsonl` does so first. A `.txt` file is one
+    /// record.
     ///
     /// # Errors
     /// It cannot be read, is of none of these forms, or is larger than memory.
     pub fn open(path: &Path, bar: &ProgressBar) -> Result<Self> {
         let extension = extension(path);
-        if extension == "parquet" {
-            let reason = "Parquet is not read; write it as JSON lines, as `pandas.read_parquet(FILE).to_json(NEW, \
-                          orient=\"records\", lines=True)` does";
-            return Err(Error::Data { path: path.to_owned(), reason: reason.into() });
+        let named = ["jsonl", "ndjson"].contains(&&*extension);
+        let is_text = extension == "txt";
+        let failed = |e| Error::io("read", path)(e);
+        let mut reader = unpack(bar.wrap_read(open(path)?)).map_err(failed)?;
+        let has_rows = !named && !is_text && reader.fill_buf().map_err(failed)?.starts_with(MAGIC);
+        if has_rows || extension == "parquet" {
+            let rows = Rows::open(path, open(path)?, bar)?;
+            return Ok(Self { path: path.to_owned(), source: Source::Rows(rows) });
         }
-        let file = bar.wrap_read(open(path)?);
-        let reader = unpack(file).map_err(Error::io("read", path))?;
         let mut lines = Lines { reader, first: None, n: 0 };
-        if extension == "txt" {
+        if is_text {
             let text = lines.rest(path, Vec::new())?;
             return Ok(Self { path: path.to_owned(), source: Source::Lines(lines.of_text(text)) });
         }
         let first = lines.next(path)?;
-        let named = extension == "jsonl" || extension == "ndjson";
         let source = match first {
             Some(first) if !named && !is_record(&first.text) => {
-                let line = first.line;
                 let text = lines.rest(path, first.text)?;
-                Source::Array(Array::new(path, text, line)?)
+                Source::Array(Array::new(path, text, first.at)?)
             }
             first => Source::Lines(Lines { first, ..lines }),
         };
@@ -103,6 +106,24 @@ impl Records {
         match &mut self.source {
             Source::Lines(lines) => lines.next(&self.path),
             Source::Array(array) => Ok(array.next()),
+            Source::Rows(rows) => {
+                let row = rows.next()?;
+                Ok(row.map(|(at, row)| Record { at, text: row.to_string().into_bytes() }))
+            }
+        }
+    }
+
+    /// What records are counted in.
+    pub fn unit(&self) -> &'static str {
+        if matches!(self.source, Source::Rows(_)) { "row" } else { "line" }
+    }
+
+    /// What is wrong with the record there.
+    pub fn refuse(&self, at: usize, reason: String) -> Error {
+        let path = self.path.clone();
+        match self.source {
+            Source::Rows(_) => Error::Row { path, row: at, reason },
+            _ => Error::Line { path, line: at, reason },
         }
     }
 }
@@ -143,7 +164,7 @@ impl Lines {
             }
             self.n += 1;
             if !text.trim_ascii().is_empty() {
-                return Ok(Some(Record { line: self.n, text }));
+                return Ok(Some(Record { at: self.n, text }));
             }
         }
     }
@@ -180,7 +201,7 @@ impl Lines {
     fn of_text(self, text: Vec<u8>) -> Self {
         // What is not UTF-8 stays so, and is refused as it is elsewhere.
         let quoted = std::str::from_utf8(&text).map(|text| serde_json::json!({"text": text}).to_string().into_bytes());
-        let first = (!text.is_empty()).then(|| Record { line: 1, text: quoted.unwrap_or(text) });
+        let first = (!text.is_empty()).then(|| Record { at: 1, text: quoted.unwrap_or(text) });
         Lines { first, ..self }
     }
 }
@@ -204,9 +225,9 @@ impl Array {
     }
 
     fn next(&mut self) -> Option<Record> {
-        let (line, range) = self.elements.get(self.next)?.clone();
+        let (at, range) = self.elements.get(self.next)?.clone();
         self.next += 1;
-        Some(Record { line, text: self.text[range].to_vec() })
+        Some(Record { at, text: self.text[range].to_vec() })
     }
 }
 

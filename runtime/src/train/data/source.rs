@@ -96,7 +96,7 @@ fn within(folder: &Path) -> Result<Vec<PathBuf>> {
     let is = |names: &'static [&str]| move |path: &&PathBuf| names.contains(&extension(path).as_str());
     let found = [&["jsonl", "ndjson", "json", "parquet"][..], &["txt"]];
     let mut found = found.map(|names| all.iter().filter(is(names)).cloned().collect::<Vec<_>>()).into_iter();
-    let reason = "the folder has no .jsonl, .ndjson, .json or .txt files, packed or not; name one that has";
+    let reason = "the folder has no .jsonl, .ndjson, .json, .parquet or .txt files, packed or not; name one that has";
     let none = || Error::Data { path: folder.to_owned(), reason: reason.into() };
     found.find(|paths| !paths.is_empty()).ok_or_else(none)
 }
