@@ -17,7 +17,7 @@ import llama_cpp
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = ROOT / "examples" / "assets" / "tiny-qwen3"
+TINY = ROOT / "runtime" / "assets" / "tiny-qwen3"
 GOLDEN = ROOT / "tests" / "data" / "golden" / "qwen3-tiny"
 PROMPTS = ["The town of", "Every baker shall", "Q: Who rings the bell?\nA:", "1234 ducks", "  In 日本 and Zürich,\n\n"]
 NEW_TOKENS = 24
