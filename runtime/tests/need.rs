@@ -88,6 +88,8 @@ fn it_is_what_a_run_takes() {
         trainable_token_indices: TrainableTokens::from_text("4090,4091,4092").unwrap(),
         ..examined.clone()
     };
+    let targets = Targets::from_text("q_proj,embed_tokens,lm_head");
+    let ends = TrainSettings { target_modules: targets, lora_r: 48, ..plain.clone() };
     let dense = TrainSettings { use_4bit: false, bnb_4bit_compute_dtype: DType::F32, ..examined.clone() };
     let in_8_bits = TrainSettings { optim: Optim::AdamW8bit, lora_r: 64, ..examined.clone() };
     let adapted = LlmSettings { lora_path: Some(adapter(folder.path())), ..settings() };
@@ -102,7 +104,7 @@ fn it_is_what_a_run_takes() {
         exam(folder.path(), likelihood, adapted),
         exam(folder.path(), generated, written),
     ];
-    cases.extend([checkpointed, plain, prompted, examined, dora, tokens, dense, in_8_bits].map(training));
+    cases.extend([checkpointed, plain, prompted, examined, dora, tokens, ends, dense, in_8_bits].map(training));
     // Each takes more than those before it: what is counted is the most so far.
     cases.sort_by_key(|(_, told, _)| *told);
     let mut last = 0;

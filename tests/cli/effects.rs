@@ -249,6 +249,9 @@ fn every_option_of_training_is_seen() {
         row("--lora-alpha 8", WEIGHTS),
         row("--lora-dropout 0.5", WEIGHTS),
         row("--target-modules q_proj", WEIGHTS),
+        row("--target-modules q_proj,embed_tokens,lm_head", WEIGHTS),
+        row("--target-modules q_proj,lm_head", Refused("DoRA (`use_dora`) is for the layers' linear maps"))
+            .beside("--use-dora"),
         row("--exclude-modules q_proj", WEIGHTS),
         row("--layers-to-transform 0", Holds("adapter_config.json", "\"layers_to_transform\": [")),
         row("--layers-pattern layers", Holds("adapter_config.json", "\"layers_pattern\": ["))
@@ -266,6 +269,7 @@ fn every_option_of_training_is_seen() {
         row("--lr-power 3", WEIGHTS).beside("--lr-scheduler-type polynomial"),
         row("--optim adamw_8bit", WEIGHTS).beside("--lora-r 256"),
         row("--loraplus-lr-ratio 8", WEIGHTS),
+        row("--loraplus-lr-ratio 8", Refused("leave embed_tokens out")).beside("--target-modules embed_tokens"),
         row("--weight-decay 1", WEIGHTS),
         row("--max-grad-norm 0.001", WEIGHTS),
         row("--neftune-alpha 5", WEIGHTS),

@@ -17,6 +17,11 @@ impl Golden {
         Self::of("trainable-tokens")
     }
 
+    /// Those that PEFT made with the embedding and the head adapted.
+    pub fn of_ends() -> Self {
+        Self::of("ends")
+    }
+
     fn of(name: &str) -> Self {
         let folder = super::root().join("tests/data/golden").join(name);
         Golden { bytes: std::fs::read(folder.join("golden.safetensors")).unwrap(), folder }

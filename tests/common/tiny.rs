@@ -1,13 +1,18 @@
 //! The tiny random Qwen3 of the goldens, and comparisons with what transformers and PEFT made of it.
-use super::golden::Golden;
+use super::{close::relative_norm, golden::Golden};
 use halfbyte::{Backend, Float};
 use halfbyte_runtime::{
     batch::{Batch, Sample},
     checkpoint::Checkpoint,
-    config::Qwen3Config,
+    config::{Module, Qwen3Config},
     export::{AdapterSettings, MergeSettings},
     lora::Adapter,
     model::{Activations, Base, CacheType, Decoder, ForwardContext, Keep, LossBuffers, Qwen3, SampleOptions},
+    train::{
+        packing::Step,
+        schedule::{Schedule, ScheduleKind, Warmup},
+        trainer::{OptimizerOptions, Trainer, TrainerOptions},
+    },
 };
 use std::path::Path;
 
@@ -101,4 +106,71 @@ pub fn check_greedy<B: Backend>(
         got.iter_mut().zip(&tokens).for_each(|(row, &token)| row.push(i64::from(token)));
     }
     assert_eq!(got.concat(), golden.ints(&format!("{tag}.greedy_left")), "{tag}: greedy tokens");
+}
+
+/// As the goldens were trained.
+pub fn trainer_options(capacity: usize, keep: Keep) -> TrainerOptions {
+    let optimizer = OptimizerOptions::default().weight_decay(0.01).max_grad_norm(0.3);
+    let schedule = Schedule::new(ScheduleKind::Constant, 1e-2, Warmup::Steps(0), 5).unwrap();
+    TrainerOptions::new(capacity, schedule).kept(keep.into()).optimizer(optimizer)
+}
+
+/// The step that trains on these.
+pub fn step(samples: &[Sample]) -> Step {
+    let batch = Batch::new(samples);
+    let n_targets = batch.n_targets();
+    Step { micro_batches: vec![batch], n_targets, ..Step::default() }
+}
+
+/// Compares every tensor with PEFT's of the same name.
+fn assert_tensors(golden: &Golden, got: &Adapter, part: &str) {
+    let check = |name: &str, got: &[f32]| {
+        let error = relative_norm(got, &golden.floats(&format!("{part}.base_model.model.{name}")));
+        assert!(error <= 1e-4, "{part}: relative error {error:e} of {name}");
+    };
+    for layer in &got.layers {
+        let module = layer.target.module;
+        let [a, b] = match module {
+            Module::Embedding => ["lora_embedding_A", "lora_embedding_B"],
+            _ => ["lora_A.weight", "lora_B.weight"],
+        };
+        check(&format!("{module}.{a}"), &layer.a);
+        check(&format!("{module}.{b}"), &layer.b);
+    }
+    for rows in &got.tokens {
+        check(&format!("{}.token_adapter.trainable_tokens_delta", rows.table), &rows.weight);
+    }
+}
+
+/// Gradients, losses and outcome of the five steps that PEFT took.
+pub fn train_like_peft<B: Backend>(backend: &B, golden: &Golden, case: &str, base: &str, keep: Keep) {
+    let model = load::<B, f32>(backend, &Golden::open(), base);
+    let adapter = open_adapter(golden, case, &model.config);
+    let mut step = step(&samples(golden));
+    let options = trainer_options(step.micro_batches[0].n_tokens(), keep);
+    let mut trainer = Trainer::new(backend, &model, &adapter, options).unwrap();
+    let numbers = adapter.layers.iter().map(|layer| layer.a.len() + layer.b.len()).sum::<usize>();
+    assert_eq!(trainer.n_trainable(), numbers + adapter.tokens.iter().map(|rows| rows.weight.len()).sum::<usize>());
+    for (i, want) in golden.floats(&format!("{case}.losses5")).into_iter().enumerate() {
+        step.index = i as u64;
+        let report = trainer.step(&step).unwrap();
+        let error = (report.loss / f64::from(want) - 1.0).abs();
+        assert!(error <= 1e-5, "{case}: loss of step {i} is {}, expected {want}", report.loss);
+        if i == 0 {
+            assert_tensors(golden, &trainer.gradients().unwrap(), &format!("{case}.grad"));
+            let want = f64::from(golden.floats(&format!("{case}.gradnorm"))[0]);
+            assert!((report.grad_norm / want - 1.0).abs() <= 1e-4, "{case}: gradient norm {}", report.grad_norm);
+        }
+    }
+    assert_tensors(golden, trainer.adapter().unwrap(), &format!("{case}.after5"));
+}
+
+/// Mean loss of the golden samples.
+pub fn loss<B: Backend, T: Float>(backend: &B, model: &Qwen3<B, T>, adapter: &Adapter, samples: &[Sample]) -> f64 {
+    let adapter = model.adapt(backend, adapter).unwrap();
+    let (ctx, batch) = (ForwardContext::new(backend, Some(&adapter)), Batch::new(samples));
+    let mut acts = Activations::new(ctx, model, batch.n_tokens(), Keep::Nothing).unwrap();
+    let mut buffers = LossBuffers::new(backend, model, batch.n_targets()).unwrap();
+    let losses = model.target_losses(ctx, &mut acts, &mut buffers, &batch).unwrap();
+    losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / losses.len() as f64
 }

@@ -33,6 +33,12 @@ RUNS = {
         ["--trainable-token-indices", '{"embed_tokens": [4092, 4093], "lm_head": [4093]}'],
     ),
     "nf4 base, DoRA": ("nf4", True, ["--use-4bit", "--use-dora"]),
+    "nf4 base, tied embedding and head": (
+        "nf4",
+        True,
+        ["--use-4bit", "--target-modules", "q_proj,embed_tokens,lm_head", "--lora-r", 4],
+    ),
+    "unquantised base, embedding and head": (None, False, ["--target-modules", "v_proj,embed_tokens,lm_head"]),
     "unquantised base, regex": (None, False, ["--target-modules", r".*layers\.[1-3]\.mlp\.(up|down)_proj"]),
 }
 
@@ -43,7 +49,7 @@ def compare_all(halfbyte: Halfbyte, table: Table, source: Path, tmp: Path) -> di
     data = ["--data", source.parent / "town" / "train.jsonl"]
     sources = {False: source, True: untied(source, tmp / "untied")}
     for i, (name, (quant_type, nested, options)) in enumerate(RUNS.items()):
-        base = trained = sources[any("lm_head" in str(option) for option in options)]
+        base = trained = sources["tied" not in name.split() and any("lm_head" in str(option) for option in options)]
         adapter = tmp / f"adapter-{i}"
         if quant_type is not None:
             base = quantize(halfbyte, trained, tmp / f"{adapter.name}-base", quant_type, nested)
@@ -76,7 +82,8 @@ def from_halfbyte(halfbyte: Halfbyte, table: Table, what: str, base: Path, adapt
     effect = (theirs - plain).abs().max().item()
     table.add(what, "with and without the adapter", f"max difference {effect:.1f}", effect > 100 * LOGITS_TOLERANCE)
     again = tmp / f"{adapter.name}-again"
-    model.save_pretrained(again)
+    # Without the base's weights of an embedding and a head that are adapted.
+    model.save_pretrained(again, save_embedding_layers=False)
     same_tensors(table, what, load_file(adapter / TENSORS), load_file(again / TENSORS))
 
 

@@ -40,6 +40,8 @@ def main() -> int:
         untied = tmp / "untied"
         for name in ("plain", "rslora", "patterns", "regex"):
             compare_logits(halfbyte, tmp, f"golden adapter {name}", untied, GOLDEN / f"adapter-{name}")
+        for name in ("head", "embedding"):
+            compare_logits(halfbyte, tmp, f"golden adapter of {name}", untied, GOLDEN.parent / "ends" / f"adapter-{name}")
     print(f"{rows - failed} of {rows} comparisons agree")
     return 1 if failed or not rows else 0
 

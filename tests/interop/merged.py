@@ -52,11 +52,14 @@ def compare_all(halfbyte: Halfbyte, table: Table, trained: dict, tmp: Path) -> N
 def same_folder(table: Table, what: str, base: Path, out: Path, dtype: str) -> None:
     before = {name for name in tensors(base) if not name.endswith(PARTS)}
     names = set(tensors(out))
+    parted = "tied embedding and head" in what
+    before |= {"lm_head.weight"} if parted else set()
     norms = sum("q_norm" in name or "k_norm" in name for name in names)
     table.add(what, "names of the base's tensors", f"{len(names)}, {norms} of q_norm and k_norm", names == before and norms > 0)
     configs = [json.loads((folder / "config.json").read_text()) for folder in (base, out)]
     configs[0].pop("quantization_config", None)
     configs[0]["dtype"] = dtype
+    configs[0]["tie_word_embeddings"] &= not parted
     table.add(what, "config.json of the base", f"{len(configs[1])} keys", configs[0] == configs[1])
 
 

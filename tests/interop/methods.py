@@ -24,6 +24,9 @@ OPTIONS += ["--bnb-4bit-compute-dtype", "float32", "--max-grad-norm", 0.3, "--sa
 RUNS = {
     "LoRA": ([], 8, False),
     "LoRA of layer 1": (["--layers-to-transform", "1", "--exclude-modules", "gate_proj"], 8, False),
+    "LoRA of the head": (["--target-modules", "q_proj,v_proj,lm_head"], 8, False),
+    "LoRA of the embedding": (["--target-modules", "q_proj,v_proj,embed_tokens"], 8, False),
+    "LoRA of both, nf4 base": (["--target-modules", "o_proj,up_proj,embed_tokens,lm_head", "--use-4bit"], 2, True),
     "DoRA": (["--use-dora"], 8, False),
     "DoRA, nf4 base": (["--use-dora", "--use-4bit"], 2, True),
     # One, since the noise of a token goes by its place in the batch.

@@ -55,9 +55,12 @@ impl Projection {
     }
 }
 
-/// A linear map of the model. Its text is its name in transformers, such as `model.layers.3.mlp.up_proj`.
+/// What of a model can be adapted: the embedding, and linear maps. Its text is its name in transformers, such as
+/// `model.layers.3.mlp.up_proj`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Module {
+    /// The embedding: a linear map of vectors with a one at the token's place.
+    Embedding,
     /// One of a decoder layer's.
     Layer(usize, Projection),
     /// The output head.
@@ -65,6 +68,11 @@ pub enum Module {
 }
 
 impl Module {
+    /// Whether it is not of a decoder layer, but the embedding or the output head.
+    pub(crate) fn is_end(self) -> bool {
+        !matches!(self, Module::Layer(..))
+    }
+
     /// Whether it is such a map of some layer.
     pub(crate) fn is(self, projection: Projection) -> bool {
         matches!(self, Module::Layer(_, of) if of == projection)
@@ -74,6 +82,7 @@ impl Module {
 impl fmt::Display for Module {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Module::Embedding => f.write_str("model.embed_tokens"),
             Module::Layer(layer, projection) => {
                 write!(f, "model.layers.{layer}.{}", projection.path())
             }
@@ -89,6 +98,11 @@ impl Qwen3Config {
         layers.chain([Module::LmHead])
     }
 
+    /// All that can be adapted: the embedding, and every linear map.
+    pub(crate) fn adaptable(&self) -> impl Iterator<Item = Module> + use<> {
+        [Module::Embedding].into_iter().chain(self.modules())
+    }
+
     /// The names of all tensors that a model may be made of; the output head is one where it is not the embedding.
     pub(crate) fn tensor_names(&self) -> impl Iterator<Item = String> + use<> {
         const NORMS: [&str; 4] =
@@ -99,10 +113,11 @@ impl Qwen3Config {
         ends.chain(norms).chain(modules).map(|name| name + ".weight")
     }
 
-    /// The shape `[out, in]` of a linear map's weight.
+    /// The shape `[out, in]` of a linear map's weight. That of the embedding lies in a checkpoint the other way round.
     pub fn shape(&self, module: Module) -> [usize; 2] {
         let (hidden, inter) = (self.hidden_size, self.intermediate_size);
         match module {
+            Module::Embedding => [hidden, self.vocab_size],
             Module::Layer(_, Projection::Q) => [self.q_size(), hidden],
             Module::Layer(_, Projection::K | Projection::V) => [self.kv_size(), hidden],
             Module::Layer(_, Projection::O) => [hidden, self.q_size()],

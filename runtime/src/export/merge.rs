@@ -24,7 +24,7 @@ const BLOCK_SIZE: usize = 64;
 pub struct MergeReport {
     /// Where the checkpoint is.
     pub output: PathBuf,
-    /// Linear layers that the adapter was added to.
+    /// Modules that the adapter was added to.
     pub n_adapted: usize,
     /// Tensors written, a 4-bit weight counted once.
     pub n_tensors: usize,
@@ -57,7 +57,7 @@ impl FourBits {
 /// For people.
 impl fmt::Display for MergeReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (adapted, tensors) = (Count(self.n_adapted, "linear layer"), Count(self.n_tensors, "tensor"));
+        let (adapted, tensors) = (Count(self.n_adapted, "module"), Count(self.n_tensors, "tensor"));
         let dtype = dtype_name(self.dtype);
         write!(f, "adapter merged into {adapted}; {tensors}, {}, in {dtype}", Size(self.bytes))?;
         if let Some(bits) = &self.four_bits {
@@ -80,6 +80,7 @@ pub(super) fn merge(settings: &MergeSettings, watch: &mut dyn Watch) -> Result<O
     checkpoint_note(&checkpoint, &config)?.iter().for_each(|note| watch.note(note));
     let adapter = settings.adapters.expect(&config, watch)?;
     let merged = Merged::new(&checkpoint, &config, Some(&adapter))?;
+    merged.note().iter().for_each(|note| watch.note(note));
     let dtype = settings.dtype.or(config.dtype).or_else(|| checkpoint.get("model.embed_tokens.weight")?.float());
     let dtype = dtype.unwrap_or(DType::Bf16);
     watch.say(&format!("merging into {} of {}", dtype_name(dtype), dir.display()));
@@ -98,7 +99,7 @@ pub(super) fn merge(settings: &MergeSettings, watch: &mut dyn Watch) -> Result<O
         merge.put(name, &mut out)?;
     }
     let Merge { bnb, n_adapted, error, .. } = merge;
-    out.put_config(&config_text(&dir, dtype)?, bnb)?;
+    out.put_config(&config_text(&dir, dtype, &merged)?, bnb)?;
     out.put_companions(&dir)?;
     let bytes = out.finish()?;
     let (output, four_bits) = (settings.output.clone(), bnb.map(|_| error));
@@ -122,13 +123,16 @@ fn expected_bytes(merged: &Merged, dtype: DType, in_4_bits: bool) -> u64 {
     merged.names().map(bytes).sum()
 }
 
-/// The source's `config.json` with the type that the weights have now.
-pub(super) fn config_text(dir: &Path, dtype: DType) -> Result<String> {
+/// The source's `config.json` with the type that the weights have now, and a head of its own where an adapter makes it one.
+pub(super) fn config_text(dir: &Path, dtype: DType, merged: &Merged) -> Result<String> {
     let path = dir.join("config.json");
     let mut config = json::parse(files::read_to_string(&path)?.as_bytes()).map_err(Error::json(&path))?;
     if let Value::Object(keys) = &mut config {
         let key = if keys.contains_key("torch_dtype") { "torch_dtype" } else { "dtype" };
         keys.insert(key.to_owned(), dtype_name(dtype).into());
+        if merged.unties() {
+            keys.insert("tie_word_embeddings".to_owned(), false.into());
+        }
     }
     Ok(config.to_string())
 }
@@ -142,9 +146,9 @@ struct Merge<'a> {
     error: FourBits,
 }
 
-impl Merge<'_> {
+impl<'a> Merge<'a> {
     /// Writes one tensor.
-    fn put(&mut self, name: &str, out: &mut CheckpointWriter) -> Result<()> {
+    fn put(&mut self, name: &'a str, out: &mut CheckpointWriter) -> Result<()> {
         self.n_adapted += usize::from(self.merged.is_adapted(name));
         let Some(bnb) = self.bnb.filter(|_| self.merged.is_linear(name)) else {
             return self.merged.put(name, self.dtype, out);

@@ -20,7 +20,11 @@ pub(super) struct Merged<'a> {
     modules: BTreeMap<String, [usize; 2]>,
     known: BTreeSet<String>,
     changes: BTreeMap<String, Change<'a>>,
+    unties: bool,
 }
+
+const HEAD: &str = "lm_head.weight";
+const EMBEDDING: &str = "model.embed_tokens.weight";
 
 /// What an adapter does to a tensor.
 #[derive(Clone, Copy)]
@@ -44,12 +48,24 @@ impl<'a> Merged<'a> {
             modules: config.modules().map(name).collect(),
             known: config.tensor_names().collect(),
             changes,
+            unties: adapter.is_some_and(|adapter| config.tie_word_embeddings && adapter.parts_head()),
         })
     }
 
-    /// The names of all tensors as they are without quantisation, sorted.
+    /// Whether the output head, which was the embedding, is one of its own by the adapter.
+    pub fn unties(&self) -> bool {
+        self.unties
+    }
+
+    /// What the user should know of the outcome.
+    pub fn note(&self) -> Option<&'static str> {
+        self.unties.then_some("the output head was the embedding, and is a tensor of its own with this adapter")
+    }
+
+    /// The names of all tensors as they are without quantisation, sorted, a head that is new behind them.
     pub fn names(&self) -> impl Iterator<Item = &'a str> {
-        self.files.weight_names()
+        let new = (self.unties && !self.files.has(HEAD)).then_some(HEAD);
+        self.files.weight_names().chain(new)
     }
 
     /// Whether the model is made of a tensor of this name.
@@ -77,9 +93,11 @@ impl<'a> Merged<'a> {
     ///
     /// # Errors
     /// It is damaged, or has another shape than the model calls for.
-    pub fn tensor(&self, name: &str) -> Result<MergedTensor<'a>> {
-        let tensor = self.files.tensor(name)?;
+    pub fn tensor(&self, name: &'a str) -> Result<MergedTensor<'a>> {
+        let is_new = self.unties && name == HEAD && !self.files.has(HEAD);
+        let tensor = self.files.tensor(if is_new { EMBEDDING } else { name })?;
         let (base, shape) = match self.modules.get(name) {
+            Some(&shape) if is_new => (Base::Dense(tensor.expect_shape(&shape)?.expect_finite()?), shape.to_vec()),
             Some(&shape) => match self.files.weight(name, shape)? {
                 Weight::Dense(dense) => (Base::Dense(dense.expect_finite()?), shape.to_vec()),
                 Weight::Quantized(weight) => (Base::Quantized(weight.values()?), shape.to_vec()),
@@ -87,11 +105,11 @@ impl<'a> Merged<'a> {
             None if tensor.float().is_none() => return Err(tensor.wrong("bfloat16, float16 or float32")),
             None => (Base::Dense(tensor.expect_finite()?), tensor.shape.to_vec()),
         };
-        Ok(MergedTensor { name: tensor.name, file: tensor.file, shape, base, change: self.changes.get(name).copied() })
+        Ok(MergedTensor { name, file: tensor.file, shape, base, change: self.changes.get(name).copied() })
     }
 
     /// Writes a tensor in this type, or as it is where the model is not made of it.
-    pub fn put(&self, name: &str, dtype: DType, out: &mut CheckpointWriter) -> Result<()> {
+    pub fn put(&self, name: &'a str, dtype: DType, out: &mut CheckpointWriter) -> Result<()> {
         if !self.is_of_model(name) {
             let TensorRef { name, dtype, shape, data, .. } = self.files.tensor(name)?;
             return out.put(Tensor { name, dtype, shape, data });
@@ -104,7 +122,6 @@ impl<'a> Merged<'a> {
 
 /// What the adapter does to each tensor that it changes.
 fn changes<'a>(files: &Checkpoint, config: &Qwen3Config, adapter: &'a Adapter) -> Result<BTreeMap<String, Change<'a>>> {
-    const HEAD: &str = "lm_head.weight";
     let mut all = BTreeMap::new();
     let mut put = |name: String, change| match all.insert(name.clone(), change) {
         Some(_) => Err(refused(&name, "the adapter changes it in two ways; save one with a single change to it")),
@@ -113,11 +130,6 @@ fn changes<'a>(files: &Checkpoint, config: &Qwen3Config, adapter: &'a Adapter) -
     // All that an adapter has, so that a part which is new cannot be forgotten here.
     let Adapter { config: _, layers, lm_head, tokens } = adapter;
     for layer in layers {
-        if layer.target.module == Module::LmHead && config.tie_word_embeddings {
-            let reason = "the model's output head is its embedding, which would change with it; adapt the head of a \
-                          model that has one of its own";
-            return Err(refused(HEAD, reason));
-        }
         put(format!("{}.weight", layer.target.module), Change::Add(layer))?;
     }
     if let Some(head) = lm_head {
@@ -232,6 +244,13 @@ impl<'a> MergedTensor<'a> {
 
 /// Adds `scaling · B A` to row `i` of a weight, and with DoRA gives what comes of it its magnitude.
 fn add_row(LoraWeights { target, a, b, magnitude }: &LoraWeights, i: usize, out: &mut [f32]) {
+    if target.module == Module::Embedding {
+        // A column of A for each token.
+        let column = || a.iter().skip(i).step_by(target.shape[1]);
+        let sum = |b: &[f32]| b.iter().zip(column()).map(|(b, a)| b * a).sum::<f32>();
+        out.iter_mut().zip(b.chunks_exact(target.r)).for_each(|(out, b)| *out += target.scaling * sum(b));
+        return;
+    }
     let mut sum = vec![0.0_f32; out.len()];
     for (a, &b) in a.chunks_exact(out.len()).zip(&b[i * target.r..][..target.r]) {
         sum.iter_mut().zip(a).for_each(|(sum, a)| *sum += b * a);

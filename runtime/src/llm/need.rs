@@ -144,8 +144,7 @@ impl Extent<'_> {
         let Extent { config, dtype, work, .. } = *self;
         let size = dtype.bytes();
         let adapter = self.lora.map(|lora| AdapterRoom::of(lora, config)).transpose()?.unwrap_or_default();
-        let AdapterRoom { xa_columns, room, dora_columns, .. } = adapter;
-        let room = Room { config, xa_columns, room, dora_columns, size };
+        let room = adapter.room(config, size);
         Ok(Need {
             base: base_bytes(config, self.base, self.head_4bit, dtype),
             adapter: (adapter.numbers + adapter.tables) * size + adapter.dora_bytes,
@@ -285,6 +284,10 @@ pub(crate) struct AdapterRoom {
     pub xa_columns: usize,
     /// [`Layout::room`].
     pub room: usize,
+    /// [`Layout::end_columns`].
+    pub end_columns: usize,
+    /// That of the embedding.
+    pub embedding_rank: Option<usize>,
     /// [`Layout::dora_columns`].
     pub dora_columns: usize,
     /// [`Layout::dora_bytes`].
@@ -292,6 +295,12 @@ pub(crate) struct AdapterRoom {
 }
 
 impl AdapterRoom {
+    /// What activations are made with it, of a compute type of `size` bytes.
+    pub fn room<'a>(&self, config: &'a Qwen3Config, size: usize) -> Room<'a> {
+        let AdapterRoom { xa_columns, room, end_columns, embedding_rank, dora_columns, .. } = *self;
+        Room { config, xa_columns, room, end_columns, embedding_rank, dora_columns, size }
+    }
+
     pub fn of(lora: &LoraConfig, config: &Qwen3Config) -> Result<Self> {
         let head = lora.save_lm_head.then(|| elements::<f32>(&config.shape(Module::LmHead))).transpose()?;
         let mut layout = Layout::new(lora.resolve(config)?, head)?;
@@ -308,6 +317,8 @@ impl AdapterRoom {
             n_rows,
             xa_columns: layout.xa_columns,
             room: layout.room,
+            end_columns: layout.end_columns,
+            embedding_rank: layout.embedding().map(|lora| lora.rank),
             dora_columns: layout.dora_columns(config),
             dora_bytes: layout.dora_bytes()?,
         })

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::error::Result;
 use halfbyte::{
-    Backend, Buf, Float, Mat, View, host,
+    Backend, Buf, Float, Mat, View, elements, host,
     ops::{Op, ScatterRows},
 };
 
@@ -24,6 +24,8 @@ pub struct DeviceAdapter<B: Backend, T: Float> {
     tables: Vec<PatchedTable<B, T>>,
     /// With DoRA.
     pub(crate) dora: Option<DoraBuffers<B>>,
+    /// Of the embedding and the output head, where they are adapted.
+    identities: [Option<Buf<B, T>>; 2],
 }
 
 /// A copy of one of the model's tables with an adapter's rows in their places, so that whatever reads the table reads
@@ -32,6 +34,25 @@ struct PatchedTable<B: Backend, T: Float> {
     ids: Buf<B, u32>,
     /// `[vocab, hidden]`
     table: Buf<B, T>,
+}
+
+/// What the embedding or the output head takes of an adapter.
+#[derive(Clone, Copy)]
+pub(crate) struct EndAdapter<'a, B: Backend, T: Float> {
+    /// Its rank and scaling, and where its tensors lie.
+    pub lora: &'a LoraModule,
+    /// `[r, hidden]`; of the embedding `[vocab, r]`.
+    pub a: View<'a, B, T>,
+    /// `[vocab, r]`; of the embedding `[hidden, r]`.
+    pub b: View<'a, B, T>,
+    /// `[r, r]`
+    pub identity: View<'a, B, T>,
+}
+
+fn identity<B: Backend, T: Float>(backend: &B, n: usize) -> Result<Buf<B, T>> {
+    let mut all: Vec<T> = host::zeros(elements::<T>(&[n, n])?)?;
+    all.iter_mut().step_by(n + 1).for_each(|one| *one = T::from_f32(1.0));
+    Ok(backend.upload(&all)?)
 }
 
 impl<B: Backend, T: Float> DeviceAdapter<B, T> {
@@ -49,7 +70,9 @@ impl<B: Backend, T: Float> DeviceAdapter<B, T> {
         };
         let tables = layout.tokens.iter().zip(originals).map(copy).collect::<Result<_>>()?;
         let dora = layout.is_dora().then(|| DoraBuffers::new(backend, &layout, flat)).transpose()?;
-        let mut adapter = DeviceAdapter { layout, compute: backend.upload(&compute)?, tables, dora };
+        let of = |lora: Option<&LoraModule>| lora.map(|lora| identity(backend, lora.rank)).transpose();
+        let identities = [of(layout.embedding())?, of(layout.lm_head())?];
+        let mut adapter = DeviceAdapter { layout, compute: backend.upload(&compute)?, tables, dora, identities };
         adapter.patch(backend)?;
         Ok(adapter)
     }
@@ -73,6 +96,20 @@ impl<B: Backend, T: Float> DeviceAdapter<B, T> {
     /// `B` of a module, `[out, r]`.
     pub(crate) fn b(&self, lora: &LoraModule) -> View<'_, B, T> {
         self.compute.at(lora.b.clone())
+    }
+
+    /// The matrices of the embedding, if it is adapted; `A` is transposed.
+    pub(crate) fn of_embedding(&self) -> Option<EndAdapter<'_, B, T>> {
+        self.end(self.layout.embedding()?, &self.identities[0])
+    }
+
+    /// The matrices of the output head, if it is adapted.
+    pub(crate) fn of_head(&self) -> Option<EndAdapter<'_, B, T>> {
+        self.end(self.layout.lm_head()?, &self.identities[1])
+    }
+
+    fn end<'s>(&'s self, lora: &'s LoraModule, identity: &'s Option<Buf<B, T>>) -> Option<EndAdapter<'s, B, T>> {
+        Some(EndAdapter { lora, a: self.a(lora), b: self.b(lora), identity: identity.as_ref()?.view() })
     }
 
     /// The trained head, or the one with trained rows, `[vocab, hidden]`; none where it is the model's or its embedding.

@@ -15,6 +15,8 @@ use crate::files::{self, OutputFolder, Staged};
 pub(crate) const WEIGHTS: &str = "adapter_model.safetensors";
 /// DoRA's tensor of a module.
 const MAGNITUDE: &str = "lora_magnitude_vector";
+/// What PEFT calls the base's weight of a module.
+const BASE: &str = "base_layer.weight";
 /// PEFT's name for the model that it wraps.
 const PREFIX: &str = "base_model.model.";
 
@@ -37,6 +39,11 @@ impl Adapter {
     pub fn has_head(&self, model: &Qwen3Config) -> bool {
         let of_head = |rows: &TokenRows| rows.table == Table::Head || model.tie_word_embeddings;
         self.lm_head.is_some() || self.tokens.iter().any(of_head)
+    }
+
+    /// Whether the output head and the embedding, should they be one, are two with it.
+    pub(crate) fn parts_head(&self) -> bool {
+        self.layers.iter().any(|layer| layer.target.module.is_end())
     }
 
     /// Whether nobody has found what it begins with.
@@ -109,8 +116,9 @@ impl Adapter {
         let targets = config.resolve(model).map_err(in_config)?;
         for target in targets {
             let ([rows, cols], r) = (target.shape, target.r);
-            let a = tensors.take(&key(target.module, "lora_A.weight"), [r, cols])?;
-            let b = tensors.take(&key(target.module, "lora_B.weight"), [rows, r])?;
+            let [of_a, of_b] = factors(target.module);
+            let a = tensors.take(&of_a, [r, cols])?;
+            let b = tensors.take(&of_b, [rows, r])?;
             let magnitude = match config.use_dora {
                 true => tensors.take(&key(target.module, MAGNITUDE), [rows])?,
                 false => Vec::new(),
@@ -127,8 +135,10 @@ impl Adapter {
             let weight = tensors.take(&token_key(table), [ids.len(), model.hidden_size])?;
             tokens.push(TokenRows { table, ids, weight });
         }
+        let copied = tensors.leave_base(&layers, model)?;
         tensors.expect_empty()?;
-        Ok((Self { config, layers, lm_head, tokens }, note))
+        let notes: Vec<String> = note.into_iter().chain(copied).collect();
+        Ok((Self { config, layers, lm_head, tokens }, (!notes.is_empty()).then(|| notes.join("\n"))))
     }
 
     /// Writes both files of PEFT's adapter into a folder, which is made if need be. They take the place of an adapter that
@@ -157,8 +167,9 @@ impl Adapter {
         let mut parts: Vec<(String, Vec<usize>, &[f32])> = Vec::new();
         for LoraWeights { target, a, b, magnitude } in &self.layers {
             let ([rows, cols], r) = (target.shape, target.r);
-            parts.push((key(target.module, "lora_A.weight"), vec![r, cols], a));
-            parts.push((key(target.module, "lora_B.weight"), vec![rows, r], b));
+            let [of_a, of_b] = factors(target.module);
+            parts.push((of_a, vec![r, cols], a));
+            parts.push((of_b, vec![rows, r], b));
             if self.config.use_dora {
                 parts.push((key(target.module, MAGNITUDE), vec![rows], magnitude));
             }
@@ -179,6 +190,15 @@ impl Adapter {
 
 fn key(module: Module, part: &str) -> String {
     format!("{PREFIX}{module}.{part}")
+}
+
+/// Of A and B.
+fn factors(module: Module) -> [String; 2] {
+    let parts = match module {
+        Module::Embedding => ["lora_embedding_A", "lora_embedding_B"],
+        _ => ["lora_A.weight", "lora_B.weight"],
+    };
+    parts.map(|part| key(module, part))
 }
 
 fn token_key(table: Table) -> String {
@@ -211,11 +231,28 @@ impl Tensors {
         tensor.expect_shape(&shape)?.expect_finite()?.to_f32()
     }
 
+    /// Leaves out what PEFT saves of the base beside matrices for its embedding and head; a note on it.
+    fn leave_base(&mut self, layers: &[LoraWeights], model: &Qwen3Config) -> Result<Option<String>> {
+        let mut all = Vec::new();
+        for module in layers.iter().map(|layer| layer.target.module).filter(|module| module.is_end()) {
+            let name = key(module, BASE);
+            if let Some(tensor) = self.file.get(&name) {
+                tensor.expect_shape(&model.shape(Module::LmHead))?;
+                self.left.remove(&name);
+                all.push(module.to_string());
+            }
+        }
+        let (path, names) = (self.path.display(), all.join(" and "));
+        Ok((!all.is_empty()).then(|| {
+            format!("`{path}`: it has the base's weights of {names}, too, as PEFT saves them; the model's own are used")
+        }))
+    }
+
     fn expect_empty(&self) -> Result<()> {
         let Some(first) = self.left.first() else { return Ok(()) };
         let why = if first.ends_with(MAGNITUDE) {
             "it is DoRA's, and adapter_config.json does not say `use_dora`"
-        } else if first.contains("embed_tokens") || first.ends_with("base_layer.weight") {
+        } else if first.contains("embed_tokens") || first.ends_with(BASE) {
             "the embedding of the base was saved too; save again with `save_embedding_layers=False`"
         } else {
             "no module of this model that adapter_config.json targets has it; using the rest would give another model"

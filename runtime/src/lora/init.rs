@@ -19,9 +19,9 @@ use halfbyte::{
 const STREAM: u32 = 0x6c6f_7261;
 
 impl Adapter {
-    /// A new adapter for `model`, which changes nothing yet: `A` random (PEFT's distributions), `B` zero, and the
-    /// output head and rows of tokens, if they are trained, as `files` has them. What PiSSA and LoftQ begin with is the
-    /// model's to find ([`crate::model::Qwen3::begin`]), and DoRA's magnitudes are its to measure
+    /// A new adapter for `model`, which changes nothing yet: `A` random (PEFT's distributions), `B` zero, of the embedding
+    /// `A` zero and `B` normal, and the output head and rows of tokens, if they are trained, as `files` has them. What PiSSA
+    /// and LoftQ begin with is the model's to find ([`crate::model::Qwen3::begin`]), and DoRA's magnitudes are its to measure
     /// ([`crate::model::Qwen3::measure`]). Same seed, same adapter.
     ///
     /// # Errors
@@ -50,6 +50,7 @@ impl Adapter {
 /// The adapted layers, which change nothing yet.
 fn layers(config: &LoraConfig, model: &Qwen3Config, seed: u64) -> Result<Vec<LoraWeights>> {
     let targets = config.resolve(model)?;
+    expect_known(&config.init)?;
     // Before the first of its numbers is made.
     let room = || Ok(host::check(config.weight_bytes(model)?)?);
     room().map_err(Error::memory_for(|| format!("an adapter with r = {}", config.r), SMALLER))?;
@@ -58,8 +59,12 @@ fn layers(config: &LoraConfig, model: &Qwen3Config, seed: u64) -> Result<Vec<Lor
         if matches!(config.init, Init::Pissa(_) | Init::LoftQ) {
             return Ok(LoraWeights { target: *target, a: Vec::new(), b: Vec::new(), magnitude: Vec::new() });
         }
-        let a = random_a(&config.init, target.r, cols, index as u32, seed)?;
-        let b = host::zeros(elements::<f32>(&[rows, target.r])?)?;
+        let ([r_in, out_r], index) = ([[target.r, cols], [rows, target.r]], index as u32);
+        let (a, b) = (elements::<f32>(&r_in)?, elements::<f32>(&out_r)?);
+        let (a, b) = match target.module {
+            Module::Embedding => (host::zeros(a)?, normals(b, 1.0, index, seed)?),
+            _ => (random_a(&config.init, r_in, index, seed)?, host::zeros(b)?),
+        };
         Ok(LoraWeights { target: *target, a, b, magnitude: Vec::new() })
     };
     targets.iter().enumerate().map(fresh).collect()
@@ -81,27 +86,31 @@ fn token_rows(model: &Qwen3Config, files: &Checkpoint, table: Table, ids: Vec<u3
     Ok(TokenRows { table, ids, weight })
 }
 
-fn random_a(init: &Init, r: usize, cols: usize, module: u32, seed: u64) -> Result<Vec<f32>> {
+/// Refuses what only PEFT can make.
+fn expect_known(init: &Init) -> Result<()> {
+    let Init::Other(other) = init else { return Ok(()) };
+    let reason = format!("init_lora_weights {other} can be loaded but not begun here; use true or gaussian");
+    Err(Error::Adapter { path: Default::default(), reason })
+}
+
+fn random_a(init: &Init, [r, cols]: [usize; 2], module: u32, seed: u64) -> Result<Vec<f32>> {
     let len = elements::<f32>(&[r, cols])?;
-    let words = |quad: usize| philox([quad as u32, (quad >> 32) as u32, module, STREAM], seed);
-    let quads = (0..len.div_ceil(4)).map(words);
-    let mut a: Vec<f32> = match init {
-        Init::Kaiming => {
-            let bound = (cols as f32).sqrt().recip();
-            host::collect(len, quads.flatten().map(|word| (2.0 * uniform(word) - 1.0) * bound))?
-        }
-        Init::Gaussian => {
-            let deviation = 1.0 / r as f32;
-            let normals = quads.flat_map(|[a, b, c, d]| [normal(a, b), normal(c, d)]).flatten();
-            host::collect(len, normals.map(|v| v * deviation))?
-        }
-        other => {
-            let reason = format!("init_lora_weights {other} can be loaded but not begun here; use true or gaussian");
-            return Err(Error::Adapter { path: Default::default(), reason });
-        }
-    };
-    a.truncate(len);
-    Ok(a)
+    if let Init::Gaussian = init {
+        return normals(len, 1.0 / r as f32, module, seed);
+    }
+    let bound = (cols as f32).sqrt().recip();
+    let uniforms = words(len, module, seed).flatten().map(|word| (2.0 * uniform(word) - 1.0) * bound);
+    Ok(host::collect(len, uniforms.take(len))?)
+}
+
+fn normals(len: usize, deviation: f32, module: u32, seed: u64) -> Result<Vec<f32>> {
+    let normals = words(len, module, seed).flat_map(|[a, b, c, d]| [normal(a, b), normal(c, d)]).flatten();
+    Ok(host::collect(len, normals.map(|v| v * deviation).take(len))?)
+}
+
+/// Random words for so many numbers, four at a time.
+fn words(len: usize, module: u32, seed: u64) -> impl Iterator<Item = [u32; 4]> {
+    (0..len.div_ceil(4)).map(move |quad| philox([quad as u32, (quad >> 32) as u32, module, STREAM], seed))
 }
 
 #[cfg(test)]
@@ -115,7 +124,7 @@ mod tests {
 
     #[test]
     fn kaiming_is_uniform_within_its_bound() {
-        let a = random_a(&Init::Kaiming, 16, 1024, 3, 7).unwrap();
+        let a = random_a(&Init::Kaiming, [16, 1024], 3, 7).unwrap();
         let bound = 1.0 / 32.0;
         let (mean, variance) = moments(&a);
         assert!(a.iter().all(|v| v.abs() <= bound));
@@ -126,7 +135,7 @@ mod tests {
 
     #[test]
     fn gaussian_has_deviation_one_over_r() {
-        let a = random_a(&Init::Gaussian, 8, 2048, 0, 1).unwrap();
+        let a = random_a(&Init::Gaussian, [8, 2048], 0, 1).unwrap();
         let (mean, variance) = moments(&a);
         assert!(mean.abs() <= 5.0 / 8.0 / (a.len() as f64).sqrt());
         assert!((variance * 64.0 - 1.0).abs() <= 0.06);
@@ -134,7 +143,7 @@ mod tests {
 
     #[test]
     fn modules_and_seeds_differ() {
-        let make = |module, seed| random_a(&Init::Kaiming, 4, 64, module, seed).unwrap();
+        let make = |module, seed| random_a(&Init::Kaiming, [4, 64], module, seed).unwrap();
         assert_eq!(make(0, 0), make(0, 0));
         assert_ne!(make(0, 0), make(1, 0));
         assert_ne!(make(0, 0), make(0, 1));

@@ -1,16 +1,11 @@
 //! Where the tensors of an adapter lie in one flat buffer.
 
-use super::{
-    config::LoraConfig,
-    files::{Adapter, HeadWeights, LoraWeights},
-    resolve::Target,
-    tokens::{Table, TokenRows},
-};
+use super::{resolve::Target, tokens::Table};
 use crate::{
-    config::{Module, Projection, Qwen3Config},
-    error::{Error, Result},
+    config::{Module, Projection},
+    error::Result,
 };
-use halfbyte::{Backend, Buf, elements, host, ops::LORA_ROOM, quant::BLOCK8};
+use halfbyte::{elements, ops::LORA_ROOM, quant::BLOCK8};
 use std::ops::Range;
 
 /// Tensors start at multiples of this, so that blocks of 8-bit moments are of one tensor, and that kernels can move 16
@@ -35,11 +30,11 @@ pub struct LoraModule {
     pub rank: usize,
     /// `alpha / r` or `alpha / sqrt(r)`.
     pub scale: f32,
-    /// `A`, `[r, in]`.
+    /// `A`, `[r, in]`; that of the embedding `[in, r]`, a row for each token.
     pub a: Range<usize>,
     /// `B`, `[out, r]`.
     pub b: Range<usize>,
-    /// Its columns in the matrix of its decoder layer that keeps `x Aᵀ`.
+    /// Its columns in the matrix of its decoder layer that keeps `x Aᵀ`; embedding and head have another.
     pub xa: Range<usize>,
     /// `[out]`, with DoRA.
     pub magnitude: Range<usize>,
@@ -135,37 +130,58 @@ pub struct Layout {
     /// The most of these that modules with one input need, rounded up as [`halfbyte::ops::LoraLinear4`] wants it: what is
     /// left behind that input for a product that takes them along.
     pub room: usize,
+    /// Columns of the matrices that the adapters of the embedding and the output head work with: the larger of their ranks,
+    /// to a multiple of 8.
+    pub end_columns: usize,
+}
+
+/// Columns of `x Aᵀ` in the layer in hand.
+struct Columns {
+    layer: usize,
+    end: usize,
+    /// Where those of modules with the last one's input begin, and that one.
+    stack: (usize, Projection),
+}
+
+impl Columns {
+    /// Those of the next module, and what modules with its input have by now.
+    fn take(&mut self, layer: usize, projection: Projection, rank: usize) -> Result<(Range<usize>, usize)> {
+        if self.layer != layer {
+            *self = Columns { layer, end: 0, stack: (0, projection) };
+        }
+        let xa = self.end..elements::<f32>(&[rank])? + self.end;
+        // Columns start at multiples of 8 for the same reason as tensors do.
+        self.end = elements::<f32>(&[xa.end.next_multiple_of(8)])?;
+        if !self.stack.1.shares_input(projection) {
+            self.stack = (xa.start, projection);
+        }
+        Ok((xa, self.end - self.stack.0))
+    }
 }
 
 impl Layout {
     /// Lays out the modules, which must come in the model's order, then the head of `head_len` elements.
     ///
     /// # Errors
-    /// A target is the output head, which can be trained whole (`modules_to_save`) but not adapted; or no memory could
-    /// hold all.
+    /// No memory could hold all.
     pub fn new(targets: impl IntoIterator<Item = Target>, head_len: Option<usize>) -> Result<Self> {
         let mut layout = Layout::default();
-        // Of the layer in hand.
-        let mut columns = (0, 0);
-        // Where the columns of modules with this one's input begin.
-        let mut stack = (0, Projection::Q, 0);
+        let mut columns = Columns { layer: 0, end: 0, stack: (0, Projection::Q) };
         for Target { module, shape: [out_features, in_features], r: rank, scaling: scale } in targets {
-            let Module::Layer(layer, projection) = module else {
-                let reason = "the output head cannot be adapted; train it whole with modules_to_save, or leave it out";
-                return Err(Error::Target { target: format!("`{module}`"), reason: reason.into() });
-            };
-            if columns.0 != layer {
-                columns = (layer, 0);
-            }
             let (a, b) = (layout.take(&[rank, in_features])?, layout.take(&[out_features, rank])?);
-            let xa = columns.1..elements::<f32>(&[rank])? + columns.1;
-            // Columns start at multiples of 8 for the same reason as tensors do.
-            columns.1 = elements::<f32>(&[xa.end.next_multiple_of(8)])?;
-            layout.xa_columns = layout.xa_columns.max(columns.1);
-            if stack.0 != layer || !stack.1.shares_input(projection) {
-                stack = (layer, projection, xa.start);
-            }
-            layout.room = layout.room.max((columns.1 - stack.2).next_multiple_of(LORA_ROOM));
+            let xa = match module {
+                Module::Layer(layer, projection) => {
+                    let (xa, together) = columns.take(layer, projection, rank)?;
+                    layout.xa_columns = layout.xa_columns.max(columns.end);
+                    layout.room = layout.room.max(together.next_multiple_of(LORA_ROOM));
+                    xa
+                }
+                Module::Embedding | Module::LmHead => {
+                    let columns = elements::<f32>(&[rank])?.next_multiple_of(8);
+                    layout.end_columns = layout.end_columns.max(columns);
+                    0..rank
+                }
+            };
             let index = layout.modules.len();
             let magnitude = 0..0;
             layout.modules.push(LoraModule {
@@ -200,6 +216,16 @@ impl Layout {
         let (start, len) = (self.len, elements::<f32>(shape)?);
         self.len = elements::<f32>(&[(start + len).next_multiple_of(ALIGN)])?;
         Ok(start..start + len)
+    }
+
+    /// The embedding, if it is adapted.
+    pub fn embedding(&self) -> Option<&LoraModule> {
+        self.modules.first().filter(|lora| lora.module == Module::Embedding)
+    }
+
+    /// The output head, if it is adapted.
+    pub fn lm_head(&self) -> Option<&LoraModule> {
+        self.modules.last().filter(|lora| lora.module == Module::LmHead)
     }
 
     /// The module of a layer, if it is adapted.
@@ -248,9 +274,9 @@ impl Layout {
         self.groups = groups;
     }
 
-    /// Whether rows of the embedding are trained: the backward pass goes through all layers then.
+    /// Whether rows of the embedding are trained, or it is adapted: the backward pass goes through all layers then.
     pub(crate) fn trains_embedding(&self) -> bool {
-        self.tokens.iter().any(|tokens| tokens.table == Table::Embedding)
+        self.embedding().is_some() || self.tokens.iter().any(|tokens| tokens.table == Table::Embedding)
     }
 
     /// The lowest decoder layer with an adapter, or above what else is trained: the backward pass ends there.
@@ -261,87 +287,7 @@ impl Layout {
         // Modules are in the model's order.
         match self.modules.first()?.module {
             Module::Layer(layer, _) => Some(layer),
-            Module::LmHead => None,
-        }
-    }
-
-    /// Where the tensors of `adapter` lie, and all its numbers at their places.
-    ///
-    /// # Errors
-    /// As for [`Layout::new`]; or there is too little memory.
-    pub fn of(adapter: &Adapter) -> Result<(Self, Vec<f32>)> {
-        let head_len = adapter.lm_head.as_ref().map(|head| head.weight.len());
-        adapter.expect_begun()?;
-        let mut layout = Layout::new(adapter.layers.iter().map(|layer| layer.target), head_len)?;
-        if adapter.config.use_dora {
-            layout.take_magnitudes()?;
-        }
-        for TokenRows { table, ids, weight } in &adapter.tokens {
-            layout.take_tokens(*table, ids, weight.len() / ids.len())?;
-        }
-        let mut flat = host::zeros(layout.len)?;
-        for (lora, layer) in layout.modules.iter().zip(&adapter.layers) {
-            flat[lora.a.clone()].copy_from_slice(&layer.a);
-            flat[lora.b.clone()].copy_from_slice(&layer.b);
-            flat[lora.magnitude.clone()].copy_from_slice(&layer.magnitude);
-        }
-        if let (Some(range), Some(head)) = (layout.head.clone(), &adapter.lm_head) {
-            flat[range].copy_from_slice(&head.weight);
-        }
-        for (at, rows) in layout.tokens.iter().zip(&adapter.tokens) {
-            flat[at.used()].copy_from_slice(&rows.weight);
-        }
-        Ok((layout, flat))
-    }
-
-    /// The adapter that `flat` holds.
-    ///
-    /// # Errors
-    /// There is too little memory.
-    pub fn to_adapter(&self, config: &LoraConfig, model: &Qwen3Config, flat: &[f32]) -> Result<Adapter> {
-        let copy = |range: &Range<usize>| host::collect(range.len(), flat[range.clone()].iter().copied());
-        let weights = |lora: &LoraModule| {
-            let shape = [lora.out_features, lora.in_features];
-            let target = Target { module: lora.module, r: lora.rank, scaling: lora.scale, shape };
-            Ok(LoraWeights { target, a: copy(&lora.a)?, b: copy(&lora.b)?, magnitude: copy(&lora.magnitude)? })
-        };
-        let head =
-            |range| -> Result<_> { Ok(HeadWeights { shape: model.shape(Module::LmHead), weight: copy(range)? }) };
-        let tokens = |at: &TokenLayout| -> Result<_> {
-            Ok(TokenRows { table: at.table, ids: at.ids.clone(), weight: copy(&at.used())? })
-        };
-        Ok(Adapter {
-            config: config.clone(),
-            layers: self.modules.iter().map(weights).collect::<Result<_>>()?,
-            lm_head: self.head.as_ref().map(head).transpose()?,
-            tokens: self.tokens.iter().map(tokens).collect::<Result<_>>()?,
-        })
-    }
-
-    /// Puts what `flat` holds into `adapter`, which must have come from this layout, with no more memory than a piece of
-    /// it takes.
-    ///
-    /// # Errors
-    /// The device refuses.
-    pub(crate) fn fetch<B: Backend>(&self, backend: &B, flat: &Buf<B, f32>, adapter: &mut Adapter) -> Result<()> {
-        const PIECE: usize = 1 << 16;
-        let fetch = |range: &Range<usize>, out: &mut [f32]| -> Result<()> {
-            for (start, piece) in range.clone().step_by(PIECE).zip(out.chunks_mut(PIECE)) {
-                piece.copy_from_slice(&backend.download(flat.at(start..start + piece.len()))?);
-            }
-            Ok(())
-        };
-        for (lora, layer) in self.modules.iter().zip(&mut adapter.layers) {
-            fetch(&lora.a, &mut layer.a)?;
-            fetch(&lora.b, &mut layer.b)?;
-            fetch(&lora.magnitude, &mut layer.magnitude)?;
-        }
-        for (at, rows) in self.tokens.iter().zip(&mut adapter.tokens) {
-            fetch(&at.used(), &mut rows.weight)?;
-        }
-        match (&self.head, &mut adapter.lm_head) {
-            (Some(range), Some(head)) => fetch(range, &mut head.weight),
-            _ => Ok(()),
+            Module::Embedding | Module::LmHead => None,
         }
     }
 

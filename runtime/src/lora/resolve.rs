@@ -28,19 +28,24 @@ impl LoraConfig {
     ///
     /// # Errors
     /// [`Error::Setting`] for a rank, an alpha or a dropout out of range; [`Error::Target`] for an entry of a list or
-    /// pattern that matches nothing or is no regular expression, if nothing is left to adapt, and if an output head would
-    /// be saved that is also the embedding.
+    /// pattern that matches nothing or is no regular expression, if nothing is left to adapt, if an output head would be
+    /// saved that is also the embedding, and for DoRA on the
+    /// embedding or the head.
     ///
     /// [`Error::Setting`]: crate::error::Error::Setting
     /// [`Error::Target`]: crate::error::Error::Target
     pub fn resolve(&self, model: &Qwen3Config) -> Result<Vec<Target>> {
         if self.save_lm_head && model.tie_word_embeddings {
-            let reason = "the model's output head is its embedding, and an adapter's own head would part the two; leave \
-                          it out";
+            let reason = "the model's output head is its embedding, and an adapter's own head would part the two; adapt \
+                          it (`target_modules`), or leave it out";
             return Err(target_error("modules_to_save", "lm_head", reason));
         }
         options::LORA_DROPOUT.check(self.dropout)?;
         let chosen = self.choose(model)?;
+        if let (true, Some(end)) = (self.use_dora, chosen.iter().find(|module| module.is_end())) {
+            let reason = "DoRA (`use_dora`) is for the layers' linear maps; leave one of the two out";
+            return Err(target_error("target_modules", &end.to_string(), reason));
+        }
         let ranks = patterns("rank_pattern", &self.rank_pattern, &chosen)?;
         let alphas = patterns("alpha_pattern", &self.alpha_pattern, &chosen)?;
         let with_rank = |module: Module| {
@@ -57,8 +62,8 @@ impl LoraConfig {
     /// follows it.
     ///
     /// # Errors
-    /// [`Error::Target`] for a module that is no such table, a token that the model has not or that comes twice, and a head
-    /// that would be parted from the embedding that it is or that is trained whole.
+    /// [`Error::Target`] for a module that is no such table, a token that the model has not or that comes twice, a head
+    /// that would be parted from the embedding that it is or that is trained whole, and a table that is adapted, too.
     ///
     /// [`Error::Target`]: crate::error::Error::Target
     pub fn tokens(&self, model: &Qwen3Config) -> Result<Vec<(Table, Vec<u32>)>> {
@@ -66,6 +71,15 @@ impl LoraConfig {
         if self.save_lm_head && tokens.iter().any(|(table, _)| *table == Table::Head) {
             let reason = "the head is trained whole (`modules_to_save`); leave one of the two out";
             return Err(target_error("trainable_token_indices", "lm_head", reason));
+        }
+        let has_rows = |module: &Module| match module {
+            Module::Embedding => tokens.iter().any(|(table, _)| *table == Table::Embedding),
+            Module::LmHead => tokens.iter().any(|(table, _)| *table == Table::Head || model.tie_word_embeddings),
+            Module::Layer(..) => false,
+        };
+        if let Some(end) = self.choose(model)?.iter().find(|module| has_rows(module)) {
+            let reason = "rows of it are trained whole (`trainable_token_indices`); leave one of the two out";
+            return Err(target_error("target_modules", &end.to_string(), reason));
         }
         Ok(tokens)
     }
@@ -126,10 +140,10 @@ impl LoraConfig {
                     (Some(Match::Exact), _) => true,
                     (Some(Match::Suffix), _) if layers.is_empty() => true,
                     (Some(Match::Suffix), Module::Layer(i, _)) => layers.contains(i),
-                    (Some(Match::Suffix), Module::LmHead) => false,
+                    (Some(Match::Suffix), Module::Embedding | Module::LmHead) => false,
                 }
         };
-        let chosen: Vec<_> = model.modules().filter(keep).collect();
+        let chosen: Vec<_> = model.adaptable().filter(keep).collect();
         if chosen.is_empty() && !self.save_lm_head {
             let reason = "nothing is left to adapt once excluded modules and layers are taken away";
             return Err(target_error("target_modules", &self.target_modules.to_string(), reason));

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 /// Modules by name, as PEFT takes them.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Targets {
-    /// Every linear map of the layers; not the output head.
+    /// Every linear map of the layers; not the embedding or the output head.
     AllLinear,
     /// Modules with one of these names, or whose names end in a dot and one of them.
     Names(Vec<String>),
@@ -37,7 +37,7 @@ impl Targets {
             Self::AllLinear => return Ok(Matcher::AllLinear),
             Self::Names(names) => {
                 for name in names {
-                    let found = model.modules().any(|m| named(&m.to_string(), name).is_some());
+                    let found = model.adaptable().any(|m| named(&m.to_string(), name).is_some());
                     expect_match(found, key, name, model)?;
                 }
                 return Ok(Matcher::Names(names.clone()));
@@ -45,7 +45,7 @@ impl Targets {
             Self::Regex(pattern) => Matcher::Regex(compile(key, pattern, |p| format!("(?:{p})"))?),
         };
         if let Self::Regex(pattern) = self {
-            expect_match(model.modules().any(|m| matcher.find(&m).is_some()), key, pattern, model)?;
+            expect_match(model.adaptable().any(|m| matcher.find(&m).is_some()), key, pattern, model)?;
         }
         Ok(matcher)
     }
@@ -68,7 +68,7 @@ impl Matcher {
     pub(super) fn find(&self, module: &Module) -> Option<Match> {
         let name = module.to_string();
         match self {
-            Self::AllLinear => (*module != Module::LmHead).then_some(Match::Exact),
+            Self::AllLinear => (!module.is_end()).then_some(Match::Exact),
             Self::Regex(regex) => regex.is_match(&name).then_some(Match::Exact),
             Self::Names(names) => {
                 let found = names.iter().filter_map(|n| named(&name, n));
@@ -129,7 +129,7 @@ pub(super) fn expect_match(found: bool, key: &str, entry: &str, model: &Qwen3Con
     }
     let names = Projection::ALL.map(Projection::name).join(", ");
     let reason = format!(
-        "it matches no module; this model has {names} in `model.layers.0` to `model.layers.{}`, and lm_head",
+        "it matches no module; this model has {names} in `model.layers.0` to `model.layers.{}`, embed_tokens and lm_head",
         model.n_layers - 1
     );
     Err(target_error(key, entry, &reason))

@@ -1,5 +1,6 @@
 use super::{
     context::ForwardContext,
+    ends::{EndRows, SeenTokens},
     keep::{Keep, Kept, Shelf},
     picked::PickedRows,
     qwen3::Qwen3,
@@ -30,6 +31,8 @@ pub(super) struct Tokens<B: Backend> {
     prefixes: Buf<B, u32>,
     /// Whether a sequence goes on from others.
     pub prefixed: bool,
+    /// The ids, on the host.
+    pub on_host: Vec<u32>,
 }
 
 impl<B: Backend> Tokens<B> {
@@ -43,6 +46,7 @@ impl<B: Backend> Tokens<B> {
             cu_seqlens: backend.zeros(capacity.saturating_add(1))?,
             prefixes: backend.zeros(capacity.saturating_mul(2))?,
             prefixed: false,
+            on_host: Vec::new(),
         })
     }
 
@@ -115,6 +119,8 @@ pub struct Activations<B: Backend, T: Float> {
     pub(super) normed: Rows<B, T>,
     /// `[n, intermediate]`, scratch: SwiGLU's output.
     pub(super) gated: Rows<B, T>,
+    /// What the adapters of embedding and head work in.
+    pub(super) ends: EndRows<B, T>,
     /// Of the head and the backward pass; none where nothing is kept.
     pub(super) workspace: Workspace<B>,
 }
@@ -146,6 +152,7 @@ impl<B: Backend, T: Float> Activations<B, T> {
             xa: Shelf::new(keep.iter().map(|_| trains), || Rows::new(backend, capacity, ctx.xa_columns()))?,
             normed: wide(config.hidden_size)?,
             gated: wide(config.intermediate_size)?,
+            ends: EndRows::new(ctx, capacity)?,
             workspace: Workspace::new(backend, workspace)?,
             keep,
         })
@@ -176,6 +183,7 @@ impl<B: Backend, T: Float> Activations<B, T> {
         }
         let tokens = &mut self.tokens;
         backend.write(&batch.ids, tokens.ids.at_mut(0..n))?;
+        tokens.on_host.clone_from(&batch.ids);
         backend.write(&batch.positions, tokens.positions.at_mut(0..n))?;
         backend.write(&batch.cu_seqlens, tokens.cu_seqlens.at_mut(0..ends))?;
         let prefixes: Vec<_> = batch.prefixes.iter().flat_map(|rows| [rows.start, rows.len() as u32]).collect();
@@ -189,7 +197,7 @@ impl<B: Backend, T: Float> Activations<B, T> {
     pub fn bytes(&self) -> usize {
         let layers: usize = self.layers.items().iter().map(LayerActivations::bytes).sum();
         let rows = [self.gate_up.items(), self.xa.items()].into_iter().flatten().map(Rows::bytes).sum::<usize>();
-        self.residual.bytes() + layers + rows + self.normed.bytes() + self.gated.bytes()
+        self.residual.bytes() + layers + rows + self.normed.bytes() + self.gated.bytes() + self.ends.bytes()
     }
 }
 
@@ -210,6 +218,8 @@ pub struct Gradients<B: Backend, T: Float> {
     pub(super) dora: Option<Buf<B, T>>,
     /// Of the embedding and the head, where rows of them are trained.
     pub(super) tokens: Vec<PickedRows<B, T>>,
+    /// Of the embedding, where it is adapted.
+    pub(super) seen: Option<SeenTokens<B, T>>,
 }
 
 impl<B: Backend, T: Float> Gradients<B, T> {
@@ -223,7 +233,10 @@ impl<B: Backend, T: Float> Gradients<B, T> {
         let picked = |tokens| PickedRows::new(backend, tokens, config.vocab_size, capacity);
         let layout = ctx.adapter.map(|adapter| &adapter.layout).filter(|layout| layout.is_dora());
         let dora = layout.map(|layout| rows::zeros(backend, &[capacity, layout.dora_columns(config) + ctx.room()]));
+        let embedding = ctx.adapter.and_then(|adapter| adapter.layout.embedding());
+        let seen = embedding.map(|lora| SeenTokens::new(backend, config, lora.rank, capacity));
         Ok(Gradients {
+            seen: seen.transpose()?,
             dora: dora.transpose()?,
             adapter: backend.zeros(ctx.adapter.map_or(0, |adapter| adapter.layout.len))?,
             residual: Rows::with_room(backend, capacity, config.hidden_size, ctx.room())?,

@@ -5,6 +5,7 @@ use super::{
     attention::Attend,
     cache::{Before, CacheSlots, CacheType, KvCache},
     context::ForwardContext,
+    ends::Chunk,
     keep::Keep,
     qwen3::Qwen3,
     rows::{self, Rows},
@@ -229,7 +230,7 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
     fn queue_choice(&mut self) -> Result<()> {
         let (model, ctx, n, acts) = (self.model, self.ctx, self.n_seqs, &mut self.acts);
         model.rms_norm(ctx, acts.residual.last().rows(n), &model.norm, acts.normed.rows_mut(n))?;
-        model.head_forward(ctx, acts.normed.rows(n), self.logits.rows_mut(n))?;
+        model.head_forward(ctx, acts.normed.rows(n), self.logits.rows_mut(n), &mut acts.ends, Chunk(0))?;
         let SampleOptions { temperature, top_k, top_p, min_p, repetition_penalty, seed } = self.options;
         Sample {
             logits: self.logits.rows_mut(n),

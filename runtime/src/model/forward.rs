@@ -27,10 +27,12 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         attend: &mut Attend<'_, B, T>,
     ) -> Result<()> {
         let table = Mat::new(self.embedding(ctx), self.config.vocab_size, self.config.hidden_size);
-        let mut out = acts.residual.first_mut().rows_mut(acts.tokens.n);
-        GatherRows { table, rows: acts.tokens.ids(), out: out.reborrow() }.run(ctx.backend)?;
+        let Activations { tokens, residual, ends, .. } = &mut *acts;
+        let mut out = residual.first_mut().rows_mut(tokens.n);
+        GatherRows { table, rows: tokens.ids(), out: out.reborrow() }.run(ctx.backend)?;
+        ctx.adapt_embedding(tokens.ids(), out.reborrow(), ends)?;
         if let Some(noise) = ctx.noise {
-            noise.add(ctx.backend, out, acts.tokens.max_len)?;
+            noise.add(ctx.backend, out, tokens.max_len)?;
         }
         (0..self.layers.len()).try_for_each(|i| self.layer_forward(ctx, acts, i, attend))
     }

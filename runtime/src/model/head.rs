@@ -37,7 +37,10 @@ mod tests {
         checkpoint::Checkpoint,
         config::Qwen3Config,
         embedded,
-        model::{Base, ForwardContext},
+        model::{
+            Base, ForwardContext,
+            ends::{Chunk, EndRows},
+        },
     };
     use halfbyte::{
         Cpu,
@@ -48,7 +51,9 @@ mod tests {
         let (n, hidden, vocab) = (3, model.config.hidden_size, model.config.vocab_size);
         let x: Vec<f32> = (0..n * hidden).map(|i| (i as f32 * 0.7).sin()).collect();
         let (x, mut out) = (cpu.upload(&x).unwrap(), cpu.zeros::<f32>(n * vocab).unwrap());
-        model.head_forward(ForwardContext::new(cpu, None), x.mat(n, hidden), out.mat_mut(n, vocab)).unwrap();
+        let ctx = ForwardContext::new(cpu, None);
+        let mut ends = EndRows::new(ctx, n).unwrap();
+        model.head_forward(ctx, x.mat(n, hidden), out.mat_mut(n, vocab), &mut ends, Chunk(0)).unwrap();
         out.to_vec(cpu).unwrap()
     }
 

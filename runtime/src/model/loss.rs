@@ -3,6 +3,7 @@
 use super::{
     activations::{Activations, Gradients},
     context::ForwardContext,
+    ends::{Chunk, EndRows},
     qwen3::Qwen3,
     residual::ResidualStream,
     workspace::{Extent, Head, Workspace},
@@ -79,36 +80,53 @@ impl<B: Backend, T: Float> LossBuffers<B, T> {
 }
 
 impl<B: Backend, T: Float> Qwen3<B, T> {
-    /// `out = normed · headᵀ`, `[n, vocab]`.
+    /// `out = normed · headᵀ`, `[n, vocab]`, with the head's adapter, which works in `ends`.
     pub(super) fn head_forward<O: Float>(
         &self,
         ctx: ForwardContext<'_, B, T>,
         normed: Mat<'_, B, T>,
-        out: MatMut<'_, B, O>,
+        mut out: MatMut<'_, B, O>,
+        ends: &mut EndRows<B, T>,
+        chunk: Chunk,
     ) -> Result<()> {
         let own = ctx.adapter.and_then(DeviceAdapter::head);
         match (own, &self.head) {
-            (None, Some(head)) => head.forward(ctx.backend, normed, out, false),
+            (None, Some(head)) => head.forward(ctx.backend, normed, out.reborrow(), false)?,
             (own, _) => {
                 let weight = own.unwrap_or(self.embedding(ctx));
-                Ok(Linear { x: normed, weight, out, accumulate: false }.run(ctx.backend)?)
+                Linear { x: normed, weight, out: out.reborrow(), accumulate: false }.run(ctx.backend)?;
             }
         }
+        ctx.adapt_head(normed, out, ends, chunk)
     }
 
-    fn head_backward(&self, ctx: ForwardContext<'_, B, T>, d_out: Mat<'_, B, T>, d_x: MatMut<'_, B, T>) -> Result<()> {
+    /// The gradient of [`Self::head_forward`], which ran last: `d_x` is written, and what is trained of the head gets its
+    /// share.
+    fn head_backward(
+        &self,
+        ctx: ForwardContext<'_, B, T>,
+        [normed, d_out]: [Mat<'_, B, T>; 2],
+        mut d_x: MatMut<'_, B, T>,
+        (ends, grads): (&mut EndRows<B, T>, &mut Gradients<B, T>),
+        chunk: Chunk,
+    ) -> Result<()> {
         let own = ctx.adapter.and_then(DeviceAdapter::head);
         match (own, &self.head) {
-            (None, Some(head)) => head.backward(ctx.backend, d_out, d_x, false),
+            (None, Some(head)) => head.backward(ctx.backend, d_out, d_x.reborrow(), false)?,
             (own, _) => {
                 let weight = own.unwrap_or(self.embedding(ctx));
-                Ok(LinearGrad { d_out, weight, d_x, accumulate: false }.run(ctx.backend)?)
+                LinearGrad { d_out, weight, d_x: d_x.reborrow(), accumulate: false }.run(ctx.backend)?;
             }
         }
+        if let Some(range) = ctx.adapter.and_then(|a| a.layout.head.clone()) {
+            WeightGrad { x: normed, d_out, d_weight: grads.adapter.at_mut(range) }.run(ctx.backend)?;
+        }
+        ctx.adapt_head_grad([normed, d_out], d_x, ends, &mut grads.adapter, chunk)?;
+        self.head_rows_backward(ctx, normed, d_out, grads)
     }
 
     /// Adds the summed loss of `batch`, whose forward pass is in `acts`, to `loss`, and puts the gradient of what left
-    /// the last layer, times `grad_scale`, into `grads`; the gradient of a trained head is added to the adapter's.
+    /// the last layer, times `grad_scale`, into `grads`; what is trained of the head has its gradient added to the adapter's.
     ///
     /// # Errors
     /// `loss` has room for fewer targets, or the device refuses.
@@ -122,23 +140,19 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         grad_scale: f32,
     ) -> Result<()> {
         let (backend, n) = (ctx.backend, loss.take_targets(ctx.backend, batch)?);
-        let Activations { tokens, residual, workspace, .. } = acts;
+        let Activations { tokens, residual, workspace, ends, .. } = acts;
         let LossBuffers { rows, labels, losses, total, own, .. } = loss;
         let mut head = own.as_mut().unwrap_or(workspace).head(&self.head_extent(loss.capacity));
         backend.clear(grads.residual.flat_mut(tokens.n))?;
-        for chunk in head.chunks::<T>(n) {
+        for (i, chunk) in head.chunks::<T>(n).enumerate() {
             let (m, rows) = (chunk.len(), rows.at(chunk.clone()));
             let (labels, losses) = (labels.at(chunk.clone()), losses.at_mut(chunk));
             self.head_input(ctx, residual, tokens.n, rows, &mut head)?;
             let (normed, mut logits) = (head.normed.mat().rows(0..m), head.logits.rows::<T>(m));
-            self.head_forward(ctx, normed, logits.reborrow())?;
+            self.head_forward(ctx, normed, logits.reborrow(), ends, Chunk(i))?;
             CrossEntropy { logits: logits.reborrow(), labels, losses, grad_scale: Some(grad_scale) }.run(backend)?;
-            let d_out = logits.mat();
-            self.head_backward(ctx, d_out, head.d_normed.reborrow().rows(0..m))?;
-            if let Some(range) = ctx.adapter.and_then(|a| a.layout.head.clone()) {
-                WeightGrad { x: normed, d_out, d_weight: grads.adapter.at_mut(range) }.run(backend)?;
-            }
-            self.head_rows_backward(ctx, normed, d_out, grads)?;
+            let d_normed = head.d_normed.reborrow().rows(0..m);
+            self.head_backward(ctx, [normed, logits.mat()], d_normed, (&mut *ends, &mut *grads), Chunk(i))?;
             let (x, d_out, d_x) = (head.x.mat().rows(0..m), head.d_normed.mat().rows(0..m), head.d_x.reborrow());
             let (weight, eps, mut d_x) = (self.norm.view(), self.config.rms_norm_eps, d_x.rows(0..m));
             RmsNormGrad { x, weight, eps, d_out, d_x: d_x.reborrow(), accumulate: false }.run(backend)?;
@@ -221,12 +235,12 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         rows: View<'_, B, u32>,
         mut take: impl FnMut(MatMut<'_, B, f32>, Range<usize>) -> Result<()>,
     ) -> Result<()> {
-        let Activations { tokens, residual, workspace, .. } = acts;
+        let Activations { tokens, residual, workspace, ends, .. } = acts;
         let mut head = own.as_mut().unwrap_or(workspace).head(&self.head_extent(capacity));
         for chunk in head.chunks::<f32>(rows.len()) {
             self.head_input(ctx, residual, tokens.n, rows.at(chunk.clone()), &mut head)?;
             let (m, normed) = (chunk.len(), head.normed.mat().rows(0..chunk.len()));
-            self.head_forward(ctx, normed, head.logits.rows::<f32>(m))?;
+            self.head_forward(ctx, normed, head.logits.rows::<f32>(m), ends, Chunk(0))?;
             take(head.logits.rows(m), chunk)?;
         }
         Ok(())

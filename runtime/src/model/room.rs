@@ -1,6 +1,6 @@
 //! What activations, gradients and the loss will take, before there is a device.
 
-use super::{keep::Keep, residual::n_states, workspace};
+use super::{ends, keep::Keep, residual::n_states, workspace};
 use crate::config::Qwen3Config;
 
 /// A part of what something takes.
@@ -36,6 +36,10 @@ pub(crate) struct Room<'a> {
     pub xa_columns: usize,
     /// [`crate::lora::Layout::room`], 0 without an adapter.
     pub room: usize,
+    /// [`crate::lora::Layout::end_columns`], 0 where neither embedding nor head is adapted.
+    pub end_columns: usize,
+    /// That of the embedding's adapter, if it has one.
+    pub embedding_rank: Option<usize>,
     /// [`crate::lora::Layout::dora_columns`], 0 without DoRA.
     pub dora_columns: usize,
     /// Bytes of a number of the compute type.
@@ -64,6 +68,7 @@ impl Room<'_> {
             Part::new("attention of layers", shelf(Keep::attention) * attention),
             Part::new("gate and up of layers", shelf(Keep::gate_up) * rows(2 * inter + self.room)),
             Part::new("x A of adapters", if trains { keep.len() } else { 1 } * rows(self.xa_columns)),
+            Part::new("x A of embedding and head", rows(3 * self.end_columns)),
             Part::new("a layer's normed input and SwiGLU", rows(hidden + inter + 2 * self.room)),
             Part::new("logits, or a layer's gradients", if trains { extent.bytes(self.size) } else { 0 }),
         ]
@@ -76,6 +81,12 @@ impl Room<'_> {
         let numbers = 2 * hidden_size + self.room + self.xa_columns + dora;
         let bytes = capacity * (numbers * self.size + n_heads * size_of::<f32>());
         Part::new("gradient of the residual stream", bytes)
+    }
+
+    /// Of what adds up the gradients of an adapted embedding.
+    pub fn seen(&self, capacity: usize) -> Part {
+        let bytes = |r| ends::seen_bytes(self.config, r, capacity, self.size);
+        Part::new("places of tokens", self.embedding_rank.map_or(0, bytes))
     }
 
     /// Of [`super::LossBuffers`], beside activations that keep something.

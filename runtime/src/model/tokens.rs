@@ -58,14 +58,16 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         ctx.adapter.and_then(DeviceAdapter::embedding).unwrap_or(self.embedding.view())
     }
 
-    /// From the gradient of the embedding's output, in the residual stream's, to those of its rows, which are added.
+    /// From the gradient of the embedding's output, in the residual stream's, to those of its rows or its adapter, which are
+    /// added.
     pub(super) fn embedding_backward(
         &self,
         ctx: ForwardContext<'_, B, T>,
-        acts: &Activations<B, T>,
+        acts: &mut Activations<B, T>,
         grads: &mut Gradients<B, T>,
     ) -> Result<()> {
         let n = acts.tokens.n;
+        ctx.adapt_embedding_grad(acts, grads)?;
         for rows in grads.tokens.iter_mut().filter(|rows| rows.table == Table::Embedding) {
             let table = rows.one_hot.mat(self.config.vocab_size, rows.columns);
             GatherRows { table, rows: acts.tokens.ids(), out: rows.picked.rows_mut(n) }.run(ctx.backend)?;

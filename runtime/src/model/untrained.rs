@@ -3,7 +3,7 @@
 //! A row that no text uses is not noise. In an embedding of its own it only decays, towards zero; in a head, tied or not,
 //! every token pushes it down, the same way as all its kind: unused rows form one tight cloud, far from the others (Land and
 //! Bartolo 2024, arXiv:2405.05417). Where a tokenizer grew, new rows may all be the mean of the others. Such a row is
-//! frozen under LoRA, and the layers below can hardly tell its token from the others of the cloud.
+//! frozen under LoRA of the layers, and the layers below can hardly tell its token from the others of the cloud.
 
 use super::load::head_is_separate;
 use crate::{
@@ -47,7 +47,9 @@ pub fn untrained_tokens(
     samples: &[Sample],
     lora: &LoraConfig,
 ) -> Result<Vec<UntrainedToken>> {
-    let trained = lora.tokens(config)?;
+    let (trained, targets) = (lora.tokens(config)?, lora.resolve(config)?);
+    let adapts = |module| targets.iter().any(|target| target.module == module);
+    let (adapts_embedding, adapts_head) = (adapts(Module::Embedding), adapts(Module::LmHead));
     let open = |table| Table::open(files, config, tokenizer, table, &trained);
     let (embedding, separate) = (open(lora::Table::Embedding)?, head_is_separate(files, config)?);
     let head = if separate && !lora.save_lm_head { open(lora::Table::Head)? } else { None };
@@ -55,7 +57,8 @@ pub fn untrained_tokens(
     let judge = |&(id, Use { n_targets, written }): &(u32, Use)| -> Result<Option<UntrainedToken>> {
         let untrained = |table: &Option<Table>| table.as_ref().map_or(Ok(false), |table| table.is_untrained(id));
         let in_embedding = untrained(&embedding)?;
-        let in_head = written && if separate { untrained(&head)? } else { in_embedding };
+        let in_head = written && !adapts_head && if separate { untrained(&head)? } else { in_embedding };
+        let in_embedding = in_embedding && !adapts_embedding;
         let text = || tokenizer.decode(&[id], false);
         Ok((in_embedding || in_head).then(|| UntrainedToken {
             id,

@@ -60,7 +60,7 @@ section! {
         lora_alpha: f64 = 32.0, within LORA_ALPHA;
         /// Share of adapter inputs dropped in training
         lora_dropout: f32 = 0.0, within LORA_DROPOUT;
-        /// Which linear layers
+        /// Which linear layers, and, where they are named, embed_tokens and lm_head
         target_modules: Targets = Targets::AllLinear, also ["lora_target_modules"];
         /// Which of these to leave as they are
         exclude_modules: Option<Targets> = None;

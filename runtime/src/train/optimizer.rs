@@ -2,7 +2,13 @@
 
 mod moments;
 
-use crate::{builder::builder, error::Result, lora::Layout, settings::Optim};
+use crate::{
+    builder::builder,
+    config::Module,
+    error::{Error, Result},
+    lora::Layout,
+    settings::Optim,
+};
 use halfbyte::{
     Backend, Buf, Float,
     ops::{AdamW, AdamW8bit, AdamWStep, Clip, Op},
@@ -55,6 +61,16 @@ struct Part {
 }
 
 impl OptimizerOptions {
+    /// Refuses rates that an adapter of these modules cannot have.
+    pub(in crate::train) fn expect_for(&self, mut modules: impl Iterator<Item = Module>) -> Result<()> {
+        if self.lora_plus != 1.0 && modules.any(|module| module == Module::Embedding) {
+            let want = "PEFT gives an embedding's matrices a learning rate of their own with LoRA+, and here they have none: \
+                        leave embed_tokens out of target_modules, or leave it at 1";
+            return Err(Error::setting("loraplus_lr_ratio", self.lora_plus, want));
+        }
+        Ok(())
+    }
+
     /// As few parts as there can be.
     fn parts(&self, layout: &Layout) -> Vec<Part> {
         let mut parts: Vec<Part> = Vec::new();
@@ -134,10 +150,7 @@ impl<B: Backend> Optimizer<B> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        config::{Module, Projection},
-        lora::Target,
-    };
+    use crate::{config::Projection, lora::Target};
 
     /// `A` is large, `B` is not, and the other way round.
     fn layout() -> Layout {

@@ -211,6 +211,14 @@ fn targets_are_found_as_peft_finds_them() {
     assert_eq!(targets("q_proj, v_proj").unwrap().len(), 4);
     assert_eq!(targets("layers.1.mlp.up_proj").unwrap(), ["model.layers.1.mlp.up_proj"]);
     assert_eq!(targets("lm_head").unwrap(), ["lm_head"]);
+    assert_eq!(targets("lm_head,embed_tokens").unwrap(), ["model.embed_tokens", "lm_head"]);
+    assert_eq!(targets(r"model\.embed.*").unwrap(), ["model.embed_tokens"]);
+    // Of layers by their numbers, only what is named in full.
+    let by_number = resolve(|c| {
+        c.target_modules = Targets::from_text("lm_head,embed_tokens,q_proj");
+        c.layers_to_transform = vec![1];
+    });
+    assert_eq!(by_number.unwrap(), ["model.layers.1.self_attn.q_proj", "lm_head"]);
     assert_eq!(targets(r".*\.(q|k)_proj").unwrap().len(), 4);
     assert_eq!(targets(r"model\.layers\.[01]\.mlp\.(?P<which>up|gate)_proj").unwrap().len(), 4);
     let not_all = resolve(|c| {

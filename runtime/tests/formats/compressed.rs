@@ -13,7 +13,7 @@ use halfbyte_runtime::export::{AdapterSettings, CompressedReport, CompressedSett
 use serde_json::{Value, json};
 
 use super::merge::{embedded, merge, settings as merge_settings, tiny_adapter, untied};
-use super::{assert_same, names};
+use super::{assert_same, golden, names};
 
 fn settings(base: &Path, group_size: usize, out: &Path) -> CompressedSettings {
     let model_name = base.to_str().unwrap().to_owned();
@@ -114,12 +114,15 @@ fn the_folder_is_complete_and_says_how_it_is_packed() {
 fn adapters_are_merged_first() {
     let out = tempfile::tempdir().unwrap();
     let [merged, one, two] = ["merged", "one", "two"].map(|name| out.path().join(name));
-    for adapter in ["plain", "dora"] {
-        let lora_path = vec![tiny_adapter(adapter)];
-        merge(&MergeSettings { dtype: Some(DType::F32), ..merge_settings(&untied(), &lora_path, &merged) });
+    let ends = (golden("qwen3-tiny/tied"), golden("ends/adapter-tied-both"));
+    for (base, adapter) in [(untied(), tiny_adapter("plain")), (untied(), tiny_adapter("dora")), ends] {
+        let lora_path = vec![adapter];
+        merge(&MergeSettings { dtype: Some(DType::F32), ..merge_settings(&base, &lora_path, &merged) });
         export(&settings(&merged, 32, &one));
         let adapters = AdapterSettings { lora_path, ..AdapterSettings::default() };
-        export(&CompressedSettings { adapters, ..settings(&untied(), 32, &two) });
+        export(&CompressedSettings { adapters, ..settings(&base, 32, &two) });
+        // Also where the head was the embedding.
+        assert_eq!(config(&two)["tie_word_embeddings"], false);
         assert_same(&one.join("model.safetensors"), &two.join("model.safetensors"));
         [&merged, &one, &two].into_iter().for_each(|folder| fs::remove_dir_all(folder).unwrap());
     }

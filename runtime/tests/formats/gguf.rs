@@ -5,9 +5,9 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use halfbyte_runtime::checkpoint::Checkpoint;
-use halfbyte_runtime::config::Qwen3Config;
+use halfbyte_runtime::config::{Module, Qwen3Config};
 use halfbyte_runtime::export::{AdapterSettings, GgufSettings, GgufType, MergeSettings, Watch};
-use halfbyte_runtime::lora::Adapter;
+use halfbyte_runtime::lora::{Adapter, LoraConfig, Targets};
 use serde_json::json;
 
 use super::gguf_file::{Gguf, read};
@@ -55,6 +55,7 @@ fn ours(name: &str) -> String {
     match parts[..] {
         ["token_embd", _] => "model.embed_tokens.weight".into(),
         ["output_norm", _] => "model.norm.weight".into(),
+        ["output", _] => "lm_head.weight".into(),
         ["blk", layer, part, _] => {
             let (_, part) = NAMES.iter().find(|(theirs, _)| *theirs == part).unwrap();
             format!("model.layers.{layer}.{part}.weight")
@@ -179,7 +180,12 @@ fn qwen3s_own_tokenizer_is_written_whole() {
 }
 
 fn adapter(name: &str) -> AdapterSettings {
-    AdapterSettings::one(golden(&format!("qwen3-tiny/adapter-{name}")))
+    AdapterSettings::one(folder(name))
+}
+
+fn folder(name: &str) -> PathBuf {
+    let ends = golden(&format!("ends/adapter-{name}"));
+    if ends.exists() { ends } else { golden(&format!("qwen3-tiny/adapter-{name}")) }
 }
 
 fn untied(adapters: AdapterSettings, output: PathBuf) -> GgufSettings {
@@ -191,10 +197,10 @@ fn untied(adapters: AdapterSettings, output: PathBuf) -> GgufSettings {
 #[test]
 fn an_adapter_adds_in_llama_cpp_what_it_adds_here() {
     let model = Qwen3Config::open(&golden("qwen3-tiny/untied")).unwrap();
-    for name in ["plain", "rslora", "patterns", "regex"] {
+    for name in ["plain", "rslora", "patterns", "regex", "head", "embedding"] {
         let dir = tempfile::tempdir().unwrap();
         let gguf = export(&untied(adapter(name), dir.path().join("adapter.gguf")));
-        let want = Adapter::open(&golden(&format!("qwen3-tiny/adapter-{name}")), &model).unwrap().0;
+        let want = Adapter::open(&folder(name), &model).unwrap().0;
         assert_eq!(
             (&gguf.metadata["general.type"], &gguf.metadata["adapter.type"]),
             (&json!("adapter"), &json!("lora"))
@@ -206,8 +212,15 @@ fn an_adapter_adds_in_llama_cpp_what_it_adds_here() {
             let module = ours(tensor.trim_end_matches(".lora_a"));
             let layer = want.layers.iter().find(|l| format!("{}.weight", l.target.module) == module).unwrap();
             let ([rows, cols], r) = (layer.target.shape, layer.target.r);
-            assert_eq!((&a.shape[..], &b.shape[..]), (&[r, cols][..], &[rows, r][..]), "{tensor}");
-            assert_eq!(a.values(), layer.a, "{tensor}");
+            assert_eq!(b.shape, [rows, r], "{tensor}");
+            if layer.target.module == Module::Embedding {
+                // llama.cpp picks rows of it.
+                assert_eq!(a.shape, [cols, r]);
+                let columns = (0..cols).flat_map(|c| layer.a.iter().skip(c).step_by(cols).copied());
+                assert!(a.values().into_iter().eq(columns));
+            } else {
+                assert_eq!((&a.shape[..], a.values()), (&[r, cols][..], layer.a.clone()), "{tensor}");
+            }
             let scale = alpha / r as f64;
             for (got, want) in b.values().iter().zip(&layer.b) {
                 let want = f64::from(*want) * f64::from(layer.target.scaling);
@@ -221,13 +234,16 @@ fn an_adapter_adds_in_llama_cpp_what_it_adds_here() {
 /// The same as the GGUF file of the merged checkpoint, to the byte.
 #[test]
 fn a_model_with_an_adapter_is_the_merged_model() {
+    for (targets, changed, n) in [("q_proj,v_proj", "blk.0.attn_q", 0), ("embed_tokens,lm_head", "token_embd", 1)] {
+        a_model_with_these_adapted(targets, changed, n);
+    }
+}
+
+/// Which changes a tensor and adds some.
+fn a_model_with_these_adapted(targets: &str, changed: &str, more: usize) {
     let dir = tempfile::tempdir().unwrap();
     let [adapter, merged, one, two] = ["adapter", "merged", "one.gguf", "two.gguf"].map(|name| dir.path().join(name));
-    super::merge::save_adapter(
-        &embedded(),
-        &adapter,
-        halfbyte_runtime::lora::LoraConfig::new(2, 4.0, Default::default()),
-    );
+    super::merge::save_adapter(&embedded(), &adapter, LoraConfig::new(2, 4.0, Targets::from_text(targets)));
     let adapters = AdapterSettings::one(&adapter);
     let f32 = MergeSettings { dtype: Some(halfbyte::DType::F32), ..MergeSettings::new(adapters.clone(), &merged) };
     f32.run(&mut ()).unwrap().unwrap();
@@ -242,9 +258,9 @@ fn a_model_with_an_adapter_is_the_merged_model() {
     for (name, tensor) in &with.tensors {
         assert!(tensor.data == of_merged.tensors[name].data, "{name}");
     }
-    assert!(
-        with.tensors["blk.0.attn_q.weight"].data != of_embedded(GgufType::Q4KM).tensors["blk.0.attn_q.weight"].data
-    );
+    let (plain, changed) = (of_embedded(GgufType::Q4KM), format!("{changed}.weight"));
+    assert!(with.tensors[&changed].data != plain.tensors[&changed].data);
+    assert_eq!(with.tensors.len(), plain.tensors.len() + more);
 }
 
 struct Never;
@@ -268,6 +284,9 @@ fn what_gguf_cannot_hold_is_refused() {
     says(&untied(adapter("dora"), to.clone()), "DoRA's magnitudes");
     let tokens = AdapterSettings::one(golden("trainable-tokens/adapter-untied"));
     says(&untied(tokens, to.clone()), "rows of tokens of its own");
+    let tied = golden("qwen3-tiny/tied").to_str().unwrap().to_owned();
+    let tied = GgufSettings { model_name: tied, ..untied(adapter("tied-head"), to.clone()) };
+    says(&tied, "matrices for an embedding or an output head where both are one tensor");
     says(&untied(AdapterSettings::default(), to.clone()), "the adapter is missing");
     let q8 = GgufSettings { format: Some(GgufType::Q8_0), ..untied(adapter("plain"), to.clone()) };
     says(&q8, "it must be f32, f16 or bf16 for an adapter");

@@ -8,6 +8,7 @@ mod compressed;
 mod configs;
 mod damage;
 mod disk_full;
+mod ends;
 mod faults;
 mod folders;
 mod gguf;

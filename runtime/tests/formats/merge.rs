@@ -55,6 +55,12 @@ fn config(dir: &Path) -> Value {
 /// `W + s B A` in f64, and with DoRA of the norms that the adapter says.
 fn added(layer: &LoraWeights, weight: &[f32]) -> Vec<f64> {
     let ([rows, cols], r) = (layer.target.shape, layer.target.r);
+    if layer.target.module == Module::Embedding {
+        // Its table has a row for each token, which is a column of `B A`.
+        let product = |k: usize, i: usize, j: usize| f64::from(layer.b[i * r + k]) * f64::from(layer.a[k * cols + j]);
+        let element = |j, i| (0..r).map(|k| product(k, i, j)).sum::<f64>() * f64::from(layer.target.scaling);
+        return (0..cols * rows).map(|at| f64::from(weight[at]) + element(at / rows, at % rows)).collect();
+    }
     let product = |i: usize, j: usize| {
         (0..r).map(|k| f64::from(layer.b[i * r + k]) * f64::from(layer.a[k * cols + j])).sum::<f64>()
     };
@@ -113,6 +119,63 @@ fn a_merge_adds_to_the_adapted_layers_and_to_nothing_else() {
     }
 }
 
+/// Notes what it is told.
+struct Told(Vec<String>);
+
+impl Watch for Told {
+    fn note(&mut self, line: &str) {
+        self.0.push(line.to_owned());
+    }
+}
+
+/// A head that was the embedding is one of its own then: neither follows the other.
+#[test]
+fn embeddings_and_heads_are_merged_and_part() {
+    for (name, base) in [("tied-both", "tied"), ("tied-head", "tied"), ("tied-embedding", "tied"), ("head", "untied")] {
+        let (base, dir) = (golden(&format!("qwen3-tiny/{base}")), golden(&format!("ends/adapter-{name}")));
+        let (out, mut told) = (tempfile::tempdir().unwrap(), Told(Vec::new()));
+        settings(&base, std::slice::from_ref(&dir), out.path()).run(&mut told).unwrap().unwrap();
+        let (before, after) = (Checkpoint::open(&base).unwrap(), Checkpoint::open(out.path()).unwrap());
+        let tied = !before.has("lm_head.weight");
+        assert_eq!(tied, told.0.iter().any(|note| note.contains("a tensor of its own with this adapter")), "{name}");
+        assert_eq!(after.names().count(), before.names().count() + usize::from(tied), "{name}");
+        assert_eq!(config(out.path())["tie_word_embeddings"], false, "{name}");
+        let adapter = Adapter::open(&dir, &Qwen3Config::open(&base).unwrap()).unwrap().0;
+        for tensor in after.names() {
+            let was = before.get(tensor).unwrap_or_else(|| before.tensor("model.embed_tokens.weight").unwrap());
+            let is = after.tensor(tensor).unwrap();
+            let Some(layer) = adapter.layers.iter().find(|l| format!("{}.weight", l.target.module) == tensor) else {
+                assert!(is.data == was.data, "{name}: {tensor} has changed");
+                continue;
+            };
+            let want = added(layer, &was.to_f32().unwrap());
+            let most = want.iter().fold(0f64, |most, v| most.max(v.abs()));
+            for (got, want) in is.to_f32().unwrap().iter().zip(&want) {
+                // Up to 17 terms of f32.
+                let error = (f64::from(*got) - want).abs();
+                assert!(error <= most * 18.0 * 2f64.powi(-24), "{name}: {tensor}: {got}, expected {want}");
+            }
+        }
+    }
+}
+
+/// Parts of one adapter are the whole of it.
+#[test]
+fn adapters_of_embedding_and_head_are_combined() {
+    let (base, both) = (golden("qwen3-tiny/tied"), golden("ends/adapter-tied-both"));
+    let out = tempfile::tempdir().unwrap();
+    let [one, parts] = ["one", "parts"].map(|name| out.path().join(name));
+    merge(&settings(&base, std::slice::from_ref(&both), &one));
+    merge(&weighted(&[0.25, 0.75], settings(&base, &[both.clone(), both], &parts)));
+    let [one, parts] = [one, parts].map(|dir| Checkpoint::open(&dir).unwrap());
+    for name in ["model.embed_tokens.weight", "lm_head.weight"] {
+        let [one, parts] = [&one, &parts].map(|files| files.tensor(name).unwrap().to_f32().unwrap());
+        let most = one.iter().fold(0f32, |most, v| most.max(v.abs()));
+        // Up to 17 terms of f32 each.
+        assert!(one.iter().zip(&parts).all(|(a, b)| (a - b).abs() <= most * 36.0 * 2f32.powi(-24)), "{name}");
+    }
+}
+
 #[test]
 fn a_merged_folder_is_complete() {
     let out = tempfile::tempdir().unwrap();
@@ -165,7 +228,8 @@ pub(super) fn save_adapter(base: &Path, to: &Path, config: LoraConfig) -> Adapte
     let model = Qwen3Config::open(base).unwrap();
     let mut adapter = Adapter::init(config, &model, &Checkpoint::open(base).unwrap(), 3).unwrap();
     for layer in &mut adapter.layers {
-        layer.b.iter_mut().enumerate().for_each(|(i, b)| *b = ((i * 37 % 101) as f32 - 50.0) / 500.0);
+        let zeros = if layer.target.module == Module::Embedding { &mut layer.a } else { &mut layer.b };
+        zeros.iter_mut().enumerate().for_each(|(i, b)| *b = ((i * 37 % 101) as f32 - 50.0) / 500.0);
     }
     adapter.save(to).unwrap();
     adapter
@@ -274,10 +338,6 @@ fn what_cannot_be_merged_is_refused_by_name() {
         assert!(!to.exists(), "{said}");
     };
     says(&settings(&tied, &[tiny_adapter("save_head")], &to), &["lm_head", "embedding"]);
-    save_adapter(&tied, &adapter, LoraConfig::new(2, 2.0, Targets::Names(vec!["lm_head".into()])));
-    says(&settings(&tied, std::slice::from_ref(&adapter), &to), &["lm_head", "embedding, which would change with it"]);
-    // The same on a model with a head of its own is what it says.
-    merge(&settings(&untied(), std::slice::from_ref(&adapter), &out.path().join("untied")));
 
     let mut large = save_adapter(&untied(), &adapter, LoraConfig::new(2, 2.0, Targets::AllLinear));
     large.layers.iter_mut().for_each(|layer| layer.b.fill(1e6));

@@ -140,6 +140,8 @@ fn rows_of_a_separate_embedding_and_head_are_told_apart() {
     whole_head.save_lm_head = true;
     let rows: Vec<_> = crafted.found_under(&whole_head, &samples).iter().map(|t| (t.id, t.embedding, t.head)).collect();
     assert_eq!(rows, [(100, true, false), (200, true, false)], "a head that is trained whole is no concern");
+    let adapted = LoraConfig::new(8, 16.0, Targets::from_text("lm_head,embed_tokens"));
+    assert_eq!(crafted.found_under(&adapted, &samples), [], "tables that are adapted are no concern");
     let note = crafted.note(&samples).unwrap();
     assert!(note.contains("300 \"") && note.contains("(head, 2 times a target)"), "{note}");
     assert!(note.contains("(embedding and head, once a target)"), "{note}");

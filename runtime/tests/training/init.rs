@@ -5,7 +5,7 @@ use halfbyte::DType;
 use halfbyte_runtime::{
     config::Qwen3Config,
     embedded,
-    lora::{Adapter, Init},
+    lora::{Adapter, Init, Targets},
     settings::TrainSettings,
     train::run::Outcome,
 };
@@ -84,6 +84,14 @@ fn what_cannot_begin_is_refused() {
     };
     says(plain(Init::Pissa(None)), "PiSSA leaves the base");
     says(TrainSettings { use_4bit: false, ..plain(Init::LoftQ) }, "set use_4bit");
+    let ends =
+        |init, names: &str| TrainSettings { target_modules: Targets::from_text(names), use_4bit: false, ..plain(init) };
+    for (init, names) in [(Init::LoftQ, "q_proj,lm_head"), (Init::Pissa(None), "embed_tokens")] {
+        says(ends(init, names), "leave embed_tokens and lm_head out of target_modules, or begin with true or gaussian");
+    }
+    let faster = TrainSettings { loraplus_lr_ratio: 4.0, ..ends(Init::Kaiming, "embed_tokens") };
+    let said = refused(&faster);
+    assert!(said.contains("loraplus_lr_ratio is 4") && said.contains("leave embed_tokens out"), "{said}");
     says(TrainSettings { use_4bit: false, use_dora: true, ..plain(Init::Pissa(Some(4))) }, "does not go with DoRA");
     assert!(!folder.path().join("refused").exists());
 }

@@ -4,7 +4,7 @@ use super::{files, refused, samples, settings, trained};
 use halfbyte::DType;
 use halfbyte_runtime::{
     checkpoint::Checkpoint,
-    lora::Init,
+    lora::{Init, Targets},
     settings::{Optim, Resume, TrainSettings},
     train::{
         data::{DataFile, DataFiles},
@@ -135,7 +135,8 @@ fn moments_go_on_in_8_bits() {
     assert!(said.contains("optim was adamw_8bit and is adamw_torch"), "{said}");
 }
 
-/// Of noise on embeddings, too, with DoRA, whose magnitudes are part of the state, and with PiSSA, whose base is.
+/// Of noise on embeddings, too, with the embedding and the head adapted, with DoRA, whose magnitudes are part of the state,
+/// and with PiSSA, whose base is.
 #[test]
 fn methods_go_on_to_the_same_bytes() {
     let folder = samples();
@@ -147,10 +148,15 @@ fn methods_go_on_to_the_same_bytes() {
     };
     let (other, _) = trained(&plain("plain"));
     type Method = fn(TrainSettings) -> TrainSettings;
-    let methods: [(&str, Method); 4] = [
+    let methods: [(&str, Method); 5] = [
         ("noise", |plain| TrainSettings { neftune_alpha: 5.0, ..plain }),
         ("dora", |plain| TrainSettings { use_dora: true, use_4bit: true, ..plain }),
         ("pissa", |plain| TrainSettings { init_lora_weights: Init::Pissa(Some(2)), lora_dropout: 0.1, ..plain }),
+        ("embedding and head", |plain| TrainSettings {
+            target_modules: Targets::from_text("q_proj,embed_tokens,lm_head"),
+            lora_dropout: 0.1,
+            ..plain
+        }),
         ("loftq", |plain| TrainSettings { init_lora_weights: Init::LoftQ, use_4bit: true, ..plain }),
     ];
     for (name, with) in methods {

@@ -56,6 +56,7 @@ pub(super) fn export(settings: &CompressedSettings, watch: &mut dyn Watch) -> Re
     checkpoint_note(&checkpoint, &config)?.iter().for_each(|note| watch.note(note));
     let adapter = settings.adapters.open(&config, watch)?;
     let merged = Merged::new(&checkpoint, &config, adapter.as_ref())?;
+    merged.note().iter().for_each(|note| watch.note(note));
     let group_size = settings.group_size;
     expect_groups(&merged, group_size)?;
     watch.say(&format!("writing compressed-tensors of {}", dir.display()));
@@ -80,7 +81,7 @@ pub(super) fn export(settings: &CompressedSettings, watch: &mut dyn Watch) -> Re
             merged.put(name, DType::Bf16, &mut out)?;
         }
     }
-    out.put_config_with(&config_text(&dir, DType::Bf16)?, Some(quantization_config(group_size)))?;
+    out.put_config_with(&config_text(&dir, DType::Bf16, &merged)?, Some(quantization_config(group_size)))?;
     out.put_companions(&dir)?;
     let bytes = out.finish()?;
     let error = (rounding.error / rounding.weights.max(f64::MIN_POSITIVE)).sqrt();

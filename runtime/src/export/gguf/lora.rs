@@ -1,5 +1,6 @@
 //! An adapter as llama.cpp's LoRA GGUF, which is added to a model while that runs.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use halfbyte::host;
@@ -28,13 +29,13 @@ pub(in crate::export) fn export_adapter(settings: &GgufSettings, watch: &mut dyn
     let config = Qwen3Config::open(&hub::model(&settings.model_name)?)?;
     let adapter = settings.adapters.expect(&config, watch)?;
     let path = settings.adapters.lora_path.first().cloned().unwrap_or_default();
-    check(&path, &adapter)?;
+    check(&path, &adapter, &config)?;
     let alpha = adapter.config.alpha;
     let mut metadata = Metadata::general("adapter", &path, format.file_type());
     metadata.put("adapter.type", Value::Text("lora".into()));
     metadata.put("adapter.lora.alpha", Value::F32(alpha as f32));
 
-    let parts: Vec<Part> = adapter.layers.iter().flat_map(|layer| Part::both(layer, alpha)).collect();
+    let parts = adapter.layers.iter().map(|layer| Part::both(layer, alpha)).collect::<Result<Vec<_>>>()?.concat();
     let infos: Vec<_> = parts.iter().map(|part| part.info(kind)).collect();
     let mut out = GgufWriter::create(&settings.output, &metadata.0, &infos)?;
     for (done, (part, info)) in parts.iter().zip(&infos).enumerate() {
@@ -48,47 +49,57 @@ pub(in crate::export) fn export_adapter(settings: &GgufSettings, watch: &mut dyn
 }
 
 /// Refuses what the format has no place for.
-fn check(path: &Path, adapter: &Adapter) -> Result<()> {
+fn check(path: &Path, adapter: &Adapter, model: &Qwen3Config) -> Result<()> {
     // All that an adapter has, so that a part which is new cannot be forgotten here.
-    let Adapter { config, layers, lm_head, tokens } = adapter;
+    let Adapter { config, layers: _, lm_head, tokens } = adapter;
     let what = if config.use_dora {
         "DoRA's magnitudes"
     } else if lm_head.is_some() {
         "an output head of its own"
     } else if !tokens.is_empty() {
         "rows of tokens of its own"
-    } else if layers.iter().any(|layer| layer.target.module == Module::LmHead) {
-        "matrices for the output head"
+    } else if adapter.parts_head() && model.tie_word_embeddings {
+        "matrices for an embedding or an output head where both are one tensor"
     } else {
         return Ok(());
     };
     let reason = format!(
-        "it has {what}, and llama.cpp's adapters hold only matrices for the layers' linear maps; write the model with the \
-         adapter merged into it (leave out --adapter-only)"
+        "it has {what}, and llama.cpp's adapters hold only matrices for single tensors; write the model with the adapter \
+         merged into it (leave out --adapter-only)"
     );
     Err(Error::Adapter { path: path.to_owned(), reason })
 }
 
+/// The columns of a matrix one behind the other.
+fn transposed(x: &[f32], columns: usize) -> Result<Vec<f32>> {
+    let column = |c| x.iter().skip(c).step_by(columns).copied();
+    Ok(host::collect(x.len(), (0..columns).flat_map(column))?)
+}
+
 /// One matrix of a module.
+#[derive(Clone)]
 struct Part<'a> {
     name: String,
     shape: Vec<usize>,
-    values: &'a [f32],
+    values: Cow<'a, [f32]>,
     factor: f32,
 }
 
 impl<'a> Part<'a> {
     /// A and B. llama.cpp multiplies `B A` by `alpha / r`, with one alpha for all modules: where the scaling is another,
     /// because of rsLoRA or of a pattern, B takes it on.
-    fn both(layer: &'a LoraWeights, alpha: f64) -> [Self; 2] {
+    fn both(layer: &'a LoraWeights, alpha: f64) -> Result<[Self; 2]> {
         let ([rows, cols], r) = (layer.target.shape, layer.target.r);
         let usual = (alpha / r as f64) as f32;
         let factor = if layer.target.scaling == usual { 1.0 } else { layer.target.scaling / usual };
         let name = |part| name_of(&format!("{}.weight", layer.target.module)).unwrap_or_default() + part;
-        [
-            Part { name: name(".lora_a"), shape: vec![r, cols], values: &layer.a, factor: 1.0 },
-            Part { name: name(".lora_b"), shape: vec![rows, r], values: &layer.b, factor },
-        ]
+        let b = Part { name: name(".lora_b"), shape: vec![rows, r], values: (&layer.b).into(), factor };
+        let (shape, values) = match layer.target.module {
+            // Rows that tokens choose.
+            Module::Embedding => (vec![cols, r], transposed(&layer.a, cols)?.into()),
+            _ => (vec![r, cols], (&layer.a).into()),
+        };
+        Ok([Part { name: name(".lora_a"), shape, values, factor: 1.0 }, b])
     }
 
     /// Its bytes.

@@ -22,7 +22,8 @@ pub(in crate::export) fn export_model(settings: &GgufSettings, watch: &mut dyn W
     checkpoint_note(&checkpoint, &config)?.iter().for_each(|note| watch.note(note));
     let adapter = settings.adapters.open(&config, watch)?;
     let merged = Merged::new(&checkpoint, &config, adapter.as_ref())?;
-    let tied = !head_is_separate(&checkpoint, &config)?;
+    merged.note().iter().for_each(|note| watch.note(note));
+    let tied = !head_is_separate(&checkpoint, &config)? && !merged.unties();
     let format = settings.format.unwrap_or(GgufType::F16);
 
     let mut metadata = Metadata::general("model", &dir, format.file_type());

@@ -4,17 +4,27 @@ use super::prepared::Prepared;
 use crate::{
     checkpoint::Checkpoint,
     error::{Error, Result},
-    lora::{Adapter, Init, LoraConfig},
+    lora::{Adapter, Init, LoraConfig, Target},
     model::Qwen3,
     settings::TrainSettings,
 };
 use halfbyte::{Backend, Float};
 
 /// Refuses an adapter that cannot begin on this base.
-pub(super) fn expect_base(settings: &TrainSettings, files: &Checkpoint, lora: &LoraConfig) -> Result<()> {
+pub(super) fn expect_base(
+    settings: &TrainSettings,
+    files: &Checkpoint,
+    lora: &LoraConfig,
+    targets: &[Target],
+) -> Result<()> {
+    let of_end = |target: &Target| target.module.is_end();
     let found = files.quantized_as();
     let in_4_bits = settings.use_4bit || found.is_some();
     let want = match lora.init {
+        Init::Pissa(_) | Init::LoftQ if targets.iter().any(of_end) => {
+            "PiSSA and LoftQ begin with a part of a layer's weight: leave embed_tokens and lm_head out of target_modules, or \
+             begin with true or gaussian"
+        }
         Init::Pissa(_) if in_4_bits => {
             "PiSSA leaves the base without what the adapter begins with, and in 4 bits that rest would be rounded once \
              more: what is trained would fit no base that is saved (PEFT refuses it, too); train without use_4bit, or \

@@ -6,7 +6,7 @@ use crate::{
     error::Result,
     llm::{AdapterRoom, Work, base_parts, held},
     lora::LoraConfig,
-    model::{Base, Part, Room},
+    model::{Base, Part},
     settings::{ActivationMemory, Optim},
     train::trainer::shorter,
 };
@@ -78,7 +78,7 @@ impl Extent<'_> {
         let Extent { config, base, dtype, capacity: n, .. } = *self;
         let size = dtype.bytes();
         let adapter = AdapterRoom::of(self.lora, config)?;
-        let AdapterRoom { numbers, large, tables, n_rows, xa_columns, room, dora_columns, dora_bytes } = adapter;
+        let AdapterRoom { numbers, large, tables, n_rows, dora_bytes, .. } = adapter;
         let mut parts = base_parts(config, base, false, dtype, plan.embedding);
         let f32s = |name, count: usize| Part::new(name, count * numbers * size_of::<f32>());
         let copies = (numbers + tables) * size;
@@ -92,9 +92,9 @@ impl Extent<'_> {
             Part::new("rows of trained tokens", picked),
             Part::new("norms of DoRA", dora_bytes),
         ]);
-        let room = Room { config, xa_columns, room, dora_columns, size };
+        let room = adapter.room(config, size);
         parts.extend(room.activations(n, &plan.kept.layers(config.n_layers)));
-        parts.extend([room.gradients(n), room.targets(n)]);
+        parts.extend([room.gradients(n), room.seen(n), room.targets(n)]);
         parts.extend(self.writes.map(|work| Part::new("replies to prompts", work.bytes(&room))));
         if self.on_gpu {
             parts.push(Part::new("scratch of kernels", self.scratch(room.room)));

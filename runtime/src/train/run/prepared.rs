@@ -10,7 +10,12 @@ use crate::{
     model::{checkpoint_note, untrained_note},
     settings::{Loaded, Section, TrainSettings},
     tokenizer::Tokenizer,
-    train::{checkpoint::Saved, output::RunOutput, packing::Batcher, trainer::micro_batch_capacity},
+    train::{
+        checkpoint::Saved,
+        output::RunOutput,
+        packing::Batcher,
+        trainer::{OptimizerOptions, micro_batch_capacity},
+    },
 };
 use std::path::PathBuf;
 
@@ -86,9 +91,11 @@ impl Prepared {
         let adapter = settings.adapter_dir()?.map(|dir| Adapter::open(&dir, &config)).transpose()?;
         let (adapter, adapter_note) = adapter.unzip();
         let lora = adapter.as_ref().map_or_else(|| settings.lora(), |adapter| Ok(adapter.config.clone()))?;
-        lora.resolve(&config)?;
+        let targets = lora.resolve(&config)?;
         lora.expect_trainable()?;
-        expect_base(settings, &files, &lora)?;
+        let rates = OptimizerOptions::default().lora_plus(settings.loraplus_lr_ratio);
+        rates.expect_for(targets.iter().map(|target| target.module))?;
+        expect_base(settings, &files, &lora, &targets)?;
         let (texts, no_template) = Texts::read(settings, &dir, &config, &tokenizer)?;
         let untrained = untrained_note(&files, &config, &tokenizer, &texts.train.samples, &lora)?;
         let notes = [checkpoint_note(&files, &config)?, adapter_note.flatten(), no_template, untrained];
