@@ -33,6 +33,7 @@ fn export_command() -> Command {
     Options::augment_args(Command::new("export").about(about))
 }
 
+/// A GGUF file for llama.cpp, of a model or of an adapter, or a checkpoint in 4 bits for vLLM
 #[derive(Args)]
 struct Options {
     /// Folder of a Hugging Face Qwen3 checkpoint, in 4 bits or not, or `embedded`

@@ -31,7 +31,7 @@ impl Chunks {
     /// # Errors
     /// It has not so many.
     pub fn bytes(&self, start: u64, len: usize) -> Result<Vec<u8>> {
-        if !start.checked_add(len as u64).is_some_and(|end| end <= self.len) {
+        if start.checked_add(len as u64).is_none_or(|end| end > self.len) {
             return Err(self.damaged(format!("it has {} bytes, and speaks of {len} from byte {start}", self.len)));
         }
         let mut bytes = host::room(len)?;
