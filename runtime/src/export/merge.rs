@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use halfbyte::{Count, Cpu, DType, Size, quant::Format};
 use serde_json::Value;
 
-use super::merged::{Merged, MergedTensor, file_type};
+use super::merged::{Merged, MergedTensor, file_type, open};
 use super::settings::MergeSettings;
 use super::watch::Watch;
-use crate::checkpoint::{BnbConfig, COMPANIONS, Checkpoint, CheckpointWriter, TensorRef};
-use crate::config::{Qwen3Config, dtype_name};
+use crate::checkpoint::{BnbConfig, COMPANIONS, CheckpointWriter, TensorRef};
+use crate::config::dtype_name;
 use crate::error::{Error, Result};
-use crate::model::{Base, HostWeight, checkpoint_note};
-use crate::{files, hub, json};
+use crate::model::{Base, HostWeight};
+use crate::{files, json};
 
 /// bitsandbytes' default.
 const BLOCK_SIZE: usize = 64;
@@ -74,13 +74,9 @@ impl fmt::Display for MergeReport {
 }
 
 pub(super) fn merge(settings: &MergeSettings, watch: &mut dyn Watch) -> Result<Option<MergeReport>> {
-    let dir = hub::model(&settings.model_name)?;
-    let config = Qwen3Config::open(&dir)?;
-    let checkpoint = Checkpoint::open(&dir)?;
-    checkpoint_note(&checkpoint, &config)?.iter().for_each(|note| watch.note(note));
+    let (dir, config, checkpoint) = open(&settings.model_name, watch)?;
     let adapter = settings.adapters.expect(&config, watch)?;
-    let merged = Merged::new(&checkpoint, &config, Some(&adapter))?;
-    merged.note().iter().for_each(|note| watch.note(note));
+    let merged = Merged::new(&checkpoint, &config, Some(&adapter), watch)?;
     let dtype = settings.dtype.or(config.dtype).or_else(|| checkpoint.get("model.embed_tokens.weight")?.float());
     let dtype = dtype.unwrap_or(DType::Bf16);
     watch.say(&format!("merging into {} of {}", dtype_name(dtype), dir.display()));

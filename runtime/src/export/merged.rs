@@ -2,17 +2,28 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use halfbyte::{DType, elements, host};
 use rayon::prelude::*;
 
+use super::watch::Watch;
 use crate::checkpoint::{Checkpoint, CheckpointWriter, Dtype, Tensor, TensorRef, Values, Weight};
 use crate::config::{Module, Qwen3Config};
 use crate::error::{Error, Result};
+use crate::hub;
 use crate::lora::{Adapter, LoraWeights, Table, TokenRows};
-use crate::model::head_is_separate;
+use crate::model::{checkpoint_note, head_is_separate};
+
+/// A model's folder, its configuration and its files; what the user should know of them is told.
+pub(super) fn open(name: &str, watch: &mut dyn Watch) -> Result<(PathBuf, Qwen3Config, Checkpoint)> {
+    let dir = hub::model(name)?;
+    let config = Qwen3Config::open(&dir)?;
+    let checkpoint = Checkpoint::open(&dir)?;
+    checkpoint_note(&checkpoint, &config)?.iter().for_each(|note| watch.note(note));
+    Ok((dir, config, checkpoint))
+}
 
 /// A checkpoint and the adapter that goes into it, if there is one.
 pub(super) struct Merged<'a> {
@@ -35,31 +46,35 @@ enum Change<'a> {
 }
 
 impl<'a> Merged<'a> {
-    /// Finds each tensor that the adapter changes.
+    /// Finds each tensor that the adapter changes; tells where the output head parts from the embedding.
     ///
     /// # Errors
     /// The checkpoint is incomplete, or the adapter asks for what one set of tensors cannot be.
-    pub fn new(files: &'a Checkpoint, config: &Qwen3Config, adapter: Option<&'a Adapter>) -> Result<Self> {
+    pub fn new(
+        files: &'a Checkpoint,
+        config: &Qwen3Config,
+        adapter: Option<&'a Adapter>,
+        watch: &mut dyn Watch,
+    ) -> Result<Self> {
         files.expect_model(config)?;
         let changes = adapter.map(|adapter| changes(files, config, adapter)).transpose()?.unwrap_or_default();
         let name = |module: Module| (format!("{module}.weight"), config.shape(module));
+        let unties = adapter.is_some_and(|adapter| config.tie_word_embeddings && adapter.parts_head());
+        if unties {
+            watch.note("the output head was the embedding, and is a tensor of its own with this adapter");
+        }
         Ok(Merged {
             files,
             modules: config.modules().map(name).collect(),
             known: config.tensor_names().collect(),
             changes,
-            unties: adapter.is_some_and(|adapter| config.tie_word_embeddings && adapter.parts_head()),
+            unties,
         })
     }
 
     /// Whether the output head, which was the embedding, is one of its own by the adapter.
     pub fn unties(&self) -> bool {
         self.unties
-    }
-
-    /// What the user should know of the outcome.
-    pub fn note(&self) -> Option<&'static str> {
-        self.unties.then_some("the output head was the embedding, and is a tensor of its own with this adapter")
     }
 
     /// The names of all tensors as they are without quantisation, sorted, a head that is new behind them.
@@ -75,7 +90,7 @@ impl<'a> Merged<'a> {
 
     /// Whether this is the weight of a linear layer of the decoder.
     pub fn is_linear(&self, name: &str) -> bool {
-        self.modules.contains_key(name) && name != "lm_head.weight"
+        self.modules.contains_key(name) && name != HEAD
     }
 
     /// Whether an adapter's matrices are added to a tensor.

@@ -49,9 +49,10 @@ pub(crate) struct EndAdapter<'a, B: Backend, T: Float> {
     pub identity: View<'a, B, T>,
 }
 
-fn identity<B: Backend, T: Float>(backend: &B, n: usize) -> Result<Buf<B, T>> {
-    let mut all: Vec<T> = host::zeros(elements::<T>(&[n, n])?)?;
-    all.iter_mut().step_by(n + 1).for_each(|one| *one = T::from_f32(1.0));
+/// `[rows, n]`: a one in each of the first `n` rows, then rows of zeros.
+pub(crate) fn identity<B: Backend, T: Float>(backend: &B, [rows, n]: [usize; 2]) -> Result<Buf<B, T>> {
+    let mut all: Vec<T> = host::zeros(elements::<T>(&[rows, n])?)?;
+    all.iter_mut().step_by(n + 1).take(n).for_each(|one| *one = T::from_f32(1.0));
     Ok(backend.upload(&all)?)
 }
 
@@ -70,7 +71,7 @@ impl<B: Backend, T: Float> DeviceAdapter<B, T> {
         };
         let tables = layout.tokens.iter().zip(originals).map(copy).collect::<Result<_>>()?;
         let dora = layout.is_dora().then(|| DoraBuffers::new(backend, &layout, flat)).transpose()?;
-        let of = |lora: Option<&LoraModule>| lora.map(|lora| identity(backend, lora.rank)).transpose();
+        let of = |lora: Option<&LoraModule>| lora.map(|lora| identity(backend, [lora.rank; 2])).transpose();
         let identities = [of(layout.embedding())?, of(layout.lm_head())?];
         let mut adapter = DeviceAdapter { layout, compute: backend.upload(&compute)?, tables, dora, identities };
         adapter.patch(backend)?;

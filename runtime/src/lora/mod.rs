@@ -19,7 +19,7 @@ mod tokens;
 pub(crate) use config::{FILE as CONFIG, PEFT_VERSION};
 pub use config::{Init, LoraConfig};
 pub use device::DeviceAdapter;
-pub(crate) use device::{EndAdapter, SMALLER};
+pub(crate) use device::{EndAdapter, SMALLER, identity};
 pub(crate) use dora::DoraBuffers;
 pub(crate) use files::WEIGHTS;
 pub use files::{Adapter, HeadWeights, LoraWeights};

@@ -12,9 +12,13 @@ use super::{
     context::ForwardContext,
     rows::Rows,
 };
-use crate::{config::Qwen3Config, error::Result, lora::EndAdapter};
+use crate::{
+    config::Qwen3Config,
+    error::Result,
+    lora::{EndAdapter, identity},
+};
 use halfbyte::{
-    Backend, Buf, Float, Mat, MatMut, View, ViewMut, elements, host,
+    Backend, Buf, Float, Mat, MatMut, View, ViewMut, elements,
     ops::{Dropout, GatherRows, Linear, Lora, LoraGrad, Op, ScatterRows, WeightGrad},
 };
 
@@ -91,6 +95,7 @@ impl<'a, B: Backend, T: Float> ForwardContext<'a, B, T> {
         let (Some(d_a), Some(d_b)) = (windows.next(), windows.next()) else { return Ok(()) };
         Ok(LoraGrad { x, a, b, scale, dropout, xa, d_out, d_xa, d_a, d_b, d_x: Some(d_x) }.run(self.backend)?)
     }
+
     /// `out += s (x Aᵀ) Bᵀ` of the embedding, if it is adapted: ids `[n]`, out `[n, hidden]`.
     pub(super) fn adapt_embedding(
         &self,
@@ -175,11 +180,9 @@ impl<B: Backend, T: Float> SeenTokens<B, T> {
     /// For up to `capacity` tokens of an adapter of rank `r`.
     pub fn new(backend: &B, config: &Qwen3Config, r: usize, capacity: usize) -> Result<Self> {
         let block = block(config, capacity);
-        let mut ones: Vec<T> = host::zeros(elements::<T>(&[block + 1, block])?)?;
-        ones.iter_mut().step_by(block + 1).for_each(|one| *one = T::from_f32(1.0));
         Ok(SeenTokens {
             block,
-            ones: backend.upload(&ones)?,
+            ones: identity(backend, [block + 1, block])?,
             seen: backend.zeros(block)?,
             which: backend.zeros(capacity)?,
             rows: backend.zeros(elements::<f32>(&[block, r])?)?,

@@ -64,18 +64,16 @@ impl<S: Source> Product<'_, S> {
         finish: &(impl Fn(usize, usize, &mut [f32], &mut [O]) + Sync),
     ) {
         let count = out.len().div_ceil(stride);
-        let words = self.tile.form.words(self.depth);
-        // What is read of `A` may need more room than its words.
-        let room = words.max(self.depth);
-        par::with_scratch(self.tile.rows * (room + COLS), |scratch| {
-            let (rows, lines) = scratch.split_at_mut(self.tile.rows * room);
-            rows[count * room..].fill(0.0);
-            for (i, row) in rows.chunks_exact_mut(room.max(1)).take(count).enumerate() {
-                read_words(self.a, first + i, 0..self.depth, self.tile.form, row);
+        let depth = self.depth;
+        par::with_scratch(self.tile.rows * (depth + COLS), |scratch| {
+            let (rows, lines) = scratch.split_at_mut(self.tile.rows * depth);
+            rows[count * depth..].fill(0.0);
+            for (i, row) in rows.chunks_exact_mut(depth.max(1)).take(count).enumerate() {
+                read_words(self.a, first + i, 0..depth, self.tile.form, row);
             }
             for start in (0..n).step_by(COLS) {
                 let cols = start..n.min(start + COLS);
-                self.lines(rows, room, cols.clone(), lines);
+                self.lines(rows, cols.clone(), lines);
                 for (i, (line, out)) in lines.chunks_exact_mut(COLS).zip(out.chunks_mut(stride)).enumerate() {
                     vectorize(
                         #[inline(always)]
@@ -86,8 +84,8 @@ impl<S: Source> Product<'_, S> {
         });
     }
 
-    /// Some columns of these rows: `[tile.rows, COLS]`.
-    fn lines(&self, rows: &[f32], room: usize, cols: Range<usize>, lines: &mut [f32]) {
+    /// Some columns of these rows, which begin every `depth` places: `[tile.rows, COLS]`.
+    fn lines(&self, rows: &[f32], cols: Range<usize>, lines: &mut [f32]) {
         let Tile { form, cols: width, .. } = *self.tile;
         let panel = form.words(self.depth) * width;
         par::with_scratch(self.tile.len(), |sums| {
@@ -97,7 +95,7 @@ impl<S: Source> Product<'_, S> {
                     let k = form.words(DEPTH.min(self.depth - start));
                     let at = form.words(start);
                     let packed = &self.packed[first / width * panel + at * width..];
-                    self.tile.run(k, &rows[at..], [room, 1], packed, sums);
+                    self.tile.run(k, &rows[at..], [self.depth, 1], packed, sums);
                 }
                 for (sums, line) in sums.chunks_exact(width).zip(lines.chunks_exact_mut(COLS)) {
                     let line = &mut line[first - cols.start..];

@@ -72,16 +72,22 @@ impl<S: Source> ByRow<S> {
 
 /// Some columns of one row in that form; `out` has room for the columns and for their words.
 pub(super) fn read_words<S: Source + ?Sized>(source: &S, row: usize, cols: Range<usize>, form: Form, out: &mut [f32]) {
-    if let Form::Fixed(limit) = form {
-        return source.read_fixed(row, cols, limit, out);
-    }
-    let out = &mut out[..cols.len()];
-    source.read(row, cols, out);
-    if form == Form::Pairs {
-        vectorize(
-            #[inline(always)]
-            || convert::pair(out),
-        );
+    let len = cols.len();
+    match form {
+        Form::Fixed(limit) => {
+            if !source.read_fixed(row, cols.clone(), limit, out) {
+                source.read(row, cols, &mut out[..len]);
+                fixed::row(limit, out, len);
+            }
+        }
+        Form::Plain => source.read(row, cols, &mut out[..len]),
+        Form::Pairs => {
+            source.read(row, cols, &mut out[..len]);
+            vectorize(
+                #[inline(always)]
+                || convert::pair(&mut out[..len]),
+            );
+        }
     }
 }
 

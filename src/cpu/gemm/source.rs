@@ -7,7 +7,7 @@ use crate::{
         math,
         simd::{
             convert, decode,
-            fixed::{self, Limit},
+            fixed::Limit,
             gemv::{self, Inputs, Order},
             vectorize,
         },
@@ -27,11 +27,9 @@ pub(in crate::cpu) trait Source: Sync {
     fn shape(&self) -> [usize; 2];
     /// Some columns of one row; `out` is as long as `cols`.
     fn read(&self, row: usize, cols: Range<usize>, out: &mut [f32]);
-    /// Some columns of one row in fixed point; `out` has room for the columns and for their words.
-    fn read_fixed(&self, row: usize, cols: Range<usize>, limit: Limit, out: &mut [f32]) {
-        let len = cols.len();
-        self.read(row, cols, &mut out[..len]);
-        fixed::row(limit, out, len);
+    /// Some columns of one row as words in fixed point. False, and nothing done, where these are made of what is read.
+    fn read_fixed(&self, _row: usize, _cols: Range<usize>, _limit: Limit, _out: &mut [f32]) -> bool {
+        false
     }
     /// Whether all elements are exact in bf16.
     fn exact(&self) -> bool;
@@ -145,13 +143,9 @@ impl<T: Float> Source for Quantized<'_, T> {
         decode::decode::<T>(&self.weight, row * self.weight.cols + cols.start, out);
     }
 
-    fn read_fixed(&self, row: usize, cols: Range<usize>, limit: Limit, out: &mut [f32]) {
-        let (first, len) = (row * self.weight.cols + cols.start, cols.len());
-        let done = limit == Limit::Sum && decode::decode_fixed::<T>(&self.weight, &self.sizes, first, len, out);
-        if !done {
-            self.read(row, cols, &mut out[..len]);
-            fixed::row(limit, out, len);
-        }
+    fn read_fixed(&self, row: usize, cols: Range<usize>, limit: Limit, out: &mut [f32]) -> bool {
+        let first = row * self.weight.cols + cols.start;
+        limit == Limit::Sum && decode::decode_fixed::<T>(&self.weight, &self.sizes, first, cols.len(), out)
     }
 
     fn exact(&self) -> bool {

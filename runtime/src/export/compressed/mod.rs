@@ -11,14 +11,12 @@ use serde_json::{Value, json};
 
 use self::int4::{Rounding, SCALE_BYTES};
 use super::merge::config_text;
-use super::merged::{Merged, MergedTensor};
+use super::merged::{Merged, MergedTensor, open};
 use super::settings::CompressedSettings;
 use super::watch::Watch;
-use crate::checkpoint::{COMPANIONS, Checkpoint, CheckpointWriter, Dtype, Tensor};
-use crate::config::Qwen3Config;
+use crate::checkpoint::{COMPANIONS, CheckpointWriter, Dtype, Tensor};
 use crate::error::{Error, Result};
-use crate::model::checkpoint_note;
-use crate::{files, hub};
+use crate::files;
 
 /// Sizes of a group that vLLM's kernels have.
 pub(super) const GROUP_SIZES: [usize; 3] = [32, 64, 128];
@@ -50,13 +48,9 @@ impl fmt::Display for CompressedReport {
 }
 
 pub(super) fn export(settings: &CompressedSettings, watch: &mut dyn Watch) -> Result<Option<CompressedReport>> {
-    let dir = hub::model(&settings.model_name)?;
-    let config = Qwen3Config::open(&dir)?;
-    let checkpoint = Checkpoint::open(&dir)?;
-    checkpoint_note(&checkpoint, &config)?.iter().for_each(|note| watch.note(note));
+    let (dir, config, checkpoint) = open(&settings.model_name, watch)?;
     let adapter = settings.adapters.open(&config, watch)?;
-    let merged = Merged::new(&checkpoint, &config, adapter.as_ref())?;
-    merged.note().iter().for_each(|note| watch.note(note));
+    let merged = Merged::new(&checkpoint, &config, adapter.as_ref(), watch)?;
     let group_size = settings.group_size;
     expect_groups(&merged, group_size)?;
     watch.say(&format!("writing compressed-tensors of {}", dir.display()));

@@ -5,24 +5,18 @@ use super::names::{name_of, q4_k_m};
 use super::types::TensorType;
 use super::writer::{GgufWriter, TensorInfo};
 use super::{GgufReport, GgufType};
-use crate::checkpoint::Checkpoint;
 use crate::config::Qwen3Config;
 use crate::error::Result;
-use crate::export::merged::Merged;
+use crate::export::merged::{Merged, open};
 use crate::export::settings::GgufSettings;
 use crate::export::watch::Watch;
-use crate::hub;
-use crate::model::{checkpoint_note, head_is_separate};
+use crate::model::head_is_separate;
 
 /// Writes the model, with an adapter merged into it where one is named.
 pub(in crate::export) fn export_model(settings: &GgufSettings, watch: &mut dyn Watch) -> Result<Option<GgufReport>> {
-    let dir = hub::model(&settings.model_name)?;
-    let config = Qwen3Config::open(&dir)?;
-    let checkpoint = Checkpoint::open(&dir)?;
-    checkpoint_note(&checkpoint, &config)?.iter().for_each(|note| watch.note(note));
+    let (dir, config, checkpoint) = open(&settings.model_name, watch)?;
     let adapter = settings.adapters.open(&config, watch)?;
-    let merged = Merged::new(&checkpoint, &config, adapter.as_ref())?;
-    merged.note().iter().for_each(|note| watch.note(note));
+    let merged = Merged::new(&checkpoint, &config, adapter.as_ref(), watch)?;
     let tied = !head_is_separate(&checkpoint, &config)? && !merged.unties();
     let format = settings.format.unwrap_or(GgufType::F16);
 
