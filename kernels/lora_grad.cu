@@ -178,14 +178,40 @@ template <class T> __device__ void lora_weight_grad_simt(const LoraWeightGradsPa
 }
 INSTANTIATE(lora_weight_grad_simt, LoraWeightGradsParams)
 
-// Adds the parts, in order, to the gradient.
+// ------------------------------------------------------------------------------------------------ their sums
+
+// Adds the parts, in order, to the gradient. Where that is transposed, [cols, r], a thread has SUMS rows of a column, which
+// are neighbours there: one at a time, each would read and write a whole sector of its own.
+constexpr unsigned SUMS = LORA_WEIGHT_GRAD_SUMS;
+
+__device__ __forceinline__ float sum_of_parts(const LoraWeightGradParams &p, size_t i) {
+    size_t len = size_t(p.r) * p.cols;
+    float sum = 0;
+    for (unsigned s = 0; s < p.splits; s++) sum += p.partial[s * len + i];
+    return p.scale * sum;
+}
+__device__ __forceinline__ void add_transposed(const LoraWeightGradParams &p, unsigned row, unsigned col) {
+    float *out = p.out + size_t(col) * p.r + row, sums[SUMS];
+#pragma unroll
+    for (unsigned j = 0; j < SUMS; j++) sums[j] = sum_of_parts(p, size_t(min(row + j, p.r - 1)) * p.cols + col);
+    if (aligned16(out, p.r) && row + SUMS <= p.r) {
+#pragma unroll
+        for (unsigned j = 0; j < SUMS; j += 4) {
+            float4 &four = reinterpret_cast<float4 *>(out)[j / 4];
+            float4 old = four;
+            four = {old.x + sums[j], old.y + sums[j + 1], old.z + sums[j + 2], old.w + sums[j + 3]};
+        }
+        return;
+    }
+#pragma unroll
+    for (unsigned j = 0; j < SUMS; j++)
+        if (row + j < p.r) out[j] += sums[j];
+}
 extern "C" __global__ void lora_weight_grad_sum(const __grid_constant__ LoraWeightGradsParams ps) {
     begin_kernel();
     const LoraWeightGradParams &p = ps.factors[blockIdx.z];
-    size_t len = size_t(p.r) * p.cols, i = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i >= len) return;
-    float sum = 0;
-    for (unsigned s = 0; s < p.splits; s++) sum += p.partial[s * len + i];
-    float *out = p.out + (p.transposed ? i % p.cols * p.r + i / p.cols : i);
-    *out += p.scale * sum;
+    size_t i = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
+    unsigned row = i / p.cols, col = i % p.cols;
+    if (!p.transposed && row < p.r) p.out[i] += sum_of_parts(p, i);
+    if (p.transposed && row * SUMS < p.r) add_transposed(p, row * SUMS, col);
 }

@@ -1,6 +1,6 @@
 // What a product of many tokens needs to take an adapter along (src/cuda/launch/gemm/lora_linear4.rs): columns of xa
-// beside x, and B beside the decoded weight, or A below it. All are moved 8 elements at a time; the bound is the memory,
-// and there is little to move.
+// beside x, and B beside the decoded weight, or A below it. One launch does both, since each takes less than a launch:
+// blockIdx.y says which. All are moved 8 elements at a time.
 #include "params.h"
 #include "types.cuh"
 
@@ -12,7 +12,7 @@ template <class T> __device__ __forceinline__ void zero8(T *to) {
 }
 
 // out [rows, cols]: the columns that x has, then zeros.
-template <class T> __device__ void lora_linear4_copy(const LoraLinear4CopyParams &p) {
+template <class T> __device__ __forceinline__ void copy_xa(const LoraLinear4CopyParams &p) {
     unsigned per_row = p.cols / 8;
     size_t i = size_t(blockIdx.x) * THREADS + threadIdx.x, row = i / per_row;
     if (row >= p.rows) return;
@@ -23,11 +23,9 @@ template <class T> __device__ void lora_linear4_copy(const LoraLinear4CopyParams
 #pragma unroll
     for (int j = 0; j < 8; j += VEC<T>) store_pack(to + j, load_pack(from + j));
 }
-INSTANTIATE_FOR(lora_linear4_copy, LoraLinear4CopyParams, bf16)
-INSTANTIATE_FOR(lora_linear4_copy, LoraLinear4CopyParams, f16)
 
 // out [rows, cols]: rows of scale * B where a factor has this row and these columns; else zeros.
-template <class T> __device__ void lora_linear4_beside(const LoraLinear4FactorsParams &p) {
+template <class T> __device__ __forceinline__ void beside(const LoraLinear4FactorsParams &p) {
     unsigned per_row = p.cols / 8, i = blockIdx.x * THREADS + threadIdx.x, row = i / per_row;
     if (row >= p.rows) return;
     T *to = row_of<T>(p.out, row) + i % per_row * 8;
@@ -43,11 +41,9 @@ template <class T> __device__ void lora_linear4_beside(const LoraLinear4FactorsP
         }
     }
 }
-INSTANTIATE_FOR(lora_linear4_beside, LoraLinear4FactorsParams, bf16)
-INSTANTIATE_FOR(lora_linear4_beside, LoraLinear4FactorsParams, f16)
 
 // out [rows, cols]: row i is row i - col of the A that has it, else zeros.
-template <class T> __device__ void lora_linear4_below(const LoraLinear4FactorsParams &p) {
+template <class T> __device__ __forceinline__ void below(const LoraLinear4FactorsParams &p) {
     unsigned per_row = p.cols / 8, i = blockIdx.x * THREADS + threadIdx.x, row = i / per_row, col = i % per_row * 8;
     if (row >= p.rows) return;
     T *to = row_of<T>(p.out, row) + col;
@@ -61,5 +57,17 @@ template <class T> __device__ void lora_linear4_below(const LoraLinear4FactorsPa
         for (int j = 0; j < 8; j += VEC<T>) store_pack(to + j, load_pack(from + j));
     }
 }
-INSTANTIATE_FOR(lora_linear4_below, LoraLinear4FactorsParams, bf16)
-INSTANTIATE_FOR(lora_linear4_below, LoraLinear4FactorsParams, f16)
+
+#define OPERANDS(name, T)                                                                                              \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
+        lora_linear4_##name##_##T(const __grid_constant__ LoraLinear4Params p) {                                       \
+        begin_kernel();                                                                                                \
+        if (blockIdx.y == 0)                                                                                           \
+            copy_xa<T>(p.xa);                                                                                          \
+        else                                                                                                           \
+            name<T>(p.factors);                                                                                        \
+    }
+OPERANDS(beside, bf16)
+OPERANDS(beside, f16)
+OPERANDS(below, bf16)
+OPERANDS(below, f16)

@@ -300,6 +300,11 @@ typedef struct {
     unsigned first_row; // of the weight, beside the first of `out`
     unsigned rows, cols;
 } LoraLinear4FactorsParams;
+// Both operands; either may have no rows.
+typedef struct {
+    LoraLinear4CopyParams xa;
+    LoraLinear4FactorsParams factors;
+} LoraLinear4Params;
 
 // norm_linear4, lora_linear4: out = rms_norm(x) W^T and what adapters add, and gated = swiglu(out), 4-bit W [rows, cols].
 typedef struct {
@@ -344,6 +349,7 @@ enum {
     LORA_WEIGHT_GRAD_RUN = 16,      // tokens of one step
     LORA_WEIGHT_GRAD_MAX_R = 256,   // every warp with its own 32
     LORA_WEIGHT_GRAD_SIMT_COLS = 8, // columns of r of a CTA
+    LORA_WEIGHT_GRAD_SUMS = 8,      // rows of r of a thread that adds parts to a transposed gradient
 };
 
 // rms_norm: h = x (+ add); sum = h; out = h / sqrt(mean(h^2) + eps) * weight.

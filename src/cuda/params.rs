@@ -536,6 +536,19 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
+pub struct LoraLinear4Params {
+    pub xa: LoraLinear4CopyParams,
+    pub factors: LoraLinear4FactorsParams,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LoraLinear4Params"][::core::mem::size_of::<LoraLinear4Params>() - 216usize];
+    ["Alignment of LoraLinear4Params"][::core::mem::align_of::<LoraLinear4Params>() - 8usize];
+    ["Offset of field: LoraLinear4Params::xa"][::core::mem::offset_of!(LoraLinear4Params, xa) - 0usize];
+    ["Offset of field: LoraLinear4Params::factors"][::core::mem::offset_of!(LoraLinear4Params, factors) - 48usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct NormLinear4Params {
     pub linear: Linear4Params,
     pub norm: *const f32,
@@ -625,6 +638,7 @@ pub const LORA_WEIGHT_GRAD_COLS: u32 = 64;
 pub const LORA_WEIGHT_GRAD_RUN: u32 = 16;
 pub const LORA_WEIGHT_GRAD_MAX_R: u32 = 256;
 pub const LORA_WEIGHT_GRAD_SIMT_COLS: u32 = 8;
+pub const LORA_WEIGHT_GRAD_SUMS: u32 = 8;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct RmsNormParams {

@@ -18,7 +18,7 @@ use crate::{
         launch::{dequantize::launch_dequantize, dim, grid, is_aligned, weight4},
         params::{
             DequantizeParams, LORA_LINEAR4_FACTORS, LORA_LINEAR4_THREADS, LoraLinear4CopyParams, LoraLinear4Factor,
-            LoraLinear4FactorsParams, Matrix, MatrixMut,
+            LoraLinear4FactorsParams, LoraLinear4Params, Matrix, MatrixMut,
         },
         scratch::Slot,
     },
@@ -38,9 +38,8 @@ const DECODED_TOKENS: usize = 1024;
 /// The same of the gradient: at 512 tokens one product that decodes before took 2 % off a step.
 const DECODED_GRAD_TOKENS: usize = 256;
 
-const COPY: Kernel<LoraLinear4CopyParams> = Kernel::new("lora_linear4", "lora_linear4_copy");
-const BESIDE: Kernel<LoraLinear4FactorsParams> = Kernel::new("lora_linear4", "lora_linear4_beside");
-const BELOW: Kernel<LoraLinear4FactorsParams> = Kernel::new("lora_linear4", "lora_linear4_below");
+const BESIDE: Kernel<LoraLinear4Params> = Kernel::new("lora_linear4", "lora_linear4_beside");
+const BELOW: Kernel<LoraLinear4Params> = Kernel::new("lora_linear4", "lora_linear4_below");
 
 type Factors = [LoraLinear4Factor; LORA_LINEAR4_FACTORS as usize];
 
@@ -104,31 +103,60 @@ impl<'a, T: Float> Stack<'a, T> {
 }
 
 impl<T: Float> Stack<'_, T> {
-    /// Of these rows of the weight all scaled B, one beside the other, and zeros where there is none, to `out`.
+    /// Of these rows of the weight all scaled B, one beside the other, and zeros where there is none, to `out`; and `xa`
+    /// to its place.
     ///
     /// # Safety
-    /// `out` has room for them.
-    unsafe fn columns_beside(&self, cuda: &Cuda, rows: Range<usize>, out: MatrixMut) -> Result<()> {
+    /// `out` has room for them; what `xa` names is live.
+    unsafe fn columns_beside(
+        &self,
+        cuda: &Cuda,
+        xa: LoraLinear4CopyParams,
+        rows: Range<usize>,
+        out: MatrixMut,
+    ) -> Result<()> {
         let (factors, count) = self.factors(|part| part.b.ptr());
-        let (first_row, n, cols) = (dim(rows.start), rows.len(), self.columns);
-        let params = LoraLinear4FactorsParams { factors, count, out, first_row, rows: dim(n), cols: dim(cols) };
+        let (first_row, n, cols) = (dim(rows.start), dim(rows.len()), dim(self.columns));
+        let factors = LoraLinear4FactorsParams { factors, count, out, first_row, rows: n, cols };
         // SAFETY: `out` has room, as this function's contract says; of the factors `LoraLinear4::verify` checked the
         // shapes.
-        unsafe { cuda.launch(&BESIDE, T::DTYPE.suffix(), params, config(n, cols)?) }
+        unsafe { launch::<T>(cuda, &BESIDE, LoraLinear4Params { xa, factors }) }
     }
 
-    /// The first `rows` rows of all A, one below the other, and zeros where there is none, to `out`.
+    /// All A, one below the other, and zeros where there is none, to `out`; and `xa` to its place.
     ///
     /// # Safety
-    /// `out` has room for them.
-    unsafe fn rows_below(&self, cuda: &Cuda, rows: usize, out: MatrixMut) -> Result<()> {
+    /// As for [`Stack::columns_beside`].
+    unsafe fn rows_below(&self, cuda: &Cuda, xa: LoraLinear4CopyParams, out: MatrixMut) -> Result<()> {
         let (factors, count) = self.factors(|part| part.a.ptr());
-        let cols = self.weight.cols;
-        let params = LoraLinear4FactorsParams { factors, count, out, first_row: 0, rows: dim(rows), cols: dim(cols) };
+        let (rows, cols) = (dim(self.columns), dim(self.weight.cols));
+        let factors = LoraLinear4FactorsParams { factors, count, out, first_row: 0, rows, cols };
         // SAFETY: `out` has room, as this function's contract says; of the factors `LoraLinear4Grad::verify` checked the
         // shapes.
-        unsafe { cuda.launch(&BELOW, T::DTYPE.suffix(), params, config(rows, cols)?) }
+        unsafe { launch::<T>(cuda, &BELOW, LoraLinear4Params { xa, factors }) }
     }
+
+    /// The stack's columns of `xa`, which go behind the first `cols` columns of `operand`, of `n` rows.
+    fn beside(&self, xa: Matrix, operand: MatrixMut, [n, cols]: [usize; 2]) -> LoraLinear4CopyParams {
+        let Stack { span, columns, .. } = self;
+        let x = Matrix { ptr: xa.ptr.wrapping_byte_add(span.start * T::DTYPE.bytes()), ..xa };
+        let out = behind(operand, cols, T::DTYPE);
+        LoraLinear4CopyParams { x, out, rows: dim(n), used: dim(span.len()), cols: dim(*columns) }
+    }
+}
+
+/// Queues what brings both operands together, 8 elements a thread.
+///
+/// # Safety
+/// The matrices and factors in `params` are live and as large as it says, aligned to 16 bytes.
+unsafe fn launch<T: Float>(cuda: &Cuda, kernel: &Kernel<LoraLinear4Params>, params: LoraLinear4Params) -> Result<()> {
+    let LoraLinear4Params { xa, factors } = &params;
+    let [xa, factors] = [[xa.rows, xa.cols], [factors.rows, factors.cols]].map(|shape| shape.map(|len| len as usize));
+    let most = if xa[0] * xa[1] > factors[0] * factors[1] { xa } else { factors };
+    let blocks = grid("lora_linear4", &most, (most[0] * most[1] / 8).div_ceil(LORA_LINEAR4_THREADS as usize))?;
+    let config = LaunchConfig { grid: [blocks, 2, 1], threads: LORA_LINEAR4_THREADS, shared: 0 };
+    // SAFETY: this function's contract is that of `Cuda::launch`.
+    unsafe { cuda.launch(kernel, T::DTYPE.suffix(), params, config) }
 }
 
 impl LoraLinear4Factor {
@@ -148,34 +176,9 @@ impl LoraLinear4Factor {
     }
 }
 
-/// Threads for `rows` rows of `cols` columns, 8 each.
-fn config(rows: usize, cols: usize) -> Result<LaunchConfig> {
-    let blocks = (rows * cols / 8).div_ceil(LORA_LINEAR4_THREADS as usize);
-    Ok(LaunchConfig::new(grid("lora_linear4", &[rows, cols], blocks)?, LORA_LINEAR4_THREADS))
-}
-
 /// The columns from `first` on, as kernels take them.
-fn beside(matrix: MatrixMut, first: usize, dtype: DType) -> MatrixMut {
+fn behind(matrix: MatrixMut, first: usize, dtype: DType) -> MatrixMut {
     MatrixMut { ptr: matrix.ptr.wrapping_byte_add(first * dtype.bytes()), ..matrix }
-}
-
-/// Copies the stack's columns of `xa` behind the first `cols` columns of `operand`.
-///
-/// # Safety
-/// Both have `n` rows and these columns, aligned to 16 bytes.
-unsafe fn copy_beside<T: Float>(
-    cuda: &Cuda,
-    stack: &Stack<'_, T>,
-    xa: Matrix,
-    operand: MatrixMut,
-    [n, cols]: [usize; 2],
-) -> Result<()> {
-    let Stack { span, columns, .. } = stack;
-    let x = Matrix { ptr: xa.ptr.wrapping_byte_add(span.start * T::DTYPE.bytes()), ..xa };
-    let out = beside(operand, cols, T::DTYPE);
-    let params = LoraLinear4CopyParams { x, out, rows: dim(n), used: dim(span.len()), cols: dim(*columns) };
-    // SAFETY: as this function's contract says.
-    unsafe { cuda.launch(&COPY, T::DTYPE.suffix(), params, config(n, *columns)?) }
 }
 
 pub(in crate::cuda) fn lora_linear4<T: Float>(cuda: &Cuda, mut op: LoraLinear4<'_, Cuda, T>) -> Result<()> {
@@ -189,24 +192,27 @@ pub(in crate::cuda) fn lora_linear4<T: Float>(cuda: &Cuda, mut op: LoraLinear4<'
     let x = op.x.mat().columns(0..inputs);
     lora_down(cuda, x, op.parts, &mut op.xa, &mut op.out)?;
     let gemm = Gemm { k: inputs + stack.columns, ..gemm };
+    let xa = stack.beside(op.xa.matrix().as_const(), op.x.matrix(), [n, inputs]);
     // SAFETY: `LoraLinear4::verify` checked every shape, and `Stack::new` and `fits` what is demanded beyond.
-    unsafe {
-        copy_beside(cuda, &stack, op.xa.matrix().as_const(), op.x.matrix(), [n, inputs])?;
-        if inside { forward_inside(cuda, &stack, &gemm) } else { forward(cuda, &stack, &gemm) }
-    }
+    unsafe { if inside { forward_inside(cuda, &stack, xa, &gemm) } else { forward(cuda, &stack, xa, &gemm) } }
 }
 
 /// `out (+)= [x | xa] [W | scale B]ᵀ`, W decoded inside.
 ///
 /// # Safety
-/// The matrices are as large as `gemm` says, whose columns of the input are those of the weight and the stack's. The
-/// product [fits](linear4_wgmma::fits).
-unsafe fn forward_inside<T: Float>(cuda: &Cuda, stack: &Stack<'_, T>, gemm: &Gemm) -> Result<()> {
+/// The matrices are as large as `gemm` says, whose columns of the input are those of the weight and the stack's; `xa` goes
+/// there. The product [fits](linear4_wgmma::fits).
+unsafe fn forward_inside<T: Float>(
+    cuda: &Cuda,
+    stack: &Stack<'_, T>,
+    xa: LoraLinear4CopyParams,
+    gemm: &Gemm,
+) -> Result<()> {
     let Stack { weight, columns, .. } = stack;
     let ptr = cuda.scratch::<u8>(Slot::Weight, weight.rows * columns * T::DTYPE.bytes())?.cast::<c_void>();
     // SAFETY: the scratch has the stack's columns; the rest is this function's contract.
     unsafe {
-        stack.columns_beside(cuda, 0..weight.rows, MatrixMut { ptr, stride: dim(*columns) })?;
+        stack.columns_beside(cuda, xa, 0..weight.rows, MatrixMut { ptr, stride: dim(*columns) })?;
         linear4_wgmma::run(cuda, gemm, weight, Some(More { ptr, k: *columns }))
     }
 }
@@ -214,8 +220,13 @@ unsafe fn forward_inside<T: Float>(cuda: &Cuda, stack: &Stack<'_, T>, gemm: &Gem
 /// `out (+)= [x | xa] [W | scale B]ᵀ`, W decoded before.
 ///
 /// # Safety
-/// The matrices are as large as `gemm` says, whose columns of the input are those of the weight and the stack's.
-unsafe fn forward<T: Float>(cuda: &Cuda, stack: &Stack<'_, T>, gemm: &Gemm) -> Result<()> {
+/// As for [`forward_inside`], but for the last sentence.
+unsafe fn forward<T: Float>(
+    cuda: &Cuda,
+    stack: &Stack<'_, T>,
+    mut xa: LoraLinear4CopyParams,
+    gemm: &Gemm,
+) -> Result<()> {
     let weight = &stack.weight;
     let (pitch, step) = (gemm.k, rows_at_a_time(weight, gemm.k, T::DTYPE));
     for first in (0..weight.rows).step_by(step) {
@@ -225,9 +236,10 @@ unsafe fn forward<T: Float>(cuda: &Cuda, stack: &Stack<'_, T>, gemm: &Gemm) -> R
         // SAFETY: the scratch has these rows, with room for both; the rest is this function's contract.
         unsafe {
             stack.decode(cuda, rows.clone(), scratch)?;
-            stack.columns_beside(cuda, rows.clone(), beside(scratch, weight.cols, T::DTYPE))?;
+            stack.columns_beside(cuda, xa, rows.clone(), behind(scratch, weight.cols, T::DTYPE))?;
             linear::dense(cuda, &part_of(gemm, rows), Dense(ptr))?;
         }
+        xa.rows = 0; // it is there
     }
     Ok(())
 }
@@ -264,25 +276,28 @@ pub(in crate::cuda) fn lora_linear4_grad<T: Float>(cuda: &Cuda, op: LoraLinear4G
     let added = d_x.as_mut().filter(|_| whole.is_none()).map(MatMut::reborrow);
     lora_grads(cuda, [x, xa, own], parts, factors, &mut d_xa, added)?;
     let Some((stack, gemm)) = whole else { return Ok(()) };
+    let d_xa = stack.beside(d_xa.matrix().as_const(), d_out.matrix(), [n, weight.rows]);
     // SAFETY: `LoraLinear4Grad::verify` checked every shape, and `Stack::new` and `fits` what is demanded beyond.
-    unsafe {
-        copy_beside(cuda, &stack, d_xa.matrix().as_const(), d_out.matrix(), [n, weight.rows])?;
-        if inside { backward_inside(cuda, &stack, &gemm) } else { backward(cuda, &stack, &gemm) }
-    }
+    unsafe { if inside { backward_inside(cuda, &stack, d_xa, &gemm) } else { backward(cuda, &stack, d_xa, &gemm) } }
 }
 
 /// `d_x = [d_out | d_xa] · (W above A)`, W decoded inside.
 ///
 /// # Safety
-/// The matrices are as large as `gemm` says; the input's columns are the rows of the weight, then the stack's. The product
-/// [fits](linear4_wgmma::fits).
-unsafe fn backward_inside<T: Float>(cuda: &Cuda, stack: &Stack<'_, T>, gemm: &Gemm) -> Result<()> {
+/// The matrices are as large as `gemm` says; the input's columns are the rows of the weight, then the stack's, where `d_xa`
+/// goes. The product [fits](linear4_wgmma::fits).
+unsafe fn backward_inside<T: Float>(
+    cuda: &Cuda,
+    stack: &Stack<'_, T>,
+    d_xa: LoraLinear4CopyParams,
+    gemm: &Gemm,
+) -> Result<()> {
     let Stack { weight, columns, .. } = stack;
     let ptr = cuda.scratch::<u8>(Slot::Weight, columns * weight.cols * T::DTYPE.bytes())?.cast::<c_void>();
     let gemm = Gemm { k: weight.rows + columns, ..*gemm };
     // SAFETY: the scratch has the stack's rows; the rest is this function's contract.
     unsafe {
-        stack.rows_below(cuda, *columns, MatrixMut { ptr, stride: dim(weight.cols) })?;
+        stack.rows_below(cuda, d_xa, MatrixMut { ptr, stride: dim(weight.cols) })?;
         linear4_wgmma::run(cuda, &gemm, weight, Some(More { ptr, k: *columns }))
     }
 }
@@ -290,8 +305,13 @@ unsafe fn backward_inside<T: Float>(cuda: &Cuda, stack: &Stack<'_, T>, gemm: &Ge
 /// `d_x = [d_out | d_xa] · (W above A)`, W decoded before.
 ///
 /// # Safety
-/// The matrices are as large as `gemm` says; the input's columns are the rows of the weight, then the stack's.
-unsafe fn backward<T: Float>(cuda: &Cuda, stack: &Stack<'_, T>, gemm: &Gemm) -> Result<()> {
+/// As for [`backward_inside`], but for the last sentence.
+unsafe fn backward<T: Float>(
+    cuda: &Cuda,
+    stack: &Stack<'_, T>,
+    d_xa: LoraLinear4CopyParams,
+    gemm: &Gemm,
+) -> Result<()> {
     let Stack { weight, columns, .. } = stack;
     let (cols, step) = (weight.cols, rows_at_a_time(weight, weight.cols, T::DTYPE));
     for first in (0..weight.rows).step_by(step) {
@@ -300,12 +320,12 @@ unsafe fn backward<T: Float>(cuda: &Cuda, stack: &Stack<'_, T>, gemm: &Gemm) -> 
         let bytes = (rows.len() + below) * cols * T::DTYPE.bytes();
         let ptr = cuda.scratch::<u8>(Slot::Weight, bytes)?.cast::<c_void>();
         let (scratch, rows_below) = (MatrixMut { ptr, stride: dim(cols) }, rows.len() * cols);
-        let out = beside(scratch, rows_below, T::DTYPE);
+        let out = behind(scratch, rows_below, T::DTYPE);
         // SAFETY: the scratch has these rows, and those below them; the rest is this function's contract.
         unsafe {
             stack.decode(cuda, rows.clone(), scratch)?;
             if below > 0 {
-                stack.rows_below(cuda, below, out)?;
+                stack.rows_below(cuda, d_xa, out)?;
             }
             linear::dense(cuda, &part_of(gemm, rows.start..rows.end + below), Dense(ptr))?;
         }

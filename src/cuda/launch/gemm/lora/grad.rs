@@ -14,7 +14,7 @@ use crate::{
         kernel::{Kernel, LaunchConfig},
         launch::{dim, grid},
         params::{
-            LORA_TRANSPOSE_MATRICES, LORA_TRANSPOSE_THREADS, LORA_TRANSPOSE_TILE, LORA_WEIGHT_GRAD_THREADS,
+            LORA_TRANSPOSE_MATRICES, LORA_TRANSPOSE_THREADS, LORA_TRANSPOSE_TILE, LORA_WEIGHT_GRAD_SUMS, LORA_WEIGHT_GRAD_THREADS,
             LoraDownParams, LoraTransposeParams, LoraUpParams, LoraWeightGradParams, LoraWeightGradsParams, Matrix,
             MatrixMut, TransposeParams,
         },
@@ -226,7 +226,11 @@ unsafe fn launch_weight_grads<T: Float>(cuda: &Cuda, factors: &mut [LoraWeightGr
     for p in factors.iter_mut() {
         (p.partial, next) = (next, next.wrapping_add(partial(p)));
     }
-    let most = factors.iter().map(len).max().unwrap_or(0);
+    let threads = |p: &LoraWeightGradParams| {
+        let rows = if p.transposed == 0 { p.r } else { p.r.div_ceil(LORA_WEIGHT_GRAD_SUMS) };
+        rows as usize * p.cols as usize
+    };
+    let most = factors.iter().map(threads).max().unwrap_or(0);
     let blocks = grid("lora_grad", &[most], most.div_ceil(LORA_WEIGHT_GRAD_THREADS as usize))?;
     let sums = LaunchConfig { grid: [blocks, 1, dim(factors.len())], threads: LORA_WEIGHT_GRAD_THREADS, shared: 0 };
     let params = LoraWeightGradsParams { factors: together(factors) };
