@@ -373,7 +373,11 @@ typedef struct {
     unsigned accumulate;
     float eps;
 } RmsNormGradParams;
-enum { RMS_NORM_THREADS = 256 };
+enum {
+    RMS_NORM_THREADS = 256,
+    RMS_NORM_MANY_THREADS = 128, // where rows are many
+    RMS_NORM_GRAD_KEPT = 2,      // packs of 16 bytes of a row that a thread has in registers
+};
 
 // qk_norm_rope: norm of each head, then rotation; rows of qkv are [q | k | v]. With a cache,
 // cache[seqs[i], positions[i], :] = row i of the keys and of the values.

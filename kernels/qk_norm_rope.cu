@@ -29,12 +29,31 @@ template <class T, int D> struct Job {
 };
 
 // The weight of a job's heads, and the rotation of its token.
-template <class T, int D, class P> __device__ __forceinline__ Factors<T, D> factors(const P &p, const Job<T, D> &job) {
+template <class T, int D, class P>
+__device__ __forceinline__ Factors<T, D> factors(const P &p, const Job<T, D> &job, bool packed) {
     Factors<T, D> f;
-    const float *weight = job.keys ? p.k_weight : p.q_weight;
-    f.load_weight(weight, job.at, aligned16(weight, 0));
-    f.load_angles(p, p.positions[job.token], job.at, aligned16(p.cos, 0) && aligned16(p.sin, 0));
+    f.load_weight(job.keys ? p.k_weight : p.q_weight, job.at, packed);
+    f.load_angles(p, p.positions[job.token], job.at, packed);
     return f;
+}
+// Can everything move 16 bytes at a time? Asked once, for all: a load that would ask for itself waits for the one before.
+template <class P> __device__ __forceinline__ bool factors_packed(const P &p) {
+    return aligned16(p.q_weight, 0) && aligned16(p.k_weight, 0) && aligned16(p.cos, 0) && aligned16(p.sin, 0);
+}
+template <class T> __device__ __forceinline__ bool packed(const Matrix &m) {
+    return aligned16(static_cast<const T *>(m.ptr), m.stride);
+}
+template <class T> __device__ __forceinline__ bool packed(const MatrixMut &m) {
+    return aligned16(static_cast<const T *>(m.ptr), m.stride);
+}
+template <class T> __device__ __forceinline__ bool all_packed(const QkNormRopeParams &p) {
+    // Of codes a lane stores half as many bytes.
+    uintptr_t cache = reinterpret_cast<uintptr_t>(p.k_cache) | reinterpret_cast<uintptr_t>(p.v_cache);
+    bool rows = packed<T>(p.qkv) && packed<T>(p.q) && packed<T>(p.k);
+    return factors_packed(p) && rows && cache % (p.k_scales ? VEC<T> : 16) == 0;
+}
+template <class T> __device__ __forceinline__ bool all_packed(const QkNormRopeGradParams &p) {
+    return factors_packed(p) && packed<T>(p.qkv) && packed<T>(p.d_q) && packed<T>(p.d_k) && packed<T>(p.d_qk);
 }
 
 // Where a job's heads go in a cache, if they do: its elements of T, or codes and scales.
@@ -43,7 +62,6 @@ template <class T, int D> struct CacheRow {
     int8_t *codes = nullptr;
     float *scales;
     unsigned capacity;
-    bool packed = true;
 
     __device__ __forceinline__ CacheRow(const QkNormRopeParams &p, const Job<T, D> &job) : capacity(p.capacity) {
         if (!p.seqs || !(job.keys || job.values)) return;
@@ -57,10 +75,10 @@ template <class T, int D> struct CacheRow {
         } else {
             row = static_cast<T *>(cache) + at;
         }
-        packed = aligned16(row, 0) && reinterpret_cast<uintptr_t>(codes) % VEC<T> == 0;
     }
     // Head i of the job, whose largest magnitude this is.
-    __device__ __forceinline__ void store(unsigned i, const Half<T, D> &h, unsigned largest, unsigned at) const {
+    __device__ __forceinline__ void store(unsigned i, const Half<T, D> &h, unsigned largest, unsigned at,
+                                          bool packed) const {
         if (row) h.store_row(row + i * D, at, packed);
         if (!codes) return;
         Int8Scale by(largest);
@@ -69,17 +87,16 @@ template <class T, int D> struct CacheRow {
     }
 };
 
-template <class T, int D> __device__ __forceinline__ void qk_norm_rope(const QkNormRopeParams &p) {
+template <class T, int D, bool PACKED> __device__ __forceinline__ void qk_norm_rope(const QkNormRopeParams &p) {
     Job<T, D> job(p.n, p.q_heads, p.kv_heads, p.seqs);
     unsigned before = job.values ? p.q_heads + p.kv_heads : job.keys ? p.q_heads : 0;
     const T *x = row_of<T>(p.qkv, job.token) + (before + job.first) * D;
     T *out = job.values ? nullptr : row_of<T>(job.keys ? p.k : p.q, job.token) + job.first * D;
     CacheRow<T, D> cached(p, job);
-    bool packed = aligned16(x, 0) && aligned16(out, 0) && cached.packed;
     Half<T, D> h[HEADS];
 #pragma unroll
-    for (int i = 0; i < HEADS; i++) h[i].load_row(x + min(i + 0u, job.count - 1) * D, job.at, packed);
-    Factors<T, D> f = factors(p, job);
+    for (int i = 0; i < HEADS; i++) h[i].load_row(x + min(i + 0u, job.count - 1) * D, job.at, PACKED);
+    Factors<T, D> f = factors(p, job, PACKED);
 #pragma unroll
     for (int i = 0; i < HEADS; i++) {
         float scale = h[i].inverse_rms(p.eps); // by all lanes of a warp, whatever their jobs
@@ -87,26 +104,25 @@ template <class T, int D> __device__ __forceinline__ void qk_norm_rope(const QkN
         unsigned largest = 0;
         if (p.k_scales) h[i].round(), largest = h[i].largest(); // likewise
         if (i >= job.count) continue;
-        if (out) h[i].store_row(out + i * D, job.at, packed);
-        cached.store(i, h[i], largest, job.at);
+        if (out) h[i].store_row(out + i * D, job.at, PACKED);
+        cached.store(i, h[i], largest, job.at, PACKED);
     }
 }
 
-template <class T, int D> __device__ __forceinline__ void qk_norm_rope_grad(const QkNormRopeGradParams &p) {
+template <class T, int D, bool PACKED> __device__ __forceinline__ void qk_norm_rope_grad(const QkNormRopeGradParams &p) {
     Job<T, D> job(p.n, p.q_heads, p.kv_heads, false);
     size_t column = (job.keys ? p.q_heads * D : 0) + job.first * D;
     const T *x = row_of<T>(p.qkv, job.token) + column;
     const T *d_out = job.keys ? row_of<T>(p.d_k, job.token) + job.first * D
                               : row_of<T>(p.d_q, job.token) + job.first * D;
     T *d_x = row_of<T>(p.d_qk, job.token) + column;
-    bool packed = aligned16(x, 0) && aligned16(d_out, 0) && aligned16(d_x, 0);
-    Factors<T, D> f = factors(p, job);
+    Factors<T, D> f = factors(p, job, PACKED);
 #pragma unroll
     for (int i = 0; i < HEADS; i++) {
         Half<T, D> h, g;
         unsigned head = min(i + 0u, job.count - 1);
-        h.load_row(x + head * D, job.at, packed);
-        g.load_row(d_out + head * D, job.at, packed);
+        h.load_row(x + head * D, job.at, PACKED);
+        g.load_row(d_out + head * D, job.at, PACKED);
 #pragma unroll
         for (int j = 0; j < VEC<T>; j++) {
             float low = g.low[j] * f.cos[j] + g.high[j] * f.sin[j], high = g.high[j] * f.cos[j] - g.low[j] * f.sin[j];
@@ -120,19 +136,20 @@ template <class T, int D> __device__ __forceinline__ void qk_norm_rope_grad(cons
             g.low[j] = scale * (g.low[j] - h.low[j] * mean);
             g.high[j] = scale * (g.high[j] - h.high[j] * mean);
         }
-        if (i < job.count) g.store_row(d_x + i * D, job.at, packed);
+        if (i < job.count) g.store_row(d_x + i * D, job.at, PACKED);
     }
 }
 
+#define BY_ALIGNMENT(name, T, D) all_packed<T>(p) ? name<T, D, true>(p) : name<T, D, false>(p)
 #define ENTRY(name, Params, T)                                                                                         \
     extern "C" __global__ void __launch_bounds__(THREADS) name##_##T(const __grid_constant__ Params p) {               \
         begin_kernel();                                                                                                \
         if (p.dim == 128)                                                                                              \
-            name<T, 128>(p);                                                                                           \
+            BY_ALIGNMENT(name, T, 128);                                                                                \
         else if (p.dim == 64)                                                                                          \
-            name<T, 64>(p);                                                                                            \
+            BY_ALIGNMENT(name, T, 64);                                                                                 \
         else                                                                                                           \
-            name<T, 32>(p);                                                                                            \
+            BY_ALIGNMENT(name, T, 32);                                                                                 \
     }
 ENTRY(qk_norm_rope, QkNormRopeParams, bf16)
 ENTRY(qk_norm_rope, QkNormRopeParams, f16)

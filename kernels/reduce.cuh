@@ -24,6 +24,16 @@ __device__ __forceinline__ float block_sum(float v, float *shared) {
     return warp_sum(threadIdx.x % 32 < blockDim.x / 32 ? shared[threadIdx.x % 32] : 0.f);
 }
 
+// Of two at once. `shared`: 32 pairs.
+__device__ __forceinline__ float2 block_sum(float2 v, float2 *shared) {
+    v = {warp_sum(v.x), warp_sum(v.y)};
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = v;
+    __syncthreads();
+    float2 own = threadIdx.x % 32 < blockDim.x / 32 ? shared[threadIdx.x % 32] : float2{0.f, 0.f};
+    return {warp_sum(own.x), warp_sum(own.y)};
+}
+
 __device__ __forceinline__ float block_max(float v, float *shared) {
     v = warp_max(v);
     __syncthreads();

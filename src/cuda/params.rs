@@ -691,6 +691,8 @@ const _: () = {
     ["Offset of field: RmsNormGradParams::eps"][::core::mem::offset_of!(RmsNormGradParams, eps) - 68usize];
 };
 pub const RMS_NORM_THREADS: u32 = 256;
+pub const RMS_NORM_MANY_THREADS: u32 = 128;
+pub const RMS_NORM_GRAD_KEPT: u32 = 2;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct QkNormRopeParams {

@@ -3,7 +3,10 @@ use crate::{
     cuda::{
         device::Cuda,
         kernel::{Kernel, LaunchConfig},
-        params::{Matrix, MatrixMut, RMS_NORM_THREADS, RmsNormGradParams, RmsNormParams},
+        params::{
+            Matrix, MatrixMut, RMS_NORM_GRAD_KEPT, RMS_NORM_MANY_THREADS, RMS_NORM_THREADS, RmsNormGradParams,
+            RmsNormParams,
+        },
     },
     element::Float,
     error::Result,
@@ -14,6 +17,22 @@ const RMS_NORM: Kernel<RmsNormParams> = Kernel::new("rms_norm", "rms_norm");
 /// The same for at most one row for each multiprocessor.
 const RMS_NORM_FEW: Kernel<RmsNormParams> = Kernel::new("rms_norm", "rms_norm_few");
 const RMS_NORM_GRAD: Kernel<RmsNormGradParams> = Kernel::new("rms_norm", "rms_norm_grad");
+/// Rows for each multiprocessor from which on they are many: at 4 the larger CTAs are a quarter faster, at 8 the smaller
+/// (docs/kernels.md).
+const MANY: usize = 4;
+
+/// Threads for each of `n` rows.
+fn threads(cuda: &Cuda, n: usize) -> u32 {
+    if n > MANY * cuda.n_sms as usize { RMS_NORM_MANY_THREADS } else { RMS_NORM_THREADS }
+}
+
+/// Of the gradient, for rows of `bytes`: many, unless only more of them have the row in registers, and nearly all are
+/// needed for that.
+fn grad_threads(bytes: usize) -> u32 {
+    let kept = |threads: u32| (threads * RMS_NORM_GRAD_KEPT) as usize * 16;
+    let needed = kept(RMS_NORM_THREADS) * 3 / 4 < bytes && bytes <= kept(RMS_NORM_THREADS);
+    if needed { RMS_NORM_THREADS } else { RMS_NORM_MANY_THREADS }
+}
 
 pub(in crate::cuda) fn rms_norm<T: Float>(cuda: &Cuda, mut op: RmsNorm<'_, Cuda, T>) -> Result<()> {
     let [n, d] = op.x.shape();
@@ -33,7 +52,7 @@ pub(in crate::cuda) fn rms_norm<T: Float>(cuda: &Cuda, mut op: RmsNorm<'_, Cuda,
     };
     let kernel = if n <= cuda.n_sms as usize { &RMS_NORM_FEW } else { &RMS_NORM };
     // SAFETY: `RmsNorm::verify` checked every shape against `params.n` and `params.d`.
-    unsafe { cuda.launch(kernel, T::DTYPE.suffix(), params, LaunchConfig::new(dim(n), RMS_NORM_THREADS)) }
+    unsafe { cuda.launch(kernel, T::DTYPE.suffix(), params, LaunchConfig::new(dim(n), threads(cuda, n))) }
 }
 
 pub(in crate::cuda) fn rms_norm_grad<T: Float>(cuda: &Cuda, mut op: RmsNormGrad<'_, Cuda, T>) -> Result<()> {
@@ -48,6 +67,19 @@ pub(in crate::cuda) fn rms_norm_grad<T: Float>(cuda: &Cuda, mut op: RmsNormGrad<
         accumulate: op.accumulate.into(),
         eps: op.eps,
     };
+    let config = LaunchConfig::new(dim(n), grad_threads(d * size_of::<T>()));
     // SAFETY: `RmsNormGrad::verify` checked every shape against `params.n` and `params.d`.
-    unsafe { cuda.launch(&RMS_NORM_GRAD, T::DTYPE.suffix(), params, LaunchConfig::new(dim(n), RMS_NORM_THREADS)) }
+    unsafe { cuda.launch(&RMS_NORM_GRAD, T::DTYPE.suffix(), params, config) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_of_4096_has_the_larger_cta() {
+        let by_columns = [1024, 2048, 2560, 4096, 5120].map(|columns| grad_threads(2 * columns));
+        let [many, few] = [RMS_NORM_MANY_THREADS, RMS_NORM_THREADS];
+        assert_eq!(by_columns, [many, many, many, few, many]);
+    }
 }
