@@ -88,13 +88,14 @@ template <class T, int COLS, int TILES> struct Down {
 };
 
 // The warps of a CTA share out `cols`, because r gives one CTA too little to do; their sums are added in order.
-template <class T, bool DROP, int COLS, int TILES, int WARPS, int AHEAD> __device__ void down(const LoraDownParams &p) {
+template <class T, bool DROP, int COLS, int TILES, int WARPS, int AHEAD>
+__device__ void down(const LoraDownParams &p, unsigned block) {
     constexpr int ROWS = 16 * TILES, WIDTH = 8 * COLS;
     extern __shared__ float sums[]; // [WARPS][ROWS][WIDTH]
     unsigned warp = threadIdx.x / 32;
     // The CTAs of one set of rows are neighbours, so that x comes from the cache for all but the first.
     unsigned chunks = (p.r + WIDTH - 1) / WIDTH;
-    unsigned row0 = blockIdx.x / chunks * ROWS, r0 = blockIdx.x % chunks * WIDTH;
+    unsigned row0 = block / chunks * ROWS, r0 = block % chunks * WIDTH;
     if (row0 >= max(p.n, p.out_t.stride)) return; // another part has more
     Down<T, COLS, TILES> products;
     products.template add<DROP, AHEAD>(p, row0, r0, warp, WARPS);
@@ -116,19 +117,21 @@ template <class T, bool DROP, int COLS, int TILES, int WARPS, int AHEAD> __devic
     }
 }
 
-// `lora_down<width>`: many tokens; `lora_down_skinny<width>`: few, so that more warps share a row. `_drop`: with
+// `lora_down<width>`: many tokens; the CTAs of the same tokens are neighbours, whatever their part, since x is more than
+// the cache holds. `lora_down_skinny<width>`: few, so that more warps share a row, one part after the other. `_drop`: with
 // dropout.
 #define INSTANTIATE_DOWN(T, name, drop, width, ahead, ahead_skinny)                                                    \
     extern "C" __global__ void __launch_bounds__(32 * LORA_DOWN_WARPS, 2)                                              \
         lora_down##name##_##T(const __grid_constant__ LoraDownsParams p) {                                             \
         begin_kernel();                                                                                                \
-        down<T, drop, width / 8, LORA_DOWN_TOKENS / 16, LORA_DOWN_WARPS, ahead>(p.parts[blockIdx.z]);                  \
+        down<T, drop, width / 8, LORA_DOWN_TOKENS / 16, LORA_DOWN_WARPS, ahead>(p.parts[blockIdx.x % p.count],         \
+                                                                                blockIdx.x / p.count);                 \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(32 * LORA_DOWN_SKINNY_WARPS)                                          \
         lora_down_skinny##name##_##T(const __grid_constant__ LoraDownsParams p) {                                      \
         begin_kernel();                                                                                                \
         down<T, drop, width / 8, LORA_DOWN_SKINNY_TOKENS / 16, LORA_DOWN_SKINNY_WARPS, ahead_skinny>(                  \
-            p.parts[blockIdx.z]);                                                                                      \
+            p.parts[blockIdx.z], blockIdx.x);                                                                          \
     }
 #define INSTANTIATE_DOWNS(T)                                                                                           \
     INSTANTIATE_DOWN(T, 8, false, 8, 2, 4)                                                                             \

@@ -46,7 +46,7 @@ struct Columns {
 // x is the large matrix and is read once, 16 bytes a lane, 4 tokens of 8 columns, so that a warp's load is whole lines
 // of 128 bytes; xa_t is small and comes from the cache. The contraction is over tokens, which are rows of both: xa has
 // been transposed, and of x `pair` puts two tokens of one column together, which is the operand that ldmatrix.trans
-// would make of a tile in shared memory, without the tile. The next run is under way while this one is multiplied. The
+// would make of a tile in shared memory, without the tile. The next runs are under way while one is multiplied. The
 // sums, 32 or 64 f32 a thread, leave room for two CTAs on a multiprocessor. The bound is the memory.
 template <class T, bool DROP, int TILES> struct WeightGrad {
     static constexpr unsigned WARPS = LORA_WEIGHT_GRAD_WARPS, RUN = LORA_WEIGHT_GRAD_RUN;
@@ -57,45 +57,55 @@ template <class T, bool DROP, int TILES> struct WeightGrad {
     const T *x, *a[2 * TILES];
     float acc[TILES][8][4] = {};
 
-    __device__ __forceinline__ WeightGrad(const LoraWeightGradParams &p)
+    __device__ __forceinline__ WeightGrad(const LoraWeightGradParams &p, unsigned tile)
         : p(p), dropout(dropout_of(p.dropout)), lane(threadIdx.x % 32), g(lane / 4), t(lane % 4) {
         unsigned warp = threadIdx.x / 32, chunks = 1;
         while (chunks * 16 * TILES < p.r) chunks *= 2;
         chunk = warp % chunks, group = warp / chunks, groups = WARPS / chunks;
-        col0 = blockIdx.x * LORA_WEIGHT_GRAD_COLS, r0 = chunk * 16 * TILES;
+        col0 = tile * LORA_WEIGHT_GRAD_COLS, r0 = chunk * 16 * TILES;
         // Columns and rows that do not exist repeat the last ones; tokens that do not are zeros in xa_t.
         col = min(col0 + 8 * g, p.cols - 8);
         x = static_cast<const T *>(p.x.ptr) + col;
 #pragma unroll
         for (int i = 0; i < 2 * TILES; i++) a[i] = row_of<T>(p.xa_t, min(r0 + 8 * i + g, p.r - 1)) + 4 * t;
     }
-    __device__ __forceinline__ void load(Columns &columns, unsigned token) const {
+    // A run of 16 tokens: x, and xa of it.
+    struct Loaded {
+        Columns x;
+        uint2 a[2 * TILES];
+    };
+    __device__ __forceinline__ void load(Loaded &run, unsigned token) const {
 #pragma unroll
-        for (int i = 0; i < 4; i++) columns.rows[i] = load16(x + size_t(min(token + 4 * t + i, p.n - 1)) * p.x.stride);
+        for (int i = 0; i < 4; i++) run.x.rows[i] = load16(x + size_t(min(token + 4 * t + i, p.n - 1)) * p.x.stride);
+#pragma unroll
+        for (int i = 0; i < 2 * TILES; i++) run.a[i] = load8bytes(a[i] + token);
     }
-    __device__ __forceinline__ void multiply(Columns &columns, unsigned token) {
-        uint2 as[2 * TILES];
-#pragma unroll
-        for (int i = 0; i < 2 * TILES; i++) as[i] = load8bytes(a[i] + token);
+    __device__ __forceinline__ void multiply(Loaded &run, unsigned token) {
         if (DROP)
 #pragma unroll
-            for (int i = 0; i < 4; i++) drop8(columns.rows[i], dropout, token + 4 * t + i, col / 4);
+            for (int i = 0; i < 4; i++) drop8(run.x.rows[i], dropout, token + 4 * t + i, col / 4);
 #pragma unroll
         for (int m = 0; m < TILES; m++) {
-            uint32_t operand[4] = {as[2 * m].x, as[2 * m + 1].x, as[2 * m].y, as[2 * m + 1].y};
+            uint32_t operand[4] = {run.a[2 * m].x, run.a[2 * m + 1].x, run.a[2 * m].y, run.a[2 * m + 1].y};
 #pragma unroll
-            for (int j = 0; j < 8; j++) mma_m16n8k16<T>(acc[m][j], operand, columns.pair(j, 0), columns.pair(j, 2));
+            for (int j = 0; j < 8; j++) mma_m16n8k16<T>(acc[m][j], operand, run.x.pair(j, 0), run.x.pair(j, 2));
         }
     }
-    // This warp's runs of tokens begin .. end.
+    // This warp's runs of tokens begin .. end, AHEAD of which are under way while one is multiplied.
     __device__ __forceinline__ void add(unsigned begin, unsigned end) {
-        Columns columns, next;
+        constexpr unsigned AHEAD = TILES == 1 && !DROP ? 2 : 1;
+        Loaded runs[AHEAD + 1];
         unsigned token = begin + group * RUN, step = groups * RUN;
-        if (token < end) load(columns, token);
-        for (; token < end; token += step) {
-            if (token + step < end) load(next, token + step);
-            multiply(columns, token);
-            columns = next;
+#pragma unroll
+        for (unsigned i = 0; i < AHEAD; i++)
+            if (token + i * step < end) load(runs[i], token + i * step);
+        while (token < end) {
+#pragma unroll
+            for (unsigned i = 0; i <= AHEAD; i++, token += step) {
+                if (token >= end) break;
+                if (token + AHEAD * step < end) load(runs[(i + AHEAD) % (AHEAD + 1)], token + AHEAD * step);
+                multiply(runs[i], token);
+            }
         }
     }
     // Adds the groups of each chunk to its first, one after the other, through one buffer: the first barrier says that
@@ -129,11 +139,14 @@ template <class T, bool DROP, int TILES> struct WeightGrad {
     }
 };
 
-template <class T, bool DROP, int TILES> __device__ void weight_grad(const LoraWeightGradParams &p) {
+template <class T, bool DROP, int TILES> __device__ void weight_grad(const LoraWeightGradsParams &ps) {
     extern __shared__ float sums[];
-    if (blockIdx.x * LORA_WEIGHT_GRAD_COLS >= p.cols) return; // another factor has more
+    // The CTAs of the same columns are neighbours, whatever their factor: those of one input read the same x.
+    const LoraWeightGradParams &p = ps.factors[blockIdx.x % ps.count];
+    unsigned tile = blockIdx.x / ps.count;
+    if (tile * LORA_WEIGHT_GRAD_COLS >= p.cols) return; // another factor has more
     unsigned begin = blockIdx.y * p.split_len, end = min(begin + p.split_len, p.n);
-    WeightGrad<T, DROP, TILES> products(p);
+    WeightGrad<T, DROP, TILES> products(p, tile);
     products.add(begin, end);
     products.add_groups(sums);
     if (products.group == 0) products.store(p.partial + size_t(blockIdx.y) * p.r * p.cols);
@@ -143,12 +156,12 @@ template <class T, bool DROP, int TILES> __device__ void weight_grad(const LoraW
     extern "C" __global__ void __launch_bounds__(LORA_WEIGHT_GRAD_THREADS, 2)                                          \
         lora_weight_grad##width##_##T(const __grid_constant__ LoraWeightGradsParams p) {                               \
         begin_kernel();                                                                                                \
-        weight_grad<T, false, width / 16>(p.factors[blockIdx.z]);                                                      \
+        weight_grad<T, false, width / 16>(p);                                                                          \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(LORA_WEIGHT_GRAD_THREADS, width == 16 ? 2 : 1)                        \
         lora_weight_grad##width##_drop_##T(const __grid_constant__ LoraWeightGradsParams p) {                          \
         begin_kernel();                                                                                                \
-        weight_grad<T, true, width / 16>(p.factors[blockIdx.z]);                                                       \
+        weight_grad<T, true, width / 16>(p);                                                                           \
     }
 INSTANTIATE_WEIGHT_GRAD(bf16, 16)
 INSTANTIATE_WEIGHT_GRAD(f16, 16)

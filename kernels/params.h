@@ -235,6 +235,7 @@ typedef struct {
 } LoraDownParams;
 typedef struct {
     LoraDownParams parts[LORA_PARTS];
+    unsigned count;
 } LoraDownsParams;
 enum {
     // Tokens and warps of a CTA; the second pair where tokens are few.
@@ -341,6 +342,7 @@ typedef struct {
 } LoraWeightGradParams;
 typedef struct {
     LoraWeightGradParams factors[2 * LORA_PARTS];
+    unsigned count;
 } LoraWeightGradsParams;
 enum {
     LORA_WEIGHT_GRAD_WARPS = 8,

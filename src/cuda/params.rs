@@ -396,12 +396,14 @@ const _: () = {
 #[derive(Debug, Copy, Clone)]
 pub struct LoraDownsParams {
     pub parts: [LoraDownParams; 4usize],
+    pub count: ::core::ffi::c_uint,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of LoraDownsParams"][::core::mem::size_of::<LoraDownsParams>() - 384usize];
+    ["Size of LoraDownsParams"][::core::mem::size_of::<LoraDownsParams>() - 392usize];
     ["Alignment of LoraDownsParams"][::core::mem::align_of::<LoraDownsParams>() - 8usize];
     ["Offset of field: LoraDownsParams::parts"][::core::mem::offset_of!(LoraDownsParams, parts) - 0usize];
+    ["Offset of field: LoraDownsParams::count"][::core::mem::offset_of!(LoraDownsParams, count) - 384usize];
 };
 pub const LORA_DOWN_TOKENS: u32 = 32;
 pub const LORA_DOWN_WARPS: u32 = 8;
@@ -624,13 +626,15 @@ const _: () = {
 #[derive(Debug, Copy, Clone)]
 pub struct LoraWeightGradsParams {
     pub factors: [LoraWeightGradParams; 8usize],
+    pub count: ::core::ffi::c_uint,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of LoraWeightGradsParams"][::core::mem::size_of::<LoraWeightGradsParams>() - 960usize];
+    ["Size of LoraWeightGradsParams"][::core::mem::size_of::<LoraWeightGradsParams>() - 968usize];
     ["Alignment of LoraWeightGradsParams"][::core::mem::align_of::<LoraWeightGradsParams>() - 8usize];
     ["Offset of field: LoraWeightGradsParams::factors"]
         [::core::mem::offset_of!(LoraWeightGradsParams, factors) - 0usize];
+    ["Offset of field: LoraWeightGradsParams::count"][::core::mem::offset_of!(LoraWeightGradsParams, count) - 960usize];
 };
 pub const LORA_WEIGHT_GRAD_WARPS: u32 = 8;
 pub const LORA_WEIGHT_GRAD_THREADS: u32 = 256;

@@ -87,8 +87,9 @@ fn forward_params_of<T: Float>(
 /// The matrices in `parts`, one to [`PARTS`], are live and as large as the dimensions say.
 unsafe fn launch_down(cuda: &Cuda, dtype: DType, parts: &[LoraDownParams]) -> Result<()> {
     let Launch { kernel, config } = plan::down(cuda, dtype, parts)?;
+    let params = LoraDownsParams { parts: together(parts), count: dim(parts.len()) };
     // SAFETY: the matrices are as this function's contract says; `plan::down` checked what the kernel demands beyond.
-    unsafe { cuda.launch(kernel, dtype.suffix(), LoraDownsParams { parts: together(parts) }, config) }
+    unsafe { cuda.launch(kernel, dtype.suffix(), params, config) }
 }
 
 /// # Safety

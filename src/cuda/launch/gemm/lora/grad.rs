@@ -14,9 +14,9 @@ use crate::{
         kernel::{Kernel, LaunchConfig},
         launch::{dim, grid},
         params::{
-            LORA_TRANSPOSE_MATRICES, LORA_TRANSPOSE_THREADS, LORA_TRANSPOSE_TILE, LORA_WEIGHT_GRAD_SUMS, LORA_WEIGHT_GRAD_THREADS,
-            LoraDownParams, LoraTransposeParams, LoraUpParams, LoraWeightGradParams, LoraWeightGradsParams, Matrix,
-            MatrixMut, TransposeParams,
+            LORA_TRANSPOSE_MATRICES, LORA_TRANSPOSE_THREADS, LORA_TRANSPOSE_TILE, LORA_WEIGHT_GRAD_SUMS,
+            LORA_WEIGHT_GRAD_THREADS, LoraDownParams, LoraTransposeParams, LoraUpParams, LoraWeightGradParams,
+            LoraWeightGradsParams, Matrix, MatrixMut, TransposeParams,
         },
         scratch::Slot,
     },
@@ -233,7 +233,7 @@ unsafe fn launch_weight_grads<T: Float>(cuda: &Cuda, factors: &mut [LoraWeightGr
     let most = factors.iter().map(threads).max().unwrap_or(0);
     let blocks = grid("lora_grad", &[most], most.div_ceil(LORA_WEIGHT_GRAD_THREADS as usize))?;
     let sums = LaunchConfig { grid: [blocks, 1, dim(factors.len())], threads: LORA_WEIGHT_GRAD_THREADS, shared: 0 };
-    let params = LoraWeightGradsParams { factors: together(factors) };
+    let params = LoraWeightGradsParams { factors: together(factors), count: dim(factors.len()) };
     // SAFETY: the matrices are as this function's contract says, `partial` has room for `splits` parts of each, and
     // `plan::weight_grad` checked what the kernel demands beyond.
     unsafe {

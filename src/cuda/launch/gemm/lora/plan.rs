@@ -117,7 +117,8 @@ pub(super) fn down(cuda: &Cuda, dtype: DType, parts: &[LoraDownParams]) -> Resul
     let blocks = grid(rows.div_ceil(tokens) as usize * r.div_ceil(sized.cols) as usize)?;
     // The sums of each warp.
     let shared = warps * tokens * sized.cols * F32;
-    let config = LaunchConfig { grid: [blocks, 1, z], threads: 32 * warps, shared };
+    let grid = if skinny { [blocks, 1, z] } else { [grid(blocks as usize * parts.len())?, 1, 1] };
+    let config = LaunchConfig { grid, threads: 32 * warps, shared };
     Ok(Launch { kernel: sized.kernel(parts.iter().any(|p| p.dropout.threshold != 0)), config })
 }
 
@@ -197,6 +198,6 @@ pub(super) fn weight_grad(
     // Where every warp has columns of r of its own there is nothing to hand over.
     let handed = |p: &LoraWeightGradParams| Some(chunks(p)).filter(|chunks| *chunks < params::LORA_WEIGHT_GRAD_WARPS);
     let shared = most(factors, |p| handed(p).unwrap_or(0)) * sized.cols * params::LORA_WEIGHT_GRAD_COLS * F32;
-    let config = LaunchConfig { grid: [widest, y, z], threads, shared };
+    let config = LaunchConfig { grid: [widest * z, y, 1], threads, shared };
     Launch { kernel: sized.kernel(factors.iter().any(|p| p.dropout.threshold != 0)), config }
 }
