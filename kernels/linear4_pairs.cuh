@@ -14,16 +14,19 @@ template <class T> __device__ __forceinline__ float pair_gain(unsigned fp4) {
     return std::is_same_v<T, bf16> ? 1.437005f : 1.f;
 }
 
-// The pair of codes of each byte, one copy for each lane of a warp.
+// The pair of codes of each byte, one copy for each lane of a warp. A thread makes half of an entry at a time.
 template <class T, int THREADS> __device__ __forceinline__ void fill_pairs(unsigned fp4) {
     struct alignas(16) Copies {
         T v[8];
     };
     float gain = pair_gain<T>(fp4);
-    for (unsigned i = threadIdx.x; i < 256 * 8; i += THREADS) {
-        unsigned byte = i / 8;
+    for (unsigned i = threadIdx.x; i < 256 * 2; i += THREADS) {
+        unsigned byte = i / 2;
         T a = from_f32<T>(gain * code_value(fp4, byte >> 4)), b = from_f32<T>(gain * code_value(fp4, byte & 15));
-        *reinterpret_cast<Copies *>(shared + byte * PAIR_PITCH + i % 8 * 16) = {a, b, a, b, a, b, a, b};
+        char *to = shared + byte * PAIR_PITCH + i % 2 * 64;
+#pragma unroll
+        for (unsigned j = 0; j < 4; j++) // not all entries into the same banks
+            *reinterpret_cast<Copies *>(to + (byte + j) % 4 * 16) = {a, b, a, b, a, b, a, b};
     }
 }
 

@@ -13,6 +13,7 @@
 // Columns beside the weight, those of adapters, come as they are, from L2: 64 k are a stage of their own, with one of x.
 //
 // Wants cols % 256 = 0, blocks of 64 and more; x, its rows and the codes aligned to 16 bytes, nested scales to 4 and 8.
+#include "linear4_few.cuh"
 #include "linear4_parts.cuh"
 #include "linear4_wgmma.cuh"
 #include "gemm.cuh"
@@ -194,24 +195,7 @@ template <class T, class O, int WARPGROUPS, int TOKENS> struct Consumer {
         for (int i = 0; i < 4; i++) turned[(2 * t + i % 2) * STORE_PITCH + g + i / 2 * 8] = sums[i];
         __syncwarp();
         float4 v = *reinterpret_cast<const float4 *>(turned + g * STORE_PITCH + t * 4);
-        if (token + g < p.n) store4(row_of<O>(p.out, token + g), row + warp * 16 + t * 4, {v.x, v.y, v.z, v.w});
-    }
-    struct Four {
-        float v[4];
-    };
-    __device__ __forceinline__ void store4(O *to, unsigned row, Four sums) const {
-        struct alignas(4 * sizeof(O)) Pack4 {
-            O v[4];
-        };
-        auto value = [&](O old, int i) { return from_f32<O>(p.accumulate ? to_f32(old) + sums.v[i] : sums.v[i]); };
-        if (row + 4 <= p.weight.rows && reinterpret_cast<uintptr_t>(to + row) % sizeof(Pack4) == 0) {
-            Pack4 &out = *reinterpret_cast<Pack4 *>(to + row), old = p.accumulate ? out : Pack4();
-            out = {value(old.v[0], 0), value(old.v[1], 1), value(old.v[2], 2), value(old.v[3], 3)};
-            return;
-        }
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            if (row + i < p.weight.rows) to[row + i] = value(p.accumulate ? to[row + i] : O(), i);
+        if (token + g < p.n) store_rows<O>(p, token + g, row + warp * 16 + t * 4, v);
     }
 
     __device__ __forceinline__ void run() {
@@ -308,4 +292,24 @@ WGMMA_TILE(linear4_wgmma_192x64, 3, 64)
 WGMMA_TILE(linear4_wgmma_192x96, 3, 96)
 WGMMA_TILE(linear4_wgmma_192x128, 3, 128)
 WGMMA_TILE(linear4_wgmma_128x256, 2, 256)
+
+// linear4_few.cuh. By rows and tokens, a CTA for each tile, or two.
+#define FEW_ENTRY(name, suffix, T, O, ROWS, TOKENS, CTAS, CLUSTER)                                                     \
+    extern "C" __global__ void CLUSTER __launch_bounds__((FewLayout<ROWS, TOKENS, CTAS>::THREADS), 1)                  \
+        name##_##suffix(const __grid_constant__ Linear4WgmmaParams p) {                                                \
+        fused_few<T, O, ROWS, TOKENS, CTAS>(p);                                                                        \
+    }
+#define FEW_ENTRIES(name, ...)                                                                                         \
+    FEW_ENTRY(name, bf16, bf16, bf16, __VA_ARGS__)                                                                     \
+    FEW_ENTRY(name, f16, f16, f16, __VA_ARGS__)                                                                        \
+    FEW_ENTRY(name, bf16_f32, bf16, f32, __VA_ARGS__)                                                                  \
+    FEW_ENTRY(name, f16_f32, f16, f32, __VA_ARGS__)
+#define FEW_TILE(ROWS, TOKENS) FEW_ENTRIES(linear4_few_##ROWS##x##TOKENS, ROWS, TOKENS, 1, )
+#define FEW_TILE_OF_TWO(ROWS, TOKENS) FEW_ENTRIES(linear4_few2_##ROWS##x##TOKENS, ROWS, TOKENS, 2, CLUSTER_OF(2))
+FEW_TILE(192, 32)
+FEW_TILE(192, 64)
+FEW_TILE(64, 32)
+FEW_TILE(64, 64)
+FEW_TILE_OF_TWO(64, 32)
+FEW_TILE_OF_TWO(64, 64)
 #endif

@@ -190,7 +190,10 @@ pub const MOST_FUSED_GRAD: usize = 512;
 /// whole tiles and with tails, with one step of the contraction and with several that CTAs share.
 pub fn fused_products() -> Vec<(Product, Quantization)> {
     let tokens = [16, 17, 32, 33, 64, 65, 96, 97, 128, 129, 192, 256, 257, 300, MOST_FUSED, MOST_FUSED + 1];
-    each_quantized(&tokens, &[[192, 256], [193, 768], [17, 1280], [400, 2560], [1, 256]])
+    let mut products = each_quantized(&tokens, &[[192, 256], [193, 768], [17, 1280], [400, 2560], [1, 256]]);
+    // More tiles of 64 outputs than a GPU has multiprocessors, but not of 192.
+    products.extend(each_quantized(&[17, 32, 50, 64], &[[8700, 512]]));
+    products
 }
 
 /// The same for the second, whose contraction is over the outputs, in steps of 64.
