@@ -272,16 +272,24 @@ template <class T, bool DROP, int DEPTH, int TILES> __device__ void up(const Lor
     }
 }
 
+// Parts with outputs of their own, or those of the same output in turn: a thread has the same elements of each, so that
+// they stay in the cache.
+template <class Part> __device__ __forceinline__ void each_up(const LoraUpsParams &p, Part part) {
+    if (p.in_turn == 0) return part(p.parts[blockIdx.z]);
+#pragma unroll 1
+    for (unsigned i = 0; i < p.in_turn; i++) part(p.parts[i]);
+}
+
 #define INSTANTIATE_UP(T, depth)                                                                                       \
     extern "C" __global__ void __launch_bounds__(LORA_UP_THREADS, 2)                                                   \
         lora_up##depth##_##T(const __grid_constant__ LoraUpsParams p) {                                                \
         begin_kernel();                                                                                                \
-        up<T, false, depth / 16, depth == 64 ? 1 : 2>(p.parts[blockIdx.z]);                                            \
+        each_up(p, [](const LoraUpParams &part) { up<T, false, depth / 16, depth == 64 ? 1 : 2>(part); });             \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(LORA_UP_THREADS, 2)                                                   \
         lora_up##depth##_drop_##T(const __grid_constant__ LoraUpsParams p) {                                           \
         begin_kernel();                                                                                                \
-        up<T, true, depth / 16, depth == 16 ? 2 : 1>(p.parts[blockIdx.z]);                                             \
+        each_up(p, [](const LoraUpParams &part) { up<T, true, depth / 16, depth == 16 ? 2 : 1>(part); });              \
     }
 #define INSTANTIATE_UPS(T)                                                                                             \
     INSTANTIATE_UP(T, 16)                                                                                              \
@@ -291,8 +299,7 @@ INSTANTIATE_UPS(bf16)
 INSTANTIATE_UPS(f16)
 
 // A thread for each element.
-template <class T> __device__ void lora_up_simt(const LoraUpsParams &ps) {
-    const LoraUpParams &p = ps.parts[blockIdx.z];
+template <class T> __device__ __forceinline__ void up_simt(const LoraUpParams &p) {
     unsigned across = (p.cols + UP_COLS - 1) / UP_COLS;
     unsigned row = blockIdx.x / across, col = blockIdx.x % across * UP_COLS + threadIdx.x;
     if (col >= p.cols || row >= p.n || !kept(dropout_of(p.dropout), row, col)) return;
@@ -302,6 +309,9 @@ template <class T> __device__ void lora_up_simt(const LoraUpsParams &ps) {
     float sum = 0;
     for (unsigned k = 0; k < p.r; k++) sum += to_f32(xa[k]) * to_f32(b[k]);
     *out = from_f32<T>(to_f32(*out) + p.scale * sum);
+}
+template <class T> __device__ void lora_up_simt(const LoraUpsParams &p) {
+    each_up(p, [](const LoraUpParams &part) { up_simt<T>(part); });
 }
 INSTANTIATE(lora_up_simt, LoraUpsParams)
 

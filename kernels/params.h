@@ -258,6 +258,7 @@ typedef struct {
 } LoraUpParams;
 typedef struct {
     LoraUpParams parts[LORA_PARTS];
+    unsigned in_turn; // so many add to the same output, one after the other; or 0, and each has its own
 } LoraUpsParams;
 enum {
     LORA_UP_THREADS = 256,

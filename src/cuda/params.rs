@@ -440,12 +440,14 @@ const _: () = {
 #[derive(Debug, Copy, Clone)]
 pub struct LoraUpsParams {
     pub parts: [LoraUpParams; 4usize],
+    pub in_turn: ::core::ffi::c_uint,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of LoraUpsParams"][::core::mem::size_of::<LoraUpsParams>() - 320usize];
+    ["Size of LoraUpsParams"][::core::mem::size_of::<LoraUpsParams>() - 328usize];
     ["Alignment of LoraUpsParams"][::core::mem::align_of::<LoraUpsParams>() - 8usize];
     ["Offset of field: LoraUpsParams::parts"][::core::mem::offset_of!(LoraUpsParams, parts) - 0usize];
+    ["Offset of field: LoraUpsParams::in_turn"][::core::mem::offset_of!(LoraUpsParams, in_turn) - 320usize];
 };
 pub const LORA_UP_THREADS: u32 = 256;
 pub const LORA_UP_TOKENS: u32 = 64;

@@ -93,11 +93,12 @@ unsafe fn launch_down(cuda: &Cuda, dtype: DType, parts: &[LoraDownParams]) -> Re
 }
 
 /// # Safety
-/// As for [`launch_down`]; no two parts have outputs in common.
-unsafe fn launch_up(cuda: &Cuda, dtype: DType, parts: &[LoraUpParams]) -> Result<()> {
-    let Launch { kernel, config } = plan::up(dtype, parts)?;
+/// As for [`launch_down`]; no two parts have outputs in common, or, `in_turn`, all have the same.
+unsafe fn launch_up(cuda: &Cuda, dtype: DType, parts: &[LoraUpParams], in_turn: bool) -> Result<()> {
+    let Launch { kernel, config } = plan::up(dtype, parts, in_turn)?;
+    let params = LoraUpsParams { parts: together(parts), in_turn: if in_turn { dim(parts.len()) } else { 0 } };
     // SAFETY: the matrices are as this function's contract says; `plan::up` checked what the kernel demands beyond.
-    unsafe { cuda.launch(kernel, dtype.suffix(), LoraUpsParams { parts: together(parts) }, config) }
+    unsafe { cuda.launch(kernel, dtype.suffix(), params, config) }
 }
 
 /// Adapters with the same input, one after the other where both kernels are one, else side by side.
@@ -137,7 +138,7 @@ unsafe fn launch_all(cuda: &Cuda, dtype: DType, all: &[LoraSkinnyParams]) -> Res
         // SAFETY: this function's contract is theirs.
         unsafe {
             launch_down(cuda, dtype, &downs)?;
-            launch_up(cuda, dtype, &ups)?;
+            launch_up(cuda, dtype, &ups, false)?;
         }
     }
     Ok(())

@@ -197,6 +197,7 @@ impl Work {
         let transposes = works.iter().flat_map(|work| work.transposes).collect::<Vec<_>>();
         let downs = works.iter().map(|work| work.d_xa).collect::<Vec<_>>();
         let mut factors = works.iter().flat_map(|work| work.factors).filter(|p| p.cols > 0).collect::<Vec<_>>();
+        let d_x = works.iter().filter_map(|work| work.d_x).collect::<Vec<_>>();
         let config = transposes_config(&transposes);
         let params = LoraTransposeParams { matrices: together(&transposes) };
         // SAFETY: the ops were verified, as this function's contract says, and `Transposed` has room for what is written
@@ -205,8 +206,7 @@ impl Work {
             cuda.launch(&TRANSPOSE, T::DTYPE.suffix(), params, config)?;
             launch_down(cuda, T::DTYPE, &downs)?;
             launch_weight_grads::<T>(cuda, &mut factors)?;
-            // One after the other: they add to the same d_x.
-            works.iter().filter_map(|work| work.d_x).try_for_each(|d_x| launch_up(cuda, T::DTYPE, &[d_x]))
+            if d_x.is_empty() { Ok(()) } else { launch_up(cuda, T::DTYPE, &d_x, true) }
         }
     }
 }

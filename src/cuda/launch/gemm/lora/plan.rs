@@ -122,8 +122,8 @@ pub(super) fn down(cuda: &Cuda, dtype: DType, parts: &[LoraDownParams]) -> Resul
     Ok(Launch { kernel: sized.kernel(parts.iter().any(|p| p.dropout.threshold != 0)), config })
 }
 
-/// For parts with the same number of tokens, whose outputs are apart.
-pub(super) fn up(dtype: DType, parts: &[LoraUpParams]) -> Result<Launch<LoraUpsParams>> {
+/// For parts with the same number of tokens, whose outputs are apart, or, `in_turn`, the same.
+pub(super) fn up(dtype: DType, parts: &[LoraUpParams], in_turn: bool) -> Result<Launch<LoraUpsParams>> {
     let [n, cols, r] = [most(parts, |p| p.n), most(parts, |p| p.cols), most(parts, |p| p.r)];
     let across = cols.div_ceil(params::LORA_UP_COLS) as usize;
     let dropout = parts.iter().any(|p| p.dropout.threshold != 0);
@@ -132,7 +132,7 @@ pub(super) fn up(dtype: DType, parts: &[LoraUpParams]) -> Result<Launch<LoraUpsP
         false => (&UP_SIMT, n),
     };
     let blocks = grid("lora", &[n, cols, r].map(|d| d as usize), down as usize * across)?;
-    let grid = [blocks, 1, dim(parts.len())];
+    let grid = [blocks, 1, if in_turn { 1 } else { dim(parts.len()) }];
     Ok(Launch { kernel, config: LaunchConfig { grid, threads: params::LORA_UP_THREADS, shared: 0 } })
 }
 
