@@ -1,7 +1,7 @@
 // DoRA beside the product of a layer: squares of the weight's rows, once for each model; norms of the rows of
 // W + scale B A, once for each step, from what the products A W^T and A A^T leave; columns scaled, and the gradients of
-// that. The bound of all but the norms is the memory.
-#include "params.h"
+// that; inputs with dropout. The bound of all but the norms is the memory.
+#include "lora.cuh"
 #include "reduce.cuh"
 #include "vec8.cuh"
 
@@ -80,3 +80,27 @@ template <class T> __device__ void dora_grad(const DoraGradParams &p) {
     p.d_magnitude[col] += factor(sum, norm);
 }
 INSTANTIATE(dora_grad, DoraGradParams)
+
+// Eight columns of one row for each thread, as in noise.
+template <class T> __device__ void dropped(const DroppedParams &p) {
+    Place at(p.d);
+    if (at.col >= p.d) return;
+    unsigned left = p.d - at.col;
+    const T *x = row_of<T>(p.x, at.row) + at.col;
+    T *out = row_of<T>(p.out, at.row) + at.col;
+    bool packed = aligned16(x, 0) && aligned16(out, 0);
+    Dropout dropout = dropout_of(p.dropout);
+    Vec8 v = load8(x, left, packed), sum = {};
+    if (p.accumulate) sum = load8(out, left, packed);
+    float of_dropped = p.factors[0], of_kept = p.factors[1];
+#pragma unroll
+    for (unsigned j = 0; j < 8; j += 4) {
+        uint4 four = dropout.words(uint32_t(at.row), (at.col + j) / 4);
+        uint32_t words[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+        for (unsigned e = 0; e < 4; e++)
+            sum.v[j + e] += v.v[j + e] * (words[e] >= dropout.threshold ? of_kept : of_dropped);
+    }
+    store8(out, sum, left, packed);
+}
+INSTANTIATE(dropped, DroppedParams)

@@ -584,6 +584,16 @@ typedef struct {
     float *d_magnitude;     // [outputs], added to
     unsigned n, outputs;
 } DoraGradParams;
+
+// dropped: out (+)= x times the factor of what is dropped, or of what is kept.
+typedef struct {
+    Matrix x;      // T [n, d]
+    MatrixMut out; // T [n, d]
+    DropoutParams dropout;
+    unsigned n, d;
+    unsigned accumulate;
+    float factors[2];
+} DroppedParams;
 enum {
     DORA_THREADS = 256,    // row_squares: a CTA for each row; dora_norms: a warp for each output
     DORA_GRAD_COLUMNS = 32, // of a CTA

@@ -38,6 +38,7 @@ macro_rules! each_op {
             dora_norms(DoraNorms<T>) in dora;
             dora(Dora<T>) in dora;
             dora_grad(DoraGrad<T>) in dora;
+            dropped(Dropped<T>) in dora;
 
             // The layers between
             rms_norm(RmsNorm<T>) in rms_norm;

@@ -5,7 +5,7 @@ mod common;
 use common::{
     close::relative_norm,
     golden::Golden,
-    tiny::{load, logits_tolerance, open_adapter, samples},
+    tiny::{load, logits_tolerance, open_adapter, samples, train_like_peft},
 };
 use half::bf16;
 use halfbyte::{Backend, Float};
@@ -13,7 +13,7 @@ use halfbyte_runtime::{
     batch::Batch,
     checkpoint::Checkpoint,
     lora::{Adapter, LoraConfig, Targets},
-    model::{Activations, CacheType, Decoder, ForwardContext, Keep, Qwen3, SampleOptions},
+    model::{Activations, CacheType, Decoder, DropoutSeed, ForwardContext, Keep, Qwen3, SampleOptions},
     train::{
         packing::Step,
         schedule::{Schedule, ScheduleKind, Warmup},
@@ -157,11 +157,45 @@ fn what_is_not_supported_is_refused<B: Backend>(backend: &B) {
     let dir = tempfile::tempdir().unwrap();
     assert!(adapter.save(dir.path()).is_err(), "saved without magnitudes");
     model.measure(backend, &mut adapter).unwrap();
+    let device = model.adapt(backend, &adapter).unwrap();
+    let (ctx, batch) = (ForwardContext::new(backend, Some(&device)), Batch::new(&samples(&golden)));
+    let mut acts = Activations::new(ctx, &model, batch.n_tokens(), Keep::Residual).unwrap();
+    let dropout = Some(DropoutSeed { p: 0.1, seed: 0, micro_batch: 0 });
+    let error = model.forward(ForwardContext { dropout, ..ctx }, &mut acts, &batch).expect_err("no room").to_string();
+    assert!(error.contains("dropout") && error.contains("a DoRA adapter without"), "{error}");
+}
+
+/// With its masks, and the layer's own product of what they leave; LoRA beside, whose masks they are.
+fn dropout_is_that_of_peft<B: Backend>(backend: &B) {
+    for (case, base) in [("lora", "untied"), ("dora", "untied"), ("dora-4bit", "untied-nf4-dq")] {
+        for keep in [Keep::Everything, Keep::AllButMlp, Keep::Residual, Keep::Host] {
+            train_like_peft(backend, &Golden::of_dropout(), case, base, keep);
+        }
+    }
+}
+
+/// Masks are functions of the place and the micro-batch: a run goes on with the same bits. Evaluation has none.
+fn dropout_goes_on<B: Backend>(backend: &B) {
+    let golden = Golden::open();
+    let model = load::<B, bf16>(backend, &golden, "untied-nf4-dq");
+    let mut adapter = new_adapter(&golden, "untied-nf4-dq", Targets::AllLinear, &model.config);
     adapter.config.dropout = 0.1;
-    let error = trainer(backend, &model, &adapter, 8).expect_err("dropout").to_string();
-    assert!(error.contains("lora_dropout is 0.1") && error.contains("DoRA"), "{error}");
-    // It can be used all the same.
-    model.adapt(backend, &adapter).unwrap();
+    model.measure(backend, &mut adapter).unwrap();
+    let (samples, batch) = (samples(&golden), Batch::new(&samples(&golden)));
+    let (capacity, n_targets) = (batch.n_tokens(), batch.n_targets());
+    let mut step = Step { micro_batches: vec![batch.clone(), batch], n_targets: 2 * n_targets, ..Step::default() };
+    let mut first = trainer(backend, &model, &adapter, capacity).unwrap();
+    assert_eq!(first.evaluate(&samples).unwrap(), first.evaluate(&samples).unwrap());
+    let before = first.evaluate(&samples).unwrap();
+    first.step(&step).unwrap();
+    let (learnt, state) = (first.adapter().unwrap().clone(), first.state().unwrap());
+    let mut second = trainer(backend, &model, &learnt, capacity).unwrap();
+    second.restore(&state).unwrap();
+    step.index = 1;
+    let (a, b) = (first.step(&step).unwrap(), second.step(&step).unwrap());
+    assert_eq!((a.loss.to_bits(), a.grad_norm.to_bits()), (b.loss.to_bits(), b.grad_norm.to_bits()));
+    assert!(first.adapter().unwrap() == second.adapter().unwrap());
+    assert!(first.evaluate(&samples).unwrap() < before);
 }
 
 backends!(
@@ -170,4 +204,6 @@ backends!(
     tokens_are_those_of_the_logits,
     norms_follow_the_adapter,
     what_is_not_supported_is_refused,
+    dropout_is_that_of_peft,
+    dropout_goes_on,
 );

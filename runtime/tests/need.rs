@@ -84,6 +84,7 @@ fn it_is_what_a_run_takes() {
     let examined = TrainSettings { data: None, ..plain.clone() };
     let prompted = TrainSettings { sample_prompts: Some("the ".repeat(900)), ..plain.clone() };
     let dora = TrainSettings { use_dora: true, lora_r: 64, ..plain.clone() };
+    let dropped = TrainSettings { lora_dropout: 0.1, ..dora.clone() };
     let tokens = TrainSettings {
         trainable_token_indices: TrainableTokens::from_text("4090,4091,4092").unwrap(),
         ..examined.clone()
@@ -104,7 +105,8 @@ fn it_is_what_a_run_takes() {
         exam(folder.path(), likelihood, adapted),
         exam(folder.path(), generated, written),
     ];
-    cases.extend([checkpointed, plain, prompted, examined, dora, tokens, ends, dense, in_8_bits].map(training));
+    cases
+        .extend([checkpointed, plain, prompted, examined, dora, dropped, tokens, ends, dense, in_8_bits].map(training));
     // Each takes more than those before it: what is counted is the most so far.
     cases.sort_by_key(|(_, told, _)| *told);
     let mut last = 0;

@@ -6,7 +6,7 @@ use super::{
 use crate::{
     buffer::{MatMut, View},
     element::Float,
-    ops::{Dora, DoraGrad, DoraNorms, RowSquares, factor},
+    ops::{Dora, DoraGrad, DoraNorms, Dropped, RowSquares, factor},
 };
 use rayon::prelude::*;
 
@@ -96,6 +96,31 @@ pub(super) fn dora<T: Float>(op: Dora<'_, Cpu, T>) {
             },
         );
     });
+}
+
+pub(super) fn dropped<T: Float>(op: Dropped<'_, Cpu, T>) {
+    let factors = op.factors();
+    let Dropped { x, dropout, out, accumulate, .. } = op;
+    let cols = x.cols;
+    par::each_with(
+        par::rows_mut(out).enumerate().with_min_len(par::grain(cols)),
+        || (vec![0.0; cols], vec![0.0; cols]),
+        |(wide, total), (row, out)| {
+            convert::widen(x.row(row), wide);
+            if accumulate {
+                convert::widen(out, total);
+            } else {
+                total.fill(0.0);
+            }
+            for (quad, (total, x)) in total.chunks_mut(4).zip(wide.chunks(4)).enumerate() {
+                let kept = dropout.keep(row as u32, quad as u32);
+                for ((total, x), kept) in total.iter_mut().zip(x).zip(kept) {
+                    *total += x * factors[usize::from(kept)];
+                }
+            }
+            convert::narrow(total, out);
+        },
+    );
 }
 
 /// Columns that one task adds up.

@@ -1201,6 +1201,29 @@ const _: () = {
     ["Offset of field: DoraGradParams::n"][::core::mem::offset_of!(DoraGradParams, n) - 56usize];
     ["Offset of field: DoraGradParams::outputs"][::core::mem::offset_of!(DoraGradParams, outputs) - 60usize];
 };
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct DroppedParams {
+    pub x: Matrix,
+    pub out: MatrixMut,
+    pub dropout: DropoutParams,
+    pub n: ::core::ffi::c_uint,
+    pub d: ::core::ffi::c_uint,
+    pub accumulate: ::core::ffi::c_uint,
+    pub factors: [f32; 2usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DroppedParams"][::core::mem::size_of::<DroppedParams>() - 80usize];
+    ["Alignment of DroppedParams"][::core::mem::align_of::<DroppedParams>() - 8usize];
+    ["Offset of field: DroppedParams::x"][::core::mem::offset_of!(DroppedParams, x) - 0usize];
+    ["Offset of field: DroppedParams::out"][::core::mem::offset_of!(DroppedParams, out) - 16usize];
+    ["Offset of field: DroppedParams::dropout"][::core::mem::offset_of!(DroppedParams, dropout) - 32usize];
+    ["Offset of field: DroppedParams::n"][::core::mem::offset_of!(DroppedParams, n) - 56usize];
+    ["Offset of field: DroppedParams::d"][::core::mem::offset_of!(DroppedParams, d) - 60usize];
+    ["Offset of field: DroppedParams::accumulate"][::core::mem::offset_of!(DroppedParams, accumulate) - 64usize];
+    ["Offset of field: DroppedParams::factors"][::core::mem::offset_of!(DroppedParams, factors) - 68usize];
+};
 pub const DORA_THREADS: u32 = 256;
 pub const DORA_GRAD_COLUMNS: u32 = 32;
 pub const DORA_GRAD_ROWS: u32 = 16;

@@ -1,7 +1,10 @@
 //! DoRA (Liu et al. 2024, arXiv:2402.09353): a layer whose weight is `magnitude / |W + s B A| · (W + s B A)`, row by row.
-//! As in PEFT, the norm is a constant to the gradient.
+//! As in PEFT, the norm is a constant to the gradient, and dropout is of the whole weight's input.
 
-use super::check::{Check, Op};
+use super::{
+    check::{Check, Op},
+    lora::Dropout,
+};
 use crate::{
     buffer::{Mat, MatMut, Storage, View, ViewMut},
     element::Float,
@@ -167,6 +170,51 @@ impl<B: Storage, T: Float> Op<B> for DoraGrad<'_, B, T> {
         verify_shapes(check, &self.z, &self.magnitude, &self.norms)?;
         check.mat_mut("d_out", &self.d_out, self.z.shape())?;
         check.len_mut("d_magnitude", &self.d_magnitude, self.magnitude.len())
+    }
+}
+
+/// `out (+)= drop(x)`, or what that leaves, `x - drop(x)`; both are their own gradients, since each element is multiplied by a number
+/// that does not depend on it.
+///
+/// ```
+/// use halfbyte::{Backend, Cpu, ops::*};
+///
+/// let cpu = Cpu::new();
+/// let (x, mut out) = (cpu.upload(&[3_f32; 64])?, cpu.zeros(64)?);
+/// let dropout = Dropout { p: 0.5, seed: 7, stream: 0 };
+/// Dropped { x: x.mat(1, 64), dropout, rest: false, out: out.mat_mut(1, 64), accumulate: false }.run(&cpu)?;
+/// assert!(out.to_vec(&cpu)?.iter().all(|x| [0.0, 6.0].contains(x)));
+/// Dropped { x: x.mat(1, 64), dropout, rest: true, out: out.mat_mut(1, 64), accumulate: true }.run(&cpu)?;
+/// assert_eq!(out.to_vec(&cpu)?, [3.0; 64]);
+/// # Ok::<(), halfbyte::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Dropped<'a, B: Storage, T: Float> {
+    /// `[n, d]`.
+    pub x: Mat<'a, B, T>,
+    /// What is dropped.
+    pub dropout: Dropout,
+    /// Gives what `drop(x)` leaves of `x`.
+    pub rest: bool,
+    /// `[n, d]`.
+    pub out: MatMut<'a, B, T>,
+    /// Adds to `out` instead of overwriting it.
+    pub accumulate: bool,
+}
+
+impl<B: Storage, T: Float> Dropped<'_, B, T> {
+    /// What elements that are dropped, and that are kept, are multiplied by.
+    pub(crate) fn factors(&self) -> [f32; 2] {
+        let scale = self.dropout.scale();
+        if self.rest { [1.0, 1.0 - scale] } else { [0.0, scale] }
+    }
+}
+
+impl<B: Storage, T: Float> Op<B> for Dropped<'_, B, T> {
+    fn verify(&self, check: &Check<'_, B>) -> Result<()> {
+        check.mat("x", &self.x, self.x.shape())?;
+        check.mat_mut("out", &self.out, self.x.shape())?;
+        self.dropout.verify(check)
     }
 }
 

@@ -31,6 +31,10 @@ impl Dropout {
         1.0 / (1.0 - self.p)
     }
 
+    pub(super) fn verify<B: Storage>(&self, check: &Check<'_, B>) -> Result<()> {
+        check.value((0.0..1.0).contains(&self.p), "dropout", self.p, "it must be at least 0 and below 1")
+    }
+
     /// Four keep-flags: those of columns `4 · quad ..` of `row`.
     pub fn keep(&self, row: u32, quad: u32) -> [bool; 4] {
         let counter = [quad, row, self.stream as u32, (self.stream >> 32) as u32];
@@ -115,10 +119,7 @@ impl<B: Storage, T: Float> Shapes<'_, B, T> {
         check.mat(name, &output, [n, out])?;
         check.len("a", &self.a, r * k)?;
         check.len("b", &self.b, out * r)?;
-        match self.dropout {
-            Some(d) => check.value((0.0..1.0).contains(&d.p), "dropout", d.p, "it must be at least 0 and below 1"),
-            None => Ok(()),
-        }
+        self.dropout.map_or(Ok(()), |dropout| dropout.verify(check))
     }
 }
 

@@ -40,7 +40,7 @@ pub use decode_attention::DecodeAttention;
 pub use dequantize::Dequantize;
 pub use dequantize_rows::{DequantizeRows, KvMut};
 pub(crate) use dora::factor;
-pub use dora::{Dora, DoraGrad, DoraNorms, RowSquares};
+pub use dora::{Dora, DoraGrad, DoraNorms, Dropped, RowSquares};
 pub use linear::{Linear, LinearGrad};
 pub use linear4::{Linear4, Linear4Grad};
 pub use lora::{Dropout, Lora, LoraGrad};

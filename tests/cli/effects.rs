@@ -258,6 +258,7 @@ fn every_option_of_training_is_seen() {
             .beside("--layers-to-transform 0"),
         row("--use-rslora", WEIGHTS),
         row("--use-dora", WEIGHTS),
+        row("--lora-dropout 0.1", WEIGHTS).beside("--use-dora"),
         row("--init-lora-weights gaussian", WEIGHTS),
         row("--modules-to-save lm_head", Refused("the model's output head is its embedding")),
         row("--trainable-token-indices 1", WEIGHTS),

@@ -99,7 +99,7 @@ const RESUMED: [&str; 6] = [
     "--gradient-accumulation-steps 2 --lora-dropout 0.1",
     "--bnb-4bit-compute-dtype float16 --packing --batch-size 1 --max-seq-length 96 --lora-dropout 0.2",
     "--bnb-4bit-compute-dtype float32 --packing --batch-size 1 --max-seq-length 128 --gradient-accumulation-steps 2",
-    "--use-dora --neftune-alpha 5",
+    "--use-dora --neftune-alpha 5 --lora-dropout 0.1",
     // Of a rank that gives tensors of both kinds.
     "--optim adamw_8bit --loraplus-lr-ratio 8 --lora-r 256 --lora-dropout 0.1",
     "--use-4bit false --init-lora-weights pissa_niter_2 --optim paged_adamw_32bit --lora-dropout 0.1",

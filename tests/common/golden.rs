@@ -22,6 +22,11 @@ impl Golden {
         Self::of("ends")
     }
 
+    /// Those that PEFT made with dropout, of which halfbyte's masks were taken.
+    pub fn of_dropout() -> Self {
+        Self::of("dropout")
+    }
+
     fn of(name: &str) -> Self {
         let folder = super::root().join("tests/data/golden").join(name);
         Golden { bytes: std::fs::read(folder.join("golden.safetensors")).unwrap(), folder }

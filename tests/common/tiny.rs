@@ -6,7 +6,7 @@ use halfbyte_runtime::{
     checkpoint::Checkpoint,
     config::{Module, Qwen3Config},
     export::{AdapterSettings, MergeSettings},
-    lora::Adapter,
+    lora::{Adapter, LoraWeights},
     model::{Activations, Base, CacheType, Decoder, ForwardContext, Keep, LossBuffers, Qwen3, SampleOptions},
     train::{
         packing::Step,
@@ -136,6 +136,9 @@ fn assert_tensors(golden: &Golden, got: &Adapter, part: &str) {
         };
         check(&format!("{module}.{a}"), &layer.a);
         check(&format!("{module}.{b}"), &layer.b);
+        if !layer.magnitude.is_empty() {
+            check(&format!("{module}.lora_magnitude_vector.weight"), &layer.magnitude);
+        }
     }
     for rows in &got.tokens {
         check(&format!("{}.token_adapter.trainable_tokens_delta", rows.table), &rows.weight);
@@ -149,7 +152,8 @@ pub fn train_like_peft<B: Backend>(backend: &B, golden: &Golden, case: &str, bas
     let mut step = step(&samples(golden));
     let options = trainer_options(step.micro_batches[0].n_tokens(), keep);
     let mut trainer = Trainer::new(backend, &model, &adapter, options).unwrap();
-    let numbers = adapter.layers.iter().map(|layer| layer.a.len() + layer.b.len()).sum::<usize>();
+    let of = |layer: &LoraWeights| layer.a.len() + layer.b.len() + layer.magnitude.len();
+    let numbers = adapter.layers.iter().map(of).sum::<usize>();
     assert_eq!(trainer.n_trainable(), numbers + adapter.tokens.iter().map(|rows| rows.weight.len()).sum::<usize>());
     for (i, want) in golden.floats(&format!("{case}.losses5")).into_iter().enumerate() {
         step.index = i as u64;

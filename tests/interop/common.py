@@ -3,9 +3,7 @@
 import subprocess
 from pathlib import Path
 
-import bitsandbytes.functional
 import bitsandbytes.nn.modules
-import peft.tuners.lora.dora
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -13,21 +11,6 @@ from transformers.utils import logging
 
 # That path computes in bf16, and save_pretrained writes wrong scales once it was used (bitsandbytes 0.50.2).
 bitsandbytes.nn.modules.has_avx512bf16 = lambda: False
-decoded_by_peft = peft.tuners.lora.dora.dequantize_module_weight
-
-
-def decoded(module):
-    """The weight whose norms DoRA takes: peft rounds it to the checkpoint's type, though the product does not."""
-    state = getattr(module.weight, "quant_state", None)
-    if state is None:
-        return decoded_by_peft(module)
-    dtype, state.dtype = state.dtype, torch.float32
-    weight = bitsandbytes.functional.dequantize_4bit(module.weight.data, state)
-    state.dtype = dtype
-    return weight
-
-
-peft.tuners.lora.dora.dequantize_module_weight = decoded
 # The mean of nested scales is summed in an order that depends on the number of threads.
 torch.set_num_threads(1)
 logging.set_verbosity_error()
@@ -74,6 +57,9 @@ def load(folder: Path):
     for parameter in model.parameters():
         if parameter.is_floating_point():
             parameter.data = parameter.data.float()
+        elif state := getattr(parameter, "quant_state", None):
+            # To that type bitsandbytes rounds what it decodes, which the backward pass and DoRA's norms read.
+            state.dtype = torch.float32
     return model
 
 

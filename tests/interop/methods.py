@@ -3,13 +3,14 @@
 import json
 from pathlib import Path
 
-import numpy
 import torch
 from checkpoints import quantize
-from common import Halfbyte, Table, decoded, load
+from common import Halfbyte, Table, load
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import Linear4bit
+from peft.tuners.lora import Linear4bit, LoraLayer
+from peft.utils.integrations import dequantize_module_weight
 from peft.utils.loftq_utils import _low_rank_decomposition
+from philox import dropped, words
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
@@ -17,6 +18,7 @@ STEPS = 200
 LOSS_TOLERANCE = 1e-3
 SEED = 3
 ALPHA = 5.0
+DROPOUT = 0.25
 # So that the order of samples decides nothing, a step has all of them.
 OPTIONS = ["--batch-size", 8, "--lr-scheduler-type", "constant", "--warmup-ratio", 0, "--weight-decay", 0.01]
 OPTIONS += ["--bnb-4bit-compute-dtype", "float32", "--max-grad-norm", 0.3, "--save-steps", 0, "--seed", SEED]
@@ -29,7 +31,10 @@ RUNS = {
     "LoRA of both, nf4 base": (["--target-modules", "o_proj,up_proj,embed_tokens,lm_head", "--use-4bit"], 2, True),
     "DoRA": (["--use-dora"], 8, False),
     "DoRA, nf4 base": (["--use-dora", "--use-4bit"], 2, True),
-    # One, since the noise of a token goes by its place in the batch.
+    # One, since masks and the noise of a token go by its place in the batch.
+    "LoRA with dropout": (["--lora-dropout", DROPOUT], 1, False),
+    "DoRA with dropout": (["--use-dora", "--lora-dropout", DROPOUT], 1, False),
+    "DoRA with dropout, nf4 base": (["--use-dora", "--lora-dropout", DROPOUT, "--use-4bit"], 1, True),
     "NEFTune": (["--neftune-alpha", ALPHA], 1, False),
     "PiSSA": (["--init-lora-weights", "pissa"], 8, False),
     # With a scaling of 1: PEFT leaves it out of account.
@@ -56,7 +61,7 @@ def compare_all(halfbyte: Halfbyte, table: Table, source: Path, tmp: Path) -> No
             train(halfbyte, base, data, folder / "first", [*options, "--max-steps", 1, "--learning-rate", 0])
             model = PeftModel.from_pretrained(load(base), folder / "first", is_trainable=True)
         ours = train(halfbyte, base, data, folder / "last", [*options, "--max-steps", STEPS, "--learning-rate", 1e-3])
-        theirs = peft_losses(model.train(), tokenised(base, records[:n]), "--neftune-alpha" in options)
+        theirs = peft_losses(model.train(), tokenised(base, records[:n]), options)
         worst = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
         fallen = f"{ours[0]:.3f} to {ours[-1]:.3f}, max difference {worst:.1e}"
         good = worst <= LOSS_TOLERANCE and ours[-1] < ours[0] / 2
@@ -78,7 +83,7 @@ def loftq(model, source: Path):
     original = load_file(source / "model.safetensors")
     for name, module in model.base_model.model.named_modules():
         if isinstance(module, Linear4bit):
-            lost = original[f"{name}.weight"].float() - decoded(module.base_layer)
+            lost = original[f"{name}.weight"].float() - dequantize_module_weight(module.base_layer)
             part = _low_rank_decomposition(lost, 16)
             module.lora_A["default"].weight.data, module.lora_B["default"].weight.data = part["R"], part["L"]
     return model
@@ -96,16 +101,20 @@ def compare_converted(table: Table, folder: Path) -> None:
     table.add("PiSSA for the whole base", "what peft's conversion adds to each weight", f"{worst:.1e} apart", same and worst <= 0.01)
 
 
-def peft_losses(model, samples: list, noisy: bool) -> list:
+def peft_losses(model, samples: list, options: list) -> list:
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.01)
-    noise = Noise(model.config.hidden_size)
-    if noisy:
-        model.get_input_embeddings().register_forward_hook(noise.add)
+    random = Random(model.config.hidden_size)
+    if "--neftune-alpha" in options:
+        model.get_input_embeddings().register_forward_hook(random.add)
+    if "--lora-dropout" in options:
+        # In the model's order, as halfbyte counts them.
+        for i, module in enumerate(module for module in model.modules() if isinstance(module, LoraLayer)):
+            module.lora_dropout["default"] = Dropout(random, i)
     losses = []
     n_targets = sum(len(ids) - first for ids, first in samples)
     for step in range(STEPS):
-        noise.step, total = step, 0.0
+        random.step, total = step, 0.0
         for ids, first in samples:
             labels = torch.tensor([[-100] * first + ids[first:]])
             loss = model(input_ids=torch.tensor([ids]), labels=labels).loss * ((len(ids) - first) / n_targets)
@@ -130,30 +139,27 @@ def tokenised(base: Path, records: list) -> list:
     return samples
 
 
-class Noise:
-    """What halfbyte adds to embeddings: Philox-4x32-10 by micro-batch and position."""
+class Random:
+    """What halfbyte draws for a step of one micro-batch."""
 
     def __init__(self, hidden: int):
         self.hidden = hidden
         self.step = 0
 
     def add(self, _module, _inputs, output: torch.Tensor) -> torch.Tensor:
+        """Noise on embeddings."""
         n = output.shape[1]
-        quads, rows = numpy.meshgrid(numpy.arange(self.hidden // 4), numpy.arange(n))
-        stream = self.step << 16 | 0xFFFF
-        words = philox([quads, rows, numpy.full_like(rows, stream & 0xFFFFFFFF), numpy.full_like(rows, stream >> 32)])
-        uniform = (numpy.stack(words, axis=-1).reshape(n, self.hidden) >> numpy.uint64(8)) / 2.0**24
+        uniform = (words(n, self.hidden, self.step << 16 | 0xFFFF, SEED) >> 8) / 2.0**24
         bound = ALPHA / (n * self.hidden) ** 0.5
         return output + torch.tensor(bound * (2 * uniform - 1), dtype=output.dtype)
 
 
-def philox(counter: list) -> list:
-    mask = numpy.uint64(0xFFFFFFFF)
-    a, b, c, d = (word.astype(numpy.uint64) for word in counter)
-    keys = [numpy.uint64(SEED), numpy.uint64(0)]
-    for _ in range(10):
-        low, high = a * numpy.uint64(0xD2511F53), c * numpy.uint64(0xCD9E8D57)
-        shift = numpy.uint64(32)
-        a, b, c, d = (high >> shift) ^ b ^ keys[0], high & mask, (low >> shift) ^ d ^ keys[1], low & mask
-        keys = [(keys[0] + numpy.uint64(0x9E3779B9)) & mask, (keys[1] + numpy.uint64(0xBB67AE85)) & mask]
-    return [a, b, c, d]
+class Dropout(torch.nn.Module):
+    """That of an adapter."""
+
+    def __init__(self, random: Random, module: int):
+        super().__init__()
+        self.random, self.module = random, module
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return dropped(x[0], DROPOUT, self.random.step, self.module, SEED)[None]

@@ -290,6 +290,8 @@ pub(crate) struct AdapterRoom {
     pub embedding_rank: Option<usize>,
     /// [`Layout::dora_columns`].
     pub dora_columns: usize,
+    /// [`Layout::dropped_columns`].
+    pub dropped_columns: usize,
     /// [`Layout::dora_bytes`].
     pub dora_bytes: usize,
 }
@@ -297,15 +299,15 @@ pub(crate) struct AdapterRoom {
 impl AdapterRoom {
     /// What activations are made with it, of a compute type of `size` bytes.
     pub fn room<'a>(&self, config: &'a Qwen3Config, size: usize) -> Room<'a> {
-        let AdapterRoom { xa_columns, room, end_columns, embedding_rank, dora_columns, .. } = *self;
-        Room { config, xa_columns, room, end_columns, embedding_rank, dora_columns, size }
+        let AdapterRoom { xa_columns, room, end_columns, embedding_rank, dora_columns, dropped_columns, .. } = *self;
+        Room { config, xa_columns, room, end_columns, embedding_rank, dora_columns, dropped_columns, size }
     }
 
     pub fn of(lora: &LoraConfig, config: &Qwen3Config) -> Result<Self> {
         let head = lora.save_lm_head.then(|| elements::<f32>(&config.shape(Module::LmHead))).transpose()?;
         let mut layout = Layout::new(lora.resolve(config)?, head)?;
         if lora.use_dora {
-            layout.take_magnitudes()?;
+            layout.take_magnitudes(lora.dropout)?;
         }
         let tokens = lora.tokens(config)?;
         tokens.iter().try_for_each(|(table, ids)| layout.take_tokens(*table, ids, config.hidden_size))?;
@@ -320,6 +322,7 @@ impl AdapterRoom {
             end_columns: layout.end_columns,
             embedding_rank: layout.embedding().map(|lora| lora.rank),
             dora_columns: layout.dora_columns(config),
+            dropped_columns: layout.dropped_columns(),
             dora_bytes: layout.dora_bytes()?,
         })
     }

@@ -79,4 +79,10 @@ impl Layout {
         let all = Projection::ALL.into_iter().filter(|projection| self.is_dora() && adapted(projection));
         all.map(wide).max().unwrap_or(0)
     }
+
+    /// Columns of the widest input or output of a module of DoRA with dropout, whose products are its own.
+    pub(crate) fn dropped_columns(&self) -> usize {
+        let wide = self.modules.iter().filter(|_| self.drops).map(|lora| lora.in_features.max(lora.out_features));
+        wide.max().unwrap_or(0)
+    }
 }

@@ -24,7 +24,7 @@ impl Layout {
         adapter.expect_begun()?;
         let mut layout = Layout::new(adapter.layers.iter().map(|layer| layer.target), head_len)?;
         if adapter.config.use_dora {
-            layout.take_magnitudes()?;
+            layout.take_magnitudes(adapter.config.dropout)?;
         }
         for TokenRows { table, ids, weight } in &adapter.tokens {
             layout.take_tokens(*table, ids, weight.len() / ids.len())?;

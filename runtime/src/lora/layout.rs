@@ -117,6 +117,8 @@ pub struct Layout {
     pub modules: Vec<LoraModule>,
     /// The magnitudes of all of them, with DoRA: one behind another, with padding between.
     pub magnitudes: Range<usize>,
+    /// Whether modules of DoRA drop some of their inputs while they are trained.
+    pub drops: bool,
     /// The trained output head `[vocab, hidden]`, if it is in `modules_to_save`.
     pub head: Option<Range<usize>>,
     /// Rows of the embedding and the head, if there are `trainable_token_indices`.
@@ -202,8 +204,9 @@ impl Layout {
         Ok(layout)
     }
 
-    /// Lays out a magnitude for each output, too.
-    pub(crate) fn take_magnitudes(&mut self) -> Result<()> {
+    /// Lays out what DoRA has beside: a magnitude for each output.
+    pub(crate) fn take_magnitudes(&mut self, dropout: f32) -> Result<()> {
+        self.drops = dropout > 0.0;
         for i in 0..self.modules.len() {
             self.modules[i].magnitude = self.take(&[self.modules[i].out_features])?;
         }

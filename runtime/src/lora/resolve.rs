@@ -7,7 +7,7 @@ use super::config::LoraConfig;
 use super::targets::{Match, Targets, compile, expect_match, target_error};
 use super::tokens::Table;
 use crate::config::{Module, Qwen3Config};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::options;
 
 /// A module that an adapter adapts.
@@ -82,20 +82,6 @@ impl LoraConfig {
             return Err(target_error("target_modules", &end.to_string(), reason));
         }
         Ok(tokens)
-    }
-
-    /// Refuses what can be used but not trained.
-    ///
-    /// # Errors
-    /// [`Error::Setting`] for DoRA with dropout.
-    ///
-    /// [`Error::Setting`]: crate::error::Error::Setting
-    pub(crate) fn expect_trainable(&self) -> Result<()> {
-        if self.use_dora && self.dropout != 0.0 {
-            let want = "DoRA is trained without dropout: set it to 0";
-            return Err(Error::setting("lora_dropout", self.dropout, want));
-        }
-        Ok(())
     }
 
     /// Bytes of the adapter's weights for a model.

@@ -1,5 +1,6 @@
 use super::{
     context::ForwardContext,
+    dropped::DroppedRows,
     ends::{EndRows, SeenTokens},
     keep::{Keep, Kept, Shelf},
     picked::PickedRows,
@@ -119,6 +120,8 @@ pub struct Activations<B: Backend, T: Float> {
     pub(super) normed: Rows<B, T>,
     /// `[n, intermediate]`, scratch: SwiGLU's output.
     pub(super) gated: Rows<B, T>,
+    /// What modules of DoRA with dropout work in.
+    pub(super) dropped: DroppedRows<B, T>,
     /// What the adapters of embedding and head work in.
     pub(super) ends: EndRows<B, T>,
     /// Of the head and the backward pass; none where nothing is kept.
@@ -152,6 +155,7 @@ impl<B: Backend, T: Float> Activations<B, T> {
             xa: Shelf::new(keep.iter().map(|_| trains), || Rows::new(backend, capacity, ctx.xa_columns()))?,
             normed: wide(config.hidden_size)?,
             gated: wide(config.intermediate_size)?,
+            dropped: DroppedRows::new(ctx, capacity, trains)?,
             ends: EndRows::new(ctx, capacity)?,
             workspace: Workspace::new(backend, workspace)?,
             keep,
@@ -197,7 +201,8 @@ impl<B: Backend, T: Float> Activations<B, T> {
     pub fn bytes(&self) -> usize {
         let layers: usize = self.layers.items().iter().map(LayerActivations::bytes).sum();
         let rows = [self.gate_up.items(), self.xa.items()].into_iter().flatten().map(Rows::bytes).sum::<usize>();
-        self.residual.bytes() + layers + rows + self.normed.bytes() + self.gated.bytes() + self.ends.bytes()
+        let scratch = self.normed.bytes() + self.gated.bytes() + self.dropped.bytes() + self.ends.bytes();
+        self.residual.bytes() + layers + rows + scratch
     }
 }
 

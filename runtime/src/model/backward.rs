@@ -7,12 +7,13 @@ use super::{
     activations::{Activations, Gradients, LayerActivations, Tokens},
     attention::Attend,
     context::ForwardContext,
+    dropped::DroppedRows,
     qwen3::Qwen3,
     rows::Rows,
     weights::MergedLinear,
     workspace::{AttentionGrads, Extent},
 };
-use crate::error::Result;
+use crate::{error::Result, lora::LoraModule};
 use halfbyte::{
     Backend, Buf, Float, Mat, MatMut,
     ops::{AttentionGrad, LoraFactors, LoraLinear4Grad, Op, QkNormRopeGrad, RmsNormGrad, Swiglu, SwigluGrad},
@@ -20,21 +21,33 @@ use halfbyte::{
 use std::iter;
 
 /// The matrices of [`ForwardContext::project`] and their gradients.
-struct ProjectGrad<'a, B: Backend, T: Float> {
+pub(super) struct ProjectGrad<'a, B: Backend, T: Float> {
     /// `[n, in]`: the projection's input.
-    x: Mat<'a, B, T>,
+    pub x: Mat<'a, B, T>,
     /// `[n, xa_columns]`, from the forward pass.
-    xa: Mat<'a, B, T>,
+    pub xa: Mat<'a, B, T>,
     /// `[n, out]`, with room behind its columns.
-    d_out: MatMut<'a, B, T>,
+    pub d_out: MatMut<'a, B, T>,
     /// `[n, xa_columns]`: scratch.
-    d_xa: MatMut<'a, B, T>,
+    pub d_xa: MatMut<'a, B, T>,
     /// `[n, in]`, or none where nothing below is trained.
-    d_x: Option<MatMut<'a, B, T>>,
+    pub d_x: Option<MatMut<'a, B, T>>,
     /// `[n, out]`, with DoRA: scratch for the product, made again.
     z: Option<MatMut<'a, B, T>>,
     /// As `d_out`, with DoRA: scratch for its gradient where `d_out` must stay as it is.
     d_z: Option<MatMut<'a, B, T>>,
+    /// With DoRA and dropout.
+    pub dropped: &'a mut DroppedRows<B, T>,
+}
+
+/// Where the gradients of modules' adapters go.
+pub(super) fn factors<'l, 'g, B: Backend>(
+    modules: impl IntoIterator<Item = &'l LoraModule>,
+    d_adapter: &'g mut Buf<B, f32>,
+) -> Vec<LoraFactors<'g, B>> {
+    let ranges: Vec<_> = modules.into_iter().flat_map(|lora| [lora.a.clone(), lora.b.clone()]).collect();
+    let mut windows = d_adapter.view_mut().into_disjoint(&ranges).into_iter();
+    iter::from_fn(|| Some(LoraFactors { d_a: windows.next()?, d_b: windows.next()? })).collect()
 }
 
 impl<B: Backend, T: Float> ForwardContext<'_, B, T> {
@@ -47,8 +60,15 @@ impl<B: Backend, T: Float> ForwardContext<'_, B, T> {
         d_adapter: &mut Buf<B, f32>,
     ) -> Result<()> {
         let (backend, parts) = (self.backend, self.parts(layer, linear));
-        if !parts.is_empty() {
-            m = self.dora_grad(layer, linear, m, d_adapter)?;
+        if let (Some(z), false) = (m.z.take(), parts.is_empty()) {
+            if let Some(mut d_z) = m.d_z.take() {
+                backend.copy(m.d_out.reborrow().into_view().view(), d_z.reborrow().into_view())?;
+                m.d_out = d_z;
+            }
+            if self.dropout.is_some() {
+                return self.project_grad_dropped(layer, linear, m, z, d_adapter);
+            }
+            self.dora_grad(layer, linear, &mut m, z, d_adapter)?;
         }
         let factors = self.factors(layer, linear, d_adapter);
         if let (Some(weight), false) = (linear.quantized(), parts.is_empty()) {
@@ -69,24 +89,19 @@ impl<B: Backend, T: Float> ForwardContext<'_, B, T> {
     }
 
     /// From the gradient of DoRA's output to that of the product.
-    fn dora_grad<'a>(
+    fn dora_grad(
         &self,
         layer: usize,
         linear: &MergedLinear<B, T>,
-        mut m: ProjectGrad<'a, B, T>,
+        m: &mut ProjectGrad<'_, B, T>,
+        mut z: MatMut<'_, B, T>,
         d_adapter: &mut Buf<B, f32>,
-    ) -> Result<ProjectGrad<'a, B, T>> {
-        let Some(mut z) = m.z.take() else { return Ok(m) };
+    ) -> Result<()> {
         linear.forward(self.backend, m.x, z.reborrow(), false)?;
         for part in self.parts(layer, linear) {
             part.lora(m.x, &mut m.d_xa, &mut z).run(self.backend)?;
         }
-        if let Some(mut d_z) = m.d_z.take() {
-            self.backend.copy(m.d_out.reborrow().into_view().view(), d_z.reborrow().into_view())?;
-            m.d_out = d_z;
-        }
-        self.scale_grad(layer, linear, z.mat(), &mut m.d_out, d_adapter)?;
-        Ok(m)
+        self.scale_grad(layer, linear, z.mat(), &mut m.d_out, d_adapter)
     }
 
     /// Where the gradients of the adapters of linear layers go; one for each of [`ForwardContext::parts`].
@@ -97,10 +112,8 @@ impl<B: Backend, T: Float> ForwardContext<'_, B, T> {
         d_adapter: &'g mut Buf<B, f32>,
     ) -> Vec<LoraFactors<'g, B>> {
         let Some(adapter) = self.adapter else { return Vec::new() };
-        let modules = linear.modules.iter().filter_map(|(projection, _)| adapter.layout.module(layer, *projection));
-        let ranges: Vec<_> = modules.flat_map(|lora| [lora.a.clone(), lora.b.clone()]).collect();
-        let mut windows = d_adapter.view_mut().into_disjoint(&ranges).into_iter();
-        iter::from_fn(|| Some(LoraFactors { d_a: windows.next()?, d_b: windows.next()? })).collect()
+        let of = |(projection, _): &_| adapter.layout.module(layer, *projection);
+        factors(linear.modules.iter().filter_map(of), d_adapter)
     }
 }
 
@@ -152,20 +165,20 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         i: usize,
     ) -> Result<()> {
         let (layer, n, extent) = (&self.layers[i], acts.tokens.n, self.extent(ctx, acts));
-        let Activations { residual, gate_up, xa, normed, gated, workspace, .. } = acts;
+        let Activations { residual, gate_up, xa, normed, gated, dropped, workspace, .. } = acts;
         let (xa, middle, gate_up) = (xa.at(i).rows(n), residual.at(2 * i + 1).rows(n), gate_up.at_mut(i));
         let mut d_gated = workspace.mlp(&extent);
 
         let (x, d_x, d_out) = (gated.rows(n), Some(d_gated.reborrow()), g.residual.wide_mut(n));
         let (z, d_z) = g.dora.as_mut().map(|memory| (normed.rows_mut(n), memory.mat_mut(n, d_out.shape()[1]))).unzip();
-        let down = ProjectGrad { x, xa, d_out, d_xa: g.xa.rows_mut(n), d_x, z, d_z };
+        let down = ProjectGrad { x, xa, d_out, d_xa: g.xa.rows_mut(n), d_x, z, d_z, dropped };
         ctx.project_grad(i, &layer.down, down, &mut g.adapter)?;
         SwigluGrad { gate_up: gate_up.rows_mut(n), d_out: d_gated.mat() }.run(ctx.backend)?;
         self.rms_norm(ctx, middle, &layer.mlp_norm, normed.rows_mut(n))?;
         let (x, d_x) = (normed.rows(n), Some(g.normed.rows_mut(n)));
         let z = g.dora.as_mut().map(|memory| memory.mat_mut(n, layer.gate_up.out_features));
         let d_out = gate_up.wide_mut(n);
-        let d_gate_up = ProjectGrad { x, xa, d_out, d_xa: g.xa.rows_mut(n), d_x, z, d_z: None };
+        let d_gate_up = ProjectGrad { x, xa, d_out, d_xa: g.xa.rows_mut(n), d_x, z, d_z: None, dropped };
         ctx.project_grad(i, &layer.gate_up, d_gate_up, &mut g.adapter)?;
         self.norm_backward(ctx, middle, &layer.mlp_norm, g)
     }
@@ -179,13 +192,13 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         trained_below: bool,
     ) -> Result<()> {
         let (layer, n, extent) = (&self.layers[i], acts.tokens.n, self.extent(ctx, acts));
-        let Activations { tokens, residual, layers, xa, normed, workspace, .. } = acts;
+        let Activations { tokens, residual, layers, xa, normed, dropped, workspace, .. } = acts;
         let (a, xa, before) = (layers.at(i), xa.at(i).rows(n), residual.at(2 * i).rows(n));
         let mut d = workspace.attention(&extent);
 
         let (x, d_x, d_out) = (a.attention.rows(n), Some(d.attention.reborrow()), g.residual.wide_mut(n));
         let (z, d_z) = g.dora.as_mut().map(|memory| (normed.rows_mut(n), memory.mat_mut(n, d_out.shape()[1]))).unzip();
-        let o = ProjectGrad { x, xa, d_out, d_xa: g.xa.rows_mut(n), d_x, z, d_z };
+        let o = ProjectGrad { x, xa, d_out, d_xa: g.xa.rows_mut(n), d_x, z, d_z, dropped };
         ctx.project_grad(i, &layer.o, o, &mut g.adapter)?;
         self.attend_backward(ctx, tokens, a, &mut d, &mut g.delta)?;
         self.rotate_backward(ctx, tokens, a, &mut d, i)?;
@@ -193,7 +206,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         self.rms_norm(ctx, before, &layer.attention_norm, normed.rows_mut(n))?;
         let (x, d_x) = (normed.rows(n), trained_below.then(|| g.normed.rows_mut(n)));
         let z = g.dora.as_mut().map(|memory| memory.mat_mut(n, layer.qkv.out_features));
-        let qkv = ProjectGrad { x, xa, d_out: d.qkv, d_xa: g.xa.rows_mut(n), d_x, z, d_z: None };
+        let qkv = ProjectGrad { x, xa, d_out: d.qkv, d_xa: g.xa.rows_mut(n), d_x, z, d_z: None, dropped };
         ctx.project_grad(i, &layer.qkv, qkv, &mut g.adapter)?;
         if trained_below {
             self.norm_backward(ctx, before, &layer.attention_norm, g)?;

@@ -1,8 +1,13 @@
 //! What a forward pass reads besides the weights, and linear layers with their adapters.
 
-use super::weights::{Adapters, MergedLinear, Norm};
-use crate::error::Result;
-use crate::lora::DeviceAdapter;
+use super::{
+    dropped::DroppedRows,
+    weights::{Adapters, MergedLinear, Norm},
+};
+use crate::{
+    error::Result,
+    lora::{DeviceAdapter, LoraModule},
+};
 use halfbyte::{
     Backend, Float, MatMut,
     ops::{Dropout, LoraLinear4, LoraPart, Noise, Op, Swiglu},
@@ -53,6 +58,14 @@ impl EmbeddingNoise {
     }
 }
 
+/// What the adapters of linear layers work in.
+pub(super) struct AdapterRows<'a, B: Backend, T: Float> {
+    /// `[n, xa_columns]`
+    pub xa: MatMut<'a, B, T>,
+    /// With DoRA and dropout.
+    pub dropped: &'a mut DroppedRows<B, T>,
+}
+
 /// What a forward pass reads besides the weights.
 #[derive(Debug)]
 pub struct ForwardContext<'a, B: Backend, T: Float> {
@@ -96,18 +109,25 @@ impl<'a, B: Backend, T: Float> ForwardContext<'a, B, T> {
     }
 
     /// Linear layers with their adapters: `out = x Wᵀ + s (x Aᵀ) Bᵀ`, where `x` has room behind its columns, and with DoRA
-    /// `magnitude / norm` times that. Where there is memory for what is added, `[n, out]`, it is added to `out`.
+    /// `magnitude / norm` times that, but with dropout as in `dropped.rs`. Where there is memory for what is added, `[n, out]`,
+    /// it is added to `out`.
     pub(super) fn project(
         &self,
         layer: usize,
         linear: &MergedLinear<B, T>,
         x: MatMut<'_, B, T>,
-        xa: MatMut<'_, B, T>,
+        rows: AdapterRows<'_, B, T>,
         mut out: MatMut<'_, B, T>,
         added: Option<MatMut<'_, B, T>>,
     ) -> Result<()> {
+        let dora = self.is_dora() && self.adapts(layer, linear);
+        if dora && self.dropout.is_some() {
+            let x = x.mat().columns(0..linear.in_features);
+            return self.project_dropped(layer, linear, x, rows, out, added.is_some());
+        }
+        let xa = rows.xa;
         match added {
-            Some(mut z) if self.is_dora() && self.adapts(layer, linear) => {
+            Some(mut z) if dora => {
                 self.product(layer, linear, x, xa, z.reborrow(), false)?;
                 self.scale(layer, linear, z, Some(out))
             }
@@ -150,16 +170,16 @@ impl<'a, B: Backend, T: Float> ForwardContext<'a, B, T> {
         layer: usize,
         linear: &MergedLinear<B, T>,
         mut norm: Norm<'_, B, T>,
-        xa: MatMut<'_, B, T>,
+        rows: AdapterRows<'_, B, T>,
         mut out: MatMut<'_, B, T>,
         gated: Option<MatMut<'_, B, T>>,
     ) -> Result<()> {
         let (n, backend, parts) = (norm.x.shape()[0], self.backend, self.parts(layer, linear));
         if parts.is_empty() || n <= FEW && !self.is_dora() {
-            return linear.forward_normed(backend, norm, Adapters { parts: &parts, xa }, out, gated);
+            return linear.forward_normed(backend, norm, Adapters { parts: &parts, xa: rows.xa }, out, gated);
         }
         norm.run(backend)?;
-        self.project(layer, linear, norm.out, xa, out.reborrow(), None)?;
+        self.project(layer, linear, norm.out, rows, out.reborrow(), None)?;
         match gated {
             Some(gated) => Ok(Swiglu { gate_up: out.mat(), out: gated }.run(backend)?),
             None => Ok(()),
@@ -171,9 +191,19 @@ impl<'a, B: Backend, T: Float> ForwardContext<'a, B, T> {
         let Some(adapter) = self.adapter else { return Vec::new() };
         let part = |(projection, columns): &(_, Range<usize>)| {
             let lora = adapter.layout.module(layer, *projection)?;
-            let (a, b, dropout) = (adapter.a(lora), adapter.b(lora), self.dropout(lora.index));
-            Some(LoraPart { a, b, scale: lora.scale, dropout, xa: lora.xa.clone(), out: columns.clone() })
+            Some(self.part(adapter, lora, columns.clone()))
         };
         linear.modules.iter().filter_map(part).collect()
+    }
+
+    /// The adapter of one of them, which has the outputs `out`.
+    pub(super) fn part<'s>(
+        &self,
+        adapter: &'s DeviceAdapter<B, T>,
+        lora: &LoraModule,
+        out: Range<usize>,
+    ) -> LoraPart<'s, B, T> {
+        let (a, b, dropout) = (adapter.a(lora), adapter.b(lora), self.dropout(lora.index));
+        LoraPart { a, b, scale: lora.scale, dropout, xa: lora.xa.clone(), out }
     }
 }

@@ -1,7 +1,12 @@
 //! The forward pass: one function for each layer, whatever its tokens attend to and whatever of it is kept.
 
 use super::{
-    activations::Activations, attention::Attend, context::ForwardContext, keep::Keep, qwen3::Qwen3, weights::Norm,
+    activations::Activations,
+    attention::Attend,
+    context::{AdapterRows, ForwardContext},
+    keep::Keep,
+    qwen3::Qwen3,
+    weights::Norm,
 };
 use crate::{batch::Batch, error::Result};
 use halfbyte::{
@@ -48,9 +53,10 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         self.attention_forward(ctx, acts, i, attend)?;
         acts.residual.store(ctx.backend, i, acts.tokens.n)?;
         self.gate_up_forward(ctx, acts, i)?;
-        let (n, Activations { residual, xa, normed, gated, .. }) = (acts.tokens.n, acts);
+        let (n, Activations { residual, xa, normed, gated, dropped, .. }) = (acts.tokens.n, acts);
         let (next, added) = (residual.advance(ctx.backend, 2 * i + 1, n)?, Some(normed.rows_mut(n)));
-        ctx.project(i, &self.layers[i].down, gated.wide_mut(n), xa.at_mut(i).rows_mut(n), next, added)
+        let rows = AdapterRows { xa: xa.at_mut(i).rows_mut(n), dropped };
+        ctx.project(i, &self.layers[i].down, gated.wide_mut(n), rows, next, added)
     }
 
     /// Attention of layer `i`: from state `2 i` of the residual stream to state `2 i + 1`.
@@ -62,13 +68,15 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         attend: &mut Attend<'_, B, T>,
     ) -> Result<()> {
         let (layer, n) = (&self.layers[i], acts.tokens.n);
-        let Activations { tokens, residual, layers, xa, normed, .. } = acts;
+        let Activations { tokens, residual, layers, xa, normed, dropped, .. } = acts;
         let (a, xa) = (layers.at_mut(i), xa.at_mut(i));
         let norm = self.norm(residual.at(2 * i).rows(n), &layer.attention_norm, normed.wide_mut(n));
-        ctx.project_normed(i, &layer.qkv, norm, xa.rows_mut(n), a.qkv.rows_mut(n), None)?;
+        let rows = AdapterRows { xa: xa.rows_mut(n), dropped };
+        ctx.project_normed(i, &layer.qkv, norm, rows, a.qkv.rows_mut(n), None)?;
         self.attend(ctx, i, tokens, a, attend)?;
         let (middle, added) = (residual.advance(ctx.backend, 2 * i, n)?, Some(normed.rows_mut(n)));
-        ctx.project(i, &layer.o, a.attention.wide_mut(n), xa.rows_mut(n), middle, added)
+        let rows = AdapterRows { xa: xa.rows_mut(n), dropped };
+        ctx.project(i, &layer.o, a.attention.wide_mut(n), rows, middle, added)
     }
 
     /// The MLP of layer `i` as far as the input of its last product: from state `2 i + 1` of the residual stream to gate,
@@ -80,11 +88,11 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         i: usize,
     ) -> Result<()> {
         let (layer, n, kept) = (&self.layers[i], acts.tokens.n, acts.keep[i] != Keep::Nothing);
-        let Activations { residual, gate_up, xa, normed, gated, .. } = acts;
-        let (gate_up, xa) = (gate_up.at_mut(i), xa.at_mut(i).rows_mut(n));
+        let Activations { residual, gate_up, xa, normed, gated, dropped, .. } = acts;
+        let (gate_up, rows) = (gate_up.at_mut(i), AdapterRows { xa: xa.at_mut(i).rows_mut(n), dropped });
         let norm = self.norm(residual.at(2 * i + 1).rows(n), &layer.mlp_norm, normed.wide_mut(n));
         let fused = (!kept).then(|| gated.rows_mut(n));
-        ctx.project_normed(i, &layer.gate_up, norm, xa, gate_up.rows_mut(n), fused)?;
+        ctx.project_normed(i, &layer.gate_up, norm, rows, gate_up.rows_mut(n), fused)?;
         if kept {
             Swiglu { gate_up: gate_up.rows(n), out: gated.rows_mut(n) }.run(ctx.backend)?;
         }

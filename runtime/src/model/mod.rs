@@ -9,6 +9,7 @@ mod cache;
 mod context;
 mod decode;
 mod dora;
+mod dropped;
 mod ends;
 mod forward;
 mod head;

@@ -42,6 +42,8 @@ pub(crate) struct Room<'a> {
     pub embedding_rank: Option<usize>,
     /// [`crate::lora::Layout::dora_columns`], 0 without DoRA.
     pub dora_columns: usize,
+    /// [`crate::lora::Layout::dropped_columns`], 0 without DoRA or dropout.
+    pub dropped_columns: usize,
     /// Bytes of a number of the compute type.
     pub size: usize,
 }
@@ -70,6 +72,7 @@ impl Room<'_> {
             Part::new("x A of adapters", if trains { keep.len() } else { 1 } * rows(self.xa_columns)),
             Part::new("x A of embedding and head", rows(3 * self.end_columns)),
             Part::new("a layer's normed input and SwiGLU", rows(hidden + inter + 2 * self.room)),
+            Part::new("inputs with dropout, and products", if trains { 2 * rows(self.dropped_columns) } else { 0 }),
             Part::new("logits, or a layer's gradients", if trains { extent.bytes(self.size) } else { 0 }),
         ]
     }

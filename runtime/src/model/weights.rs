@@ -91,6 +91,13 @@ pub enum Weight<B: Backend, T: Float> {
 }
 
 impl<B: Backend, T: Float> Weight<B, T> {
+    fn all(&self) -> RowsOfWeight<'_, B, T> {
+        match self {
+            Weight::Dense(weight) => RowsOfWeight::Dense(weight.view()),
+            Weight::Quantized(weight) => RowsOfWeight::Quantized(weight.view()),
+        }
+    }
+
     /// `out (+)= x Wᵀ`
     pub(super) fn forward<O: Float>(
         &self,
@@ -99,11 +106,7 @@ impl<B: Backend, T: Float> Weight<B, T> {
         out: MatMut<'_, B, O>,
         accumulate: bool,
     ) -> Result<()> {
-        match self {
-            Weight::Dense(weight) => Linear { x, weight: weight.view(), out, accumulate }.run(backend)?,
-            Weight::Quantized(weight) => Linear4 { x, weight: weight.view(), out, accumulate }.run(backend)?,
-        }
-        Ok(())
+        self.all().forward(backend, x, out, accumulate)
     }
 
     /// `d_x (+)= d_out W`
@@ -114,11 +117,7 @@ impl<B: Backend, T: Float> Weight<B, T> {
         d_x: MatMut<'_, B, T>,
         accumulate: bool,
     ) -> Result<()> {
-        match self {
-            Weight::Dense(weight) => LinearGrad { d_out, weight: weight.view(), d_x, accumulate }.run(backend)?,
-            Weight::Quantized(weight) => Linear4Grad { d_out, weight: weight.view(), d_x, accumulate }.run(backend)?,
-        }
-        Ok(())
+        self.all().backward(backend, d_out, d_x, accumulate)
     }
 }
 
@@ -144,11 +143,26 @@ pub(super) enum RowsOfWeight<'a, B: Backend, T: Float> {
 }
 
 impl<B: Backend, T: Float> RowsOfWeight<'_, B, T> {
-    /// `out = x Wᵀ`, in f32.
-    pub fn product(&self, backend: &B, x: Mat<'_, B, T>, out: MatMut<'_, B, f32>) -> Result<()> {
+    /// `out (+)= x Wᵀ`
+    pub fn forward<O: Float>(
+        &self,
+        backend: &B,
+        x: Mat<'_, B, T>,
+        out: MatMut<'_, B, O>,
+        accumulate: bool,
+    ) -> Result<()> {
         match *self {
-            RowsOfWeight::Dense(weight) => Linear { x, weight, out, accumulate: false }.run(backend)?,
-            RowsOfWeight::Quantized(weight) => Linear4 { x, weight, out, accumulate: false }.run(backend)?,
+            RowsOfWeight::Dense(weight) => Linear { x, weight, out, accumulate }.run(backend)?,
+            RowsOfWeight::Quantized(weight) => Linear4 { x, weight, out, accumulate }.run(backend)?,
+        }
+        Ok(())
+    }
+
+    /// `d_x (+)= d_out W`
+    pub fn backward(&self, backend: &B, d_out: Mat<'_, B, T>, d_x: MatMut<'_, B, T>, accumulate: bool) -> Result<()> {
+        match *self {
+            RowsOfWeight::Dense(weight) => LinearGrad { d_out, weight, d_x, accumulate }.run(backend)?,
+            RowsOfWeight::Quantized(weight) => Linear4Grad { d_out, weight, d_x, accumulate }.run(backend)?,
         }
         Ok(())
     }
@@ -252,6 +266,11 @@ impl<B: Backend, T: Float> MergedLinear<B, T> {
             }
             Weight::Quantized(all) => RowsOfWeight::Quantized(rows_of(all.view(), &rows)),
         })
+    }
+
+    /// Each of the layers: its columns of the output, and its weight.
+    pub(super) fn each(&self) -> impl Iterator<Item = (Projection, Range<usize>, RowsOfWeight<'_, B, T>)> {
+        self.modules.iter().filter_map(|(of, columns)| Some((*of, columns.clone(), self.weight_of(*of)?)))
     }
 
     /// The same where it is not in 4 bits, to be written.

@@ -147,7 +147,6 @@ impl<'m, B: Backend, T: Float> Trainer<'m, B, T> {
         options::WEIGHT_DECAY.check(trainer.optimizer.weight_decay)?;
         options::LORAPLUS_LR_RATIO.check(trainer.optimizer.lora_plus)?;
         options::MAX_GRAD_NORM.check(trainer.optimizer.max_grad_norm)?;
-        adapter.config.expect_trainable()?;
         trainer.optimizer.expect_for(adapter.layers.iter().map(|layer| layer.target.module))?;
         let config = adapter.config.clone();
         let what = || format!("an adapter with r = {} and its optimizer", config.r);

@@ -150,7 +150,7 @@ fn methods_go_on_to_the_same_bytes() {
     type Method = fn(TrainSettings) -> TrainSettings;
     let methods: [(&str, Method); 5] = [
         ("noise", |plain| TrainSettings { neftune_alpha: 5.0, ..plain }),
-        ("dora", |plain| TrainSettings { use_dora: true, use_4bit: true, ..plain }),
+        ("dora", |plain| TrainSettings { use_dora: true, lora_dropout: 0.1, use_4bit: true, ..plain }),
         ("pissa", |plain| TrainSettings { init_lora_weights: Init::Pissa(Some(2)), lora_dropout: 0.1, ..plain }),
         ("embedding and head", |plain| TrainSettings {
             target_modules: Targets::from_text("q_proj,embed_tokens,lm_head"),

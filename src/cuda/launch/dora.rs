@@ -1,22 +1,23 @@
-use super::{dim, elementwise, grid};
+use super::{dim, elementwise, gemm::lora::dropout_params, grid};
 use crate::{
     cuda::{
         device::Cuda,
         kernel::{Kernel, LaunchConfig},
         params::{
-            DORA_GRAD_COLUMNS, DORA_GRAD_ROWS, DORA_THREADS, DoraGradParams, DoraNormsParams, DoraParams, MatrixMut,
-            RowSquaresParams,
+            DORA_GRAD_COLUMNS, DORA_GRAD_ROWS, DORA_THREADS, DoraGradParams, DoraNormsParams, DoraParams,
+            DroppedParams, MatrixMut, RowSquaresParams,
         },
     },
     element::Float,
     error::Result,
-    ops::{Dora, DoraGrad, DoraNorms, RowSquares},
+    ops::{Dora, DoraGrad, DoraNorms, Dropped, RowSquares},
 };
 
 const ROW_SQUARES: Kernel<RowSquaresParams> = Kernel::new("dora", "row_squares");
 const DORA_NORMS: Kernel<DoraNormsParams> = Kernel::new("dora", "dora_norms");
 const DORA: Kernel<DoraParams> = Kernel::new("dora", "dora");
 const DORA_GRAD: Kernel<DoraGradParams> = Kernel::new("dora", "dora_grad");
+const DROPPED: Kernel<DroppedParams> = Kernel::new("dora", "dropped");
 /// Outputs of a CTA of [`DORA_NORMS`], a warp for each.
 const NORMS_CTA: usize = DORA_THREADS as usize / 32;
 
@@ -74,4 +75,19 @@ pub(in crate::cuda) fn dora_grad<T: Float>(cuda: &Cuda, mut op: DoraGrad<'_, Cud
     // SAFETY: `DoraGrad::verify` checked every shape against `params.n` and `params.outputs`; an element is read before it is
     // written, by the one thread that has it.
     unsafe { cuda.launch(&DORA_GRAD, T::DTYPE.suffix(), params, config) }
+}
+
+pub(in crate::cuda) fn dropped<T: Float>(cuda: &Cuda, mut op: Dropped<'_, Cuda, T>) -> Result<()> {
+    let ([n, d], factors) = (op.x.shape(), op.factors());
+    let params = DroppedParams {
+        x: op.x.matrix(),
+        out: op.out.matrix(),
+        dropout: dropout_params(Some(op.dropout)).0,
+        n: dim(n),
+        d: dim(d),
+        accumulate: op.accumulate.into(),
+        factors,
+    };
+    // SAFETY: `Dropped::verify` checked both shapes against `params.n` and `params.d`.
+    unsafe { cuda.launch(&DROPPED, T::DTYPE.suffix(), params, elementwise("dropped", [n, d])?) }
 }

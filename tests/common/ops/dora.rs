@@ -1,3 +1,5 @@
+mod dropped;
+
 use crate::common::{
     cases::{self, Rows},
     close::Close,
@@ -271,14 +273,23 @@ fn dora_grad<B: Backend>(backend: &B) {
 }
 
 pub fn checks<B: Backend>() -> Vec<Check<B>> {
-    vec![("row_squares", row_squares), ("dora_norms", dora_norms), ("dora", dora), ("dora_grad", dora_grad)]
+    vec![
+        ("row_squares", row_squares),
+        ("dora_norms", dora_norms),
+        ("dora", dora),
+        ("dora_grad", dora_grad),
+        ("dropped", dropped::check),
+    ]
 }
 
 pub fn gradients<B: Backend>() -> Vec<Check<B>> {
-    vec![("dora_grad", |backend| {
-        // Two outputs, of which no norm is 0.
-        differentiate::<B, Gradient<B, f32>>(backend, &Rows::new(3, 2));
-    })]
+    vec![
+        ("dora_grad", |backend| {
+            // Two outputs, of which no norm is 0.
+            differentiate::<B, Gradient<B, f32>>(backend, &Rows::new(3, 2));
+        }),
+        ("dropped", dropped::differences),
+    ]
 }
 
 pub fn works<B: Backend>(model: &Model) -> Vec<Work<B>> {
@@ -291,6 +302,7 @@ pub fn works<B: Backend>(model: &Model) -> Vec<Work<B>> {
         Work::new::<Norms<B, bf16>>("dora_norms", format!("{d} r {rank}"), [6 * d * rank, 2 * d * rank * rank], norms),
         Work::new::<Forward<B, bf16>>("dora", shape(), [4 * len, len], (case, false)),
         Work::new::<Gradient<B, bf16>>("dora_grad", shape(), [6 * len, 3 * len], case),
+        dropped::work(case),
     ]
 }
 
@@ -325,5 +337,5 @@ fn dora_refuses<B: Backend>(backend: &B) {
 }
 
 pub fn refusals<B: Backend>() -> Vec<Check<B>> {
-    vec![("dora", dora_refuses)]
+    vec![("dora", dora_refuses), ("dropped", dropped::refuses)]
 }

@@ -92,7 +92,6 @@ impl Prepared {
         let (adapter, adapter_note) = adapter.unzip();
         let lora = adapter.as_ref().map_or_else(|| settings.lora(), |adapter| Ok(adapter.config.clone()))?;
         let targets = lora.resolve(&config)?;
-        lora.expect_trainable()?;
         let rates = OptimizerOptions::default().lora_plus(settings.loraplus_lr_ratio);
         rates.expect_for(targets.iter().map(|target| target.module))?;
         expect_base(settings, &files, &lora, &targets)?;

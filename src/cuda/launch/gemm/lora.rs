@@ -18,9 +18,9 @@ use crate::{
     error::Result,
     ops::{Lora, LoraPart},
 };
-use dropout::dropout_params;
 use plan::Launch;
 
+pub(in crate::cuda) use dropout::dropout_params;
 pub(in crate::cuda) use grad::{lora_grad, lora_grads};
 
 fn forward_params<T: Float>(op: &mut Lora<'_, Cuda, T>) -> LoraSkinnyParams {
