@@ -14,7 +14,7 @@ macro_rules! backends {
         mod cuda {
             $(#[test]
             fn $check() {
-                if let Some(cuda) = super::common::cuda() {
+                if let Some(cuda) = $crate::common::cuda() {
                     super::$check(cuda);
                 }
             })*

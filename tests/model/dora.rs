@@ -1,8 +1,6 @@
-//! DoRA beside what the goldens of `tests/model.rs` say of it: how it begins, answers, and goes with every way to hold a
+//! DoRA beside what the goldens of `peft.rs` say of it: how it begins, answers, and goes with every way to hold a
 //! base.
-mod common;
-
-use common::{
+use crate::common::{
     close::relative_norm,
     golden::Golden,
     tiny::{load, logits_tolerance, open_adapter, samples, train_like_peft},
@@ -198,7 +196,7 @@ fn dropout_goes_on<B: Backend>(backend: &B) {
     assert!(first.evaluate(&samples).unwrap() < before);
 }
 
-backends!(
+crate::backends!(
     magnitudes_begin_as_in_peft,
     a_new_adapter_changes_nothing,
     tokens_are_those_of_the_logits,

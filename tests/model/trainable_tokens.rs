@@ -1,7 +1,5 @@
 //! Rows of the embedding and the head that an adapter trains, against PEFT: `tests/data/golden/trainable-tokens`.
-mod common;
-
-use common::{
+use crate::common::{
     golden::Golden,
     tiny::{
         check_greedy, check_logits, load, load_merged, loss, open_adapter, samples, step, train_like_peft,
@@ -96,7 +94,7 @@ fn rows_of_a_tied_embedding_beside_another_head_are_refused<B: Backend>(backend:
     assert!(error.contains("trainable_token_indices") && error.contains("remove `lm_head.weight`"), "{error}");
 }
 
-backends!(
+crate::backends!(
     forward_equals_peft,
     training_equals_peft,
     a_new_adapter_trains_its_rows_and_keeps_them,

@@ -1,7 +1,5 @@
 //! The whole model against transformers, peft and bitsandbytes: `tests/data/golden/qwen3-tiny`.
-mod common;
-
-use common::{
+use crate::common::{
     close::relative_norm,
     golden::Golden,
     tiny::{check_greedy, check_logits, load, load_merged, logits_tolerance, open_adapter, samples},
@@ -286,7 +284,7 @@ fn only_what_is_kept_takes_memory<B: Backend>(backend: &B) {
 /// The CUDA backend counts every byte. The CPU backend knows only what the whole process takes, which says nothing here.
 #[test]
 fn evaluation_takes_no_device_memory_of_its_own() {
-    let Some(cuda) = common::own_cuda() else { return };
+    let Some(cuda) = crate::common::own_cuda() else { return };
     let golden = Golden::open();
     let model = load::<_, bf16>(&cuda, &golden, "untied-nf4-dq");
     let adapter = open_adapter(&golden, "plain", &model.config);
@@ -301,7 +299,7 @@ fn evaluation_takes_no_device_memory_of_its_own() {
     assert_eq!(used.allocated, used.peak, "memory was taken for a while and given back");
 }
 
-backends!(
+crate::backends!(
     a_decoder_ends_at_its_capacity,
     prompts_run_in_parts_go_on_as_alone,
     prompts_go_on_from_a_cache_in_8_bits,

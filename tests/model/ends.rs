@@ -1,7 +1,5 @@
 //! LoRA on the embedding and the output head: PEFT's figures, every way to hold a base, dropout, many tokens.
-mod common;
-
-use common::{
+use crate::common::{
     close::relative_norm,
     golden::Golden,
     tiny::{
@@ -181,7 +179,7 @@ fn only_rows_of_tokens_that_were_read_have_a_gradient<B: Backend>(backend: &B) {
     }
 }
 
-backends!(
+crate::backends!(
     only_rows_of_tokens_that_were_read_have_a_gradient,
     forward_equals_peft,
     training_equals_peft,

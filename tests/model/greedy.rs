@@ -1,7 +1,5 @@
 //! What a decoder writes, token after token over its cache, are the largest logits of the whole text in one pass.
 //! `HALFBYTE_GREEDY_TOKENS=100000` says how many tokens of each model are looked at.
-mod common;
-
 use half::bf16;
 use halfbyte::{Backend, Float, quant::Format, rng::philox};
 use halfbyte_runtime::{
@@ -111,4 +109,4 @@ fn tokens_are_the_largest_logits_of_the_whole_text<B: Backend>(backend: &B) {
     }
 }
 
-backends!(tokens_are_the_largest_logits_of_the_whole_text);
+crate::backends!(tokens_are_the_largest_logits_of_the_whole_text);

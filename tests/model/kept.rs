@@ -1,6 +1,4 @@
 //! What is kept for the backward pass, and where moments lie, decides about memory and time, and about nothing else.
-mod common;
-
 use half::bf16;
 use halfbyte::{Backend, quant::Format};
 use halfbyte_runtime::{
@@ -130,4 +128,4 @@ fn steps_ahead_are_the_same<B: Backend>(backend: &B) {
     assert!(trained(true, 1e4, 1e3) == (reports, error, layers));
 }
 
-backends!(what_is_kept_changes_no_bit, where_moments_lie_changes_no_bit, steps_ahead_are_the_same);
+crate::backends!(what_is_kept_changes_no_bit, where_moments_lie_changes_no_bit, steps_ahead_are_the_same);
