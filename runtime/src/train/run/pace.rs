@@ -28,6 +28,7 @@ struct Pace<'a> {
     base: Base,
     rank: usize,
     dropout: f32,
+    dora: bool,
     training: Training,
 }
 
@@ -39,7 +40,9 @@ impl Job for Pace<'_> {
         let seconds = |n_layers| -> Result<f64> {
             let config = Qwen3Config { n_layers, ..self.config.clone() };
             let model = Qwen3::<B, T>::random(&backend, &config, self.base, 0)?;
-            let adapter = random_adapter(&config, self.rank, self.dropout, 0)?;
+            let mut adapter = random_adapter(&config, self.rank, self.dropout, 0)?;
+            adapter.config.use_dora = self.dora;
+            model.measure(&backend, &mut adapter)?;
             Ok(train(&backend, &model, &adapter, self.training)?.step_s)
         };
         Ok([seconds(1)?, seconds(2)?])
@@ -60,8 +63,8 @@ impl Prepared {
         let most = if device.may_be_gpu() { ON_GPU } else { ON_CPU };
         let training = measured(&epoch, most, if whole { Keep::Everything } else { Keep::Residual });
         let base = held(self.settings.base(), self.files.quantized_as());
-        let (rank, dropout) = (self.lora.r, self.lora.dropout);
-        let pace = Pace { config: &self.config, base, rank, dropout, training };
+        let (rank, dropout, dora) = (self.lora.r, self.lora.dropout, self.lora.use_dora);
+        let pace = Pace { config: &self.config, base, rank, dropout, dora, training };
         let step = of_all_layers(device::run(device, threads, dtype, pace)?, self.config.n_layers);
         let rate = (training.batch * training.length) as f64 / step;
         let tokens = epoch.n_tokens as f64 / epoch.n_steps.max(1) as f64 * steps as f64;
