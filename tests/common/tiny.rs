@@ -86,6 +86,18 @@ pub fn check_logits<B: Backend>(
     assert!((loss / want - 1.0).abs() <= 1e-5, "{tag}: loss {loss}, expected {want}");
 }
 
+/// The adapter of golden `case` on checkpoint `base`: logits and greedy tokens as it is, logits merged; the merged model.
+pub fn check_adapter<B: Backend>(backend: &B, golden: &Golden, case: &str, base: &str) -> Qwen3<B, f32> {
+    let bases = Golden::open();
+    let model = load::<B, f32>(backend, &bases, base);
+    let adapter = open_adapter(golden, case, &model.config);
+    check_logits(backend, golden, case, &model, Some(&adapter));
+    check_greedy(backend, golden, case, &model, Some(&adapter));
+    let merged = load_merged(backend, &bases.dir(base), &golden.dir(&format!("adapter-{case}")));
+    check_logits(backend, golden, case, &merged, None);
+    merged
+}
+
 pub fn check_greedy<B: Backend>(
     backend: &B,
     golden: &Golden,

@@ -1,10 +1,7 @@
 //! Rows of the embedding and the head that an adapter trains, against PEFT: `tests/data/golden/trainable-tokens`.
 use crate::common::{
     golden::Golden,
-    tiny::{
-        check_greedy, check_logits, load, load_merged, loss, open_adapter, samples, step, train_like_peft,
-        trainer_options,
-    },
+    tiny::{check_adapter, load, loss, samples, step, train_like_peft, trainer_options},
 };
 use half::bf16;
 use halfbyte::Backend;
@@ -20,14 +17,8 @@ use halfbyte_runtime::{
 const CASES: [(&str, &str); 4] = [("tied", "tied"), ("untied", "untied"), ("both", "untied"), ("head", "untied")];
 
 fn forward_equals_peft<B: Backend>(backend: &B) {
-    let (golden, bases) = (Golden::of_trainable_tokens(), Golden::open());
     for (case, base) in CASES {
-        let model = load::<B, f32>(backend, &bases, base);
-        let adapter = open_adapter(&golden, case, &model.config);
-        check_logits(backend, &golden, case, &model, Some(&adapter));
-        check_greedy(backend, &golden, case, &model, Some(&adapter));
-        let merged = load_merged(backend, &bases.dir(base), &golden.dir(&format!("adapter-{case}")));
-        check_logits(backend, &golden, case, &merged, None);
+        check_adapter(backend, &Golden::of_trainable_tokens(), case, base);
     }
 }
 

@@ -21,9 +21,9 @@ const RMS_NORM_GRAD: Kernel<RmsNormGradParams> = Kernel::new("rms_norm", "rms_no
 /// (docs/kernels.md).
 const MANY: usize = 4;
 
-/// Threads for each of `n` rows.
-fn threads(cuda: &Cuda, n: usize) -> u32 {
-    if n > MANY * cuda.n_sms as usize { RMS_NORM_MANY_THREADS } else { RMS_NORM_THREADS }
+/// Threads for each of `n` rows on `n_sms` multiprocessors.
+fn threads(n: usize, n_sms: usize) -> u32 {
+    if n > MANY * n_sms { RMS_NORM_MANY_THREADS } else { RMS_NORM_THREADS }
 }
 
 /// Of the gradient, for rows of `bytes`: many, unless only more of them have the row in registers, and nearly all are
@@ -50,9 +50,10 @@ pub(in crate::cuda) fn rms_norm<T: Float>(cuda: &Cuda, mut op: RmsNorm<'_, Cuda,
         d: dim(d),
         eps: op.eps,
     };
-    let kernel = if n <= cuda.n_sms as usize { &RMS_NORM_FEW } else { &RMS_NORM };
+    let n_sms = cuda.n_sms as usize;
+    let kernel = if n <= n_sms { &RMS_NORM_FEW } else { &RMS_NORM };
     // SAFETY: `RmsNorm::verify` checked every shape against `params.n` and `params.d`.
-    unsafe { cuda.launch(kernel, T::DTYPE.suffix(), params, LaunchConfig::new(dim(n), threads(cuda, n))) }
+    unsafe { cuda.launch(kernel, T::DTYPE.suffix(), params, LaunchConfig::new(dim(n), threads(n, n_sms))) }
 }
 
 pub(in crate::cuda) fn rms_norm_grad<T: Float>(cuda: &Cuda, mut op: RmsNormGrad<'_, Cuda, T>) -> Result<()> {
@@ -75,6 +76,14 @@ pub(in crate::cuda) fn rms_norm_grad<T: Float>(cuda: &Cuda, mut op: RmsNormGrad<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn more_than_four_rows_for_each_multiprocessor_have_the_smaller_cta() {
+        let by_rows = [1, 132, 528, 529].map(|rows| threads(rows, 132));
+        let [many, few] = [RMS_NORM_MANY_THREADS, RMS_NORM_THREADS];
+        assert_ne!(many, few);
+        assert_eq!(by_rows, [few, few, few, many]);
+    }
 
     #[test]
     fn a_row_of_4096_has_the_larger_cta() {
