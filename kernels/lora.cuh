@@ -27,4 +27,5 @@ __device__ __forceinline__ bool kept(const Dropout &dropout, uint32_t row, uint3
 }
 
 __device__ __forceinline__ uint4 load16(const void *p) { return *static_cast<const uint4 *>(p); }
+__device__ __forceinline__ void store16(void *p, const uint4 &v) { *static_cast<uint4 *>(p) = v; }
 __device__ __forceinline__ uint2 load8bytes(const void *p) { return *static_cast<const uint2 *>(p); }

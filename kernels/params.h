@@ -238,11 +238,15 @@ typedef struct {
     unsigned count;
 } LoraDownsParams;
 enum {
-    // Tokens and warps of a CTA; the second pair where tokens are few.
+    // Tokens and warps of a CTA.
     LORA_DOWN_TOKENS = 32,
     LORA_DOWN_WARPS = 8,
-    LORA_DOWN_SKINNY_TOKENS = 16,
+    // Where tokens are few; where no two CTAs share a multiprocessor; and CTAs of a cluster.
+    LORA_DOWN_FEW_TOKENS = 16,
     LORA_DOWN_SKINNY_WARPS = 16,
+    LORA_DOWN_LONE_WARPS = 32,
+    LORA_DOWN_CLUSTER = 8,
+    LORA_DOWN_CLUSTER_WARPS = 8,
     LORA_DOWN_SIMT_WARPS = 8, // each with one token
     LORA_DOWN_SIMT_COLS = 8,  // and so many columns of r
 };
@@ -372,6 +376,7 @@ typedef struct {
     const float *weight; // [d]
     Matrix d_out;        // T [n, d]
     MatrixMut d_x;       // T [n, d]
+    MatrixMut out;       // T [n, d]: rms_norm's, made again, or null; it may be in the place of d_out
     unsigned n, d;
     unsigned accumulate;
     float eps;
@@ -537,8 +542,15 @@ typedef struct {
     Matrix gate_up;      // T [n, 2 f]
     Matrix d_out;        // T [n, f]
     MatrixMut d_gate_up; // T [n, 2 f]
+    MatrixMut out;       // T [n, f]: swiglu's, made again, or null; it may be in the place of d_out
     unsigned n, f;
 } SwigluGradParams;
+
+// lora_swiglu_grad: swiglu_grad, and kernel 1 of lora_weight_grad where x is what swiglu makes of gate and up.
+typedef struct {
+    SwigluGradParams swiglu;
+    LoraWeightGradParams factor;
+} LoraSwigluGradParams;
 
 // noise: x[i, j] += bound * (2 u - 1), u from Philox.
 typedef struct {
