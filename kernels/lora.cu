@@ -151,17 +151,15 @@ template <class T, int DEPTH, int TILES> struct Up {
         for (int i = 0; i < 2 * TILES; i++) {
             unsigned row = row0 + 8 * i + g;
             if (!inside || row >= p.n) continue;
-            uint4 lo, hi;
-            if (DROP) {
-                Dropout dropout = dropout_of(p.dropout);
-                lo = dropout.words(row, (col0 + 8 * t) / 4);
-                hi = dropout.words(row, (col0 + 8 * t) / 4 + 1);
-            }
-            uint32_t words[8] = {lo.x, lo.y, lo.z, lo.w, hi.x, hi.y, hi.z, hi.w};
+            Dropout dropout = dropout_of(p.dropout);
+            uint4 words = {};
+            if (DROP) words = dropout.words(row, (col0 + 8 * t) / 8);
+            const uint32_t pairs[4] = {words.x, words.y, words.z, words.w};
 #pragma unroll
             for (int e = 0; e < 8; e++) {
                 float v = p.scale * acc[i / 2][e / 2][i % 2 * 2 + e % 2];
-                if (!DROP || words[e] >= p.dropout.threshold) sum[i].v[e] = from_f32<T>(to_f32(sum[i].v[e]) + v);
+                bool kept = !DROP || (e % 2 ? dropout.high(pairs[e / 2]) : dropout.low(pairs[e / 2]));
+                if (kept) sum[i].v[e] = from_f32<T>(to_f32(sum[i].v[e]) + v);
             }
             store16(out(p, row), sum[i]);
         }

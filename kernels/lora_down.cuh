@@ -8,10 +8,10 @@ __device__ __forceinline__ void store_down(const LoraDownParams &p, unsigned row
     if (row < p.n && col < p.r) row_of<T>(p.out, row)[col] = from_f32<T>(p.scale * v);
 }
 
-// Zeros where x has no row.
+// Zeros where x has no row. Where there is no such copy its stride is 0.
 template <class T>
 __device__ __forceinline__ void store_down_transposed(const LoraDownParams &p, unsigned row, unsigned col, float v) {
-    if (p.out_t.ptr && row < p.out_t.stride && col < p.r)
+    if (row < p.out_t.stride && col < p.r)
         row_of<T>(p.out_t, col)[row] = from_f32<T>(row < p.n ? p.scale * v : 0.f);
 }
 
@@ -51,7 +51,7 @@ template <class T, int COLS, int TILES> struct Down {
                 unsigned k = (run + s * step) * 32 + t * 8;
 #pragma unroll
                 for (int i = 0; i < 2 * TILES; i++) {
-                    if (DROP) drop8(xs[s][i], dropout, row0 + 8 * i + g, k / 4);
+                    if (DROP) drop8(xs[s][i], dropout, row0 + 8 * i + g, k / 8);
                     // What was loaded beyond the end is the end again.
                     if (k >= p.cols) xs[s][i] = make_uint4(0, 0, 0, 0);
                 }

@@ -87,7 +87,7 @@ template <class T, bool DROP, int TILES> struct WeightGrad {
     __device__ __forceinline__ void multiply(Loaded &run, unsigned token) {
         if (DROP)
 #pragma unroll
-            for (int i = 0; i < 4; i++) drop8(run.x.rows[i], dropout, token + 4 * t + i, col / 4);
+            for (int i = 0; i < 4; i++) drop8(run.x.rows[i], dropout, token + 4 * t + i, col / 8);
 #pragma unroll
         for (int m = 0; m < TILES; m++) {
             uint32_t operand[4] = {run.a[2 * m].x, run.a[2 * m + 1].x, run.a[2 * m].y, run.a[2 * m + 1].y};
