@@ -34,11 +34,7 @@
     INSTANTIATE_DOWN(T, 32, false, 32, 1, 2)                                                                           \
     INSTANTIATE_DOWN(T, 8_drop, true, 8, 2, 2)                                                                         \
     INSTANTIATE_DOWN(T, 16_drop, true, 16, 2, 4)                                                                       \
-    INSTANTIATE_DOWN(T, 32_drop, true, 32, 1, 2)                                                                       \
-    INSTANTIATE_DOWN_FEW(T, 8, false, 8, lone, LORA_DOWN_LONE_WARPS, 4)                                                \
-    INSTANTIATE_DOWN_FEW(T, 16, false, 16, lone, LORA_DOWN_LONE_WARPS, 4)                                              \
-    INSTANTIATE_DOWN_FEW(T, 8_drop, true, 8, lone, LORA_DOWN_LONE_WARPS, 2)                                            \
-    INSTANTIATE_DOWN_FEW(T, 16_drop, true, 16, lone, LORA_DOWN_LONE_WARPS, 1)
+    INSTANTIATE_DOWN(T, 32_drop, true, 32, 1, 2)
 INSTANTIATE_DOWNS(bf16)
 INSTANTIATE_DOWNS(f16)
 
@@ -49,16 +45,20 @@ INSTANTIATE_DOWNS(f16)
         down_cluster<T, drop, width / 8, LORA_DOWN_CLUSTER_WARPS, 2>(p.parts[blockIdx.z],                              \
                                                                      blockIdx.x / LORA_DOWN_CLUSTER);                  \
     }
-#define INSTANTIATE_DOWN_CLUSTERS(T)                                                                                   \
+#define INSTANTIATE_DOWN_HOPPER(T)                                                                                   \
+    INSTANTIATE_DOWN_FEW(T, 8, false, 8, lone, LORA_DOWN_LONE_WARPS, 4)                                                \
+    INSTANTIATE_DOWN_FEW(T, 16, false, 16, lone, LORA_DOWN_LONE_WARPS, 4)                                              \
+    INSTANTIATE_DOWN_FEW(T, 8_drop, true, 8, lone, LORA_DOWN_LONE_WARPS, 2)                                            \
+    INSTANTIATE_DOWN_FEW(T, 16_drop, true, 16, lone, LORA_DOWN_LONE_WARPS, 1)                                          \
     INSTANTIATE_DOWN_CLUSTER(T, 8, false, 8)                                                                           \
     INSTANTIATE_DOWN_CLUSTER(T, 16, false, 16)                                                                         \
     INSTANTIATE_DOWN_CLUSTER(T, 32, false, 32)                                                                         \
     INSTANTIATE_DOWN_CLUSTER(T, 8_drop, true, 8)                                                                       \
     INSTANTIATE_DOWN_CLUSTER(T, 16_drop, true, 16)                                                                     \
     INSTANTIATE_DOWN_CLUSTER(T, 32_drop, true, 32)
-#if CLUSTERS
-INSTANTIATE_DOWN_CLUSTERS(bf16)
-INSTANTIATE_DOWN_CLUSTERS(f16)
+#if CLUSTERS // and for 32 warps, older ones have too few registers
+INSTANTIATE_DOWN_HOPPER(bf16)
+INSTANTIATE_DOWN_HOPPER(f16)
 #endif
 
 // A warp for each token and eight columns of r.

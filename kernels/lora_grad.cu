@@ -1,7 +1,6 @@
 // The gradients of the low-rank adapter: lora_weight_grad (a sum over tokens, r x cols) for both factors, and the
 // transposes that it and the kernels of lora.cu want.
-#include "lora.cuh"
-#include "sigmoid.cuh"
+#include "lora_tile.cuh"
 #include "vec8.cuh"
 
 // ------------------------------------------------------------------------------------------------ transposes
@@ -78,9 +77,6 @@ template <class T, bool DROP, int TILES> struct WeightGrad {
     __device__ __forceinline__ void load(Loaded &run, unsigned token) const {
 #pragma unroll
         for (int i = 0; i < 4; i++) run.x.rows[i] = load16(x + size_t(min(token + 4 * t + i, p.n - 1)) * p.x.stride);
-        load_a(run, token);
-    }
-    __device__ __forceinline__ void load_a(Loaded &run, unsigned token) const {
 #pragma unroll
         for (int i = 0; i < 2 * TILES; i++) run.a[i] = load8bytes(a[i] + token);
     }
@@ -172,80 +168,30 @@ INSTANTIATE_WEIGHT_GRAD(f16, 16)
 INSTANTIATE_WEIGHT_GRAD(bf16, 32)
 INSTANTIATE_WEIGHT_GRAD(f16, 32)
 
-// The gradient of SwiGLU, and of the factor behind it, whose x is SwiGLU's output and never in memory: a thread has 8
-// columns of gate, up and d_out of 4 tokens, puts the gradients in place of gate and up, and multiplies what it makes of
-// them. r is one warp's, so that nobody else reads gate and up: with two or four times its sums one CTA fits on a
-// multiprocessor, and waits. With two, warps wait for loads while others compute, and none need be under way ahead.
-template <class T, bool DROP> struct SwigluWeightGrad : WeightGrad<T, DROP, 1> {
-    using Base = WeightGrad<T, DROP, 1>;
-    using typename Base::Loaded;
-    const SwigluGradParams &swiglu;
-    bool inside;
-
-    __device__ __forceinline__ SwigluWeightGrad(const LoraSwigluGradParams &p, unsigned tile)
-        : Base(p.factor, tile), swiglu(p.swiglu), inside(this->col0 + 8 * this->g < p.factor.cols) {}
-
-    // `x`: d_out before, swiglu after.
-    __device__ __forceinline__ void differentiate(uint4 &x, uint4 &gate, uint4 &up) const {
-        Pack<T> &d = reinterpret_cast<Pack<T> &>(x), &g = reinterpret_cast<Pack<T> &>(gate);
-        Pack<T> &u = reinterpret_cast<Pack<T> &>(up);
-#pragma unroll
-        for (int j = 0; j < 8; j++) {
-            SwigluGrads grads = swiglu_grads<T>(to_f32(g.v[j]), to_f32(u.v[j]), to_f32(d.v[j]));
-            g.v[j] = from_f32<T>(grads.gate), u.v[j] = from_f32<T>(grads.up), d.v[j] = from_f32<T>(grads.out);
-        }
-    }
-    __device__ __forceinline__ void add(unsigned begin, unsigned end) {
-        unsigned n = swiglu.n, f = swiglu.f, first = 4 * this->t, col = this->col;
-        for (unsigned token = begin + this->group * Base::RUN; token < end; token += this->groups * Base::RUN) {
-            uint4 gate[4], up[4];
-            Loaded run;
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                unsigned row = min(token + first + i, n - 1);
-                const T *from = row_of<T>(swiglu.gate_up, row) + col;
-                gate[i] = load16(from), up[i] = load16(from + f);
-                run.x.rows[i] = load16(row_of<T>(swiglu.d_out, row) + col);
-            }
-            this->load_a(run, token);
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                unsigned row = token + first + i;
-                differentiate(run.x.rows[i], gate[i], up[i]);
-                if (inside && row < n) {
-                    T *to = row_of<T>(swiglu.d_gate_up, row) + col;
-                    store16(to, gate[i]), store16(to + f, up[i]);
-                } else {
-                    run.x.rows[i] = make_uint4(0, 0, 0, 0); // another thread's, which may have overwritten them
-                }
-            }
-            this->multiply(run, token);
-        }
-    }
-};
-
-template <class T, bool DROP> __device__ void lora_swiglu_grad(const LoraSwigluGradParams &p) {
-    extern __shared__ float sums[];
-    unsigned begin = blockIdx.y * p.factor.split_len, end = min(begin + p.factor.split_len, p.factor.n);
-    SwigluWeightGrad<T, DROP> products(p, blockIdx.x);
-    products.add(begin, end);
-    products.add_groups(sums);
-    if (products.group == 0) products.store(p.factor.partial + size_t(blockIdx.y) * p.factor.r * p.factor.cols);
-}
-
-#define INSTANTIATE_SWIGLU_GRAD(T)                                                                                     \
+// By way of shared memory (lora_tile.cuh), where each element of x is read and paired once, whatever r: for r up to 128, but
+// for r up to 16 with dropout and many tokens.
+#define INSTANTIATE_TILES(T, name, drop, width)                                                                        \
     extern "C" __global__ void __launch_bounds__(LORA_WEIGHT_GRAD_THREADS, 2)                                          \
-        lora_swiglu_grad16_##T(const __grid_constant__ LoraSwigluGradParams p) {                                       \
+        lora_weight_grad_tiles##name##_##T(const __grid_constant__ LoraWeightGradsParams p) {                          \
         begin_kernel();                                                                                                \
-        lora_swiglu_grad<T, false>(p);                                                                                 \
+        weight_grad_tiles<T, drop, width / 16>(p);                                                                     \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(LORA_WEIGHT_GRAD_THREADS, 2)                                          \
-        lora_swiglu_grad16_drop_##T(const __grid_constant__ LoraSwigluGradParams p) {                                  \
+        lora_swiglu_grad##name##_##T(const __grid_constant__ LoraSwigluGradParams p) {                                 \
         begin_kernel();                                                                                                \
-        lora_swiglu_grad<T, true>(p);                                                                                  \
+        swiglu_grad_tiles<T, drop, width / 16>(p);                                                                     \
     }
-INSTANTIATE_SWIGLU_GRAD(bf16)
-INSTANTIATE_SWIGLU_GRAD(f16)
+#define INSTANTIATE_ALL_TILES(T)                                                                                       \
+    INSTANTIATE_TILES(T, 16, false, 16)                                                                                \
+    INSTANTIATE_TILES(T, 32, false, 32)                                                                                \
+    INSTANTIATE_TILES(T, 64, false, 64)                                                                                \
+    INSTANTIATE_TILES(T, 128, false, 128)                                                                              \
+    INSTANTIATE_TILES(T, 16_drop, true, 16)                                                                            \
+    INSTANTIATE_TILES(T, 32_drop, true, 32)                                                                            \
+    INSTANTIATE_TILES(T, 64_drop, true, 64)                                                                            \
+    INSTANTIATE_TILES(T, 128_drop, true, 128)
+INSTANTIATE_ALL_TILES(bf16)
+INSTANTIATE_ALL_TILES(f16)
 
 // A thread for each column of x and eight of r, over the tokens of one part.
 template <class T> __device__ void lora_weight_grad_simt(const LoraWeightGradsParams &ps) {

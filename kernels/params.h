@@ -207,7 +207,7 @@ enum {
 // The dropout of ops::Dropout. Kernels only zero elements; whoever calls folds keep_scale into the scale.
 typedef struct {
     unsigned long long seed, stream;
-    unsigned threshold; // 0: no dropout
+    unsigned threshold; // in the upper half; 0: no dropout
 } DropoutParams;
 
 // lora_transpose: out = x^T, with zeros where x has no row.
@@ -354,6 +354,8 @@ enum {
     LORA_WEIGHT_GRAD_THREADS = 32 * LORA_WEIGHT_GRAD_WARPS,
     LORA_WEIGHT_GRAD_COLS = 64,     // of a CTA of the tensor cores' kernel; a thread of the other has one
     LORA_WEIGHT_GRAD_RUN = 16,      // tokens of one step
+    LORA_WEIGHT_GRAD_TILE_TOKENS = 128, // of a tile in shared memory
+    LORA_WEIGHT_GRAD_STAGES = 3,        // such tiles
     LORA_WEIGHT_GRAD_MAX_R = 256,   // every warp with its own 32
     LORA_WEIGHT_GRAD_SIMT_COLS = 8, // columns of r of a CTA
     LORA_WEIGHT_GRAD_SUMS = 8,      // rows of r of a thread that adds parts to a transposed gradient

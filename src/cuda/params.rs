@@ -407,8 +407,11 @@ const _: () = {
 };
 pub const LORA_DOWN_TOKENS: u32 = 32;
 pub const LORA_DOWN_WARPS: u32 = 8;
-pub const LORA_DOWN_SKINNY_TOKENS: u32 = 16;
+pub const LORA_DOWN_FEW_TOKENS: u32 = 16;
 pub const LORA_DOWN_SKINNY_WARPS: u32 = 16;
+pub const LORA_DOWN_LONE_WARPS: u32 = 32;
+pub const LORA_DOWN_CLUSTER: u32 = 8;
+pub const LORA_DOWN_CLUSTER_WARPS: u32 = 8;
 pub const LORA_DOWN_SIMT_WARPS: u32 = 8;
 pub const LORA_DOWN_SIMT_COLS: u32 = 8;
 #[repr(C)]
@@ -642,6 +645,8 @@ pub const LORA_WEIGHT_GRAD_WARPS: u32 = 8;
 pub const LORA_WEIGHT_GRAD_THREADS: u32 = 256;
 pub const LORA_WEIGHT_GRAD_COLS: u32 = 64;
 pub const LORA_WEIGHT_GRAD_RUN: u32 = 16;
+pub const LORA_WEIGHT_GRAD_TILE_TOKENS: u32 = 128;
+pub const LORA_WEIGHT_GRAD_STAGES: u32 = 3;
 pub const LORA_WEIGHT_GRAD_MAX_R: u32 = 256;
 pub const LORA_WEIGHT_GRAD_SIMT_COLS: u32 = 8;
 pub const LORA_WEIGHT_GRAD_SUMS: u32 = 8;
