@@ -93,13 +93,12 @@ template <class T> __device__ void dropped(const DroppedParams &p) {
     Vec8 v = load8(x, left, packed), sum = {};
     if (p.accumulate) sum = load8(out, left, packed);
     float of_dropped = p.factors[0], of_kept = p.factors[1];
+    uint4 words = dropout.words(uint32_t(at.row), at.col / 8);
+    uint32_t pairs[4] = {words.x, words.y, words.z, words.w};
 #pragma unroll
-    for (unsigned j = 0; j < 8; j += 4) {
-        uint4 four = dropout.words(uint32_t(at.row), (at.col + j) / 4);
-        uint32_t words[4] = {four.x, four.y, four.z, four.w};
-#pragma unroll
-        for (unsigned e = 0; e < 4; e++)
-            sum.v[j + e] += v.v[j + e] * (words[e] >= dropout.threshold ? of_kept : of_dropped);
+    for (unsigned j = 0; j < 4; j++) {
+        sum.v[2 * j] += v.v[2 * j] * (dropout.low(pairs[j]) ? of_kept : of_dropped);
+        sum.v[2 * j + 1] += v.v[2 * j + 1] * (dropout.high(pairs[j]) ? of_kept : of_dropped);
     }
     store8(out, sum, left, packed);
 }

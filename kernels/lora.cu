@@ -5,121 +5,21 @@
 // neighbouring bytes, and what these are is the k-th element for both. So no operand passes through shared memory,
 // which would cost a barrier and save nothing: x and out are read once, and the factors, which are small, come from the
 // cache. The bound is the memory.
-#include "cluster.cuh"
-#include "lora.cuh"
+#include "lora_down.cuh"
 #include "reduce.cuh"
 
 // ------------------------------------------------------------------------------------------------ down
 
-template <class T>
-__device__ __forceinline__ void store_down(const LoraDownParams &p, unsigned row, unsigned col, float v) {
-    if (row < p.n && col < p.r) row_of<T>(p.out, row)[col] = from_f32<T>(p.scale * v);
-}
-
-// A warp's part of the products of 16 TILES tokens with 8 COLS columns of r: it walks over `cols` in runs of 32, AHEAD
-// at a time, whose loads are all under way before the first product. A thread's 16 bytes of x are columns 8t .. 8t + 7
-// of a run: four lanes read 64 neighbouring bytes of a row. AHEAD is what the registers leave room for, in
-// INSTANTIATE_DOWN.
-template <class T, int COLS, int TILES> struct Down {
-    float acc[TILES][COLS][4] = {};
-
-    // Runs `run`, `run + step` and so on.
-    template <bool DROP, int AHEAD>
-    __device__ __forceinline__ void add(const LoraDownParams &p, unsigned row0, unsigned r0, unsigned run,
-                                        unsigned step) {
-        unsigned g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-        Dropout dropout = dropout_of(p.dropout);
-        // Rows that do not exist repeat the last one; their sums are not stored.
-        const T *x[2 * TILES], *a = static_cast<const T *>(p.a);
-        unsigned a_row[COLS];
-#pragma unroll
-        for (int i = 0; i < 2 * TILES; i++)
-            x[i] = row_of<T>(p.x, min(row0 + 8 * i + g, p.n - 1));
-#pragma unroll
-        for (int j = 0; j < COLS; j++) a_row[j] = min(r0 + 8 * j + g, p.r - 1) * p.cols;
-        for (; run * 32 < p.cols; run += step * AHEAD) {
-            uint4 xs[AHEAD][2 * TILES], as[AHEAD][COLS];
-#pragma unroll
-            for (int s = 0; s < AHEAD; s++) {
-                unsigned k = min((run + s * step) * 32 + t * 8, p.cols - 8);
-#pragma unroll
-                for (int i = 0; i < 2 * TILES; i++) xs[s][i] = load16(x[i] + k);
-#pragma unroll
-                for (int j = 0; j < COLS; j++) as[s][j] = load16(a + (a_row[j] + k));
-            }
-#pragma unroll
-            for (int s = 0; s < AHEAD; s++) {
-                unsigned k = (run + s * step) * 32 + t * 8;
-#pragma unroll
-                for (int i = 0; i < 2 * TILES; i++) {
-                    if (DROP) drop8(xs[s][i], dropout, row0 + 8 * i + g, k / 4);
-                    // What was loaded beyond the end is the end again.
-                    if (k >= p.cols) xs[s][i] = make_uint4(0, 0, 0, 0);
-                }
-                multiply(xs[s], as[s]);
-            }
-        }
-    }
-
-    __device__ __forceinline__ void multiply(const uint4 (&x)[2 * TILES], const uint4 (&a)[COLS]) {
-#pragma unroll
-        for (int m = 0; m < TILES; m++) {
-            const uint4 &lo = x[2 * m], &hi = x[2 * m + 1];
-            uint32_t first[4] = {lo.x, hi.x, lo.y, hi.y}, second[4] = {lo.z, hi.z, lo.w, hi.w};
-#pragma unroll
-            for (int j = 0; j < COLS; j++) {
-                mma_m16n8k16<T>(acc[m][j], first, a[j].x, a[j].y);
-                mma_m16n8k16<T>(acc[m][j], second, a[j].z, a[j].w);
-            }
-        }
-    }
-
-    // Row-major, 16 TILES rows of 8 COLS.
-    __device__ __forceinline__ void store(float *sums) const {
-        unsigned g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-#pragma unroll
-        for (int m = 0; m < TILES; m++)
-#pragma unroll
-            for (int j = 0; j < COLS; j++)
-#pragma unroll
-                for (int q = 0; q < 4; q++)
-                    sums[(16 * m + g + q / 2 * 8) * 8 * COLS + 8 * j + 2 * t + q % 2] = acc[m][j][q];
-    }
-};
-
-// The warps of a CTA share out `cols`, because r gives one CTA too little to do; their sums are added in order.
-template <class T, bool DROP, int COLS, int TILES, int WARPS, int AHEAD>
-__device__ void down(const LoraDownParams &p, unsigned block) {
-    constexpr int ROWS = 16 * TILES, WIDTH = 8 * COLS;
-    extern __shared__ float sums[]; // [WARPS][ROWS][WIDTH]
-    unsigned warp = threadIdx.x / 32;
-    // The CTAs of one set of rows are neighbours, so that x comes from the cache for all but the first.
-    unsigned chunks = (p.r + WIDTH - 1) / WIDTH;
-    unsigned row0 = block / chunks * ROWS, r0 = block % chunks * WIDTH;
-    if (row0 >= max(p.n, p.out_t.stride)) return; // another part has more
-    Down<T, COLS, TILES> products;
-    products.template add<DROP, AHEAD>(p, row0, r0, warp, WARPS);
-    products.store(sums + warp * ROWS * WIDTH);
-    __syncthreads(); // all warps' sums are there
-    for (unsigned i = threadIdx.x; i < ROWS * WIDTH; i += 32 * WARPS) {
-        float sum = 0;
-        for (int w = 0; w < WARPS; w++) sum += sums[w * ROWS * WIDTH + i];
-        store_down<T>(p, row0 + i / WIDTH, r0 + i % WIDTH, sum);
-        sums[i] = sum; // for the transposed copy: no other thread reads this element above
-    }
-    if (!p.out_t.ptr) return;
-    __syncthreads(); // the totals are there, which other threads read across
-    for (unsigned i = threadIdx.x; i < ROWS * WIDTH; i += 32 * WARPS) {
-        unsigned row = row0 + i % ROWS, col = r0 + i / ROWS;
-        if (row >= p.out_t.stride || col >= p.r) continue;
-        float sum = row < p.n ? p.scale * sums[i % ROWS * WIDTH + i / ROWS] : 0.f;
-        row_of<T>(p.out_t, col)[row] = from_f32<T>(sum);
-    }
-}
-
 // `lora_down<width>`: many tokens; the CTAs of the same tokens are neighbours, whatever their part, since x is more than
-// the cache holds. `lora_down_skinny<width>`: few, so that more warps share a row, one part after the other. `_drop`: with
-// dropout.
+// the cache holds. `lora_down_skinny<width>`: few, so that more warps share a row, one part after the other;
+// `lora_down_lone<width>`: so few that a CTA has a multiprocessor to itself; `lora_down_cluster<width>`: or eight of them.
+// `_drop`: with dropout.
+#define INSTANTIATE_DOWN_FEW(T, name, drop, width, kind, warps, ahead)                                                 \
+    extern "C" __global__ void __launch_bounds__(32 * warps)                                                           \
+        lora_down_##kind##name##_##T(const __grid_constant__ LoraDownsParams p) {                                      \
+        begin_kernel();                                                                                                \
+        down<T, drop, width / 8, LORA_DOWN_FEW_TOKENS / 16, warps, ahead>(p.parts[blockIdx.z], blockIdx.x);            \
+    }
 #define INSTANTIATE_DOWN(T, name, drop, width, ahead, ahead_skinny)                                                    \
     extern "C" __global__ void __launch_bounds__(32 * LORA_DOWN_WARPS, 2)                                              \
         lora_down##name##_##T(const __grid_constant__ LoraDownsParams p) {                                             \
@@ -127,12 +27,7 @@ __device__ void down(const LoraDownParams &p, unsigned block) {
         down<T, drop, width / 8, LORA_DOWN_TOKENS / 16, LORA_DOWN_WARPS, ahead>(p.parts[blockIdx.x % p.count],         \
                                                                                 blockIdx.x / p.count);                 \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(32 * LORA_DOWN_SKINNY_WARPS)                                          \
-        lora_down_skinny##name##_##T(const __grid_constant__ LoraDownsParams p) {                                      \
-        begin_kernel();                                                                                                \
-        down<T, drop, width / 8, LORA_DOWN_SKINNY_TOKENS / 16, LORA_DOWN_SKINNY_WARPS, ahead_skinny>(                  \
-            p.parts[blockIdx.z], blockIdx.x);                                                                          \
-    }
+    INSTANTIATE_DOWN_FEW(T, name, drop, width, skinny, LORA_DOWN_SKINNY_WARPS, ahead_skinny)
 #define INSTANTIATE_DOWNS(T)                                                                                           \
     INSTANTIATE_DOWN(T, 8, false, 8, 2, 4)                                                                             \
     INSTANTIATE_DOWN(T, 16, false, 16, 2, 4)                                                                           \
@@ -142,6 +37,29 @@ __device__ void down(const LoraDownParams &p, unsigned block) {
     INSTANTIATE_DOWN(T, 32_drop, true, 32, 1, 2)
 INSTANTIATE_DOWNS(bf16)
 INSTANTIATE_DOWNS(f16)
+
+#define INSTANTIATE_DOWN_CLUSTER(T, name, drop, width)                                                                 \
+    extern "C" __global__ void CLUSTER_OF(LORA_DOWN_CLUSTER) __launch_bounds__(32 * LORA_DOWN_CLUSTER_WARPS)           \
+        lora_down_cluster##name##_##T(const __grid_constant__ LoraDownsParams p) {                                     \
+        begin_kernel();                                                                                                \
+        down_cluster<T, drop, width / 8, LORA_DOWN_CLUSTER_WARPS, 2>(p.parts[blockIdx.z],                              \
+                                                                     blockIdx.x / LORA_DOWN_CLUSTER);                  \
+    }
+#define INSTANTIATE_DOWN_HOPPER(T)                                                                                   \
+    INSTANTIATE_DOWN_FEW(T, 8, false, 8, lone, LORA_DOWN_LONE_WARPS, 4)                                                \
+    INSTANTIATE_DOWN_FEW(T, 16, false, 16, lone, LORA_DOWN_LONE_WARPS, 4)                                              \
+    INSTANTIATE_DOWN_FEW(T, 8_drop, true, 8, lone, LORA_DOWN_LONE_WARPS, 2)                                            \
+    INSTANTIATE_DOWN_FEW(T, 16_drop, true, 16, lone, LORA_DOWN_LONE_WARPS, 1)                                          \
+    INSTANTIATE_DOWN_CLUSTER(T, 8, false, 8)                                                                           \
+    INSTANTIATE_DOWN_CLUSTER(T, 16, false, 16)                                                                         \
+    INSTANTIATE_DOWN_CLUSTER(T, 32, false, 32)                                                                         \
+    INSTANTIATE_DOWN_CLUSTER(T, 8_drop, true, 8)                                                                       \
+    INSTANTIATE_DOWN_CLUSTER(T, 16_drop, true, 16)                                                                     \
+    INSTANTIATE_DOWN_CLUSTER(T, 32_drop, true, 32)
+#if CLUSTERS // and for 32 warps, older ones have too few registers
+INSTANTIATE_DOWN_HOPPER(bf16)
+INSTANTIATE_DOWN_HOPPER(f16)
+#endif
 
 // A warp for each token and eight columns of r.
 template <class T> __device__ void lora_down_simt(const LoraDownsParams &ps) {
@@ -233,17 +151,15 @@ template <class T, int DEPTH, int TILES> struct Up {
         for (int i = 0; i < 2 * TILES; i++) {
             unsigned row = row0 + 8 * i + g;
             if (!inside || row >= p.n) continue;
-            uint4 lo, hi;
-            if (DROP) {
-                Dropout dropout = dropout_of(p.dropout);
-                lo = dropout.words(row, (col0 + 8 * t) / 4);
-                hi = dropout.words(row, (col0 + 8 * t) / 4 + 1);
-            }
-            uint32_t words[8] = {lo.x, lo.y, lo.z, lo.w, hi.x, hi.y, hi.z, hi.w};
+            Dropout dropout = dropout_of(p.dropout);
+            uint4 words = {};
+            if (DROP) words = dropout.words(row, (col0 + 8 * t) / 8);
+            const uint32_t pairs[4] = {words.x, words.y, words.z, words.w};
 #pragma unroll
             for (int e = 0; e < 8; e++) {
                 float v = p.scale * acc[i / 2][e / 2][i % 2 * 2 + e % 2];
-                if (!DROP || words[e] >= p.dropout.threshold) sum[i].v[e] = from_f32<T>(to_f32(sum[i].v[e]) + v);
+                bool kept = !DROP || (e % 2 ? dropout.high(pairs[e / 2]) : dropout.low(pairs[e / 2]));
+                if (kept) sum[i].v[e] = from_f32<T>(to_f32(sum[i].v[e]) + v);
             }
             store16(out(p, row), sum[i]);
         }

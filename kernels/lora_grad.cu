@@ -1,6 +1,6 @@
 // The gradients of the low-rank adapter: lora_weight_grad (a sum over tokens, r x cols) for both factors, and the
 // transposes that it and the kernels of lora.cu want.
-#include "lora.cuh"
+#include "lora_tile.cuh"
 #include "vec8.cuh"
 
 // ------------------------------------------------------------------------------------------------ transposes
@@ -83,7 +83,7 @@ template <class T, bool DROP, int TILES> struct WeightGrad {
     __device__ __forceinline__ void multiply(Loaded &run, unsigned token) {
         if (DROP)
 #pragma unroll
-            for (int i = 0; i < 4; i++) drop8(run.x.rows[i], dropout, token + 4 * t + i, col / 4);
+            for (int i = 0; i < 4; i++) drop8(run.x.rows[i], dropout, token + 4 * t + i, col / 8);
 #pragma unroll
         for (int m = 0; m < TILES; m++) {
             uint32_t operand[4] = {run.a[2 * m].x, run.a[2 * m + 1].x, run.a[2 * m].y, run.a[2 * m + 1].y};
@@ -167,6 +167,31 @@ INSTANTIATE_WEIGHT_GRAD(bf16, 16)
 INSTANTIATE_WEIGHT_GRAD(f16, 16)
 INSTANTIATE_WEIGHT_GRAD(bf16, 32)
 INSTANTIATE_WEIGHT_GRAD(f16, 32)
+
+// By way of shared memory (lora_tile.cuh), where each element of x is read and paired once, whatever r: for r up to 128, but
+// for r up to 16 with dropout and many tokens.
+#define INSTANTIATE_TILES(T, name, drop, width)                                                                        \
+    extern "C" __global__ void __launch_bounds__(LORA_WEIGHT_GRAD_THREADS, 2)                                          \
+        lora_weight_grad_tiles##name##_##T(const __grid_constant__ LoraWeightGradsParams p) {                          \
+        begin_kernel();                                                                                                \
+        weight_grad_tiles<T, drop, width / 16>(p);                                                                     \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(LORA_WEIGHT_GRAD_THREADS, 2)                                          \
+        lora_swiglu_grad##name##_##T(const __grid_constant__ LoraSwigluGradParams p) {                                 \
+        begin_kernel();                                                                                                \
+        swiglu_grad_tiles<T, drop, width / 16>(p);                                                                     \
+    }
+#define INSTANTIATE_ALL_TILES(T)                                                                                       \
+    INSTANTIATE_TILES(T, 16, false, 16)                                                                                \
+    INSTANTIATE_TILES(T, 32, false, 32)                                                                                \
+    INSTANTIATE_TILES(T, 64, false, 64)                                                                                \
+    INSTANTIATE_TILES(T, 128, false, 128)                                                                              \
+    INSTANTIATE_TILES(T, 16_drop, true, 16)                                                                            \
+    INSTANTIATE_TILES(T, 32_drop, true, 32)                                                                            \
+    INSTANTIATE_TILES(T, 64_drop, true, 64)                                                                            \
+    INSTANTIATE_TILES(T, 128_drop, true, 128)
+INSTANTIATE_ALL_TILES(bf16)
+INSTANTIATE_ALL_TILES(f16)
 
 // A thread for each column of x and eight of r, over the tokens of one part.
 template <class T> __device__ void lora_weight_grad_simt(const LoraWeightGradsParams &ps) {

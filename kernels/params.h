@@ -232,7 +232,7 @@ enum {
 // The dropout of ops::Dropout. Kernels only zero elements; whoever calls folds keep_scale into the scale.
 typedef struct {
     unsigned long long seed, stream;
-    unsigned threshold; // 0: no dropout
+    unsigned threshold; // in the upper half; 0: no dropout
 } DropoutParams;
 
 // lora_transpose: out = x^T, with zeros where x has no row.
@@ -263,11 +263,15 @@ typedef struct {
     unsigned count;
 } LoraDownsParams;
 enum {
-    // Tokens and warps of a CTA; the second pair where tokens are few.
+    // Tokens and warps of a CTA.
     LORA_DOWN_TOKENS = 32,
     LORA_DOWN_WARPS = 8,
-    LORA_DOWN_SKINNY_TOKENS = 16,
+    // Where tokens are few; where no two CTAs share a multiprocessor; and CTAs of a cluster.
+    LORA_DOWN_FEW_TOKENS = 16,
     LORA_DOWN_SKINNY_WARPS = 16,
+    LORA_DOWN_LONE_WARPS = 32,
+    LORA_DOWN_CLUSTER = 8,
+    LORA_DOWN_CLUSTER_WARPS = 8,
     LORA_DOWN_SIMT_WARPS = 8, // each with one token
     LORA_DOWN_SIMT_COLS = 8,  // and so many columns of r
 };
@@ -375,6 +379,8 @@ enum {
     LORA_WEIGHT_GRAD_THREADS = 32 * LORA_WEIGHT_GRAD_WARPS,
     LORA_WEIGHT_GRAD_COLS = 64,     // of a CTA of the tensor cores' kernel; a thread of the other has one
     LORA_WEIGHT_GRAD_RUN = 16,      // tokens of one step
+    LORA_WEIGHT_GRAD_TILE_TOKENS = 128, // of a tile in shared memory
+    LORA_WEIGHT_GRAD_STAGES = 3,        // such tiles
     LORA_WEIGHT_GRAD_MAX_R = 256,   // every warp with its own 32
     LORA_WEIGHT_GRAD_SIMT_COLS = 8, // columns of r of a CTA
     LORA_WEIGHT_GRAD_SUMS = 8,      // rows of r of a thread that adds parts to a transposed gradient
@@ -397,6 +403,7 @@ typedef struct {
     const float *weight; // [d]
     Matrix d_out;        // T [n, d]
     MatrixMut d_x;       // T [n, d]
+    MatrixMut out;       // T [n, d]: rms_norm's, made again, or null; it may be in the place of d_out
     unsigned n, d;
     unsigned accumulate;
     float eps;
@@ -562,8 +569,15 @@ typedef struct {
     Matrix gate_up;      // T [n, 2 f]
     Matrix d_out;        // T [n, f]
     MatrixMut d_gate_up; // T [n, 2 f]
+    MatrixMut out;       // T [n, f]: swiglu's, made again, or null; it may be in the place of d_out
     unsigned n, f;
 } SwigluGradParams;
+
+// lora_swiglu_grad: swiglu_grad, and kernel 1 of lora_weight_grad where x is what swiglu makes of gate and up.
+typedef struct {
+    SwigluGradParams swiglu;
+    LoraWeightGradParams factor;
+} LoraSwigluGradParams;
 
 // noise: x[i, j] += bound * (2 u - 1), u from Philox.
 typedef struct {

@@ -1,11 +1,11 @@
 #pragma once
-// Philox-4x32-10 (Salmon et al., SC 2011); src/rng.rs computes the same on the host.
+// Philox-4x32 (Salmon et al., SC 2011); src/rng.rs computes the same on the host.
 #include <cstdint>
 
-__device__ __forceinline__ uint4 philox(uint4 c, uint64_t key) {
+template <int ROUNDS = 10> __device__ __forceinline__ uint4 philox(uint4 c, uint64_t key) {
     uint32_t k0 = uint32_t(key), k1 = uint32_t(key >> 32);
 #pragma unroll
-    for (int i = 0; i < 10; i++) {
+    for (int i = 0; i < ROUNDS; i++) {
         uint32_t hi0 = __umulhi(0xD2511F53u, c.x), lo0 = 0xD2511F53u * c.x;
         uint32_t hi1 = __umulhi(0xCD9E8D57u, c.z), lo1 = 0xCD9E8D57u * c.z;
         c = make_uint4(hi1 ^ c.y ^ k0, lo1, hi0 ^ c.w ^ k1, lo0);
@@ -24,9 +24,11 @@ struct Dropout {
     uint32_t threshold;
     float scale;
 
-    // Keep-words of columns 4 * quad .. 4 * quad + 3 of `row`.
-    __device__ __forceinline__ uint4 words(uint32_t row, uint32_t quad) const {
-        return philox(make_uint4(quad, row, uint32_t(stream), uint32_t(stream >> 32)), seed);
+    // Columns 8 * oct .. 8 * oct + 7 of `row`: half e of word j is that of column 2 j + e.
+    __device__ __forceinline__ uint4 words(uint32_t row, uint32_t oct) const {
+        return philox<7>(make_uint4(oct, row, uint32_t(stream), uint32_t(stream >> 32)), seed);
     }
-    __device__ __forceinline__ float apply(float v, uint32_t word) const { return word >= threshold ? v * scale : 0.f; }
+    // Are the columns of the lower and of the upper half kept? `threshold` is in the upper half.
+    __device__ __forceinline__ bool low(uint32_t word) const { return word << 16 >= threshold; }
+    __device__ __forceinline__ bool high(uint32_t word) const { return word >= threshold; }
 };

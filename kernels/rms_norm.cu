@@ -112,10 +112,10 @@ template <class T> __device__ void rms_norm_few(const RmsNormParams &p) { norm<T
 INSTANTIATE(rms_norm, RmsNormParams)
 INSTANTIATE(rms_norm_few, RmsNormParams)
 
-// d_x (+)= scale (g - h mean), with g = d_out weight.
+// d_x (+)= scale (g - h mean), with g = d_out weight; out = h scale weight, where it is wanted.
 template <class T> struct NormGrad {
     const T *x, *d_out;
-    T *d_x;
+    T *d_x, *out;
     const float *weight;
     bool accumulate;
     float scale, mean;
@@ -140,15 +140,18 @@ template <class T> struct NormGrad {
         }
     }
     __device__ __forceinline__ float grad(float h, float g) const { return scale * (g - h * mean); }
+    __device__ __forceinline__ float normed(float h, float weight) const { return h * scale * weight; }
     __device__ __forceinline__ void store(Kept kept, unsigned i) const {
         Weights<T> w;
         w.load(weight + i);
 #pragma unroll
         for (int j = 0; j < VEC<T>; j++) {
-            float d = accumulate ? to_f32(kept.d.v[j]) : 0.f;
-            kept.d.v[j] = from_f32<T>(d + grad(to_f32(kept.h.v[j]), to_f32(kept.g.v[j]) * w.v[j]));
+            float d = accumulate ? to_f32(kept.d.v[j]) : 0.f, h = to_f32(kept.h.v[j]);
+            kept.d.v[j] = from_f32<T>(d + grad(h, to_f32(kept.g.v[j]) * w.v[j]));
+            kept.h.v[j] = from_f32<T>(normed(h, w.v[j]));
         }
         store_pack(d_x + i, kept.d);
+        if (out) store_pack(out + i, kept.h);
     }
     // Of the squares, and of the products.
     __device__ __forceinline__ void take(float2 sums, const RmsNormGradParams &p) {
@@ -160,10 +163,11 @@ template <class T> struct NormGrad {
 
 template <class T> __device__ void rms_norm_grad(const RmsNormGradParams &p) {
     size_t r = blockIdx.x;
-    NormGrad<T> row{row_of<T>(p.x, r), row_of<T>(p.d_out, r), row_of<T>(p.d_x, r), p.weight, p.accumulate != 0};
+    NormGrad<T> row{row_of<T>(p.x, r), row_of<T>(p.d_out, r), row_of<T>(p.d_x, r),
+                    p.out.ptr ? row_of<T>(p.out, r) : nullptr, p.weight, p.accumulate != 0};
     float2 sums = {0.f, 0.f};
-    bool packed = aligned16(row.x, 0) && aligned16(row.d_out, 0) && aligned16(row.d_x, 0) && aligned16(p.weight, 0) &&
-                  p.d % VEC<T> == 0;
+    bool packed = aligned16(row.x, 0) && aligned16(row.d_out, 0) && aligned16(row.d_x, 0) && aligned16(row.out, 0) &&
+                  aligned16(p.weight, 0) && p.d % VEC<T> == 0;
     if (packed) {
         typename NormGrad<T>::Kept kept[GRAD_KEPT];
         const unsigned STEP = blockDim.x * VEC<T>;
@@ -189,8 +193,9 @@ template <class T> __device__ void rms_norm_grad(const RmsNormGradParams &p) {
     }
     row.take(sums, p);
     for (unsigned i = threadIdx.x; i < p.d; i += blockDim.x) {
-        float d = row.grad(to_f32(row.x[i]), to_f32(row.d_out[i]) * p.weight[i]);
+        float h = to_f32(row.x[i]), d = row.grad(h, to_f32(row.d_out[i]) * p.weight[i]);
         row.d_x[i] = from_f32<T>(p.accumulate ? to_f32(row.d_x[i]) + d : d);
+        if (row.out) row.out[i] = from_f32<T>(row.normed(h, p.weight[i]));
     }
 }
 INSTANTIATE(rms_norm_grad, RmsNormGradParams)

@@ -11,3 +11,12 @@ template <class T> __device__ __forceinline__ float sigmoid(float v) {
 template <class T> __device__ __forceinline__ float swiglu(float gate, float up) {
     return gate * (sigmoid<T>(gate) * up);
 }
+
+// The gradients of both factors times d_out, and swiglu itself.
+struct SwigluGrads {
+    float gate, up, out;
+};
+template <class T> __device__ __forceinline__ SwigluGrads swiglu_grads(float gate, float up, float d_out) {
+    float s = sigmoid<T>(gate);
+    return {d_out * up * s * (1.f + gate * (1.f - s)), d_out * gate * s, gate * (s * up)};
+}

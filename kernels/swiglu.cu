@@ -26,16 +26,16 @@ template <class T> __device__ void swiglu_grad(const SwigluGradParams &p) {
     const T *gate = row_of<T>(p.gate_up, at.row) + at.col;
     const T *d_out = row_of<T>(p.d_out, at.row) + at.col;
     T *d_gate = row_of<T>(p.d_gate_up, at.row) + at.col;
-    bool packed = aligned16(gate, p.f) && aligned16(d_out, 0) && aligned16(d_gate, p.f);
+    T *out = p.out.ptr ? row_of<T>(p.out, at.row) + at.col : nullptr;
+    bool packed = aligned16(gate, p.f) && aligned16(d_out, 0) && aligned16(d_gate, p.f) && aligned16(out, 0);
     Vec8 g = load8(gate, left, packed), u = load8(gate + p.f, left, packed), d = load8(d_out, left, packed);
 #pragma unroll
     for (int j = 0; j < 8; j++) {
-        float s = sigmoid<T>(g.v[j]);
-        float d_up = d.v[j] * g.v[j] * s;
-        g.v[j] = d.v[j] * u.v[j] * s * (1.f + g.v[j] * (1.f - s));
-        u.v[j] = d_up;
+        SwigluGrads grads = swiglu_grads<T>(g.v[j], u.v[j], d.v[j]);
+        g.v[j] = grads.gate, u.v[j] = grads.up, d.v[j] = grads.out;
     }
     store8(d_gate, g, left, packed);
     store8(d_gate + p.f, u, left, packed);
+    if (out) store8(out, d, left, packed);
 }
 INSTANTIATE(swiglu_grad, SwigluGradParams)

@@ -112,8 +112,8 @@ pub(super) fn dropped<T: Float>(op: Dropped<'_, Cpu, T>) {
             } else {
                 total.fill(0.0);
             }
-            for (quad, (total, x)) in total.chunks_mut(4).zip(wide.chunks(4)).enumerate() {
-                let kept = dropout.keep(row as u32, quad as u32);
+            for (oct, (total, x)) in total.chunks_mut(8).zip(wide.chunks(8)).enumerate() {
+                let kept = dropout.keep(row as u32, oct as u32);
                 for ((total, x), kept) in total.iter_mut().zip(x).zip(kept) {
                     *total += x * factors[usize::from(kept)];
                 }

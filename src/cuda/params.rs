@@ -451,8 +451,11 @@ const _: () = {
 };
 pub const LORA_DOWN_TOKENS: u32 = 32;
 pub const LORA_DOWN_WARPS: u32 = 8;
-pub const LORA_DOWN_SKINNY_TOKENS: u32 = 16;
+pub const LORA_DOWN_FEW_TOKENS: u32 = 16;
 pub const LORA_DOWN_SKINNY_WARPS: u32 = 16;
+pub const LORA_DOWN_LONE_WARPS: u32 = 32;
+pub const LORA_DOWN_CLUSTER: u32 = 8;
+pub const LORA_DOWN_CLUSTER_WARPS: u32 = 8;
 pub const LORA_DOWN_SIMT_WARPS: u32 = 8;
 pub const LORA_DOWN_SIMT_COLS: u32 = 8;
 #[repr(C)]
@@ -686,6 +689,8 @@ pub const LORA_WEIGHT_GRAD_WARPS: u32 = 8;
 pub const LORA_WEIGHT_GRAD_THREADS: u32 = 256;
 pub const LORA_WEIGHT_GRAD_COLS: u32 = 64;
 pub const LORA_WEIGHT_GRAD_RUN: u32 = 16;
+pub const LORA_WEIGHT_GRAD_TILE_TOKENS: u32 = 128;
+pub const LORA_WEIGHT_GRAD_STAGES: u32 = 3;
 pub const LORA_WEIGHT_GRAD_MAX_R: u32 = 256;
 pub const LORA_WEIGHT_GRAD_SIMT_COLS: u32 = 8;
 pub const LORA_WEIGHT_GRAD_SUMS: u32 = 8;
@@ -721,6 +726,7 @@ pub struct RmsNormGradParams {
     pub weight: *const f32,
     pub d_out: Matrix,
     pub d_x: MatrixMut,
+    pub out: MatrixMut,
     pub n: ::core::ffi::c_uint,
     pub d: ::core::ffi::c_uint,
     pub accumulate: ::core::ffi::c_uint,
@@ -728,17 +734,18 @@ pub struct RmsNormGradParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of RmsNormGradParams"][::core::mem::size_of::<RmsNormGradParams>() - 72usize];
+    ["Size of RmsNormGradParams"][::core::mem::size_of::<RmsNormGradParams>() - 88usize];
     ["Alignment of RmsNormGradParams"][::core::mem::align_of::<RmsNormGradParams>() - 8usize];
     ["Offset of field: RmsNormGradParams::x"][::core::mem::offset_of!(RmsNormGradParams, x) - 0usize];
     ["Offset of field: RmsNormGradParams::weight"][::core::mem::offset_of!(RmsNormGradParams, weight) - 16usize];
     ["Offset of field: RmsNormGradParams::d_out"][::core::mem::offset_of!(RmsNormGradParams, d_out) - 24usize];
     ["Offset of field: RmsNormGradParams::d_x"][::core::mem::offset_of!(RmsNormGradParams, d_x) - 40usize];
-    ["Offset of field: RmsNormGradParams::n"][::core::mem::offset_of!(RmsNormGradParams, n) - 56usize];
-    ["Offset of field: RmsNormGradParams::d"][::core::mem::offset_of!(RmsNormGradParams, d) - 60usize];
+    ["Offset of field: RmsNormGradParams::out"][::core::mem::offset_of!(RmsNormGradParams, out) - 56usize];
+    ["Offset of field: RmsNormGradParams::n"][::core::mem::offset_of!(RmsNormGradParams, n) - 72usize];
+    ["Offset of field: RmsNormGradParams::d"][::core::mem::offset_of!(RmsNormGradParams, d) - 76usize];
     ["Offset of field: RmsNormGradParams::accumulate"]
-        [::core::mem::offset_of!(RmsNormGradParams, accumulate) - 64usize];
-    ["Offset of field: RmsNormGradParams::eps"][::core::mem::offset_of!(RmsNormGradParams, eps) - 68usize];
+        [::core::mem::offset_of!(RmsNormGradParams, accumulate) - 80usize];
+    ["Offset of field: RmsNormGradParams::eps"][::core::mem::offset_of!(RmsNormGradParams, eps) - 84usize];
 };
 pub const RMS_NORM_THREADS: u32 = 256;
 pub const RMS_NORM_MANY_THREADS: u32 = 128;
@@ -1125,18 +1132,33 @@ pub struct SwigluGradParams {
     pub gate_up: Matrix,
     pub d_out: Matrix,
     pub d_gate_up: MatrixMut,
+    pub out: MatrixMut,
     pub n: ::core::ffi::c_uint,
     pub f: ::core::ffi::c_uint,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of SwigluGradParams"][::core::mem::size_of::<SwigluGradParams>() - 56usize];
+    ["Size of SwigluGradParams"][::core::mem::size_of::<SwigluGradParams>() - 72usize];
     ["Alignment of SwigluGradParams"][::core::mem::align_of::<SwigluGradParams>() - 8usize];
     ["Offset of field: SwigluGradParams::gate_up"][::core::mem::offset_of!(SwigluGradParams, gate_up) - 0usize];
     ["Offset of field: SwigluGradParams::d_out"][::core::mem::offset_of!(SwigluGradParams, d_out) - 16usize];
     ["Offset of field: SwigluGradParams::d_gate_up"][::core::mem::offset_of!(SwigluGradParams, d_gate_up) - 32usize];
-    ["Offset of field: SwigluGradParams::n"][::core::mem::offset_of!(SwigluGradParams, n) - 48usize];
-    ["Offset of field: SwigluGradParams::f"][::core::mem::offset_of!(SwigluGradParams, f) - 52usize];
+    ["Offset of field: SwigluGradParams::out"][::core::mem::offset_of!(SwigluGradParams, out) - 48usize];
+    ["Offset of field: SwigluGradParams::n"][::core::mem::offset_of!(SwigluGradParams, n) - 64usize];
+    ["Offset of field: SwigluGradParams::f"][::core::mem::offset_of!(SwigluGradParams, f) - 68usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct LoraSwigluGradParams {
+    pub swiglu: SwigluGradParams,
+    pub factor: LoraWeightGradParams,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LoraSwigluGradParams"][::core::mem::size_of::<LoraSwigluGradParams>() - 192usize];
+    ["Alignment of LoraSwigluGradParams"][::core::mem::align_of::<LoraSwigluGradParams>() - 8usize];
+    ["Offset of field: LoraSwigluGradParams::swiglu"][::core::mem::offset_of!(LoraSwigluGradParams, swiglu) - 0usize];
+    ["Offset of field: LoraSwigluGradParams::factor"][::core::mem::offset_of!(LoraSwigluGradParams, factor) - 72usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

@@ -3,12 +3,14 @@ use crate::{
     buffer::{Mat, MatMut, Storage, View, ViewMut},
     element::Float,
     error::Result,
+    rng::philox_of,
 };
 
-/// Zeroes elements of an adapter's input with probability `p` and scales the others by `1 / (1 - p)`.
+/// Zeroes elements of an adapter's input with probability `p`, rounded to a 65536th, and multiplies the others by the
+/// inverse of the share that is kept.
 ///
-/// Element `(row, col)` is kept iff word `col % 4` of
-/// `philox([col / 4, row, stream, stream >> 32], seed)` is at least `p · 2³²`: a pure function of the position,
+/// Element `(row, col)` is kept iff half `col % 2`, the lower one first, of word `col % 8 / 2` of
+/// `philox_of::<7>([col / 8, row, stream, stream >> 32], seed)` is at least `p · 2¹⁶`: a pure function of the position,
 /// so that the backward pass needs no stored mask.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dropout {
@@ -21,24 +23,25 @@ pub struct Dropout {
 }
 
 impl Dropout {
-    /// Random words below this are dropped.
-    pub fn threshold(&self) -> u32 {
-        (f64::from(self.p) * 4_294_967_296.0) as u32
+    /// Random halves of words below this are dropped.
+    pub fn threshold(&self) -> u16 {
+        (f64::from(self.p) * 65_536.0).round() as u16
     }
 
     /// What kept elements are multiplied by.
     pub fn scale(&self) -> f32 {
-        1.0 / (1.0 - self.p)
+        65_536.0 / (65_536.0 - f32::from(self.threshold()))
     }
 
     pub(super) fn verify<B: Storage>(&self, check: &Check<'_, B>) -> Result<()> {
         check.value((0.0..1.0).contains(&self.p), "dropout", self.p, "it must be at least 0 and below 1")
     }
 
-    /// Four keep-flags: those of columns `4 · quad ..` of `row`.
-    pub fn keep(&self, row: u32, quad: u32) -> [bool; 4] {
-        let counter = [quad, row, self.stream as u32, (self.stream >> 32) as u32];
-        crate::rng::philox(counter, self.seed).map(|word| word >= self.threshold())
+    /// Eight keep-flags: those of columns `8 · oct ..` of `row`.
+    pub fn keep(&self, row: u32, oct: u32) -> [bool; 8] {
+        let counter = [oct, row, self.stream as u32, (self.stream >> 32) as u32];
+        let words = philox_of::<7>(counter, self.seed);
+        std::array::from_fn(|i| (words[i / 2] >> (i % 2 * 16)) as u16 >= self.threshold())
     }
 }
 

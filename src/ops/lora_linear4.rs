@@ -182,8 +182,57 @@ pub struct LoraFactors<'a, B: Storage> {
     pub d_b: ViewMut<'a, B, f32>,
 }
 
-/// The gradients of [`LoraLinear4`]: [`super::Linear4Grad`] and [`LoraGrad`], or, for many tokens on CUDA and
-/// without dropout, `d_x` as one product of `[d_out | d_xa]` with `W` above `A`.
+/// The input of a product with adapters, which the gradients of `A` are taken from.
+///
+/// What is cheap to make is not kept: what it was made of is, and its gradient is made along, in which the input itself is
+/// made again for less than by an op of its own.
+#[derive(Debug)]
+pub enum LoraInput<'a, B: Storage, T: Float> {
+    /// `[n, in]`: it was kept.
+    Kept(Mat<'a, B, T>),
+    /// It was made by [`super::Swiglu`].
+    Swiglu {
+        /// `[n, 2 in]`: gate, then up; then their gradients.
+        gate_up: MatMut<'a, B, T>,
+    },
+    /// It was made by [`super::RmsNorm`].
+    RmsNorm {
+        /// `[n, in]`, what was normalised.
+        x: Mat<'a, B, T>,
+        /// `[in]`.
+        weight: View<'a, B, f32>,
+        /// As in the forward op.
+        eps: f32,
+        /// `[n, in]`: its gradient is added to this.
+        d_x: MatMut<'a, B, T>,
+    },
+}
+
+impl<B: Storage, T: Float> LoraInput<'_, B, T> {
+    /// Where the input is, or is made again: in `d_x`.
+    pub(crate) fn place<'s>(&'s self, d_x: Option<&'s MatMut<'_, B, T>>) -> Option<Mat<'s, B, T>> {
+        match self {
+            LoraInput::Kept(x) => Some(*x),
+            _ => d_x.map(MatMut::mat),
+        }
+    }
+
+    fn verify(&self, check: &Check<'_, B>, [n, inputs]: [usize; 2]) -> Result<()> {
+        match self {
+            LoraInput::Kept(x) => check.mat("x", x, [n, inputs]),
+            LoraInput::Swiglu { gate_up } => check.mat_mut("gate_up", gate_up, [n, 2 * inputs]),
+            LoraInput::RmsNorm { x, weight, d_x, .. } => {
+                check.mat("input.x", x, [n, inputs])?;
+                check.len("input.weight", weight, inputs)?;
+                check.mat_mut("input.d_x", d_x, [n, inputs])
+            }
+        }
+    }
+}
+
+/// The gradients of [`LoraLinear4`], and of what made its input where that was not kept: [`super::Linear4Grad`],
+/// [`LoraGrad`], and [`super::SwigluGrad`] or [`super::RmsNormGrad`]. For many tokens on CUDA and without dropout, `d_x` is
+/// one product of `[d_out | d_xa]` with `W` above `A`.
 ///
 /// ```
 /// use halfbyte::{Backend, Cpu, ops::*, quant::*};
@@ -197,7 +246,7 @@ pub struct LoraFactors<'a, B: Storage> {
 /// let (x, xa, mut d_out) = (cpu.upload(&[1_f32; 64])?, cpu.upload(&[64_f32])?, cpu.upload(&[4_f32, 0.0])?);
 /// let (mut d_a, mut d_b, mut d_xa, mut d_x) = (cpu.zeros(64)?, cpu.zeros(2)?, cpu.zeros(1)?, cpu.zeros(64)?);
 /// LoraLinear4Grad {
-///     x: x.mat(1, 64),
+///     input: LoraInput::Kept(x.mat(1, 64)),
 ///     xa: xa.mat(1, 1),
 ///     weight,
 ///     parts: &[part],
@@ -213,8 +262,8 @@ pub struct LoraFactors<'a, B: Storage> {
 /// ```
 #[derive(Debug)]
 pub struct LoraLinear4Grad<'a, B: Storage, T: Float> {
-    /// `[n, in]`, the forward's input.
-    pub x: Mat<'a, B, T>,
+    /// The forward's input.
+    pub input: LoraInput<'a, B, T>,
     /// `[n, _]`, from the forward op.
     pub xa: Mat<'a, B, T>,
     /// `[out, in]`.
@@ -227,7 +276,7 @@ pub struct LoraLinear4Grad<'a, B: Storage, T: Float> {
     pub d_out: MatMut<'a, B, T>,
     /// Shaped like `xa`, the adapters' columns are written: scratch. What lies between them must be zeros.
     pub d_xa: MatMut<'a, B, T>,
-    /// `[n, in]`, written; none where nothing below needs it.
+    /// `[n, in]`, written; none where nothing below needs it. Scratch where the input was not kept.
     pub d_x: Option<MatMut<'a, B, T>>,
 }
 
@@ -237,22 +286,28 @@ impl<B: Storage, T: Float> Op<B> for LoraLinear4Grad<'_, B, T> {
         self.weight.verify(check)?;
         check.value(cols >= outputs, "the columns of d_out", cols, "they must be the weight's rows and more")?;
         check.mat_mut("d_out", &self.d_out, [n, cols])?;
-        check.mat("x", &self.x, [n, inputs])?;
+        self.input.verify(check, [n, inputs])?;
         check.mat("xa", &self.xa, [n, self.xa.shape()[1]])?;
         check.mat_mut("d_xa", &self.d_xa, self.xa.shape())?;
         let (got, want) = (self.factors.len(), self.parts.len());
         check.value(got == want, "the number of factors", got, "it must be that of the adapters")?;
         let d_out = ("d_out", self.d_out.mat().columns(0..outputs));
-        LoraPart::verify_all(self.parts, check, self.x, self.xa, d_out)?;
+        if let Some(d_x) = &self.d_x {
+            check.mat_mut("d_x", d_x, [n, inputs])?;
+        }
+        let Some(x) = self.input.place(self.d_x.as_ref()) else {
+            return check.value(false, "d_x", "none", "an input that was not kept is made again in its place");
+        };
+        LoraPart::verify_all(self.parts, check, x, self.xa, d_out)?;
         for (part, factors) in self.parts.iter().zip(&self.factors) {
             check.len_mut("d_a", &factors.d_a, part.a.len())?;
             check.len_mut("d_b", &factors.d_b, part.b.len())?;
         }
-        self.d_x.as_ref().map_or(Ok(()), |d_x| check.mat_mut("d_x", d_x, [n, inputs]))
+        Ok(())
     }
 
     fn flops(&self) -> f64 {
-        let (n, of_x) = (self.x.shape()[0], usize::from(self.d_x.is_some()));
+        let (n, of_x) = (self.d_out.shape()[0], usize::from(self.d_x.is_some()));
         let adapters = self.parts.iter().map(|part| (1 + of_x) * part.a.len() + 2 * part.b.len()).sum();
         product_flops([of_x * n, self.weight.rows, self.weight.cols]) + factor_flops(n, adapters)
     }

@@ -45,7 +45,7 @@ pub use dora::{Dora, DoraGrad, DoraNorms, Dropped, RowSquares};
 pub use linear::{Linear, LinearGrad};
 pub use linear4::{Linear4, Linear4Grad};
 pub use lora::{Dropout, Lora, LoraGrad};
-pub use lora_linear4::{LORA_ROOM, LoraFactors, LoraLinear4, LoraLinear4Grad, LoraPart};
+pub use lora_linear4::{LORA_ROOM, LoraFactors, LoraInput, LoraLinear4, LoraLinear4Grad, LoraPart};
 pub use noise::Noise;
 pub use norm_linear4::NormLinear4;
 pub use qk_norm_rope::{CacheRows, QkNormRope, QkNormRopeGrad};

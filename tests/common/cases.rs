@@ -287,6 +287,7 @@ pub fn adapted() -> Vec<Adapted> {
         Adapted { product: sum, quantization: fp4, adapters: &[(4, 8, 24), (3, 40, 64)], ..stack() },
         Adapted { product: Product::new(1100, 40, 72), adapters: &[(64, 0, 40)], ..stack() },
         Adapted { product: Product::new(1100, 34, 72), adapters: &[(8, 0, 34)], ..stack() },
+        Adapted { product: Product::new(1030, 48, 256), adapters: &[(16, 0, 48)], dropout: Some(0.2), ..stack() },
         Adapted { room: 56, ..stack() },
         Adapted { product: few(0), ..stack() },
     ]

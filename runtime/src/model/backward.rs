@@ -16,14 +16,15 @@ use super::{
 use crate::{error::Result, lora::LoraModule};
 use halfbyte::{
     Backend, Buf, Float, Mat, MatMut,
-    ops::{AttentionGrad, LoraFactors, LoraLinear4Grad, Op, QkNormRopeGrad, RmsNormGrad, Swiglu, SwigluGrad},
+    ops::{
+        AttentionGrad, LoraFactors, LoraInput, LoraLinear4Grad, Op, QkNormRopeGrad, RmsNorm, RmsNormGrad, Swiglu,
+        SwigluGrad,
+    },
 };
 use std::iter;
 
-/// The matrices of [`ForwardContext::project`] and their gradients.
+/// The matrices of [`ForwardContext::project`] without its input, and their gradients.
 pub(super) struct ProjectGrad<'a, B: Backend, T: Float> {
-    /// `[n, in]`: the projection's input.
-    pub x: Mat<'a, B, T>,
     /// `[n, xa_columns]`, from the forward pass.
     pub xa: Mat<'a, B, T>,
     /// `[n, out]`, with room behind its columns.
@@ -40,6 +41,52 @@ pub(super) struct ProjectGrad<'a, B: Backend, T: Float> {
     pub dropped: &'a mut DroppedRows<B, T>,
 }
 
+/// The input of a projection.
+enum Input<'a, B: Backend, T: Float> {
+    /// `[n, in]`
+    Kept(Mat<'a, B, T>),
+    /// It was not: what it was made by, and, `[n, in]`, scratch for it, unless the op of its gradients makes it by itself.
+    Unkept(LoraInput<'a, B, T>, MatMut<'a, B, T>),
+}
+
+impl<'a, B: Backend, T: Float> Input<'a, B, T> {
+    fn made_by(self) -> LoraInput<'a, B, T> {
+        match self {
+            Input::Kept(x) => LoraInput::Kept(x),
+            Input::Unkept(made_by, _) => made_by,
+        }
+    }
+
+    /// It itself.
+    fn make(&mut self, backend: &B) -> Result<Mat<'_, B, T>> {
+        let (made_by, again) = match self {
+            Input::Kept(x) => return Ok(*x),
+            Input::Unkept(made_by, again) => (made_by, again),
+        };
+        let out = again.reborrow();
+        match made_by {
+            LoraInput::Kept(x) => return Ok(*x),
+            LoraInput::Swiglu { gate_up } => Swiglu { gate_up: gate_up.mat(), out }.run(backend)?,
+            LoraInput::RmsNorm { x, weight, eps, .. } => {
+                RmsNorm { x: *x, add: None, weight: *weight, eps: *eps, out }.run(backend)?;
+            }
+        }
+        Ok(again.mat())
+    }
+
+    /// From its gradient to that of what it was made of.
+    fn through(self, backend: &B, d_out: Mat<'_, B, T>) -> Result<()> {
+        match self.made_by() {
+            LoraInput::Kept(_) => {}
+            LoraInput::Swiglu { gate_up } => SwigluGrad { gate_up, d_out }.run(backend)?,
+            LoraInput::RmsNorm { x, weight, eps, d_x } => {
+                RmsNormGrad { x, weight, eps, d_out, d_x, accumulate: true }.run(backend)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Where the gradients of modules' adapters go.
 pub(super) fn factors<'l, 'g, B: Backend>(
     modules: impl IntoIterator<Item = &'l LoraModule>,
@@ -51,30 +98,61 @@ pub(super) fn factors<'l, 'g, B: Backend>(
 }
 
 impl<B: Backend, T: Float> ForwardContext<'_, B, T> {
-    /// The gradient of [`ForwardContext::project`]; `d_adapter` is flat, `[layout.len]`.
+    /// The gradient of [`ForwardContext::project`], and of what made its input; `d_adapter` is flat, `[layout.len]`.
     fn project_grad(
         &self,
         layer: usize,
         linear: &MergedLinear<B, T>,
+        mut input: Input<'_, B, T>,
         mut m: ProjectGrad<'_, B, T>,
         d_adapter: &mut Buf<B, f32>,
     ) -> Result<()> {
         let (backend, parts) = (self.backend, self.parts(layer, linear));
-        if let (Some(z), false) = (m.z.take(), parts.is_empty()) {
+        let mut d_x = m.d_x.take();
+        if parts.is_empty() {
+            if let Some(d_x) = &mut d_x {
+                linear.backward(backend, m.d_out.mat().columns(0..linear.out_features), d_x.reborrow())?;
+            }
+        } else if let (Some(weight), None) = (linear.quantized(), &m.z) {
+            let ProjectGrad { xa, d_out, d_xa, .. } = m;
+            let (input, weight, factors) = (input.made_by(), weight.view(), self.factors(layer, linear, d_adapter));
+            let grad = LoraLinear4Grad { input, xa, weight, parts: &parts, factors, d_out, d_xa, d_x };
+            return Ok(grad.run(backend)?);
+        } else {
+            let x = input.make(backend)?;
+            let m = ProjectGrad { d_x: d_x.as_mut().map(MatMut::reborrow), ..m };
+            self.project_grad_of(layer, linear, x, m, d_adapter)?;
+        }
+        match d_x {
+            Some(d_x) => input.through(backend, d_x.mat()),
+            None => Ok(()),
+        }
+    }
+
+    /// The same of an input that is there, `x`.
+    fn project_grad_of(
+        &self,
+        layer: usize,
+        linear: &MergedLinear<B, T>,
+        x: Mat<'_, B, T>,
+        mut m: ProjectGrad<'_, B, T>,
+        d_adapter: &mut Buf<B, f32>,
+    ) -> Result<()> {
+        let (backend, parts) = (self.backend, self.parts(layer, linear));
+        if let Some(z) = m.z.take() {
             if let Some(mut d_z) = m.d_z.take() {
                 backend.copy(m.d_out.reborrow().into_view().view(), d_z.reborrow().into_view())?;
                 m.d_out = d_z;
             }
             if self.dropout.is_some() {
-                return self.project_grad_dropped(layer, linear, m, z, d_adapter);
+                return self.project_grad_dropped(layer, linear, x, m, z, d_adapter);
             }
-            self.dora_grad(layer, linear, &mut m, z, d_adapter)?;
+            self.dora_grad(layer, linear, x, &mut m, z, d_adapter)?;
         }
         let factors = self.factors(layer, linear, d_adapter);
-        if let (Some(weight), false) = (linear.quantized(), parts.is_empty()) {
-            let ProjectGrad { x, xa, d_out, d_xa, d_x, .. } = m;
-            let weight = weight.view();
-            let grad = LoraLinear4Grad { x, xa, weight, parts: &parts, factors, d_out, d_xa, d_x };
+        if let Some(weight) = linear.quantized() {
+            let (ProjectGrad { xa, d_out, d_xa, d_x, .. }, input, weight) = (m, LoraInput::Kept(x), weight.view());
+            let grad = LoraLinear4Grad { input, xa, weight, parts: &parts, factors, d_out, d_xa, d_x };
             return Ok(grad.run(backend)?);
         }
         let d_out = m.d_out.mat().columns(0..linear.out_features);
@@ -83,7 +161,7 @@ impl<B: Backend, T: Float> ForwardContext<'_, B, T> {
         }
         for (part, factors) in parts.iter().zip(factors) {
             let d_x = m.d_x.as_mut().map(MatMut::reborrow);
-            part.lora_grad([m.x, m.xa, d_out], &mut m.d_xa, factors, d_x).run(backend)?;
+            part.lora_grad([x, m.xa, d_out], &mut m.d_xa, factors, d_x).run(backend)?;
         }
         Ok(())
     }
@@ -93,13 +171,14 @@ impl<B: Backend, T: Float> ForwardContext<'_, B, T> {
         &self,
         layer: usize,
         linear: &MergedLinear<B, T>,
+        x: Mat<'_, B, T>,
         m: &mut ProjectGrad<'_, B, T>,
         mut z: MatMut<'_, B, T>,
         d_adapter: &mut Buf<B, f32>,
     ) -> Result<()> {
-        linear.forward(self.backend, m.x, z.reborrow(), false)?;
+        linear.forward(self.backend, x, z.reborrow(), false)?;
         for part in self.parts(layer, linear) {
-            part.lora(m.x, &mut m.d_xa, &mut z).run(self.backend)?;
+            part.lora(x, &mut m.d_xa, &mut z).run(self.backend)?;
         }
         self.scale_grad(layer, linear, z.mat(), &mut m.d_out, d_adapter)
     }
@@ -144,17 +223,12 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         self.embedding_backward(ctx, acts, grads)
     }
 
-    /// What the backward pass reads of layer `i`, where it is not there any more, and the output of SwiGLU, which never
-    /// is but when its product was the last one.
+    /// What the backward pass reads of layer `i`, where it is not there any more.
     fn make_again(&self, ctx: ForwardContext<'_, B, T>, acts: &mut Activations<B, T>, i: usize) -> Result<()> {
         if !acts.layers.has(i) {
             self.attention_forward(ctx, acts, i, &mut Attend::Packed)?;
         }
-        if !acts.gate_up.has(i) {
-            return self.gate_up_forward(ctx, acts, i);
-        }
-        let (n, Activations { gate_up, gated, .. }) = (acts.tokens.n, acts);
-        Ok(Swiglu { gate_up: gate_up.at(i).rows(n), out: gated.rows_mut(n) }.run(ctx.backend)?)
+        if acts.gate_up.has(i) { Ok(()) } else { self.gate_up_forward(ctx, acts, i, false) }
     }
 
     fn mlp_backward(
@@ -169,18 +243,19 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         let (xa, middle, gate_up) = (xa.at(i).rows(n), residual.at(2 * i + 1).rows(n), gate_up.at_mut(i));
         let mut d_gated = workspace.mlp(&extent);
 
-        let (x, d_x, d_out) = (gated.rows(n), Some(d_gated.reborrow()), g.residual.wide_mut(n));
+        let made_by = LoraInput::Swiglu { gate_up: gate_up.rows_mut(n) };
+        let input = Input::Unkept(made_by, gated.rows_mut(n));
+        let (d_x, d_out) = (Some(d_gated.reborrow()), g.residual.wide_mut(n));
         let (z, d_z) = g.dora.as_mut().map(|memory| (normed.rows_mut(n), memory.mat_mut(n, d_out.shape()[1]))).unzip();
-        let down = ProjectGrad { x, xa, d_out, d_xa: g.xa.rows_mut(n), d_x, z, d_z, dropped };
-        ctx.project_grad(i, &layer.down, down, &mut g.adapter)?;
-        SwigluGrad { gate_up: gate_up.rows_mut(n), d_out: d_gated.mat() }.run(ctx.backend)?;
-        self.rms_norm(ctx, middle, &layer.mlp_norm, normed.rows_mut(n))?;
-        let (x, d_x) = (normed.rows(n), Some(g.normed.rows_mut(n)));
+        let down = ProjectGrad { xa, d_out, d_xa: g.xa.rows_mut(n), d_x, z, d_z, dropped };
+        ctx.project_grad(i, &layer.down, input, down, &mut g.adapter)?;
+
+        let made_by = self.norm_input(middle, &layer.mlp_norm, g.residual.rows_mut(n));
+        let (input, d_x) = (Input::Unkept(made_by, normed.rows_mut(n)), Some(g.normed.rows_mut(n)));
         let z = g.dora.as_mut().map(|memory| memory.mat_mut(n, layer.gate_up.out_features));
         let d_out = gate_up.wide_mut(n);
-        let d_gate_up = ProjectGrad { x, xa, d_out, d_xa: g.xa.rows_mut(n), d_x, z, d_z: None, dropped };
-        ctx.project_grad(i, &layer.gate_up, d_gate_up, &mut g.adapter)?;
-        self.norm_backward(ctx, middle, &layer.mlp_norm, g)
+        let d_gate_up = ProjectGrad { xa, d_out, d_xa: g.xa.rows_mut(n), d_x, z, d_z: None, dropped };
+        ctx.project_grad(i, &layer.gate_up, input, d_gate_up, &mut g.adapter)
     }
 
     fn attention_backward(
@@ -196,22 +271,26 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         let (a, xa, before) = (layers.at(i), xa.at(i).rows(n), residual.at(2 * i).rows(n));
         let mut d = workspace.attention(&extent);
 
-        let (x, d_x, d_out) = (a.attention.rows(n), Some(d.attention.reborrow()), g.residual.wide_mut(n));
+        let input = Input::Kept(a.attention.rows(n));
+        let (d_x, d_out) = (Some(d.attention.reborrow()), g.residual.wide_mut(n));
         let (z, d_z) = g.dora.as_mut().map(|memory| (normed.rows_mut(n), memory.mat_mut(n, d_out.shape()[1]))).unzip();
-        let o = ProjectGrad { x, xa, d_out, d_xa: g.xa.rows_mut(n), d_x, z, d_z, dropped };
-        ctx.project_grad(i, &layer.o, o, &mut g.adapter)?;
+        let o = ProjectGrad { xa, d_out, d_xa: g.xa.rows_mut(n), d_x, z, d_z, dropped };
+        ctx.project_grad(i, &layer.o, input, o, &mut g.adapter)?;
         self.attend_backward(ctx, tokens, a, &mut d, &mut g.delta)?;
         self.rotate_backward(ctx, tokens, a, &mut d, i)?;
 
-        self.rms_norm(ctx, before, &layer.attention_norm, normed.rows_mut(n))?;
-        let (x, d_x) = (normed.rows(n), trained_below.then(|| g.normed.rows_mut(n)));
+        let d_x = trained_below.then(|| g.normed.rows_mut(n));
+        let made_by = self.norm_input(before, &layer.attention_norm, g.residual.rows_mut(n));
+        let mut normed = Input::Unkept(made_by, normed.rows_mut(n));
+        let input = if trained_below { normed } else { Input::Kept(normed.make(ctx.backend)?) };
         let z = g.dora.as_mut().map(|memory| memory.mat_mut(n, layer.qkv.out_features));
-        let qkv = ProjectGrad { x, xa, d_out: d.qkv, d_xa: g.xa.rows_mut(n), d_x, z, d_z: None, dropped };
-        ctx.project_grad(i, &layer.qkv, qkv, &mut g.adapter)?;
-        if trained_below {
-            self.norm_backward(ctx, before, &layer.attention_norm, g)?;
-        }
-        Ok(())
+        let qkv = ProjectGrad { xa, d_out: d.qkv, d_xa: g.xa.rows_mut(n), d_x, z, d_z: None, dropped };
+        ctx.project_grad(i, &layer.qkv, input, qkv, &mut g.adapter)
+    }
+
+    /// `rms_norm(x)`, whose gradient is added to `d_x`.
+    fn norm_input<'a>(&self, x: Mat<'a, B, T>, weight: &'a Buf<B, f32>, d_x: MatMut<'a, B, T>) -> LoraInput<'a, B, T> {
+        LoraInput::RmsNorm { x, weight: weight.view(), eps: self.config.rms_norm_eps, d_x }
     }
 
     /// What lies in the workspace for the tokens in hand.
@@ -273,21 +352,6 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
             d_qk: d.qkv.reborrow().columns(0..self.config.v_columns().start),
         }
         .run(ctx.backend)?;
-        Ok(())
-    }
-
-    /// Through a norm, from `g.normed` into the residual stream's gradient.
-    fn norm_backward(
-        &self,
-        ctx: ForwardContext<'_, B, T>,
-        x: Mat<'_, B, T>,
-        weight: &Buf<B, f32>,
-        g: &mut Gradients<B, T>,
-    ) -> Result<()> {
-        let [n, _] = x.shape();
-        let (weight, eps, d_out, d_x) =
-            (weight.view(), self.config.rms_norm_eps, g.normed.rows(n), g.residual.rows_mut(n));
-        RmsNormGrad { x, weight, eps, d_out, d_x, accumulate: true }.run(ctx.backend)?;
         Ok(())
     }
 }

@@ -124,11 +124,12 @@ impl<B: Backend, T: Float> ForwardContext<'_, B, T> {
         &self,
         layer: usize,
         linear: &MergedLinear<B, T>,
+        x: Mat<'_, B, T>,
         m: ProjectGrad<'_, B, T>,
         mut z: MatMut<'_, B, T>,
         d_adapter: &mut Buf<B, f32>,
     ) -> Result<()> {
-        let ProjectGrad { x, xa, mut d_out, mut d_xa, mut d_x, dropped, .. } = m;
+        let ProjectGrad { xa, mut d_out, mut d_xa, mut d_x, dropped, .. } = m;
         let ([n, inputs], backend) = (x.shape(), self.backend);
         for (i, (projection, columns, weight)) in linear.each().enumerate() {
             let mut d_out = d_out.reborrow().columns(columns.clone());

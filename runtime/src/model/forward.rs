@@ -52,7 +52,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
     ) -> Result<()> {
         self.attention_forward(ctx, acts, i, attend)?;
         acts.residual.store(ctx.backend, i, acts.tokens.n)?;
-        self.gate_up_forward(ctx, acts, i)?;
+        self.gate_up_forward(ctx, acts, i, true)?;
         let (n, Activations { residual, xa, normed, gated, dropped, .. }) = (acts.tokens.n, acts);
         let (next, added) = (residual.advance(ctx.backend, 2 * i + 1, n)?, Some(normed.rows_mut(n)));
         let rows = AdapterRows { xa: xa.at_mut(i).rows_mut(n), dropped };
@@ -80,12 +80,13 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
     }
 
     /// The MLP of layer `i` as far as the input of its last product: from state `2 i + 1` of the residual stream to gate,
-    /// up and SwiGLU of them.
+    /// up and, where it is `wanted`, SwiGLU of them.
     pub(super) fn gate_up_forward(
         &self,
         ctx: ForwardContext<'_, B, T>,
         acts: &mut Activations<B, T>,
         i: usize,
+        wanted: bool,
     ) -> Result<()> {
         let (layer, n, kept) = (&self.layers[i], acts.tokens.n, acts.keep[i] != Keep::Nothing);
         let Activations { residual, gate_up, xa, normed, gated, dropped, .. } = acts;
@@ -93,7 +94,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         let norm = self.norm(residual.at(2 * i + 1).rows(n), &layer.mlp_norm, normed.wide_mut(n));
         let fused = (!kept).then(|| gated.rows_mut(n));
         ctx.project_normed(i, &layer.gate_up, norm, rows, gate_up.rows_mut(n), fused)?;
-        if kept {
+        if kept && wanted {
             Swiglu { gate_up: gate_up.rows(n), out: gated.rows_mut(n) }.run(ctx.backend)?;
         }
         Ok(())

@@ -6,10 +6,10 @@ use super::{
     source::{Dense, drop_elements},
 };
 use crate::{
-    buffer::MatMut,
+    buffer::{Mat, MatMut},
     cpu::{device::Cpu, simd::convert},
     element::Float,
-    ops::{Lora, LoraGrad},
+    ops::{Dropout, Lora, LoraGrad},
 };
 
 pub(in crate::cpu) fn lora<T: Float>(op: Lora<'_, Cpu, T>) {
@@ -85,17 +85,27 @@ pub(in crate::cpu) fn lora_grad<T: Float>(op: LoraGrad<'_, Cpu, T>) {
     );
 
     if let Some(d_x) = d_x {
-        narrow::multiply(
-            Dense::new(d_xa),
-            &ByColumn(a),
-            d_x,
-            #[inline(always)]
-            |row, first, sums, out| {
-                if let Some(dropout) = &dropout {
-                    drop_elements(dropout, row, first, sums);
-                }
-                store(true, 1.0, sums, out);
-            },
-        );
+        input_grad(d_xa, a, dropout, d_x);
     }
+}
+
+/// `d_x += drop(d_xa · A)`.
+pub(super) fn input_grad<T: Float>(
+    d_xa: Mat<'_, Cpu, T>,
+    a: Dense<'_, T>,
+    dropout: Option<Dropout>,
+    d_x: MatMut<'_, Cpu, T>,
+) {
+    narrow::multiply(
+        Dense::new(d_xa),
+        &ByColumn(a),
+        d_x,
+        #[inline(always)]
+        |row, first, sums, out| {
+            if let Some(dropout) = &dropout {
+                drop_elements(dropout, row, first, sums);
+            }
+            store(true, 1.0, sums, out);
+        },
+    );
 }

@@ -1,12 +1,20 @@
 use super::{
     linear4::{linear4, linear4_grad},
-    lora::{lora, lora_grad},
+    lora::{input_grad, lora, lora_grad},
+    source::Dense,
 };
 use crate::{
     buffer::{Mat, MatMut},
-    cpu::device::Cpu,
+    cpu::{
+        device::Cpu,
+        rms_norm::{rms_norm, rms_norm_grad},
+        swiglu::{swiglu, swiglu_grad},
+    },
     element::Float,
-    ops::{Linear4, Linear4Grad, LoraLinear4, LoraLinear4Grad, LoraPart},
+    ops::{
+        Linear4, Linear4Grad, LoraInput, LoraLinear4, LoraLinear4Grad, LoraPart, RmsNorm, RmsNormGrad, Swiglu,
+        SwigluGrad,
+    },
 };
 
 pub(in crate::cpu) fn lora_linear4<T: Float>(op: LoraLinear4<'_, Cpu, T>) {
@@ -27,12 +35,42 @@ pub(super) fn adapters<T: Float>(
 }
 
 pub(in crate::cpu) fn lora_linear4_grad<T: Float>(op: LoraLinear4Grad<'_, Cpu, T>) {
-    let LoraLinear4Grad { x, xa, weight, parts, factors, d_out, mut d_xa, mut d_x } = op;
+    let LoraLinear4Grad { input, xa, weight, parts, factors, d_out, mut d_xa, mut d_x } = op;
     let d_out = d_out.mat().columns(0..weight.rows);
     if let Some(d_x) = &mut d_x {
-        linear4_grad(Linear4Grad { d_out, weight, d_x: d_x.reborrow(), accumulate: false });
+        make_again(&input, d_x.reborrow());
     }
+    let Some(x) = input.place(d_x.as_ref()) else { return };
     for (part, factors) in parts.iter().zip(factors) {
-        lora_grad(part.lora_grad([x, xa, d_out], &mut d_xa, factors, d_x.as_mut().map(MatMut::reborrow)));
+        lora_grad(part.lora_grad([x, xa, d_out], &mut d_xa, factors, None));
+    }
+    let Some(mut d_x) = d_x else { return };
+    linear4_grad(Linear4Grad { d_out, weight, d_x: d_x.reborrow(), accumulate: false });
+    for part in parts {
+        let (d_xa, a) = (d_xa.mat().columns(part.xa.clone()), Dense::of(part.a, part.xa.len(), weight.cols));
+        input_grad(d_xa, a, part.dropout, d_x.reborrow());
+    }
+    through(input, d_x.mat());
+}
+
+/// An input that was not kept, to `out`.
+fn make_again<T: Float>(input: &LoraInput<'_, Cpu, T>, out: MatMut<'_, Cpu, T>) {
+    match input {
+        LoraInput::Kept(_) => {}
+        LoraInput::Swiglu { gate_up } => swiglu(Swiglu { gate_up: gate_up.mat(), out }),
+        LoraInput::RmsNorm { x, weight, eps, .. } => {
+            rms_norm(RmsNorm { x: *x, add: None, weight: *weight, eps: *eps, out });
+        }
+    }
+}
+
+/// The gradient of what made the input.
+fn through<T: Float>(input: LoraInput<'_, Cpu, T>, d_out: Mat<'_, Cpu, T>) {
+    match input {
+        LoraInput::Kept(_) => {}
+        LoraInput::Swiglu { gate_up } => swiglu_grad(SwigluGrad { gate_up, d_out }),
+        LoraInput::RmsNorm { x, weight, eps, d_x } => {
+            rms_norm_grad(RmsNormGrad { x, weight, eps, d_out, d_x, accumulate: true });
+        }
     }
 }

@@ -111,13 +111,13 @@ impl<T: Float> Source for Dense<'_, T> {
 /// Zeroes the dropped ones of `x`, which is row `row` from column `first` on, and scales the others.
 pub(in crate::cpu) fn drop_elements(dropout: &Dropout, row: usize, first: usize, x: &mut [f32]) {
     let scale = dropout.scale();
-    let mut keep = [true; 4];
+    let mut keep = [true; 8];
     for (i, x) in x.iter_mut().enumerate() {
         let col = first + i;
-        if i == 0 || col.is_multiple_of(4) {
-            keep = dropout.keep(row as u32, (col / 4) as u32);
+        if i == 0 || col.is_multiple_of(8) {
+            keep = dropout.keep(row as u32, (col / 8) as u32);
         }
-        *x = if keep[col % 4] { *x * scale } else { 0.0 };
+        *x = if keep[col % 8] { *x * scale } else { 0.0 };
     }
 }
 
@@ -178,7 +178,7 @@ mod tests {
             assert_eq!(piece, row[first..first + 77], "from column {first}");
         }
         for (col, x) in row.iter().enumerate() {
-            let kept = dropout.keep(5, col as u32 / 4)[col % 4];
+            let kept = dropout.keep(5, col as u32 / 8)[col % 8];
             assert_eq!(*x, if kept { dropout.scale() } else { 0.0 }, "column {col}");
         }
         // Six standard deviations of a binomial count.

@@ -56,20 +56,35 @@ pub(in crate::cuda) fn rms_norm<T: Float>(cuda: &Cuda, mut op: RmsNorm<'_, Cuda,
     unsafe { cuda.launch(kernel, T::DTYPE.suffix(), params, LaunchConfig::new(dim(n), threads(n, n_sms))) }
 }
 
-pub(in crate::cuda) fn rms_norm_grad<T: Float>(cuda: &Cuda, mut op: RmsNormGrad<'_, Cuda, T>) -> Result<()> {
+pub(in crate::cuda) fn rms_norm_grad<T: Float>(cuda: &Cuda, op: RmsNormGrad<'_, Cuda, T>) -> Result<()> {
+    // SAFETY: there is no output to make again.
+    unsafe { rms_norm_grad_and_out(cuda, op, MatrixMut::NONE) }
+}
+
+/// Its gradient, and its output again where `out` is one.
+///
+/// # Safety
+/// `out` is none, or live and shaped like the gradient of the output, whose place it may have.
+pub(super) unsafe fn rms_norm_grad_and_out<T: Float>(
+    cuda: &Cuda,
+    mut op: RmsNormGrad<'_, Cuda, T>,
+    out: MatrixMut,
+) -> Result<()> {
     let [n, d] = op.x.shape();
     let params = RmsNormGradParams {
         x: op.x.matrix(),
         weight: op.weight.ptr() as _,
         d_out: op.d_out.matrix(),
         d_x: op.d_x.matrix(),
+        out,
         n: dim(n),
         d: dim(d),
         accumulate: op.accumulate.into(),
         eps: op.eps,
     };
     let config = LaunchConfig::new(dim(n), grad_threads(d * size_of::<T>()));
-    // SAFETY: `RmsNormGrad::verify` checked every shape against `params.n` and `params.d`.
+    // SAFETY: `RmsNormGrad::verify` checked every shape against `params.n` and `params.d`, and `out` is as this function's
+    // contract says; a thread of the kernel reads its elements of `d_out` before it writes to their place, and no others.
     unsafe { cuda.launch(&RMS_NORM_GRAD, T::DTYPE.suffix(), params, config) }
 }
 

@@ -28,7 +28,7 @@ fn dropout(case: &LoraCase) -> Option<Dropout> {
 pub fn mask(dropout: &Option<Dropout>, row: usize, col: usize) -> f64 {
     match dropout {
         None => 1.0,
-        Some(d) if d.keep(row as u32, (col / 4) as u32)[col % 4] => 1.0 / (1.0 - f64::from(d.p)),
+        Some(d) if d.keep(row as u32, (col / 8) as u32)[col % 8] => f64::from(d.scale()),
         Some(_) => 0.0,
     }
 }

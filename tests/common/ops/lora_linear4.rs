@@ -1,3 +1,5 @@
+mod unkept;
+
 use super::{
     linear4::{exactness, grad_exactness},
     lora::{SCALE, dropped, mask, scaled},
@@ -17,7 +19,7 @@ use crate::common::{
 use half::{bf16, f16};
 use halfbyte::{
     Backend, Float, Result,
-    ops::{Dropout, LoraFactors, LoraLinear4, LoraLinear4Grad, LoraPart, Op},
+    ops::{Dropout, LoraFactors, LoraInput, LoraLinear4, LoraLinear4Grad, LoraPart, Op},
 };
 use std::ops::Range;
 
@@ -168,6 +170,26 @@ pub struct Gradient<B: Backend, T: Float> {
     d_x: Tensor<B, T>,
 }
 
+impl<B: Backend, T: Float> Gradient<B, T> {
+    /// With this input, or `x`.
+    fn run_with(&mut self, backend: &B, input: Option<LoraInput<'_, B, T>>) -> Result<()> {
+        let parts = self.inputs.parts();
+        let factors = self.factors.iter_mut().map(|[a, b]| LoraFactors { d_a: a.view_mut(), d_b: b.view_mut() });
+        let factors = factors.collect();
+        LoraLinear4Grad {
+            input: input.unwrap_or(LoraInput::Kept(self.x.mat())),
+            xa: self.xa.mat(),
+            weight: self.inputs.weight.weight(),
+            parts: &parts,
+            factors,
+            d_out: self.d_out.mat_mut(),
+            d_xa: self.d_xa.mat_mut(),
+            d_x: Some(self.d_x.mat_mut()),
+        }
+        .run(backend)
+    }
+}
+
 impl<B: Backend, T: Float> Setup<B> for Gradient<B, T> {
     type Case = Adapted;
 
@@ -194,20 +216,7 @@ impl<B: Backend, T: Float> Setup<B> for Gradient<B, T> {
     }
 
     fn run(&mut self, backend: &B) -> Result<()> {
-        let parts = self.inputs.parts();
-        let factors = self.factors.iter_mut().map(|[a, b]| LoraFactors { d_a: a.view_mut(), d_b: b.view_mut() });
-        let factors = factors.collect();
-        LoraLinear4Grad {
-            x: self.x.mat(),
-            xa: self.xa.mat(),
-            weight: self.inputs.weight.weight(),
-            parts: &parts,
-            factors,
-            d_out: self.d_out.mat_mut(),
-            d_xa: self.d_xa.mat_mut(),
-            d_x: Some(self.d_x.mat_mut()),
-        }
-        .run(backend)
+        self.run_with(backend, None)
     }
 
     fn outputs(&mut self) -> Vec<&mut dyn Output<B>> {
@@ -297,6 +306,7 @@ pub fn checks<B: Backend>() -> Vec<Check<B>> {
     vec![
         ("lora_linear4", lora_linear4),
         ("lora_linear4_grad", lora_linear4_grad),
+        ("lora_linear4_grad_unkept", unkept::check),
         ("lora_linear4_large", lora_linear4_large),
     ]
 }
@@ -357,7 +367,7 @@ fn lora_linear4_refuses<B: Backend>(backend: &B) {
     z.refuses(LoraLinear4 { parts: &short, ..good() }, "lora_linear4: `a` has 255 elements, expected 256");
 
     let good = || LoraLinear4Grad::<B, f32> {
-        x: z.mat(4, 128),
+        input: LoraInput::Kept(z.mat(4, 128)),
         xa: z.mat(4, 8),
         weight: z.weight(),
         parts: &parts,
@@ -375,6 +385,7 @@ fn lora_linear4_refuses<B: Backend>(backend: &B) {
     z.refuses(LoraLinear4Grad { factors, ..good() }, "lora_linear4_grad: `d_b` has 5 elements, expected 6");
     let d_x = Some(z.mat_mut(4, 127));
     z.refuses(LoraLinear4Grad { d_x, ..good() }, "lora_linear4_grad: `d_x` is [4, 127], expected [4, 128]");
+    unkept::refuses(&z, good);
 }
 
 pub fn refusals<B: Backend>() -> Vec<Check<B>> {

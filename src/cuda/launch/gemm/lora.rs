@@ -21,7 +21,7 @@ use crate::{
 use plan::Launch;
 
 pub(in crate::cuda) use dropout::dropout_params;
-pub(in crate::cuda) use grad::{lora_grad, lora_grads};
+pub(in crate::cuda) use grad::{LoraGrads, lora_grad};
 
 fn forward_params<T: Float>(op: &mut Lora<'_, Cuda, T>) -> LoraSkinnyParams {
     let ([n, k], [_, r], [_, out]) = (op.x.shape(), op.xa.shape(), op.out.shape());

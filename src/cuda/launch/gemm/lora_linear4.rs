@@ -7,7 +7,7 @@ use super::{
     linear::{self, Dense},
     linear4::{linear4, linear4_grad, part_of, rows_at_a_time, rows_of},
     linear4_wgmma::{self, More},
-    lora::{lora_down, lora_grads},
+    lora::{LoraGrads, lora_down},
     norm_linear4::{Fused, adapters},
 };
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     cuda::{
         device::Cuda,
         kernel::{Kernel, LaunchConfig},
-        launch::{dequantize::launch_dequantize, dim, grid, is_aligned, weight4},
+        launch::{dequantize::launch_dequantize, dim, grid, is_aligned, rms_norm, swiglu, weight4},
         params::{
             DequantizeParams, LORA_LINEAR4_FACTORS, LORA_LINEAR4_THREADS, LoraLinear4CopyParams, LoraLinear4Factor,
             LoraLinear4FactorsParams, LoraLinear4Params, Matrix, MatrixMut,
@@ -24,7 +24,9 @@ use crate::{
     },
     element::{DType, Float},
     error::Result,
-    ops::{LORA_ROOM, Linear4, Linear4Grad, LoraLinear4, LoraLinear4Grad, LoraPart},
+    ops::{
+        LORA_ROOM, Linear4, Linear4Grad, LoraInput, LoraLinear4, LoraLinear4Grad, LoraPart, RmsNormGrad, SwigluGrad,
+    },
     quant::Weight4,
 };
 use core::ffi::c_void;
@@ -258,10 +260,13 @@ fn separately<T: Float>(cuda: &Cuda, op: LoraLinear4<'_, Cuda, T>) -> Result<()>
 }
 
 pub(in crate::cuda) fn lora_linear4_grad<T: Float>(cuda: &Cuda, op: LoraLinear4Grad<'_, Cuda, T>) -> Result<()> {
-    let LoraLinear4Grad { x, xa, weight, parts, factors, mut d_out, mut d_xa, mut d_x } = op;
+    let LoraLinear4Grad { input, xa, weight, parts, factors, mut d_out, mut d_xa, mut d_x } = op;
     let ([n, cols], dropout) = (d_out.shape(), parts.iter().any(|part| part.dropout.is_some()));
     let operands = [d_out.matrix().as_const(), d_xa.matrix().as_const()];
     let stack = Stack::new(n, SEPARATE_TOKENS, weight, parts, cols - weight.rows, xa.shape()[1], operands);
+    let Some(x) = input.place(d_x.as_ref()) else { return Ok(()) };
+    let own = d_out.mat().columns(0..weight.rows);
+    let mut grads = LoraGrads::new(cuda, [x, xa, own], parts, factors, &mut d_xa)?;
     let gemm = d_x.as_mut().map(|d_x| Gemm::new("lora_linear4_grad", true, &d_out.mat(), d_x, false));
     let whole = stack.filter(|_| !dropout).zip(gemm);
     let inside = match &whole {
@@ -269,16 +274,60 @@ pub(in crate::cuda) fn lora_linear4_grad<T: Float>(cuda: &Cuda, op: LoraLinear4G
         None => false,
     };
     let whole = whole.filter(|_| inside || n > DECODED_GRAD_TOKENS);
-    let own = d_out.mat().columns(0..weight.rows);
     if let (None, Some(d_x)) = (&whole, &mut d_x) {
         linear4_grad(cuda, Linear4Grad { d_out: own, weight, d_x: d_x.reborrow(), accumulate: false })?;
+        grads.add_to(parts, &d_xa.mat(), d_x);
     }
-    let added = d_x.as_mut().filter(|_| whole.is_none()).map(MatMut::reborrow);
-    lora_grads(cuda, [x, xa, own], parts, factors, &mut d_xa, added)?;
-    let Some((stack, gemm)) = whole else { return Ok(()) };
-    let d_xa = stack.beside(d_xa.matrix().as_const(), d_out.matrix(), [n, weight.rows]);
-    // SAFETY: `LoraLinear4Grad::verify` checked every shape, and `Stack::new` and `fits` what is demanded beyond.
-    unsafe { if inside { backward_inside(cuda, &stack, d_xa, &gemm) } else { backward(cuda, &stack, d_xa, &gemm) } }
+    let kept = matches!(input, LoraInput::Kept(_));
+    // SAFETY: `LoraLinear4Grad::verify` checked every shape, and `Stack::new` and `fits` what is demanded beyond; an input
+    // that was not kept is there once `through` has made it.
+    unsafe {
+        grads.d_xa::<T>(cuda)?;
+        if kept {
+            grads.factors::<T>(cuda)?;
+        }
+        if let Some((stack, gemm)) = whole {
+            let d_xa = stack.beside(d_xa.matrix().as_const(), d_out.matrix(), [n, weight.rows]);
+            let backward = if inside { backward_inside } else { backward };
+            backward(cuda, &stack, d_xa, &gemm)?;
+        }
+        grads.d_x::<T>(cuda)?;
+        match d_x {
+            Some(d_x) if !kept => through(cuda, &grads, input, d_x),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The gradient of what made the input, which is made again in the place of its gradient, and then those of A and B.
+///
+/// # Safety
+/// As for [`LoraGrads::factors`]; `d_x`, which was verified, is where `grads` look for the input.
+unsafe fn through<T: Float>(
+    cuda: &Cuda,
+    grads: &LoraGrads,
+    input: LoraInput<'_, Cuda, T>,
+    mut d_x: MatMut<'_, Cuda, T>,
+) -> Result<()> {
+    let (out, d_out) = (d_x.matrix(), d_x.mat());
+    // SAFETY: `LoraLinear4Grad::verify` checked every shape; the rest is this function's contract.
+    unsafe {
+        match input {
+            LoraInput::Kept(_) => {}
+            LoraInput::Swiglu { mut gate_up } => {
+                let op = SwigluGrad { gate_up: gate_up.reborrow(), d_out };
+                if grads.factors_through::<T>(cuda, swiglu::grad_params(op, MatrixMut::NONE))? {
+                    return Ok(());
+                }
+                swiglu::swiglu_grad_and_out(cuda, SwigluGrad { gate_up, d_out }, out)?;
+            }
+            LoraInput::RmsNorm { x, weight, eps, d_x } => {
+                let op = RmsNormGrad { x, weight, eps, d_out, d_x, accumulate: true };
+                rms_norm::rms_norm_grad_and_out(cuda, op, out)?;
+            }
+        }
+        grads.factors::<T>(cuda)
+    }
 }
 
 /// `d_x = [d_out | d_xa] · (W above A)`, W decoded inside.

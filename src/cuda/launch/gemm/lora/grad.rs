@@ -8,15 +8,15 @@ use super::{
     together,
 };
 use crate::{
-    buffer::{Mat, MatMut},
+    buffer::{Mat, MatMut, View},
     cuda::{
         device::Cuda,
         kernel::{Kernel, LaunchConfig},
         launch::{dim, grid},
         params::{
             LORA_TRANSPOSE_MATRICES, LORA_TRANSPOSE_THREADS, LORA_TRANSPOSE_TILE, LORA_WEIGHT_GRAD_SUMS,
-            LORA_WEIGHT_GRAD_THREADS, LoraDownParams, LoraTransposeParams, LoraUpParams, LoraWeightGradParams,
-            LoraWeightGradsParams, Matrix, MatrixMut, TransposeParams,
+            LORA_WEIGHT_GRAD_THREADS, LoraDownParams, LoraSwigluGradParams, LoraTransposeParams, LoraUpParams,
+            LoraWeightGradParams, LoraWeightGradsParams, Matrix, MatrixMut, SwigluGradParams, TransposeParams,
         },
         scratch::Slot,
     },
@@ -39,6 +39,7 @@ struct Shape {
 }
 
 /// Scratch of the backward pass: what the kernels read transposed.
+#[derive(Clone, Copy)]
 struct Transposed {
     /// `[in, r]`.
     a: MatrixMut,
@@ -84,17 +85,6 @@ impl Transposed {
 /// `x` `[rows, cols]` to `out` `[cols, out.stride]`.
 fn transpose(x: Matrix, [rows, cols]: [usize; 2], out: MatrixMut) -> TransposeParams {
     TransposeParams { x, out, rows: dim(rows), cols: dim(cols) }
-}
-
-/// The transposes of A (where its gradient is asked for), B and xa.
-fn transposes<T: Float>(op: &LoraGrad<'_, Cuda, T>, scratch: &Transposed) -> [TransposeParams; MATRICES] {
-    let ([n, k], [_, r], [_, out]) = (op.x.shape(), op.xa.shape(), op.d_out.shape());
-    let a = match op.d_x {
-        Some(_) => transpose(Matrix { ptr: op.a.ptr() as _, stride: dim(k) }, [r, k], scratch.a),
-        None => transpose(Matrix::NONE, [0, 0], MatrixMut::NONE),
-    };
-    let b = transpose(Matrix { ptr: op.b.ptr() as _, stride: dim(r) }, [out, r], scratch.b);
-    [a, b, transpose(op.xa.matrix(), [n, r], scratch.xa)]
 }
 
 const MATRICES: usize = LORA_TRANSPOSE_MATRICES as usize;
@@ -169,6 +159,8 @@ fn d_x_params<T: Float>(
 
 /// All that the gradients of one adapter take.
 struct Work {
+    scratch: Transposed,
+    /// Of A (where `d_x` wants it), B and xa.
     transposes: [TransposeParams; MATRICES],
     d_xa: LoraDownParams,
     /// `d_b` and `d_a`.
@@ -177,69 +169,197 @@ struct Work {
 }
 
 impl Work {
-    fn new<T: Float>(mut op: LoraGrad<'_, Cuda, T>, scratch: &Transposed) -> Self {
+    fn new<T: Float>(mut op: LoraGrad<'_, Cuda, T>, scratch: Transposed) -> Self {
+        let ([n, _], [_, r], [_, out]) = (op.x.shape(), op.xa.shape(), op.d_out.shape());
         let d_b = LoraWeightGradParams {
             transposed: 1,
             scale: op.scale,
             ..factor_params(&op.d_out, &op.xa, scratch.xa, op.d_b.ptr(), None)
         };
         let d_a = factor_params(&op.x, &op.d_xa.mat(), scratch.d_xa, op.d_a.ptr(), op.dropout);
-        let (transposes, d_xa) = (transposes(&op, scratch), d_xa_params(&mut op, scratch));
-        let d_x = op.d_x.map(|d_x| d_x_params(&op.d_xa.mat(), d_x, scratch.a.ptr, op.dropout));
-        Work { transposes, d_xa, factors: [d_b, d_a], d_x }
+        let b = transpose(Matrix { ptr: op.b.ptr() as _, stride: dim(r) }, [out, r], scratch.b);
+        let transposes =
+            [transpose(Matrix::NONE, [0, 0], MatrixMut::NONE), b, transpose(op.xa.matrix(), [n, r], scratch.xa)];
+        let d_xa = d_xa_params(&mut op, &scratch);
+        let mut work = Work { scratch, transposes, d_xa, factors: [d_b, d_a], d_x: None };
+        if let Some(d_x) = op.d_x {
+            work.add_to(d_x, op.a, &op.d_xa.mat(), op.dropout);
+        }
+        work
     }
 
-    /// Queues adapters of the same tokens, up to [`PARTS`] of them.
+    fn add_to<T: Float>(
+        &mut self,
+        d_x: MatMut<'_, Cuda, T>,
+        a: View<'_, Cuda, T>,
+        d_xa: &Mat<'_, Cuda, T>,
+        dropout: Option<Dropout>,
+    ) {
+        let ([_, k], [_, r]) = (d_x.shape(), d_xa.shape());
+        self.transposes[0] = transpose(Matrix { ptr: a.ptr() as _, stride: dim(k) }, [r, k], self.scratch.a);
+        self.d_x = Some(d_x_params(d_xa, d_x, self.scratch.a.ptr, dropout));
+    }
+
+    /// Queues `d_xa` of adapters of the same tokens, up to [`PARTS`] of them, and what is read transposed.
     ///
     /// # Safety
     /// They were made of ops that were verified, with scratch of their own.
-    unsafe fn run<T: Float>(cuda: &Cuda, works: &[Self]) -> Result<()> {
+    unsafe fn run_d_xa<T: Float>(cuda: &Cuda, works: &[Self]) -> Result<()> {
         let transposes = works.iter().flat_map(|work| work.transposes).collect::<Vec<_>>();
         let downs = works.iter().map(|work| work.d_xa).collect::<Vec<_>>();
-        let mut factors = works.iter().flat_map(|work| work.factors).filter(|p| p.cols > 0).collect::<Vec<_>>();
-        let d_x = works.iter().filter_map(|work| work.d_x).collect::<Vec<_>>();
         let config = transposes_config(&transposes);
         let params = LoraTransposeParams { matrices: together(&transposes) };
         // SAFETY: the ops were verified, as this function's contract says, and `Transposed` has room for what is written
-        // transposed; A is, before `d_x` reads it.
+        // transposed.
         unsafe {
             cuda.launch(&TRANSPOSE, T::DTYPE.suffix(), params, config)?;
-            launch_down(cuda, T::DTYPE, &downs)?;
-            launch_weight_grads::<T>(cuda, &mut factors)?;
-            if d_x.is_empty() { Ok(()) } else { launch_up(cuda, T::DTYPE, &d_x, true) }
+            launch_down(cuda, T::DTYPE, &downs)
         }
+    }
+
+    /// Then what they add to `d_x`.
+    ///
+    /// # Safety
+    /// As for [`Work::run_d_xa`], which comes first.
+    unsafe fn run_d_x<T: Float>(cuda: &Cuda, works: &[Self]) -> Result<()> {
+        let d_x = works.iter().filter_map(|work| work.d_x).collect::<Vec<_>>();
+        // SAFETY: as this function's contract says; A was transposed.
+        unsafe { if d_x.is_empty() { Ok(()) } else { launch_up(cuda, T::DTYPE, &d_x, true) } }
+    }
+
+    fn factors(works: &[Self]) -> Vec<LoraWeightGradParams> {
+        works.iter().flat_map(|work| work.factors).filter(|p| p.cols > 0).collect()
     }
 }
 
-/// Queues the gradients of factors: parts of the tokens, then their sums.
+/// The gradients of adapters of one weight, step by step: `d_xa` first, what else there is in any order.
+pub(in crate::cuda) struct LoraGrads(Vec<Work>);
+
+impl LoraGrads {
+    /// For all of `x`, `xa`, `d_xa` and `d_out`.
+    pub(in crate::cuda) fn new<'a, T: Float>(
+        cuda: &Cuda,
+        [x, xa, d_out]: [Mat<'a, Cuda, T>; 3],
+        parts: &'a [LoraPart<'a, Cuda, T>],
+        factors: Vec<LoraFactors<'a, Cuda>>,
+        d_xa: &mut MatMut<'_, Cuda, T>,
+    ) -> Result<Self> {
+        let [n, k] = x.shape();
+        let some = parts.iter().zip(factors).filter(|(part, _)| n > 0 && !part.xa.is_empty()).collect::<Vec<_>>();
+        let shape = |part: &LoraPart<'_, Cuda, T>| Shape { n, k, r: part.xa.len(), out: part.out.len() };
+        let shapes = some.iter().map(|(part, _)| shape(part)).collect::<Vec<_>>();
+        let scratch = Transposed::all::<T>(cuda, &shapes)?;
+        let mut works = Vec::with_capacity(some.len());
+        for ((part, factors), scratch) in some.into_iter().zip(scratch) {
+            works.push(Work::new(part.lora_grad([x, xa, d_out], d_xa, factors, None), scratch));
+        }
+        Ok(LoraGrads(works))
+    }
+
+    /// From now on they add to `d_x`.
+    pub(in crate::cuda) fn add_to<T: Float>(
+        &mut self,
+        parts: &[LoraPart<'_, Cuda, T>],
+        d_xa: &Mat<'_, Cuda, T>,
+        d_x: &mut MatMut<'_, Cuda, T>,
+    ) {
+        let with_rank = parts.iter().filter(|part| !part.xa.is_empty());
+        for (work, part) in self.0.iter_mut().zip(with_rank) {
+            work.add_to(d_x.reborrow(), part.a, &d_xa.columns(part.xa.clone()), part.dropout);
+        }
+    }
+
+    /// # Safety
+    /// The op that these are parts of was verified (`LoraPart::verify_all`), and what it names is live.
+    pub(in crate::cuda) unsafe fn d_xa<T: Float>(&self, cuda: &Cuda) -> Result<()> {
+        // SAFETY: this function's contract is theirs.
+        self.0.chunks(PARTS).try_for_each(|works| unsafe { Work::run_d_xa::<T>(cuda, works) })
+    }
+
+    /// # Safety
+    /// As for [`LoraGrads::d_xa`].
+    pub(in crate::cuda) unsafe fn d_x<T: Float>(&self, cuda: &Cuda) -> Result<()> {
+        // SAFETY: this function's contract is theirs.
+        self.0.chunks(PARTS).try_for_each(|works| unsafe { Work::run_d_x::<T>(cuda, works) })
+    }
+
+    /// # Safety
+    /// As for [`LoraGrads::d_xa`]; `x` is there.
+    pub(in crate::cuda) unsafe fn factors<T: Float>(&self, cuda: &Cuda) -> Result<()> {
+        let all = self.0.chunks(PARTS).map(Work::factors);
+        // SAFETY: this function's contract is its.
+        all.into_iter().try_for_each(|mut factors| unsafe { launch_weight_grads::<T>(cuda, &mut factors, None) })
+    }
+
+    /// The same where `x` is SwiGLU's output, which is not there, with SwiGLU's gradient; or not, where the kernel of both
+    /// does not suit.
+    ///
+    /// # Safety
+    /// As for [`LoraGrads::d_xa`]; `swiglu` is of as many tokens and of the inputs, and was verified.
+    pub(in crate::cuda) unsafe fn factors_through<T: Float>(
+        &self,
+        cuda: &Cuda,
+        swiglu: SwigluGradParams,
+    ) -> Result<bool> {
+        let [Work { factors: [d_b, d_a], .. }] = self.0[..] else { return Ok(false) };
+        let mut through = LoraSwigluGradParams { swiglu, factor: d_a };
+        let Some(launch) = plan::swiglu_grad(cuda, T::DTYPE, &mut through) else { return Ok(false) };
+        let mut factors = [d_b].into_iter().filter(|p| p.cols > 0).collect::<Vec<_>>();
+        // SAFETY: this function's contract is its; `plan::swiglu_grad` checked what the kernel demands beyond.
+        unsafe { launch_weight_grads::<T>(cuda, &mut factors, Some((launch, through))) }.map(|()| true)
+    }
+}
+
+/// Queues the gradients of factors: parts of the tokens, then their sums; `through` is one more of them, with its kernel.
 ///
 /// # Safety
 /// The matrices are live and as large as the dimensions say; `partial` is set here.
-unsafe fn launch_weight_grads<T: Float>(cuda: &Cuda, factors: &mut [LoraWeightGradParams]) -> Result<()> {
+unsafe fn launch_weight_grads<T: Float>(
+    cuda: &Cuda,
+    factors: &mut Vec<LoraWeightGradParams>,
+    through: Option<(Launch<LoraSwigluGradParams>, LoraSwigluGradParams)>,
+) -> Result<()> {
+    let own = (!factors.is_empty()).then(|| plan::weight_grad(cuda, T::DTYPE, factors));
+    factors.extend(through.as_ref().map(|(_, params)| params.factor));
     if factors.is_empty() {
         return Ok(());
     }
-    let Launch { kernel, config } = plan::weight_grad(cuda, T::DTYPE, factors);
-    let len = |p: &LoraWeightGradParams| p.r as usize * p.cols as usize;
-    let partial = |p: &LoraWeightGradParams| p.splits as usize * len(p);
+    let partial = |p: &LoraWeightGradParams| p.splits as usize * p.r as usize * p.cols as usize;
     let mut next = cuda.scratch::<f32>(Slot::Partial, factors.iter().map(partial).sum())?;
     for p in factors.iter_mut() {
         (p.partial, next) = (next, next.wrapping_add(partial(p)));
     }
+    let count = factors.len() - usize::from(through.is_some());
+    // SAFETY: the matrices are as this function's contract says, `partial` has room for `splits` parts of each, and `plan`
+    // checked what the kernels demand beyond.
+    unsafe {
+        if let Some(Launch { kernel, config }) = own {
+            let params = LoraWeightGradsParams { factors: together(&factors[..count]), count: dim(count) };
+            cuda.launch(kernel, T::DTYPE.suffix(), params, config)?;
+        }
+        if let Some((Launch { kernel, config }, params)) = through {
+            let params = LoraSwigluGradParams { factor: factors[count], ..params };
+            cuda.launch(kernel, T::DTYPE.suffix(), params, config)?;
+        }
+        launch_sums(cuda, factors)
+    }
+}
+
+/// Adds the parts of each factor to its gradient.
+///
+/// # Safety
+/// As for [`launch_weight_grads`]; the parts are there.
+unsafe fn launch_sums(cuda: &Cuda, factors: &[LoraWeightGradParams]) -> Result<()> {
     let threads = |p: &LoraWeightGradParams| {
         let rows = if p.transposed == 0 { p.r } else { p.r.div_ceil(LORA_WEIGHT_GRAD_SUMS) };
         rows as usize * p.cols as usize
     };
     let most = factors.iter().map(threads).max().unwrap_or(0);
     let blocks = grid("lora_grad", &[most], most.div_ceil(LORA_WEIGHT_GRAD_THREADS as usize))?;
-    let sums = LaunchConfig { grid: [blocks, 1, dim(factors.len())], threads: LORA_WEIGHT_GRAD_THREADS, shared: 0 };
+    let config = LaunchConfig { grid: [blocks, 1, dim(factors.len())], threads: LORA_WEIGHT_GRAD_THREADS, shared: 0 };
     let params = LoraWeightGradsParams { factors: together(factors), count: dim(factors.len()) };
-    // SAFETY: the matrices are as this function's contract says, `partial` has room for `splits` parts of each, and
-    // `plan::weight_grad` checked what the kernel demands beyond.
-    unsafe {
-        cuda.launch(kernel, T::DTYPE.suffix(), params, config)?;
-        cuda.launch(&WEIGHT_GRAD_SUM, "", params, sums)
-    }
+    // SAFETY: this function's contract is that of `Cuda::launch`.
+    unsafe { cuda.launch(&WEIGHT_GRAD_SUM, "", params, config) }
 }
 
 pub(in crate::cuda) fn lora_grad<T: Float>(cuda: &Cuda, op: LoraGrad<'_, Cuda, T>) -> Result<()> {
@@ -248,30 +368,12 @@ pub(in crate::cuda) fn lora_grad<T: Float>(cuda: &Cuda, op: LoraGrad<'_, Cuda, T
         return Ok(());
     }
     let scratch = Transposed::all::<T>(cuda, &[Shape { n, k, r, out }])?;
-    let works = scratch.iter().zip([op]).map(|(scratch, op)| Work::new(op, scratch)).collect::<Vec<_>>();
+    let works = scratch.into_iter().zip([op]).map(|(scratch, op)| Work::new(op, scratch));
+    let grads = LoraGrads(works.collect());
     // SAFETY: `LoraGrad::verify` checked the op.
-    unsafe { Work::run::<T>(cuda, &works) }
-}
-
-/// The same of adapters of one weight, for all of `xa`, `d_xa` and `d_out`; `d_x` is added to where it is given.
-pub(in crate::cuda) fn lora_grads<'a, T: Float>(
-    cuda: &Cuda,
-    [x, xa, d_out]: [Mat<'a, Cuda, T>; 3],
-    parts: &'a [LoraPart<'a, Cuda, T>],
-    factors: Vec<LoraFactors<'a, Cuda>>,
-    d_xa: &mut MatMut<'_, Cuda, T>,
-    mut d_x: Option<MatMut<'_, Cuda, T>>,
-) -> Result<()> {
-    let [n, k] = x.shape();
-    let some = parts.iter().zip(factors).filter(|(part, _)| n > 0 && !part.xa.is_empty()).collect::<Vec<_>>();
-    let shape = |part: &LoraPart<'_, Cuda, T>| Shape { n, k, r: part.xa.len(), out: part.out.len() };
-    let shapes = some.iter().map(|(part, _)| shape(part)).collect::<Vec<_>>();
-    let scratch = Transposed::all::<T>(cuda, &shapes)?;
-    let mut works = Vec::with_capacity(some.len());
-    for ((part, factors), scratch) in some.into_iter().zip(&scratch) {
-        let d_x = d_x.as_mut().map(MatMut::reborrow);
-        works.push(Work::new(part.lora_grad([x, xa, d_out], d_xa, factors, d_x), scratch));
+    unsafe {
+        grads.d_xa::<T>(cuda)?;
+        grads.factors::<T>(cuda)?;
+        grads.d_x::<T>(cuda)
     }
-    // SAFETY: the op that these are parts of checked every shape (`LoraPart::verify_all`).
-    works.chunks(PARTS).try_for_each(|works| unsafe { Work::run::<T>(cuda, works) })
 }

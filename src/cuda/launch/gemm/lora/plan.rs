@@ -6,8 +6,8 @@ use crate::{
         kernel::{Kernel, LaunchConfig},
         launch::{dim, grid, is_aligned},
         params::{
-            self, LoraDownParams, LoraDownsParams, LoraSkinnyParams, LoraUpParams, LoraUpsParams, LoraWeightGradParams,
-            LoraWeightGradsParams,
+            self, LoraDownParams, LoraDownsParams, LoraSkinnyParams, LoraSwigluGradParams, LoraUpParams, LoraUpsParams,
+            LoraWeightGradParams, LoraWeightGradsParams,
         },
     },
     element::DType,
@@ -61,6 +61,14 @@ static DOWN_SKINNY: [Sized<LoraDownsParams>; 3] = [
     sized!("lora", "lora_down_skinny", 16),
     sized!("lora", "lora_down_skinny", 32),
 ];
+/// Without more columns: those would take more registers than 32 warps leave.
+static DOWN_LONE: [Sized<LoraDownsParams>; 2] =
+    [sized!("lora", "lora_down_lone", 8), sized!("lora", "lora_down_lone", 16)];
+static DOWN_CLUSTER: [Sized<LoraDownsParams>; 3] = [
+    sized!("lora", "lora_down_cluster", 8),
+    sized!("lora", "lora_down_cluster", 16),
+    sized!("lora", "lora_down_cluster", 32),
+];
 const DOWN_SIMT: Kernel<LoraDownsParams> = Kernel::new("lora", "lora_down_simt");
 static UP: [Sized<LoraUpsParams>; 3] =
     [sized!("lora", "lora_up", 16), sized!("lora", "lora_up", 32), sized!("lora", "lora_up", 64)];
@@ -70,6 +78,18 @@ static SKINNY: [(u32, Kernel<LoraSkinnyParams>); 3] = [
     (16, Kernel::new("lora", "lora_skinny16")),
     (32, Kernel::new("lora", "lora_skinny32")),
     (params::LORA_SKINNY_MAX_R, Kernel::new("lora", "lora_skinny64")),
+];
+static SWIGLU_GRAD: [Sized<LoraSwigluGradParams>; 4] = [
+    sized!("lora_grad", "lora_swiglu_grad", 16),
+    sized!("lora_grad", "lora_swiglu_grad", 32),
+    sized!("lora_grad", "lora_swiglu_grad", 64),
+    sized!("lora_grad", "lora_swiglu_grad", 128),
+];
+static WEIGHT_GRAD_TILES: [Sized<LoraWeightGradsParams>; 4] = [
+    sized!("lora_grad", "lora_weight_grad_tiles", 16),
+    sized!("lora_grad", "lora_weight_grad_tiles", 32),
+    sized!("lora_grad", "lora_weight_grad_tiles", 64),
+    sized!("lora_grad", "lora_weight_grad_tiles", 128),
 ];
 static WEIGHT_GRAD: [Sized<LoraWeightGradsParams>; 2] =
     [sized!("lora_grad", "lora_weight_grad", 16), sized!("lora_grad", "lora_weight_grad", 32)];
@@ -108,18 +128,56 @@ pub(super) fn down(cuda: &Cuda, dtype: DType, parts: &[LoraDownParams]) -> Resul
         let config = LaunchConfig { grid, threads: 32 * params::LORA_DOWN_SIMT_WARPS, shared: 0 };
         return Ok(Launch { kernel: &DOWN_SIMT, config });
     }
-    let skinny = rows as usize <= params::LORA_DOWN_SKINNY_TOKENS as usize * cuda.n_sms as usize;
-    let (kernels, tokens, warps) = match skinny {
-        true => (&DOWN_SKINNY, params::LORA_DOWN_SKINNY_TOKENS, params::LORA_DOWN_SKINNY_WARPS),
-        false => (&DOWN, params::LORA_DOWN_TOKENS, params::LORA_DOWN_WARPS),
+    let dropout = parts.iter().any(|p| p.dropout.threshold != 0);
+    if rows as usize > params::LORA_DOWN_FEW_TOKENS as usize * cuda.n_sms as usize {
+        let sized = smallest(&DOWN, r);
+        let blocks = rows.div_ceil(params::LORA_DOWN_TOKENS) as usize * r.div_ceil(sized.cols) as usize;
+        let shared = params::LORA_DOWN_WARPS * params::LORA_DOWN_TOKENS * sized.cols * F32;
+        let config =
+            LaunchConfig { grid: [grid(blocks * parts.len())?, 1, 1], threads: 32 * params::LORA_DOWN_WARPS, shared };
+        return Ok(Launch { kernel: sized.kernel(dropout), config });
+    }
+    let few = Few { rows: rows.div_ceil(params::LORA_DOWN_FEW_TOKENS), r, parts: z, wide: cols >= WIDE };
+    let hopper = cuda.has(&DOWN_CLUSTER[0].plain, dtype.suffix())?;
+    let (kernels, warps, ctas): (&[_], _, _) = match hopper {
+        true if few.suits_cluster(cuda) => (&DOWN_CLUSTER, params::LORA_DOWN_CLUSTER_WARPS, params::LORA_DOWN_CLUSTER),
+        true if few.suits_lone(cuda) => (&DOWN_LONE, params::LORA_DOWN_LONE_WARPS, 1),
+        _ => (&DOWN_SKINNY, params::LORA_DOWN_SKINNY_WARPS, 1),
     };
     let sized = smallest(kernels, r);
-    let blocks = grid(rows.div_ceil(tokens) as usize * r.div_ceil(sized.cols) as usize)?;
     // The sums of each warp.
-    let shared = warps * tokens * sized.cols * F32;
-    let grid = if skinny { [blocks, 1, z] } else { [grid(blocks as usize * parts.len())?, 1, 1] };
-    let config = LaunchConfig { grid, threads: 32 * warps, shared };
-    Ok(Launch { kernel: sized.kernel(parts.iter().any(|p| p.dropout.threshold != 0)), config })
+    let shared = warps * params::LORA_DOWN_FEW_TOKENS * sized.cols * F32;
+    let blocks = grid(few.rows as usize * r.div_ceil(sized.cols) as usize * ctas as usize)?;
+    let config = LaunchConfig { grid: [blocks, 1, z], threads: 32 * warps, shared };
+    Ok(Launch { kernel: sized.kernel(dropout), config })
+}
+
+/// Columns from which on a cluster shares them out, where it has its multiprocessors to itself twice over.
+const WIDE: u32 = 8192;
+
+/// What decides how few tokens are taken: tiles of them, columns of r, parts, and whether x is wide.
+struct Few {
+    rows: u32,
+    r: u32,
+    parts: u32,
+    wide: bool,
+}
+
+impl Few {
+    /// CTAs of a kernel with so many columns of r.
+    fn ctas(&self, cols: u32) -> u32 {
+        self.rows.saturating_mul(self.parts).saturating_mul(self.r.div_ceil(cols))
+    }
+
+    fn suits_cluster(&self, cuda: &Cuda) -> bool {
+        let resident = if self.wide { 2 } else { 1 };
+        self.ctas(smallest(&DOWN_CLUSTER, self.r).cols).saturating_mul(params::LORA_DOWN_CLUSTER)
+            <= resident * cuda.n_sms
+    }
+
+    fn suits_lone(&self, cuda: &Cuda) -> bool {
+        self.r <= DOWN_LONE[1].cols && self.ctas(DOWN_LONE[1].cols) <= cuda.n_sms
+    }
 }
 
 /// For parts with the same number of tokens, whose outputs are apart, or, `in_turn`, the same.
@@ -154,16 +212,46 @@ pub(super) fn skinny(cuda: &Cuda, dtype: DType, p: &LoraSkinnyParams) -> Result<
     Ok(Some(Launch { kernel, config: LaunchConfig { grid: [blocks, 1, 1], threads: 32 * warps, shared } }))
 }
 
-/// How many parts to cut the tokens into, so that `tiles` CTAs for each part fill the multiprocessors evenly.
-fn splits(cuda: &Cuda, tiles: usize, n: usize) -> usize {
-    /// CTAs that a multiprocessor runs at once.
-    const RESIDENT: usize = 2;
+/// How many parts to cut the tokens into, so that `tiles` CTAs for each part fill the multiprocessors evenly, of which each
+/// runs `resident` at once.
+fn splits(cuda: &Cuda, resident: usize, tiles: usize, n: usize) -> usize {
     /// Tokens that are worth a CTA.
     const TOKENS: usize = 128;
-    let slots = RESIDENT * cuda.n_sms as usize;
+    let slots = resident * cuda.n_sms as usize;
     let fill = |waves: &usize| (waves * slots / tiles * tiles) * 100 / (waves * slots);
     let waves = (1..=4).rev().max_by_key(fill).unwrap_or(1);
     (waves * slots / tiles).clamp(1, n.div_ceil(TOKENS))
+}
+
+/// How many parts the tokens are cut into, and how many there are in each, whole runs of `run` but for the last.
+fn parts_of(cuda: &Cuda, resident: usize, tiles: usize, n: usize, run: u32) -> [u32; 2] {
+    let len = n.div_ceil(splits(cuda, resident, tiles, n)).next_multiple_of(run as usize);
+    [dim(n.div_ceil(len)), dim(len)]
+}
+
+/// Whether the tensor cores take it.
+fn factor_fits(dtype: DType, p: &LoraWeightGradParams) -> bool {
+    dtype != DType::F32
+        && p.cols.is_multiple_of(8)
+        && p.x.is_aligned(dtype, 16)
+        && p.xa_t.is_aligned(dtype, 16)
+        && p.r <= params::LORA_WEIGHT_GRAD_MAX_R
+}
+
+/// Bytes of `stages` tiles of x, and of xa.
+fn tile_bytes(stages: u32, r: u32) -> u32 {
+    stages * params::LORA_WEIGHT_GRAD_TILE_TOKENS * (params::LORA_WEIGHT_GRAD_COLS + r) * 2
+}
+
+/// The form by way of shared memory, where that is better and there is room.
+fn tiled(cuda: &Cuda, factors: &[LoraWeightGradParams]) -> Option<&'static Sized<LoraWeightGradsParams>> {
+    /// With dropout and few columns of r, the form that drops elements in registers wins from more tokens on.
+    const DROPPED_TOKENS: u32 = 4096;
+    let [n, r] = [most(factors, |p| p.n), most(factors, |p| p.r)];
+    let narrow = r <= WEIGHT_GRAD_TILES[0].cols && factors.iter().any(|p| p.dropout.threshold != 0);
+    let sized = WEIGHT_GRAD_TILES.iter().find(|sized| r <= sized.cols)?;
+    let fits = tile_bytes(params::LORA_WEIGHT_GRAD_STAGES, sized.cols) as usize <= cuda.max_shared;
+    (fits && !(narrow && n > DROPPED_TOKENS)).then_some(sized)
 }
 
 /// Sets `splits` and `split_len` of factors with the same number of tokens.
@@ -172,32 +260,63 @@ pub(super) fn weight_grad(
     dtype: DType,
     factors: &mut [LoraWeightGradParams],
 ) -> Launch<LoraWeightGradsParams> {
-    let fits = |p: &LoraWeightGradParams| {
-        dtype != DType::F32
-            && p.cols.is_multiple_of(8)
-            && p.x.is_aligned(dtype, 16)
-            && p.xa_t.is_aligned(dtype, 8)
-            && p.r <= params::LORA_WEIGHT_GRAD_MAX_R
-    };
-    let tensor_cores = factors.iter().all(fits);
+    let tensor_cores = factors.iter().all(|p| factor_fits(dtype, p));
+    let tiled = tiled(cuda, factors).filter(|_| tensor_cores);
     let threads = params::LORA_WEIGHT_GRAD_THREADS;
     let tile = if tensor_cores { params::LORA_WEIGHT_GRAD_COLS } else { threads };
     let tiles = factors.iter().map(|p| p.cols.div_ceil(tile) as usize).sum::<usize>().max(1);
     let n = most(factors, |p| p.n) as usize;
-    let split_len = n.div_ceil(splits(cuda, tiles, n)).next_multiple_of(params::LORA_WEIGHT_GRAD_RUN as usize);
-    let split = n.div_ceil(split_len);
-    factors.iter_mut().for_each(|p| (p.splits, p.split_len) = (dim(split), dim(split_len)));
+    let [splits, split_len] = match tiled {
+        Some(sized) => {
+            // What shared memory leaves room for.
+            let resident = if sized.cols <= 32 { 3 } else { 2 };
+            parts_of(cuda, resident, tiles, n, params::LORA_WEIGHT_GRAD_TILE_TOKENS)
+        }
+        None => parts_of(cuda, 2, tiles, n, params::LORA_WEIGHT_GRAD_RUN),
+    };
+    factors.iter_mut().for_each(|p| (p.splits, p.split_len) = (splits, split_len));
     let [widest, r] = [most(factors, |p| p.cols.div_ceil(tile)), most(factors, |p| p.r)];
-    let [y, z] = [dim(split), dim(factors.len())];
+    let [y, z] = [splits, dim(factors.len())];
     if !tensor_cores {
         let grid = [widest * r.div_ceil(params::LORA_WEIGHT_GRAD_SIMT_COLS), y, z];
         return Launch { kernel: &WEIGHT_GRAD_SIMT, config: LaunchConfig { grid, threads, shared: 0 } };
     }
-    let sized = smallest(&WEIGHT_GRAD, r);
-    let chunks = |p: &LoraWeightGradParams| p.r.div_ceil(sized.cols).next_power_of_two();
-    // Where every warp has columns of r of its own there is nothing to hand over.
-    let handed = |p: &LoraWeightGradParams| Some(chunks(p)).filter(|chunks| *chunks < params::LORA_WEIGHT_GRAD_WARPS);
-    let shared = most(factors, |p| handed(p).unwrap_or(0)) * sized.cols * params::LORA_WEIGHT_GRAD_COLS * F32;
+    let sized = tiled.unwrap_or_else(|| smallest(&WEIGHT_GRAD, r));
+    let shared = match tiled {
+        Some(_) => tile_bytes(params::LORA_WEIGHT_GRAD_STAGES, sized.cols),
+        None => most(factors, |p| handed_over(p, sized.cols)),
+    };
     let config = LaunchConfig { grid: [widest * z, y, 1], threads, shared };
     Launch { kernel: sized.kernel(factors.iter().any(|p| p.dropout.threshold != 0)), config }
+}
+
+/// Bytes of the sums that groups of warps hand over. Where every warp has columns of r of its own there are none.
+fn handed_over(p: &LoraWeightGradParams, cols: u32) -> u32 {
+    let chunks = p.r.div_ceil(cols).next_power_of_two();
+    if chunks < params::LORA_WEIGHT_GRAD_WARPS { chunks * cols * params::LORA_WEIGHT_GRAD_COLS * F32 } else { 0 }
+}
+
+/// For so many tokens and more SwiGLU's gradient and that of the factor behind it are one kernel: at 768 two are a little
+/// faster, at 1024 one is by a tenth, at 8192 by a quarter.
+const THROUGH_TOKENS: u32 = 1024;
+
+/// SwiGLU's gradient with that of a factor, where that suits; sets the factor's `splits` and `split_len`.
+pub(super) fn swiglu_grad(
+    cuda: &Cuda,
+    dtype: DType,
+    LoraSwigluGradParams { swiglu, factor }: &mut LoraSwigluGradParams,
+) -> Option<Launch<LoraSwigluGradParams>> {
+    /// Tiles: one is multiplied, one is made.
+    const STAGES: u32 = 2;
+    let sized = SWIGLU_GRAD.iter().find(|sized| factor.r <= sized.cols)?;
+    let shared = tile_bytes(STAGES, sized.cols);
+    let aligned = [swiglu.gate_up, swiglu.d_out].iter().all(|matrix| matrix.is_aligned(dtype, 16));
+    if factor.n < THROUGH_TOKENS || !factor_fits(dtype, factor) || !aligned || shared as usize > cuda.max_shared {
+        return None;
+    }
+    let tiles = factor.cols.div_ceil(params::LORA_WEIGHT_GRAD_COLS);
+    let run = params::LORA_WEIGHT_GRAD_TILE_TOKENS;
+    [factor.splits, factor.split_len] = parts_of(cuda, 2, tiles as usize, factor.n as usize, run);
+    let config = LaunchConfig { grid: [tiles, factor.splits, 1], threads: params::LORA_WEIGHT_GRAD_THREADS, shared };
+    Some(Launch { kernel: sized.kernel(factor.dropout.threshold != 0), config })
 }
