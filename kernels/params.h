@@ -676,7 +676,10 @@ typedef struct {
     float temperature, top_p, min_p, repetition_penalty;
     unsigned long long seed;
 } SampleParams;
-enum { SAMPLE_THREADS = 1024 };
+enum {
+    SAMPLE_THREADS = 1024,
+    SAMPLE_GREEDY_CTAS = 8, // that share a sequence of which only the largest logit matters
+};
 
 // cast: out[i] = x[i].
 typedef struct {

@@ -1,4 +1,5 @@
-// The next token of each sequence. One CTA for each.
+// The next token of each sequence. One CTA for each; where only the largest logit matters and sequences are few, a cluster of
+// eight, each of which looks at an eighth of the ids.
 //
 // A thread's largest logit is found on the way to the largest of all. The k-th largest of these 1024 is at most the
 // k-th largest logit, so that one more pass can collect a short list of candidates into shared memory, in order of
@@ -9,6 +10,7 @@
 // helper that writes to a field of `Shared` again has a barrier before it, so that what stood there has been read. A
 // row is small (0.6 MB in f32) and comes from L2 after the first pass; the bound is the latency of passes and barriers
 // on one multiprocessor.
+#include "cluster.cuh"
 #include "philox.cuh"
 #include "reduce.cuh"
 #include "types.cuh"
@@ -60,15 +62,16 @@ __device__ double block_total(float v, Shared &s) {
     return total;
 }
 
-// The logits of one sequence; each warp looks at ids start .. end, four at a time.
+// The logits of one sequence; each warp of `warps`, of which this is one, looks at ids start .. end, four at a time.
 struct Row {
     float *logits;
     unsigned vocab, start, end;
     bool packed;
 
-    __device__ Row(float *logits, unsigned vocab) : logits(logits), vocab(vocab) {
-        unsigned range = (vocab + WARPS * 128 - 1) / (WARPS * 128) * 128;
-        start = min(threadIdx.x / 32 * range, vocab);
+    __device__ Row(float *logits, unsigned vocab, unsigned warp = threadIdx.x / 32, unsigned warps = WARPS)
+        : logits(logits), vocab(vocab) {
+        unsigned range = (vocab + warps * 128 - 1) / (warps * 128) * 128;
+        start = min(warp * range, vocab);
         end = min(start + range, vocab);
         packed = reinterpret_cast<uintptr_t>(logits) % 16 == 0;
     }
@@ -116,23 +119,33 @@ struct Best {
             id = i;
         }
     }
+    __device__ __forceinline__ void add(const Row &row) {
+        row.each([&](unsigned i, float4 x) { add(i, x.x), add(i + 1, x.y), add(i + 2, x.z), add(i + 3, x.w); });
+    }
 };
+
+// A logit and its id as a number that is larger where the logit is, or the id is less among equals.
+__device__ __forceinline__ unsigned long long rank_of(const Best &best) {
+    return (uint64_t(key_of(best.value)) << 32) | ~best.id;
+}
+__device__ __forceinline__ unsigned long long warp_best(unsigned long long best) {
+#pragma unroll
+    for (int o = 16; o > 0; o >>= 1) {
+        unsigned long long other = __shfl_xor_sync(~0u, best, o);
+        best = other > best ? other : best;
+    }
+    return best;
+}
+__device__ __forceinline__ unsigned long long block_best(unsigned long long best, unsigned long long (&of_warps)[WARPS]) {
+    best = warp_best(best);
+    if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = best;
+    __syncthreads();
+    return warp_best(of_warps[threadIdx.x % 32]);
+}
 
 // The largest logit of all; the lowest id among equals.
 __device__ Best block_best(const Best &mine, Shared &s) {
-    unsigned long long best = (uint64_t(key_of(mine.value)) << 32) | ~mine.id;
-    auto warp_best = [&] {
-#pragma unroll
-        for (int o = 16; o > 0; o >>= 1) {
-            unsigned long long other = __shfl_xor_sync(~0u, best, o);
-            best = other > best ? other : best;
-        }
-    };
-    warp_best();
-    if (threadIdx.x % 32 == 0) s.best[threadIdx.x / 32] = best;
-    __syncthreads();
-    best = s.best[threadIdx.x % 32];
-    warp_best();
+    unsigned long long best = block_best(rank_of(mine), s.best);
     Best all;
     all.value = from_key(unsigned(best >> 32));
     all.id = ~unsigned(best);
@@ -296,12 +309,7 @@ __device__ unsigned draw(const Set &set, unsigned least, float min_p, float u, S
 
 __device__ unsigned choose(const SampleParams &p, const Row &row, unsigned position, Shared &s) {
     Best mine;
-    row.each([&](unsigned i, float4 x) {
-        mine.add(i, x.x);
-        mine.add(i + 1, x.y);
-        mine.add(i + 2, x.z);
-        mine.add(i + 3, x.w);
-    });
+    mine.add(row);
     Best best = block_best(mine, s);
     if (p.temperature == 0) return best.id;
     Set set;
@@ -317,20 +325,42 @@ __device__ unsigned choose(const SampleParams &p, const Row &row, unsigned posit
     return draw(set, least, p.min_p, u, s);
 }
 
+// Moves sequence b on. By one thread.
+__device__ __forceinline__ void move_on(const SampleParams &p, unsigned b, unsigned position, unsigned token) {
+    p.tokens[b] = token;
+    if (position + 1 < p.capacity) p.history[size_t(b) * p.capacity + position + 1] = token;
+    p.positions[b] = position + 1;
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS) sample(const __grid_constant__ SampleParams p) {
     begin_kernel();
     __shared__ Shared s;
     unsigned b = blockIdx.x, position = p.positions[b];
-    unsigned *history = p.history + size_t(b) * p.capacity;
     Row row(row_of<float>(p.logits, b), p.vocab);
     if (p.seen) {
+        const unsigned *history = p.history + size_t(b) * p.capacity;
         unsigned len = position < p.capacity ? position + 1 : p.capacity;
         penalize(p, row.logits, history, len, p.seen + size_t(b) * ((p.vocab + 31) / 32));
     }
     unsigned token = choose(p, row, position, s);
-    if (threadIdx.x == 0) {
-        p.tokens[b] = token;
-        if (position + 1 < p.capacity) history[position + 1] = token;
-        p.positions[b] = position + 1;
-    }
+    if (threadIdx.x == 0) move_on(p, b, position, token);
 }
+
+#if CLUSTERS
+extern "C" __global__ void CLUSTER_OF(SAMPLE_GREEDY_CTAS) __launch_bounds__(THREADS)
+    sample_greedy(const __grid_constant__ SampleParams p) {
+    begin_kernel();
+    __shared__ unsigned long long of_warps[WARPS], of_cta;
+    unsigned rank = cluster_rank(), b = blockIdx.x / SAMPLE_GREEDY_CTAS;
+    Best mine;
+    mine.add(Row(row_of<float>(p.logits, b), p.vocab, rank * WARPS + threadIdx.x / 32, SAMPLE_GREEDY_CTAS * WARPS));
+    unsigned long long best = block_best(rank_of(mine), of_warps);
+    if (threadIdx.x == 0) of_cta = best;
+    cluster_sync(); // all CTAs' are there
+    if (rank == 0 && threadIdx.x < 32) {
+        best = warp_best(*cluster_shared(&of_cta, threadIdx.x % SAMPLE_GREEDY_CTAS));
+        if (threadIdx.x == 0) move_on(p, b, p.positions[b], ~unsigned(best));
+    }
+    cluster_sync(); // and have been read
+}
+#endif

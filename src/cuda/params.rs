@@ -1384,6 +1384,7 @@ const _: () = {
     ["Offset of field: SampleParams::seed"][::core::mem::offset_of!(SampleParams, seed) - 80usize];
 };
 pub const SAMPLE_THREADS: u32 = 1024;
+pub const SAMPLE_GREEDY_CTAS: u32 = 8;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct CastParams {

@@ -82,6 +82,10 @@ fn check<B: Backend, T: Float>(backend: &B, config: &Qwen3Config, tokens: usize,
     let model = Qwen3::<B, T>::random(backend, config, NESTED, 7).unwrap();
     let adapter = adapted.then(|| model.adapt(backend, &random_adapter(config, 16, 0.0, 3).unwrap()).unwrap());
     let ctx = ForwardContext::new(backend, adapter.as_ref());
+    let few = prompts(config, 2, 0);
+    let whole = write(&model, ctx, &few);
+    model.screen_head(ctx).unwrap();
+    assert!(write(&model, ctx, &few) == whole, "{}: the head in 8 bits chose another token", T::DTYPE.suffix());
     let mut seen = Seen::default();
     // As many sequences as each way to multiply takes.
     for (round, &sequences) in [1, 2, 5, 20].iter().cycle().enumerate() {

@@ -3,7 +3,7 @@ use crate::{
     cuda::{
         device::Cuda,
         kernel::{Kernel, LaunchConfig},
-        params::{SAMPLE_THREADS, SampleParams},
+        params::{SAMPLE_GREEDY_CTAS, SAMPLE_THREADS, SampleParams},
         scratch::Slot,
     },
     error::Result,
@@ -12,6 +12,7 @@ use crate::{
 use std::ptr::null_mut;
 
 const SAMPLE: Kernel<SampleParams> = Kernel::new("sample", "sample");
+const SAMPLE_GREEDY: Kernel<SampleParams> = Kernel::new("sample", "sample_greedy");
 
 pub(in crate::cuda) fn sample(cuda: &Cuda, mut op: Sample<'_, Cuda>) -> Result<()> {
     let n_seqs = op.logits.shape()[0];
@@ -37,7 +38,18 @@ pub(in crate::cuda) fn sample(cuda: &Cuda, mut op: Sample<'_, Cuda>) -> Result<(
         repetition_penalty: op.repetition_penalty,
         seed: op.seed,
     };
-    // SAFETY: `Sample::verify` checked every length; the kernel looks at no token from `vocab` on and at no position
+    let greedy = op.temperature == 0.0 && seen.is_null();
+    let (kernel, ctas) = if greedy && pays(cuda, n_seqs) && cuda.has(&SAMPLE_GREEDY, "")? {
+        (&SAMPLE_GREEDY, SAMPLE_GREEDY_CTAS)
+    } else {
+        (&SAMPLE, 1)
+    };
+    // SAFETY: `Sample::verify` checked every length; the kernels look at no token from `vocab` on and at no position
     // from `capacity` on.
-    unsafe { cuda.launch(&SAMPLE, "", params, LaunchConfig::new(dim(n_seqs), SAMPLE_THREADS)) }
+    unsafe { cuda.launch(kernel, "", params, LaunchConfig::new(dim(n_seqs) * ctas, SAMPLE_THREADS)) }
+}
+
+/// Whether several CTAs for each sequence take less time than one: where they are half as many as multiprocessors.
+fn pays(cuda: &Cuda, n_seqs: usize) -> bool {
+    2 * SAMPLE_GREEDY_CTAS as usize * n_seqs <= cuda.n_sms as usize
 }
