@@ -64,6 +64,15 @@ template <class T> struct Dense {
     }
 };
 
+// Those of a product with a dense weight.
+template <class T, class O> __device__ __forceinline__ Gemm<T, O> gemm_of(const LinearParams &p, bool grad) {
+    unsigned m = grad ? p.cols : p.rows, k = grad ? p.rows : p.cols;
+    return {p.x, p.out, p.partial, p.n, m, k, p.accumulate, p.splits};
+}
+template <class T> __device__ __forceinline__ Dense<T> dense_of(const LinearParams &p) {
+    return {static_cast<const T *>(p.weight), p.rows, p.cols};
+}
+
 // Entry points that call kernel<T, O, ...>: `name_T` stores T, `name_T_f32` stores f32. An EARLY kernel waits itself for
 // the one before it.
 #define ENTRY(name, suffix, Params, threads, ctas, ...)                                                                \

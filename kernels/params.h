@@ -189,6 +189,31 @@ enum {
     LINEAR_SKINNY16_CTAS = 2,
 };
 
+// screen: what a dense weight is in 8 bits, and how far that is from it.
+typedef struct {
+    Matrix weight;      // T [rows, cols]
+    signed char *codes; // [rows, cols]
+    MatrixMut bounds;   // f32 [3, rows]: scale, error, norm
+    unsigned rows, cols;
+} ScreenParams;
+
+// linear_max: `linear` of up to four tokens where an output may be the largest of its token, minus infinity elsewhere. A first
+// kernel leaves in `out` what each output cannot be above.
+typedef struct {
+    LinearParams linear;
+    const signed char *codes; // [rows, cols]
+    Matrix bounds;            // f32 [3, rows]
+    float *highest;           // [n, ctas of the first kernel]: the largest of what outputs cannot be below
+    unsigned ctas;
+    float levels; // what x is rounded to: from -levels to levels
+} LinearMaxParams;
+enum {
+    SCREEN_THREADS = 256,
+    LINEAR_MAX_CTAS = 2, // of the first kernel on a multiprocessor
+    LINEAR_MAX_TOKENS = 4,
+    LINEAR_MAX_STEP = 512, // columns that a warp takes at a time
+};
+
 // weight_grad: d_weight += d_out^T x, dense.
 typedef struct {
     Matrix x;        // T [n, cols]

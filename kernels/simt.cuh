@@ -69,11 +69,10 @@ template <bool GRAD, class T, class O, class W> __device__ void simt_gemm(const 
 
 // Forward for up to 8 tokens: one warp for each weight row, whose lanes read it 4 elements each and multiply it with
 // all tokens: the weight is read once. x comes from L1. No shared memory, no barrier.
-template <class T, class O, class W> __device__ void simt_rows(const Gemm<T, O> &p, const W &w) {
+template <class T, class O, class W>
+__device__ __forceinline__ void simt_row(const Gemm<T, O> &p, const W &w, unsigned row) {
     constexpr int TOKENS = GEMM_SIMT_ROWS_TOKENS;
-    unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    unsigned row = blockIdx.x * (SIMT_THREADS / 32) + warp;
-    if (row >= p.m) return;
+    unsigned lane = threadIdx.x % 32;
     float sums[TOKENS] = {};
 #pragma unroll 2
     for (unsigned k = lane * 4; k < p.k; k += 128) {
@@ -94,4 +93,9 @@ template <class T, class O, class W> __device__ void simt_rows(const Gemm<T, O> 
         float sum = warp_sum(sums[token]);
         if (lane == 0) p.store(token, row, sum);
     }
+}
+
+template <class T, class O, class W> __device__ void simt_rows(const Gemm<T, O> &p, const W &w) {
+    unsigned row = blockIdx.x * (SIMT_THREADS / 32) + threadIdx.x / 32;
+    if (row < p.m) simt_row(p, w, row);
 }

@@ -57,6 +57,8 @@ macro_rules! each_op {
             scatter_rows(ScatterRows<T>) in rows;
             noise(Noise<T>) in noise;
             cross_entropy(CrossEntropy<T>) in cross_entropy;
+            screen(Screen<T>) in gemm::screen;
+            linear_max(LinearMax<T>) in gemm::screen;
             sample(Sample) in sample;
 
             // Flat vectors

@@ -9,7 +9,7 @@ use halfbyte_runtime::{
     config::Qwen3Config,
     llm,
     lora::{LoraConfig, Targets},
-    model::{Base, CacheType},
+    model::{Base, CacheType, SampleOptions},
     settings::{ActivationMemory, Optim},
     speed::SHAPES,
     train::run,
@@ -72,11 +72,12 @@ fn answering(size: &str) -> f64 {
         base: BASE,
         head_4bit: false,
         cache: CacheType::Plain,
+        sample: SampleOptions::GREEDY,
         dtype: DType::Bf16,
         lora: None,
         work: llm::Work::answer(3840, 256),
     };
-    extent.need().unwrap().total() as f64 / GIB
+    extent.need().unwrap().least() as f64 / GIB
 }
 
 /// GiB, and the smallest GPU that has so much.

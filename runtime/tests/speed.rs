@@ -5,7 +5,7 @@ use halfbyte_runtime::{
     batch::Batch,
     config::Qwen3Config,
     llm,
-    model::{Activations, Base, CacheType, ForwardContext, Keep, Qwen3},
+    model::{Activations, Base, CacheType, ForwardContext, Keep, Qwen3, SampleOptions},
     speed::{Decoding, RowsFile, SHAPES, TrainRow, Training, decode, random_adapter, train},
 };
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -71,8 +71,8 @@ fn shapes_have_as_many_weights_as_their_names_say() {
 fn weights(base: Base, dtype: DType) -> usize {
     let config = tiny();
     let work = llm::Work::answer(1, 1);
-    let extent =
-        llm::Extent { config: &config, base, head_4bit: false, cache: CacheType::Plain, dtype, lora: None, work };
+    let (cache, sample) = (CacheType::Plain, SampleOptions::GREEDY);
+    let extent = llm::Extent { config: &config, base, head_4bit: false, cache, sample, dtype, lora: None, work };
     extent.need().unwrap().base
 }
 

@@ -294,6 +294,50 @@ pub const LINEAR_SKINNY8_CTAS: u32 = 3;
 pub const LINEAR_SKINNY16_CTAS: u32 = 2;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
+pub struct ScreenParams {
+    pub weight: Matrix,
+    pub codes: *mut ::core::ffi::c_schar,
+    pub bounds: MatrixMut,
+    pub rows: ::core::ffi::c_uint,
+    pub cols: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ScreenParams"][::core::mem::size_of::<ScreenParams>() - 48usize];
+    ["Alignment of ScreenParams"][::core::mem::align_of::<ScreenParams>() - 8usize];
+    ["Offset of field: ScreenParams::weight"][::core::mem::offset_of!(ScreenParams, weight) - 0usize];
+    ["Offset of field: ScreenParams::codes"][::core::mem::offset_of!(ScreenParams, codes) - 16usize];
+    ["Offset of field: ScreenParams::bounds"][::core::mem::offset_of!(ScreenParams, bounds) - 24usize];
+    ["Offset of field: ScreenParams::rows"][::core::mem::offset_of!(ScreenParams, rows) - 40usize];
+    ["Offset of field: ScreenParams::cols"][::core::mem::offset_of!(ScreenParams, cols) - 44usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct LinearMaxParams {
+    pub linear: LinearParams,
+    pub codes: *const ::core::ffi::c_schar,
+    pub bounds: Matrix,
+    pub highest: *mut f32,
+    pub ctas: ::core::ffi::c_uint,
+    pub levels: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LinearMaxParams"][::core::mem::size_of::<LinearMaxParams>() - 112usize];
+    ["Alignment of LinearMaxParams"][::core::mem::align_of::<LinearMaxParams>() - 8usize];
+    ["Offset of field: LinearMaxParams::linear"][::core::mem::offset_of!(LinearMaxParams, linear) - 0usize];
+    ["Offset of field: LinearMaxParams::codes"][::core::mem::offset_of!(LinearMaxParams, codes) - 72usize];
+    ["Offset of field: LinearMaxParams::bounds"][::core::mem::offset_of!(LinearMaxParams, bounds) - 80usize];
+    ["Offset of field: LinearMaxParams::highest"][::core::mem::offset_of!(LinearMaxParams, highest) - 96usize];
+    ["Offset of field: LinearMaxParams::ctas"][::core::mem::offset_of!(LinearMaxParams, ctas) - 104usize];
+    ["Offset of field: LinearMaxParams::levels"][::core::mem::offset_of!(LinearMaxParams, levels) - 108usize];
+};
+pub const SCREEN_THREADS: u32 = 256;
+pub const LINEAR_MAX_CTAS: u32 = 2;
+pub const LINEAR_MAX_TOKENS: u32 = 4;
+pub const LINEAR_MAX_STEP: u32 = 512;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct WeightGradParams {
     pub x: Matrix,
     pub d_out: Matrix,

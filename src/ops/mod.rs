@@ -27,6 +27,7 @@ mod reduce;
 mod rms_norm;
 mod rows;
 mod sample;
+mod screen;
 mod swiglu;
 mod weight_grad;
 
@@ -53,5 +54,7 @@ pub use reduce::{Norm, Sum};
 pub use rms_norm::{RmsNorm, RmsNormGrad};
 pub use rows::{GatherRows, ScatterRows};
 pub use sample::Sample;
+pub use screen::{LinearMax, Screen};
+pub(crate) use screen::{SUM_ERROR, SUMS_FIT, levels};
 pub use swiglu::{Swiglu, SwigluGrad};
 pub use weight_grad::WeightGrad;

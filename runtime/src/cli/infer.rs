@@ -44,7 +44,7 @@ fn run(asked: Asked) -> Result<ExitCode> {
     note!("{}", sampling(&prepared.settings));
     if asked.check {
         say!("{}", prepared.check(prompt.as_deref())?);
-        note!("{}", prepared.expect_room(prepared.need_for(prompt.as_deref())?.total())?);
+        note!("{}", prepared.expect_room(prepared.need_for(prompt.as_deref())?.least())?);
         return Ok(ExitCode::SUCCESS);
     }
     let llm = prepared.load()?;

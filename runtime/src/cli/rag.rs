@@ -96,7 +96,7 @@ fn check(loaded: &Loaded, folder: &Path, documents: &[PathBuf]) -> Result<ExitCo
         say!("{} can be indexed", Count(read_documents(documents)?.len(), "text"));
     }
     say!("{}", prepared.check(None)?);
-    note!("{}", prepared.expect_room(prepared.need(0)?.total())?);
+    note!("{}", prepared.expect_room(prepared.need(0)?.least())?);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -158,7 +158,7 @@ impl<'a> Exam<'a> {
                  (--max-new-tokens)"
             }
         };
-        self.prepared.settings.device.expect_room(need.total(), advice)
+        self.prepared.settings.device.expect_room(need.least(), advice)
     }
 
     /// What the model does with questions that it is given together.

@@ -7,8 +7,8 @@ use crate::{
     checkpoint::QuantizedAs,
     config::{Module, Qwen3Config},
     error::{Error, Result},
-    lora::{Layout, LoraConfig},
-    model::{Base, CacheType, Home, PREFILL_TOKENS, Part, Room},
+    lora::{Layout, LoraConfig, Table},
+    model::{Base, CacheType, Home, PREFILL_TOKENS, Part, Room, SampleOptions},
     settings::LlmSettings,
 };
 use halfbyte::{Count, DType, Size, elements};
@@ -22,6 +22,8 @@ const SMALLER: &str = "take --load-in-4bit, a smaller model, or fewer tokens (--
 pub struct Need {
     /// The base's weights.
     pub base: usize,
+    /// The head in 8 bits, beside it, where there is memory in plenty.
+    pub screen: usize,
     /// The adapter, and copies of tables in which it has rows.
     pub adapter: usize,
     /// Keys and values.
@@ -33,6 +35,11 @@ pub struct Need {
 impl Need {
     /// All together.
     pub fn total(&self) -> usize {
+        self.least() + self.screen
+    }
+
+    /// What it cannot do without.
+    pub fn least(&self) -> usize {
         self.base + self.adapter + self.cache + self.activations
     }
 }
@@ -42,6 +49,9 @@ impl fmt::Display for Need {
         let [all, base, adapter, cache, activations] =
             [self.total(), self.base, self.adapter, self.cache, self.activations].map(|bytes| Size(bytes as u64));
         write!(f, "about {all}: {base} for the base, ")?;
+        if self.screen > 0 {
+            write!(f, "{} for its head in 8 bits, ", Size(self.screen as u64))?;
+        }
         if self.adapter > 0 {
             write!(f, "{adapter} for the adapter, ")?;
         }
@@ -127,6 +137,8 @@ pub struct Extent<'a> {
     pub head_4bit: bool,
     /// How keys and values are kept.
     pub cache: CacheType,
+    /// How tokens are chosen.
+    pub sample: SampleOptions,
     /// The compute type.
     pub dtype: DType,
     /// Its adapter.
@@ -147,10 +159,16 @@ impl Extent<'_> {
         let room = adapter.room(config, size);
         Ok(Need {
             base: base_bytes(config, self.base, self.head_4bit, dtype),
+            screen: if !adapter.changes_head && self.screens() { config.screen_bytes() } else { 0 },
             adapter: (adapter.numbers + adapter.tables) * size + adapter.dora_bytes,
             cache: work.cache(self.cache, config, size),
             activations: work.activations(&room),
         })
+    }
+
+    /// Whether greedy decoding reads the model's own head in 8 bits.
+    fn screens(&self) -> bool {
+        !self.head_4bit && matches!(self.work, Work::Write { n_texts, .. } if self.sample.screens(n_texts))
     }
 }
 
@@ -196,7 +214,8 @@ impl Prepared {
         let LlmSettings { bnb_4bit_compute_dtype: dtype, head_4bit, .. } = self.settings;
         let lora = self.adapter.as_ref().map(|adapter| &adapter.config);
         let cache = self.settings.cache();
-        Extent { config: &self.config, base: self.base(), head_4bit, cache, dtype, lora, work }.need()
+        let sample = self.settings.sampling();
+        Extent { config: &self.config, base: self.base(), head_4bit, cache, sample, dtype, lora, work }.need()
     }
 
     /// What an answer to this prompt takes on the device.
@@ -278,6 +297,8 @@ pub(crate) struct AdapterRoom {
     pub large: usize,
     /// Of copies of tables in which it has rows.
     pub tables: usize,
+    /// Whether the output head is another with it.
+    pub changes_head: bool,
     /// Rows of tokens, as a product takes them.
     pub n_rows: usize,
     /// [`Layout::xa_columns`].
@@ -311,11 +332,13 @@ impl AdapterRoom {
         }
         let tokens = lora.tokens(config)?;
         tokens.iter().try_for_each(|(table, ids)| layout.take_tokens(*table, ids, config.hidden_size))?;
+        let in_head = tokens.iter().any(|(table, _)| *table == Table::Head || config.tie_word_embeddings);
         let n_rows: usize = tokens.iter().map(|(_, ids)| ids.len().next_multiple_of(8)).sum();
         Ok(AdapterRoom {
             numbers: layout.len,
             large: layout.groups.iter().filter(|group| group.kind.large).map(|group| group.range.len()).sum(),
             tables: tokens.len() * config.hidden_size * config.vocab_size,
+            changes_head: in_head || layout.head.is_some() || layout.lm_head().is_some(),
             n_rows,
             xa_columns: layout.xa_columns,
             room: layout.room,

@@ -230,11 +230,16 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
     fn queue_choice(&mut self) -> Result<()> {
         let (model, ctx, n, acts) = (self.model, self.ctx, self.n_seqs, &mut self.acts);
         model.rms_norm(ctx, acts.residual.last().rows(n), &model.norm, acts.normed.rows_mut(n))?;
-        model.head_forward(ctx, acts.normed.rows(n), self.logits.rows_mut(n), &mut acts.ends, Chunk(0))?;
+        let (normed, n_vocab) = (acts.normed.rows(n), self.n_vocab);
+        if !(self.options.screens(n)
+            && model.largest_logits(ctx, normed, self.logits.rows_mut(n).columns(0..n_vocab))?)
+        {
+            model.head_forward(ctx, normed, self.logits.rows_mut(n), &mut acts.ends, Chunk(0))?;
+        }
         let SampleOptions { temperature, top_k, top_p, min_p, repetition_penalty, seed } = self.options;
         Sample {
             logits: self.logits.rows_mut(n),
-            n_vocab: self.n_vocab,
+            n_vocab,
             temperature,
             top_k,
             top_p,

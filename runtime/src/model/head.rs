@@ -26,6 +26,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         let mut weight = QuantizedWeight::zeros(backend, format, BLOCK_SIZE, double_quant, shape)?;
         weight.quantize(backend, head.view(), 0..head.len())?;
         self.head = Some(Weight::Quantized(weight));
+        self.screen.take();
         Ok(())
     }
 }

@@ -18,7 +18,7 @@ use halfbyte::{
     quant::{self, Absmax, Format, GROUP, Group},
 };
 use indicatif::{ProgressBar, ProgressStyle};
-use std::{borrow::Cow, ops::Range, time::Instant};
+use std::{borrow::Cow, ops::Range, sync::OnceLock, time::Instant};
 use tracing::{debug, info};
 
 /// How to hold the linear layers that a checkpoint has unquantised. Those that it has in 4 bits stay as they are.
@@ -357,6 +357,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
             layers: (0..config.n_layers).map(|i| loader.told_layer(config, i, &bar)).collect::<Result<_>>()?,
             norm: loader.vector("model.norm.weight", config.hidden_size)?,
             head: if head_is_separate(files, config)? { Some(loader.head(config)?) } else { None },
+            screen: OnceLock::new(),
             rope: RopeTables::new(backend, config)?,
         };
         bar.finish_and_clear();

@@ -25,6 +25,7 @@ mod room;
 mod rope;
 mod rows;
 mod save;
+mod screen;
 mod tokens;
 mod untrained;
 mod weights;

@@ -1,10 +1,11 @@
 //! The model as it lies in memory.
 
 use super::rope::RopeTables;
+use super::screen::HeadScreen;
 use super::weights::{MergedLinear, Weight};
 use crate::config::Qwen3Config;
 use halfbyte::{Backend, Buf, Float, ops::Heads};
-use std::ops::Range;
+use std::{ops::Range, sync::OnceLock};
 
 /// A Qwen3 model in a backend's memory. Its weights are frozen.
 pub struct Qwen3<B: Backend, T: Float> {
@@ -17,6 +18,8 @@ pub struct Qwen3<B: Backend, T: Float> {
     pub(crate) norm: Buf<B, f32>,
     /// None where the head is the embedding.
     pub(crate) head: Option<Weight<B, T>>,
+    /// The head in 8 bits, once it is wanted.
+    pub(crate) screen: OnceLock<HeadScreen<B>>,
     pub(crate) rope: RopeTables<B>,
 }
 

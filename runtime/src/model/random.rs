@@ -14,7 +14,7 @@ use halfbyte::{
     Backend, Buf, Float, View, elements, host,
     rng::{normal, philox},
 };
-use std::{iter, ops::Range};
+use std::{iter, ops::Range, sync::OnceLock};
 
 /// Deviation of all numbers but the norms', which are 1: the `initializer_range` of Qwen3.
 const DEVIATION: f32 = 0.02;
@@ -57,6 +57,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
             layers: (0..config.n_layers).map(|_| numbers.layer(config)).collect::<Result<_>>()?,
             norm: numbers.ones(config.hidden_size)?,
             head: if config.tie_word_embeddings { None } else { Some(Weight::Dense(numbers.dense(table)?)) },
+            screen: OnceLock::new(),
             rope: RopeTables::new(backend, config)?,
         })
     }

@@ -87,6 +87,9 @@ pub fn decode<B: Backend, T: Float>(
     let (ctx, vocab) = (ForwardContext::new(backend, adapter), model.config.vocab_size);
     let Decoding { sequences, context, new_tokens, cache, .. } = decoding;
     let (capacity, greedy) = (decoding.capacity(), SampleOptions::GREEDY);
+    if greedy.screens(sequences) {
+        model.screen_head(ctx)?;
+    }
     let mut decoder = Decoder::new(model, ctx, sequences, capacity, vocab, greedy, cache)?;
     let ids = |text| random_ids(context, vocab, text);
     let prompts: Vec<_> = (0..sequences).map(ids).collect::<Result<_>>()?;

@@ -12,5 +12,6 @@ pub(super) mod lora_linear4;
 mod narrow;
 pub(super) mod norm_linear4;
 pub(super) mod operand;
+pub(super) mod screen;
 pub(super) mod source;
 pub(super) mod weight_grad;

@@ -8,6 +8,7 @@ pub(super) mod convert;
 pub(super) mod decode;
 pub(super) mod fixed;
 pub(super) mod gemv;
+pub(super) mod int8;
 mod look_up;
 pub(super) mod pack;
 pub(super) mod sum;

@@ -21,6 +21,7 @@ pub mod reduce;
 pub mod rms_norm;
 pub mod rows;
 pub mod sample;
+pub mod screen;
 pub mod swiglu;
 pub mod weight_grad;
 
@@ -73,6 +74,7 @@ ops!(
     rows,
     noise,
     cross_entropy,
+    screen,
     sample,
     cast,
     reduce,

@@ -9,6 +9,7 @@ pub(in crate::cuda) mod lora;
 pub(in crate::cuda) mod lora_linear4;
 pub(in crate::cuda) mod norm_linear4;
 mod plan;
+pub(in crate::cuda) mod screen;
 pub(in crate::cuda) mod weight_grad;
 
 use super::{grid, is_aligned, suffix_out};

@@ -1,0 +1,225 @@
+// The largest outputs of a dense weight from half of its bytes. `screen` rounds a weight to 8 bits, once. Then, for a token,
+// `linear_max_bounds` reads only that, and says of each output what it cannot be above; and `linear_max` computes those that
+// may be the largest from the weight itself, by the code of linear.cu. What bounds the error stands in src/ops/screen.rs.
+#include "params.h"
+#include "reduce.cuh"
+#include "simt.cuh"
+#include "skinny.cuh"
+
+constexpr unsigned THREADS = SCREEN_THREADS, WARPS = THREADS / 32;
+// Of f32 sums, as a share of what they sum: 1 / 2 ^ 23 for each term.
+constexpr float SUM_ERROR = 0x1p-23f;
+// Norms that multiply to less have no sum on the way that f32 cannot hold.
+constexpr float SUMS_FIT = 1e38f;
+
+// v as a multiple of `unit`, so that squares neither overflow nor vanish; the whole number next to it, of NaN the least.
+__device__ __forceinline__ float multiple(float v, float unit) { return unit > 0.f ? v / unit : 0.f; }
+__device__ __forceinline__ float nearest(float v, float levels) { return fminf(fmaxf(rintf(v), -levels), levels); }
+
+// A CTA for each row.
+template <class T> __device__ void screen(const ScreenParams &p) {
+    __shared__ float2 shared[32];
+    unsigned row = blockIdx.x;
+    const T *weight = row_of<T>(p.weight, row);
+    signed char *codes = p.codes + size_t(row) * p.cols;
+    float most = 0.f;
+    for (unsigned i = threadIdx.x; i < p.cols; i += THREADS) most = fmaxf(most, fabsf(to_f32(weight[i])));
+    float scale = block_max(most, &shared[0].x) / 127.f;
+    float2 squares = {0.f, 0.f}; // of what the codes miss, and of what they are, in scales
+    float whole = 0.f;           // of the weight
+    for (unsigned i = threadIdx.x; i < p.cols; i += THREADS) {
+        float w = multiple(to_f32(weight[i]), scale), code = nearest(w, 127.f);
+        codes[i] = static_cast<signed char>(code);
+        squares.x += (w - code) * (w - code), squares.y += code * code, whole += w * w;
+    }
+    squares = block_sum(squares, shared);
+    whole = block_sum(whole, &shared[0].x);
+    if (threadIdx.x) return;
+    row_of<float>(p.bounds, 0)[row] = scale;
+    row_of<float>(p.bounds, 1)[row] = scale * (sqrtf(squares.x) + p.cols * SUM_ERROR * sqrtf(whole));
+    row_of<float>(p.bounds, 2)[row] = scale * sqrtf(squares.y);
+}
+INSTANTIATE(screen, ScreenParams)
+
+// ---- bounds: a warp takes 8 KiB of the codes at a time, of a few rows, and walks over rows. x is in shared memory
+// as integers of 16 bits, so that two codes and two of these are one instruction, and sums are exact.
+
+// Where the 16 columns are that a lane takes of 512: in two halves, each of them 16 bytes for each lane one after the other.
+__device__ __forceinline__ unsigned place(unsigned column) {
+    return column / 512 * 512 + column % 16 / 8 * 256 + column % 512 / 16 * 8 + column % 8;
+}
+
+// x of one token, rounded, and what bounds need to know of it.
+template <class T>
+__device__ __forceinline__ float3 round_x(const LinearMaxParams &p, unsigned token, short *rounded, float2 *shared) {
+    unsigned cols = p.linear.cols, padded = (cols + LINEAR_MAX_STEP - 1) / LINEAR_MAX_STEP * LINEAR_MAX_STEP;
+    const T *x = row_of<T>(p.linear.x, token);
+    float most = 0.f;
+    for (unsigned i = threadIdx.x; i < cols; i += THREADS) most = fmaxf(most, fabsf(to_f32(x[i])));
+    float unit = block_max(most, &shared[0].x) / p.levels;
+    float2 squares = {0.f, 0.f}; // of x, and of what rounding misses, in units
+    for (unsigned i = threadIdx.x; i < padded; i += THREADS) {
+        float v = i < cols ? multiple(to_f32(x[i]), unit) : 0.f, level = nearest(v, p.levels);
+        rounded[place(i)] = static_cast<short>(level);
+        squares.x += v * v, squares.y += (v - level) * (v - level);
+    }
+    squares = block_sum(squares, shared);
+    return {unit, unit * sqrtf(squares.x), unit * sqrtf(squares.y)};
+}
+
+// The codes of a warp's rows in a run of columns: 8 KiB, of 8 rows, or of 4 where there are sums of four tokens to keep.
+template <unsigned ROWS> struct Codes {
+    static constexpr unsigned STEPS = 16 / ROWS;
+    uint4 words[STEPS][ROWS];
+
+    __device__ __forceinline__ void load(const LinearMaxParams &p, unsigned row0, unsigned col0) {
+#pragma unroll
+        for (unsigned s = 0; s < STEPS; s++) {
+            unsigned col = col0 + s * LINEAR_MAX_STEP + threadIdx.x % 32 * 16;
+#pragma unroll
+            for (unsigned r = 0; r < ROWS; r++) {
+                unsigned row = row0 + r;
+                bool inside = col < p.linear.cols && row < p.linear.rows;
+                const signed char *from = p.codes + size_t(row) * p.linear.cols + col;
+                words[s][r] = inside ? __ldcs(reinterpret_cast<const uint4 *>(from)) : uint4{};
+            }
+        }
+    }
+    // sums[n][r] += codes of row r times x of token n.
+    template <int N>
+    __device__ __forceinline__ void multiply(const short *x, unsigned padded, unsigned col0, int (&sums)[N][ROWS]) const {
+#pragma unroll
+        for (unsigned s = 0; s < STEPS; s++) {
+            if (col0 + s * LINEAR_MAX_STEP >= padded) break;
+#pragma unroll
+            for (int n = 0; n < N; n++) {
+                auto from = reinterpret_cast<const int4 *>(x + n * padded + col0 + s * LINEAR_MAX_STEP) + threadIdx.x % 32;
+                int4 a = from[0], b = from[32];
+#pragma unroll
+                for (unsigned r = 0; r < ROWS; r++) {
+                    const uint4 &w = words[s][r];
+                    int sum = sums[n][r];
+                    sum = __dp2a_hi(a.y, int(w.x), __dp2a_lo(a.x, int(w.x), sum));
+                    sum = __dp2a_hi(a.w, int(w.y), __dp2a_lo(a.z, int(w.y), sum));
+                    sum = __dp2a_hi(b.y, int(w.z), __dp2a_lo(b.x, int(w.z), sum));
+                    sums[n][r] = __dp2a_hi(b.w, int(w.w), __dp2a_lo(b.z, int(w.w), sum));
+                }
+            }
+        }
+    }
+};
+
+template <class T, int N> __device__ void bounds(const LinearMaxParams &p) {
+    constexpr unsigned ROWS = N < 4 ? 8 : 4, RUN = Codes<ROWS>::STEPS * LINEAR_MAX_STEP;
+    extern __shared__ __align__(16) short rounded[]; // [N, padded]
+    __shared__ float2 shared[32];
+    unsigned cols = p.linear.cols, padded = (cols + LINEAR_MAX_STEP - 1) / LINEAR_MAX_STEP * LINEAR_MAX_STEP;
+    unsigned groups = (p.linear.rows + ROWS - 1) / ROWS, lane = threadIdx.x % 32;
+    unsigned group = blockIdx.x * WARPS + threadIdx.x / 32;
+    Codes<ROWS> codes;
+    codes.load(p, group * ROWS, 0); // under way while x is rounded
+    float3 of_x[N];                 // unit, norm, norm of what is missed
+#pragma unroll
+    for (int n = 0; n < N; n++) of_x[n] = round_x<T>(p, min(n, p.linear.n - 1), rounded + n * padded, shared);
+    float highest[N];
+#pragma unroll
+    for (int n = 0; n < N; n++) highest[n] = -INFINITY;
+    __syncthreads();
+    for (; group < groups; group += gridDim.x * WARPS) {
+        int sums[N][ROWS] = {};
+        for (unsigned col = 0; col < cols; col += RUN) {
+            codes.template multiply<N>(rounded, padded, col, sums);
+            bool last = col + RUN >= cols;
+            codes.load(p, last ? (group + gridDim.x * WARPS) * ROWS : group * ROWS, last ? 0 : col + RUN);
+        }
+        unsigned row = group * ROWS + lane;
+#pragma unroll
+        for (int n = 0; n < N; n++) {
+            int sum = 0;
+#pragma unroll
+            for (unsigned r = 0; r < ROWS; r++) {
+                int all = __reduce_add_sync(~0u, sums[n][r]);
+                if (lane == r) sum = all;
+            }
+            if (lane >= ROWS || row >= p.linear.rows || n >= p.linear.n) continue;
+            float scale = row_of<float>(p.bounds, 0)[row], error = row_of<float>(p.bounds, 1)[row];
+            float norm = row_of<float>(p.bounds, 2)[row];
+            float near = scale * of_x[n].x * float(sum);
+            float far = 1.001f * (of_x[n].y * error + of_x[n].z * norm) + fabsf(near) * 0x1p-21f + 0x1p-126f;
+            bool fits = of_x[n].y * (norm + error) < SUMS_FIT;
+            row_of<float>(p.linear.out, n)[row] = fits ? near + far : INFINITY;
+            if (fits) highest[n] = fmaxf(highest[n], near - far);
+        }
+    }
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+        float all = block_max(highest[n], &shared[0].x);
+        if (threadIdx.x == 0 && n < p.linear.n) p.highest[n * gridDim.x + blockIdx.x] = all;
+    }
+}
+#define BOUNDS(N)                                                                                                      \
+    ENTRY(linear_max_bounds##N, bf16, LinearMaxParams, THREADS, LINEAR_MAX_CTAS, bounds<bf16, N>)                      \
+    ENTRY(linear_max_bounds##N, f16, LinearMaxParams, THREADS, LINEAR_MAX_CTAS, bounds<f16, N>)                        \
+    ENTRY(linear_max_bounds##N, f32, LinearMaxParams, THREADS, LINEAR_MAX_CTAS, bounds<f32, N>)
+BOUNDS(1)
+BOUNDS(2)
+BOUNDS(4)
+
+// ---- the outputs that may be the largest. A CTA looks at 16 tiles of 16 rows at once, a thread at one row of one, and then
+// computes the tiles in which there is such an output, one after the other.
+
+// The largest of what outputs of a token cannot be below.
+__device__ __forceinline__ float highest(const LinearMaxParams &p, unsigned token, float *shared) {
+    float most = -INFINITY;
+    for (unsigned i = threadIdx.x; i < p.ctas; i += THREADS) most = fmaxf(most, p.highest[token * p.ctas + i]);
+    return block_max(most, shared);
+}
+
+template <class T> struct Outputs; // rows of a tile
+
+template <class T> struct Outputs16 {
+    Skinny<T, f32, 1> product;
+
+    __device__ __forceinline__ explicit Outputs16(const LinearParams &p) : product(p) {}
+    __device__ __forceinline__ void tile(unsigned tile) { product.tile(tile); }
+};
+template <> struct Outputs<bf16> : Outputs16<bf16> { using Outputs16::Outputs16; };
+template <> struct Outputs<f16> : Outputs16<f16> { using Outputs16::Outputs16; };
+template <> struct Outputs<f32> {
+    const LinearParams &p;
+
+    __device__ __forceinline__ void tile(unsigned tile) {
+        for (unsigned i = threadIdx.x / 32; i < 16; i += WARPS)
+            if (unsigned row = tile * 16 + i; row < p.rows) simt_row(gemm_of<f32, f32>(p, false), dense_of<f32>(p), row);
+    }
+};
+
+template <class T> __device__ void outputs(const LinearMaxParams &p) {
+    __shared__ float shared[32];
+    __shared__ unsigned found[WARPS];
+    unsigned tiles = (p.linear.rows + 15) / 16, warp = threadIdx.x / 32;
+    float least[LINEAR_MAX_TOKENS];
+#pragma unroll
+    for (int n = 0; n < LINEAR_MAX_TOKENS; n++) least[n] = n < p.linear.n ? highest(p, n, shared) : INFINITY;
+    Outputs<T> product{p.linear};
+    for (unsigned first = blockIdx.x; first < tiles; first += gridDim.x * 16) {
+        unsigned row = (first + threadIdx.x / 16 * gridDim.x) * 16 + threadIdx.x % 16;
+        bool may = false;
+#pragma unroll
+        for (int n = 0; n < LINEAR_MAX_TOKENS; n++) {
+            if (n >= p.linear.n || row >= p.linear.rows) continue;
+            float *out = row_of<float>(p.linear.out, n) + row;
+            may |= !(*out < least[n]); // NaN may be anything
+            *out = -INFINITY;
+        }
+        unsigned rows = __ballot_sync(~0u, may);
+        if (threadIdx.x % 32 == 0) found[warp] = rows;
+        __syncthreads(); // and what is minus infinity is stored before its tile
+        for (unsigned i = 0; i < 16; i++)
+            if (found[i / 2] >> i % 2 * 16 & 0xffff) product.tile(first + i * gridDim.x);
+        __syncthreads(); // all have seen which
+    }
+}
+ENTRY(linear_max, bf16, LinearMaxParams, THREADS, LINEAR_SKINNY8_CTAS, outputs<bf16>)
+ENTRY(linear_max, f16, LinearMaxParams, THREADS, LINEAR_SKINNY8_CTAS, outputs<f16>)
+ENTRY(linear_max, f32, LinearMaxParams, THREADS, LINEAR_SKINNY8_CTAS, outputs<f32>)

@@ -1,0 +1,83 @@
+#pragma once
+// Up to 16 tokens and a dense weight, which is read once. The weight is operand A of the tensor cores, straight from memory:
+// 16 of its rows, with up to 16 tokens as B. Lane (g, t) holds k = 16 t .. 16 t + 15 of each 64, of rows g and g + 8, and x of
+// token g at the same k; which of them the tensor cores call which column does not matter to a sum. Wants x, its rows and the
+// weight aligned to 16 bytes and cols a multiple of 8.
+//
+// The weight is read once and never again, so it does not pass through shared memory: a warp asks for 4 KiB of it, 16
+// rows by 128, before it multiplies, and 24 warps on a multiprocessor (3 CTAs; 2 with 16 tokens, by registers) keep 96
+// KiB under way. The 8 warps of a CTA share the k of one tile of rows, so that a weight of few rows has CTAs enough. x
+// comes from L1. The bound is the memory.
+#include "gemm.cuh"
+#include "ptx.cuh"
+
+constexpr int SKINNY_WARPS = LINEAR_SKINNY_THREADS / 32;
+constexpr int SKINNY_K = 128; // what a warp loads at a time of 16 rows
+
+template <class T> struct SkinnyRow {
+    const T *row; // null: zeros
+    unsigned cols;
+
+    // 8 elements from `k`.
+    __device__ __forceinline__ uint4 load(unsigned k) const {
+        return row && k < cols ? __ldg(reinterpret_cast<const uint4 *>(row + k)) : uint4{};
+    }
+};
+
+template <class T, class O, int TOKENS8> struct Skinny {
+    static constexpr unsigned TOKENS = TOKENS8 * 8;
+    const LinearParams &p;
+    const unsigned warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    SkinnyRow<T> x[TOKENS8];
+    unsigned odd = 0; // which half of the sums the next tile takes
+
+    __device__ __forceinline__ explicit Skinny(const LinearParams &p) : p(p) {
+#pragma unroll
+        for (int i = 0; i < TOKENS8; i++) {
+            unsigned token = g + i * 8;
+            x[i] = {token < p.n ? row_of<T>(p.x, token) : nullptr, p.cols};
+        }
+    }
+    __device__ __forceinline__ SkinnyRow<T> weight_row(unsigned row) const {
+        return {row < p.rows ? static_cast<const T *>(p.weight) + size_t(row) * p.cols : nullptr, p.cols};
+    }
+
+    // The outputs of 16 rows of the weight, by the whole CTA.
+    __device__ __forceinline__ void tile(unsigned tile) {
+        __shared__ float sums[2][SKINNY_WARPS][TOKENS][16];
+        SkinnyRow<T> low = weight_row(tile * 16 + g), high = weight_row(tile * 16 + g + 8);
+        float acc[TOKENS8][4] = {};
+        for (unsigned k0 = warp * SKINNY_K; k0 < p.cols; k0 += SKINNY_WARPS * SKINNY_K) {
+            uint4 l[4], h[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                unsigned k = k0 + i / 2 * 64 + t * 16 + i % 2 * 8;
+                l[i] = low.load(k), h[i] = high.load(k);
+            }
+#pragma unroll
+            for (int i = 0; i < 4; i++) { // 8 k of each lane: two matrix products
+                uint32_t a0[4] = {l[i].x, h[i].x, l[i].y, h[i].y}, a1[4] = {l[i].z, h[i].z, l[i].w, h[i].w};
+#pragma unroll
+                for (int j = 0; j < TOKENS8; j++) {
+                    uint4 b = x[j].load(k0 + i / 2 * 64 + t * 16 + i % 2 * 8);
+                    mma_m16n8k16<T>(acc[j], a0, b.x, b.y);
+                    mma_m16n8k16<T>(acc[j], a1, b.z, b.w);
+                }
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < TOKENS8 * 4; i++)
+            sums[odd][warp][i / 4 * 8 + t * 2 + i % 2][g + i % 4 / 2 * 8] = acc[i / 4][i % 4];
+        __syncthreads(); // one is enough: the next tile writes the other half of `sums`
+        for (unsigned i = threadIdx.x; i < TOKENS * 16; i += SKINNY_WARPS * 32) {
+            unsigned token = i / 16, row = tile * 16 + i % 16;
+            if (token >= p.n || row >= p.rows) continue;
+            float sum = 0.f;
+#pragma unroll
+            for (int w = 0; w < SKINNY_WARPS; w++) sum += sums[odd][w][token][i % 16];
+            O *o = row_of<O>(p.out, token) + row;
+            *o = from_f32<O>(p.accumulate ? to_f32(*o) + sum : sum);
+        }
+        odd ^= 1;
+    }
+};

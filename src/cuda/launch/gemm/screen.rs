@@ -1,0 +1,90 @@
+use super::{
+    Gemm,
+    linear::{Dense, dense},
+    plan::GemmWeight,
+};
+use crate::{
+    cuda::{
+        device::Cuda,
+        kernel::{Kernel, LaunchConfig},
+        launch::{dim, grid, is_aligned},
+        params::{
+            LINEAR_MAX_CTAS, LINEAR_MAX_STEP, LINEAR_MAX_TOKENS, LINEAR_SKINNY8_CTAS, LinearMaxParams, SCREEN_THREADS,
+            ScreenParams,
+        },
+        scratch::Slot,
+    },
+    element::{DType, Float},
+    error::Result,
+    ops::{LinearMax, Screen, levels},
+};
+use core::ffi::c_void;
+use std::ptr::null_mut;
+
+const SCREEN: Kernel<ScreenParams> = Kernel::new("screen", "screen");
+/// By the most tokens.
+const BOUNDS: [(usize, Kernel<LinearMaxParams>); 3] = [
+    (1, Kernel::new("screen", "linear_max_bounds1")),
+    (2, Kernel::new("screen", "linear_max_bounds2")),
+    (LINEAR_MAX_TOKENS as usize, Kernel::new("screen", "linear_max_bounds4")),
+];
+const LINEAR_MAX: Kernel<LinearMaxParams> = Kernel::new("screen", "linear_max");
+/// Bytes of shared memory that every GPU gives to a CTA: rounded tokens have to fit.
+const SHARED: usize = 46 * 1024;
+
+pub(in crate::cuda) fn screen<T: Float>(cuda: &Cuda, mut op: Screen<'_, Cuda, T>) -> Result<()> {
+    let [rows, cols] = op.weight.shape();
+    let params = ScreenParams {
+        weight: op.weight.matrix(),
+        codes: op.codes.ptr() as _,
+        bounds: op.bounds.matrix(),
+        rows: dim(rows),
+        cols: dim(cols),
+    };
+    let blocks = grid("screen", &[rows, cols], rows)?;
+    // SAFETY: `Screen::verify` checked every shape against `params.rows` and `params.cols`.
+    unsafe { cuda.launch(&SCREEN, T::DTYPE.suffix(), params, LaunchConfig::new(blocks, SCREEN_THREADS)) }
+}
+
+pub(in crate::cuda) fn linear_max<T: Float>(cuda: &Cuda, mut op: LinearMax<'_, Cuda, T>) -> Result<()> {
+    let gemm = Gemm::new("linear_max", false, &op.x, &mut op.out, false);
+    let (weight, codes) = (Dense(op.weight.ptr() as _), op.codes.ptr() as *const c_void);
+    let Gemm { n, m: rows, k: cols, .. } = gemm;
+    let kernel = BOUNDS.iter().find(|(most, _)| n <= *most).filter(|_| n > 0 && rows > 0);
+    let Some((tokens, bounds)) = kernel.filter(|(most, _)| takes(&gemm, weight, codes, *most)) else {
+        // SAFETY: `LinearMax::verify` checked the shapes of `x`, `out` and the weight against each other.
+        return unsafe { dense(cuda, &gemm, weight) };
+    };
+    let ctas = cuda.n_sms * LINEAR_MAX_CTAS;
+    let params = LinearMaxParams {
+        linear: weight.params(&gemm, null_mut(), 1),
+        codes: codes as _,
+        bounds: op.bounds.matrix(),
+        highest: cuda.scratch(Slot::Partial, n * ctas as usize)?,
+        ctas,
+        levels: levels(cols),
+    };
+    let suffix = T::DTYPE.suffix();
+    let shared = dim(rounded_bytes(cols, *tokens));
+    let config = LaunchConfig { shared, ..LaunchConfig::new(ctas, SCREEN_THREADS) };
+    let all = LaunchConfig::new(cuda.n_sms * LINEAR_SKINNY8_CTAS, SCREEN_THREADS);
+    // SAFETY: `LinearMax::verify` checked every shape against `params.linear`; the scratch has what each CTA of the first kernel
+    // leaves of each token.
+    unsafe {
+        cuda.launch(bounds, suffix, params, config)?;
+        cuda.launch(&LINEAR_MAX, suffix, params, all)
+    }
+}
+
+/// Bytes of so many tokens, rounded.
+fn rounded_bytes(cols: usize, tokens: usize) -> usize {
+    cols.next_multiple_of(LINEAR_MAX_STEP as usize) * tokens * size_of::<i16>()
+}
+
+/// Whether codes can be moved 16 bytes at a time, and outputs be computed as `linear` computes them of as many tokens.
+fn takes(gemm: &Gemm, weight: Dense, codes: *const c_void, tokens: usize) -> bool {
+    let cols = gemm.k;
+    let outputs =
+        gemm.input == DType::F32 || gemm.x_fits_tensor_cores() && is_aligned(weight.0, cols * gemm.input.bytes(), 16);
+    outputs && cols > 0 && is_aligned(codes, cols, 16) && rounded_bytes(cols, tokens) <= SHARED
+}

@@ -1,0 +1,274 @@
+use crate::common::{
+    cases::Product,
+    close::{Close, relative_norm},
+    make::Make,
+    setup::{Check, Setup, check},
+    tensor::{LAYOUTS, Layout, Output, Tensor},
+    work::{Model, Work},
+    zeros::Zeros,
+};
+use half::bf16;
+use halfbyte::{
+    Backend, Buf, Float, Mat, MatMut, Result,
+    ops::{Linear, LinearMax, Op, Screen},
+};
+
+/// What may be hard about a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hard {
+    Nothing,
+    /// Every tenth row of the weight is the first.
+    Ties,
+    /// One element of x.
+    Nan,
+    /// One element of the weight.
+    Infinite,
+    /// x.
+    Zero,
+    /// Squares of x and of the weight vanish in f32.
+    Tiny,
+    /// Squares of both overflow.
+    Huge,
+}
+
+const HARD: [Hard; 7] = [Hard::Nothing, Hard::Ties, Hard::Nan, Hard::Infinite, Hard::Zero, Hard::Tiny, Hard::Huge];
+
+#[derive(Debug, Clone, Copy)]
+pub struct Case {
+    product: Product,
+    hard: Hard,
+}
+
+impl Case {
+    fn scale(&self) -> f32 {
+        match self.hard {
+            // What f16 has of either is zero or infinite, which is hard too.
+            Hard::Tiny => 1e-22,
+            Hard::Huge => 1e20,
+            _ => 1.0,
+        }
+    }
+
+    fn weight<B: Backend, T: Float>(&self, make: &Make<B>) -> Tensor<B, T> {
+        let Product { outputs, inputs, layout, .. } = self.product;
+        make.normal_but([1, outputs * inputs], layout, 0.05 * self.scale(), |w| match self.hard {
+            Hard::Ties => {
+                let (first, rest) = w.split_at_mut(inputs);
+                rest.chunks_exact_mut(inputs).step_by(10).for_each(|row| row.copy_from_slice(first));
+            }
+            Hard::Infinite => w[outputs / 2 * inputs] = f32::INFINITY,
+            _ => {}
+        })
+    }
+
+    fn x<B: Backend, T: Float>(&self, make: &Make<B>) -> Tensor<B, T> {
+        let Product { n, inputs, layout, .. } = self.product;
+        make.normal_but([n, inputs], layout, self.scale(), |x| match self.hard {
+            Hard::Zero => x.fill(0.0),
+            Hard::Nan => x.iter_mut().take(1).for_each(|x| *x = f32::NAN),
+            _ => {}
+        })
+    }
+}
+
+/// The weight in 8 bits.
+pub struct Screened<B: Backend, T: Float> {
+    case: Case,
+    weight: Tensor<B, T>,
+    codes: Tensor<B, i8>,
+    bounds: Tensor<B, f32>,
+}
+
+impl<B: Backend, T: Float> Setup<B> for Screened<B, T> {
+    type Case = Case;
+
+    fn name(case: &Case) -> String {
+        format!("screen {} {case:?}", T::DTYPE.suffix())
+    }
+
+    fn new(make: &Make<B>, case: &Case) -> Self {
+        let Product { outputs, inputs, layout, .. } = case.product;
+        let bounds = make.output([3, outputs], layout);
+        Screened { case: *case, weight: case.weight(make), codes: make.output([1, outputs * inputs], layout), bounds }
+    }
+
+    fn run(&mut self, backend: &B) -> Result<()> {
+        let Product { outputs, inputs, .. } = self.case.product;
+        let weight = Mat::new(self.weight.view(), outputs, inputs);
+        Screen { weight, codes: self.codes.view_mut(), bounds: self.bounds.mat_mut() }.run(backend)
+    }
+
+    fn outputs(&mut self) -> Vec<&mut dyn Output<B>> {
+        vec![&mut self.codes, &mut self.bounds]
+    }
+
+    /// Scales and codes to the bit, norms but for what f32 sums miss.
+    fn compare(&mut self, close: &Close<'_, B>) {
+        let Product { outputs, inputs, .. } = self.case.product;
+        let (name, norm) = (close.name, |v: &mut dyn Iterator<Item = f64>| v.map(|v| v * v).sum::<f64>().sqrt());
+        let (codes, bounds) = (self.codes.now(), self.bounds.now());
+        for row in 0..outputs {
+            let w: Vec<f32> = self.weight.values()[row * inputs..][..inputs].iter().map(|w| w.to_f32()).collect();
+            if self.case.hard == Hard::Infinite || w.iter().any(|w| w.is_infinite()) {
+                continue; // what it means is seen where it is used
+            }
+            let scale = w.iter().fold(0.0f32, |most, w| most.max(w.abs())) / 127.0;
+            let codes = &codes[row * inputs..][..inputs];
+            let near = |w: f32| if scale > 0.0 { (w / scale).round_ties_even() } else { 0.0 };
+            assert!(codes.iter().zip(&w).all(|(code, w)| f32::from(*code) == near(*w)), "{name}: codes of row {row}");
+            let kept = |i: usize| f64::from(scale) * f64::from(codes[i]);
+            let missed = norm(&mut (0..inputs).map(|i| f64::from(w[i]) - kept(i)));
+            let sums =
+                inputs as f64 * f64::from(1.0 / (1u32 << 23) as f32) * norm(&mut w.iter().map(|w| f64::from(*w)));
+            let want = [scale, (missed + sums) as f32, norm(&mut (0..inputs).map(kept)) as f32];
+            let got = [0, 1, 2].map(|i| bounds[i * outputs + row]);
+            assert!(got[0] == want[0], "{name}: scale of row {row} is {}, expected {}", got[0], want[0]);
+            // Of `inputs` squares, and of quotients that are rounded beside what is missed.
+            let error = relative_norm(&got[1..], &want[1..]);
+            assert!(error <= 1e-4 || scale < 1e-37, "{name}: row {row} is {got:?}, expected {want:?}");
+        }
+    }
+}
+
+pub struct Largest<B: Backend, T: Float> {
+    case: Case,
+    x: Tensor<B, T>,
+    weight: Tensor<B, T>,
+    codes: Buf<B, i8>,
+    bounds: Buf<B, f32>,
+    out: Tensor<B, f32>,
+}
+
+impl<B: Backend, T: Float> Setup<B> for Largest<B, T> {
+    type Case = Case;
+
+    fn name(case: &Case) -> String {
+        format!("linear_max {} {case:?}", T::DTYPE.suffix())
+    }
+
+    fn new(make: &Make<B>, case: &Case) -> Self {
+        let Product { n, outputs, inputs, layout, .. } = case.product;
+        let weight = case.weight(make);
+        let mut codes = make.backend.zeros(outputs * inputs).unwrap();
+        let mut bounds = make.backend.zeros(3 * outputs).unwrap();
+        let rows = Mat::new(weight.view(), outputs, inputs);
+        let screen = Screen { weight: rows, codes: codes.view_mut(), bounds: bounds.mat_mut(3, outputs) };
+        screen.run(make.backend).unwrap();
+        Largest { case: *case, x: case.x(make), weight, codes, bounds, out: make.output([n, outputs], layout) }
+    }
+
+    fn run(&mut self, backend: &B) -> Result<()> {
+        let (x, weight, codes) = (self.x.mat(), self.weight.view(), self.codes.view());
+        let bounds = self.bounds.mat(3, self.case.product.outputs);
+        LinearMax { x, weight, codes, bounds, out: self.out.mat_mut() }.run(backend)
+    }
+
+    fn outputs(&mut self) -> Vec<&mut dyn Output<B>> {
+        vec![&mut self.out]
+    }
+
+    /// What `linear` gives, to the bit, or minus infinity below the largest.
+    fn compare(&mut self, close: &Close<'_, B>) {
+        let Product { n, outputs, .. } = self.case.product;
+        let mut all = close.backend.zeros::<f32>(n * outputs).unwrap();
+        let out = MatMut::new(all.view_mut(), n, outputs);
+        Linear { x: self.x.mat(), weight: self.weight.view(), out, accumulate: false }.run(close.backend).unwrap();
+        let all = all.to_vec(close.backend).unwrap();
+        for (i, (got, want)) in self.out.now().chunks(outputs).zip(all.chunks(outputs)).enumerate() {
+            let top = want.iter().fold(f32::NEG_INFINITY, |top, want| top.max(*want));
+            for (j, (got, want)) in got.iter().zip(want).enumerate() {
+                let passed = *got == f32::NEG_INFINITY && *want < top;
+                let same = got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan();
+                assert!(same || passed, "{}: [{i}, {j}] is {got}, linear gives {want} of at most {top}", close.name);
+            }
+            let passed = got.iter().filter(|got| **got == f32::NEG_INFINITY).count();
+            assert!(!self.case.sifts() || passed > outputs / 2, "{}: {passed} of {outputs} passed over", close.name);
+        }
+    }
+}
+
+impl Case {
+    /// Whether most outputs of normal numbers must be passed over.
+    fn sifts(&self) -> bool {
+        let Product { n, outputs, inputs, layout, .. } = self.product;
+        let whole = layout == Layout::Packed && inputs.is_multiple_of(16);
+        self.hard == Hard::Nothing && whole && n <= 2 && outputs > 3000
+    }
+}
+
+/// Tokens that go this way and others, rows and columns that are whole steps and not.
+fn products() -> Vec<Case> {
+    const WEIGHTS: [[usize; 2]; 8] =
+        [[16, 512], [5000, 64], [4001, 1040], [300, 33], [1, 1], [257, 2560], [7, 16], [33, 5120]];
+    let mut cases = Vec::new();
+    for (i, [outputs, inputs]) in WEIGHTS.into_iter().enumerate() {
+        for (j, n) in [0, 1, 2, 3, 4, 5].into_iter().enumerate() {
+            let product = Product { layout: LAYOUTS[(i + j) % 3], ..Product::new(n, outputs, inputs) };
+            cases.push(Case { product, hard: Hard::Nothing });
+            let hard = HARD[(i * 5 + j) % HARD.len()];
+            cases.push(Case { product: Product { layout: Layout::Packed, ..product }, hard });
+        }
+    }
+    cases.extend(HARD.map(|hard| Case { product: Product::new(1, 4000, 256), hard }));
+    cases
+}
+
+fn screen<B: Backend>(backend: &B) {
+    products().iter().filter(|case| case.product.n < 2).for_each(|case| check_each!(Screened, backend, case));
+}
+
+fn linear_max<B: Backend>(backend: &B) {
+    products().iter().for_each(|case| check_each!(Largest, backend, case));
+    let large = Case { product: Product::new(1, 20_000, 4096), hard: Hard::Nothing };
+    check::<B, Largest<B, bf16>>(backend, &large);
+}
+
+pub fn checks<B: Backend>() -> Vec<Check<B>> {
+    vec![("screen", screen), ("linear_max", linear_max)]
+}
+
+pub fn gradients<B: Backend>() -> Vec<Check<B>> {
+    Vec::new()
+}
+
+/// Few of the outputs: what a floor knows of.
+pub fn works<B: Backend>(model: &Model) -> Vec<Work<B>> {
+    let case = |n| Case { product: Product::new(n, model.vocab, model.hidden), hard: Hard::Nothing };
+    let len = model.vocab * model.hidden;
+    let screen = case(1);
+    let mut works = vec![Work::new::<Screened<B, bf16>>("screen", screen.product.shape(), [3 * len, 0], screen)];
+    works.extend([1, 2, 4].map(|n| {
+        let case = case(n);
+        let bytes = len + 12 * model.vocab + 8 * n * model.vocab;
+        Work::new::<Largest<B, bf16>>("linear_max", case.product.shape(), [bytes, case.product.flops()], case)
+    }));
+    works
+}
+
+fn screen_refuses<B: Backend>(backend: &B) {
+    let z = Zeros(backend);
+    let good = || Screen::<B, f32> { weight: z.mat(6, 8), codes: z.out(48), bounds: z.mat_mut(3, 6) };
+    z.fits(good());
+    z.refuses(Screen { codes: z.out(47), ..good() }, "screen: `codes` has 47 elements, expected 48");
+    z.refuses(Screen { bounds: z.mat_mut(2, 6), ..good() }, "screen: `bounds` is [2, 6], expected [3, 6]");
+}
+
+fn linear_max_refuses<B: Backend>(backend: &B) {
+    let z = Zeros(backend);
+    let good = || LinearMax::<B, f32> {
+        x: z.mat(4, 8),
+        weight: z.view(48),
+        codes: z.view(48),
+        bounds: z.mat(3, 6),
+        out: z.mat_mut(4, 6),
+    };
+    z.fits(good());
+    z.refuses(LinearMax { x: z.mat(3, 8), ..good() }, "linear_max: `x` is [3, 8], expected [4, 8]");
+    z.refuses(LinearMax { weight: z.view(47), ..good() }, "linear_max: `weight` has 47 elements, expected 48");
+    z.refuses(LinearMax { codes: z.view(49), ..good() }, "linear_max: `codes` has 49 elements, expected 48");
+    z.refuses(LinearMax { bounds: z.mat(3, 7), ..good() }, "linear_max: `bounds` is [3, 7], expected [3, 6]");
+}
+
+pub fn refusals<B: Backend>() -> Vec<Check<B>> {
+    vec![("screen", screen_refuses), ("linear_max", linear_max_refuses)]
+}
