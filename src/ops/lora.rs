@@ -6,8 +6,8 @@ use crate::{
     rng::philox_of,
 };
 
-/// Zeroes elements of an adapter's input with probability `p`, rounded to a 65536th, and multiplies the others by the
-/// inverse of the share that is kept.
+/// Zeroes elements of an adapter's input with probability `p`, rounded to a 65536th that is neither none nor all, and
+/// multiplies the others by the inverse of the share that is kept.
 ///
 /// Element `(row, col)` is kept iff half `col % 2`, the lower one first, of word `col % 8 / 2` of
 /// `philox_of::<7>([col / 8, row, stream, stream >> 32], seed)` is at least `p · 2¹⁶`: a pure function of the position,
@@ -25,7 +25,7 @@ pub struct Dropout {
 impl Dropout {
     /// Random halves of words below this are dropped.
     pub fn threshold(&self) -> u16 {
-        (f64::from(self.p) * 65_536.0).round() as u16
+        if self.p > 0.0 { (f64::from(self.p) * 65_536.0).round().clamp(1.0, 65_535.0) as u16 } else { 0 }
     }
 
     /// What kept elements are multiplied by.
@@ -198,5 +198,18 @@ impl<B: Storage, T: Float> Op<B> for LoraGrad<'_, B, T> {
     fn flops(&self) -> f64 {
         let of_a = 1 + usize::from(self.d_x.is_some());
         factor_flops(self.x.shape()[0], of_a * self.a.len() + 2 * self.b.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_that_is_neither_none_nor_all_stays_so() {
+        let of = |p| Dropout { p, seed: 0, stream: 0 };
+        let thresholds = [0.0, 1e-9, 0.05, 0.25, 0.999_999].map(|p| of(p).threshold());
+        assert_eq!(thresholds, [0, 1, 3277, 16_384, 65_535]);
+        assert_eq!([0.0, 0.25, 0.5].map(|p| of(p).scale()), [1.0, 4.0 / 3.0, 2.0]);
     }
 }
