@@ -4,7 +4,7 @@ use super::{Inputs, Rows4, Rows16, kernels};
 use crate::cpu::simd::sum::x86::reduce_add;
 use std::arch::x86_64::*;
 
-kernels!("avx2,fma,f16c", 4, 1);
+kernels!("avx2,fma,f16c", [4, 1], [4, 1]);
 
 /// Bytes ahead of the loads at which memory is asked for.
 const AHEAD: usize = 2048;

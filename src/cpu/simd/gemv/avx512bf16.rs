@@ -4,7 +4,7 @@
 use super::{Inputs, Rows4, Rows16, kernels};
 use std::{arch::x86_64::*, mem::transmute};
 
-kernels!("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16", 4, 2);
+kernels!("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16", [4, 2], [4, 2]);
 
 /// Bytes ahead of the loads at which memory is asked for.
 const AHEAD: usize = 2048;

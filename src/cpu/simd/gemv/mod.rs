@@ -257,11 +257,11 @@ impl Rows16<'_> {
     }
 }
 
-/// What the kernels of one instruction set share: a few rows at a time, with as many as registers hold for the number of
-/// vectors, then the rows that are left.
+/// What the kernels of one instruction set share: a few rows at a time, with as many as registers hold for one vector and for
+/// several, of a 4-bit weight and of a dense one, then the rows that are left.
 #[cfg(target_arch = "x86_64")]
 macro_rules! kernels {
-    ($features:literal, $four:literal, $two:literal) => {
+    ($features:literal, [$four:literal, $two:literal], [$dense_four:literal, $dense_two:literal]) => {
         /// `out[j, i] = x[i] · rows[j]`.
         #[target_feature(enable = $features)]
         pub(super) fn quantized(rows: Rows4<'_>, x: &Inputs, out: &mut [f32]) {
@@ -296,10 +296,10 @@ macro_rules! kernels {
         #[target_feature(enable = $features)]
         pub(super) fn dense(rows: Rows16<'_>, x: &Inputs, out: &mut [f32]) {
             match x.n {
-                1 => all16::<$four, 1>(rows, x, out),
-                2 => all16::<$two, 2>(rows, x, out),
-                3 => all16::<$two, 3>(rows, x, out),
-                _ => all16::<$two, 4>(rows, x, out),
+                1 => all16::<$dense_four, 1>(rows, x, out),
+                2 => all16::<$dense_two, 2>(rows, x, out),
+                3 => all16::<$dense_two, 3>(rows, x, out),
+                _ => all16::<$dense_two, 4>(rows, x, out),
             }
         }
 
