@@ -140,8 +140,10 @@ pub(super) fn down(cuda: &Cuda, dtype: DType, parts: &[LoraDownParams]) -> Resul
     let few = Few { rows: rows.div_ceil(params::LORA_DOWN_FEW_TOKENS), r, parts: z, wide: cols >= WIDE };
     let hopper = cuda.has(&DOWN_CLUSTER[0].plain, dtype.suffix())?;
     let (kernels, warps, ctas): (&[_], _, _) = match hopper {
-        true if few.suits_cluster(cuda) => (&DOWN_CLUSTER, params::LORA_DOWN_CLUSTER_WARPS, params::LORA_DOWN_CLUSTER),
-        true if few.suits_lone(cuda) => (&DOWN_LONE, params::LORA_DOWN_LONE_WARPS, 1),
+        true if few.suits_cluster(cuda.n_sms) => {
+            (&DOWN_CLUSTER, params::LORA_DOWN_CLUSTER_WARPS, params::LORA_DOWN_CLUSTER)
+        }
+        true if few.suits_lone(cuda.n_sms) => (&DOWN_LONE, params::LORA_DOWN_LONE_WARPS, 1),
         _ => (&DOWN_SKINNY, params::LORA_DOWN_SKINNY_WARPS, 1),
     };
     let sized = smallest(kernels, r);
@@ -169,14 +171,13 @@ impl Few {
         self.rows.saturating_mul(self.parts).saturating_mul(self.r.div_ceil(cols))
     }
 
-    fn suits_cluster(&self, cuda: &Cuda) -> bool {
+    fn suits_cluster(&self, n_sms: u32) -> bool {
         let resident = if self.wide { 2 } else { 1 };
-        self.ctas(smallest(&DOWN_CLUSTER, self.r).cols).saturating_mul(params::LORA_DOWN_CLUSTER)
-            <= resident * cuda.n_sms
+        self.ctas(smallest(&DOWN_CLUSTER, self.r).cols).saturating_mul(params::LORA_DOWN_CLUSTER) <= resident * n_sms
     }
 
-    fn suits_lone(&self, cuda: &Cuda) -> bool {
-        self.r <= DOWN_LONE[1].cols && self.ctas(DOWN_LONE[1].cols) <= cuda.n_sms
+    fn suits_lone(&self, n_sms: u32) -> bool {
+        self.r <= DOWN_LONE[1].cols && self.ctas(DOWN_LONE[1].cols) <= n_sms
     }
 }
 
@@ -319,4 +320,30 @@ pub(super) fn swiglu_grad(
     [factor.splits, factor.split_len] = parts_of(cuda, 2, tiles as usize, factor.n as usize, run);
     let config = LaunchConfig { grid: [tiles, factor.splits, 1], threads: params::LORA_WEIGHT_GRAD_THREADS, shared };
     Some(Launch { kernel: sized.kernel(factor.dropout.threshold != 0), config })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// On an H200: `c` a cluster, `l` alone on a multiprocessor, `s` neither.
+    fn form(tokens: u32, r: u32, parts: u32, wide: bool) -> char {
+        let few = Few { rows: tokens.div_ceil(params::LORA_DOWN_FEW_TOKENS), r, parts, wide };
+        match (few.suits_cluster(132), few.suits_lone(132)) {
+            (true, _) => 'c',
+            (_, true) => 'l',
+            _ => 's',
+        }
+    }
+
+    #[test]
+    fn down_has_the_form_that_was_measured_to_win() {
+        let of = |r, parts, wide| [128, 256, 512, 1024, 2048].map(|tokens| form(tokens, r, parts, wide));
+        assert_eq!(of(16, 1, false), ['c', 'c', 'l', 'l', 'l']);
+        assert_eq!(of(16, 3, false), ['l', 'l', 'l', 's', 's']);
+        assert_eq!(of(16, 1, true), ['c', 'c', 'c', 'l', 'l']);
+        assert_eq!(of(16, 2, true), ['c', 'c', 'l', 'l', 's']);
+        assert_eq!(of(64, 1, false), ['c', 's', 's', 's', 's']);
+        assert_eq!(of(64, 1, true), ['c', 'c', 's', 's', 's']);
+    }
 }
