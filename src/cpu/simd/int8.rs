@@ -72,8 +72,8 @@ mod x86 {
         assert!(codes.len() == R * x.len() && end <= x.len() && end.is_multiple_of(32));
         let mut sums = [_mm512_setzero_si512(); R];
         for at in (0..end).step_by(32) {
-            // SAFETY: rows have `x.len()` elements, of which 32 from `at` on are before `end`. What is prefetched may lie
-            // anywhere.
+            // SAFETY: the assertion found `R` rows of `x.len()` elements, and 32 of each from `at` on are before `end`. What is
+            // prefetched may lie anywhere.
             unsafe {
                 let vector = _mm512_loadu_si512(x.as_ptr().add(at).cast());
                 for (j, sum) in sums.iter_mut().enumerate() {
@@ -93,7 +93,8 @@ mod x86 {
         assert!(codes.len() == R * x.len() && end <= x.len() && end.is_multiple_of(16));
         let mut sums = [_mm256_setzero_si256(); R];
         for at in (0..end).step_by(16) {
-            // SAFETY: as above, of 16 elements.
+            // SAFETY: the assertion found `R` rows of `x.len()` elements, and 16 of each from `at` on are before `end`. What is
+            // prefetched may lie anywhere.
             unsafe {
                 let vector = _mm256_loadu_si256(x.as_ptr().add(at).cast());
                 for (j, sum) in sums.iter_mut().enumerate() {
@@ -106,7 +107,7 @@ mod x86 {
         }
         sums.map(|sum| {
             let mut lanes = [0; 8];
-            // SAFETY: eight numbers of 32 bits.
+            // SAFETY: the type of the array says eight numbers of 32 bits: one vector.
             unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), sum) };
             lanes.iter().sum()
         })
@@ -120,18 +121,17 @@ mod tests {
     #[test]
     fn every_way_gives_the_same() {
         for (rows, cols) in [(0, 5), (1, 1), (3, 31), (4, 32), (5, 63), (8, 64), (9, 1100)] {
-            let codes: Vec<i8> = (0..rows * cols).map(|i| (i * 37 % 255) as i32 as i8).collect();
+            let codes: Vec<i8> = (0..rows * cols).map(|i| ((i * 37 % 255) as u8).cast_signed()).collect();
             let x: Vec<i16> = (0..cols).map(|i| (i * 7919 % 32_001) as i16 - 16_000).collect();
             let mut want = vec![0; rows];
             portable(&codes, &x, &mut want);
-            let ways: &[fn(&[i8], &[i16], &mut [i32])] = &[
-                dots,
-                // SAFETY: no less than `level` found.
+            let lesser = |codes: &[i8], x: &[i16], out: &mut [i32]| match level() {
+                // SAFETY: `level` found AVX2 at least.
                 #[cfg(target_arch = "x86_64")]
-                |codes, x, out| {
-                    if level() >= Level::Avx2 { unsafe { x86::avx2(codes, x, out) } } else { dots(codes, x, out) }
-                },
-            ];
+                level if level >= Level::Avx2 => unsafe { x86::avx2(codes, x, out) },
+                _ => dots(codes, x, out),
+            };
+            let ways: [&dyn Fn(&[i8], &[i16], &mut [i32]); 2] = [&dots, &lesser];
             for way in ways {
                 let mut got = vec![0; rows];
                 way(&codes, &x, &mut got);
