@@ -108,26 +108,13 @@ mod tests {
         assert_eq!((of_all_layers([2.0, 3.0], 10), of_all_layers([2.0, 1.9], 10)), (11.0, 2.0));
     }
 
-    /// The tokens/s that a run with these settings is told on the CPU.
-    fn told(settings: TrainSettings) -> f64 {
-        let settings = TrainSettings { device: "cpu".parse().unwrap(), ..settings };
-        let said = Prepared::new(&settings).unwrap().pace().unwrap();
-        let rate = said.split(" at ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
-        rate.parse().unwrap()
-    }
-
     #[test]
     fn a_run_has_a_pace() {
-        let rate = told(TrainSettings::default());
+        let settings = TrainSettings { device: "cpu".parse().unwrap(), ..TrainSettings::default() };
+        let said = Prepared::new(&settings).unwrap().pace().unwrap();
+        let rate = said.split(" at ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+        let rate: f64 = rate.parse().unwrap();
         // Some tens of millions of operations for each token, on whatever tests run on.
-        assert!(rate > 1.0 && rate < 1e6, "{rate}");
-    }
-
-    #[test]
-    fn the_pace_of_dora_with_dropout_is_its_own() {
-        let dora = TrainSettings { use_dora: true, lora_dropout: 0.1, ..TrainSettings::default() };
-        // 1,800 and 6,300 tokens/s where they were measured: two products in place of one, both made again.
-        let (dora, lora) = (told(dora), told(TrainSettings::default()));
-        assert!(dora < 0.7 * lora, "{dora} and {lora}");
+        assert!(rate > 1.0 && rate < 1e6, "{said}");
     }
 }
