@@ -100,6 +100,7 @@ impl Rounded {
     }
 
     /// What the output of a row is not below and not above.
+    #[inline(always)]
     fn bounds(&self, sum: i32, [scale, error, norm]: [f32; 3]) -> [f32; 2] {
         let near = scale * self.unit * sum as f32;
         // The norms are sums themselves, and so are rounded.
@@ -147,14 +148,19 @@ fn most<T: Float>(x: Mat<'_, Cpu, T>, codes: &[i8], bounds: Mat<'_, Cpu, f32>, f
             let (first, m) = (chunk * CHUNK, found.len() / n);
             let codes = &codes[first * cols..(first + m) * cols];
             for (i, (x, highest)) in rounded.iter().zip(highest).enumerate() {
-                let mut sums = [0; CHUNK];
+                let (mut sums, mut least, mut most) = ([0; CHUNK], [f32::NEG_INFINITY; CHUNK], [0.0; CHUNK]);
                 int8::dots(codes, &x.levels, &mut sums[..m]);
-                *highest = f32::NEG_INFINITY;
-                for (j, (sum, found)) in sums.iter().zip(found[i..].iter_mut().step_by(n)).enumerate() {
-                    let row = first + j;
-                    let [least, most] = x.bounds(*sum, [scale[row], error[row], norm[row]]);
-                    (*found, *highest) = (most, highest.max(least));
-                }
+                let [scale, error, norm] = [scale, error, norm].map(|of_rows| &of_rows[first..first + m]);
+                vectorize(
+                    #[inline(always)]
+                    || {
+                        for (j, ((scale, error), norm)) in scale.iter().zip(error).zip(norm).enumerate() {
+                            [least[j], most[j]] = x.bounds(sums[j], [*scale, *error, *norm]);
+                        }
+                    },
+                );
+                *highest = least.iter().fold(f32::NEG_INFINITY, |highest, least| highest.max(*least));
+                found[i..].iter_mut().step_by(n).zip(most).for_each(|(found, most)| *found = most);
             }
         });
         let of = |i: usize| highest[i..].iter().step_by(n).fold(f32::NEG_INFINITY, |most, one| most.max(*one));
