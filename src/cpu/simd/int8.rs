@@ -118,6 +118,8 @@ mod x86 {
 mod tests {
     use super::*;
 
+    type Dots<'a> = &'a dyn Fn(&[i8], &[i16], &mut [i32]);
+
     #[test]
     fn every_way_gives_the_same() {
         for (rows, cols) in [(0, 5), (1, 1), (3, 31), (4, 32), (5, 63), (8, 64), (9, 1100)] {
@@ -131,7 +133,7 @@ mod tests {
                 level if level >= Level::Avx2 => unsafe { x86::avx2(codes, x, out) },
                 _ => dots(codes, x, out),
             };
-            let ways: [&dyn Fn(&[i8], &[i16], &mut [i32]); 2] = [&dots, &lesser];
+            let ways: [Dots; 2] = [&dots, &lesser];
             for way in ways {
                 let mut got = vec![0; rows];
                 way(&codes, &x, &mut got);
