@@ -7,7 +7,7 @@
 //!
 //! [`Linear`]: super::Linear
 
-use super::check::{Check, Op, product_flops};
+use super::check::{Check, Op};
 use crate::{
     buffer::{Mat, MatMut, Storage, View, ViewMut},
     element::Float,
@@ -90,10 +90,6 @@ impl<B: Storage, T: Float> Op<B> for LinearMax<'_, B, T> {
         check.dense(("x", self.x), ("out", self.out.mat()), ("weight", self.weight))?;
         check.len("codes", &self.codes, rows * cols)?;
         check.mat("bounds", &self.bounds, [3, rows])
-    }
-
-    fn flops(&self) -> f64 {
-        product_flops([self.out.shape()[0], self.x.shape()[1], self.out.shape()[1]])
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
     checkpoint::QuantizedAs,
     config::{Module, Qwen3Config},
     error::{Error, Result},
-    lora::{Layout, LoraConfig, Table},
+    lora::{Layout, LoraConfig},
     model::{Base, CacheType, Home, PREFILL_TOKENS, Part, Room, SampleOptions},
     settings::LlmSettings,
 };
@@ -332,13 +332,12 @@ impl AdapterRoom {
         }
         let tokens = lora.tokens(config)?;
         tokens.iter().try_for_each(|(table, ids)| layout.take_tokens(*table, ids, config.hidden_size))?;
-        let in_head = tokens.iter().any(|(table, _)| *table == Table::Head || config.tie_word_embeddings);
         let n_rows: usize = tokens.iter().map(|(_, ids)| ids.len().next_multiple_of(8)).sum();
         Ok(AdapterRoom {
             numbers: layout.len,
             large: layout.groups.iter().filter(|group| group.kind.large).map(|group| group.range.len()).sum(),
             tables: tokens.len() * config.hidden_size * config.vocab_size,
-            changes_head: in_head || layout.head.is_some() || layout.lm_head().is_some(),
+            changes_head: layout.changes_head(config.tie_word_embeddings),
             n_rows,
             xa_columns: layout.xa_columns,
             room: layout.room,

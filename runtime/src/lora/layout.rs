@@ -226,6 +226,12 @@ impl Layout {
         self.modules.first().filter(|lora| lora.module == Module::Embedding)
     }
 
+    /// Whether the output head is another than the model's, whose own is the embedding where they are `tied`.
+    pub fn changes_head(&self, tied: bool) -> bool {
+        let in_head = self.tokens.iter().any(|tokens| tokens.table == Table::Head || tied);
+        in_head || self.head.is_some() || self.lm_head().is_some()
+    }
+
     /// The output head, if it is adapted.
     pub fn lm_head(&self) -> Option<&LoraModule> {
         self.modules.last().filter(|lora| lora.module == Module::LmHead)

@@ -1,7 +1,7 @@
 //! The output head in 8 bits beside the head itself: for greedy decoding, which needs only the largest logit.
 
 use super::{context::ForwardContext, decode::SampleOptions, qwen3::Qwen3, weights::Weight};
-use crate::{config::Qwen3Config, error::Result, lora::DeviceAdapter};
+use crate::{config::Qwen3Config, error::Result};
 use halfbyte::{
     Backend, Buf, Float, Mat, MatMut, View,
     ops::{LinearMax, Op, Screen},
@@ -38,12 +38,11 @@ impl Qwen3Config {
 impl<B: Backend, T: Float> Qwen3<B, T> {
     /// The head that [`Self::head_forward`] multiplies with, where it is the model's own, dense, and all of it.
     fn dense_head(&self, ctx: ForwardContext<'_, B, T>) -> Option<View<'_, B, T>> {
-        let adapted = |adapter: &DeviceAdapter<B, T>| adapter.head().is_some() || adapter.of_head().is_some();
+        let tied = self.head.is_none();
         match &self.head {
-            _ if ctx.adapter.is_some_and(adapted) => None,
+            _ if ctx.adapter.is_some_and(|adapter| adapter.layout.changes_head(tied)) => None,
             Some(Weight::Quantized(_)) => None,
             Some(Weight::Dense(head)) => Some(head.view()),
-            None if ctx.adapter.and_then(DeviceAdapter::embedding).is_some() => None,
             None => Some(self.embedding.view()),
         }
     }

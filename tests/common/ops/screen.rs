@@ -125,7 +125,7 @@ impl<B: Backend, T: Float> Setup<B> for Screened<B, T> {
             assert!(got[0] == want[0], "{name}: scale of row {row} is {}, expected {}", got[0], want[0]);
             // Of `inputs` squares, and of quotients that are rounded beside what is missed.
             let error = relative_norm(&got[1..], &want[1..]);
-            assert!(error <= 1e-4 || scale < 1e-37, "{name}: row {row} is {got:?}, expected {want:?}");
+            assert!(error <= 1e-4, "{name}: row {row} is {got:?}, expected {want:?}");
         }
     }
 }
@@ -240,7 +240,7 @@ pub fn works<B: Backend>(model: &Model) -> Vec<Work<B>> {
     works.extend([1, 2, 4].map(|n| {
         let case = case(n);
         let bytes = len + 12 * model.vocab + 8 * n * model.vocab;
-        Work::new::<Largest<B, bf16>>("linear_max", case.product.shape(), [bytes, case.product.flops()], case)
+        Work::new::<Largest<B, bf16>>("linear_max", case.product.shape(), [bytes, 0], case)
     }));
     works
 }
