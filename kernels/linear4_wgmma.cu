@@ -195,7 +195,7 @@ template <class T, class O, int WARPGROUPS, int TOKENS> struct Consumer {
         for (int i = 0; i < 4; i++) turned[(2 * t + i % 2) * STORE_PITCH + g + i / 2 * 8] = sums[i];
         __syncwarp();
         float4 v = *reinterpret_cast<const float4 *>(turned + g * STORE_PITCH + t * 4);
-        if (token + g < p.n) store_rows<O>(p, token + g, row + warp * 16 + t * 4, v);
+        if (token + g < p.n) store_rows<O>(p, token + g, row + warp * 16 + t * 4, v, p.weight.rows);
     }
 
     __device__ __forceinline__ void run() {
@@ -293,23 +293,36 @@ WGMMA_TILE(linear4_wgmma_192x96, 3, 96)
 WGMMA_TILE(linear4_wgmma_192x128, 3, 128)
 WGMMA_TILE(linear4_wgmma_128x256, 2, 256)
 
-// linear4_few.cuh. By rows and tokens, a CTA for each tile, or two.
-#define FEW_ENTRY(name, suffix, T, O, ROWS, TOKENS, CTAS, CLUSTER)                                                     \
-    extern "C" __global__ void CLUSTER __launch_bounds__((FewLayout<ROWS, TOKENS, CTAS>::THREADS), 1)                  \
+// linear4_few.cuh. By rows and tokens, a CTA for each tile, or two; with SwiGLU a CTA for each.
+#define FEW_ENTRY(name, suffix, T, O, ROWS, TOKENS, CTAS, GATED, CLUSTER)                                              \
+    extern "C" __global__ void CLUSTER __launch_bounds__((FewLayout<ROWS, TOKENS, CTAS, GATED>::THREADS), 1)           \
         name##_##suffix(const __grid_constant__ Linear4WgmmaParams p) {                                                \
-        fused_few<T, O, ROWS, TOKENS, CTAS>(p);                                                                        \
+        fused_few<T, O, ROWS, TOKENS, CTAS, GATED>(p);                                                                 \
     }
 #define FEW_ENTRIES(name, ...)                                                                                         \
     FEW_ENTRY(name, bf16, bf16, bf16, __VA_ARGS__)                                                                     \
-    FEW_ENTRY(name, f16, f16, f16, __VA_ARGS__)                                                                        \
+    FEW_ENTRY(name, f16, f16, f16, __VA_ARGS__)
+#define FEW_ENTRIES_F32_OUT(name, ...)                                                                                 \
     FEW_ENTRY(name, bf16_f32, bf16, f32, __VA_ARGS__)                                                                  \
     FEW_ENTRY(name, f16_f32, f16, f32, __VA_ARGS__)
-#define FEW_TILE(ROWS, TOKENS) FEW_ENTRIES(linear4_few_##ROWS##x##TOKENS, ROWS, TOKENS, 1, )
-#define FEW_TILE_OF_TWO(ROWS, TOKENS) FEW_ENTRIES(linear4_few2_##ROWS##x##TOKENS, ROWS, TOKENS, 2, CLUSTER_OF(2))
+#define FEW_TILE(ROWS, TOKENS)                                                                                         \
+    FEW_ENTRIES(linear4_few_##ROWS##x##TOKENS, ROWS, TOKENS, 1, false, )                                               \
+    FEW_ENTRIES_F32_OUT(linear4_few_##ROWS##x##TOKENS, ROWS, TOKENS, 1, false, )                                       \
+    FEW_ENTRIES(linear4_few_swiglu_##ROWS##x##TOKENS, ROWS, TOKENS, 1, true, )
+#define FEW_TILE_OF_TWO(ROWS, TOKENS)                                                                                  \
+    FEW_ENTRIES(linear4_few2_##ROWS##x##TOKENS, ROWS, TOKENS, 2, false, CLUSTER_OF(2))                                 \
+    FEW_ENTRIES_F32_OUT(linear4_few2_##ROWS##x##TOKENS, ROWS, TOKENS, 2, false, CLUSTER_OF(2))
+FEW_TILE(192, 16)
 FEW_TILE(192, 32)
 FEW_TILE(192, 64)
+FEW_TILE(192, 96)
+FEW_TILE(192, 128)
+FEW_TILE(64, 16)
 FEW_TILE(64, 32)
 FEW_TILE(64, 64)
+FEW_TILE_OF_TWO(64, 16)
 FEW_TILE_OF_TWO(64, 32)
 FEW_TILE_OF_TWO(64, 64)
+FEW_TILE_OF_TWO(128, 96)
+FEW_TILE_OF_TWO(128, 128)
 #endif

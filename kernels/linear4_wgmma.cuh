@@ -89,21 +89,22 @@ struct WarpScales {
 
 // ---------------------------------------------------------------------------------------------------------- outputs
 
-// Stores, or adds, the sums of four neighbouring rows of a token.
+// Stores, or adds, the sums of four neighbouring rows of a token, of those before `rows`.
 template <class O>
-__device__ __forceinline__ void store_rows(const Linear4WgmmaParams &p, unsigned token, unsigned row, float4 four) {
+__device__ __forceinline__ void store_rows(const Linear4WgmmaParams &p, unsigned token, unsigned row, float4 four,
+                                           unsigned rows) {
     struct alignas(4 * sizeof(O)) Pack4 {
         O v[4];
     };
     const float sums[4] = {four.x, four.y, four.z, four.w};
     O *to = row_of<O>(p.out, token) + row;
     auto value = [&](O old, int i) { return from_f32<O>(p.accumulate ? to_f32(old) + sums[i] : sums[i]); };
-    if (row + 4 <= p.weight.rows && reinterpret_cast<uintptr_t>(to) % sizeof(Pack4) == 0) {
+    if (row + 4 <= rows && reinterpret_cast<uintptr_t>(to) % sizeof(Pack4) == 0) {
         Pack4 &out = *reinterpret_cast<Pack4 *>(to), old = p.accumulate ? out : Pack4();
         out = {value(old.v[0], 0), value(old.v[1], 1), value(old.v[2], 2), value(old.v[3], 3)};
         return;
     }
 #pragma unroll
     for (int i = 0; i < 4; i++)
-        if (row + i < p.weight.rows) to[i] = value(p.accumulate ? to[i] : O(), i);
+        if (row + i < rows) to[i] = value(p.accumulate ? to[i] : O(), i);
 }

@@ -166,6 +166,7 @@ enum {
     LINEAR4_WGMMA_X_K = 64,      // of x, likewise
     LINEAR4_WGMMA_MAX_SPLITS = 8,
     LINEAR4_WGMMA_SHARED_BYTES = 227 * 1024, // all that a CTA can have
+    LINEAR4_FEW_WHOLE_TOKENS = 64, // linear4_few.cuh: a tile of more tokens has half of STAGE_K at a time
     // linear4_grad_wgmma: so many rows of the weight are in shared memory at a time, and a CTA has so many columns
     LINEAR4_GRAD_WGMMA_STAGE_ROWS = 64,
     LINEAR4_GRAD_WGMMA_COLS = 256,

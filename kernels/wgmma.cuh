@@ -64,6 +64,7 @@ __device__ __forceinline__ void wgmma_rows_transposed(float (&c)[N / 8][4], cons
 // clang-format off
 #define WGMMA_4(c, i) "+f"(c[i][0]), "+f"(c[i][1]), "+f"(c[i][2]), "+f"(c[i][3])
 #define WGMMA_16(c, i) WGMMA_4(c, i), WGMMA_4(c, i + 1), WGMMA_4(c, i + 2), WGMMA_4(c, i + 3)
+#define WGMMA_OUT_16(c) WGMMA_4(c, 0), WGMMA_4(c, 1)
 #define WGMMA_OUT_32(c) WGMMA_16(c, 0)
 #define WGMMA_OUT_64(c) WGMMA_16(c, 0), WGMMA_16(c, 4)
 #define WGMMA_OUT_96(c) WGMMA_OUT_64(c), WGMMA_16(c, 8)
@@ -100,6 +101,7 @@ __device__ __forceinline__ void wgmma_rows_transposed(float (&c)[N / 8][4], cons
 #define WGMMA_TEN(d) "%" d "0,%" d "1,%" d "2,%" d "3,%" d "4,%" d "5,%" d "6,%" d "7,%" d "8,%" d "9,"
 #define WGMMA_FIFTY WGMMA_TEN("") WGMMA_TEN("1") WGMMA_TEN("2") WGMMA_TEN("3") WGMMA_TEN("4")
 #define WGMMA_NINETY WGMMA_FIFTY WGMMA_TEN("5") WGMMA_TEN("6") WGMMA_TEN("7") WGMMA_TEN("8")
+#define WGMMA_LIST_16 "%0,%1,%2,%3,%4,%5,%6,%7"
 #define WGMMA_LIST_32 WGMMA_TEN("") "%10,%11,%12,%13,%14,%15"
 #define WGMMA_LIST_64 WGMMA_TEN("") WGMMA_TEN("1") WGMMA_TEN("2") "%30,%31"
 #define WGMMA_LIST_96 WGMMA_TEN("") WGMMA_TEN("1") WGMMA_TEN("2") WGMMA_TEN("3") \
@@ -114,6 +116,7 @@ WGMMA_OF(bf16, "bf16", 64, WGMMA_LIST_64, "%32", "%33", "%34", "%32", "%33", "%3
 WGMMA_OF(f16, "f16", 64, WGMMA_LIST_64, "%32", "%33", "%34", "%32", "%33", "%34", "%35", "%36")
 WGMMA_OF(bf16, "bf16", 128, WGMMA_LIST_128, "%64", "%65", "%66", "%64", "%65", "%66", "%67", "%68")
 WGMMA_OF(f16, "f16", 128, WGMMA_LIST_128, "%64", "%65", "%66", "%64", "%65", "%66", "%67", "%68")
+WGMMA_BOTH(16, WGMMA_LIST_16, "%8", "%9", "%10", "%11", "%12", "%13")
 WGMMA_BOTH(32, WGMMA_LIST_32, "%16", "%17", "%18", "%19", "%20", "%21")
 WGMMA_BOTH(64, WGMMA_LIST_64, "%32", "%33", "%34", "%35", "%36", "%37")
 WGMMA_BOTH(96, WGMMA_LIST_96, "%48", "%49", "%50", "%51", "%52", "%53")

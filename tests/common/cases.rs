@@ -1,6 +1,9 @@
 //! Cases that several ops share, for the suite, the gradients and the benches. What is one op's own stands in `ops/`.
 
+mod fused;
+
 use super::tensor::{LAYOUTS, Layout};
+pub use fused::*;
 use halfbyte::{
     ops::Heads,
     quant::{BLOCK_SIZES, Format},
@@ -179,39 +182,9 @@ pub fn normed_products() -> Vec<(Adapted, bool)> {
         let adapters: &[_] = if i % 2 == 0 { &[(8, 0, 20), (5, 20, 32)] } else { &[] };
         cases.push((Adapted { product, quantization, adapters, ..stack() }, i % 2 == 0));
     }
+    let gated = |(product, quantization)| (Adapted { product, quantization, adapters: &[], ..stack() }, true);
+    cases.extend(gated_products().into_iter().map(gated));
     cases
-}
-
-/// The most tokens of the kernels that decode into operand A on Hopper: for 17 and more, and of the input gradient.
-pub const MOST_FUSED: usize = 1024;
-pub const MOST_FUSED_GRAD: usize = 512;
-
-/// Products for the first of them: tokens on both sides of each of its limits and of each size of its tiles, weights with
-/// whole tiles and with tails, with one step of the contraction and with several that CTAs share.
-pub fn fused_products() -> Vec<(Product, Quantization)> {
-    let tokens = [16, 17, 32, 33, 64, 65, 96, 97, 128, 129, 192, 256, 257, 300, MOST_FUSED, MOST_FUSED + 1];
-    let mut products = each_quantized(&tokens, &[[192, 256], [193, 768], [17, 1280], [400, 2560], [1, 256]]);
-    // More tiles of 64 outputs than a GPU has multiprocessors, but not of 192.
-    products.extend(each_quantized(&[17, 32, 50, 64], &[[8700, 512]]));
-    products
-}
-
-/// The same for the second, whose contraction is over the outputs, in steps of 64.
-pub fn fused_grad_products() -> Vec<(Product, Quantization)> {
-    let tokens = [1, 2, 8, 9, 63, 64, 65, 127, 128, 129, 200, 257, MOST_FUSED_GRAD, MOST_FUSED_GRAD + 1];
-    each_quantized(&tokens, &[[64, 256], [200, 768], [65, 1280], [1000, 2560], [1, 256]])
-}
-
-fn each_quantized(tokens: &[usize], weights: &[[usize; 2]]) -> Vec<(Product, Quantization)> {
-    let all = Quantization::all();
-    let of = |(i, n): (usize, usize)| {
-        weights.iter().enumerate().map(move |(j, &[outputs, inputs])| {
-            let (layout, accumulate) = (LAYOUTS[(i + j) % 3], (i + j) % 2 == 1);
-            (Product { n, outputs, inputs, layout, accumulate }, i * weights.len() + j)
-        })
-    };
-    let products = tokens.iter().copied().enumerate().flat_map(of);
-    products.map(|(product, i)| (product, all[i * 5 % all.len()])).collect()
 }
 
 /// An adapter of rank `rank` beside a product.

@@ -2,7 +2,7 @@
 //! |---|---|---|
 //! | up to 8, forward | inputs % 256 = 0, outputs % 16 = 0, blocks of 64, a GPU with bulk copies | `gemv`: as `skinny`, but a warp of its own copies the codes, before x is there |
 //! | up to 16, forward | inputs % 256 = 0, 16 outputs and more, blocks of 64 and more | `skinny`: reads the codes once, as operand A of the tensor cores |
-//! | 17 to 1024 forward, up to 512 in a gradient, on Hopper | inputs % 256 = 0, blocks of 64 and more | `wgmma`: decodes into the registers that are operand A |
+//! | 17 (large weights: 9) to 1024 forward, up to 512 in a gradient, on Hopper | inputs % 256 = 0, blocks of 64 and more | `wgmma`: decodes into the registers that are operand A |
 //! | up to [`FUSED_TOKENS`] | inputs % 32 = 0 | `mma`: dequantizes tiles into shared memory |
 //! | more | inputs % 8 = 0 | dequantized to scratch, then as a dense weight |
 //! | up to 8, forward | any, and f32 | `simt_rows`: one warp for each output |

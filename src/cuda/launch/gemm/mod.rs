@@ -4,6 +4,7 @@
 mod gemv;
 pub(in crate::cuda) mod linear;
 pub(in crate::cuda) mod linear4;
+mod linear4_plan;
 mod linear4_wgmma;
 pub(in crate::cuda) mod lora;
 pub(in crate::cuda) mod lora_linear4;

@@ -1,7 +1,7 @@
-//! One or two tokens: `gemv` with the norm in front, adapters beside and SwiGLU behind. Three to eight: SwiGLU behind, where there
-//! are no adapters. Otherwise one kernel after the other.
+//! One or two tokens: `gemv` with the norm in front, adapters beside and SwiGLU behind. Three to 128: SwiGLU behind, where there
+//! are no adapters and, from nine on, a tile for each multiprocessor is all of the output. Otherwise one kernel after the other.
 
-use super::{Gemm, SKINNY_ROWS, gemv, linear4::linear4, lora::loras};
+use super::{Gemm, SKINNY_ROWS, gemv, linear4::linear4, linear4_wgmma, lora::loras};
 use crate::{
     buffer::{Mat, MatMut, View},
     cuda::{
@@ -60,9 +60,12 @@ pub(in crate::cuda) fn norm_linear4<T: Float>(cuda: &Cuda, op: NormLinear4<'_, C
     rms_norm(cuda, RmsNorm { x, add: None, weight: norm, eps, out: normed.reborrow() })?;
     fused.gemm = Gemm::new("norm_linear4", false, &normed.mat(), &mut out, false);
     fused.norm = None;
-    // SAFETY: `NormLinear4::verify` checked every shape; `normed` has those of `x`.
-    if fused.gated.is_some() && parts.is_empty() && unsafe { fused.run(cuda)? } {
-        return Ok(());
+    if let (Some(out), []) = (fused.gated, parts) {
+        let gemm = Gemm { out, ..fused.gemm };
+        // SAFETY: `NormLinear4::verify` checked every shape; `normed` has those of `x`.
+        if unsafe { fused.run(cuda)? || linear4_wgmma::run_gated(cuda, &gemm, &weight)? } {
+            return Ok(());
+        }
     }
     linear4(cuda, Linear4 { x: normed.mat(), weight, out: out.reborrow(), accumulate: false })?;
     adapters(cuda, normed.mat(), parts, xa, out.reborrow())?;
