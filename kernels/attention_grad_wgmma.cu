@@ -297,7 +297,6 @@ template <class T, int D> struct QueriesGradient {
         size_t row0 = size_t(job.head) * p.n + job.start;
         RowScalars<1> rows(p.lse + row0, p.delta + row0, query, job.len);
         load_rows<T, D, Queries>(queries, shared_address(shared.q));
-        shared.q_ring.release(q);
         clear(d_q[0]);
         unsigned tile = key_tiles(job);
         while (tile > 1 && (tile - 1) * Q_KEYS > first + group * 64 + 63) { // after all queries of this warpgroup
@@ -307,7 +306,6 @@ template <class T, int D> struct QueriesGradient {
         }
         shared.d_ring.await(d);
         load_rows<T, D, Queries>(gradients, shared_address(shared.d_out));
-        shared.d_ring.release(d);
         queue_scores(k, v);
         for (bool begun = false;; begun = true) {
             tile--;
@@ -315,6 +313,8 @@ template <class T, int D> struct QueriesGradient {
             if (begun) shared.k_ring.release(k);
             weigh_queries(s, rows.lse, p.scale * LOG2_E);
             wgmma_wait<0>(dp[0]);
+            // Products have read them (Barrier::warp_arrives).
+            if (!begun) shared.q_ring.release(q), shared.d_ring.release(d);
             shared.v_ring.release(v);
             slope_queries(s, dp, rows.delta, tile * Q_KEYS + Q_KEYS - 1 > query, query, tile * Q_KEYS);
             to_fragments<T>(slopes, s);

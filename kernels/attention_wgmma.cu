@@ -93,12 +93,12 @@ template <class T, int D> struct Forward {
         Span span(prefix, job);
         unsigned query = job.tile * QUERIES + warp_row; // of this warp, the first
         load_rows<T, D, QueryTile>(queries, shared_address(shared.q));
-        shared.q_ring.release(q);
         softmax.begin();
         clear(o[0]);
         shared.k_ring.await(k);
         multiply_scores();
         wgmma_wait<0>(s[0]);
+        shared.q_ring.release(q); // which the product has read (Barrier::warp_arrives)
         shared.k_ring.release(k);
         mask(s, query, job.tile * QUERIES);
         softmax.weigh(s, shrink, p.scale * LOG2_E);

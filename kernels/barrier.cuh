@@ -8,19 +8,24 @@ struct Barrier {
     __device__ __forceinline__ void init(unsigned arrivals) {
         asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&word)), "r"(arrivals) : "memory");
     }
-    __device__ __forceinline__ void arrive() {
-        asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(&word)) : "memory");
+    __device__ __forceinline__ void arrive(unsigned seen = 0) {
+        // The compiler cannot know that this is 0.
+        unsigned nothing = seen & (blockDim.z - 1);
+        asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(&word) + nothing) : "memory");
     }
     // A warp does not need any longer what it has read. One lane says so, after all of them; racecheck does not see that
     // __syncwarp orders their reads before that, so for it every lane does: NVCC_APPEND_FLAGS=-DRACECHECK.
+    //
+    // That loads were issued is not enough: an arrival overtakes them while products read shared memory, and the copy engine
+    // was seen to overwrite rows that a warp had asked for. So either what was loaded has been used, or `seen` is made of it.
 #ifdef RACECHECK
     static constexpr unsigned WARP_ARRIVALS = 32;
 #else
     static constexpr unsigned WARP_ARRIVALS = 1;
 #endif
-    __device__ __forceinline__ void warp_arrives() {
+    __device__ __forceinline__ void warp_arrives(unsigned seen = 0) {
         __syncwarp();
-        if (threadIdx.x % 32 < WARP_ARRIVALS) arrive();
+        if (threadIdx.x % 32 < WARP_ARRIVALS) arrive(seen);
     }
     // One arrival, and so many bytes of copies that the phase waits for.
     __device__ __forceinline__ void expect(unsigned bytes) {

@@ -318,7 +318,7 @@ template <class T, class O, bool NESTED, unsigned TOKENS, Fused FUSED = Fused::N
         uint4 low[2] = {load16(from), load16(other)}, high[2] = {load16(from + eight_rows), load16(other + eight_rows)};
         float a = scale(at.scale, groups, at.block);
         float b = scale(at.scale + 8 * scale_pitch, groups, at.block + 8 * blocks);
-        empty[s].warp_arrives();
+        empty[s].warp_arrives(low[0].x | low[1].x | high[0].x | high[1].x);
         float d[4];
         multiply(low, high, x, d);
         d[0] *= a, d[1] *= a, d[2] *= b, d[3] *= b;

@@ -137,7 +137,10 @@ template <class T, class O, bool NESTED, bool GATED = false> struct Gemv8 {
             high[b] = *reinterpret_cast<const uint2 *>(codes + 8 * pitch() + b * 32);
         }
         float scale0 = scale(scales, block), scale1 = scale(scales + 8 * scale_pitch(), block + 8 * blocks());
-        empty(s).warp_arrives();
+        unsigned seen = __float_as_uint(scale0) | __float_as_uint(scale1);
+#pragma unroll
+        for (int b = 0; b < 4; b++) seen |= low[b].x | high[b].x;
+        empty(s).warp_arrives(seen);
 #pragma unroll
         for (int b = 0; b < 4; b++) {
             float d[4] = {};

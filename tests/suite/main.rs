@@ -9,6 +9,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod again;
 mod devices;
 mod memory;
 mod threads;
@@ -37,6 +38,7 @@ fn main() {
         trials.extend(on_cuda(&format!("{group}::"), checks));
     }
     trials.extend(on_cuda("memory::", memory::cuda_checks()));
+    trials.extend(on_cuda("again::", again::checks()));
     trials.extend(on_cuda("devices::", devices::checks()));
     run(trials);
 }
