@@ -93,8 +93,9 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         match (own, &self.head) {
             (None, Some(head)) => head.forward(ctx.backend, normed, out.reborrow(), false)?,
             (own, _) => {
-                let weight = own.unwrap_or(self.embedding(ctx));
-                Linear { x: normed, weight, out: out.reborrow(), accumulate: false }.run(ctx.backend)?;
+                let own = own.or_else(|| ctx.adapter.and_then(DeviceAdapter::embedding));
+                let (weight, settled) = (own.unwrap_or(self.embedding.view()), own.is_none());
+                Linear { x: normed, weight, out: out.reborrow(), accumulate: false, settled }.run(ctx.backend)?;
             }
         }
         ctx.adapt_head(normed, out, ends, chunk)

@@ -152,7 +152,7 @@ impl<B: Backend, T: Float> RowsOfWeight<'_, B, T> {
         accumulate: bool,
     ) -> Result<()> {
         match *self {
-            RowsOfWeight::Dense(weight) => Linear { x, weight, out, accumulate }.run(backend)?,
+            RowsOfWeight::Dense(weight) => Linear { x, weight, out, accumulate, settled: true }.run(backend)?,
             RowsOfWeight::Quantized(weight) => Linear4 { x, weight, out, accumulate }.run(backend)?,
         }
         Ok(())

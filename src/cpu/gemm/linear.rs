@@ -13,7 +13,7 @@ use crate::{
 };
 
 pub(in crate::cpu) fn linear<T: Float, O: Float>(op: Linear<'_, Cpu, T, O>) {
-    let Linear { x, weight, out, accumulate } = op;
+    let Linear { x, weight, out, accumulate, .. } = op;
     let weight = Dense::of(weight, out.cols, x.cols);
     product(Dense::new(x), weight, out, accumulate);
 }

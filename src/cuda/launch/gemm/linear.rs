@@ -30,7 +30,17 @@ const SKINNY16: Kernel<LinearParams> = Kernel::new("linear", "linear_skinny16");
 
 /// A dense weight of the input type, whose rows are as long as its columns are many.
 #[derive(Clone, Copy)]
-pub(super) struct Dense(pub(super) *const c_void);
+pub(super) struct Dense {
+    pub(super) ptr: *const c_void,
+    /// Kernels that still run do not write it.
+    settled: bool,
+}
+
+impl Dense {
+    pub(super) fn new(ptr: *const c_void) -> Self {
+        Dense { ptr, settled: false }
+    }
+}
 
 impl GemmWeight for Dense {
     type Params = LinearParams;
@@ -39,7 +49,7 @@ impl GemmWeight for Dense {
         let (rows, cols) = gemm.weight_shape();
         LinearParams {
             x: gemm.x,
-            weight: self.0,
+            weight: self.ptr,
             out: gemm.out,
             partial,
             n: dim(gemm.n),
@@ -47,6 +57,7 @@ impl GemmWeight for Dense {
             cols: dim(cols),
             accumulate: gemm.accumulate.into(),
             splits: dim(splits),
+            settled: self.settled.into(),
         }
     }
 }
@@ -54,13 +65,13 @@ impl GemmWeight for Dense {
 pub(in crate::cuda) fn linear<T: Float, O: Float>(cuda: &Cuda, mut op: Linear<'_, Cuda, T, O>) -> Result<()> {
     let gemm = Gemm::new("linear", false, &op.x, &mut op.out, op.accumulate);
     // SAFETY: `Linear::verify` checked the shapes of `x`, `out` and the weight against each other.
-    unsafe { dense(cuda, &gemm, Dense(op.weight.ptr() as _)) }
+    unsafe { dense(cuda, &gemm, Dense { ptr: op.weight.ptr() as _, settled: op.settled }) }
 }
 
 pub(in crate::cuda) fn linear_grad<T: Float>(cuda: &Cuda, mut op: LinearGrad<'_, Cuda, T>) -> Result<()> {
     let gemm = Gemm::new("linear_grad", true, &op.d_out, &mut op.d_x, op.accumulate);
     // SAFETY: `LinearGrad::verify` checked the shapes of `d_out`, `d_x` and the weight against each other.
-    unsafe { dense(cuda, &gemm, Dense(op.weight.ptr() as _)) }
+    unsafe { dense(cuda, &gemm, Dense::new(op.weight.ptr() as _)) }
 }
 
 /// Queues a product with a dense weight, by the table above.
@@ -70,12 +81,12 @@ pub(in crate::cuda) fn linear_grad<T: Float>(cuda: &Cuda, mut op: LinearGrad<'_,
 pub(super) unsafe fn dense(cuda: &Cuda, gemm: &Gemm, weight: Dense) -> Result<()> {
     let kernels = if gemm.grad { &GRAD } else { &FORWARD };
     let (_, cols) = gemm.weight_shape();
-    let plan = if !gemm.x_fits_tensor_cores() || !is_aligned(weight.0, cols * gemm.input.bytes(), 16) {
+    let plan = if !gemm.x_fits_tensor_cores() || !is_aligned(weight.ptr, cols * gemm.input.bytes(), 16) {
         plan::simt(cuda, gemm, kernels)?
     } else if gemm.is_skinny() {
         skinny(cuda, gemm)
     // SAFETY: this function's contract is that of `run_blas`.
-    } else if unsafe { run_blas(cuda, gemm, weight.0) }? {
+    } else if unsafe { run_blas(cuda, gemm, weight.ptr) }? {
         return Ok(());
     } else {
         plan::mma(cuda, gemm, kernels)?

@@ -239,7 +239,7 @@ unsafe fn forward<T: Float>(
         unsafe {
             stack.decode(cuda, rows.clone(), scratch)?;
             stack.columns_beside(cuda, xa, rows.clone(), behind(scratch, weight.cols, T::DTYPE))?;
-            linear::dense(cuda, &part_of(gemm, rows), Dense(ptr))?;
+            linear::dense(cuda, &part_of(gemm, rows), Dense::new(ptr))?;
         }
         xa.rows = 0; // it is there
     }
@@ -376,7 +376,7 @@ unsafe fn backward<T: Float>(
             if below > 0 {
                 stack.rows_below(cuda, d_xa, out)?;
             }
-            linear::dense(cuda, &part_of(gemm, rows.start..rows.end + below), Dense(ptr))?;
+            linear::dense(cuda, &part_of(gemm, rows.start..rows.end + below), Dense::new(ptr))?;
         }
     }
     Ok(())
