@@ -129,7 +129,7 @@ pub struct Layout {
     pub len: usize,
     /// Columns of the matrix that keeps `x Aᵀ`: the most that one decoder layer needs.
     pub xa_columns: usize,
-    /// The most of these that modules with one input need, rounded up as [`halfbyte::ops::LoraLinear4`] wants it: what is
+    /// The most of these that modules with one input need, rounded up as [`halfbyte::ops::LoraLinear`] wants it: what is
     /// left behind that input for a product that takes them along.
     pub room: usize,
     /// Columns of the matrices that the adapters of the embedding and the output head work with: the larger of their ranks,

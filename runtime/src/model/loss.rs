@@ -93,7 +93,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         match (own, &self.head) {
             (None, Some(head)) => head.forward(ctx.backend, normed, out.reborrow(), false)?,
             (own, _) => {
-                let weight = own.unwrap_or(self.embedding(ctx));
+                let weight = own.map_or_else(|| self.embedding(ctx), |head| self.as_table(head));
                 Linear { x: normed, weight, out: out.reborrow(), accumulate: false }.run(ctx.backend)?;
             }
         }
@@ -114,7 +114,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         match (own, &self.head) {
             (None, Some(head)) => head.backward(ctx.backend, d_out, d_x.reborrow(), false)?,
             (own, _) => {
-                let weight = own.unwrap_or(self.embedding(ctx));
+                let weight = own.map_or_else(|| self.embedding(ctx), |head| self.as_table(head));
                 LinearGrad { d_out, weight, d_x: d_x.reborrow(), accumulate: false }.run(ctx.backend)?;
             }
         }
