@@ -142,6 +142,17 @@ impl<B: Storage, T: Float> DenseBuf<B, T> {
     pub fn shape(&self) -> [usize; 2] {
         self.shape
     }
+
+    /// So many columns behind the weight's, and rows below them.
+    pub fn room(&self) -> usize {
+        self.room
+    }
+
+    /// Elements of weight and room.
+    #[expect(clippy::len_without_is_empty, reason = "what it takes, not what it holds")]
+    pub fn len(&self) -> usize {
+        self.buf.len()
+    }
 }
 
 impl<B: Backend, T: Float> DenseBuf<B, T> {
