@@ -108,8 +108,9 @@ impl Job for Measure {
         say!("{}", args.measured.heading(&backend));
         say!("adapter: r {lora_r} on all linear layers, dropout {lora_dropout}; {steps} steps each");
         say!("{plan}");
-        let model = Qwen3::<B, T>::random_with(&backend, &config, args.measured.base(), 0, plan.embedding)?;
+        let mut model = Qwen3::<B, T>::random_with(&backend, &config, args.measured.base(), 0, plan.embedding)?;
         let adapter = random_adapter(&config, lora_r, lora_dropout, 0)?;
+        model.make_room(&backend, &adapter.config)?;
         say!("\nbatch  length  tokens/s   step, ms  peak GiB  counted");
         for training in args.trainings() {
             let speed = or_out_of_memory(train(&backend, &model, &adapter, training))?;

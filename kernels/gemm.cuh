@@ -52,13 +52,14 @@ template <class T, class O> struct Gemm {
     }
 };
 
-// A dense weight.
+// A dense weight, whose rows may have gaps between them.
 template <class T> struct Dense {
     const T *w;
-    unsigned rows, cols;
+    unsigned stride, rows, cols;
 
+    __device__ __forceinline__ size_t index(unsigned row, unsigned col) const { return size_t(row) * stride + col; }
     __device__ __forceinline__ float at(size_t i) const { return to_f32(w[i]); }
-    // Elements i .. i + 3; i and cols are multiples of 4.
+    // Elements i .. i + 3 of a row.
     __device__ __forceinline__ float4 at4(size_t i) const {
         return make_float4(to_f32(w[i]), to_f32(w[i + 1]), to_f32(w[i + 2]), to_f32(w[i + 3]));
     }
@@ -70,7 +71,7 @@ template <class T, class O> __device__ __forceinline__ Gemm<T, O> gemm_of(const 
     return {p.x, p.out, p.partial, p.n, m, k, p.accumulate, p.splits};
 }
 template <class T> __device__ __forceinline__ Dense<T> dense_of(const LinearParams &p) {
-    return {static_cast<const T *>(p.weight), p.rows, p.cols};
+    return {static_cast<const T *>(p.weight.ptr), p.weight.stride, p.rows, p.cols};
 }
 
 // Entry points that call kernel<T, O, ...>: `name_T` stores T, `name_T_f32` stores f32. An EARLY kernel waits itself for

@@ -86,19 +86,19 @@ template <class T, unsigned TOKENS, bool GAPS> struct GemvAdapters {
     template <class Each> __device__ __forceinline__ void each_b(unsigned row, Each each) const {
         unsigned first = 0;
         for (unsigned f = 0; f < p.adapters; first += p.b[f++].r) {
-            const LoraLinear4Factor &factor = p.b[f];
+            const LoraLinearFactor &factor = p.b[f];
             unsigned own = row - factor.row;
             if (own < factor.rows) each(factor, static_cast<const T *>(factor.ptr) + size_t(own) * factor.r, first);
         }
     }
     // Four lanes: into L1.
     __device__ __forceinline__ void touch_b(unsigned row) const {
-        each_b(row, [](const LoraLinear4Factor &factor, const T *b, unsigned) {
+        each_b(row, [](const LoraLinearFactor &factor, const T *b, unsigned) {
             for (unsigned k = threadIdx.x % 4 * 16; k < factor.r; k += 64) touch(b + k);
         });
     }
     __device__ __forceinline__ void prefetch_b(unsigned row) const {
-        each_b(row, [](const LoraLinear4Factor &factor, const T *b, unsigned) {
+        each_b(row, [](const LoraLinearFactor &factor, const T *b, unsigned) {
             for (unsigned k = 0; k < factor.r; k += 64) prefetch_l2(b + k);
         });
     }
@@ -108,7 +108,7 @@ template <class T, unsigned TOKENS, bool GAPS> struct GemvAdapters {
             T v[4];
         };
         float sum = 0.f;
-        each_b(row, [&](const LoraLinear4Factor &factor, const T *b, unsigned first) {
+        each_b(row, [&](const LoraLinearFactor &factor, const T *b, unsigned first) {
             unsigned xa = token * p.columns + first;
             float dot = 0.f;
             for (unsigned k = threadIdx.x % 4 * 4; k < factor.r; k += 16) {

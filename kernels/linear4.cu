@@ -21,6 +21,7 @@ template <class T> struct Quantized {
     const float *map;
     unsigned rows, cols;
 
+    __device__ __forceinline__ size_t index(unsigned row, unsigned col) const { return size_t(row) * cols + col; }
     __device__ __forceinline__ static float round(float v) { return to_f32(from_f32<T>(v)); }
     __device__ __forceinline__ float at(size_t i) const { return round(weight4_at(p, i, map)); }
     __device__ __forceinline__ float4 at4(size_t i) const {

@@ -59,7 +59,7 @@ template <class T, bool GRAD> struct DenseStager {
             unsigned c = threadIdx.x + i * MMA_THREADS, row = c / PIECES, piece = c % PIECES;
             unsigned r = (GRAD ? k0 : j0) + row, col = (GRAD ? j0 : k0) + piece * 8;
             bool inside = r < weight.rows && col < weight.cols;
-            const T *from = inside ? weight.w + size_t(r) * weight.cols + col : weight.w;
+            const T *from = inside ? weight.w + weight.index(r, col) : weight.w;
             cp_async16(tile + weight_tile<GRAD>(row, piece), from, inside ? 16 : 0);
         }
     }

@@ -176,7 +176,7 @@ enum {
 // linear, linear_grad: the same with a dense weight T [rows, cols].
 typedef struct {
     Matrix x;
-    const void *weight; // T [rows, cols]
+    Matrix weight; // T [rows, cols]
     MatrixMut out;
     float *partial;
     unsigned n, rows, cols;
@@ -309,37 +309,37 @@ enum {
     LORA_SKINNY_MAX_R = 64,
 };
 
-// lora_linear4: what is put beside the operands of a product, so that it takes adapters along.
+// lora_linear: what is put beside the operands of a product, so that it takes adapters along.
 typedef struct {
     Matrix x;      // T [rows, used]
     MatrixMut out; // T [rows, cols]: x, then zeros
     unsigned rows, used, cols;
-} LoraLinear4CopyParams;
+} LoraLinearCopyParams;
 // A factor of one adapter of a stack.
 typedef struct {
     const void *ptr;    // T: B [rows, r], or A [r, in]
     unsigned row, rows; // of the weight, its outputs
     unsigned col, r;    // of xa, its columns
     float scale;
-} LoraLinear4Factor;
+} LoraLinearFactor;
 enum {
-    LORA_LINEAR4_FACTORS = 4,
-    LORA_LINEAR4_THREADS = 256,
+    LORA_LINEAR_FACTORS = 4,
+    LORA_LINEAR_THREADS = 256,
 };
 typedef struct {
-    LoraLinear4Factor factors[LORA_LINEAR4_FACTORS];
+    LoraLinearFactor factors[LORA_LINEAR_FACTORS];
     unsigned count;
     MatrixMut out;      // T [rows, cols]: columns beside some rows of the weight, or rows below it
     unsigned first_row; // of the weight, beside the first of `out`
     unsigned rows, cols;
-} LoraLinear4FactorsParams;
+} LoraLinearFactorsParams;
 // Both operands; either may have no rows.
 typedef struct {
-    LoraLinear4CopyParams xa;
-    LoraLinear4FactorsParams factors;
-} LoraLinear4Params;
+    LoraLinearCopyParams xa;
+    LoraLinearFactorsParams factors;
+} LoraLinearParams;
 
-// norm_linear4, lora_linear4: out = rms_norm(x) W^T and what adapters add, and gated = swiglu(out), 4-bit W [rows, cols].
+// norm_linear4, lora_linear: out = rms_norm(x) W^T and what adapters add, and gated = swiglu(out), 4-bit W [rows, cols].
 typedef struct {
     Linear4Params linear; // of x as it is before the norm; with gated, out is not written
     const float *norm;    // [cols], or null
@@ -347,8 +347,8 @@ typedef struct {
     MatrixMut normed; // T [n, cols]: rms_norm(x)
     MatrixMut gated;  // T [n, rows / 2], or null
     MatrixMut xa;     // T [n, _]: x A^T
-    const void *a[LORA_LINEAR4_FACTORS];
-    LoraLinear4Factor b[LORA_LINEAR4_FACTORS];
+    const void *a[LORA_LINEAR_FACTORS];
+    LoraLinearFactor b[LORA_LINEAR_FACTORS];
     unsigned adapters, columns; // of xa: those of all adapters together
     unsigned *tickets;          // two zeros, before and after, or null without adapters
 } NormLinear4Params;

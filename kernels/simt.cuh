@@ -1,6 +1,6 @@
 #pragma once
 // Products with FMA in f32, for f32 and for what the tensor-core kernels do not take: any shape, any stride.
-// A weight source `W` gives at(i) and at4(i): elements of the flattened weight, as rounded to the compute type.
+// A weight source `W` gives index(row, col), and at(i) and at4(i): elements there, as rounded to the compute type.
 //
 // 256 threads, 16 by 16, have 4 x 4 outputs each: two 16-byte reads of shared memory feed 16 FMA. Tiles have k as rows,
 // so that what a thread reads is contiguous; the 4 elements of padding keep rows aligned to 16 bytes and bring the
@@ -21,7 +21,7 @@ struct SimtTiles {
 template <class W> __device__ __forceinline__ float4 weight_row4(const W &w, unsigned row, unsigned col) {
     float4 v = {};
     if (row >= w.rows) return v;
-    size_t i = size_t(row) * w.cols + col;
+    size_t i = w.index(row, col);
     if (w.cols % 4 == 0) return col < w.cols ? w.at4(i) : v;
     if (col < w.cols) v.x = w.at(i);
     if (col + 1 < w.cols) v.y = w.at(i + 1);

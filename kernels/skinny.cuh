@@ -1,8 +1,8 @@
 #pragma once
 // Up to 16 tokens and a dense weight, which is read once. The weight is operand A of the tensor cores, straight from memory:
 // 16 of its rows, with up to 16 tokens as B. Lane (g, t) holds k = 16 t .. 16 t + 15 of each 64, of rows g and g + 8, and x of
-// token g at the same k; which of them the tensor cores call which column does not matter to a sum. Wants x, its rows and the
-// weight aligned to 16 bytes and cols a multiple of 8.
+// token g at the same k; which of them the tensor cores call which column does not matter to a sum. Wants x and the
+// weight, and their rows, aligned to 16 bytes and cols a multiple of 8.
 //
 // The weight is read once and never again, so it does not pass through shared memory: a warp asks for 4 KiB of it, 16
 // rows by 128, as soon as the last ones are multiplied, and 24 warps on a multiprocessor (3 CTAs; 2 with 16 tokens, by
@@ -40,7 +40,7 @@ template <class T, class O, int TOKENS8> struct Skinny {
         }
     }
     __device__ __forceinline__ SkinnyRow<T> weight_row(unsigned row) const {
-        return {row < p.rows ? static_cast<const T *>(p.weight) + size_t(row) * p.cols : nullptr, p.cols};
+        return {row < p.rows ? row_of<T>(p.weight, row) : nullptr, p.cols};
     }
     // This lane's columns of the 128, 8 of them.
     __device__ __forceinline__ unsigned column(int i) const { return i / 2 * 64 + t * 16 + i % 2 * 8; }

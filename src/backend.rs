@@ -30,8 +30,8 @@ macro_rules! each_op {
             weight_grad(WeightGrad<T>) in gemm::weight_grad;
             lora(Lora<T>) in gemm::lora;
             lora_grad(LoraGrad<T>) in gemm::lora;
-            lora_linear4(LoraLinear4<T>) in gemm::lora_linear4;
-            lora_linear4_grad(LoraLinear4Grad<T>) in gemm::lora_linear4;
+            lora_linear(LoraLinear<T>) in gemm::lora_linear;
+            lora_linear_grad(LoraLinearGrad<T>) in gemm::lora_linear;
 
             // DoRA
             row_squares(RowSquares<T>) in dora;

@@ -11,7 +11,7 @@
 //! let (x, weight, mut out) = ([1_f32, 2.0], [3_f32, 4.0, 5.0, 6.0], [0_f32; 2]);
 //! Linear {
 //!     x: Mat::new(View::from(&x[..]), 1, 2),
-//!     weight: View::from(&weight[..]),
+//!     weight: Mat::new(View::from(&weight[..]), 2, 2),
 //!     out: MatMut::new(ViewMut::from(&mut out[..]), 1, 2),
 //!     accumulate: false,
 //!     settled: false,
@@ -130,7 +130,9 @@ mod tests {
             (x, weight, ViewMut::from_raw(&cpu, out.as_mut_ptr().wrapping_add(1), 5).unwrap())
         };
         let (x, out_mat) = (Mat::with_stride(x, 2, 2, 3), MatMut::with_stride(view, 2, 2, 3));
-        Linear { x, weight, out: out_mat, accumulate: false, settled: false }.run(&cpu).unwrap();
+        Linear { x, weight: Mat::new(weight, 2, 2), out: out_mat, accumulate: false, settled: false }
+            .run(&cpu)
+            .unwrap();
         assert_eq!(out, [7.0, 3.0, -1.0, 7.0, 7.0, -1.0, 7.0]);
     }
 

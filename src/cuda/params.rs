@@ -267,7 +267,7 @@ pub const LINEAR4_GRAD_WGMMA_THREADS: u32 = 384;
 #[derive(Debug, Copy, Clone)]
 pub struct LinearParams {
     pub x: Matrix,
-    pub weight: *const ::core::ffi::c_void,
+    pub weight: Matrix,
     pub out: MatrixMut,
     pub partial: *mut f32,
     pub n: ::core::ffi::c_uint,
@@ -279,18 +279,18 @@ pub struct LinearParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of LinearParams"][::core::mem::size_of::<LinearParams>() - 72usize];
+    ["Size of LinearParams"][::core::mem::size_of::<LinearParams>() - 80usize];
     ["Alignment of LinearParams"][::core::mem::align_of::<LinearParams>() - 8usize];
     ["Offset of field: LinearParams::x"][::core::mem::offset_of!(LinearParams, x) - 0usize];
     ["Offset of field: LinearParams::weight"][::core::mem::offset_of!(LinearParams, weight) - 16usize];
-    ["Offset of field: LinearParams::out"][::core::mem::offset_of!(LinearParams, out) - 24usize];
-    ["Offset of field: LinearParams::partial"][::core::mem::offset_of!(LinearParams, partial) - 40usize];
-    ["Offset of field: LinearParams::n"][::core::mem::offset_of!(LinearParams, n) - 48usize];
-    ["Offset of field: LinearParams::rows"][::core::mem::offset_of!(LinearParams, rows) - 52usize];
-    ["Offset of field: LinearParams::cols"][::core::mem::offset_of!(LinearParams, cols) - 56usize];
-    ["Offset of field: LinearParams::accumulate"][::core::mem::offset_of!(LinearParams, accumulate) - 60usize];
-    ["Offset of field: LinearParams::splits"][::core::mem::offset_of!(LinearParams, splits) - 64usize];
-    ["Offset of field: LinearParams::settled"][::core::mem::offset_of!(LinearParams, settled) - 68usize];
+    ["Offset of field: LinearParams::out"][::core::mem::offset_of!(LinearParams, out) - 32usize];
+    ["Offset of field: LinearParams::partial"][::core::mem::offset_of!(LinearParams, partial) - 48usize];
+    ["Offset of field: LinearParams::n"][::core::mem::offset_of!(LinearParams, n) - 56usize];
+    ["Offset of field: LinearParams::rows"][::core::mem::offset_of!(LinearParams, rows) - 60usize];
+    ["Offset of field: LinearParams::cols"][::core::mem::offset_of!(LinearParams, cols) - 64usize];
+    ["Offset of field: LinearParams::accumulate"][::core::mem::offset_of!(LinearParams, accumulate) - 68usize];
+    ["Offset of field: LinearParams::splits"][::core::mem::offset_of!(LinearParams, splits) - 72usize];
+    ["Offset of field: LinearParams::settled"][::core::mem::offset_of!(LinearParams, settled) - 76usize];
 };
 pub const LINEAR_SKINNY_THREADS: u32 = 256;
 pub const LINEAR_SKINNY8_CTAS: u32 = 3;
@@ -326,14 +326,14 @@ pub struct LinearMaxParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of LinearMaxParams"][::core::mem::size_of::<LinearMaxParams>() - 112usize];
+    ["Size of LinearMaxParams"][::core::mem::size_of::<LinearMaxParams>() - 120usize];
     ["Alignment of LinearMaxParams"][::core::mem::align_of::<LinearMaxParams>() - 8usize];
     ["Offset of field: LinearMaxParams::linear"][::core::mem::offset_of!(LinearMaxParams, linear) - 0usize];
-    ["Offset of field: LinearMaxParams::codes"][::core::mem::offset_of!(LinearMaxParams, codes) - 72usize];
-    ["Offset of field: LinearMaxParams::bounds"][::core::mem::offset_of!(LinearMaxParams, bounds) - 80usize];
-    ["Offset of field: LinearMaxParams::highest"][::core::mem::offset_of!(LinearMaxParams, highest) - 96usize];
-    ["Offset of field: LinearMaxParams::ctas"][::core::mem::offset_of!(LinearMaxParams, ctas) - 104usize];
-    ["Offset of field: LinearMaxParams::levels"][::core::mem::offset_of!(LinearMaxParams, levels) - 108usize];
+    ["Offset of field: LinearMaxParams::codes"][::core::mem::offset_of!(LinearMaxParams, codes) - 80usize];
+    ["Offset of field: LinearMaxParams::bounds"][::core::mem::offset_of!(LinearMaxParams, bounds) - 88usize];
+    ["Offset of field: LinearMaxParams::highest"][::core::mem::offset_of!(LinearMaxParams, highest) - 104usize];
+    ["Offset of field: LinearMaxParams::ctas"][::core::mem::offset_of!(LinearMaxParams, ctas) - 112usize];
+    ["Offset of field: LinearMaxParams::levels"][::core::mem::offset_of!(LinearMaxParams, levels) - 116usize];
 };
 pub const SCREEN_THREADS: u32 = 256;
 pub const LINEAR_MAX_CTAS: u32 = 2;
@@ -521,7 +521,7 @@ pub const LORA_SKINNY_TOKENS: u32 = 16;
 pub const LORA_SKINNY_MAX_R: u32 = 64;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
-pub struct LoraLinear4CopyParams {
+pub struct LoraLinearCopyParams {
     pub x: Matrix,
     pub out: MatrixMut,
     pub rows: ::core::ffi::c_uint,
@@ -530,17 +530,17 @@ pub struct LoraLinear4CopyParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of LoraLinear4CopyParams"][::core::mem::size_of::<LoraLinear4CopyParams>() - 48usize];
-    ["Alignment of LoraLinear4CopyParams"][::core::mem::align_of::<LoraLinear4CopyParams>() - 8usize];
-    ["Offset of field: LoraLinear4CopyParams::x"][::core::mem::offset_of!(LoraLinear4CopyParams, x) - 0usize];
-    ["Offset of field: LoraLinear4CopyParams::out"][::core::mem::offset_of!(LoraLinear4CopyParams, out) - 16usize];
-    ["Offset of field: LoraLinear4CopyParams::rows"][::core::mem::offset_of!(LoraLinear4CopyParams, rows) - 32usize];
-    ["Offset of field: LoraLinear4CopyParams::used"][::core::mem::offset_of!(LoraLinear4CopyParams, used) - 36usize];
-    ["Offset of field: LoraLinear4CopyParams::cols"][::core::mem::offset_of!(LoraLinear4CopyParams, cols) - 40usize];
+    ["Size of LoraLinearCopyParams"][::core::mem::size_of::<LoraLinearCopyParams>() - 48usize];
+    ["Alignment of LoraLinearCopyParams"][::core::mem::align_of::<LoraLinearCopyParams>() - 8usize];
+    ["Offset of field: LoraLinearCopyParams::x"][::core::mem::offset_of!(LoraLinearCopyParams, x) - 0usize];
+    ["Offset of field: LoraLinearCopyParams::out"][::core::mem::offset_of!(LoraLinearCopyParams, out) - 16usize];
+    ["Offset of field: LoraLinearCopyParams::rows"][::core::mem::offset_of!(LoraLinearCopyParams, rows) - 32usize];
+    ["Offset of field: LoraLinearCopyParams::used"][::core::mem::offset_of!(LoraLinearCopyParams, used) - 36usize];
+    ["Offset of field: LoraLinearCopyParams::cols"][::core::mem::offset_of!(LoraLinearCopyParams, cols) - 40usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
-pub struct LoraLinear4Factor {
+pub struct LoraLinearFactor {
     pub ptr: *const ::core::ffi::c_void,
     pub row: ::core::ffi::c_uint,
     pub rows: ::core::ffi::c_uint,
@@ -550,21 +550,21 @@ pub struct LoraLinear4Factor {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of LoraLinear4Factor"][::core::mem::size_of::<LoraLinear4Factor>() - 32usize];
-    ["Alignment of LoraLinear4Factor"][::core::mem::align_of::<LoraLinear4Factor>() - 8usize];
-    ["Offset of field: LoraLinear4Factor::ptr"][::core::mem::offset_of!(LoraLinear4Factor, ptr) - 0usize];
-    ["Offset of field: LoraLinear4Factor::row"][::core::mem::offset_of!(LoraLinear4Factor, row) - 8usize];
-    ["Offset of field: LoraLinear4Factor::rows"][::core::mem::offset_of!(LoraLinear4Factor, rows) - 12usize];
-    ["Offset of field: LoraLinear4Factor::col"][::core::mem::offset_of!(LoraLinear4Factor, col) - 16usize];
-    ["Offset of field: LoraLinear4Factor::r"][::core::mem::offset_of!(LoraLinear4Factor, r) - 20usize];
-    ["Offset of field: LoraLinear4Factor::scale"][::core::mem::offset_of!(LoraLinear4Factor, scale) - 24usize];
+    ["Size of LoraLinearFactor"][::core::mem::size_of::<LoraLinearFactor>() - 32usize];
+    ["Alignment of LoraLinearFactor"][::core::mem::align_of::<LoraLinearFactor>() - 8usize];
+    ["Offset of field: LoraLinearFactor::ptr"][::core::mem::offset_of!(LoraLinearFactor, ptr) - 0usize];
+    ["Offset of field: LoraLinearFactor::row"][::core::mem::offset_of!(LoraLinearFactor, row) - 8usize];
+    ["Offset of field: LoraLinearFactor::rows"][::core::mem::offset_of!(LoraLinearFactor, rows) - 12usize];
+    ["Offset of field: LoraLinearFactor::col"][::core::mem::offset_of!(LoraLinearFactor, col) - 16usize];
+    ["Offset of field: LoraLinearFactor::r"][::core::mem::offset_of!(LoraLinearFactor, r) - 20usize];
+    ["Offset of field: LoraLinearFactor::scale"][::core::mem::offset_of!(LoraLinearFactor, scale) - 24usize];
 };
-pub const LORA_LINEAR4_FACTORS: u32 = 4;
-pub const LORA_LINEAR4_THREADS: u32 = 256;
+pub const LORA_LINEAR_FACTORS: u32 = 4;
+pub const LORA_LINEAR_THREADS: u32 = 256;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
-pub struct LoraLinear4FactorsParams {
-    pub factors: [LoraLinear4Factor; 4usize],
+pub struct LoraLinearFactorsParams {
+    pub factors: [LoraLinearFactor; 4usize],
     pub count: ::core::ffi::c_uint,
     pub out: MatrixMut,
     pub first_row: ::core::ffi::c_uint,
@@ -573,33 +573,32 @@ pub struct LoraLinear4FactorsParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of LoraLinear4FactorsParams"][::core::mem::size_of::<LoraLinear4FactorsParams>() - 168usize];
-    ["Alignment of LoraLinear4FactorsParams"][::core::mem::align_of::<LoraLinear4FactorsParams>() - 8usize];
-    ["Offset of field: LoraLinear4FactorsParams::factors"]
-        [::core::mem::offset_of!(LoraLinear4FactorsParams, factors) - 0usize];
-    ["Offset of field: LoraLinear4FactorsParams::count"]
-        [::core::mem::offset_of!(LoraLinear4FactorsParams, count) - 128usize];
-    ["Offset of field: LoraLinear4FactorsParams::out"]
-        [::core::mem::offset_of!(LoraLinear4FactorsParams, out) - 136usize];
-    ["Offset of field: LoraLinear4FactorsParams::first_row"]
-        [::core::mem::offset_of!(LoraLinear4FactorsParams, first_row) - 152usize];
-    ["Offset of field: LoraLinear4FactorsParams::rows"]
-        [::core::mem::offset_of!(LoraLinear4FactorsParams, rows) - 156usize];
-    ["Offset of field: LoraLinear4FactorsParams::cols"]
-        [::core::mem::offset_of!(LoraLinear4FactorsParams, cols) - 160usize];
+    ["Size of LoraLinearFactorsParams"][::core::mem::size_of::<LoraLinearFactorsParams>() - 168usize];
+    ["Alignment of LoraLinearFactorsParams"][::core::mem::align_of::<LoraLinearFactorsParams>() - 8usize];
+    ["Offset of field: LoraLinearFactorsParams::factors"]
+        [::core::mem::offset_of!(LoraLinearFactorsParams, factors) - 0usize];
+    ["Offset of field: LoraLinearFactorsParams::count"]
+        [::core::mem::offset_of!(LoraLinearFactorsParams, count) - 128usize];
+    ["Offset of field: LoraLinearFactorsParams::out"][::core::mem::offset_of!(LoraLinearFactorsParams, out) - 136usize];
+    ["Offset of field: LoraLinearFactorsParams::first_row"]
+        [::core::mem::offset_of!(LoraLinearFactorsParams, first_row) - 152usize];
+    ["Offset of field: LoraLinearFactorsParams::rows"]
+        [::core::mem::offset_of!(LoraLinearFactorsParams, rows) - 156usize];
+    ["Offset of field: LoraLinearFactorsParams::cols"]
+        [::core::mem::offset_of!(LoraLinearFactorsParams, cols) - 160usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
-pub struct LoraLinear4Params {
-    pub xa: LoraLinear4CopyParams,
-    pub factors: LoraLinear4FactorsParams,
+pub struct LoraLinearParams {
+    pub xa: LoraLinearCopyParams,
+    pub factors: LoraLinearFactorsParams,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of LoraLinear4Params"][::core::mem::size_of::<LoraLinear4Params>() - 216usize];
-    ["Alignment of LoraLinear4Params"][::core::mem::align_of::<LoraLinear4Params>() - 8usize];
-    ["Offset of field: LoraLinear4Params::xa"][::core::mem::offset_of!(LoraLinear4Params, xa) - 0usize];
-    ["Offset of field: LoraLinear4Params::factors"][::core::mem::offset_of!(LoraLinear4Params, factors) - 48usize];
+    ["Size of LoraLinearParams"][::core::mem::size_of::<LoraLinearParams>() - 216usize];
+    ["Alignment of LoraLinearParams"][::core::mem::align_of::<LoraLinearParams>() - 8usize];
+    ["Offset of field: LoraLinearParams::xa"][::core::mem::offset_of!(LoraLinearParams, xa) - 0usize];
+    ["Offset of field: LoraLinearParams::factors"][::core::mem::offset_of!(LoraLinearParams, factors) - 48usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -611,7 +610,7 @@ pub struct NormLinear4Params {
     pub gated: MatrixMut,
     pub xa: MatrixMut,
     pub a: [*const ::core::ffi::c_void; 4usize],
-    pub b: [LoraLinear4Factor; 4usize],
+    pub b: [LoraLinearFactor; 4usize],
     pub adapters: ::core::ffi::c_uint,
     pub columns: ::core::ffi::c_uint,
     pub tickets: *mut ::core::ffi::c_uint,

@@ -15,7 +15,7 @@ use crate::{
 /// let cpu = Cpu::new();
 /// let (x, weight) = (cpu.upload(&[1_f32, 2.0])?, cpu.upload(&[3_f32, 4.0, 5.0, 6.0])?);
 /// let mut out = cpu.zeros::<f32>(2)?;
-/// let (x, weight) = (x.mat(1, 2), weight.view());
+/// let (x, weight) = (x.mat(1, 2), weight.mat(2, 2));
 /// Linear { x, weight, out: out.mat_mut(1, 2), accumulate: false, settled: false }.run(&cpu)?;
 /// assert_eq!(out.to_vec(&cpu)?, [11.0, 17.0]);
 /// # Ok::<(), halfbyte::Error>(())
@@ -24,8 +24,8 @@ use crate::{
 pub struct Linear<'a, B: Storage, T: Float, O: Float = T> {
     /// `[n, in]`.
     pub x: Mat<'a, B, T>,
-    /// `[out, in]`, row-major without gaps.
-    pub weight: View<'a, B, T>,
+    /// `[out, in]`.
+    pub weight: Mat<'a, B, T>,
     /// `[n, out]`.
     pub out: MatMut<'a, B, O>,
     /// Adds to `out` instead of overwriting it; the product may be rounded to `O` before it is added.
@@ -38,7 +38,7 @@ pub struct Linear<'a, B: Storage, T: Float, O: Float = T> {
 impl<B: Storage, T: Float, O: Float> Op<B> for Linear<'_, B, T, O> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         check.output_type::<T, O>()?;
-        check.dense(("x", self.x), ("out", self.out.mat()), ("weight", self.weight))
+        check.product(("x", self.x), ("out", self.out.mat()), self.weight)
     }
 
     fn flops(&self) -> f64 {
@@ -46,19 +46,42 @@ impl<B: Storage, T: Float, O: Float> Op<B> for Linear<'_, B, T, O> {
     }
 }
 
+/// A matrix and its name.
+type Named<'a, B, T> = (&'static str, Mat<'a, B, T>);
+
 impl<B: Storage> Check<'_, B> {
-    /// A weight, or its gradient, between two matrices of as many rows: its inputs are the columns of one of them, its
-    /// outputs those of the other.
+    /// A weight `[outputs, inputs]` between `[n, inputs]` and `[n, outputs]`.
+    pub(super) fn product<X: Float, Y: Float, W: Float>(
+        &self,
+        x: Named<'_, B, X>,
+        out: Named<'_, B, Y>,
+        weight: Mat<'_, B, W>,
+    ) -> Result<()> {
+        let shape = self.sides(x, out)?;
+        self.mat("weight", &weight, shape)
+    }
+
+    /// The same of a weight without gaps, or of its gradient.
     pub(super) fn dense<X: Float, Y: Float, W: Float>(
         &self,
-        (name, x): (&'static str, Mat<'_, B, X>),
-        (other_name, other): (&'static str, Mat<'_, B, Y>),
-        (weight_name, weight): (&'static str, View<'_, B, W>),
+        x: Named<'_, B, X>,
+        out: Named<'_, B, Y>,
+        (name, weight): (&'static str, View<'_, B, W>),
     ) -> Result<()> {
-        let ([n, cols], [other_n, other_cols]) = (x.shape(), other.shape());
-        self.mat(name, &x, [other_n, cols])?;
-        self.mat(other_name, &other, [n, other_cols])?;
-        self.len(weight_name, &weight, cols * other_cols)
+        let [outputs, inputs] = self.sides(x, out)?;
+        self.len(name, &weight, outputs * inputs)
+    }
+
+    /// Outputs and inputs, of as many rows.
+    fn sides<X: Float, Y: Float>(
+        &self,
+        (name, x): Named<'_, B, X>,
+        (out_name, out): Named<'_, B, Y>,
+    ) -> Result<[usize; 2]> {
+        let ([n, inputs], [out_n, outputs]) = (x.shape(), out.shape());
+        self.mat(name, &x, [out_n, inputs])?;
+        self.mat(out_name, &out, [n, outputs])?;
+        Ok([outputs, inputs])
     }
 
     /// Kernels store their compute type or f32.
@@ -76,7 +99,7 @@ impl<B: Storage> Check<'_, B> {
 /// let cpu = Cpu::new();
 /// let (d_out, weight) = (cpu.upload(&[1_f32, 2.0])?, cpu.upload(&[3_f32, 4.0, 5.0, 6.0])?);
 /// let mut d_x = cpu.zeros(2)?;
-/// LinearGrad { d_out: d_out.mat(1, 2), weight: weight.view(), d_x: d_x.mat_mut(1, 2), accumulate: false }.run(&cpu)?;
+/// LinearGrad { d_out: d_out.mat(1, 2), weight: weight.mat(2, 2), d_x: d_x.mat_mut(1, 2), accumulate: false }.run(&cpu)?;
 /// assert_eq!(d_x.to_vec(&cpu)?, [13.0, 16.0]);
 /// # Ok::<(), halfbyte::Error>(())
 /// ```
@@ -84,8 +107,8 @@ impl<B: Storage> Check<'_, B> {
 pub struct LinearGrad<'a, B: Storage, T: Float> {
     /// `[n, out]`.
     pub d_out: Mat<'a, B, T>,
-    /// `[out, in]`, row-major without gaps.
-    pub weight: View<'a, B, T>,
+    /// `[out, in]`.
+    pub weight: Mat<'a, B, T>,
     /// `[n, in]`.
     pub d_x: MatMut<'a, B, T>,
     /// Adds to `d_x` instead of overwriting it; the product may be rounded to `T` before it is added.
@@ -94,7 +117,7 @@ pub struct LinearGrad<'a, B: Storage, T: Float> {
 
 impl<B: Storage, T: Float> Op<B> for LinearGrad<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
-        check.dense(("d_out", self.d_out), ("d_x", self.d_x.mat()), ("weight", self.weight))
+        check.product(("d_x", self.d_x.mat()), ("d_out", self.d_out), self.weight)
     }
 
     fn flops(&self) -> f64 {

@@ -1,6 +1,6 @@
 use super::{
     check::{Check, Op},
-    lora_linear4::{LoraPart, forward_flops},
+    lora_linear::{LoraPart, forward_flops},
 };
 use crate::{
     buffer::{Mat, MatMut, Storage, View},
@@ -83,6 +83,6 @@ impl<B: Storage, T: Float> Op<B> for NormLinear4<'_, B, T> {
     }
 
     fn flops(&self) -> f64 {
-        forward_flops(self.x.shape()[0], &self.weight, self.parts)
+        forward_flops(self.x.shape()[0], [self.weight.rows, self.weight.cols], self.parts)
     }
 }

@@ -66,7 +66,7 @@ impl<B: Storage, T: Float> Op<B> for Screen<'_, B, T> {
 /// let (mut codes, mut bounds) = (cpu.zeros::<i8>(4)?, cpu.zeros(6)?);
 /// Screen { weight: weight.mat(2, 2), codes: codes.view_mut(), bounds: bounds.mat_mut(3, 2) }.run(&cpu)?;
 /// let (codes, bounds, mut out) = (codes.view(), bounds.mat(3, 2), cpu.zeros(2)?);
-/// LinearMax { x: x.mat(1, 2), weight: weight.view(), codes, bounds, out: out.mat_mut(1, 2) }.run(&cpu)?;
+/// LinearMax { x: x.mat(1, 2), weight: weight.mat(2, 2), codes, bounds, out: out.mat_mut(1, 2) }.run(&cpu)?;
 /// assert_eq!(out.to_vec(&cpu)?, [f32::NEG_INFINITY, 170.0]);
 /// # Ok::<(), halfbyte::Error>(())
 /// ```
@@ -74,8 +74,8 @@ impl<B: Storage, T: Float> Op<B> for Screen<'_, B, T> {
 pub struct LinearMax<'a, B: Storage, T: Float> {
     /// `[n, in]`.
     pub x: Mat<'a, B, T>,
-    /// `[out, in]`, row-major without gaps.
-    pub weight: View<'a, B, T>,
+    /// `[out, in]`.
+    pub weight: Mat<'a, B, T>,
     /// `[out, in]`: what [`Screen`] made of `weight`.
     pub codes: View<'a, B, i8>,
     /// `[3, out]`: likewise.
@@ -87,7 +87,7 @@ pub struct LinearMax<'a, B: Storage, T: Float> {
 impl<B: Storage, T: Float> Op<B> for LinearMax<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         let ([_, cols], [_, rows]) = (self.x.shape(), self.out.shape());
-        check.dense(("x", self.x), ("out", self.out.mat()), ("weight", self.weight))?;
+        check.product(("x", self.x), ("out", self.out.mat()), self.weight)?;
         check.len("codes", &self.codes, rows * cols)?;
         check.mat("bounds", &self.bounds, [3, rows])
     }

@@ -220,6 +220,8 @@ pub fn any_adapter() -> impl Strategy<Value = LoraCase> {
 pub struct Adapted {
     pub product: Product,
     pub quantization: Quantization,
+    /// The weight is not in 4 bits but dense, with so much room around it.
+    pub dense: Option<usize>,
     /// Of each: its rank, and its outputs from and to.
     pub adapters: &'static [(usize, usize, usize)],
     pub dropout: Option<f32>,
@@ -232,6 +234,7 @@ pub fn stack() -> Adapted {
     Adapted {
         product: Product::new(1032, 96, 256),
         quantization: Quantization::DEFAULT,
+        dense: None,
         adapters: &[(16, 0, 32), (16, 32, 64), (16, 64, 96)],
         dropout: None,
         room: 64,
@@ -239,13 +242,13 @@ pub fn stack() -> Adapted {
 }
 
 /// One and two tokens, few, and as many as make one product of all; ranks that leave columns between them, outputs without an
-/// adapter, dropout, too little room, and shapes that are left to the ops of their own.
+/// adapter, dropout, too little room, and shapes that are left to the ops of their own; in 4 bits and dense.
 pub fn adapted() -> Vec<Adapted> {
     let fp4 = Quantization { format: Format::Fp4, block_size: 128, nested: false };
     let plain = Quantization { nested: false, ..Quantization::DEFAULT };
     let few = |n| Product { accumulate: true, ..Product::new(n, 96, 256) };
     let sum = Product { accumulate: true, layout: Layout::Slice, ..Product::new(1025, 64, 320) };
-    vec![
+    let quantized = vec![
         Adapted { product: few(1), ..stack() },
         Adapted { product: few(2), adapters: &[(4, 8, 24), (64, 48, 96)], room: 0, ..stack() },
         Adapted { product: few(2), dropout: Some(0.2), ..stack() },
@@ -263,7 +266,10 @@ pub fn adapted() -> Vec<Adapted> {
         Adapted { product: Product::new(1030, 48, 256), adapters: &[(16, 0, 48)], dropout: Some(0.2), ..stack() },
         Adapted { room: 56, ..stack() },
         Adapted { product: few(0), ..stack() },
-    ]
+    ];
+    let dense = quantized.iter().map(|case| Adapted { dense: Some(case.room), ..*case });
+    let none = Adapted { dense: Some(0), ..stack() };
+    quantized.iter().copied().chain(dense).chain([none]).collect()
 }
 
 /// Rows of a matrix that an op treats one by one.

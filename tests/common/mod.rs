@@ -50,6 +50,7 @@ macro_rules! check_each {
 pub mod cases;
 pub mod close;
 pub mod exactness;
+pub mod frozen;
 pub mod golden;
 pub mod harness;
 pub mod make;

@@ -305,6 +305,8 @@ pub(crate) struct AdapterRoom {
     pub xa_columns: usize,
     /// [`Layout::room`].
     pub room: usize,
+    /// [`Layout::room_around`].
+    pub room_around: usize,
     /// [`Layout::end_columns`].
     pub end_columns: usize,
     /// That of the embedding.
@@ -341,6 +343,7 @@ impl AdapterRoom {
             n_rows,
             xa_columns: layout.xa_columns,
             room: layout.room,
+            room_around: layout.room_around(config),
             end_columns: layout.end_columns,
             embedding_rank: layout.embedding().map(|lora| lora.rank),
             dora_columns: layout.dora_columns(config),

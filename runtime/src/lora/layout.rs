@@ -2,7 +2,7 @@
 
 use super::{resolve::Target, tokens::Table};
 use crate::{
-    config::{Module, Projection},
+    config::{Module, Projection, Qwen3Config},
     error::Result,
 };
 use halfbyte::{elements, ops::LORA_ROOM, quant::BLOCK8};
@@ -129,7 +129,7 @@ pub struct Layout {
     pub len: usize,
     /// Columns of the matrix that keeps `x Aᵀ`: the most that one decoder layer needs.
     pub xa_columns: usize,
-    /// The most of these that modules with one input need, rounded up as [`halfbyte::ops::LoraLinear4`] wants it: what is
+    /// The most of these that modules with one input need, rounded up as [`halfbyte::ops::LoraLinear`] wants it: what is
     /// left behind that input for a product that takes them along.
     pub room: usize,
     /// Columns of the matrices that the adapters of the embedding and the output head work with: the larger of their ranks,
@@ -241,6 +241,25 @@ impl Layout {
     pub fn module(&self, layer: usize, projection: Projection) -> Option<&LoraModule> {
         let at = self.modules.binary_search_by_key(&Module::Layer(layer, projection), |lora| lora.module);
         at.ok().map(|i| &self.modules[i])
+    }
+
+    /// The columns of `x Aᵀ` that modules with one input have, rounded up as [`halfbyte::ops::LoraLinear`] wants it.
+    pub(crate) fn room_of(&self, layer: usize, projections: impl IntoIterator<Item = Projection>) -> usize {
+        let columns = projections.into_iter().filter_map(|projection| Some(self.module(layer, projection)?.xa.clone()));
+        let all = columns.reduce(|all, one| all.start.min(one.start)..all.end.max(one.end)).unwrap_or(0..0);
+        (all.end.next_multiple_of(8) - all.start).next_multiple_of(LORA_ROOM)
+    }
+
+    /// Numbers of the room around all dense weights of a model ([`crate::model::Qwen3::make_room`]).
+    pub(crate) fn room_around(&self, config: &Qwen3Config) -> usize {
+        let around = |layer: usize, merged: &[Projection]| {
+            let shapes = merged.iter().map(|&projection| config.shape(Module::Layer(layer, projection)));
+            let [rows, cols] = shapes.fold([0, 0], |[all, _], [rows, cols]| [all + rows, cols]);
+            let room = self.room_of(layer, merged.iter().copied());
+            (rows + room) * (cols + room) - rows * cols
+        };
+        let merged = || Projection::ALL.chunk_by(|one, next| one.shares_input(*next));
+        (0..config.n_layers).map(|layer| merged().map(|merged| around(layer, merged)).sum::<usize>()).sum()
     }
 
     /// Lays out rows of a table, too.

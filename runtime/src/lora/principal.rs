@@ -61,7 +61,7 @@ impl Weight<'_> {
         let Weight { cpu, buf, rows, cols } = self;
         let (x, n) = (cpu.upload(&x.concat())?, x.len());
         let mut out = cpu.zeros(n * rows)?;
-        let (x, weight) = (x.mat(n, *cols), buf.view());
+        let (x, weight) = (x.mat(n, *cols), buf.mat(*rows, *cols));
         Linear { x, weight, out: out.mat_mut(n, *rows), accumulate: false, settled: false }.run(*cpu)?;
         Ok(cpu.download(out.view())?.chunks(*rows).map(<[f32]>::to_vec).collect())
     }
@@ -71,7 +71,7 @@ impl Weight<'_> {
         let Weight { cpu, buf, rows, cols } = self;
         let (y, n) = (cpu.upload(&y.concat())?, y.len());
         let mut out = cpu.zeros(n * cols)?;
-        let (d_out, weight) = (y.mat(n, *rows), buf.view());
+        let (d_out, weight) = (y.mat(n, *rows), buf.mat(*rows, *cols));
         LinearGrad { d_out, weight, d_x: out.mat_mut(n, *cols), accumulate: false }.run(*cpu)?;
         Ok(cpu.download(out.view())?.chunks(*cols).map(<[f32]>::to_vec).collect())
     }
@@ -81,7 +81,7 @@ impl Weight<'_> {
         let Weight { cpu, rows, cols, .. } = self;
         let (r, scaled) = (a.len() / cols, host::collect(b.len(), b.iter().map(|b| -scale * b))?);
         let (scaled, a) = (cpu.upload(&scaled)?, cpu.upload(a)?);
-        let (d_out, weight) = (scaled.mat(rows, r), a.view());
+        let (d_out, weight) = (scaled.mat(rows, r), a.mat(r, cols));
         LinearGrad { d_out, weight, d_x: self.buf.mat_mut(rows, cols), accumulate: true }.run(cpu)?;
         Ok(cpu.download(self.buf.view())?)
     }

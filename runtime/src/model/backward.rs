@@ -17,7 +17,7 @@ use crate::{error::Result, lora::LoraModule};
 use halfbyte::{
     Backend, Buf, Float, Mat, MatMut,
     ops::{
-        AttentionGrad, LoraFactors, LoraInput, LoraLinear4Grad, Op, QkNormRopeGrad, RmsNorm, RmsNormGrad, Swiglu,
+        AttentionGrad, LoraFactors, LoraInput, LoraLinearGrad, Op, QkNormRopeGrad, RmsNorm, RmsNormGrad, Swiglu,
         SwigluGrad,
     },
 };
@@ -113,10 +113,10 @@ impl<B: Backend, T: Float> ForwardContext<'_, B, T> {
             if let Some(d_x) = &mut d_x {
                 linear.backward(backend, m.d_out.mat().columns(0..linear.out_features), d_x.reborrow())?;
             }
-        } else if let (Some(weight), None) = (linear.quantized(), &m.z) {
+        } else if let (Some(weight), None) = (linear.whole(), &m.z) {
             let ProjectGrad { xa, d_out, d_xa, .. } = m;
-            let (input, weight, factors) = (input.made_by(), weight.view(), self.factors(layer, linear, d_adapter));
-            let grad = LoraLinear4Grad { input, xa, weight, parts: &parts, factors, d_out, d_xa, d_x };
+            let (input, factors) = (input.made_by(), self.factors(layer, linear, d_adapter));
+            let grad = LoraLinearGrad { input, xa, weight, parts: &parts, factors, d_out, d_xa, d_x };
             return Ok(grad.run(backend)?);
         } else {
             let x = input.make(backend)?;
@@ -150,9 +150,9 @@ impl<B: Backend, T: Float> ForwardContext<'_, B, T> {
             self.dora_grad(layer, linear, x, &mut m, z, d_adapter)?;
         }
         let factors = self.factors(layer, linear, d_adapter);
-        if let Some(weight) = linear.quantized() {
-            let (ProjectGrad { xa, d_out, d_xa, d_x, .. }, input, weight) = (m, LoraInput::Kept(x), weight.view());
-            let grad = LoraLinear4Grad { input, xa, weight, parts: &parts, factors, d_out, d_xa, d_x };
+        if let Some(weight) = linear.whole() {
+            let (ProjectGrad { xa, d_out, d_xa, d_x, .. }, input) = (m, LoraInput::Kept(x));
+            let grad = LoraLinearGrad { input, xa, weight, parts: &parts, factors, d_out, d_xa, d_x };
             return Ok(grad.run(backend)?);
         }
         let d_out = m.d_out.mat().columns(0..linear.out_features);

@@ -10,7 +10,7 @@ use crate::{
 };
 use halfbyte::{
     Backend, Float, MatMut,
-    ops::{Dropout, LoraLinear4, LoraPart, Noise, Op, Swiglu},
+    ops::{Dropout, LoraLinear, LoraPart, Noise, Op, Swiglu},
 };
 use std::ops::Range;
 
@@ -154,9 +154,8 @@ impl<'a, B: Backend, T: Float> ForwardContext<'a, B, T> {
         accumulate: bool,
     ) -> Result<()> {
         let (backend, parts) = (self.backend, self.parts(layer, linear));
-        if let (Some(weight), false) = (linear.quantized(), parts.is_empty()) {
-            let weight = weight.view();
-            return Ok(LoraLinear4 { x, weight, parts: &parts, xa, out, accumulate }.run(backend)?);
+        if let (Some(weight), false) = (linear.whole(), parts.is_empty()) {
+            return Ok(LoraLinear { x, weight, parts: &parts, xa, out, accumulate }.run(backend)?);
         }
         let x = x.mat().columns(0..linear.in_features);
         linear.forward(backend, x, out.reborrow(), accumulate)?;

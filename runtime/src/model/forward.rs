@@ -31,7 +31,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         acts: &mut Activations<B, T>,
         attend: &mut Attend<'_, B, T>,
     ) -> Result<()> {
-        let table = Mat::new(self.embedding(ctx), self.config.vocab_size, self.config.hidden_size);
+        let table = self.embedding(ctx);
         let Activations { tokens, residual, ends, .. } = &mut *acts;
         let mut out = residual.first_mut().rows_mut(tokens.n);
         GatherRows { table, rows: tokens.ids(), out: out.reborrow() }.run(ctx.backend)?;

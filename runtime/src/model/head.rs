@@ -17,14 +17,14 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
     /// # Errors
     /// The device has too little memory.
     pub fn quantize_head(&mut self, backend: &B, format: Format, double_quant: bool) -> Result<()> {
+        let shape = self.config.shape(Module::LmHead);
         let head = match &self.head {
             Some(Weight::Quantized(_)) => return Ok(()),
-            Some(Weight::Dense(head)) => head,
-            None => &self.embedding,
+            Some(Weight::Dense(head)) => head.packed(),
+            None => self.embedding.view(),
         };
-        let shape = self.config.shape(Module::LmHead);
         let mut weight = QuantizedWeight::zeros(backend, format, BLOCK_SIZE, double_quant, shape)?;
-        weight.quantize(backend, head.view(), 0..head.len())?;
+        weight.quantize(backend, head, 0..head.len())?;
         self.head = Some(Weight::Quantized(weight));
         self.screen.take();
         Ok(())
@@ -45,7 +45,7 @@ mod tests {
     };
     use halfbyte::{
         Cpu,
-        ops::{Dequantize, Op},
+        ops::{DenseBuf, Dequantize, Op},
     };
 
     fn logits(model: &Qwen3<Cpu, f32>, cpu: &Cpu) -> Vec<f32> {
@@ -74,7 +74,7 @@ mod tests {
         let got = logits(&model, &cpu);
         assert!(model.embedding.to_vec(&cpu).unwrap() == embedding);
 
-        model.head = Some(Weight::Dense(decoded));
+        model.head = Some(Weight::Dense(DenseBuf::new(decoded, config.shape(Module::LmHead))));
         let want = logits(&model, &cpu);
         let size = want.iter().fold(0.0f32, |m, v| m.max(v.abs()));
         let error = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);

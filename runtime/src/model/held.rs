@@ -1,10 +1,13 @@
 //! Frozen weights on the host, and back.
 
-use super::{qwen3::Qwen3, weights::RowsOfWeight};
+use super::{
+    qwen3::Qwen3,
+    weights::{RowsOfWeight, copy_rows},
+};
 use crate::{config::Module, error::Result};
 use halfbyte::{
-    Backend, Float, host,
-    ops::{Dequantize, Op},
+    Backend, Float, Mat, elements, host,
+    ops::{Dequantize, FrozenWeight, Op},
 };
 
 impl<B: Backend, T: Float> Qwen3<B, T> {
@@ -18,11 +21,14 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         let weight = self.layers[layer].linears().into_iter().find_map(|linear| linear.weight_of(projection));
         Ok(match weight {
             None => None,
-            Some(RowsOfWeight::Dense(weight)) => {
-                let held = backend.download(weight)?;
+            Some(RowsOfWeight(FrozenWeight::Dense(weight))) => {
+                let [rows, cols] = weight.mat().shape();
+                let mut packed = backend.zeros(elements::<T>(&[rows, cols])?)?;
+                copy_rows(backend, weight.mat(), packed.mat_mut(rows, cols))?;
+                let held = packed.to_vec(backend)?;
                 Some(host::collect(held.len(), held.into_iter().map(T::to_f32))?)
             }
-            Some(RowsOfWeight::Quantized(weight)) => {
+            Some(RowsOfWeight(FrozenWeight::Quantized(weight))) => {
                 let mut out = backend.zeros::<f32>(weight.rows * weight.cols)?;
                 Dequantize { weight, out: out.view_mut() }.run(backend)?;
                 Some(out.to_vec(backend)?)
@@ -39,7 +45,9 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         let Module::Layer(layer, projection) = module else { return Ok(false) };
         let mut linears = self.layers[layer].linears_mut().into_iter();
         let Some(held) = linears.find_map(|linear| linear.dense_mut(projection)) else { return Ok(false) };
-        backend.write(&host::collect(weight.len(), weight.iter().map(|&x| T::from_f32(x)))?, held)?;
+        let packed = backend.upload(&host::collect(weight.len(), weight.iter().map(|&x| T::from_f32(x)))?)?;
+        let [rows, cols] = held.shape();
+        copy_rows(backend, Mat::new(packed.view(), rows, cols), held)?;
         Ok(true)
     }
 }

@@ -14,7 +14,7 @@ use crate::{
 use half::{bf16, f16};
 use halfbyte::{
     Backend, Buf, DType, Element, Float, ViewMut, host,
-    ops::{Cast, Op},
+    ops::{Cast, DenseBuf, Op},
     quant::{self, Absmax, Format, GROUP, Group},
 };
 use indicatif::{ProgressBar, ProgressStyle};
@@ -223,7 +223,7 @@ impl<'a, B: Backend> Loader<'a, B> {
                     let checkpoint::Weight::Dense(tensor) = &source.weight else { continue };
                     self.dense(*tensor, out.at_mut(range))?;
                 }
-                Ok(Weight::Dense(out))
+                Ok(Weight::Dense(DenseBuf::new(out, [rows, cols])))
             }
             Base::Quantized { format, block_size, double_quant } => {
                 let mut weight = QuantizedWeight::zeros(self.backend, format, block_size, double_quant, [rows, cols])?;

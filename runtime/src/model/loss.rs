@@ -93,8 +93,8 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         match (own, &self.head) {
             (None, Some(head)) => head.forward(ctx.backend, normed, out.reborrow(), false)?,
             (own, _) => {
-                let own = own.or_else(|| ctx.adapter.and_then(DeviceAdapter::embedding));
-                let (weight, settled) = (own.unwrap_or(self.embedding.view()), own.is_none());
+                let weight = own.map_or_else(|| self.embedding(ctx), |head| self.as_table(head));
+                let settled = own.is_none() && ctx.adapter.and_then(DeviceAdapter::embedding).is_none();
                 Linear { x: normed, weight, out: out.reborrow(), accumulate: false, settled }.run(ctx.backend)?;
             }
         }
@@ -115,7 +115,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         match (own, &self.head) {
             (None, Some(head)) => head.backward(ctx.backend, d_out, d_x.reborrow(), false)?,
             (own, _) => {
-                let weight = own.unwrap_or(self.embedding(ctx));
+                let weight = own.map_or_else(|| self.embedding(ctx), |head| self.as_table(head));
                 LinearGrad { d_out, weight, d_x: d_x.reborrow(), accumulate: false }.run(ctx.backend)?;
             }
         }

@@ -4,6 +4,7 @@ mod activations;
 mod attention;
 mod backward;
 mod begin;
+mod beside;
 mod branches;
 mod cache;
 mod context;
@@ -32,6 +33,7 @@ mod weights;
 mod workspace;
 
 pub use activations::{Activations, Gradients};
+pub(crate) use beside::products_take_adapters;
 pub(crate) use branches::{branch_losses, log_likelihood};
 pub use cache::CacheType;
 pub use context::{DropoutSeed, EmbeddingNoise, ForwardContext};

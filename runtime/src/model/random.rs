@@ -12,6 +12,7 @@ use crate::{
 };
 use halfbyte::{
     Backend, Buf, Float, View, elements, host,
+    ops::DenseBuf,
     rng::{normal, philox},
 };
 use std::{iter, ops::Range, sync::OnceLock};
@@ -56,7 +57,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
             embedding: numbers.dense_in(embedding, table)?,
             layers: (0..config.n_layers).map(|_| numbers.layer(config)).collect::<Result<_>>()?,
             norm: numbers.ones(config.hidden_size)?,
-            head: if config.tie_word_embeddings { None } else { Some(Weight::Dense(numbers.dense(table)?)) },
+            head: if config.tie_word_embeddings { None } else { Some(numbers.dense(table)?) },
             screen: OnceLock::new(),
             rope: RopeTables::new(backend, config)?,
         })
@@ -96,8 +97,8 @@ impl<'a, B: Backend, T: Float> Numbers<'a, B, T> {
     }
 
     /// A weight in the compute type.
-    fn dense(&mut self, shape: [usize; 2]) -> Result<Buf<B, T>> {
-        self.dense_in(Home::Device, shape)
+    fn dense(&mut self, shape: [usize; 2]) -> Result<Weight<B, T>> {
+        Ok(Weight::Dense(DenseBuf::new(self.dense_in(Home::Device, shape)?, shape)))
     }
 
     fn dense_in(&mut self, home: Home, shape: [usize; 2]) -> Result<Buf<B, T>> {
@@ -112,7 +113,7 @@ impl<'a, B: Backend, T: Float> Numbers<'a, B, T> {
     /// A weight as the base is held.
     fn weight(&mut self, shape: [usize; 2]) -> Result<Weight<B, T>> {
         let Base::Quantized { format, block_size, double_quant } = self.base else {
-            return Ok(Weight::Dense(self.dense(shape)?));
+            return self.dense(shape);
         };
         let backend = self.backend;
         let mut weight = QuantizedWeight::zeros(backend, format, block_size, double_quant, shape)?;

@@ -3,7 +3,7 @@
 use super::{context::ForwardContext, decode::SampleOptions, qwen3::Qwen3, weights::Weight};
 use crate::{config::Qwen3Config, error::Result};
 use halfbyte::{
-    Backend, Buf, Float, Mat, MatMut, View,
+    Backend, Buf, Float, Mat, MatMut,
     ops::{LinearMax, Op, Screen},
 };
 
@@ -37,13 +37,13 @@ impl Qwen3Config {
 
 impl<B: Backend, T: Float> Qwen3<B, T> {
     /// The head that [`Self::head_forward`] multiplies with, where it is the model's own, dense, and all of it.
-    fn dense_head(&self, ctx: ForwardContext<'_, B, T>) -> Option<View<'_, B, T>> {
+    fn dense_head(&self, ctx: ForwardContext<'_, B, T>) -> Option<Mat<'_, B, T>> {
         let tied = self.head.is_none();
         match &self.head {
             _ if ctx.adapter.is_some_and(|adapter| adapter.layout.changes_head(tied)) => None,
             Some(Weight::Quantized(_)) => None,
-            Some(Weight::Dense(head)) => Some(head.view()),
-            None => Some(self.embedding.view()),
+            Some(Weight::Dense(head)) => Some(head.weight().mat()),
+            None => Some(self.as_table(self.embedding.view())),
         }
     }
 
@@ -55,9 +55,8 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
     pub fn screen_head(&self, ctx: ForwardContext<'_, B, T>) -> Result<()> {
         let (backend, [vocab, hidden]) = (ctx.backend, [self.config.vocab_size, self.config.hidden_size]);
         let room = backend.free_memory().is_none_or(|free| free / SHARE >= self.config.screen_bytes());
-        let Some(head) = self.dense_head(ctx).filter(|_| room && self.screen.get().is_none()) else { return Ok(()) };
+        let Some(weight) = self.dense_head(ctx).filter(|_| room && self.screen.get().is_none()) else { return Ok(()) };
         let (mut codes, mut bounds) = (backend.zeros(vocab * hidden)?, backend.zeros(3 * vocab)?);
-        let weight = Mat::new(head, vocab, hidden);
         Screen { weight, codes: codes.view_mut(), bounds: bounds.mat_mut(3, vocab) }.run(backend)?;
         let _ = self.screen.set(HeadScreen { codes, bounds }); // another thread's is the same
         Ok(())
@@ -75,8 +74,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         let (n, vocab) = (out.shape()[1], self.config.vocab_size);
         let elements = 0..n * self.config.hidden_size;
         let bounds = screen.bounds.mat(3, vocab).columns(0..n);
-        LinearMax { x, weight: head.at(elements.clone()), codes: screen.codes.at(elements), bounds, out }
-            .run(ctx.backend)?;
+        LinearMax { x, weight: head.rows(0..n), codes: screen.codes.at(elements), bounds, out }.run(ctx.backend)?;
         Ok(true)
     }
 }

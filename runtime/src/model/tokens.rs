@@ -48,14 +48,19 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
             (Table::Head, Some(Quantized(_))) => {
                 refuse("trainable_token_indices: the head is in 4 bits, and single rows of it cannot be replaced")
             }
-            (Table::Head, Some(Dense(head))) => Ok(head.view()),
+            (Table::Head, Some(Dense(head))) => Ok(head.packed()),
             _ => Ok(self.embedding.view()),
         }
     }
 
     /// The embedding, `[vocab, hidden]`, with an adapter's rows.
-    pub(super) fn embedding<'s>(&'s self, ctx: ForwardContext<'s, B, T>) -> View<'s, B, T> {
-        ctx.adapter.and_then(DeviceAdapter::embedding).unwrap_or(self.embedding.view())
+    pub(super) fn embedding<'s>(&'s self, ctx: ForwardContext<'s, B, T>) -> Mat<'s, B, T> {
+        self.as_table(ctx.adapter.and_then(DeviceAdapter::embedding).unwrap_or(self.embedding.view()))
+    }
+
+    /// The numbers of a table as one.
+    pub(super) fn as_table<'s>(&self, table: View<'s, B, T>) -> Mat<'s, B, T> {
+        Mat::new(table, self.config.vocab_size, self.config.hidden_size)
     }
 
     /// From the gradient of the embedding's output, in the residual stream's, to those of its rows or its adapter, which are
@@ -88,7 +93,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         let head = if self.head.is_some() { Table::Head } else { Table::Embedding };
         let [n, _] = normed.shape();
         for rows in grads.tokens.iter_mut().filter(|rows| rows.table == head) {
-            let (weight, d_x) = (rows.one_hot.view(), rows.picked.rows_mut(n));
+            let (weight, d_x) = (rows.one_hot.mat(d_logits.shape()[1], rows.columns), rows.picked.rows_mut(n));
             LinearGrad { d_out: d_logits, weight, d_x, accumulate: false }.run(ctx.backend)?;
             let d_weight = grads.adapter.at_mut(rows.range.clone());
             WeightGrad { x: normed, d_out: rows.picked.rows(n), d_weight }.run(ctx.backend)?;

@@ -3,10 +3,10 @@
 use crate::config::Projection;
 use crate::error::Result;
 use halfbyte::{
-    Backend, Buf, Float, Mat, MatMut, View, ViewMut,
+    Backend, Buf, Float, Mat, MatMut, View, ViewMut, host,
     ops::{
-        Dequantize, Linear, Linear4, Linear4Grad, LinearGrad, LoraPart, NestAbsmax, NormLinear4, Op, Quantize, RmsNorm,
-        RowSquares, Swiglu,
+        DenseBuf, Dequantize, FrozenWeight, GatherRows, Linear, Linear4, Linear4Grad, LinearGrad, LoraPart, NestAbsmax,
+        NormLinear4, Op, Quantize, RmsNorm, RowSquares, Swiglu,
     },
     quant::{Absmax, Format, GROUP, ScaleBufs, Weight4, n_blocks},
 };
@@ -85,16 +85,17 @@ pub(super) fn groups_of(blocks: &Range<usize>) -> Range<usize> {
 #[derive(Debug)]
 pub enum Weight<B: Backend, T: Float> {
     /// In the compute type.
-    Dense(Buf<B, T>),
+    Dense(DenseBuf<B, T>),
     /// In 4 bits.
     Quantized(QuantizedWeight<B>),
 }
 
 impl<B: Backend, T: Float> Weight<B, T> {
-    fn all(&self) -> RowsOfWeight<'_, B, T> {
+    /// As ops take it.
+    fn view(&self) -> FrozenWeight<'_, B, T> {
         match self {
-            Weight::Dense(weight) => RowsOfWeight::Dense(weight.view()),
-            Weight::Quantized(weight) => RowsOfWeight::Quantized(weight.view()),
+            Weight::Dense(weight) => FrozenWeight::Dense(weight.weight()),
+            Weight::Quantized(weight) => FrozenWeight::Quantized(weight.view()),
         }
     }
 
@@ -106,7 +107,7 @@ impl<B: Backend, T: Float> Weight<B, T> {
         out: MatMut<'_, B, O>,
         accumulate: bool,
     ) -> Result<()> {
-        self.all().forward(backend, x, out, accumulate)
+        RowsOfWeight(self.view()).forward(backend, x, out, accumulate)
     }
 
     /// `d_x (+)= d_out W`
@@ -117,7 +118,7 @@ impl<B: Backend, T: Float> Weight<B, T> {
         d_x: MatMut<'_, B, T>,
         accumulate: bool,
     ) -> Result<()> {
-        self.all().backward(backend, d_out, d_x, accumulate)
+        RowsOfWeight(self.view()).backward(backend, d_out, d_x, accumulate)
     }
 }
 
@@ -134,13 +135,8 @@ fn rows_of<'a, B: Backend>(weight: Weight4<'a, B>, rows: &Range<usize>) -> Weigh
     Weight4 { rows: rows.len(), codes: weight.codes.at(bytes_of(&elements)), scales, ..weight }
 }
 
-/// A part of a frozen weight as ops take it.
-pub(super) enum RowsOfWeight<'a, B: Backend, T: Float> {
-    /// `[out, in]`
-    Dense(View<'a, B, T>),
-    /// In 4 bits.
-    Quantized(Weight4<'a, B>),
-}
+/// A part of a frozen weight, `[out, in]`.
+pub(super) struct RowsOfWeight<'a, B: Backend, T: Float>(pub FrozenWeight<'a, B, T>);
 
 impl<B: Backend, T: Float> RowsOfWeight<'_, B, T> {
     /// `out (+)= x Wᵀ`
@@ -151,18 +147,20 @@ impl<B: Backend, T: Float> RowsOfWeight<'_, B, T> {
         out: MatMut<'_, B, O>,
         accumulate: bool,
     ) -> Result<()> {
-        match *self {
-            RowsOfWeight::Dense(weight) => Linear { x, weight, out, accumulate, settled: true }.run(backend)?,
-            RowsOfWeight::Quantized(weight) => Linear4 { x, weight, out, accumulate }.run(backend)?,
+        match self.0 {
+            FrozenWeight::Dense(weight) => {
+                Linear { x, weight: weight.mat(), out, accumulate, settled: true }.run(backend)?;
+            }
+            FrozenWeight::Quantized(weight) => Linear4 { x, weight, out, accumulate }.run(backend)?,
         }
         Ok(())
     }
 
     /// `d_x (+)= d_out W`
     pub fn backward(&self, backend: &B, d_out: Mat<'_, B, T>, d_x: MatMut<'_, B, T>, accumulate: bool) -> Result<()> {
-        match *self {
-            RowsOfWeight::Dense(weight) => LinearGrad { d_out, weight, d_x, accumulate }.run(backend)?,
-            RowsOfWeight::Quantized(weight) => Linear4Grad { d_out, weight, d_x, accumulate }.run(backend)?,
+        match self.0 {
+            FrozenWeight::Dense(weight) => LinearGrad { d_out, weight: weight.mat(), d_x, accumulate }.run(backend)?,
+            FrozenWeight::Quantized(weight) => Linear4Grad { d_out, weight, d_x, accumulate }.run(backend)?,
         }
         Ok(())
     }
@@ -170,11 +168,9 @@ impl<B: Backend, T: Float> RowsOfWeight<'_, B, T> {
     /// The sum of the squares of each row; some rows at a time are decoded.
     pub fn squares(&self, backend: &B, mut out: ViewMut<'_, B, f32>) -> Result<()> {
         let n = out.len();
-        let weight = match *self {
-            RowsOfWeight::Dense(weight) => {
-                return Ok(RowSquares { x: Mat::new(weight, n, weight.len() / n), out }.run(backend)?);
-            }
-            RowsOfWeight::Quantized(weight) => weight,
+        let weight = match self.0 {
+            FrozenWeight::Dense(weight) => return Ok(RowSquares { x: weight.mat(), out }.run(backend)?),
+            FrozenWeight::Quantized(weight) => weight,
         };
         // Rows that begin with a group.
         let group = weight.block_size * GROUP;
@@ -189,6 +185,13 @@ impl<B: Backend, T: Float> RowsOfWeight<'_, B, T> {
         }
         Ok(())
     }
+}
+
+/// `from` into `to`, `[rows, cols]` each, whose rows may have gaps between them.
+pub(super) fn copy_rows<B: Backend, T: Float>(backend: &B, from: Mat<'_, B, T>, to: MatMut<'_, B, T>) -> Result<()> {
+    let [n, _] = from.shape();
+    let rows = backend.upload(&host::collect(n, 0..n as u32)?)?;
+    Ok(GatherRows { table: from, rows: rows.view(), out: to }.run(backend)?)
 }
 
 /// The input of linear layers before its norm, and where it goes normalised.
@@ -240,10 +243,10 @@ pub struct MergedLinear<B: Backend, T: Float> {
 }
 
 impl<B: Backend, T: Float> MergedLinear<B, T> {
-    /// The one 4-bit weight that all are merged into.
-    pub(super) fn quantized(&self) -> Option<&QuantizedWeight<B>> {
+    /// The one weight that all are merged into.
+    pub(super) fn whole(&self) -> Option<FrozenWeight<'_, B, T>> {
         match &self.parts[..] {
-            [(Weight::Quantized(weight), _)] => Some(weight),
+            [(weight, _)] => Some(weight.view()),
             _ => None,
         }
     }
@@ -260,12 +263,10 @@ impl<B: Backend, T: Float> MergedLinear<B, T> {
     /// The weight of one of the layers, if it is one of these.
     pub(super) fn weight_of(&self, projection: Projection) -> Option<RowsOfWeight<'_, B, T>> {
         let (part, rows) = self.place(projection)?;
-        Some(match &self.parts[part].0 {
-            Weight::Dense(all) => {
-                RowsOfWeight::Dense(all.at(rows.start * self.in_features..rows.end * self.in_features))
-            }
-            Weight::Quantized(all) => RowsOfWeight::Quantized(rows_of(all.view(), &rows)),
-        })
+        Some(RowsOfWeight(match &self.parts[part].0 {
+            Weight::Dense(all) => FrozenWeight::Dense(all.rows(rows)),
+            Weight::Quantized(all) => FrozenWeight::Quantized(rows_of(all.view(), &rows)),
+        }))
     }
 
     /// Each of the layers: its columns of the output, and its weight.
@@ -274,10 +275,10 @@ impl<B: Backend, T: Float> MergedLinear<B, T> {
     }
 
     /// The same where it is not in 4 bits, to be written.
-    pub(super) fn dense_mut(&mut self, projection: Projection) -> Option<ViewMut<'_, B, T>> {
+    pub(super) fn dense_mut(&mut self, projection: Projection) -> Option<MatMut<'_, B, T>> {
         let (part, rows) = self.place(projection)?;
         match &mut self.parts[part].0 {
-            Weight::Dense(all) => Some(all.at_mut(rows.start * self.in_features..rows.end * self.in_features)),
+            Weight::Dense(all) => Some(all.mat_mut().rows(rows)),
             Weight::Quantized(_) => None,
         }
     }
@@ -305,9 +306,9 @@ impl<B: Backend, T: Float> MergedLinear<B, T> {
         mut out: MatMut<'_, B, T>,
         gated: Option<MatMut<'_, B, T>>,
     ) -> Result<()> {
-        if let Some(quantized) = self.quantized() {
+        if let Some(FrozenWeight::Quantized(weight)) = self.whole() {
             let (Norm { x, weight: norm, eps, out: normed }, Adapters { parts, xa }) = (norm, adapters);
-            let (normed, weight) = (normed.columns(0..self.in_features), quantized.view());
+            let normed = normed.columns(0..self.in_features);
             return Ok(NormLinear4 { x, norm, eps, normed, weight, parts, xa, out, gated }.run(backend)?);
         }
         norm.run(backend)?;

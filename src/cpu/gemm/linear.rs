@@ -14,14 +14,12 @@ use crate::{
 
 pub(in crate::cpu) fn linear<T: Float, O: Float>(op: Linear<'_, Cpu, T, O>) {
     let Linear { x, weight, out, accumulate, .. } = op;
-    let weight = Dense::of(weight, out.cols, x.cols);
-    product(Dense::new(x), weight, out, accumulate);
+    product(Dense::new(x), Dense::new(weight), out, accumulate);
 }
 
 pub(in crate::cpu) fn linear_grad<T: Float>(op: LinearGrad<'_, Cpu, T>) {
     let LinearGrad { d_out, weight, d_x, accumulate } = op;
-    let weight = Dense::of(weight, d_out.cols, d_x.cols);
-    backward(Dense::new(d_out), weight, d_x, accumulate);
+    backward(Dense::new(d_out), Dense::new(weight), d_x, accumulate);
 }
 
 /// `out (+)= x · weightᵀ`.

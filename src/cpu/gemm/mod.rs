@@ -8,7 +8,7 @@ mod gemv;
 pub(super) mod linear;
 pub(super) mod linear4;
 pub(super) mod lora;
-pub(super) mod lora_linear4;
+pub(super) mod lora_linear;
 mod narrow;
 pub(super) mod norm_linear4;
 pub(super) mod operand;

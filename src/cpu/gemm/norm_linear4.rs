@@ -1,4 +1,4 @@
-use super::{linear4::linear4, lora_linear4::adapters};
+use super::{linear4::linear4, lora_linear::adapters};
 use crate::{
     cpu::{device::Cpu, rms_norm::rms_norm, swiglu::swiglu},
     element::Float,

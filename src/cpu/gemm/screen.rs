@@ -124,7 +124,7 @@ pub(in crate::cpu) fn linear_max<T: Float>(op: LinearMax<'_, Cpu, T>) {
     }
     par::with_scratch(rows * n, |found| {
         let least = most(x, codes.slice(), bounds, found);
-        largest(x, Dense::of(weight, rows, x.cols), &least, found);
+        largest(x, Dense::new(weight), &least, found);
         let found = &*found;
         par::each(par::rows_mut(out).enumerate(), |(i, out)| {
             out.iter_mut().zip(found[i..].iter().step_by(n)).for_each(|(out, found)| *out = *found);

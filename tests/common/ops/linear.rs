@@ -41,13 +41,13 @@ impl<B: Backend, T: Float, O: Float> Setup<B> for Forward<B, T, O> {
         Forward {
             case: *case,
             x: make.normal([n, inputs], layout, 1.0),
-            weight: make.normal([1, outputs * inputs], layout, 0.05),
+            weight: make.normal([outputs, inputs], layout, 0.05),
             out: make.sum([n, outputs], layout, accumulate),
         }
     }
 
     fn run(&mut self, backend: &B) -> Result<()> {
-        let (x, weight, Product { n, accumulate, .. }) = (self.x.mat(), self.weight.view(), self.case);
+        let (x, weight, Product { n, accumulate, .. }) = (self.x.mat(), self.weight.mat(), self.case);
         Linear { x, weight, out: self.out.mat_mut(), accumulate, settled: n % 2 == 1 }.run(backend)
     }
 
@@ -85,13 +85,13 @@ impl<B: Backend, T: Float> Setup<B> for Gradient<B, T> {
         Gradient {
             case: *case,
             d_out: make.normal([n, outputs], layout, 1.0),
-            weight: make.normal([1, outputs * inputs], layout, 0.05),
+            weight: make.normal([outputs, inputs], layout, 0.05),
             d_x: make.sum([n, inputs], layout, accumulate),
         }
     }
 
     fn run(&mut self, backend: &B) -> Result<()> {
-        let (d_out, weight, accumulate) = (self.d_out.mat(), self.weight.view(), self.case.accumulate);
+        let (d_out, weight, accumulate) = (self.d_out.mat(), self.weight.mat(), self.case.accumulate);
         LinearGrad { d_out, weight, d_x: self.d_x.mat_mut(), accumulate }.run(backend)
     }
 
@@ -179,22 +179,22 @@ pub fn works<B: Backend>(model: &Model) -> Vec<Work<B>> {
 fn linear_refuses<B: Backend>(backend: &B) {
     let z = Zeros(backend);
     let good = || {
-        let (x, weight, out) = (z.mat(4, 8), z.view(48), z.mat_mut(4, 6));
+        let (x, weight, out) = (z.mat(4, 8), z.mat(6, 8), z.mat_mut(4, 6));
         Linear::<B, f32> { x, weight, out, accumulate: false, settled: false }
     };
     z.fits(good());
     z.refuses(Linear { x: z.mat(3, 8), ..good() }, "linear: `x` is [3, 8], expected [4, 8]");
-    z.refuses(Linear { weight: z.view(47), ..good() }, "linear: `weight` has 47 elements, expected 48");
-    z.refuses(Linear { out: z.mat_mut(4, 7), ..good() }, "linear: `weight` has 48 elements, expected 56");
-    let (x, weight, out) = (z.mat(1, 1), z.view(1), z.mat_mut(1, 1));
+    z.refuses(Linear { weight: z.mat(6, 7), ..good() }, "linear: `weight` is [6, 7], expected [6, 8]");
+    z.refuses(Linear { out: z.mat_mut(4, 7), ..good() }, "linear: `weight` is [6, 8], expected [7, 8]");
+    let (x, weight, out) = (z.mat(1, 1), z.mat(1, 1), z.mat_mut(1, 1));
     let op = Linear::<B, f32, half::f16> { x, weight, out, accumulate: false, settled: false };
     z.refuses(op, "linear: the output type is f16, but it must be the input type or f32");
 
     let good =
-        || LinearGrad::<B, f32> { d_out: z.mat(4, 6), weight: z.view(48), d_x: z.mat_mut(4, 8), accumulate: false };
+        || LinearGrad::<B, f32> { d_out: z.mat(4, 6), weight: z.mat(6, 8), d_x: z.mat_mut(4, 8), accumulate: false };
     z.fits(good());
-    z.refuses(LinearGrad { d_out: z.mat(5, 6), ..good() }, "linear_grad: `d_out` is [5, 6], expected [4, 6]");
-    z.refuses(LinearGrad { weight: z.view(0), ..good() }, "linear_grad: `weight` has 0 elements, expected 48");
+    z.refuses(LinearGrad { d_out: z.mat(5, 6), ..good() }, "linear_grad: `d_x` is [4, 8], expected [5, 8]");
+    z.refuses(LinearGrad { weight: z.mat(0, 8), ..good() }, "linear_grad: `weight` is [0, 8], expected [6, 8]");
 }
 
 pub fn refusals<B: Backend>() -> Vec<Check<B>> {

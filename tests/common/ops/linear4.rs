@@ -201,11 +201,11 @@ fn same_as_linear<B: Backend, T: Float>(backend: &B, quantization: Quantization)
     let make = Make::new(backend, Purpose::Suite, &name);
     let case = Product::new(40, 96, 320);
     let mut ours = Forward::<B, T, f32>::new(&make, &(case, quantization));
-    let mut decoded = make.output::<T>([1, case.outputs * case.inputs], case.layout);
+    let mut decoded = make.output::<T>([case.outputs, case.inputs], case.layout);
     Dequantize { weight: ours.weight.weight(), out: decoded.view_mut() }.run(backend).unwrap();
     let mut dense = make.output::<f32>([case.n, case.outputs], case.layout);
     let (x, out) = (ours.x.mat(), dense.mat_mut());
-    Linear { x, weight: decoded.view(), out, accumulate: false, settled: false }.run(backend).unwrap();
+    Linear { x, weight: decoded.mat(), out, accumulate: false, settled: false }.run(backend).unwrap();
     ours.run(backend).unwrap();
     let (ours_out, dense) = (ours.out.read(backend, &name), dense.read(backend, &name));
     let (x, weight) = (ours.x.to_f64(), ours.weight.exact::<T>());

@@ -12,7 +12,7 @@ pub mod dora;
 pub mod linear;
 pub mod linear4;
 pub mod lora;
-pub mod lora_linear4;
+pub mod lora_linear;
 pub mod noise;
 pub mod norm_linear4;
 pub mod qk_norm_rope;
@@ -60,7 +60,7 @@ ops!(
     linear,
     weight_grad,
     lora,
-    lora_linear4,
+    lora_linear,
     norm_linear4,
     quantize,
     dequantize,

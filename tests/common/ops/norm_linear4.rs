@@ -1,4 +1,4 @@
-use super::{linear4::exactness, lora_linear4::Inputs};
+use super::{linear4::exactness, lora_linear::Inputs};
 use crate::common::{
     cases::{self, Adapted, Product, Quantization},
     close::Close,
@@ -63,7 +63,7 @@ impl<B: Backend, T: Float> Setup<B> for Forward<B, T> {
             norm: self.norm.view(),
             eps: EPS,
             normed: self.normed.mat_mut(),
-            weight: self.inputs.weight.weight(),
+            weight: self.inputs.weight.weight4(),
             parts: &self.inputs.parts(),
             xa: self.xa.mat_mut(),
             out: self.out.mat_mut(),
@@ -90,7 +90,7 @@ impl<B: Backend, T: Float> Setup<B> for Forward<B, T> {
             let Some(it) = adapters.iter().find(|it| it.xa.contains(&j)) else { return Num::ZERO };
             oracle::row_by_row(&normed, &it.a.to_f64(), inputs, i, j - it.xa.start)
         });
-        let (weight, xa) = (weight.exact::<T>(), self.xa.now_f64());
+        let (weight, xa) = (weight.exact(), self.xa.now_f64());
         let added = self.inputs.added(&xa);
         let case = &self.inputs.case;
         let exactness = exactness::<B, T>(close.backend, &case.product, &case.quantization);

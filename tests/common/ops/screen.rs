@@ -9,7 +9,7 @@ use crate::common::{
 };
 use half::bf16;
 use halfbyte::{
-    Backend, Buf, Float, Mat, MatMut, Result,
+    Backend, Buf, Float, MatMut, Result,
     ops::{Linear, LinearMax, Op, Screen},
 };
 
@@ -51,7 +51,7 @@ impl Case {
 
     fn weight<B: Backend, T: Float>(&self, make: &Make<B>) -> Tensor<B, T> {
         let Product { outputs, inputs, layout, .. } = self.product;
-        make.normal_but([1, outputs * inputs], layout, 0.05 * self.scale(), |w| match self.hard {
+        make.normal_but([outputs, inputs], layout, 0.05 * self.scale(), |w| match self.hard {
             Hard::Ties => {
                 let (first, rest) = w.split_at_mut(inputs);
                 rest.chunks_exact_mut(inputs).step_by(10).for_each(|row| row.copy_from_slice(first));
@@ -93,9 +93,7 @@ impl<B: Backend, T: Float> Setup<B> for Screened<B, T> {
     }
 
     fn run(&mut self, backend: &B) -> Result<()> {
-        let Product { outputs, inputs, .. } = self.case.product;
-        let weight = Mat::new(self.weight.view(), outputs, inputs);
-        Screen { weight, codes: self.codes.view_mut(), bounds: self.bounds.mat_mut() }.run(backend)
+        Screen { weight: self.weight.mat(), codes: self.codes.view_mut(), bounds: self.bounds.mat_mut() }.run(backend)
     }
 
     fn outputs(&mut self) -> Vec<&mut dyn Output<B>> {
@@ -151,14 +149,13 @@ impl<B: Backend, T: Float> Setup<B> for Largest<B, T> {
         let weight = case.weight(make);
         let mut codes = make.backend.zeros(outputs * inputs).unwrap();
         let mut bounds = make.backend.zeros(3 * outputs).unwrap();
-        let rows = Mat::new(weight.view(), outputs, inputs);
-        let screen = Screen { weight: rows, codes: codes.view_mut(), bounds: bounds.mat_mut(3, outputs) };
+        let screen = Screen { weight: weight.mat(), codes: codes.view_mut(), bounds: bounds.mat_mut(3, outputs) };
         screen.run(make.backend).unwrap();
         Largest { case: *case, x: case.x(make), weight, codes, bounds, out: make.output([n, outputs], layout) }
     }
 
     fn run(&mut self, backend: &B) -> Result<()> {
-        let (x, weight, codes) = (self.x.mat(), self.weight.view(), self.codes.view());
+        let (x, weight, codes) = (self.x.mat(), self.weight.mat(), self.codes.view());
         let bounds = self.bounds.mat(3, self.case.product.outputs);
         LinearMax { x, weight, codes, bounds, out: self.out.mat_mut() }.run(backend)
     }
@@ -172,7 +169,7 @@ impl<B: Backend, T: Float> Setup<B> for Largest<B, T> {
         let Product { n, outputs, .. } = self.case.product;
         let mut all = close.backend.zeros::<f32>(n * outputs).unwrap();
         let out = MatMut::new(all.view_mut(), n, outputs);
-        Linear { x: self.x.mat(), weight: self.weight.view(), out, accumulate: false, settled: false }
+        Linear { x: self.x.mat(), weight: self.weight.mat(), out, accumulate: false, settled: false }
             .run(close.backend)
             .unwrap();
         let all = all.to_vec(close.backend).unwrap();
@@ -259,14 +256,14 @@ fn linear_max_refuses<B: Backend>(backend: &B) {
     let z = Zeros(backend);
     let good = || LinearMax::<B, f32> {
         x: z.mat(4, 8),
-        weight: z.view(48),
+        weight: z.mat(6, 8),
         codes: z.view(48),
         bounds: z.mat(3, 6),
         out: z.mat_mut(4, 6),
     };
     z.fits(good());
     z.refuses(LinearMax { x: z.mat(3, 8), ..good() }, "linear_max: `x` is [3, 8], expected [4, 8]");
-    z.refuses(LinearMax { weight: z.view(47), ..good() }, "linear_max: `weight` has 47 elements, expected 48");
+    z.refuses(LinearMax { weight: z.mat(6, 7), ..good() }, "linear_max: `weight` is [6, 7], expected [6, 8]");
     z.refuses(LinearMax { codes: z.view(49), ..good() }, "linear_max: `codes` has 49 elements, expected 48");
     z.refuses(LinearMax { bounds: z.mat(3, 7), ..good() }, "linear_max: `bounds` is [3, 7], expected [3, 6]");
 }

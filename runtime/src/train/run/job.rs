@@ -112,6 +112,7 @@ impl Job for Training<'_> {
         watch.say(&format!("{} on {}: loaded in {seconds:.1} s", run.dir.display(), backend.name()));
 
         let (adapter, taken) = run.begin(&backend, &mut model)?;
+        model.make_room(&backend, &adapter.config)?;
         let options = settings.trainer(run.capacity, plan.kept, batcher.total_steps())?;
         let mut trainer = Trainer::new(&backend, &model, &adapter, options)?;
         taken.iter().try_for_each(|taken| trainer.save_for_whole(taken))?;

@@ -6,7 +6,7 @@ use crate::{
     error::Result,
     llm::{AdapterRoom, Work, base_parts, held},
     lora::LoraConfig,
-    model::{Base, Part},
+    model::{Base, Part, products_take_adapters},
     settings::{ActivationMemory, Optim},
     train::trainer::shorter,
 };
@@ -78,8 +78,11 @@ impl Extent<'_> {
         let Extent { config, base, dtype, capacity: n, .. } = *self;
         let size = dtype.bytes();
         let adapter = AdapterRoom::of(self.lora, config)?;
-        let AdapterRoom { numbers, large, tables, n_rows, dora_bytes, .. } = adapter;
+        let AdapterRoom { numbers, large, tables, n_rows, dora_bytes, room_around, .. } = adapter;
         let mut parts = base_parts(config, base, false, dtype, plan.embedding);
+        if base == Base::Unquantized && products_take_adapters(self.on_gpu, dtype) {
+            parts.push(Part::new("room for adapters around linear layers", room_around * size));
+        }
         let f32s = |name, count: usize| Part::new(name, count * numbers * size_of::<f32>());
         let copies = (numbers + tables) * size;
         // Rows of tokens find their gradients by a product with rows of the vocabulary, and of a micro-batch.

@@ -14,31 +14,30 @@ use crate::{
     cuda::{
         device::Cuda,
         kernel::{Kernel, LaunchConfig},
-        launch::{dim, is_aligned},
-        params::{self, LinearParams},
+        launch::dim,
+        params::{self, LinearParams, Matrix},
     },
     element::Float,
     error::Result,
     ops::{Linear, LinearGrad},
 };
-use core::ffi::c_void;
 
 const FORWARD: GemmKernels<LinearParams> = gemm_kernels!("linear", "linear", params::GEMM_MMA_DENSE_STAGES);
 const GRAD: GemmKernels<LinearParams> = gemm_kernels!("linear", "linear_grad", params::GEMM_MMA_DENSE_STAGES);
 const SKINNY8: Kernel<LinearParams> = Kernel::new("linear", "linear_skinny8");
 const SKINNY16: Kernel<LinearParams> = Kernel::new("linear", "linear_skinny16");
 
-/// A dense weight of the input type, whose rows are as long as its columns are many.
+/// A dense weight of the input type.
 #[derive(Clone, Copy)]
 pub(super) struct Dense {
-    pub(super) ptr: *const c_void,
+    pub(super) weight: Matrix,
     /// Kernels that still run do not write it.
     settled: bool,
 }
 
 impl Dense {
-    pub(super) fn new(ptr: *const c_void) -> Self {
-        Dense { ptr, settled: false }
+    pub(super) fn new(weight: Matrix) -> Self {
+        Dense { weight, settled: false }
     }
 }
 
@@ -49,7 +48,7 @@ impl GemmWeight for Dense {
         let (rows, cols) = gemm.weight_shape();
         LinearParams {
             x: gemm.x,
-            weight: self.ptr,
+            weight: self.weight,
             out: gemm.out,
             partial,
             n: dim(gemm.n),
@@ -65,13 +64,13 @@ impl GemmWeight for Dense {
 pub(in crate::cuda) fn linear<T: Float, O: Float>(cuda: &Cuda, mut op: Linear<'_, Cuda, T, O>) -> Result<()> {
     let gemm = Gemm::new("linear", false, &op.x, &mut op.out, op.accumulate);
     // SAFETY: `Linear::verify` checked the shapes of `x`, `out` and the weight against each other.
-    unsafe { dense(cuda, &gemm, Dense { ptr: op.weight.ptr() as _, settled: op.settled }) }
+    unsafe { dense(cuda, &gemm, Dense { weight: op.weight.matrix(), settled: op.settled }) }
 }
 
 pub(in crate::cuda) fn linear_grad<T: Float>(cuda: &Cuda, mut op: LinearGrad<'_, Cuda, T>) -> Result<()> {
     let gemm = Gemm::new("linear_grad", true, &op.d_out, &mut op.d_x, op.accumulate);
     // SAFETY: `LinearGrad::verify` checked the shapes of `d_out`, `d_x` and the weight against each other.
-    unsafe { dense(cuda, &gemm, Dense::new(op.weight.ptr() as _)) }
+    unsafe { dense(cuda, &gemm, Dense::new(op.weight.matrix())) }
 }
 
 /// Queues a product with a dense weight, by the table above.
@@ -80,13 +79,12 @@ pub(in crate::cuda) fn linear_grad<T: Float>(cuda: &Cuda, mut op: LinearGrad<'_,
 /// As for [`GemmPlan::run`].
 pub(super) unsafe fn dense(cuda: &Cuda, gemm: &Gemm, weight: Dense) -> Result<()> {
     let kernels = if gemm.grad { &GRAD } else { &FORWARD };
-    let (_, cols) = gemm.weight_shape();
-    let plan = if !gemm.x_fits_tensor_cores() || !is_aligned(weight.ptr, cols * gemm.input.bytes(), 16) {
+    let plan = if !gemm.x_fits_tensor_cores() || !weight.weight.is_aligned(gemm.input, 16) {
         plan::simt(cuda, gemm, kernels)?
     } else if gemm.is_skinny() {
         skinny(cuda, gemm)
     // SAFETY: this function's contract is that of `run_blas`.
-    } else if unsafe { run_blas(cuda, gemm, weight.ptr) }? {
+    } else if unsafe { run_blas(cuda, gemm, weight.weight) }? {
         return Ok(());
     } else {
         plan::mma(cuda, gemm, kernels)?

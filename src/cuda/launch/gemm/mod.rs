@@ -7,13 +7,13 @@ pub(in crate::cuda) mod linear4;
 mod linear4_plan;
 mod linear4_wgmma;
 pub(in crate::cuda) mod lora;
-pub(in crate::cuda) mod lora_linear4;
+pub(in crate::cuda) mod lora_linear;
 pub(in crate::cuda) mod norm_linear4;
 mod plan;
 pub(in crate::cuda) mod screen;
 pub(in crate::cuda) mod weight_grad;
 
-use super::{grid, is_aligned, suffix_out};
+use super::{grid, suffix_out};
 use crate::{
     buffer::{Mat, MatMut},
     cuda::{
@@ -25,7 +25,6 @@ use crate::{
     element::{DType, Float},
     error::Result,
 };
-use core::ffi::c_void;
 
 /// The most tokens of the kernels that read the weight once, as operand A.
 const SKINNY_TOKENS: usize = params::GEMM_SKINNY_TOKENS as usize;
@@ -89,11 +88,10 @@ impl Gemm {
 ///
 /// # Safety
 /// As for [`plan::GemmPlan::run`].
-unsafe fn run_blas(cuda: &Cuda, gemm: &Gemm, weight: *const c_void) -> Result<bool> {
+unsafe fn run_blas(cuda: &Cuda, gemm: &Gemm, weight: Matrix) -> Result<bool> {
     let (rows, cols) = gemm.weight_shape();
-    let aligned = gemm.x.is_aligned(gemm.input, 16)
-        && gemm.out.is_aligned(gemm.output, 16)
-        && is_aligned(weight, cols * gemm.input.bytes(), 16);
+    let aligned =
+        gemm.x.is_aligned(gemm.input, 16) && gemm.out.is_aligned(gemm.output, 16) && weight.is_aligned(gemm.input, 16);
     if !aligned || [gemm.n, rows, cols].contains(&0) || !cuda.blas.is_open()? {
         return Ok(false);
     }
@@ -103,12 +101,12 @@ unsafe fn run_blas(cuda: &Cuda, gemm: &Gemm, weight: *const c_void) -> Result<bo
         m: gemm.m,
         k: gemm.k,
         x_stride: gemm.x.stride as usize,
-        weight_stride: cols,
+        weight_stride: weight.stride as usize,
         out_stride: gemm.out.stride as usize,
         input: gemm.input,
         output: gemm.output,
     };
-    let pointers = BlasPointers { x: gemm.x.ptr, weight, out: gemm.out.ptr };
+    let pointers = BlasPointers { x: gemm.x.ptr, weight: weight.ptr, out: gemm.out.ptr };
     let workspace = cuda.scratch(Slot::Blas, blas::WORKSPACE)?;
     // SAFETY: the matrices are as this function's contract says. Scratch is the op's alone until the next op is queued,
     // which is this thread's doing while it has its turn, and with the turn came the context.

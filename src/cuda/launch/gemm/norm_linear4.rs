@@ -8,7 +8,7 @@ use crate::{
         device::Cuda,
         kernel::{Kernel, LaunchConfig},
         launch::{dim, is_aligned, rms_norm::rms_norm, swiglu::swiglu},
-        params::{self, LORA_LINEAR4_FACTORS, LoraLinear4Factor, MatrixMut, NormLinear4Params},
+        params::{self, LORA_LINEAR_FACTORS, LoraLinearFactor, MatrixMut, NormLinear4Params},
         scratch::Slot,
     },
     element::{DType, Float},
@@ -155,7 +155,7 @@ impl<T: Float> Fused<'_, T> {
                 && [part.xa.start, part.xa.len()].iter().all(|columns| columns.is_multiple_of(4))
         };
         let some = self.columns() * self.gemm.n <= params::NORM_LINEAR4_GEMV_MAX_XA as usize
-            && self.parts.len() <= LORA_LINEAR4_FACTORS as usize
+            && self.parts.len() <= LORA_LINEAR_FACTORS as usize
             && self.parts.iter().all(part);
         T::DTYPE != DType::F32 && (self.parts.is_empty() || some)
     }
@@ -182,15 +182,15 @@ impl<T: Float> Fused<'_, T> {
             normed,
             gated: self.gated.unwrap_or(MatrixMut::NONE),
             xa: self.xa,
-            a: [null(); LORA_LINEAR4_FACTORS as usize],
-            b: [LoraLinear4Factor::NONE; LORA_LINEAR4_FACTORS as usize],
+            a: [null(); LORA_LINEAR_FACTORS as usize],
+            b: [LoraLinearFactor::NONE; LORA_LINEAR_FACTORS as usize],
             adapters: dim(self.parts.len()),
             columns: dim(self.columns()),
             tickets: if self.parts.is_empty() { null_mut() } else { cuda.scratch(Slot::Tickets, 2)? },
         };
         for ((a, b), part) in params.a.iter_mut().zip(&mut params.b).zip(self.parts) {
             *a = part.a.ptr() as _;
-            *b = LoraLinear4Factor::new(part.b.ptr() as _, part, 0);
+            *b = LoraLinearFactor::new(part.b.ptr() as _, part, 0);
         }
         Ok(params)
     }

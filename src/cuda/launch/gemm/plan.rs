@@ -11,7 +11,7 @@ use crate::{
     },
     error::Result,
 };
-use std::ptr::{null, null_mut};
+use std::ptr::null_mut;
 
 const MMA_TILE_OUT: usize = params::GEMM_MMA_TILE_OUT as usize;
 const MMA_TILE_K: usize = params::GEMM_MMA_TILE_K as usize;
@@ -110,7 +110,7 @@ unsafe fn add_parts(cuda: &Cuda, gemm: &Gemm, partial: *mut f32, splits: usize) 
     let threads = params::GEMM_SUM_THREADS;
     let params = LinearParams {
         x: Matrix::NONE,
-        weight: null(),
+        weight: Matrix::NONE,
         out: gemm.out,
         partial,
         n: dim(gemm.n),

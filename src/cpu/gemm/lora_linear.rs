@@ -1,4 +1,5 @@
 use super::{
+    linear::{linear, linear_grad},
     linear4::{linear4, linear4_grad},
     lora::{input_grad, lora, lora_grad},
     source::Dense,
@@ -12,16 +13,36 @@ use crate::{
     },
     element::Float,
     ops::{
-        Linear4, Linear4Grad, LoraInput, LoraLinear4, LoraLinear4Grad, LoraPart, RmsNorm, RmsNormGrad, Swiglu,
-        SwigluGrad,
+        FrozenWeight, Linear, Linear4, Linear4Grad, LinearGrad, LoraInput, LoraLinear, LoraLinearGrad, LoraPart,
+        RmsNorm, RmsNormGrad, Swiglu, SwigluGrad,
     },
 };
 
-pub(in crate::cpu) fn lora_linear4<T: Float>(op: LoraLinear4<'_, Cpu, T>) {
-    let LoraLinear4 { x, weight, parts, xa, mut out, accumulate } = op;
-    let x = x.mat().columns(0..weight.cols);
-    linear4(Linear4 { x, weight, out: out.reborrow(), accumulate });
+pub(in crate::cpu) fn lora_linear<T: Float>(op: LoraLinear<'_, Cpu, T>) {
+    let LoraLinear { x, weight, parts, xa, mut out, accumulate } = op;
+    let x = x.mat().columns(0..weight.shape()[1]);
+    product(x, weight, out.reborrow(), accumulate);
     adapters(x, parts, xa, out);
+}
+
+/// `out (+)= x Wᵀ`.
+fn product<T: Float>(x: Mat<'_, Cpu, T>, weight: FrozenWeight<'_, Cpu, T>, out: MatMut<'_, Cpu, T>, accumulate: bool) {
+    match weight {
+        FrozenWeight::Quantized(weight) => linear4(Linear4 { x, weight, out, accumulate }),
+        FrozenWeight::Dense(weight) => {
+            linear(Linear { x, weight: weight.mat(), out, accumulate, settled: false });
+        }
+    }
+}
+
+/// `d_x = d_out W`.
+fn product_grad<T: Float>(d_out: Mat<'_, Cpu, T>, weight: FrozenWeight<'_, Cpu, T>, d_x: MatMut<'_, Cpu, T>) {
+    match weight {
+        FrozenWeight::Quantized(weight) => linear4_grad(Linear4Grad { d_out, weight, d_x, accumulate: false }),
+        FrozenWeight::Dense(weight) => {
+            linear_grad(LinearGrad { d_out, weight: weight.mat(), d_x, accumulate: false });
+        }
+    }
 }
 
 /// Adds what adapters make of `x` to `out`.
@@ -34,9 +55,10 @@ pub(super) fn adapters<T: Float>(
     parts.iter().for_each(|part| lora(part.lora(x, &mut xa, &mut out)));
 }
 
-pub(in crate::cpu) fn lora_linear4_grad<T: Float>(op: LoraLinear4Grad<'_, Cpu, T>) {
-    let LoraLinear4Grad { input, xa, weight, parts, factors, d_out, mut d_xa, mut d_x } = op;
-    let d_out = d_out.mat().columns(0..weight.rows);
+pub(in crate::cpu) fn lora_linear_grad<T: Float>(op: LoraLinearGrad<'_, Cpu, T>) {
+    let LoraLinearGrad { input, xa, weight, parts, factors, d_out, mut d_xa, mut d_x } = op;
+    let [outputs, inputs] = weight.shape();
+    let d_out = d_out.mat().columns(0..outputs);
     if let Some(d_x) = &mut d_x {
         make_again(&input, d_x.reborrow());
     }
@@ -45,9 +67,9 @@ pub(in crate::cpu) fn lora_linear4_grad<T: Float>(op: LoraLinear4Grad<'_, Cpu, T
         lora_grad(part.lora_grad([x, xa, d_out], &mut d_xa, factors, None));
     }
     let Some(mut d_x) = d_x else { return };
-    linear4_grad(Linear4Grad { d_out, weight, d_x: d_x.reborrow(), accumulate: false });
+    product_grad(d_out, weight, d_x.reborrow());
     for part in parts {
-        let (d_xa, a) = (d_xa.mat().columns(part.xa.clone()), Dense::of(part.a, part.xa.len(), weight.cols));
+        let (d_xa, a) = (d_xa.mat().columns(part.xa.clone()), Dense::of(part.a, part.xa.len(), inputs));
         input_grad(d_xa, a, part.dropout, d_x.reborrow());
     }
     through(input, d_x.mat());

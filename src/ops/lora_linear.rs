@@ -1,12 +1,12 @@
 use super::{
     check::{Check, Op, product_flops},
+    frozen_weight::FrozenWeight,
     lora::{Dropout, Lora, LoraGrad, Shapes, factor_flops},
 };
 use crate::{
     buffer::{Mat, MatMut, Storage, View, ViewMut},
     element::Float,
     error::Result,
-    quant::Weight4,
 };
 use std::ops::Range;
 
@@ -31,9 +31,10 @@ pub struct LoraPart<'a, B: Storage, T: Float> {
     pub out: Range<usize>,
 }
 
-/// `out (+)= x · Wᵀ`, and for each adapter what [`Lora`] adds: [`super::Linear4`] and [`Lora`] one after the other; on CUDA
-/// for one or two tokens in the product's sums, and for many as one product of `[x | xa]` with `[W | scale B]`, where
-/// `scale B` is rounded to `T`.
+/// `out (+)= x · Wᵀ`, and for each adapter what [`Lora`] adds: [`super::Linear4`] or [`super::Linear`], and [`Lora`], one
+/// after the other; on CUDA for one or two tokens in the sums of a product in 4 bits, and for many as one product of
+/// `[x | xa]` with `[W | scale B]`, where `scale B` is rounded to `T`. A dense weight needs room for that
+/// ([`super::DenseBuf`]).
 ///
 /// Columns of `xa` between the adapters', and behind the last to a multiple of 8, must be zeros.
 ///
@@ -47,9 +48,9 @@ pub struct LoraPart<'a, B: Storage, T: Float> {
 /// let (a, b) = (cpu.upload(&[1_f32; 64])?, cpu.upload(&[1_f32, -1.0])?);
 /// let part = LoraPart { a: a.view(), b: b.view(), scale: 0.25, dropout: None, xa: 0..1, out: 0..2 };
 /// let (mut x, mut xa, mut out) = (cpu.upload(&[1_f32; 64])?, cpu.zeros(1)?, cpu.zeros(2)?);
-/// LoraLinear4 {
+/// LoraLinear {
 ///     x: x.mat_mut(1, 64),
-///     weight,
+///     weight: FrozenWeight::Quantized(weight),
 ///     parts: &[part],
 ///     xa: xa.mat_mut(1, 1),
 ///     out: out.mat_mut(1, 2),
@@ -60,12 +61,12 @@ pub struct LoraPart<'a, B: Storage, T: Float> {
 /// # Ok::<(), halfbyte::Error>(())
 /// ```
 #[derive(Debug)]
-pub struct LoraLinear4<'a, B: Storage, T: Float> {
+pub struct LoraLinear<'a, B: Storage, T: Float> {
     /// `[n, in + room]`: what lies behind the input is scratch. One product takes room for all columns of `xa` from the
     /// first adapter's to the last one's, rounded up to a multiple of [`LORA_ROOM`].
     pub x: MatMut<'a, B, T>,
     /// `[out, in]`.
-    pub weight: Weight4<'a, B>,
+    pub weight: FrozenWeight<'a, B, T>,
     /// Adapters, no two of which have outputs or columns of `xa` in common.
     pub parts: &'a [LoraPart<'a, B, T>],
     /// `[n, _]`: the adapters' columns are written.
@@ -76,31 +77,31 @@ pub struct LoraLinear4<'a, B: Storage, T: Float> {
     pub accumulate: bool,
 }
 
-impl<B: Storage, T: Float> Op<B> for LoraLinear4<'_, B, T> {
+impl<B: Storage, T: Float> Op<B> for LoraLinear<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
-        let ([n, cols], inputs) = (self.x.shape(), self.weight.cols);
+        let ([n, cols], [outputs, inputs]) = (self.x.shape(), self.weight.shape());
         self.weight.verify(check)?;
         check.value(cols >= inputs, "the columns of x", cols, "they must be the weight's and more")?;
         check.mat_mut("x", &self.x, [n, cols])?;
         check.mat_mut("xa", &self.xa, [n, self.xa.shape()[1]])?;
-        check.mat_mut("out", &self.out, [n, self.weight.rows])?;
+        check.mat_mut("out", &self.out, [n, outputs])?;
         let (x, xa, out) = (self.x.mat().columns(0..inputs), self.xa.mat(), ("out", self.out.mat()));
         LoraPart::verify_all(self.parts, check, x, xa, out)
     }
 
     fn flops(&self) -> f64 {
-        forward_flops(self.x.shape()[0], &self.weight, self.parts)
+        forward_flops(self.x.shape()[0], self.weight.shape(), self.parts)
     }
 }
 
 /// Of the product and of its adapters.
 pub(super) fn forward_flops<B: Storage, T: Float>(
     n: usize,
-    weight: &Weight4<'_, B>,
+    [outputs, inputs]: [usize; 2],
     parts: &[LoraPart<'_, B, T>],
 ) -> f64 {
     let adapters = parts.iter().map(|part| part.a.len() + part.b.len()).sum();
-    product_flops([n, weight.rows, weight.cols]) + factor_flops(n, adapters)
+    product_flops([n, outputs, inputs]) + factor_flops(n, adapters)
 }
 
 impl<'a, B: Storage, T: Float> LoraPart<'a, B, T> {
@@ -230,8 +231,8 @@ impl<B: Storage, T: Float> LoraInput<'_, B, T> {
     }
 }
 
-/// The gradients of [`LoraLinear4`], and of what made its input where that was not kept: [`super::Linear4Grad`],
-/// [`LoraGrad`], and [`super::SwigluGrad`] or [`super::RmsNormGrad`]. For many tokens on CUDA and without dropout, `d_x` is
+/// The gradients of [`LoraLinear`], and of what made its input where that was not kept: [`super::Linear4Grad`]
+/// or [`super::LinearGrad`], [`LoraGrad`], and [`super::SwigluGrad`] or [`super::RmsNormGrad`]. For many tokens on CUDA and without dropout, `d_x` is
 /// one product of `[d_out | d_xa]` with `W` above `A`.
 ///
 /// ```
@@ -245,10 +246,10 @@ impl<B: Storage, T: Float> LoraInput<'_, B, T> {
 /// let part = LoraPart { a: a.view(), b: b.view(), scale: 0.25, dropout: None, xa: 0..1, out: 0..2 };
 /// let (x, xa, mut d_out) = (cpu.upload(&[1_f32; 64])?, cpu.upload(&[64_f32])?, cpu.upload(&[4_f32, 0.0])?);
 /// let (mut d_a, mut d_b, mut d_xa, mut d_x) = (cpu.zeros(64)?, cpu.zeros(2)?, cpu.zeros(1)?, cpu.zeros(64)?);
-/// LoraLinear4Grad {
+/// LoraLinearGrad {
 ///     input: LoraInput::Kept(x.mat(1, 64)),
 ///     xa: xa.mat(1, 1),
-///     weight,
+///     weight: FrozenWeight::Quantized(weight),
 ///     parts: &[part],
 ///     factors: vec![LoraFactors { d_a: d_a.view_mut(), d_b: d_b.view_mut() }],
 ///     d_out: d_out.mat_mut(1, 2),
@@ -261,13 +262,13 @@ impl<B: Storage, T: Float> LoraInput<'_, B, T> {
 /// # Ok::<(), halfbyte::Error>(())
 /// ```
 #[derive(Debug)]
-pub struct LoraLinear4Grad<'a, B: Storage, T: Float> {
+pub struct LoraLinearGrad<'a, B: Storage, T: Float> {
     /// The forward's input.
     pub input: LoraInput<'a, B, T>,
     /// `[n, _]`, from the forward op.
     pub xa: Mat<'a, B, T>,
     /// `[out, in]`.
-    pub weight: Weight4<'a, B>,
+    pub weight: FrozenWeight<'a, B, T>,
     /// As in the forward op.
     pub parts: &'a [LoraPart<'a, B, T>],
     /// As many as `parts`.
@@ -280,9 +281,9 @@ pub struct LoraLinear4Grad<'a, B: Storage, T: Float> {
     pub d_x: Option<MatMut<'a, B, T>>,
 }
 
-impl<B: Storage, T: Float> Op<B> for LoraLinear4Grad<'_, B, T> {
+impl<B: Storage, T: Float> Op<B> for LoraLinearGrad<'_, B, T> {
     fn verify(&self, check: &Check<'_, B>) -> Result<()> {
-        let ([n, cols], Weight4 { rows: outputs, cols: inputs, .. }) = (self.d_out.shape(), self.weight);
+        let ([n, cols], [outputs, inputs]) = (self.d_out.shape(), self.weight.shape());
         self.weight.verify(check)?;
         check.value(cols >= outputs, "the columns of d_out", cols, "they must be the weight's rows and more")?;
         check.mat_mut("d_out", &self.d_out, [n, cols])?;
@@ -308,7 +309,8 @@ impl<B: Storage, T: Float> Op<B> for LoraLinear4Grad<'_, B, T> {
 
     fn flops(&self) -> f64 {
         let (n, of_x) = (self.d_out.shape()[0], usize::from(self.d_x.is_some()));
+        let [outputs, inputs] = self.weight.shape();
         let adapters = self.parts.iter().map(|part| (1 + of_x) * part.a.len() + 2 * part.b.len()).sum();
-        product_flops([of_x * n, self.weight.rows, self.weight.cols]) + factor_flops(n, adapters)
+        product_flops([of_x * n, outputs, inputs]) + factor_flops(n, adapters)
     }
 }

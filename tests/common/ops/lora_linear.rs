@@ -1,3 +1,4 @@
+mod refused;
 mod unkept;
 
 use super::{
@@ -7,6 +8,8 @@ use super::{
 use crate::common::{
     cases::{self, Adapted, Product},
     close::Close,
+    exactness::Exactness,
+    frozen::Frozen,
     make::Make,
     num::{Num, unit},
     oracle,
@@ -14,12 +17,11 @@ use crate::common::{
     setup::{Check, Difference, Setup, check_some, differentiate},
     tensor::{Layout, Output, Tensor},
     work::{Model, Work},
-    zeros::Zeros,
 };
 use half::{bf16, f16};
 use halfbyte::{
     Backend, Float, Result,
-    ops::{Dropout, LoraFactors, LoraInput, LoraLinear4, LoraLinear4Grad, LoraPart, Op},
+    ops::{Dropout, LoraFactors, LoraInput, LoraLinear, LoraLinearGrad, LoraPart, Op},
 };
 use std::ops::Range;
 
@@ -44,14 +46,14 @@ impl<B: Backend, T: Float> Adapter<B, T> {
 /// What both ops read: the adapters, their columns of `xa` at multiples of 8, and how many columns these make.
 pub struct Inputs<B: Backend, T: Float> {
     pub case: Adapted,
-    pub weight: Quantized<B>,
+    pub weight: Frozen<B, T>,
     pub adapters: Vec<Adapter<B, T>>,
     pub columns: usize,
 }
 
 impl<B: Backend, T: Float> Inputs<B, T> {
     pub fn new(make: &Make<B>, case: &Adapted) -> Self {
-        let Product { outputs, inputs, layout, .. } = case.product;
+        let inputs = case.product.inputs;
         let (mut adapters, mut columns) = (Vec::new(), 8);
         for (i, &(rank, start, end)) in case.adapters.iter().enumerate() {
             adapters.push(Adapter {
@@ -64,8 +66,7 @@ impl<B: Backend, T: Float> Inputs<B, T> {
             });
             columns = (columns + rank).next_multiple_of(8);
         }
-        let weight = Quantized::random(make, [outputs, inputs], case.quantization, layout);
-        Inputs { case: *case, weight, adapters, columns }
+        Inputs { case: *case, weight: Frozen::random(make, case), adapters, columns }
     }
 
     pub fn parts(&self) -> Vec<LoraPart<'_, B, T>> {
@@ -114,7 +115,7 @@ impl<B: Backend, T: Float> Setup<B> for Forward<B, T> {
     type Case = Adapted;
 
     fn name(case: &Adapted) -> String {
-        format!("lora_linear4 {} {case:?}", T::DTYPE.suffix())
+        format!("lora_linear {} {case:?}", T::DTYPE.suffix())
     }
 
     fn new(make: &Make<B>, case: &Adapted) -> Self {
@@ -132,7 +133,7 @@ impl<B: Backend, T: Float> Setup<B> for Forward<B, T> {
         let (x, xa, out) = (self.x.mat_mut(), self.xa.mat_mut(), self.out.mat_mut());
         let (weight, parts, accumulate) =
             (self.inputs.weight.weight(), &self.inputs.parts()[..], self.inputs.case.product.accumulate);
-        LoraLinear4 { x, weight, parts, xa, out, accumulate }.run(backend)
+        LoraLinear { x, weight, parts, xa, out, accumulate }.run(backend)
     }
 
     fn outputs(&mut self) -> Vec<&mut dyn Output<B>> {
@@ -142,6 +143,7 @@ impl<B: Backend, T: Float> Setup<B> for Forward<B, T> {
     fn compare(&mut self, close: &Close<'_, B>) {
         let Inputs { case, weight, adapters, columns: all } = &self.inputs;
         let Product { outputs, inputs, accumulate, .. } = case.product;
+        weight.assert_kept(close.backend, close.name);
         let x = columns(&self.x, inputs);
         let of = |j: usize| adapters.iter().find(|adapter| adapter.xa.contains(&j));
         close.some("xa", self.xa.now(), *all, |i, j| {
@@ -149,9 +151,12 @@ impl<B: Backend, T: Float> Setup<B> for Forward<B, T> {
             oracle::row_by_row(&dropped(&x, inputs, dropout), &a.to_f64(), inputs, i, j - xa.start)
         });
         // From the `xa` that was stored: rounding it is part of the formula.
-        let (weight, xa) = (weight.exact::<T>(), self.xa.now_f64());
+        let (weight, xa) = (weight.exact(), self.xa.now_f64());
         let added = self.inputs.added(&xa);
-        let exactness = exactness::<B, T>(close.backend, &case.product, &case.quantization);
+        let exactness = match case.dense {
+            Some(_) => Exactness::of::<B, T>(close.backend, case.product.n, false),
+            None => exactness::<B, T>(close.backend, &case.product, &case.quantization),
+        };
         close.some("out", self.out.now(), outputs, |i, j| {
             let base = exactness.dot::<T>(oracle::rows(&x, &weight, inputs, i, j));
             let base = if accumulate { Num::from(self.out.at(i, j)) + base.rounded::<T>() } else { base };
@@ -176,7 +181,7 @@ impl<B: Backend, T: Float> Gradient<B, T> {
         let parts = self.inputs.parts();
         let factors = self.factors.iter_mut().map(|[a, b]| LoraFactors { d_a: a.view_mut(), d_b: b.view_mut() });
         let factors = factors.collect();
-        LoraLinear4Grad {
+        LoraLinearGrad {
             input: input.unwrap_or(LoraInput::Kept(self.x.mat())),
             xa: self.xa.mat(),
             weight: self.inputs.weight.weight(),
@@ -194,7 +199,7 @@ impl<B: Backend, T: Float> Setup<B> for Gradient<B, T> {
     type Case = Adapted;
 
     fn name(case: &Adapted) -> String {
-        format!("lora_linear4_grad {} {case:?}", T::DTYPE.suffix())
+        format!("lora_linear_grad {} {case:?}", T::DTYPE.suffix())
     }
 
     fn new(make: &Make<B>, case: &Adapted) -> Self {
@@ -230,7 +235,8 @@ impl<B: Backend, T: Float> Setup<B> for Gradient<B, T> {
     fn compare(&mut self, close: &Close<'_, B>) {
         let Inputs { case, weight, adapters, columns: all } = &self.inputs;
         let Product { outputs, inputs, .. } = case.product;
-        let (d_out, weight) = (columns(&self.d_out, outputs), weight.exact::<T>());
+        weight.assert_kept(close.backend, close.name);
+        let (d_out, weight) = (columns(&self.d_out, outputs), weight.exact());
         let (x, xa, d_xa) = (self.x.to_f64(), self.xa.to_f64(), self.d_xa.now_f64());
         let of = |j: usize| adapters.iter().find(|adapter| adapter.xa.contains(&j));
         close.some("d_xa", self.d_xa.now(), *all, |i, j| {
@@ -251,7 +257,10 @@ impl<B: Backend, T: Float> Setup<B> for Gradient<B, T> {
             });
         }
         let with: Vec<_> = adapters.iter().map(|it| (it, slice(&d_xa, *all, &it.xa), it.a.to_f64())).collect();
-        let exactness = grad_exactness::<B, T>(close.backend, &case.product, &case.quantization);
+        let exactness = match case.dense {
+            Some(_) => Exactness::of::<B, T>(close.backend, case.product.n, true),
+            None => grad_exactness::<B, T>(close.backend, &case.product, &case.quantization),
+        };
         close.some("d_x", self.d_x.now(), inputs, |i, k| {
             let base = exactness.dot::<T>(oracle::row_and_column(&d_out, &weight, outputs, inputs, i, k));
             with.iter().fold(base, |sum, (it, d_xa, a)| {
@@ -264,7 +273,7 @@ impl<B: Backend, T: Float> Setup<B> for Gradient<B, T> {
     fn differences(&self) -> Vec<Difference<'_>> {
         let Inputs { case, weight, adapters, .. } = &self.inputs;
         let Product { outputs, inputs, .. } = case.product;
-        let (d_out, weight) = (columns(&self.d_out, outputs), weight.exact::<T>());
+        let (d_out, weight) = (columns(&self.d_out, outputs), weight.exact());
         let loss = move |x: &[f64]| {
             let mut loss = oracle::weighted(&d_out, oracle::product(x, &weight, inputs));
             for it in adapters {
@@ -278,7 +287,7 @@ impl<B: Backend, T: Float> Setup<B> for Gradient<B, T> {
     }
 }
 
-fn lora_linear4<B: Backend>(backend: &B) {
+fn lora_linear<B: Backend>(backend: &B) {
     for case in cases::adapted() {
         check_some::<B, Forward<B, bf16>>(backend, &case, 600);
         check_some::<B, Forward<B, f16>>(backend, &case, 300);
@@ -286,7 +295,7 @@ fn lora_linear4<B: Backend>(backend: &B) {
     }
 }
 
-fn lora_linear4_grad<B: Backend>(backend: &B) {
+fn lora_linear_grad<B: Backend>(backend: &B) {
     for case in cases::adapted() {
         check_some::<B, Gradient<B, bf16>>(backend, &case, 400);
         check_some::<B, Gradient<B, f16>>(backend, &case, 200);
@@ -295,99 +304,54 @@ fn lora_linear4_grad<B: Backend>(backend: &B) {
 }
 
 /// A weight that is decoded in more than one piece.
-fn lora_linear4_large<B: Backend>(backend: &B) {
+fn lora_linear_large<B: Backend>(backend: &B) {
     let outputs = if backend.name().starts_with("cpu") { 96 } else { 28_672 };
-    let case = cases::Adapted { product: Product::new(1032, outputs, 4096), ..cases::stack() };
-    check_some::<B, Forward<B, bf16>>(backend, &case, 300);
-    check_some::<B, Gradient<B, bf16>>(backend, &case, 100);
+    for dense in [None, Some(64)] {
+        let case = Adapted { product: Product::new(1032, outputs, 4096), dense, ..cases::stack() };
+        check_some::<B, Forward<B, bf16>>(backend, &case, 300);
+        check_some::<B, Gradient<B, bf16>>(backend, &case, 100);
+    }
 }
 
 pub fn checks<B: Backend>() -> Vec<Check<B>> {
     vec![
-        ("lora_linear4", lora_linear4),
-        ("lora_linear4_grad", lora_linear4_grad),
-        ("lora_linear4_grad_unkept", unkept::check),
-        ("lora_linear4_large", lora_linear4_large),
+        ("lora_linear", lora_linear),
+        ("lora_linear_grad", lora_linear_grad),
+        ("lora_linear_grad_unkept", unkept::check),
+        ("lora_linear_large", lora_linear_large),
     ]
 }
 
 fn tiny<B: Backend>(backend: &B) {
     let product = Product::new(3, 6, 40);
-    differentiate::<B, Gradient<B, f32>>(
-        backend,
-        &Adapted { product, adapters: &[(2, 0, 3), (3, 4, 6)], ..cases::stack() },
-    );
+    for dense in [None, Some(64)] {
+        let case = Adapted { product, dense, adapters: &[(2, 0, 3), (3, 4, 6)], ..cases::stack() };
+        differentiate::<B, Gradient<B, f32>>(backend, &case);
+    }
 }
 
 pub fn gradients<B: Backend>() -> Vec<Check<B>> {
-    vec![("lora_linear4_grad", tiny)]
+    vec![("lora_linear_grad", tiny)]
 }
 
 pub fn works<B: Backend>(model: &Model) -> Vec<Work<B>> {
     let [.., gate_up, _] = model.projections();
     let (n, [outputs, inputs]) = (model.step_tokens(), gate_up);
     let case = Adapted { product: Product::new(n, outputs, inputs), ..cases::stack() };
-    let bytes = Quantized::<B>::bytes(case.quantization, gate_up) + 2 * n * (inputs + outputs);
-    let cost = |ops: usize| [bytes, ops * case.product.flops()];
-    vec![
-        Work::new::<Forward<B, bf16>>("lora_linear4", case.product.shape(), cost(1), case),
-        Work::new::<Gradient<B, bf16>>("lora_linear4_grad", case.product.shape(), cost(1), case),
-    ]
-}
-
-fn lora_linear4_refuses<B: Backend>(backend: &B) {
-    let z = Zeros(backend);
-    let part = || LoraPart { a: z.view(256), b: z.view(6), scale: 1.0, dropout: None, xa: 0..2, out: 3..6 };
-    let parts = [part()];
-    let good = || LoraLinear4::<B, f32> {
-        x: z.mat_mut(4, 136),
-        weight: z.weight(),
-        parts: &parts,
-        xa: z.mat_mut(4, 8),
-        out: z.mat_mut(4, 6),
-        accumulate: false,
+    let works = |case: Adapted, held: usize, name: &str| {
+        let cost = [held + 2 * n * (inputs + outputs), case.product.flops()];
+        let shape = format!("{}{name}", case.product.shape());
+        [
+            Work::new::<Forward<B, bf16>>("lora_linear", shape.clone(), cost, case),
+            Work::new::<Gradient<B, bf16>>("lora_linear_grad", shape, cost, case),
+        ]
     };
-    z.fits(good());
-    let narrow = LoraLinear4 { x: z.mat_mut(4, 127), ..good() };
-    z.refuses(narrow, "lora_linear4: the columns of x is 127, but they must be the weight's and more");
-    z.refuses(LoraLinear4 { out: z.mat_mut(4, 5), ..good() }, "lora_linear4: `out` is [4, 5], expected [4, 6]");
-    let outside = [LoraPart { out: 3..7, ..part() }];
-    let message = "lora_linear4: outputs is 3..7, but they must be the weight's";
-    z.refuses(LoraLinear4 { parts: &outside, ..good() }, message);
-    let outside = [LoraPart { xa: 7..9, ..part() }];
-    let message = "lora_linear4: columns of xa is 7..9, but they must be some of it";
-    z.refuses(LoraLinear4 { parts: &outside, ..good() }, message);
-    let two = [part(), LoraPart { xa: 2..4, out: 5..6, b: z.view(2), ..part() }];
-    let message = "lora_linear4: outputs is 3..6 and 5..6, but adapters must not share any";
-    z.refuses(LoraLinear4 { parts: &two, ..good() }, message);
-    let two = [part(), LoraPart { xa: 1..3, out: 0..3, ..part() }];
-    let message = "lora_linear4: columns of xa is 0..2 and 1..3, but adapters must not share any";
-    z.refuses(LoraLinear4 { parts: &two, ..good() }, message);
-    let short = [LoraPart { a: z.view(255), ..part() }];
-    z.refuses(LoraLinear4 { parts: &short, ..good() }, "lora_linear4: `a` has 255 elements, expected 256");
-
-    let good = || LoraLinear4Grad::<B, f32> {
-        input: LoraInput::Kept(z.mat(4, 128)),
-        xa: z.mat(4, 8),
-        weight: z.weight(),
-        parts: &parts,
-        factors: vec![LoraFactors { d_a: z.out(256), d_b: z.out(6) }],
-        d_out: z.mat_mut(4, 14),
-        d_xa: z.mat_mut(4, 8),
-        d_x: Some(z.mat_mut(4, 128)),
-    };
-    z.fits(good());
-    let none = LoraLinear4Grad { factors: Vec::new(), ..good() };
-    z.refuses(none, "lora_linear4_grad: the number of factors is 0, but it must be that of the adapters");
-    let d_xa = z.mat_mut(4, 7);
-    z.refuses(LoraLinear4Grad { d_xa, ..good() }, "lora_linear4_grad: `d_xa` is [4, 7], expected [4, 8]");
-    let factors = vec![LoraFactors { d_a: z.out(256), d_b: z.out(5) }];
-    z.refuses(LoraLinear4Grad { factors, ..good() }, "lora_linear4_grad: `d_b` has 5 elements, expected 6");
-    let d_x = Some(z.mat_mut(4, 127));
-    z.refuses(LoraLinear4Grad { d_x, ..good() }, "lora_linear4_grad: `d_x` is [4, 127], expected [4, 128]");
-    unkept::refuses(&z, good);
+    let dense = Adapted { dense: Some(64), ..case };
+    let mut all = Vec::from(works(case, Quantized::<B>::bytes(case.quantization, gate_up), ""));
+    all.extend(works(dense, 2 * outputs * inputs, " dense"));
+    all
 }
 
 pub fn refusals<B: Backend>() -> Vec<Check<B>> {
-    vec![("lora_linear4", lora_linear4_refuses)]
+    vec![("lora_linear", refused::lora_linear)]
 }

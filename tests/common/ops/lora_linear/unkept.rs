@@ -14,7 +14,7 @@ use crate::common::{
 use half::{bf16, f16};
 use halfbyte::{
     Backend, Float, Result,
-    ops::{LoraInput, LoraLinear4Grad, Op, RmsNorm, RmsNormGrad, Swiglu, SwigluGrad},
+    ops::{LoraInput, LoraLinearGrad, Op, RmsNorm, RmsNormGrad, Swiglu, SwigluGrad},
 };
 
 /// What makes the input.
@@ -95,7 +95,7 @@ impl<B: Backend, T: Float> Setup<B> for Unkept<B, T> {
     type Case = (Adapted, By);
 
     fn name((case, by): &Self::Case) -> String {
-        format!("lora_linear4_grad {} behind {by:?} {case:?}", T::DTYPE.suffix())
+        format!("lora_linear_grad {} behind {by:?} {case:?}", T::DTYPE.suffix())
     }
 
     fn new(make: &Make<B>, case: &Self::Case) -> Self {
@@ -152,12 +152,12 @@ pub fn check<B: Backend>(backend: &B) {
 }
 
 /// `good` has the shapes of [`Zeros::weight`] and four tokens.
-pub fn refuses<'a, B: Backend>(z: &Zeros<'_, B>, good: impl Fn() -> LoraLinear4Grad<'a, B, f32>) {
+pub fn refuses<'a, B: Backend>(z: &Zeros<'_, B>, good: impl Fn() -> LoraLinearGrad<'a, B, f32>) {
     let swiglu = || LoraInput::Swiglu { gate_up: z.mat_mut(4, 256) };
-    let message = "lora_linear4_grad: d_x is none, but an input that was not kept is made again in its place";
-    z.refuses(LoraLinear4Grad { input: swiglu(), d_x: None, ..good() }, message);
+    let message = "lora_linear_grad: d_x is none, but an input that was not kept is made again in its place";
+    z.refuses(LoraLinearGrad { input: swiglu(), d_x: None, ..good() }, message);
     let input = LoraInput::Swiglu { gate_up: z.mat_mut(4, 128) };
-    z.refuses(LoraLinear4Grad { input, ..good() }, "lora_linear4_grad: `gate_up` is [4, 128], expected [4, 256]");
+    z.refuses(LoraLinearGrad { input, ..good() }, "lora_linear_grad: `gate_up` is [4, 128], expected [4, 256]");
     let input = LoraInput::RmsNorm { x: z.mat(4, 128), weight: z.view(127), eps: 0.0, d_x: z.mat_mut(4, 128) };
-    z.refuses(LoraLinear4Grad { input, ..good() }, "lora_linear4_grad: `input.weight` has 127 elements, expected 128");
+    z.refuses(LoraLinearGrad { input, ..good() }, "lora_linear_grad: `input.weight` has 127 elements, expected 128");
 }
