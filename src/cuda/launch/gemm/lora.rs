@@ -1,9 +1,11 @@
 //! The adapter: `lora_down` and `lora_up`, or both at once where tokens are few. `plan.rs` chooses kernels and grids,
-//! `grad.rs` is the backward pass.
+//! `grad.rs` is the backward pass, `out_grad.rs` what of it reads the gradient of the output.
 
 mod dropout;
 mod grad;
+mod out_grad;
 mod plan;
+mod transposed;
 
 use crate::{
     buffer::{Mat, MatMut},

@@ -21,7 +21,7 @@ pub(super) struct Launch<P: 'static> {
 }
 
 /// The largest of what the parts of a launch have.
-fn most<P>(parts: &[P], of: impl Fn(&P) -> u32) -> u32 {
+pub(super) fn most<P>(parts: &[P], of: impl Fn(&P) -> u32) -> u32 {
     parts.iter().map(of).max().unwrap_or(0)
 }
 
