@@ -595,6 +595,13 @@ typedef struct {
     unsigned n, f;
 } SwigluGradParams;
 
+// lora_swiglu_down: swiglu, and lora_down of its output.
+typedef struct {
+    SwigluParams swiglu;
+    LoraDownParams down; // x and out_t are not used
+} LoraSwigluDownParams;
+enum { LORA_SWIGLU_DOWN_WARPS = 24, LORA_SWIGLU_DOWN_TOKENS = 16 };
+
 // lora_swiglu_grad: swiglu_grad, and kernel 1 of lora_weight_grad where x is what swiglu makes of gate and up.
 typedef struct {
     SwigluGradParams swiglu;

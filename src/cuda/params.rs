@@ -1190,6 +1190,21 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
+pub struct LoraSwigluDownParams {
+    pub swiglu: SwigluParams,
+    pub down: LoraDownParams,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LoraSwigluDownParams"][::core::mem::size_of::<LoraSwigluDownParams>() - 136usize];
+    ["Alignment of LoraSwigluDownParams"][::core::mem::align_of::<LoraSwigluDownParams>() - 8usize];
+    ["Offset of field: LoraSwigluDownParams::swiglu"][::core::mem::offset_of!(LoraSwigluDownParams, swiglu) - 0usize];
+    ["Offset of field: LoraSwigluDownParams::down"][::core::mem::offset_of!(LoraSwigluDownParams, down) - 40usize];
+};
+pub const LORA_SWIGLU_DOWN_WARPS: u32 = 24;
+pub const LORA_SWIGLU_DOWN_TOKENS: u32 = 16;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct LoraSwigluGradParams {
     pub swiglu: SwigluGradParams,
     pub factor: LoraWeightGradParams,

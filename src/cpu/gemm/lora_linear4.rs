@@ -18,7 +18,10 @@ use crate::{
 };
 
 pub(in crate::cpu) fn lora_linear4<T: Float>(op: LoraLinear4<'_, Cpu, T>) {
-    let LoraLinear4 { x, weight, parts, xa, mut out, accumulate } = op;
+    let LoraLinear4 { mut x, gate_up, weight, parts, xa, mut out, accumulate } = op;
+    if let Some(gate_up) = gate_up {
+        swiglu(Swiglu { gate_up, out: x.reborrow().columns(0..weight.cols) });
+    }
     let x = x.mat().columns(0..weight.cols);
     linear4(Linear4 { x, weight, out: out.reborrow(), accumulate });
     adapters(x, parts, xa, out);

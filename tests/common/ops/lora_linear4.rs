@@ -1,3 +1,5 @@
+mod gated;
+mod refuses;
 mod unkept;
 
 use super::{
@@ -14,11 +16,10 @@ use crate::common::{
     setup::{Check, Difference, Setup, check_some, differentiate},
     tensor::{Layout, Output, Tensor},
     work::{Model, Work},
-    zeros::Zeros,
 };
 use half::{bf16, f16};
 use halfbyte::{
-    Backend, Float, Result,
+    Backend, Float, Mat, Result,
     ops::{Dropout, LoraFactors, LoraInput, LoraLinear4, LoraLinear4Grad, LoraPart, Op},
 };
 use std::ops::Range;
@@ -129,10 +130,7 @@ impl<B: Backend, T: Float> Setup<B> for Forward<B, T> {
     }
 
     fn run(&mut self, backend: &B) -> Result<()> {
-        let (x, xa, out) = (self.x.mat_mut(), self.xa.mat_mut(), self.out.mat_mut());
-        let (weight, parts, accumulate) =
-            (self.inputs.weight.weight(), &self.inputs.parts()[..], self.inputs.case.product.accumulate);
-        LoraLinear4 { x, weight, parts, xa, out, accumulate }.run(backend)
+        self.run_of(backend, None)
     }
 
     fn outputs(&mut self) -> Vec<&mut dyn Output<B>> {
@@ -140,20 +138,33 @@ impl<B: Backend, T: Float> Setup<B> for Forward<B, T> {
     }
 
     fn compare(&mut self, close: &Close<'_, B>) {
+        self.compare_of(&columns(&self.x, self.inputs.case.product.inputs), close);
+    }
+}
+
+impl<B: Backend, T: Float> Forward<B, T> {
+    fn run_of(&mut self, backend: &B, gate_up: Option<Mat<'_, B, T>>) -> Result<()> {
+        let (x, xa, out) = (self.x.mat_mut(), self.xa.mat_mut(), self.out.mat_mut());
+        let (weight, parts, accumulate) =
+            (self.inputs.weight.weight(), &self.inputs.parts()[..], self.inputs.case.product.accumulate);
+        LoraLinear4 { x, gate_up, weight, parts, xa, out, accumulate }.run(backend)
+    }
+
+    /// With this input.
+    fn compare_of(&self, x: &[f64], close: &Close<'_, B>) {
         let Inputs { case, weight, adapters, columns: all } = &self.inputs;
         let Product { outputs, inputs, accumulate, .. } = case.product;
-        let x = columns(&self.x, inputs);
         let of = |j: usize| adapters.iter().find(|adapter| adapter.xa.contains(&j));
         close.some("xa", self.xa.now(), *all, |i, j| {
             let Some(Adapter { a, xa, dropout, .. }) = of(j) else { return Num::ZERO };
-            oracle::row_by_row(&dropped(&x, inputs, dropout), &a.to_f64(), inputs, i, j - xa.start)
+            oracle::row_by_row(&dropped(x, inputs, dropout), &a.to_f64(), inputs, i, j - xa.start)
         });
         // From the `xa` that was stored: rounding it is part of the formula.
         let (weight, xa) = (weight.exact::<T>(), self.xa.now_f64());
         let added = self.inputs.added(&xa);
         let exactness = exactness::<B, T>(close.backend, &case.product, &case.quantization);
         close.some("out", self.out.now(), outputs, |i, j| {
-            let base = exactness.dot::<T>(oracle::rows(&x, &weight, inputs, i, j));
+            let base = exactness.dot::<T>(oracle::rows(x, &weight, inputs, i, j));
             let base = if accumulate { Num::from(self.out.at(i, j)) + base.rounded::<T>() } else { base };
             added(i, j).map_or(base, |added| base.rounded::<T>() + added)
         });
@@ -305,6 +316,7 @@ fn lora_linear4_large<B: Backend>(backend: &B) {
 pub fn checks<B: Backend>() -> Vec<Check<B>> {
     vec![
         ("lora_linear4", lora_linear4),
+        ("lora_linear4_gated", gated::check),
         ("lora_linear4_grad", lora_linear4_grad),
         ("lora_linear4_grad_unkept", unkept::check),
         ("lora_linear4_large", lora_linear4_large),
@@ -335,59 +347,6 @@ pub fn works<B: Backend>(model: &Model) -> Vec<Work<B>> {
     ]
 }
 
-fn lora_linear4_refuses<B: Backend>(backend: &B) {
-    let z = Zeros(backend);
-    let part = || LoraPart { a: z.view(256), b: z.view(6), scale: 1.0, dropout: None, xa: 0..2, out: 3..6 };
-    let parts = [part()];
-    let good = || LoraLinear4::<B, f32> {
-        x: z.mat_mut(4, 136),
-        weight: z.weight(),
-        parts: &parts,
-        xa: z.mat_mut(4, 8),
-        out: z.mat_mut(4, 6),
-        accumulate: false,
-    };
-    z.fits(good());
-    let narrow = LoraLinear4 { x: z.mat_mut(4, 127), ..good() };
-    z.refuses(narrow, "lora_linear4: the columns of x is 127, but they must be the weight's and more");
-    z.refuses(LoraLinear4 { out: z.mat_mut(4, 5), ..good() }, "lora_linear4: `out` is [4, 5], expected [4, 6]");
-    let outside = [LoraPart { out: 3..7, ..part() }];
-    let message = "lora_linear4: outputs is 3..7, but they must be the weight's";
-    z.refuses(LoraLinear4 { parts: &outside, ..good() }, message);
-    let outside = [LoraPart { xa: 7..9, ..part() }];
-    let message = "lora_linear4: columns of xa is 7..9, but they must be some of it";
-    z.refuses(LoraLinear4 { parts: &outside, ..good() }, message);
-    let two = [part(), LoraPart { xa: 2..4, out: 5..6, b: z.view(2), ..part() }];
-    let message = "lora_linear4: outputs is 3..6 and 5..6, but adapters must not share any";
-    z.refuses(LoraLinear4 { parts: &two, ..good() }, message);
-    let two = [part(), LoraPart { xa: 1..3, out: 0..3, ..part() }];
-    let message = "lora_linear4: columns of xa is 0..2 and 1..3, but adapters must not share any";
-    z.refuses(LoraLinear4 { parts: &two, ..good() }, message);
-    let short = [LoraPart { a: z.view(255), ..part() }];
-    z.refuses(LoraLinear4 { parts: &short, ..good() }, "lora_linear4: `a` has 255 elements, expected 256");
-
-    let good = || LoraLinear4Grad::<B, f32> {
-        input: LoraInput::Kept(z.mat(4, 128)),
-        xa: z.mat(4, 8),
-        weight: z.weight(),
-        parts: &parts,
-        factors: vec![LoraFactors { d_a: z.out(256), d_b: z.out(6) }],
-        d_out: z.mat_mut(4, 14),
-        d_xa: z.mat_mut(4, 8),
-        d_x: Some(z.mat_mut(4, 128)),
-    };
-    z.fits(good());
-    let none = LoraLinear4Grad { factors: Vec::new(), ..good() };
-    z.refuses(none, "lora_linear4_grad: the number of factors is 0, but it must be that of the adapters");
-    let d_xa = z.mat_mut(4, 7);
-    z.refuses(LoraLinear4Grad { d_xa, ..good() }, "lora_linear4_grad: `d_xa` is [4, 7], expected [4, 8]");
-    let factors = vec![LoraFactors { d_a: z.out(256), d_b: z.out(5) }];
-    z.refuses(LoraLinear4Grad { factors, ..good() }, "lora_linear4_grad: `d_b` has 5 elements, expected 6");
-    let d_x = Some(z.mat_mut(4, 127));
-    z.refuses(LoraLinear4Grad { d_x, ..good() }, "lora_linear4_grad: `d_x` is [4, 127], expected [4, 128]");
-    unkept::refuses(&z, good);
-}
-
 pub fn refusals<B: Backend>() -> Vec<Check<B>> {
-    vec![("lora_linear4", lora_linear4_refuses)]
+    vec![("lora_linear4", refuses::refuses)]
 }

@@ -7,7 +7,7 @@ use super::{
     linear::{self, Dense},
     linear4::{linear4, linear4_grad, part_of, rows_at_a_time, rows_of},
     linear4_wgmma::{self, More},
-    lora::{LoraGrads, lora_down},
+    lora::{LoraGrads, lora_down, swiglu_down},
     norm_linear4::{Fused, adapters},
 };
 use crate::{
@@ -25,7 +25,8 @@ use crate::{
     element::{DType, Float},
     error::Result,
     ops::{
-        LORA_ROOM, Linear4, Linear4Grad, LoraInput, LoraLinear4, LoraLinear4Grad, LoraPart, RmsNormGrad, SwigluGrad,
+        LORA_ROOM, Linear4, Linear4Grad, LoraInput, LoraLinear4, LoraLinear4Grad, LoraPart, RmsNormGrad, Swiglu,
+        SwigluGrad,
     },
     quant::Weight4,
 };
@@ -191,8 +192,11 @@ pub(in crate::cuda) fn lora_linear4<T: Float>(cuda: &Cuda, mut op: LoraLinear4<'
     let inside = stack.is_some() && linear4_wgmma::fits(cuda, &gemm, &op.weight)?;
     let stack = stack.filter(|_| inside || n > DECODED_TOKENS);
     let Some(stack) = stack else { return separately(cuda, op) };
-    let x = op.x.mat().columns(0..inputs);
-    lora_down(cuda, x, op.parts, &mut op.xa, &mut op.out)?;
+    let x = op.x.reborrow().columns(0..inputs);
+    match op.gate_up {
+        Some(gate_up) => swiglu_down(cuda, Swiglu { gate_up, out: x }, op.parts, &mut op.xa, &mut op.out)?,
+        None => lora_down(cuda, x.mat(), op.parts, &mut op.xa, &mut op.out)?,
+    }
     let gemm = Gemm { k: inputs + stack.columns, ..gemm };
     let xa = stack.beside(op.xa.matrix().as_const(), op.x.matrix(), [n, inputs]);
     // SAFETY: `LoraLinear4::verify` checked every shape, and `Stack::new` and `fits` what is demanded beyond.
@@ -247,7 +251,10 @@ unsafe fn forward<T: Float>(
 }
 
 fn separately<T: Float>(cuda: &Cuda, op: LoraLinear4<'_, Cuda, T>) -> Result<()> {
-    let LoraLinear4 { x, weight, parts, mut xa, mut out, accumulate } = op;
+    let LoraLinear4 { mut x, gate_up, weight, parts, mut xa, mut out, accumulate } = op;
+    if let Some(gate_up) = gate_up {
+        swiglu::swiglu(cuda, Swiglu { gate_up, out: x.reborrow().columns(0..weight.cols) })?;
+    }
     let x = x.mat().columns(0..weight.cols);
     let gemm = Gemm::new("lora_linear4", false, &x, &mut out, accumulate);
     let mut few = Fused { gemm, weight, parts, xa: xa.matrix(), norm: None, gated: None };
