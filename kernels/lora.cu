@@ -61,6 +61,18 @@ INSTANTIATE_DOWN_HOPPER(bf16)
 INSTANTIATE_DOWN_HOPPER(f16)
 #endif
 
+// SwiGLU on the way.
+#define INSTANTIATE_SWIGLU_DOWN(T, name, drop, ahead)                                                                  \
+    extern "C" __global__ void __launch_bounds__(32 * LORA_SWIGLU_DOWN_WARPS)                                          \
+        lora_swiglu_down##name##_##T(const __grid_constant__ LoraSwigluDownParams p) {                                 \
+        begin_kernel();                                                                                                \
+        swiglu_down<T, drop, 2, LORA_SWIGLU_DOWN_WARPS, ahead>(p.swiglu, p.down);                                      \
+    }
+INSTANTIATE_SWIGLU_DOWN(bf16, 16, false, 2)
+INSTANTIATE_SWIGLU_DOWN(f16, 16, false, 2)
+INSTANTIATE_SWIGLU_DOWN(bf16, 16_drop, true, 1)
+INSTANTIATE_SWIGLU_DOWN(f16, 16_drop, true, 1)
+
 // A warp for each token and eight columns of r.
 template <class T> __device__ void lora_down_simt(const LoraDownsParams &ps) {
     const LoraDownParams &p = ps.parts[blockIdx.z];

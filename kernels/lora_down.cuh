@@ -2,6 +2,7 @@
 // What the kernels of lora_down and lora_skinny are made of.
 #include "cluster.cuh"
 #include "lora.cuh"
+#include "sigmoid.cuh"
 
 template <class T>
 __device__ __forceinline__ void store_down(const LoraDownParams &p, unsigned row, unsigned col, float v) {
@@ -54,6 +55,44 @@ template <class T, int COLS, int TILES> struct Down {
                     if (DROP) drop8(xs[s][i], dropout, row0 + 8 * i + g, k / 8);
                     // What was loaded beyond the end is the end again.
                     if (k >= p.cols) xs[s][i] = make_uint4(0, 0, 0, 0);
+                }
+                multiply(xs[s], as[s]);
+            }
+        }
+    }
+
+    // The same of what SwiGLU makes of gate and up, which is stored on the way. AHEAD runs of a warp are neighbours: two of
+    // them are whole lines of 128 bytes of each row.
+    template <bool DROP, int AHEAD, unsigned WARPS>
+    __device__ __forceinline__ void add_swiglu(const SwigluParams &w, const LoraDownParams &p, unsigned row0) {
+        unsigned g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+        Dropout dropout = dropout_of(p.dropout);
+        const T *a = static_cast<const T *>(p.a);
+        for (unsigned run = threadIdx.x / 32 * AHEAD; run * 32 < p.cols; run += WARPS * AHEAD) {
+            uint4 xs[AHEAD][2 * TILES], ups[AHEAD][2 * TILES], as[AHEAD][COLS];
+#pragma unroll
+            for (int s = 0; s < AHEAD; s++) {
+                unsigned k = min((run + s) * 32 + t * 8, p.cols - 8);
+#pragma unroll
+                for (int i = 0; i < 2 * TILES; i++) {
+                    const T *gate = row_of<T>(w.gate_up, min(row0 + 8 * i + g, p.n - 1)) + k;
+                    xs[s][i] = load16(gate), ups[s][i] = load16(gate + p.cols);
+                }
+#pragma unroll
+                for (int j = 0; j < COLS; j++) as[s][j] = load16(a + (min(8 * j + g, p.r - 1) * p.cols + k));
+            }
+#pragma unroll
+            for (int s = 0; s < AHEAD; s++) {
+                unsigned k = (run + s) * 32 + t * 8;
+#pragma unroll
+                for (int i = 0; i < 2 * TILES; i++) {
+                    unsigned row = row0 + 8 * i + g;
+                    Pack<T> &x = reinterpret_cast<Pack<T> &>(xs[s][i]), &up = reinterpret_cast<Pack<T> &>(ups[s][i]);
+#pragma unroll
+                    for (int e = 0; e < 8; e++) x.v[e] = from_f32<T>(swiglu<T>(to_f32(x.v[e]), to_f32(up.v[e])));
+                    if (row < p.n && k < p.cols) store16(row_of<T>(w.out, row) + k, xs[s][i]);
+                    if (DROP) drop8(xs[s][i], dropout, row, k / 8);
+                    if (k >= p.cols) xs[s][i] = make_uint4(0, 0, 0, 0); // the end again
                 }
                 multiply(xs[s], as[s]);
             }
@@ -113,8 +152,25 @@ __device__ void down(const LoraDownParams &p, unsigned block) {
     }
 }
 
+// SwiGLU and `down` of its output, for r up to 8 COLS: a CTA has 16 tokens.
+template <class T, bool DROP, int COLS, int WARPS, int AHEAD>
+__device__ void swiglu_down(const SwigluParams &w, const LoraDownParams &p) {
+    constexpr int ROWS = 16, WIDTH = 8 * COLS;
+    extern __shared__ float sums[]; // [WARPS][ROWS][WIDTH]
+    unsigned row0 = blockIdx.x * ROWS;
+    Down<T, COLS, 1> products;
+    products.template add_swiglu<DROP, AHEAD, WARPS>(w, p, row0);
+    products.store(sums + threadIdx.x / 32 * ROWS * WIDTH);
+    __syncthreads(); // all warps' sums are there
+    for (unsigned i = threadIdx.x; i < ROWS * WIDTH; i += 32 * WARPS) {
+        float sum = 0;
+        for (int v = 0; v < WARPS; v++) sum += sums[v * ROWS * WIDTH + i];
+        store_down<T>(p, row0 + i / WIDTH, i % WIDTH, sum);
+    }
+}
+
 #if CLUSTERS
-// The same where CTAs are few: those of a cluster share out `cols`, and then the sums, which they read across.
+// `down` where CTAs are few: those of a cluster share out `cols`, and then the sums, which they read across.
 template <class T, bool DROP, int COLS, int WARPS, int AHEAD>
 __device__ void down_cluster(const LoraDownParams &p, unsigned block) {
     constexpr unsigned ROWS = 16, WIDTH = 8 * COLS, CTAS = LORA_DOWN_CLUSTER, SHARE = ROWS * WIDTH / CTAS;

@@ -388,6 +388,26 @@ enum {
     LORA_WEIGHT_GRAD_SUMS = 8,      // rows of r of a thread that adds parts to a transposed gradient
 };
 
+// lora_out_grad: d_xa = scale * d_out b, and d_b as lora_weight_grad has it, in parts, from one read of d_out (kernel 1);
+// then their sums (kernel 2).
+typedef struct {
+    LoraWeightGradParams d_b; // x is d_out; xa_t is not read
+    const void *b;            // T [cols, r]
+    float *partial;           // [groups, n, columns]: parts of d_xa
+    MatrixMut d_xa;           // T [n, r]
+    MatrixMut d_xa_t;         // T [r, d_xa_t.stride]: the same transposed, zeros from n on
+    unsigned groups;          // of columns of d_out
+} LoraOutGradParams;
+typedef struct {
+    LoraOutGradParams parts[LORA_PARTS];
+    unsigned tiles;   // of LORA_WEIGHT_GRAD_COLS columns in a group
+    unsigned columns; // r, rounded up to 16 or 32
+} LoraOutGradsParams;
+enum {
+    LORA_OUT_GRAD_TILES = 8,  // in a group at most, for 16 columns of r; half of it for 32
+    LORA_OUT_GRAD_STAGES = 4, // tiles in shared memory
+};
+
 // rms_norm: h = x (+ add); sum = h; out = h / sqrt(mean(h^2) + eps) * weight.
 typedef struct {
     Matrix x;            // T [n, d]
@@ -574,6 +594,13 @@ typedef struct {
     MatrixMut out;       // T [n, f]: swiglu's, made again, or null; it may be in the place of d_out
     unsigned n, f;
 } SwigluGradParams;
+
+// lora_swiglu_down: swiglu, and lora_down of its output.
+typedef struct {
+    SwigluParams swiglu;
+    LoraDownParams down; // x and out_t are not used
+} LoraSwigluDownParams;
+enum { LORA_SWIGLU_DOWN_WARPS = 24, LORA_SWIGLU_DOWN_TOKENS = 16 };
 
 // lora_swiglu_grad: swiglu_grad, and kernel 1 of lora_weight_grad where x is what swiglu makes of gate and up.
 typedef struct {

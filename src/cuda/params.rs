@@ -698,6 +698,44 @@ pub const LORA_WEIGHT_GRAD_SIMT_COLS: u32 = 8;
 pub const LORA_WEIGHT_GRAD_SUMS: u32 = 8;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
+pub struct LoraOutGradParams {
+    pub d_b: LoraWeightGradParams,
+    pub b: *const ::core::ffi::c_void,
+    pub partial: *mut f32,
+    pub d_xa: MatrixMut,
+    pub d_xa_t: MatrixMut,
+    pub groups: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LoraOutGradParams"][::core::mem::size_of::<LoraOutGradParams>() - 176usize];
+    ["Alignment of LoraOutGradParams"][::core::mem::align_of::<LoraOutGradParams>() - 8usize];
+    ["Offset of field: LoraOutGradParams::d_b"][::core::mem::offset_of!(LoraOutGradParams, d_b) - 0usize];
+    ["Offset of field: LoraOutGradParams::b"][::core::mem::offset_of!(LoraOutGradParams, b) - 120usize];
+    ["Offset of field: LoraOutGradParams::partial"][::core::mem::offset_of!(LoraOutGradParams, partial) - 128usize];
+    ["Offset of field: LoraOutGradParams::d_xa"][::core::mem::offset_of!(LoraOutGradParams, d_xa) - 136usize];
+    ["Offset of field: LoraOutGradParams::d_xa_t"][::core::mem::offset_of!(LoraOutGradParams, d_xa_t) - 152usize];
+    ["Offset of field: LoraOutGradParams::groups"][::core::mem::offset_of!(LoraOutGradParams, groups) - 168usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct LoraOutGradsParams {
+    pub parts: [LoraOutGradParams; 4usize],
+    pub tiles: ::core::ffi::c_uint,
+    pub columns: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LoraOutGradsParams"][::core::mem::size_of::<LoraOutGradsParams>() - 712usize];
+    ["Alignment of LoraOutGradsParams"][::core::mem::align_of::<LoraOutGradsParams>() - 8usize];
+    ["Offset of field: LoraOutGradsParams::parts"][::core::mem::offset_of!(LoraOutGradsParams, parts) - 0usize];
+    ["Offset of field: LoraOutGradsParams::tiles"][::core::mem::offset_of!(LoraOutGradsParams, tiles) - 704usize];
+    ["Offset of field: LoraOutGradsParams::columns"][::core::mem::offset_of!(LoraOutGradsParams, columns) - 708usize];
+};
+pub const LORA_OUT_GRAD_TILES: u32 = 8;
+pub const LORA_OUT_GRAD_STAGES: u32 = 4;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct RmsNormParams {
     pub x: Matrix,
     pub add: Matrix,
@@ -1149,6 +1187,21 @@ const _: () = {
     ["Offset of field: SwigluGradParams::n"][::core::mem::offset_of!(SwigluGradParams, n) - 64usize];
     ["Offset of field: SwigluGradParams::f"][::core::mem::offset_of!(SwigluGradParams, f) - 68usize];
 };
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct LoraSwigluDownParams {
+    pub swiglu: SwigluParams,
+    pub down: LoraDownParams,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LoraSwigluDownParams"][::core::mem::size_of::<LoraSwigluDownParams>() - 136usize];
+    ["Alignment of LoraSwigluDownParams"][::core::mem::align_of::<LoraSwigluDownParams>() - 8usize];
+    ["Offset of field: LoraSwigluDownParams::swiglu"][::core::mem::offset_of!(LoraSwigluDownParams, swiglu) - 0usize];
+    ["Offset of field: LoraSwigluDownParams::down"][::core::mem::offset_of!(LoraSwigluDownParams, down) - 40usize];
+};
+pub const LORA_SWIGLU_DOWN_WARPS: u32 = 24;
+pub const LORA_SWIGLU_DOWN_TOKENS: u32 = 16;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct LoraSwigluGradParams {

@@ -50,6 +50,7 @@ pub struct LoraPart<'a, B: Storage, T: Float> {
 /// let (mut x, mut xa, mut out) = (cpu.upload(&[1_f32; 64])?, cpu.zeros(1)?, cpu.zeros(2)?);
 /// LoraLinear {
 ///     x: x.mat_mut(1, 64),
+///     gate_up: None,
 ///     weight: FrozenWeight::Quantized(weight),
 ///     parts: &[part],
 ///     xa: xa.mat_mut(1, 1),
@@ -65,6 +66,9 @@ pub struct LoraLinear<'a, B: Storage, T: Float> {
     /// `[n, in + room]`: what lies behind the input is scratch. One product takes room for all columns of `xa` from the
     /// first adapter's to the last one's, rounded up to a multiple of [`LORA_ROOM`].
     pub x: MatMut<'a, B, T>,
+    /// `[n, 2 in]`, gate and up, of which [`super::Swiglu`] makes the input first; none where it is there. On CUDA one kernel
+    /// makes it of many tokens and multiplies it with a single `A`.
+    pub gate_up: Option<Mat<'a, B, T>>,
     /// `[out, in]`.
     pub weight: FrozenWeight<'a, B, T>,
     /// Adapters, no two of which have outputs or columns of `xa` in common.
@@ -83,6 +87,9 @@ impl<B: Storage, T: Float> Op<B> for LoraLinear<'_, B, T> {
         self.weight.verify(check)?;
         check.value(cols >= inputs, "the columns of x", cols, "they must be the weight's and more")?;
         check.mat_mut("x", &self.x, [n, cols])?;
+        if let Some(gate_up) = &self.gate_up {
+            check.mat("gate_up", gate_up, [n, 2 * inputs])?;
+        }
         check.mat_mut("xa", &self.xa, [n, self.xa.shape()[1]])?;
         check.mat_mut("out", &self.out, [n, outputs])?;
         let (x, xa, out) = (self.x.mat().columns(0..inputs), self.xa.mat(), ("out", self.out.mat()));

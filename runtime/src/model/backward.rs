@@ -228,7 +228,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         if !acts.layers.has(i) {
             self.attention_forward(ctx, acts, i, &mut Attend::Packed)?;
         }
-        if acts.gate_up.has(i) { Ok(()) } else { self.gate_up_forward(ctx, acts, i, false) }
+        if acts.gate_up.has(i) { Ok(()) } else { self.gate_up_forward(ctx, acts, i) }
     }
 
     fn mlp_backward(

@@ -9,7 +9,7 @@ use crate::{
     lora::{DeviceAdapter, LoraModule},
 };
 use halfbyte::{
-    Backend, Float, MatMut,
+    Backend, Float, Mat, MatMut,
     ops::{Dropout, LoraLinear, LoraPart, Noise, Op, Swiglu},
 };
 use std::ops::Range;
@@ -33,6 +33,31 @@ impl DropoutSeed {
     fn at(&self, index: usize) -> Dropout {
         // 2^16 modules are more than any model has.
         Dropout { p: self.p, seed: self.seed, stream: self.micro_batch << 16 | index as u64 }
+    }
+}
+
+/// The input of linear layers with the same input.
+pub(super) struct Operand<'a, B: Backend, T: Float> {
+    /// `[n, in + room]`
+    pub x: MatMut<'a, B, T>,
+    /// `[n, 2 in]`, of which SwiGLU makes it first; none where it is there.
+    pub gate_up: Option<Mat<'a, B, T>>,
+}
+
+impl<'a, B: Backend, T: Float> From<MatMut<'a, B, T>> for Operand<'a, B, T> {
+    fn from(x: MatMut<'a, B, T>) -> Self {
+        Operand { x, gate_up: None }
+    }
+}
+
+impl<'a, B: Backend, T: Float> Operand<'a, B, T> {
+    /// Its `inputs` columns, once they are there.
+    fn make(self, backend: &B, inputs: usize) -> Result<MatMut<'a, B, T>> {
+        let mut x = self.x.columns(0..inputs);
+        if let Some(gate_up) = self.gate_up {
+            Swiglu { gate_up, out: x.reborrow() }.run(backend)?;
+        }
+        Ok(x)
     }
 }
 
@@ -108,31 +133,31 @@ impl<'a, B: Backend, T: Float> ForwardContext<'a, B, T> {
         self.dropout.map(|d| d.at(index))
     }
 
-    /// Linear layers with their adapters: `out = x Wᵀ + s (x Aᵀ) Bᵀ`, where `x` has room behind its columns, and with DoRA
+    /// Linear layers with their adapters: `out = x Wᵀ + s (x Aᵀ) Bᵀ`, and with DoRA
     /// `magnitude / norm` times that, but with dropout as in `dropped.rs`. Where there is memory for what is added, `[n, out]`,
     /// it is added to `out`.
     pub(super) fn project(
         &self,
         layer: usize,
         linear: &MergedLinear<B, T>,
-        x: MatMut<'_, B, T>,
+        input: Operand<'_, B, T>,
         rows: AdapterRows<'_, B, T>,
         mut out: MatMut<'_, B, T>,
         added: Option<MatMut<'_, B, T>>,
     ) -> Result<()> {
         let dora = self.is_dora() && self.adapts(layer, linear);
         if dora && self.dropout.is_some() {
-            let x = x.mat().columns(0..linear.in_features);
-            return self.project_dropped(layer, linear, x, rows, out, added.is_some());
+            let x = input.make(self.backend, linear.in_features)?;
+            return self.project_dropped(layer, linear, x.mat(), rows, out, added.is_some());
         }
         let xa = rows.xa;
         match added {
             Some(mut z) if dora => {
-                self.product(layer, linear, x, xa, z.reborrow(), false)?;
+                self.product(layer, linear, input, xa, z.reborrow(), false)?;
                 self.scale(layer, linear, z, Some(out))
             }
             added => {
-                self.product(layer, linear, x, xa, out.reborrow(), added.is_some())?;
+                self.product(layer, linear, input, xa, out.reborrow(), added.is_some())?;
                 self.scale(layer, linear, out, None)
             }
         }
@@ -148,18 +173,19 @@ impl<'a, B: Backend, T: Float> ForwardContext<'a, B, T> {
         &self,
         layer: usize,
         linear: &MergedLinear<B, T>,
-        x: MatMut<'_, B, T>,
+        input: Operand<'_, B, T>,
         xa: MatMut<'_, B, T>,
         mut out: MatMut<'_, B, T>,
         accumulate: bool,
     ) -> Result<()> {
         let (backend, parts) = (self.backend, self.parts(layer, linear));
         if let (Some(weight), false) = (linear.whole(), parts.is_empty()) {
-            return Ok(LoraLinear { x, weight, parts: &parts, xa, out, accumulate }.run(backend)?);
+            let Operand { x, gate_up } = input;
+            return Ok(LoraLinear { x, gate_up, weight, parts: &parts, xa, out, accumulate }.run(backend)?);
         }
-        let x = x.mat().columns(0..linear.in_features);
-        linear.forward(backend, x, out.reborrow(), accumulate)?;
-        Adapters { parts: &parts, xa }.add(backend, x, out)
+        let x = input.make(backend, linear.in_features)?;
+        linear.forward(backend, x.mat(), out.reborrow(), accumulate)?;
+        Adapters { parts: &parts, xa }.add(backend, x.mat(), out)
     }
 
     /// The same of a normed input: `out = rms_norm(x) Wᵀ + …`, and `gated = swiglu(out)`, which may leave nothing in `out`.
@@ -178,7 +204,7 @@ impl<'a, B: Backend, T: Float> ForwardContext<'a, B, T> {
             return linear.forward_normed(backend, norm, Adapters { parts: &parts, xa: rows.xa }, out, gated);
         }
         norm.run(backend)?;
-        self.project(layer, linear, norm.out, rows, out.reborrow(), None)?;
+        self.project(layer, linear, norm.out.into(), rows, out.reborrow(), None)?;
         match gated {
             Some(gated) => Ok(Swiglu { gate_up: out.mat(), out: gated }.run(backend)?),
             None => Ok(()),

@@ -3,7 +3,7 @@
 use super::{
     activations::Activations,
     attention::Attend,
-    context::{AdapterRows, ForwardContext},
+    context::{AdapterRows, ForwardContext, Operand},
     keep::Keep,
     qwen3::Qwen3,
     weights::Norm,
@@ -11,7 +11,7 @@ use super::{
 use crate::{batch::Batch, error::Result};
 use halfbyte::{
     Backend, Buf, Float, Mat, MatMut,
-    ops::{GatherRows, Op, RmsNorm, Swiglu},
+    ops::{GatherRows, Op, RmsNorm},
 };
 
 impl<B: Backend, T: Float> Qwen3<B, T> {
@@ -52,11 +52,13 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
     ) -> Result<()> {
         self.attention_forward(ctx, acts, i, attend)?;
         acts.residual.store(ctx.backend, i, acts.tokens.n)?;
-        self.gate_up_forward(ctx, acts, i, true)?;
-        let (n, Activations { residual, xa, normed, gated, dropped, .. }) = (acts.tokens.n, acts);
+        self.gate_up_forward(ctx, acts, i)?;
+        let (n, kept) = (acts.tokens.n, acts.keep[i] != Keep::Nothing);
+        let Activations { residual, gate_up, xa, normed, gated, dropped, .. } = acts;
+        let input = Operand { x: gated.wide_mut(n), gate_up: kept.then(|| gate_up.at(i).rows(n)) };
         let (next, added) = (residual.advance(ctx.backend, 2 * i + 1, n)?, Some(normed.rows_mut(n)));
         let rows = AdapterRows { xa: xa.at_mut(i).rows_mut(n), dropped };
-        ctx.project(i, &self.layers[i].down, gated.wide_mut(n), rows, next, added)
+        ctx.project(i, &self.layers[i].down, input, rows, next, added)
     }
 
     /// Attention of layer `i`: from state `2 i` of the residual stream to state `2 i + 1`.
@@ -76,28 +78,23 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         self.attend(ctx, i, tokens, a, attend)?;
         let (middle, added) = (residual.advance(ctx.backend, 2 * i, n)?, Some(normed.rows_mut(n)));
         let rows = AdapterRows { xa: xa.rows_mut(n), dropped };
-        ctx.project(i, &layer.o, a.attention.wide_mut(n), rows, middle, added)
+        ctx.project(i, &layer.o, a.attention.wide_mut(n).into(), rows, middle, added)
     }
 
-    /// The MLP of layer `i` as far as the input of its last product: from state `2 i + 1` of the residual stream to gate,
-    /// up and, where it is `wanted`, SwiGLU of them.
+    /// The MLP of layer `i` as far as gate and up, from state `2 i + 1` of the residual stream; and SwiGLU of them where they
+    /// are not kept.
     pub(super) fn gate_up_forward(
         &self,
         ctx: ForwardContext<'_, B, T>,
         acts: &mut Activations<B, T>,
         i: usize,
-        wanted: bool,
     ) -> Result<()> {
         let (layer, n, kept) = (&self.layers[i], acts.tokens.n, acts.keep[i] != Keep::Nothing);
         let Activations { residual, gate_up, xa, normed, gated, dropped, .. } = acts;
         let (gate_up, rows) = (gate_up.at_mut(i), AdapterRows { xa: xa.at_mut(i).rows_mut(n), dropped });
         let norm = self.norm(residual.at(2 * i + 1).rows(n), &layer.mlp_norm, normed.wide_mut(n));
         let fused = (!kept).then(|| gated.rows_mut(n));
-        ctx.project_normed(i, &layer.gate_up, norm, rows, gate_up.rows_mut(n), fused)?;
-        if kept && wanted {
-            Swiglu { gate_up: gate_up.rows(n), out: gated.rows_mut(n) }.run(ctx.backend)?;
-        }
-        Ok(())
+        ctx.project_normed(i, &layer.gate_up, norm, rows, gate_up.rows_mut(n), fused)
     }
 
     fn norm<'a>(&self, x: Mat<'a, B, T>, weight: &'a Buf<B, f32>, out: MatMut<'a, B, T>) -> Norm<'a, B, T> {

@@ -19,8 +19,12 @@ use crate::{
 };
 
 pub(in crate::cpu) fn lora_linear<T: Float>(op: LoraLinear<'_, Cpu, T>) {
-    let LoraLinear { x, weight, parts, xa, mut out, accumulate } = op;
-    let x = x.mat().columns(0..weight.shape()[1]);
+    let LoraLinear { mut x, gate_up, weight, parts, xa, mut out, accumulate } = op;
+    let [_, inputs] = weight.shape();
+    if let Some(gate_up) = gate_up {
+        swiglu(Swiglu { gate_up, out: x.reborrow().columns(0..inputs) });
+    }
+    let x = x.mat().columns(0..inputs);
     product(x, weight, out.reborrow(), accumulate);
     adapters(x, parts, xa, out);
 }

@@ -14,10 +14,14 @@ const SWIGLU: Kernel<SwigluParams> = Kernel::new("swiglu", "swiglu");
 const SWIGLU_GRAD: Kernel<SwigluGradParams> = Kernel::new("swiglu", "swiglu_grad");
 
 pub(in crate::cuda) fn swiglu<T: Float>(cuda: &Cuda, mut op: Swiglu<'_, Cuda, T>) -> Result<()> {
+    let config = elementwise("swiglu", op.out.shape())?;
+    // SAFETY: `Swiglu::verify` checked both shapes against `n` and `f`.
+    unsafe { cuda.launch(&SWIGLU, T::DTYPE.suffix(), params(&mut op), config) }
+}
+
+pub(super) fn params<T: Float>(op: &mut Swiglu<'_, Cuda, T>) -> SwigluParams {
     let [n, f] = op.out.shape();
-    let params = SwigluParams { gate_up: op.gate_up.matrix(), out: op.out.matrix(), n: dim(n), f: dim(f) };
-    // SAFETY: `Swiglu::verify` checked both shapes against `params.n` and `params.f`.
-    unsafe { cuda.launch(&SWIGLU, T::DTYPE.suffix(), params, elementwise("swiglu", [n, f])?) }
+    SwigluParams { gate_up: op.gate_up.matrix(), out: op.out.matrix(), n: dim(n), f: dim(f) }
 }
 
 pub(in crate::cuda) fn swiglu_grad<T: Float>(cuda: &Cuda, op: SwigluGrad<'_, Cuda, T>) -> Result<()> {

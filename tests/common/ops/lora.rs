@@ -6,12 +6,12 @@ use crate::common::{
     num::Num,
     oracle,
     random::property,
-    setup::{Check, Difference, Setup, bits_again, differentiate},
+    setup::{Check, Difference, Setup, bits_again, check_some, differentiate},
     tensor::{Layout, Output, Tensor},
     work::{Model, Work, both, prepare},
     zeros::Zeros,
 };
-use half::bf16;
+use half::{bf16, f16};
 use halfbyte::{
     Backend, Float, Result,
     ops::{Dropout, Lora, LoraGrad, Op},
@@ -238,6 +238,16 @@ fn lora_grad<B: Backend>(backend: &B) {
     property(24, cases::any_adapter(), |case| check_each!(Gradient, backend, &case, 2000));
 }
 
+/// So many tokens and outputs that a CTA has several blocks of the ones and tiles of the others, with tails of both.
+fn lora_grad_large<B: Backend>(backend: &B) {
+    for (rank, [n, outputs]) in [(16, [2100, 12_296]), (24, [1100, 8200])] {
+        let [n, outputs] = if backend.name().starts_with("cpu") { [n / 8, outputs / 41 / 8 * 8] } else { [n, outputs] };
+        let case = LoraCase { product: Product::new(n, outputs, 64), rank, dropout: None };
+        check_some::<B, Gradient<B, bf16>>(backend, &case, 500);
+        check_some::<B, Gradient<B, f16>>(backend, &case, 500);
+    }
+}
+
 /// With `A = 1` and one column, `xa` is the dropped input itself.
 fn dropout_drops_what_it_says<B: Backend>(backend: &B) {
     let (n, cols) = (300, 1);
@@ -260,7 +270,12 @@ fn dropout_drops_what_it_says<B: Backend>(backend: &B) {
 }
 
 pub fn checks<B: Backend>() -> Vec<Check<B>> {
-    vec![("lora", lora), ("lora_grad", lora_grad), ("dropout_drops_what_it_says", dropout_drops_what_it_says)]
+    vec![
+        ("lora", lora),
+        ("lora_grad", lora_grad),
+        ("lora_grad_large", lora_grad_large),
+        ("dropout_drops_what_it_says", dropout_drops_what_it_says),
+    ]
 }
 
 fn tiny<B: Backend>(backend: &B) {

@@ -1,3 +1,4 @@
+mod gated;
 mod refused;
 mod unkept;
 
@@ -20,7 +21,7 @@ use crate::common::{
 };
 use half::{bf16, f16};
 use halfbyte::{
-    Backend, Float, Result,
+    Backend, Float, Mat, Result,
     ops::{Dropout, LoraFactors, LoraInput, LoraLinear, LoraLinearGrad, LoraPart, Op},
 };
 use std::ops::Range;
@@ -130,10 +131,7 @@ impl<B: Backend, T: Float> Setup<B> for Forward<B, T> {
     }
 
     fn run(&mut self, backend: &B) -> Result<()> {
-        let (x, xa, out) = (self.x.mat_mut(), self.xa.mat_mut(), self.out.mat_mut());
-        let (weight, parts, accumulate) =
-            (self.inputs.weight.weight(), &self.inputs.parts()[..], self.inputs.case.product.accumulate);
-        LoraLinear { x, weight, parts, xa, out, accumulate }.run(backend)
+        self.run_of(backend, None)
     }
 
     fn outputs(&mut self) -> Vec<&mut dyn Output<B>> {
@@ -141,14 +139,27 @@ impl<B: Backend, T: Float> Setup<B> for Forward<B, T> {
     }
 
     fn compare(&mut self, close: &Close<'_, B>) {
+        self.compare_of(&columns(&self.x, self.inputs.case.product.inputs), close);
+    }
+}
+
+impl<B: Backend, T: Float> Forward<B, T> {
+    fn run_of(&mut self, backend: &B, gate_up: Option<Mat<'_, B, T>>) -> Result<()> {
+        let (x, xa, out) = (self.x.mat_mut(), self.xa.mat_mut(), self.out.mat_mut());
+        let (weight, parts, accumulate) =
+            (self.inputs.weight.weight(), &self.inputs.parts()[..], self.inputs.case.product.accumulate);
+        LoraLinear { x, gate_up, weight, parts, xa, out, accumulate }.run(backend)
+    }
+
+    /// With this input.
+    fn compare_of(&self, x: &[f64], close: &Close<'_, B>) {
         let Inputs { case, weight, adapters, columns: all } = &self.inputs;
         let Product { outputs, inputs, accumulate, .. } = case.product;
         weight.assert_kept(close.backend, close.name);
-        let x = columns(&self.x, inputs);
         let of = |j: usize| adapters.iter().find(|adapter| adapter.xa.contains(&j));
         close.some("xa", self.xa.now(), *all, |i, j| {
             let Some(Adapter { a, xa, dropout, .. }) = of(j) else { return Num::ZERO };
-            oracle::row_by_row(&dropped(&x, inputs, dropout), &a.to_f64(), inputs, i, j - xa.start)
+            oracle::row_by_row(&dropped(x, inputs, dropout), &a.to_f64(), inputs, i, j - xa.start)
         });
         // From the `xa` that was stored: rounding it is part of the formula.
         let (weight, xa) = (weight.exact(), self.xa.now_f64());
@@ -158,7 +169,7 @@ impl<B: Backend, T: Float> Setup<B> for Forward<B, T> {
             None => exactness::<B, T>(close.backend, &case.product, &case.quantization),
         };
         close.some("out", self.out.now(), outputs, |i, j| {
-            let base = exactness.dot::<T>(oracle::rows(&x, &weight, inputs, i, j));
+            let base = exactness.dot::<T>(oracle::rows(x, &weight, inputs, i, j));
             let base = if accumulate { Num::from(self.out.at(i, j)) + base.rounded::<T>() } else { base };
             added(i, j).map_or(base, |added| base.rounded::<T>() + added)
         });
@@ -316,6 +327,7 @@ fn lora_linear_large<B: Backend>(backend: &B) {
 pub fn checks<B: Backend>() -> Vec<Check<B>> {
     vec![
         ("lora_linear", lora_linear),
+        ("lora_linear_gated", gated::check),
         ("lora_linear_grad", lora_linear_grad),
         ("lora_linear_grad_unkept", unkept::check),
         ("lora_linear_large", lora_linear_large),

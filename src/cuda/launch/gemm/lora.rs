@@ -1,22 +1,25 @@
 //! The adapter: `lora_down` and `lora_up`, or both at once where tokens are few. `plan.rs` chooses kernels and grids,
-//! `grad.rs` is the backward pass.
+//! `grad.rs` is the backward pass, `out_grad.rs` what of it reads the gradient of the output.
 
 mod dropout;
 mod grad;
+mod out_grad;
 mod plan;
+mod transposed;
 
 use crate::{
     buffer::{Mat, MatMut},
     cuda::{
         device::Cuda,
-        launch::dim,
+        launch::{dim, swiglu},
         params::{
-            LORA_PARTS, LoraDownParams, LoraDownsParams, LoraSkinnyParams, LoraUpParams, LoraUpsParams, MatrixMut,
+            LORA_PARTS, LoraDownParams, LoraDownsParams, LoraSkinnyParams, LoraSwigluDownParams, LoraUpParams,
+            LoraUpsParams, MatrixMut,
         },
     },
     element::{DType, Float},
     error::Result,
-    ops::{Lora, LoraPart},
+    ops::{Lora, LoraPart, Swiglu},
 };
 use plan::Launch;
 
@@ -70,6 +73,26 @@ pub(super) fn lora_down<T: Float>(
     let downs = all.into_iter().map(|params| params.down).collect::<Vec<_>>();
     // SAFETY: the op that these are parts of checked every shape (`LoraPart::verify_all`).
     downs.chunks(PARTS).try_for_each(|parts| unsafe { launch_down(cuda, T::DTYPE, parts) })
+}
+
+/// SwiGLU, and `xa` of its output.
+pub(super) fn swiglu_down<T: Float>(
+    cuda: &Cuda,
+    mut op: Swiglu<'_, Cuda, T>,
+    parts: &[LoraPart<'_, Cuda, T>],
+    xa: &mut MatMut<'_, Cuda, T>,
+    out: &mut MatMut<'_, Cuda, T>,
+) -> Result<()> {
+    if let [LoraSkinnyParams { down, .. }] = forward_params_of(op.out.mat(), parts, xa, out)[..] {
+        let params = LoraSwigluDownParams { swiglu: swiglu::params(&mut op), down };
+        if let Some(Launch { kernel, config }) = plan::swiglu_down(cuda, T::DTYPE, &params) {
+            // SAFETY: the op that these are parts of checked every shape; `plan::swiglu_down` checked what the kernel demands
+            // beyond.
+            return unsafe { cuda.launch(kernel, T::DTYPE.suffix(), params, config) };
+        }
+    }
+    swiglu::swiglu(cuda, Swiglu { gate_up: op.gate_up, out: op.out.reborrow() })?;
+    lora_down(cuda, op.out.mat(), parts, xa, out)
 }
 
 /// Those of the parts that have a rank.

@@ -7,7 +7,7 @@ use super::{
     Gemm,
     linear::{linear, linear_grad},
     linear4::{linear4, linear4_grad},
-    lora::{LoraGrads, lora_down},
+    lora::{LoraGrads, lora_down, swiglu_down},
     norm_linear4::{Fused, adapters},
 };
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
     error::Result,
     ops::{
         FrozenWeight, Linear, Linear4, Linear4Grad, LinearGrad, LoraInput, LoraLinear, LoraLinearGrad, LoraPart,
-        RmsNormGrad, SwigluGrad,
+        RmsNormGrad, Swiglu, SwigluGrad,
     },
 };
 use core::ffi::c_void;
@@ -57,14 +57,22 @@ pub(in crate::cuda) fn lora_linear<T: Float>(cuda: &Cuda, mut op: LoraLinear<'_,
     let stack = Stack::new(op.weight, op.parts, operands).filter(|_| n > SEPARATE_TOKENS);
     let stack = stack.map(|stack| stack.with_way(cuda, &gemm, DECODED_TOKENS)).transpose()?.flatten();
     let Some(stack) = stack else { return separately(cuda, op) };
-    lora_down(cuda, op.x.mat().columns(0..inputs), op.parts, &mut op.xa, &mut op.out)?;
+    let x = op.x.reborrow().columns(0..inputs);
+    match op.gate_up {
+        Some(gate_up) => swiglu_down(cuda, Swiglu { gate_up, out: x }, op.parts, &mut op.xa, &mut op.out)?,
+        None => lora_down(cuda, x.mat(), op.parts, &mut op.xa, &mut op.out)?,
+    }
     // SAFETY: `LoraLinear::verify` checked every shape, and `with_way` what is demanded beyond.
     unsafe { stack.forward(cuda, &gemm) }
 }
 
 fn separately<T: Float>(cuda: &Cuda, op: LoraLinear<'_, Cuda, T>) -> Result<()> {
-    let LoraLinear { x, weight, parts, mut xa, mut out, accumulate } = op;
-    let x = x.mat().columns(0..weight.shape()[1]);
+    let LoraLinear { mut x, gate_up, weight, parts, mut xa, mut out, accumulate } = op;
+    let [_, inputs] = weight.shape();
+    if let Some(gate_up) = gate_up {
+        swiglu::swiglu(cuda, Swiglu { gate_up, out: x.reborrow().columns(0..inputs) })?;
+    }
+    let x = x.mat().columns(0..inputs);
     if let FrozenWeight::Quantized(weight) = weight {
         let gemm = Gemm::new("lora_linear", false, &x, &mut out, accumulate);
         let mut few = Fused { gemm, weight, parts, xa: xa.matrix(), norm: None, gated: None };

@@ -20,6 +20,7 @@ fn refuses<B: Backend>(z: &Zeros<'_, B>, weight: &dyn Fn() -> FrozenWeight<'stat
     let parts = [part()];
     let good = || LoraLinear::<B, f32> {
         x: z.mat_mut(4, 136),
+        gate_up: None,
         weight: weight(),
         parts: &parts,
         xa: z.mat_mut(4, 8),
@@ -27,6 +28,8 @@ fn refuses<B: Backend>(z: &Zeros<'_, B>, weight: &dyn Fn() -> FrozenWeight<'stat
         accumulate: false,
     };
     z.fits(good());
+    let gate_up = Some(z.mat(4, 255));
+    z.refuses(LoraLinear { gate_up, ..good() }, "lora_linear: `gate_up` is [4, 255], expected [4, 256]");
     let narrow = LoraLinear { x: z.mat_mut(4, 127), ..good() };
     z.refuses(narrow, "lora_linear: the columns of x is 127, but they must be the weight's and more");
     z.refuses(LoraLinear { out: z.mat_mut(4, 5), ..good() }, "lora_linear: `out` is [4, 5], expected [4, 6]");

@@ -3,9 +3,10 @@
 use super::{
     PARTS,
     dropout::dropout_params,
-    launch_down, launch_up,
+    launch_down, launch_up, out_grad,
     plan::{self, Launch},
     together,
+    transposed::{self, MATRICES, Shape, Transposed, transpose},
 };
 use crate::{
     buffer::{Mat, MatMut, View},
@@ -14,86 +15,20 @@ use crate::{
         kernel::{Kernel, LaunchConfig},
         launch::{dim, grid},
         params::{
-            LORA_TRANSPOSE_MATRICES, LORA_TRANSPOSE_THREADS, LORA_TRANSPOSE_TILE, LORA_WEIGHT_GRAD_SUMS,
-            LORA_WEIGHT_GRAD_THREADS, LoraDownParams, LoraSwigluGradParams, LoraTransposeParams, LoraUpParams,
-            LoraWeightGradParams, LoraWeightGradsParams, Matrix, MatrixMut, SwigluGradParams, TransposeParams,
+            LORA_WEIGHT_GRAD_SUMS, LORA_WEIGHT_GRAD_THREADS, LoraDownParams, LoraOutGradParams, LoraSwigluGradParams,
+            LoraUpParams, LoraWeightGradParams, LoraWeightGradsParams, Matrix, MatrixMut, SwigluGradParams,
+            TransposeParams,
         },
         scratch::Slot,
     },
-    element::{Element, Float},
+    element::Float,
     error::Result,
     ops::{Dropout, LoraFactors, LoraGrad, LoraPart},
 };
 use core::ffi::c_void;
 use std::ptr::null_mut;
 
-const TRANSPOSE: Kernel<LoraTransposeParams> = Kernel::new("lora_grad", "lora_transpose");
 const WEIGHT_GRAD_SUM: Kernel<LoraWeightGradsParams> = Kernel::new("lora_grad", "lora_weight_grad_sum");
-
-/// Tokens, inputs, rank and outputs of an adapter.
-struct Shape {
-    n: usize,
-    k: usize,
-    r: usize,
-    out: usize,
-}
-
-/// Scratch of the backward pass: what the kernels read transposed.
-#[derive(Clone, Copy)]
-struct Transposed {
-    /// `[in, r]`.
-    a: MatrixMut,
-    /// `[r, out]`.
-    b: MatrixMut,
-    /// `[r, n]`, with zeros up to whole tiles of tokens.
-    xa: MatrixMut,
-    /// The same.
-    d_xa: MatrixMut,
-}
-
-impl Transposed {
-    /// Bytes of each.
-    fn lens<T: Element>(shape: &Shape) -> [usize; 4] {
-        let Shape { n, k, r, out } = *shape;
-        let n_padded = n.next_multiple_of(LORA_TRANSPOSE_TILE as usize);
-        [k * r, r * out, r * n_padded, r * n_padded].map(|len| (len * size_of::<T>()).next_multiple_of(256))
-    }
-
-    /// Those of several adapters, one after the other.
-    fn all<T: Element>(cuda: &Cuda, shapes: &[Shape]) -> Result<Vec<Self>> {
-        let bytes = |shape| Self::lens::<T>(shape).iter().sum::<usize>();
-        let mut next = cuda.scratch::<u8>(Slot::Adapter, shapes.iter().map(bytes).sum())?;
-        let place = |shape| {
-            let start = next;
-            next = start.wrapping_add(bytes(shape));
-            Self::at::<T>(start, shape)
-        };
-        Ok(shapes.iter().map(place).collect())
-    }
-
-    fn at<T: Element>(start: *mut u8, shape: &Shape) -> Self {
-        let lens = Self::lens::<T>(shape);
-        let at = |i: usize, stride| {
-            let ptr = start.wrapping_add(lens[..i].iter().sum()).cast();
-            MatrixMut { ptr, stride: dim(stride) }
-        };
-        let n_padded = shape.n.next_multiple_of(LORA_TRANSPOSE_TILE as usize);
-        Transposed { a: at(0, shape.r), b: at(1, shape.out), xa: at(2, n_padded), d_xa: at(3, n_padded) }
-    }
-}
-
-/// `x` `[rows, cols]` to `out` `[cols, out.stride]`.
-fn transpose(x: Matrix, [rows, cols]: [usize; 2], out: MatrixMut) -> TransposeParams {
-    TransposeParams { x, out, rows: dim(rows), cols: dim(cols) }
-}
-
-const MATRICES: usize = LORA_TRANSPOSE_MATRICES as usize;
-
-fn transposes_config(matrices: &[TransposeParams]) -> LaunchConfig {
-    let tiles = |len: u32| len.div_ceil(LORA_TRANSPOSE_TILE) as usize;
-    let blocks = matrices.iter().map(|m| tiles(m.cols) * tiles(m.out.stride)).max().unwrap_or(0).min(1024);
-    LaunchConfig { grid: [dim(blocks), dim(matrices.len()), 1], threads: LORA_TRANSPOSE_THREADS, shared: 0 }
-}
 
 /// `d_xa`, also transposed.
 fn d_xa_params<T: Float>(op: &mut LoraGrad<'_, Cuda, T>, scratch: &Transposed) -> LoraDownParams {
@@ -157,19 +92,26 @@ fn d_x_params<T: Float>(
     }
 }
 
+/// `d_xa` and `d_b`.
+#[derive(Clone, Copy)]
+enum OfOutput {
+    /// From one read of `d_out`.
+    Once(LoraOutGradParams),
+    Twice(LoraDownParams, LoraWeightGradParams),
+}
+
 /// All that the gradients of one adapter take.
 struct Work {
     scratch: Transposed,
-    /// Of A (where `d_x` wants it), B and xa.
+    /// Of A (where `d_x` wants it), B and xa (where `d_out` is read twice).
     transposes: [TransposeParams; MATRICES],
-    d_xa: LoraDownParams,
-    /// `d_b` and `d_a`.
-    factors: [LoraWeightGradParams; 2],
+    of_output: OfOutput,
+    d_a: LoraWeightGradParams,
     d_x: Option<LoraUpParams>,
 }
 
 impl Work {
-    fn new<T: Float>(mut op: LoraGrad<'_, Cuda, T>, scratch: Transposed) -> Self {
+    fn new<T: Float>(cuda: &Cuda, mut op: LoraGrad<'_, Cuda, T>, scratch: Transposed) -> Self {
         let ([n, _], [_, r], [_, out]) = (op.x.shape(), op.xa.shape(), op.d_out.shape());
         let d_b = LoraWeightGradParams {
             transposed: 1,
@@ -177,11 +119,16 @@ impl Work {
             ..factor_params(&op.d_out, &op.xa, scratch.xa, op.d_b.ptr(), None)
         };
         let d_a = factor_params(&op.x, &op.d_xa.mat(), scratch.d_xa, op.d_a.ptr(), op.dropout);
-        let b = transpose(Matrix { ptr: op.b.ptr() as _, stride: dim(r) }, [out, r], scratch.b);
-        let transposes =
-            [transpose(Matrix::NONE, [0, 0], MatrixMut::NONE), b, transpose(op.xa.matrix(), [n, r], scratch.xa)];
         let d_xa = d_xa_params(&mut op, &scratch);
-        let mut work = Work { scratch, transposes, d_xa, factors: [d_b, d_a], d_x: None };
+        let none = transpose(Matrix::NONE, [0, 0], MatrixMut::NONE);
+        let (of_output, transposes) = match out_grad::params(cuda, T::DTYPE, &d_xa, d_b, op.b.ptr() as _) {
+            Some(once) => (OfOutput::Once(once), [none; MATRICES]),
+            None => {
+                let b = transpose(Matrix { ptr: op.b.ptr() as _, stride: dim(r) }, [out, r], scratch.b);
+                (OfOutput::Twice(d_xa, d_b), [none, b, transpose(op.xa.matrix(), [n, r], scratch.xa)])
+            }
+        };
+        let mut work = Work { scratch, transposes, of_output, d_a, d_x: None };
         if let Some(d_x) = op.d_x {
             work.add_to(d_x, op.a, &op.d_xa.mat(), op.dropout);
         }
@@ -200,20 +147,28 @@ impl Work {
         self.d_x = Some(d_x_params(d_xa, d_x, self.scratch.a.ptr, dropout));
     }
 
-    /// Queues `d_xa` of adapters of the same tokens, up to [`PARTS`] of them, and what is read transposed.
+    /// Queues `d_xa` of adapters of the same tokens, up to [`PARTS`] of them, `d_b` where that comes with it, and what is read
+    /// transposed.
     ///
     /// # Safety
     /// They were made of ops that were verified, with scratch of their own.
     unsafe fn run_d_xa<T: Float>(cuda: &Cuda, works: &[Self]) -> Result<()> {
         let transposes = works.iter().flat_map(|work| work.transposes).collect::<Vec<_>>();
-        let downs = works.iter().map(|work| work.d_xa).collect::<Vec<_>>();
-        let config = transposes_config(&transposes);
-        let params = LoraTransposeParams { matrices: together(&transposes) };
+        let (mut once, mut twice) = (Vec::new(), Vec::new());
+        for work in works {
+            match work.of_output {
+                OfOutput::Once(params) => once.push(params),
+                OfOutput::Twice(d_xa, _) => twice.push(d_xa),
+            }
+        }
         // SAFETY: the ops were verified, as this function's contract says, and `Transposed` has room for what is written
         // transposed.
         unsafe {
-            cuda.launch(&TRANSPOSE, T::DTYPE.suffix(), params, config)?;
-            launch_down(cuda, T::DTYPE, &downs)
+            transposed::launch::<T>(cuda, &transposes)?;
+            if !twice.is_empty() {
+                launch_down(cuda, T::DTYPE, &twice)?;
+            }
+            if once.is_empty() { Ok(()) } else { out_grad::launch::<T>(cuda, &mut once) }
         }
     }
 
@@ -227,8 +182,17 @@ impl Work {
         unsafe { if d_x.is_empty() { Ok(()) } else { launch_up(cuda, T::DTYPE, &d_x, true) } }
     }
 
+    /// `d_b` where it does not come with `d_xa`, and `d_a`.
     fn factors(works: &[Self]) -> Vec<LoraWeightGradParams> {
-        works.iter().flat_map(|work| work.factors).filter(|p| p.cols > 0).collect()
+        let factors = works.iter().flat_map(|work| [work.d_b(), Some(work.d_a)]);
+        factors.flatten().filter(|p| p.cols > 0).collect()
+    }
+
+    fn d_b(&self) -> Option<LoraWeightGradParams> {
+        match self.of_output {
+            OfOutput::Once(_) => None,
+            OfOutput::Twice(_, d_b) => Some(d_b),
+        }
     }
 }
 
@@ -251,7 +215,7 @@ impl LoraGrads {
         let scratch = Transposed::all::<T>(cuda, &shapes)?;
         let mut works = Vec::with_capacity(some.len());
         for ((part, factors), scratch) in some.into_iter().zip(scratch) {
-            works.push(Work::new(part.lora_grad([x, xa, d_out], d_xa, factors, None), scratch));
+            works.push(Work::new(cuda, part.lora_grad([x, xa, d_out], d_xa, factors, None), scratch));
         }
         Ok(LoraGrads(works))
     }
@@ -301,10 +265,10 @@ impl LoraGrads {
         cuda: &Cuda,
         swiglu: SwigluGradParams,
     ) -> Result<bool> {
-        let [Work { factors: [d_b, d_a], .. }] = self.0[..] else { return Ok(false) };
-        let mut through = LoraSwigluGradParams { swiglu, factor: d_a };
+        let [work] = &self.0[..] else { return Ok(false) };
+        let mut through = LoraSwigluGradParams { swiglu, factor: work.d_a };
         let Some(launch) = plan::swiglu_grad(cuda, T::DTYPE, &mut through) else { return Ok(false) };
-        let mut factors = [d_b].into_iter().filter(|p| p.cols > 0).collect::<Vec<_>>();
+        let mut factors = work.d_b().into_iter().filter(|p| p.cols > 0).collect::<Vec<_>>();
         // SAFETY: this function's contract is its; `plan::swiglu_grad` checked what the kernel demands beyond.
         unsafe { launch_weight_grads::<T>(cuda, &mut factors, Some((launch, through))) }.map(|()| true)
     }
@@ -368,7 +332,7 @@ pub(in crate::cuda) fn lora_grad<T: Float>(cuda: &Cuda, op: LoraGrad<'_, Cuda, T
         return Ok(());
     }
     let scratch = Transposed::all::<T>(cuda, &[Shape { n, k, r, out }])?;
-    let works = scratch.into_iter().zip([op]).map(|(scratch, op)| Work::new(op, scratch));
+    let works = scratch.into_iter().zip([op]).map(|(scratch, op)| Work::new(cuda, op, scratch));
     let grads = LoraGrads(works.collect());
     // SAFETY: `LoraGrad::verify` checked the op.
     unsafe {

@@ -6,8 +6,8 @@ use crate::{
         kernel::{Kernel, LaunchConfig},
         launch::{dim, grid, is_aligned},
         params::{
-            self, LoraDownParams, LoraDownsParams, LoraSkinnyParams, LoraSwigluGradParams, LoraUpParams, LoraUpsParams,
-            LoraWeightGradParams, LoraWeightGradsParams,
+            self, LoraDownParams, LoraDownsParams, LoraSkinnyParams, LoraSwigluDownParams, LoraSwigluGradParams,
+            LoraUpParams, LoraUpsParams, LoraWeightGradParams, LoraWeightGradsParams,
         },
     },
     element::DType,
@@ -21,7 +21,7 @@ pub(super) struct Launch<P: 'static> {
 }
 
 /// The largest of what the parts of a launch have.
-fn most<P>(parts: &[P], of: impl Fn(&P) -> u32) -> u32 {
+pub(super) fn most<P>(parts: &[P], of: impl Fn(&P) -> u32) -> u32 {
     parts.iter().map(of).max().unwrap_or(0)
 }
 
@@ -70,6 +70,7 @@ static DOWN_CLUSTER: [Sized<LoraDownsParams>; 3] = [
     sized!("lora", "lora_down_cluster", 32),
 ];
 const DOWN_SIMT: Kernel<LoraDownsParams> = Kernel::new("lora", "lora_down_simt");
+static SWIGLU_DOWN: Sized<LoraSwigluDownParams> = sized!("lora", "lora_swiglu_down", 16);
 static UP: [Sized<LoraUpsParams>; 3] =
     [sized!("lora", "lora_up", 16), sized!("lora", "lora_up", 32), sized!("lora", "lora_up", 64)];
 const UP_SIMT: Kernel<LoraUpsParams> = Kernel::new("lora", "lora_up_simt");
@@ -179,6 +180,25 @@ impl Few {
     fn suits_lone(&self, n_sms: u32) -> bool {
         self.r <= DOWN_LONE[1].cols && self.ctas(DOWN_LONE[1].cols) <= n_sms
     }
+}
+
+/// SwiGLU and `lora_down` of its output in one, where that suits. A CTA has a multiprocessor to itself: the last round of them
+/// has to be full, or nearly.
+pub(super) fn swiglu_down(
+    cuda: &Cuda,
+    dtype: DType,
+    LoraSwigluDownParams { swiglu, down }: &LoraSwigluDownParams,
+) -> Option<Launch<LoraSwigluDownParams>> {
+    let (warps, tokens) = (params::LORA_SWIGLU_DOWN_WARPS, params::LORA_SWIGLU_DOWN_TOKENS);
+    let blocks = down.n.div_ceil(tokens);
+    let full = 5 * blocks >= 4 * blocks.next_multiple_of(cuda.n_sms);
+    let fits = full
+        && down.r <= SWIGLU_DOWN.cols
+        && down_fits_tensor_cores(dtype, down)
+        && swiglu.gate_up.is_aligned(dtype, 16);
+    let shared = warps * tokens * SWIGLU_DOWN.cols * F32;
+    let config = LaunchConfig { grid: [blocks, 1, 1], threads: 32 * warps, shared };
+    fits.then(|| Launch { kernel: SWIGLU_DOWN.kernel(down.dropout.threshold != 0), config })
 }
 
 /// For parts with the same number of tokens, whose outputs are apart, or, `in_turn`, the same.
