@@ -2,9 +2,9 @@
 //! agree, so here are many.
 
 use crate::common::{
-    cases::{Pack, Product, Quantization},
+    cases::{LoraCase, Pack, Product, Quantization},
     make::{Make, Purpose},
-    ops::{attention, linear4},
+    ops::{attention, linear4, lora},
     setup::{Check, Setup, bits_again},
     tensor::Layout,
 };
@@ -47,6 +47,14 @@ fn linear4(backend: &Cuda) {
     }
 }
 
+/// Several blocks of tokens and tiles of outputs for each CTA.
+fn lora_grad(backend: &Cuda) {
+    for rank in [16, 32] {
+        let case = LoraCase { product: Product::new(1500, 8200, 512), rank, dropout: None };
+        many_times::<lora::Gradient<Cuda, bf16>>(backend, case);
+    }
+}
+
 pub fn checks() -> Vec<Check<Cuda>> {
-    vec![("attention", attention), ("attention_grad", attention_grad), ("linear4", linear4)]
+    vec![("attention", attention), ("attention_grad", attention_grad), ("linear4", linear4), ("lora_grad", lora_grad)]
 }
