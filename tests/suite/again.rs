@@ -9,7 +9,7 @@ use crate::common::{
     tensor::Layout,
 };
 use half::bf16;
-use halfbyte::{Backend, Cuda, ops::Heads};
+use halfbyte::{Cuda, ops::Heads};
 
 /// With an arrival before its loads, attention's gradient differed in 2 to 3 of 100 runs of such sequences, attention in half
 /// as many (H200).

@@ -6,8 +6,8 @@ use super::{
 };
 use crate::{config::Module, error::Result};
 use halfbyte::{
-    Backend, Float, Mat, elements, host,
-    ops::{Dequantize, FrozenWeight, Op},
+    Backend, Float, FrozenWeight, Mat, elements, host,
+    ops::{Dequantize, Op},
 };
 
 impl<B: Backend, T: Float> Qwen3<B, T> {

@@ -3,10 +3,10 @@
 use crate::config::Projection;
 use crate::error::Result;
 use halfbyte::{
-    Backend, Buf, Float, Mat, MatMut, View, ViewMut, host,
+    Backend, Buf, DenseBuf, Float, FrozenWeight, Mat, MatMut, View, ViewMut, host,
     ops::{
-        DenseBuf, Dequantize, FrozenWeight, GatherRows, Linear, Linear4, Linear4Grad, LinearGrad, LoraPart, NestAbsmax,
-        NormLinear4, Op, Quantize, RmsNorm, RowSquares, Swiglu,
+        Dequantize, GatherRows, Linear, Linear4, Linear4Grad, LinearGrad, LoraPart, NestAbsmax, NormLinear4, Op,
+        Quantize, RmsNorm, RowSquares, Swiglu,
     },
     quant::{Absmax, Format, GROUP, ScaleBufs, Weight4, n_blocks},
 };

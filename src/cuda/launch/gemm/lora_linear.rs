@@ -19,9 +19,10 @@ use crate::{
     },
     element::Float,
     error::Result,
+    frozen::FrozenWeight,
     ops::{
-        FrozenWeight, Linear, Linear4, Linear4Grad, LinearGrad, LoraInput, LoraLinear, LoraLinearGrad, LoraPart,
-        RmsNormGrad, SwigluGrad,
+        Linear, Linear4, Linear4Grad, LinearGrad, LoraInput, LoraLinear, LoraLinearGrad, LoraPart, RmsNormGrad,
+        SwigluGrad,
     },
 };
 use core::ffi::c_void;

@@ -1,9 +1,11 @@
-use super::check::Check;
+//! Weights that no op changes.
+
 use crate::{
     backend::Backend,
     buffer::{Buf, Mat, MatMut, Storage, View},
     element::{Float, elements},
     error::Result,
+    ops::Check,
     quant::Weight4,
 };
 use std::ops::Range;
@@ -34,7 +36,7 @@ impl<B: Storage, T: Float> FrozenWeight<'_, B, T> {
         }
     }
 
-    pub(super) fn verify(&self, check: &Check<'_, B>) -> Result<()> {
+    pub(crate) fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         match self {
             FrozenWeight::Quantized(weight) => weight.verify(check),
             FrozenWeight::Dense(weight) => check.mat("weight", &weight.mat, weight.mat.shape()),
@@ -77,12 +79,12 @@ impl<'a, B: Storage, T: Float> From<Mat<'a, B, T>> for DenseWeight<'a, B, T> {
 }
 
 /// A dense weight's memory, with room around it: columns behind its rows and as many rows below, in which ops put factors of
-/// adapters, so that one product takes both ([`super::LoraLinear`]).
+/// adapters, so that one product takes both ([`crate::ops::LoraLinear`]).
 ///
 /// Only ops see the room, and each fills what it reads of it; so they do that to a weight that is merely borrowed.
 ///
 /// ```
-/// use halfbyte::{Backend, Cpu, ops::*};
+/// use halfbyte::{Backend, Cpu, DenseBuf, ops::*};
 ///
 /// let cpu = Cpu::new();
 /// let (x, values, rows) = (cpu.upload(&[1_f32, 2.0])?, cpu.upload(&[3_f32, 4.0, 5.0, 6.0])?, cpu.upload(&[0, 1])?);
