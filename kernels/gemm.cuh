@@ -81,16 +81,16 @@ template <class T> __device__ __forceinline__ Dense<T> dense_of(const LinearPara
         begin_kernel();                                                                                                \
         __VA_ARGS__(p);                                                                                                \
     }
-#define EARLY_ENTRY(name, suffix, Params, threads, ...)                                                                \
-    extern "C" __global__ void __launch_bounds__(threads, 1) name##_##suffix(const __grid_constant__ Params p) {       \
+#define EARLY_ENTRY(name, suffix, Params, threads, ctas, ...)                                                          \
+    extern "C" __global__ void __launch_bounds__(threads, ctas) name##_##suffix(const __grid_constant__ Params p) {    \
         __VA_ARGS__(p);                                                                                                \
     }
-#define EARLY_ENTRIES(name, Params, threads, kernel, ...)                                                              \
-    EARLY_ENTRY(name, bf16, Params, threads, kernel<bf16, bf16, __VA_ARGS__>)                                          \
-    EARLY_ENTRY(name, f16, Params, threads, kernel<f16, f16, __VA_ARGS__>)
-#define EARLY_ENTRIES_F32_OUT(name, Params, threads, kernel, ...)                                                      \
-    EARLY_ENTRY(name, bf16_f32, Params, threads, kernel<bf16, f32, __VA_ARGS__>)                                       \
-    EARLY_ENTRY(name, f16_f32, Params, threads, kernel<f16, f32, __VA_ARGS__>)
+#define EARLY_ENTRIES(name, Params, threads, ctas, kernel, ...)                                                        \
+    EARLY_ENTRY(name, bf16, Params, threads, ctas, kernel<bf16, bf16, __VA_ARGS__>)                                    \
+    EARLY_ENTRY(name, f16, Params, threads, ctas, kernel<f16, f16, __VA_ARGS__>)
+#define EARLY_ENTRIES_F32_OUT(name, Params, threads, ctas, kernel, ...)                                                \
+    EARLY_ENTRY(name, bf16_f32, Params, threads, ctas, kernel<bf16, f32, __VA_ARGS__>)                                 \
+    EARLY_ENTRY(name, f16_f32, Params, threads, ctas, kernel<f16, f32, __VA_ARGS__>)
 #define ENTRIES(name, Params, threads, ctas, kernel, ...)                                                              \
     ENTRY(name, bf16, Params, threads, ctas, kernel<bf16, bf16, __VA_ARGS__>)                                          \
     ENTRY(name, f16, Params, threads, ctas, kernel<f16, f16, __VA_ARGS__>)

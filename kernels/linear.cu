@@ -42,14 +42,18 @@ ENTRIES(linear_grad_mma128, LinearParams, MMA_THREADS, 2, mma, true, 128)
 // -------------------------------------------------------------------------- up to 16 tokens: one pass over the weight
 
 template <class T, class O, int TOKENS8> __device__ void skinny(const LinearParams &p) {
+    let_next_start();
+    if (!p.settled) wait_for_last();
     Skinny<T, O, TOKENS8> product(p);
+    product.ask(blockIdx.x);
+    if (p.settled) wait_for_last();
     unsigned tiles = (p.rows + 15) / 16;
-    for (unsigned tile = blockIdx.x; tile < tiles; tile += gridDim.x) product.tile(tile);
+    for (unsigned tile = blockIdx.x; tile < tiles; tile += gridDim.x) product.tile(tile, tile + gridDim.x);
 }
-ENTRIES(linear_skinny8, LinearParams, LINEAR_SKINNY_THREADS, LINEAR_SKINNY8_CTAS, skinny, 1)
-ENTRIES(linear_skinny16, LinearParams, LINEAR_SKINNY_THREADS, LINEAR_SKINNY16_CTAS, skinny, 2)
-ENTRIES_F32_OUT(linear_skinny8, LinearParams, LINEAR_SKINNY_THREADS, LINEAR_SKINNY8_CTAS, skinny, 1)
-ENTRIES_F32_OUT(linear_skinny16, LinearParams, LINEAR_SKINNY_THREADS, LINEAR_SKINNY16_CTAS, skinny, 2)
+EARLY_ENTRIES(linear_skinny8, LinearParams, LINEAR_SKINNY_THREADS, LINEAR_SKINNY8_CTAS, skinny, 1)
+EARLY_ENTRIES(linear_skinny16, LinearParams, LINEAR_SKINNY_THREADS, LINEAR_SKINNY16_CTAS, skinny, 2)
+EARLY_ENTRIES_F32_OUT(linear_skinny8, LinearParams, LINEAR_SKINNY_THREADS, LINEAR_SKINNY8_CTAS, skinny, 1)
+EARLY_ENTRIES_F32_OUT(linear_skinny16, LinearParams, LINEAR_SKINNY_THREADS, LINEAR_SKINNY16_CTAS, skinny, 2)
 
 // ------------------------------------------------------------------------------------------------------ split sums
 // out [n, rows] (+)= sum over s of partial [splits, n, rows], in order. linear4 uses it too, with rows = its outputs.

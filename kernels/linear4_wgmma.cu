@@ -284,8 +284,8 @@ __device__ __forceinline__ void fused(const Linear4WgmmaParams &p) {
 }
 
 #define WGMMA_TILE(name, WARPGROUPS, TOKENS)                                                                           \
-    EARLY_ENTRIES(name, Linear4WgmmaParams, (Layout<WARPGROUPS, TOKENS>::THREADS), fused, WARPGROUPS, TOKENS)          \
-    EARLY_ENTRIES_F32_OUT(name, Linear4WgmmaParams, (Layout<WARPGROUPS, TOKENS>::THREADS), fused, WARPGROUPS, TOKENS)
+    EARLY_ENTRIES(name, Linear4WgmmaParams, (Layout<WARPGROUPS, TOKENS>::THREADS), 1, fused, WARPGROUPS, TOKENS)          \
+    EARLY_ENTRIES_F32_OUT(name, Linear4WgmmaParams, (Layout<WARPGROUPS, TOKENS>::THREADS), 1, fused, WARPGROUPS, TOKENS)
 // By rows and tokens.
 WGMMA_TILE(linear4_wgmma_192x32, 3, 32)
 WGMMA_TILE(linear4_wgmma_192x64, 3, 64)

@@ -182,6 +182,7 @@ typedef struct {
     unsigned n, rows, cols;
     unsigned accumulate;
     unsigned splits;
+    unsigned settled; // `skinny` reads the weight while the kernel before it still runs
 } LinearParams;
 enum {
     LINEAR_SKINNY_THREADS = 256,

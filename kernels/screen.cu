@@ -181,7 +181,7 @@ template <class T> struct Outputs16 {
     Skinny<T, f32, 1> product;
 
     __device__ __forceinline__ explicit Outputs16(const LinearParams &p) : product(p) {}
-    __device__ __forceinline__ void tile(unsigned tile) { product.tile(tile); }
+    __device__ __forceinline__ void tile(unsigned tile) { product.ask(tile), product.tile(tile, ~0u); }
 };
 template <> struct Outputs<bf16> : Outputs16<bf16> { using Outputs16::Outputs16; };
 template <> struct Outputs<f16> : Outputs16<f16> { using Outputs16::Outputs16; };

@@ -5,9 +5,9 @@
 // weight, and their rows, aligned to 16 bytes and cols a multiple of 8.
 //
 // The weight is read once and never again, so it does not pass through shared memory: a warp asks for 4 KiB of it, 16
-// rows by 128, before it multiplies, and 24 warps on a multiprocessor (3 CTAs; 2 with 16 tokens, by registers) keep 96
-// KiB under way. The 8 warps of a CTA share the k of one tile of rows, so that a weight of few rows has CTAs enough. x
-// comes from L1. The bound is the memory.
+// rows by 128, as soon as the last ones are multiplied, and 24 warps on a multiprocessor (3 CTAs; 2 with 16 tokens, by
+// registers) keep 96 KiB under way. The 8 warps of a CTA share the k of one tile of rows, so that a weight of few rows has
+// CTAs enough. x comes from L1. The bound is the memory.
 #include "gemm.cuh"
 #include "ptx.cuh"
 
@@ -29,6 +29,7 @@ template <class T, class O, int TOKENS8> struct Skinny {
     const LinearParams &p;
     const unsigned warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     SkinnyRow<T> x[TOKENS8];
+    uint4 low[4], high[4]; // of the weight, what was asked for: of rows g and g + 8
     unsigned odd = 0; // which half of the sums the next tile takes
 
     __device__ __forceinline__ explicit Skinny(const LinearParams &p) : p(p) {
@@ -41,30 +42,36 @@ template <class T, class O, int TOKENS8> struct Skinny {
     __device__ __forceinline__ SkinnyRow<T> weight_row(unsigned row) const {
         return {row < p.rows ? row_of<T>(p.weight, row) : nullptr, p.cols};
     }
+    // This lane's columns of the 128, 8 of them.
+    __device__ __forceinline__ unsigned column(int i) const { return i / 2 * 64 + t * 16 + i % 2 * 8; }
+    __device__ __forceinline__ void load(unsigned tile, unsigned k0) {
+        SkinnyRow<T> rows[2] = {weight_row(tile * 16 + g), weight_row(tile * 16 + g + 8)};
+#pragma unroll
+        for (int i = 0; i < 4; i++) low[i] = rows[0].load(k0 + column(i)), high[i] = rows[1].load(k0 + column(i));
+    }
 
-    // The outputs of 16 rows of the weight, by the whole CTA.
-    __device__ __forceinline__ void tile(unsigned tile) {
+    // Asks for this warp's first part of a tile.
+    __device__ __forceinline__ void ask(unsigned tile) { load(tile, warp * SKINNY_K); }
+
+    // The outputs of 16 rows of the weight, which were asked for, by the whole CTA; asks for those of tile `next`.
+    __device__ __forceinline__ void tile(unsigned tile, unsigned next) {
         __shared__ float sums[2][SKINNY_WARPS][TOKENS][16];
-        SkinnyRow<T> low = weight_row(tile * 16 + g), high = weight_row(tile * 16 + g + 8);
         float acc[TOKENS8][4] = {};
         for (unsigned k0 = warp * SKINNY_K; k0 < p.cols; k0 += SKINNY_WARPS * SKINNY_K) {
-            uint4 l[4], h[4];
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                unsigned k = k0 + i / 2 * 64 + t * 16 + i % 2 * 8;
-                l[i] = low.load(k), h[i] = high.load(k);
-            }
 #pragma unroll
             for (int i = 0; i < 4; i++) { // 8 k of each lane: two matrix products
-                uint32_t a0[4] = {l[i].x, h[i].x, l[i].y, h[i].y}, a1[4] = {l[i].z, h[i].z, l[i].w, h[i].w};
+                uint32_t a0[4] = {low[i].x, high[i].x, low[i].y, high[i].y};
+                uint32_t a1[4] = {low[i].z, high[i].z, low[i].w, high[i].w};
 #pragma unroll
                 for (int j = 0; j < TOKENS8; j++) {
-                    uint4 b = x[j].load(k0 + i / 2 * 64 + t * 16 + i % 2 * 8);
+                    uint4 b = x[j].load(k0 + column(i));
                     mma_m16n8k16<T>(acc[j], a0, b.x, b.y);
                     mma_m16n8k16<T>(acc[j], a1, b.z, b.w);
                 }
             }
+            if (k0 + SKINNY_WARPS * SKINNY_K < p.cols) load(tile, k0 + SKINNY_WARPS * SKINNY_K);
         }
+        ask(next);
 #pragma unroll
         for (int i = 0; i < TOKENS8 * 4; i++)
             sums[odd][warp][i / 4 * 8 + t * 2 + i % 2][g + i % 4 / 2 * 8] = acc[i / 4][i % 4];

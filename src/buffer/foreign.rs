@@ -14,6 +14,7 @@
 //!     weight: Mat::new(View::from(&weight[..]), 2, 2),
 //!     out: MatMut::new(ViewMut::from(&mut out[..]), 1, 2),
 //!     accumulate: false,
+//!     settled: false,
 //! }
 //! .run(&cpu)?;
 //! assert_eq!(out, [11.0, 17.0]);
@@ -129,7 +130,9 @@ mod tests {
             (x, weight, ViewMut::from_raw(&cpu, out.as_mut_ptr().wrapping_add(1), 5).unwrap())
         };
         let (x, out_mat) = (Mat::with_stride(x, 2, 2, 3), MatMut::with_stride(view, 2, 2, 3));
-        Linear { x, weight: Mat::new(weight, 2, 2), out: out_mat, accumulate: false }.run(&cpu).unwrap();
+        Linear { x, weight: Mat::new(weight, 2, 2), out: out_mat, accumulate: false, settled: false }
+            .run(&cpu)
+            .unwrap();
         assert_eq!(out, [7.0, 3.0, -1.0, 7.0, 7.0, -1.0, 7.0]);
     }
 

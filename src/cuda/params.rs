@@ -275,6 +275,7 @@ pub struct LinearParams {
     pub cols: ::core::ffi::c_uint,
     pub accumulate: ::core::ffi::c_uint,
     pub splits: ::core::ffi::c_uint,
+    pub settled: ::core::ffi::c_uint,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -289,6 +290,7 @@ const _: () = {
     ["Offset of field: LinearParams::cols"][::core::mem::offset_of!(LinearParams, cols) - 64usize];
     ["Offset of field: LinearParams::accumulate"][::core::mem::offset_of!(LinearParams, accumulate) - 68usize];
     ["Offset of field: LinearParams::splits"][::core::mem::offset_of!(LinearParams, splits) - 72usize];
+    ["Offset of field: LinearParams::settled"][::core::mem::offset_of!(LinearParams, settled) - 76usize];
 };
 pub const LINEAR_SKINNY_THREADS: u32 = 256;
 pub const LINEAR_SKINNY8_CTAS: u32 = 3;

@@ -17,7 +17,7 @@ pub(super) const SLOTS: usize = 16;
 /// Bytes of a slot.
 pub(super) const SLOT: usize = 2 << 20;
 /// Slots that are filled at once, each by a thread; what was in the others before is copied meanwhile.
-pub(super) const GROUP: usize = 4;
+pub(super) const GROUP: usize = 8;
 
 /// Memory, and what says that the copy from it is over.
 struct Slot {

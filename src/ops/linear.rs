@@ -15,7 +15,8 @@ use crate::{
 /// let cpu = Cpu::new();
 /// let (x, weight) = (cpu.upload(&[1_f32, 2.0])?, cpu.upload(&[3_f32, 4.0, 5.0, 6.0])?);
 /// let mut out = cpu.zeros::<f32>(2)?;
-/// Linear { x: x.mat(1, 2), weight: weight.mat(2, 2), out: out.mat_mut(1, 2), accumulate: false }.run(&cpu)?;
+/// let (x, weight) = (x.mat(1, 2), weight.mat(2, 2));
+/// Linear { x, weight, out: out.mat_mut(1, 2), accumulate: false, settled: false }.run(&cpu)?;
 /// assert_eq!(out.to_vec(&cpu)?, [11.0, 17.0]);
 /// # Ok::<(), halfbyte::Error>(())
 /// ```
@@ -29,6 +30,9 @@ pub struct Linear<'a, B: Storage, T: Float, O: Float = T> {
     pub out: MatMut<'a, B, O>,
     /// Adds to `out` instead of overwriting it; the product may be rounded to `O` before it is added.
     pub accumulate: bool,
+    /// The weight was there before the backend was last waited for, or before the [`crate::backend::Backend::replay`] that this
+    /// is part of, and is not written again. A GPU then reads it while ops before this one still run; the result is the same.
+    pub settled: bool,
 }
 
 impl<B: Storage, T: Float, O: Float> Op<B> for Linear<'_, B, T, O> {

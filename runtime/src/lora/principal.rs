@@ -62,7 +62,7 @@ impl Weight<'_> {
         let (x, n) = (cpu.upload(&x.concat())?, x.len());
         let mut out = cpu.zeros(n * rows)?;
         let (x, weight) = (x.mat(n, *cols), buf.mat(*rows, *cols));
-        Linear { x, weight, out: out.mat_mut(n, *rows), accumulate: false }.run(*cpu)?;
+        Linear { x, weight, out: out.mat_mut(n, *rows), accumulate: false, settled: false }.run(*cpu)?;
         Ok(cpu.download(out.view())?.chunks(*rows).map(<[f32]>::to_vec).collect())
     }
 

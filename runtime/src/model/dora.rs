@@ -70,7 +70,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
             let (a, at) = (compute.at(lora.a.clone()), layout.among_magnitudes(lora));
             let x = Mat::new(a, rank, in_features);
             weight.forward(backend, x, products.mat_mut(rank, out_features), false)?;
-            Linear { x, weight: x, out: gram.mat_mut(rank, rank), accumulate: false }.run(backend)?;
+            Linear { x, weight: x, out: gram.mat_mut(rank, rank), accumulate: false, settled: false }.run(backend)?;
             let (squares, b) = (squares.at(at.clone()), compute.at(lora.b.clone()));
             let (products, gram, norms) = (products.mat(rank, out_features), gram.at(0..rank * rank), norms.at_mut(at));
             DoraNorms { squares, products, gram, b, scale, norms }.run(backend)?;

@@ -75,7 +75,7 @@ impl<'a, B: Backend, T: Float> ForwardContext<'a, B, T> {
         let (scale, dropout) = (lora.scale, self.head_dropout(chunk));
         Lora { x, a, b: identity, scale, dropout, xa, out: scaled.reborrow() }.run(backend)?;
         let weight = Mat::new(b, out.shape()[1], lora.rank);
-        Ok(Linear { x: scaled.mat(), weight, out, accumulate: true }.run(backend)?)
+        Ok(Linear { x: scaled.mat(), weight, out, accumulate: true, settled: false }.run(backend)?)
     }
 
     /// The gradient of [`ForwardContext::adapt_head`], which ran last: what `d_out` is to `x` is added to `d_x`, and to A

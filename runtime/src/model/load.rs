@@ -360,6 +360,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
             screen: OnceLock::new(),
             rope: RopeTables::new(backend, config)?,
         };
+        backend.synchronize()?; // ops may read them early (`Linear::settled`)
         bar.finish_and_clear();
         info!(?base, layers = config.n_layers, took = ?began.elapsed(), "weights were loaded");
         Ok(model)

@@ -94,7 +94,8 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
             (None, Some(head)) => head.forward(ctx.backend, normed, out.reborrow(), false)?,
             (own, _) => {
                 let weight = own.map_or_else(|| self.embedding(ctx), |head| self.as_table(head));
-                Linear { x: normed, weight, out: out.reborrow(), accumulate: false }.run(ctx.backend)?;
+                let settled = own.is_none() && ctx.adapter.and_then(DeviceAdapter::embedding).is_none();
+                Linear { x: normed, weight, out: out.reborrow(), accumulate: false, settled }.run(ctx.backend)?;
             }
         }
         ctx.adapt_head(normed, out, ends, chunk)

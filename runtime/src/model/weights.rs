@@ -148,7 +148,9 @@ impl<B: Backend, T: Float> RowsOfWeight<'_, B, T> {
         accumulate: bool,
     ) -> Result<()> {
         match self.0 {
-            FrozenWeight::Dense(weight) => Linear { x, weight: weight.mat(), out, accumulate }.run(backend)?,
+            FrozenWeight::Dense(weight) => {
+                Linear { x, weight: weight.mat(), out, accumulate, settled: true }.run(backend)?;
+            }
             FrozenWeight::Quantized(weight) => Linear4 { x, weight, out, accumulate }.run(backend)?,
         }
         Ok(())

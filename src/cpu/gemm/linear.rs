@@ -13,7 +13,7 @@ use crate::{
 };
 
 pub(in crate::cpu) fn linear<T: Float, O: Float>(op: Linear<'_, Cpu, T, O>) {
-    let Linear { x, weight, out, accumulate } = op;
+    let Linear { x, weight, out, accumulate, .. } = op;
     product(Dense::new(x), Dense::new(weight), out, accumulate);
 }
 

@@ -30,7 +30,9 @@ pub(in crate::cpu) fn lora_linear<T: Float>(op: LoraLinear<'_, Cpu, T>) {
 fn product<T: Float>(x: Mat<'_, Cpu, T>, weight: FrozenWeight<'_, Cpu, T>, out: MatMut<'_, Cpu, T>, accumulate: bool) {
     match weight {
         FrozenWeight::Quantized(weight) => linear4(Linear4 { x, weight, out, accumulate }),
-        FrozenWeight::Dense(weight) => linear(Linear { x, weight: weight.mat(), out, accumulate }),
+        FrozenWeight::Dense(weight) => {
+            linear(Linear { x, weight: weight.mat(), out, accumulate, settled: false });
+        }
     }
 }
 

@@ -120,7 +120,7 @@ pub(in crate::cpu) fn linear_max<T: Float>(op: LinearMax<'_, Cpu, T>) {
     let LinearMax { x, weight, codes, bounds, out } = op;
     let (n, [_, rows]) = (x.rows, out.shape());
     if !gemv::suits(n) {
-        return linear(Linear { x, weight, out, accumulate: false });
+        return linear(Linear { x, weight, out, accumulate: false, settled: false });
     }
     par::with_scratch(rows * n, |found| {
         let least = most(x, codes.slice(), bounds, found);

@@ -47,8 +47,8 @@ impl<B: Backend, T: Float, O: Float> Setup<B> for Forward<B, T, O> {
     }
 
     fn run(&mut self, backend: &B) -> Result<()> {
-        let (x, weight, accumulate) = (self.x.mat(), self.weight.mat(), self.case.accumulate);
-        Linear { x, weight, out: self.out.mat_mut(), accumulate }.run(backend)
+        let (x, weight, Product { n, accumulate, .. }) = (self.x.mat(), self.weight.mat(), self.case);
+        Linear { x, weight, out: self.out.mat_mut(), accumulate, settled: n % 2 == 1 }.run(backend)
     }
 
     fn outputs(&mut self) -> Vec<&mut dyn Output<B>> {
@@ -178,13 +178,16 @@ pub fn works<B: Backend>(model: &Model) -> Vec<Work<B>> {
 
 fn linear_refuses<B: Backend>(backend: &B) {
     let z = Zeros(backend);
-    let good = || Linear::<B, f32> { x: z.mat(4, 8), weight: z.mat(6, 8), out: z.mat_mut(4, 6), accumulate: false };
+    let good = || {
+        let (x, weight, out) = (z.mat(4, 8), z.mat(6, 8), z.mat_mut(4, 6));
+        Linear::<B, f32> { x, weight, out, accumulate: false, settled: false }
+    };
     z.fits(good());
     z.refuses(Linear { x: z.mat(3, 8), ..good() }, "linear: `x` is [3, 8], expected [4, 8]");
     z.refuses(Linear { weight: z.mat(6, 7), ..good() }, "linear: `weight` is [6, 7], expected [6, 8]");
     z.refuses(Linear { out: z.mat_mut(4, 7), ..good() }, "linear: `weight` is [6, 8], expected [7, 8]");
-    let op =
-        Linear::<B, f32, half::f16> { x: z.mat(1, 1), weight: z.mat(1, 1), out: z.mat_mut(1, 1), accumulate: false };
+    let (x, weight, out) = (z.mat(1, 1), z.mat(1, 1), z.mat_mut(1, 1));
+    let op = Linear::<B, f32, half::f16> { x, weight, out, accumulate: false, settled: false };
     z.refuses(op, "linear: the output type is f16, but it must be the input type or f32");
 
     let good =

@@ -205,7 +205,7 @@ fn same_as_linear<B: Backend, T: Float>(backend: &B, quantization: Quantization)
     Dequantize { weight: ours.weight.weight(), out: decoded.view_mut() }.run(backend).unwrap();
     let mut dense = make.output::<f32>([case.n, case.outputs], case.layout);
     let (x, out) = (ours.x.mat(), dense.mat_mut());
-    Linear { x, weight: decoded.mat(), out, accumulate: false }.run(backend).unwrap();
+    Linear { x, weight: decoded.mat(), out, accumulate: false, settled: false }.run(backend).unwrap();
     ours.run(backend).unwrap();
     let (ours_out, dense) = (ours.out.read(backend, &name), dense.read(backend, &name));
     let (x, weight) = (ours.x.to_f64(), ours.weight.exact::<T>());

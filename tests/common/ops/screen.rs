@@ -169,7 +169,9 @@ impl<B: Backend, T: Float> Setup<B> for Largest<B, T> {
         let Product { n, outputs, .. } = self.case.product;
         let mut all = close.backend.zeros::<f32>(n * outputs).unwrap();
         let out = MatMut::new(all.view_mut(), n, outputs);
-        Linear { x: self.x.mat(), weight: self.weight.mat(), out, accumulate: false }.run(close.backend).unwrap();
+        Linear { x: self.x.mat(), weight: self.weight.mat(), out, accumulate: false, settled: false }
+            .run(close.backend)
+            .unwrap();
         let all = all.to_vec(close.backend).unwrap();
         for (i, (got, want)) in self.out.now().chunks(outputs).zip(all.chunks(outputs)).enumerate() {
             let top = want.iter().fold(f32::NEG_INFINITY, |top, want| top.max(*want));

@@ -29,7 +29,17 @@ const SKINNY16: Kernel<LinearParams> = Kernel::new("linear", "linear_skinny16");
 
 /// A dense weight of the input type.
 #[derive(Clone, Copy)]
-pub(super) struct Dense(pub(super) Matrix);
+pub(super) struct Dense {
+    pub(super) weight: Matrix,
+    /// Kernels that still run do not write it.
+    settled: bool,
+}
+
+impl Dense {
+    pub(super) fn new(weight: Matrix) -> Self {
+        Dense { weight, settled: false }
+    }
+}
 
 impl GemmWeight for Dense {
     type Params = LinearParams;
@@ -38,7 +48,7 @@ impl GemmWeight for Dense {
         let (rows, cols) = gemm.weight_shape();
         LinearParams {
             x: gemm.x,
-            weight: self.0,
+            weight: self.weight,
             out: gemm.out,
             partial,
             n: dim(gemm.n),
@@ -46,6 +56,7 @@ impl GemmWeight for Dense {
             cols: dim(cols),
             accumulate: gemm.accumulate.into(),
             splits: dim(splits),
+            settled: self.settled.into(),
         }
     }
 }
@@ -53,13 +64,13 @@ impl GemmWeight for Dense {
 pub(in crate::cuda) fn linear<T: Float, O: Float>(cuda: &Cuda, mut op: Linear<'_, Cuda, T, O>) -> Result<()> {
     let gemm = Gemm::new("linear", false, &op.x, &mut op.out, op.accumulate);
     // SAFETY: `Linear::verify` checked the shapes of `x`, `out` and the weight against each other.
-    unsafe { dense(cuda, &gemm, Dense(op.weight.matrix())) }
+    unsafe { dense(cuda, &gemm, Dense { weight: op.weight.matrix(), settled: op.settled }) }
 }
 
 pub(in crate::cuda) fn linear_grad<T: Float>(cuda: &Cuda, mut op: LinearGrad<'_, Cuda, T>) -> Result<()> {
     let gemm = Gemm::new("linear_grad", true, &op.d_out, &mut op.d_x, op.accumulate);
     // SAFETY: `LinearGrad::verify` checked the shapes of `d_out`, `d_x` and the weight against each other.
-    unsafe { dense(cuda, &gemm, Dense(op.weight.matrix())) }
+    unsafe { dense(cuda, &gemm, Dense::new(op.weight.matrix())) }
 }
 
 /// Queues a product with a dense weight, by the table above.
@@ -68,12 +79,12 @@ pub(in crate::cuda) fn linear_grad<T: Float>(cuda: &Cuda, mut op: LinearGrad<'_,
 /// As for [`GemmPlan::run`].
 pub(super) unsafe fn dense(cuda: &Cuda, gemm: &Gemm, weight: Dense) -> Result<()> {
     let kernels = if gemm.grad { &GRAD } else { &FORWARD };
-    let plan = if !gemm.x_fits_tensor_cores() || !weight.0.is_aligned(gemm.input, 16) {
+    let plan = if !gemm.x_fits_tensor_cores() || !weight.weight.is_aligned(gemm.input, 16) {
         plan::simt(cuda, gemm, kernels)?
     } else if gemm.is_skinny() {
         skinny(cuda, gemm)
     // SAFETY: this function's contract is that of `run_blas`.
-    } else if unsafe { run_blas(cuda, gemm, weight.0) }? {
+    } else if unsafe { run_blas(cuda, gemm, weight.weight) }? {
         return Ok(());
     } else {
         plan::mma(cuda, gemm, kernels)?

@@ -188,7 +188,7 @@ unsafe fn dequantize_first(cuda: &Cuda, gemm: &Gemm, weight: &Weight4<'_, Cuda>)
         // that this function's contract is about.
         unsafe {
             launch_dequantize(cuda, gemm.input, dequantize)?;
-            linear::dense(cuda, &part_of(gemm, rows), Dense(out.as_const()))?;
+            linear::dense(cuda, &part_of(gemm, rows), Dense::new(out.as_const()))?;
         }
     }
     Ok(())

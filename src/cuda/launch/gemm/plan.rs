@@ -118,6 +118,7 @@ unsafe fn add_parts(cuda: &Cuda, gemm: &Gemm, partial: *mut f32, splits: usize) 
         cols: 0,
         accumulate: gemm.accumulate.into(),
         splits: dim(splits),
+        settled: 0,
     };
     let blocks = (gemm.n * gemm.m).div_ceil(threads as usize).min(cuda.n_sms as usize * SUM_CTAS_PER_SM);
     // SAFETY: the kernel reads `partial` and writes `out` within `n`, `rows` and `splits`, which this function's

@@ -48,7 +48,7 @@ pub(in crate::cuda) fn screen<T: Float>(cuda: &Cuda, mut op: Screen<'_, Cuda, T>
 
 pub(in crate::cuda) fn linear_max<T: Float>(cuda: &Cuda, mut op: LinearMax<'_, Cuda, T>) -> Result<()> {
     let gemm = Gemm::new("linear_max", false, &op.x, &mut op.out, false);
-    let (weight, codes) = (Dense(op.weight.matrix()), op.codes.ptr() as *const c_void);
+    let (weight, codes) = (Dense::new(op.weight.matrix()), op.codes.ptr() as *const c_void);
     let Gemm { n, m: rows, k: cols, .. } = gemm;
     let kernel = BOUNDS.iter().find(|(most, _)| n <= *most).filter(|_| n > 0 && rows > 0);
     let Some((tokens, bounds)) = kernel.filter(|(most, _)| takes(&gemm, weight, codes, *most)) else {
@@ -84,6 +84,6 @@ fn rounded_bytes(cols: usize, tokens: usize) -> usize {
 /// Whether codes can be moved 16 bytes at a time, and outputs be computed as `linear` computes them of as many tokens.
 fn takes(gemm: &Gemm, weight: Dense, codes: *const c_void, tokens: usize) -> bool {
     let cols = gemm.k;
-    let outputs = gemm.input == DType::F32 || gemm.x_fits_tensor_cores() && weight.0.is_aligned(gemm.input, 16);
+    let outputs = gemm.input == DType::F32 || gemm.x_fits_tensor_cores() && weight.weight.is_aligned(gemm.input, 16);
     outputs && cols > 0 && is_aligned(codes, cols, 16) && rounded_bytes(cols, tokens) <= SHARED
 }

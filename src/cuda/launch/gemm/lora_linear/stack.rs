@@ -185,7 +185,7 @@ impl<T: Float> Whole<'_, T> {
                 Way::Decoded(weight) => stack.forward_decoded(cuda, weight, xa, gemm),
                 Way::Around(weight) => {
                     stack.columns_beside(cuda, xa, 0..rows, behind(*weight, inputs, T::DTYPE))?;
-                    dense(cuda, gemm, Dense(weight.as_const()))
+                    dense(cuda, gemm, Dense::new(weight.as_const()))
                 }
             }
         }
@@ -207,7 +207,7 @@ impl<T: Float> Whole<'_, T> {
                 Way::Decoded(weight) => stack.backward_decoded(cuda, weight, d_xa, gemm),
                 Way::Around(weight) => {
                     stack.rows_below(cuda, d_xa, behind(*weight, rows * weight.stride as usize, T::DTYPE))?;
-                    dense(cuda, gemm, Dense(weight.as_const()))
+                    dense(cuda, gemm, Dense::new(weight.as_const()))
                 }
             }
         }
@@ -256,7 +256,7 @@ impl<T: Float> Stack<'_, T> {
             unsafe {
                 decode::<T>(cuda, weight, rows.clone(), scratch)?;
                 self.columns_beside(cuda, xa, rows.clone(), behind(scratch, weight.cols, T::DTYPE))?;
-                dense(cuda, &part_of(gemm, rows), Dense(scratch.as_const()))?;
+                dense(cuda, &part_of(gemm, rows), Dense::new(scratch.as_const()))?;
             }
             xa.rows = 0; // it is there
         }
@@ -309,7 +309,7 @@ impl<T: Float> Stack<'_, T> {
                 if below > 0 {
                     self.rows_below(cuda, d_xa, out)?;
                 }
-                dense(cuda, &part_of(gemm, rows.start..rows.end + below), Dense(scratch.as_const()))?;
+                dense(cuda, &part_of(gemm, rows.start..rows.end + below), Dense::new(scratch.as_const()))?;
             }
         }
         Ok(())
