@@ -49,6 +49,7 @@ impl<B: Storage, T: Float> FrozenWeight<'_, B, T> {
 pub struct DenseWeight<'a, B: Storage, T: Float> {
     mat: Mat<'a, B, T>,
     room: usize,
+    settled: bool,
 }
 
 impl<B: Storage, T: Float> Clone for DenseWeight<'_, B, T> {
@@ -65,6 +66,15 @@ impl<'a, B: Storage, T: Float> DenseWeight<'a, B, T> {
         self.mat
     }
 
+    /// Says of it what [`crate::ops::Linear::settled`] says.
+    pub fn settled(self) -> Self {
+        DenseWeight { settled: true, ..self }
+    }
+
+    pub(crate) fn is_settled(self) -> bool {
+        self.settled
+    }
+
     /// So many columns behind the weight's and so many rows below them are scratch of ops.
     pub(crate) fn room(self) -> usize {
         self.room
@@ -74,7 +84,7 @@ impl<'a, B: Storage, T: Float> DenseWeight<'a, B, T> {
 /// Without room.
 impl<'a, B: Storage, T: Float> From<Mat<'a, B, T>> for DenseWeight<'a, B, T> {
     fn from(mat: Mat<'a, B, T>) -> Self {
-        DenseWeight { mat, room: 0 }
+        DenseWeight { mat, room: 0, settled: false }
     }
 }
 
@@ -120,7 +130,7 @@ impl<B: Storage, T: Float> DenseBuf<B, T> {
     /// The weight.
     pub fn weight(&self) -> DenseWeight<'_, B, T> {
         let DenseBuf { shape: [rows, cols], room, .. } = *self;
-        DenseWeight { mat: self.buf.mat(rows, cols + room).columns(0..cols), room }
+        DenseWeight { mat: self.buf.mat(rows, cols + room).columns(0..cols), room, settled: false }
     }
 
     /// The weight as it lies in memory. Panics when there is room around it.

@@ -37,7 +37,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
                 linear.leave(backend, room)?;
             }
         }
-        Ok(())
+        Ok(backend.synchronize()?) // ops may read them early (`Linear::settled`)
     }
 }
 

@@ -94,7 +94,7 @@ impl<B: Backend, T: Float> Weight<B, T> {
     /// As ops take it.
     fn view(&self) -> FrozenWeight<'_, B, T> {
         match self {
-            Weight::Dense(weight) => FrozenWeight::Dense(weight.weight()),
+            Weight::Dense(weight) => FrozenWeight::Dense(weight.weight().settled()),
             Weight::Quantized(weight) => FrozenWeight::Quantized(weight.view()),
         }
     }

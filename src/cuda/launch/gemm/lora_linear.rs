@@ -77,7 +77,8 @@ fn separately<T: Float>(cuda: &Cuda, op: LoraLinear<'_, Cuda, T>) -> Result<()> 
     match weight {
         FrozenWeight::Quantized(weight) => linear4(cuda, Linear4 { x, weight, out: out.reborrow(), accumulate })?,
         FrozenWeight::Dense(weight) => {
-            linear(cuda, Linear { x, weight: weight.mat(), out: out.reborrow(), accumulate, settled: false })?;
+            let (weight, settled) = (weight.mat(), weight.is_settled());
+            linear(cuda, Linear { x, weight, out: out.reborrow(), accumulate, settled })?;
         }
     }
     adapters(cuda, x, parts, xa, out)
