@@ -1,12 +1,12 @@
 use super::{
     check::{Check, Op, product_flops},
-    frozen_weight::FrozenWeight,
     lora::{Dropout, Lora, LoraGrad, Shapes, factor_flops},
 };
 use crate::{
     buffer::{Mat, MatMut, Storage, View, ViewMut},
     element::Float,
     error::Result,
+    frozen::FrozenWeight,
 };
 use std::ops::Range;
 
@@ -34,12 +34,12 @@ pub struct LoraPart<'a, B: Storage, T: Float> {
 /// `out (+)= x · Wᵀ`, and for each adapter what [`Lora`] adds: [`super::Linear4`] or [`super::Linear`], and [`Lora`], one
 /// after the other; on CUDA for one or two tokens in the sums of a product in 4 bits, and for many as one product of
 /// `[x | xa]` with `[W | scale B]`, where `scale B` is rounded to `T`. A dense weight needs room for that
-/// ([`super::DenseBuf`]).
+/// ([`crate::frozen::DenseBuf`]).
 ///
 /// Columns of `xa` between the adapters', and behind the last to a multiple of 8, must be zeros.
 ///
 /// ```
-/// use halfbyte::{Backend, Cpu, ops::*, quant::*};
+/// use halfbyte::{Backend, Cpu, FrozenWeight, ops::*, quant::*};
 ///
 /// let cpu = Cpu::new();
 /// let (codes, absmax) = (cpu.upload(&[0xff_u8; 64])?, cpu.upload(&[0.5_f32, 0.25])?);
@@ -243,7 +243,7 @@ impl<B: Storage, T: Float> LoraInput<'_, B, T> {
 /// one product of `[d_out | d_xa]` with `W` above `A`.
 ///
 /// ```
-/// use halfbyte::{Backend, Cpu, ops::*, quant::*};
+/// use halfbyte::{Backend, Cpu, FrozenWeight, ops::*, quant::*};
 ///
 /// let cpu = Cpu::new();
 /// let (codes, absmax) = (cpu.upload(&[0xff_u8; 64])?, cpu.upload(&[0.5_f32, 0.25])?);

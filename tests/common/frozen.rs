@@ -7,8 +7,8 @@ use super::{
     tensor::{Layout, Tensor},
 };
 use halfbyte::{
-    Backend, Float, Mat, MatMut,
-    ops::{DenseBuf, FrozenWeight, GatherRows, Op},
+    Backend, DenseBuf, Float, FrozenWeight, Mat, MatMut,
+    ops::{GatherRows, Op},
     quant::Weight4,
 };
 

@@ -99,8 +99,8 @@ fn room_around_dense_weights_changes_rounding_alone<B: Backend>(backend: &B) {
         if !backend.runs_behind() {
             assert!(roomy == packed);
         }
-        // Of each step the loss, the norm of the gradient and the held-out loss: means over hundreds of numbers of bf16.
-        for (i, (roomy, packed)) in roomy.iter().zip(&packed).take(9).enumerate() {
+        // The loss and the norm of the gradient of the first step: sums over hundreds of numbers of bf16.
+        for (i, (roomy, packed)) in roomy.iter().zip(&packed).take(2).enumerate() {
             let [roomy, packed] = [roomy, packed].map(|bits| f64::from_bits(*bits));
             let error = (roomy / packed - 1.0).abs();
             assert!(

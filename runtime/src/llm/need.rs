@@ -343,7 +343,7 @@ impl AdapterRoom {
             n_rows,
             xa_columns: layout.xa_columns,
             room: layout.room,
-            room_around: layout.room_around(config),
+            room_around: layout.room_around(config)?,
             end_columns: layout.end_columns,
             embedding_rank: layout.embedding().map(|lora| lora.rank),
             dora_columns: layout.dora_columns(config),

@@ -251,15 +251,21 @@ impl Layout {
     }
 
     /// Numbers of the room around all dense weights of a model ([`crate::model::Qwen3::make_room`]).
-    pub(crate) fn room_around(&self, config: &Qwen3Config) -> usize {
-        let around = |layer: usize, merged: &[Projection]| {
-            let shapes = merged.iter().map(|&projection| config.shape(Module::Layer(layer, projection)));
-            let [rows, cols] = shapes.fold([0, 0], |[all, _], [rows, cols]| [all + rows, cols]);
-            let room = self.room_of(layer, merged.iter().copied());
-            (rows + room) * (cols + room) - rows * cols
-        };
-        let merged = || Projection::ALL.chunk_by(|one, next| one.shares_input(*next));
-        (0..config.n_layers).map(|layer| merged().map(|merged| around(layer, merged)).sum::<usize>()).sum()
+    ///
+    /// # Errors
+    /// No memory could hold it.
+    pub(crate) fn room_around(&self, config: &Qwen3Config) -> Result<usize> {
+        let mut all = 0;
+        for layer in 0..config.n_layers {
+            for merged in Projection::ALL.chunk_by(|one, next| one.shares_input(*next)) {
+                let shapes = merged.iter().map(|&projection| config.shape(Module::Layer(layer, projection)));
+                let [rows, cols] = shapes.fold([0, 0], |[all, _], [rows, cols]| [all + rows, cols]);
+                let room = self.room_of(layer, merged.iter().copied());
+                let around = elements::<f32>(&[rows + room, cols + room])? - rows * cols;
+                all = elements::<f32>(&[all + around])?;
+            }
+        }
+        Ok(all)
     }
 
     /// Lays out rows of a table, too.

@@ -8,7 +8,7 @@ use crate::{
     error::Result,
     lora::{Layout, LoraConfig},
 };
-use halfbyte::{Backend, DType, Float, ops::DenseBuf};
+use halfbyte::{Backend, DType, DenseBuf, Float};
 
 /// Whether products of dense weights take adapters along, for which they need room.
 pub(crate) fn products_take_adapters(on_gpu: bool, dtype: DType) -> bool {
@@ -17,7 +17,7 @@ pub(crate) fn products_take_adapters(on_gpu: bool, dtype: DType) -> bool {
 
 impl<B: Backend, T: Float> Qwen3<B, T> {
     /// Leaves room around weights that are not in 4 bits, for adapters like this, so that a GPU trains them in fewer passes
-    /// ([`halfbyte::ops::DenseBuf`]). Nothing else changes; and nothing at all where no product would use it: on the CPU, and
+    /// ([`halfbyte::DenseBuf`]). Nothing else changes; and nothing at all where no product would use it: on the CPU, and
     /// in f32.
     ///
     /// # Errors
@@ -37,7 +37,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
                 linear.leave(backend, room)?;
             }
         }
-        Ok(())
+        Ok(backend.synchronize()?) // ops may read them early (`Linear::settled`)
     }
 }
 
@@ -85,7 +85,7 @@ mod tests {
         assert_eq!(rooms.map(|(room, _)| room), [64, 0, 64, 64]);
         let numbers: usize = before.iter().flatten().map(Vec::len).sum();
         let held: usize = rooms.iter().map(|(_, len)| 2 * len).sum();
-        assert_eq!(held - numbers, layout.room_around(&config));
+        assert_eq!(held - numbers, layout.room_around(&config).unwrap());
 
         let up = Module::Layer(1, Projection::Up);
         let other: Vec<f32> = model.held(&cpu, up).unwrap().unwrap().iter().map(|x| 2.0 * x).collect();

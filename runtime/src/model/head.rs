@@ -44,8 +44,8 @@ mod tests {
         },
     };
     use halfbyte::{
-        Cpu,
-        ops::{DenseBuf, Dequantize, Op},
+        Cpu, DenseBuf,
+        ops::{Dequantize, Op},
     };
 
     fn logits(model: &Qwen3<Cpu, f32>, cpu: &Cpu) -> Vec<f32> {

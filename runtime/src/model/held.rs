@@ -6,8 +6,8 @@ use super::{
 };
 use crate::{config::Module, error::Result};
 use halfbyte::{
-    Backend, Float, Mat, elements, host,
-    ops::{Dequantize, FrozenWeight, Op},
+    Backend, Float, FrozenWeight, Mat, elements, host,
+    ops::{Dequantize, Op},
 };
 
 impl<B: Backend, T: Float> Qwen3<B, T> {
@@ -48,6 +48,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         let packed = backend.upload(&host::collect(weight.len(), weight.iter().map(|&x| T::from_f32(x)))?)?;
         let [rows, cols] = held.shape();
         copy_rows(backend, Mat::new(packed.view(), rows, cols), held)?;
+        backend.synchronize()?; // ops may read it early (`Linear::settled`)
         Ok(true)
     }
 }

@@ -13,8 +13,8 @@ use crate::{
 };
 use half::{bf16, f16};
 use halfbyte::{
-    Backend, Buf, DType, Element, Float, ViewMut, host,
-    ops::{Cast, DenseBuf, Op},
+    Backend, Buf, DType, DenseBuf, Element, Float, ViewMut, host,
+    ops::{Cast, Op},
     quant::{self, Absmax, Format, GROUP, Group},
 };
 use indicatif::{ProgressBar, ProgressStyle};

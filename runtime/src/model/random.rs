@@ -11,8 +11,7 @@ use crate::{
     error::Result,
 };
 use halfbyte::{
-    Backend, Buf, Float, View, elements, host,
-    ops::DenseBuf,
+    Backend, Buf, DenseBuf, Float, View, elements, host,
     rng::{normal, philox},
 };
 use std::{iter, ops::Range, sync::OnceLock};

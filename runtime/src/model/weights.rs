@@ -3,10 +3,10 @@
 use crate::config::Projection;
 use crate::error::Result;
 use halfbyte::{
-    Backend, Buf, Float, Mat, MatMut, View, ViewMut, host,
+    Backend, Buf, DenseBuf, Float, FrozenWeight, Mat, MatMut, View, ViewMut, host,
     ops::{
-        DenseBuf, Dequantize, FrozenWeight, GatherRows, Linear, Linear4, Linear4Grad, LinearGrad, LoraPart, NestAbsmax,
-        NormLinear4, Op, Quantize, RmsNorm, RowSquares, Swiglu,
+        Dequantize, GatherRows, Linear, Linear4, Linear4Grad, LinearGrad, LoraPart, NestAbsmax, NormLinear4, Op,
+        Quantize, RmsNorm, RowSquares, Swiglu,
     },
     quant::{Absmax, Format, GROUP, ScaleBufs, Weight4, n_blocks},
 };
@@ -94,7 +94,7 @@ impl<B: Backend, T: Float> Weight<B, T> {
     /// As ops take it.
     fn view(&self) -> FrozenWeight<'_, B, T> {
         match self {
-            Weight::Dense(weight) => FrozenWeight::Dense(weight.weight()),
+            Weight::Dense(weight) => FrozenWeight::Dense(weight.weight().settled()),
             Weight::Quantized(weight) => FrozenWeight::Quantized(weight.view()),
         }
     }

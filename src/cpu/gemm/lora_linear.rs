@@ -12,9 +12,10 @@ use crate::{
         swiglu::{swiglu, swiglu_grad},
     },
     element::Float,
+    frozen::FrozenWeight,
     ops::{
-        FrozenWeight, Linear, Linear4, Linear4Grad, LinearGrad, LoraInput, LoraLinear, LoraLinearGrad, LoraPart,
-        RmsNorm, RmsNormGrad, Swiglu, SwigluGrad,
+        Linear, Linear4, Linear4Grad, LinearGrad, LoraInput, LoraLinear, LoraLinearGrad, LoraPart, RmsNorm,
+        RmsNormGrad, Swiglu, SwigluGrad,
     },
 };
 

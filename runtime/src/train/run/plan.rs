@@ -143,6 +143,25 @@ mod tests {
         assert!(said.contains("layers kept whole, ") && said.contains("the host's memory; the embedding"), "{said}");
     }
 
+    /// Around dense weights of Qwen3-8B in bf16: 64 columns of 38,912 rows and 64 rows of all columns in each layer.
+    #[test]
+    fn room_for_adapters_is_counted() {
+        let (config, lora) = (SHAPES[4].config(), LoraConfig::new(16, 32.0, Targets::AllLinear));
+        let of = |base, dtype, on_gpu| {
+            let (lora, optim, writes) = (&lora, Optim::AdamW, None);
+            let extent = Extent { config: &config, base, dtype, lora, optim, capacity: 64, writes, on_gpu };
+            let need = extent.need(extent.plan(ActivationMemory::Full, None).unwrap()).unwrap();
+            need.parts.iter().find(|part| part.name.starts_with("room for adapters")).map(|part| part.bytes)
+        };
+        let around = 36 * 64 * (6144 + 4096 + 24_576 + 4096 + 3 * 4096 + 12_288 + 4 * 64);
+        assert_eq!(of(Base::Unquantized, DType::Bf16, true), Some(2 * around));
+        let quantized = Base::Quantized { format: Format::Nf4, block_size: 64, double_quant: true };
+        let others = [(Base::Unquantized, DType::F32, true), (Base::Unquantized, DType::Bf16, false)];
+        for (base, dtype, on_gpu) in others.into_iter().chain([(quantized, DType::Bf16, true)]) {
+            assert_eq!(of(base, dtype, on_gpu), None, "{base:?}, {dtype:?}, {on_gpu}");
+        }
+    }
+
     /// Each takes less than the one before it.
     #[test]
     fn the_ways_are_in_order() {

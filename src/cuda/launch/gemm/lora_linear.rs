@@ -19,9 +19,10 @@ use crate::{
     },
     element::Float,
     error::Result,
+    frozen::FrozenWeight,
     ops::{
-        FrozenWeight, Linear, Linear4, Linear4Grad, LinearGrad, LoraInput, LoraLinear, LoraLinearGrad, LoraPart,
-        RmsNormGrad, Swiglu, SwigluGrad,
+        Linear, Linear4, Linear4Grad, LinearGrad, LoraInput, LoraLinear, LoraLinearGrad, LoraPart, RmsNormGrad, Swiglu,
+        SwigluGrad,
     },
 };
 use core::ffi::c_void;
@@ -84,7 +85,8 @@ fn separately<T: Float>(cuda: &Cuda, op: LoraLinear<'_, Cuda, T>) -> Result<()> 
     match weight {
         FrozenWeight::Quantized(weight) => linear4(cuda, Linear4 { x, weight, out: out.reborrow(), accumulate })?,
         FrozenWeight::Dense(weight) => {
-            linear(cuda, Linear { x, weight: weight.mat(), out: out.reborrow(), accumulate, settled: false })?;
+            let (weight, settled) = (weight.mat(), weight.is_settled());
+            linear(cuda, Linear { x, weight, out: out.reborrow(), accumulate, settled })?;
         }
     }
     adapters(cuda, x, parts, xa, out)

@@ -3,8 +3,8 @@
 use super::unkept;
 use crate::common::zeros::Zeros;
 use halfbyte::{
-    Backend,
-    ops::{FrozenWeight, LoraFactors, LoraInput, LoraLinear, LoraLinearGrad, LoraPart},
+    Backend, FrozenWeight,
+    ops::{LoraFactors, LoraInput, LoraLinear, LoraLinearGrad, LoraPart},
 };
 
 pub fn lora_linear<B: Backend>(backend: &B) {

@@ -23,7 +23,8 @@ use crate::{
     },
     element::{DType, Float},
     error::Result,
-    ops::{FrozenWeight, LORA_ROOM, LoraPart},
+    frozen::FrozenWeight,
+    ops::{LORA_ROOM, LoraPart},
     quant::Weight4,
 };
 use core::ffi::c_void;

@@ -1,9 +1,11 @@
-use super::check::Check;
+//! Weights that no op changes.
+
 use crate::{
     backend::Backend,
     buffer::{Buf, Mat, MatMut, Storage, View},
     element::{Float, elements},
     error::Result,
+    ops::Check,
     quant::Weight4,
 };
 use std::ops::Range;
@@ -34,7 +36,7 @@ impl<B: Storage, T: Float> FrozenWeight<'_, B, T> {
         }
     }
 
-    pub(super) fn verify(&self, check: &Check<'_, B>) -> Result<()> {
+    pub(crate) fn verify(&self, check: &Check<'_, B>) -> Result<()> {
         match self {
             FrozenWeight::Quantized(weight) => weight.verify(check),
             FrozenWeight::Dense(weight) => check.mat("weight", &weight.mat, weight.mat.shape()),
@@ -47,6 +49,7 @@ impl<B: Storage, T: Float> FrozenWeight<'_, B, T> {
 pub struct DenseWeight<'a, B: Storage, T: Float> {
     mat: Mat<'a, B, T>,
     room: usize,
+    settled: bool,
 }
 
 impl<B: Storage, T: Float> Clone for DenseWeight<'_, B, T> {
@@ -63,6 +66,15 @@ impl<'a, B: Storage, T: Float> DenseWeight<'a, B, T> {
         self.mat
     }
 
+    /// Says of it what [`crate::ops::Linear::settled`] says.
+    pub fn settled(self) -> Self {
+        DenseWeight { settled: true, ..self }
+    }
+
+    pub(crate) fn is_settled(self) -> bool {
+        self.settled
+    }
+
     /// So many columns behind the weight's and so many rows below them are scratch of ops.
     pub(crate) fn room(self) -> usize {
         self.room
@@ -72,17 +84,17 @@ impl<'a, B: Storage, T: Float> DenseWeight<'a, B, T> {
 /// Without room.
 impl<'a, B: Storage, T: Float> From<Mat<'a, B, T>> for DenseWeight<'a, B, T> {
     fn from(mat: Mat<'a, B, T>) -> Self {
-        DenseWeight { mat, room: 0 }
+        DenseWeight { mat, room: 0, settled: false }
     }
 }
 
 /// A dense weight's memory, with room around it: columns behind its rows and as many rows below, in which ops put factors of
-/// adapters, so that one product takes both ([`super::LoraLinear`]).
+/// adapters, so that one product takes both ([`crate::ops::LoraLinear`]).
 ///
 /// Only ops see the room, and each fills what it reads of it; so they do that to a weight that is merely borrowed.
 ///
 /// ```
-/// use halfbyte::{Backend, Cpu, ops::*};
+/// use halfbyte::{Backend, Cpu, DenseBuf, ops::*};
 ///
 /// let cpu = Cpu::new();
 /// let (x, values, rows) = (cpu.upload(&[1_f32, 2.0])?, cpu.upload(&[3_f32, 4.0, 5.0, 6.0])?, cpu.upload(&[0, 1])?);
@@ -118,7 +130,7 @@ impl<B: Storage, T: Float> DenseBuf<B, T> {
     /// The weight.
     pub fn weight(&self) -> DenseWeight<'_, B, T> {
         let DenseBuf { shape: [rows, cols], room, .. } = *self;
-        DenseWeight { mat: self.buf.mat(rows, cols + room).columns(0..cols), room }
+        DenseWeight { mat: self.buf.mat(rows, cols + room).columns(0..cols), room, settled: false }
     }
 
     /// The weight as it lies in memory. Panics when there is room around it.
