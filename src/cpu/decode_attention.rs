@@ -104,6 +104,14 @@ const BLOCK: usize = 8;
 const AHEAD: usize = 32;
 
 impl<R> Head<'_, R> {
+    /// Asks for the rows with which [`each`](Self::each) begins: nothing else foresees where they lie.
+    fn prefetch<T: Float>(&self)
+    where
+        R: Rows<T>,
+    {
+        (0..AHEAD.min(self.len)).for_each(|row| self.rows.prefetch(row, self.head, self.dim));
+    }
+
     /// Calls `f` with the number of the first and the elements of some rows at a time.
     fn each<T: Float>(&self, mut f: impl FnMut(usize, &[f32]))
     where
@@ -133,6 +141,8 @@ impl<R> Head<'_, R> {
 /// Attention of the `queries` of one group over the keys and values of their head.
 fn attend<T: Float, R: Rows<T>>(queries: &[f32], keys: Head<'_, R>, values: Head<'_, R>, scale: f32, out: &mut [T]) {
     let (dim, len) = (keys.dim, keys.len);
+    keys.prefetch();
+    values.prefetch();
     par::with_scratch(queries.len() / dim * len + queries.len(), |scratch| {
         let (sums, scores) = scratch.split_at_mut(queries.len());
         keys.each(|first, keys| {

@@ -20,7 +20,12 @@ use std::cell::RefCell;
 /// A line of the cache, so that no vector lies in two of them.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]
-struct Line([f32; 16]);
+pub(super) struct Line([f32; 16]);
+
+/// Zeros of so many bytes at least.
+pub(super) fn lines(bytes: usize) -> Vec<Line> {
+    vec![Line::zeroed(); bytes.div_ceil(size_of::<Line>())]
+}
 
 thread_local! {
     /// Memory that ops of this thread used before.

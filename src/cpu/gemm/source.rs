@@ -52,7 +52,7 @@ fn dots<S: Source + ?Sized>(weight: &S, rows: Range<usize>, x: &Inputs, out: &mu
             let cols = start..x.cols.min(start + PIECE);
             let piece = &mut piece[..cols.len()];
             weight.read(row, cols.clone(), piece);
-            for (out, x) in out.iter_mut().zip(x.wide.chunks_exact(x.stride)) {
+            for (out, x) in out.iter_mut().zip(x.wide().chunks_exact(x.stride)) {
                 *out += math::dot(&x[cols.clone()], piece);
             }
         }

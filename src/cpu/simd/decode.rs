@@ -6,10 +6,12 @@ use super::{
     look_up::look_up,
     vectorize,
 };
+#[cfg(target_arch = "x86_64")]
+use crate::quant::{DYNAMIC_MAP, Group};
 use crate::{
     cpu::device::Cpu,
     element::Float,
-    quant::{DYNAMIC_MAP, GROUP, Group, Scales, Weight4},
+    quant::{GROUP, Scales, Weight4},
 };
 use std::ops::Range;
 
@@ -45,24 +47,24 @@ pub(super) fn each_run(
     }
 }
 
-/// The absmax of blocks `first ..`.
-pub(super) fn scales(weight: &Weight4<'_, Cpu>, first: usize, out: &mut [f32]) {
+/// The absmax of blocks `first ..`; `unnest` is that of [`look_up`](super::look_up) for some set of instructions.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) fn scales(
+    weight: &Weight4<'_, Cpu>,
+    first: usize,
+    out: &mut [f32],
+    unnest: impl Fn(&[f32; 256], Group, &[u8], &mut [f32]),
+) {
     let (codes, groups) = match &weight.scales {
         Scales::Plain(absmax) => return out.copy_from_slice(&absmax.slice()[first..first + out.len()]),
         Scales::Nested { codes, groups } => (&codes.slice()[first..first + out.len()], groups.slice()),
     };
-    let map = &*DYNAMIC_MAP;
     let mut done = 0;
     while done < out.len() {
-        let Group { absmax, offset } = groups[(first + done) / GROUP];
-        let end = out.len().min(done + GROUP - (first + done) % GROUP);
-        let (out, codes) = (&mut out[done..end], &codes[done..end]);
-        // The look-ups by themselves, since there are no vectors for them.
-        out.iter_mut().zip(codes).for_each(|(out, code)| *out = map[usize::from(*code)]);
-        vectorize(
-            #[inline(always)]
-            || out.iter_mut().for_each(|out| *out = *out * absmax + offset),
-        );
+        let block = first + done;
+        let end = out.len().min(done + GROUP - block % GROUP);
+        unnest(&DYNAMIC_MAP, groups[block / GROUP], &codes[done..end], &mut out[done..end]);
         done = end;
     }
 }

@@ -1,7 +1,9 @@
-//! Table look-up of 4-bit codes.
+//! Table look-up of 4-bit codes, and of the codes of nested scales.
 #![allow(unsafe_code)]
 
 use super::{Level, level};
+#[cfg(target_arch = "x86_64")]
+use crate::quant::Group;
 
 /// `out[i] = values[code of element first + i]`; element `2j` is in the high half of byte `j`.
 #[inline]
@@ -31,9 +33,37 @@ pub(super) fn look_up(values: &[f32; 16], codes: &[u8], first: usize, out: &mut 
     }
 }
 
+/// What the codes of nested scales in one group stand for, by a map of 256 values.
 #[cfg(target_arch = "x86_64")]
-mod x86 {
+#[inline(always)]
+pub(super) fn unnest(map: &[f32; 256], group: Group, codes: &[u8], out: &mut [f32]) {
+    for (out, code) in out.iter_mut().zip(codes) {
+        *out = map[usize::from(*code)] * group.absmax + group.offset;
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(super) mod x86 {
+    use crate::quant::Group;
     use std::arch::x86_64::*;
+
+    /// [`unnest`](super::unnest), sixteen at a time.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    pub(in crate::cpu::simd) fn unnest(map: &[f32; 256], group: Group, codes: &[u8], out: &mut [f32]) {
+        let (absmax, offset) = (_mm512_set1_ps(group.absmax), _mm512_set1_ps(group.offset));
+        let (codes, last) = codes.as_chunks::<16>();
+        let (out, rest) = out[..codes.len() * 16 + last.len()].as_chunks_mut::<16>();
+        for (codes, out) in codes.iter().zip(out) {
+            // SAFETY: the types of `codes` and `out` say sixteen of each, and that of `map` that a byte is a place in it.
+            unsafe {
+                let codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(codes.as_ptr().cast()));
+                let values = _mm512_i32gather_ps::<4>(codes, map.as_ptr());
+                _mm512_storeu_ps(out.as_mut_ptr(), _mm512_add_ps(_mm512_mul_ps(values, absmax), offset));
+            }
+        }
+        super::unnest(map, group, last, rest);
+    }
 
     /// Sixteen elements at a time; says how many pairs are done.
     #[target_feature(enable = "avx512f")]
@@ -74,6 +104,25 @@ mod x86 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn nested_scales_have_the_same_bits_by_sixteen() {
+        if level() < Level::Avx512 {
+            return eprintln!("this machine has no AVX-512");
+        }
+        let map = std::array::from_fn(|i| (i as f32 - 128.0) / 127.3);
+        let codes: Vec<u8> = (0..100).map(|i| (i * 37 % 256) as u8).collect();
+        for len in [0, 1, 15, 16, 17, 32, 48, 100] {
+            let group = Group { absmax: 0.013, offset: 0.37 };
+            let [mut want, mut got] = [vec![f32::NAN; len], vec![f32::NAN; len]];
+            unnest(&map, group, &codes[..len], &mut want);
+            // SAFETY: `level` found AVX-512 F.
+            unsafe { x86::unnest(&map, group, &codes[..len], &mut got) };
+            let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            assert!(bits(&got) == bits(&want) && want.iter().all(|x| x.is_finite()), "{len}: {got:?}, not {want:?}");
+        }
+    }
 
     #[test]
     fn looks_up_from_any_element_on() {

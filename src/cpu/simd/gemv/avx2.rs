@@ -1,7 +1,7 @@
 //! With vectors of 8 f32. What codes stand for is not rounded to the compute type.
 
-use super::{Inputs, Rows4, Rows16, kernels};
-use crate::cpu::simd::sum::x86::reduce_add;
+use super::{AT_ONCE, BEYOND, From4, Inputs, Rows4, Rows16, kernels};
+use crate::cpu::simd::{decode, look_up::unnest, sum::x86::reduce_add};
 use std::arch::x86_64::*;
 
 kernels!("avx2,fma,f16c", [4, 1], [4, 1]);
@@ -13,7 +13,7 @@ const AHEAD: usize = 2048;
 #[inline]
 fn some4<const R: usize, const N: usize>(rows: Rows4<'_>, x: &Inputs, out: &mut [[f32; N]; R]) {
     let (bytes, blocks, runs) = (x.cols / 2, x.cols / rows.block, rows.block / 16);
-    debug_assert!(rows.codes.len() >= R * bytes && rows.scales.len() >= R * blocks && x.wide.len() >= N * x.stride);
+    debug_assert!(rows.codes.len() >= R * bytes && rows.scales.len() >= R * blocks && x.wide().len() >= N * x.stride);
     // SAFETY: the type of the array says sixteen elements: two vectors.
     let table = unsafe { [_mm256_loadu_ps(rows.values.as_ptr()), _mm256_loadu_ps(rows.values.as_ptr().add(8))] };
     let mut sums = [[_mm256_setzero_ps(); N]; R];
@@ -30,7 +30,7 @@ fn some4<const R: usize, const N: usize>(rows: Rows4<'_>, x: &Inputs, out: &mut 
                     let codes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(codes.cast()));
                     let (even, odd) = (look_up(table, _mm256_srli_epi32::<4>(codes)), look_up(table, codes));
                     for (i, part) in part.iter_mut().enumerate() {
-                        let x = x.wide.as_ptr().add(i * x.stride + run * 16);
+                        let x = x.wide().as_ptr().add(i * x.stride + run * 16);
                         *part = _mm256_fmadd_ps(even, _mm256_loadu_ps(x), *part);
                         *part = _mm256_fmadd_ps(odd, _mm256_loadu_ps(x.add(8)), *part);
                     }
@@ -63,7 +63,7 @@ fn look_up(table: [__m256; 2], codes: __m256i) -> __m256 {
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn some16<const R: usize, const N: usize>(rows: Rows16<'_>, x: &Inputs, out: &mut [[f32; N]; R]) {
-    debug_assert!(rows.elements.len() >= (R - 1) * rows.stride + x.cols && x.wide.len() >= N * x.stride);
+    debug_assert!(rows.elements.len() >= (R - 1) * rows.stride + x.cols && x.wide().len() >= N * x.stride);
     let upper = _mm256_set1_epi32(0xffff_0000_u32 as i32);
     let mut sums = [[[_mm256_setzero_ps(); 2]; N]; R];
     for run in (0..x.cols).step_by(16) {
@@ -85,7 +85,7 @@ fn some16<const R: usize, const N: usize>(rows: Rows16<'_>, x: &Inputs, out: &mu
                 let even = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(w));
                 let odd = _mm256_castsi256_ps(_mm256_and_si256(w, upper));
                 for (i, [a, b]) in sums.iter_mut().enumerate() {
-                    let x = x.wide.as_ptr().add(i * x.stride + run);
+                    let x = x.wide().as_ptr().add(i * x.stride + run);
                     *a = _mm256_fmadd_ps(even, _mm256_loadu_ps(x), *a);
                     *b = _mm256_fmadd_ps(odd, _mm256_loadu_ps(x.add(8)), *b);
                 }

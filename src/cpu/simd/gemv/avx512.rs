@@ -1,12 +1,13 @@
 //! With vectors of 16 f32. What codes stand for is not rounded to the compute type.
 //!
-//! Of a 4-bit weight one row at a time: what is read is then one stream, and arithmetic leaves time enough to load the vectors
-//! for each row again. Of a dense one four, which memory gives faster.
+//! Of a 4-bit weight one row after the other, and their scales for four: what is read is then one stream, and arithmetic leaves
+//! time enough to load the vectors for each row again. Of a dense one four at once, which memory gives faster.
 
-use super::{BEYOND, Inputs, Rows4, Rows16, kernels};
+use super::{AT_ONCE, BEYOND, From4, Inputs, Rows4, Rows16, kernels};
+use crate::cpu::simd::{decode, look_up::x86::unnest};
 use std::arch::x86_64::*;
 
-kernels!("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl", [1, 1], [4, 2]);
+kernels!("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl", [4, 4], [4, 2]);
 
 /// Bytes ahead of the loads at which memory is asked for, and of a dense weight, whose rows are read four at a time.
 const AHEAD: usize = 4096;
@@ -20,7 +21,7 @@ const RUN: usize = 128;
 fn some4<const R: usize, const N: usize>(rows: Rows4<'_>, x: &Inputs, out: &mut [[f32; N]; R]) {
     let (bytes, blocks, shift) = (x.cols / 2, x.cols / rows.block, rows.block.trailing_zeros());
     debug_assert!(rows.codes.len() >= R * bytes && rows.scales.len() >= R * blocks + BEYOND);
-    debug_assert!(x.wide.len() >= N * x.stride);
+    debug_assert!(x.wide().len() >= N * x.stride);
     // SAFETY: the type of the array says sixteen elements: one vector.
     let table = unsafe { _mm512_loadu_ps(rows.values.as_ptr()) };
     // The block, counted from the first of a run, of eight codes each.
@@ -81,7 +82,7 @@ unsafe fn products<const N: usize>(codes: __m512i, table: __m512, x: &Inputs, ru
         let values = _mm512_permutexvar_ps(codes, table);
         for (n, parts) in parts.iter_mut().enumerate() {
             // SAFETY: `some4`, the only caller, vouches for a run of eight vectors.
-            let x = unsafe { _mm512_loadu_ps(x.wide.as_ptr().add(n * x.stride + run + i * 16)) };
+            let x = unsafe { _mm512_loadu_ps(x.wide().as_ptr().add(n * x.stride + run + i * 16)) };
             parts[i % 2] = _mm512_fmadd_ps(values, x, parts[i % 2]);
         }
     }
@@ -91,7 +92,7 @@ unsafe fn products<const N: usize>(codes: __m512i, table: __m512, x: &Inputs, ru
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
 #[inline]
 fn some16<const R: usize, const N: usize>(rows: Rows16<'_>, x: &Inputs, out: &mut [[f32; N]; R]) {
-    debug_assert!(rows.elements.len() >= (R - 1) * rows.stride + x.cols && x.wide.len() >= N * x.stride);
+    debug_assert!(rows.elements.len() >= (R - 1) * rows.stride + x.cols && x.wide().len() >= N * x.stride);
     let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
     let whole = x.cols / 32 * 32;
     let mut sums = [[[_mm512_setzero_ps(); 2]; N]; R];
@@ -101,7 +102,7 @@ fn some16<const R: usize, const N: usize>(rows: Rows16<'_>, x: &Inputs, out: &mu
         let row = |j: usize| rows.elements.as_ptr().add(j * rows.stride);
         let mut add = |run: usize, mask: u32| {
             let vectors: [_; N] = std::array::from_fn(|i| {
-                let x = x.wide.as_ptr().add(i * x.stride + run);
+                let x = x.wide().as_ptr().add(i * x.stride + run);
                 [_mm512_loadu_ps(x), _mm512_loadu_ps(x.add(16))]
             });
             for (j, sums) in sums.iter_mut().enumerate() {

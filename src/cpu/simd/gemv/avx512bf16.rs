@@ -1,7 +1,8 @@
 //! With vectors of 32 bf16: products of pairs, added in f32. What codes stand for is rounded to bf16, and the scales are
 //! not.
 
-use super::{Inputs, Rows4, Rows16, kernels};
+use super::{AT_ONCE, BEYOND, From4, Inputs, Rows4, Rows16, kernels};
+use crate::cpu::simd::{decode, look_up::x86::unnest};
 use std::{arch::x86_64::*, mem::transmute};
 
 kernels!("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16", [4, 2], [4, 2]);
@@ -14,7 +15,7 @@ const AHEAD: usize = 2048;
 #[allow(clippy::missing_transmute_annotations)] // From and to vectors of 512 bits, as the intrinsics say.
 fn some4<const R: usize, const N: usize>(rows: Rows4<'_>, x: &Inputs, out: &mut [[f32; N]; R]) {
     let (bytes, blocks, runs) = (x.cols / 2, x.cols / rows.block, rows.block / 64);
-    debug_assert!(rows.codes.len() >= R * bytes && rows.scales.len() >= R * blocks && x.halves.len() >= N * x.stride);
+    debug_assert!(rows.codes.len() >= R * bytes && rows.scales.len() >= R * blocks && x.halves().len() >= N * x.stride);
     // SAFETY: the type of the array says sixteen elements: one vector of f32. Bits are bits.
     let values: __m256i = unsafe { transmute(_mm512_cvtneps_pbh(_mm512_loadu_ps(rows.values.as_ptr()))) };
     // Twice, because the look-up takes five bits, and the fifth is of the byte's other code.
@@ -29,7 +30,7 @@ fn some4<const R: usize, const N: usize>(rows: Rows4<'_>, x: &Inputs, out: &mut 
             unsafe {
                 let mut vectors = [[_mm512_setzero_si512(); 2]; N];
                 for (i, vector) in vectors.iter_mut().enumerate() {
-                    let x = x.halves.as_ptr().add(i * x.stride + run * 64);
+                    let x = x.halves().as_ptr().add(i * x.stride + run * 64);
                     *vector = [_mm512_loadu_si512(x.cast()), _mm512_loadu_si512(x.add(32).cast())];
                 }
                 for (j, part) in part.iter_mut().enumerate() {
@@ -64,7 +65,7 @@ fn some4<const R: usize, const N: usize>(rows: Rows4<'_>, x: &Inputs, out: &mut 
 #[inline]
 #[allow(clippy::missing_transmute_annotations)] // From and to vectors of 512 bits, as the intrinsics say.
 fn some16<const R: usize, const N: usize>(rows: Rows16<'_>, x: &Inputs, out: &mut [[f32; N]; R]) {
-    debug_assert!(rows.elements.len() >= (R - 1) * rows.stride + x.cols && x.halves.len() >= N * x.stride);
+    debug_assert!(rows.elements.len() >= (R - 1) * rows.stride + x.cols && x.halves().len() >= N * x.stride);
     let mut sums = [[_mm512_setzero_ps(); N]; R];
     for run in (0..x.cols).step_by(32) {
         let mask = u32::MAX >> 32_usize.saturating_sub(x.cols - run);
@@ -73,7 +74,7 @@ fn some16<const R: usize, const N: usize>(rows: Rows16<'_>, x: &Inputs, out: &mu
         unsafe {
             let mut vectors = [_mm512_setzero_si512(); N];
             for (i, vector) in vectors.iter_mut().enumerate() {
-                *vector = _mm512_loadu_si512(x.halves.as_ptr().add(i * x.stride + run).cast());
+                *vector = _mm512_loadu_si512(x.halves().as_ptr().add(i * x.stride + run).cast());
             }
             for (j, sums) in sums.iter_mut().enumerate() {
                 let w = rows.elements.as_ptr().add(j * rows.stride + run);

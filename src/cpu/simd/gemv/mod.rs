@@ -12,7 +12,7 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512bf16;
 
-use super::{Level, decode::scales, level, vectorize};
+use super::{Level, level, vectorize};
 use crate::{
     buffer::Mat,
     cpu::{device::Cpu, par},
@@ -51,14 +51,20 @@ impl Order {
             Order::Octets(n) => 8 * n,
         }
     }
+
+    /// Bytes of an element.
+    fn bytes(self) -> usize {
+        match self {
+            Order::Plain | Order::Pairs(_) | Order::Octets(_) => 4,
+            Order::Halves | Order::HalfPairs(_) => 2,
+        }
+    }
 }
 
 /// The vectors.
 pub(in crate::cpu) struct Inputs {
-    /// `[n, stride]`, zeros beyond `cols`; empty in bf16.
-    pub(in crate::cpu) wide: Vec<f32>,
-    /// The same in bf16.
-    halves: Vec<u16>,
+    /// `[n, stride]` in f32 or in bf16, zeros beyond `cols`. A load of a vector does not cross a line of the cache.
+    lines: Vec<par::Line>,
     order: Order,
     /// How many vectors there are.
     pub(in crate::cpu) n: usize,
@@ -84,29 +90,43 @@ impl Inputs {
                 || plain.iter().fold(0, |bits, x| bits | x.to_bits()) & 0xffff == 0,
             ));
             let stride = cols.next_multiple_of(order.run());
-            let mut inputs = Inputs { wide: Vec::new(), halves: Vec::new(), order, n, cols, stride };
+            let mut lines = par::lines(n * stride * order.bytes());
             let rows = plain.chunks_exact(cols.max(1));
             let half = |x: f32| (x.to_bits() >> 16) as u16;
             match order {
                 Order::Plain | Order::Pairs(_) | Order::Octets(_) => {
-                    inputs.wide = arrange(rows, n * stride, stride, order, |x| x)
+                    arrange(rows, bytemuck::cast_slice_mut(&mut lines), stride, order, |x: f32| x)
                 }
-                Order::Halves | Order::HalfPairs(_) => inputs.halves = arrange(rows, n * stride, stride, order, half),
+                Order::Halves | Order::HalfPairs(_) => {
+                    arrange(rows, bytemuck::cast_slice_mut(&mut lines), stride, order, half)
+                }
             }
-            inputs
+            Inputs { lines, order, n, cols, stride }
         })
+    }
+
+    /// `[n, stride]`, and perhaps more, where the order is not one of bf16.
+    #[inline(always)]
+    pub(in crate::cpu) fn wide(&self) -> &[f32] {
+        bytemuck::cast_slice(&self.lines)
+    }
+
+    /// The same where it is.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn halves(&self) -> &[u16] {
+        bytemuck::cast_slice(&self.lines)
     }
 }
 
-/// The rows one after the other, each in `order` and with zeros up to `stride`.
-fn arrange<'a, E: Copy + Default>(
+/// The rows one after the other, each in `order`, to zeros; a row begins at a multiple of `stride`.
+fn arrange<'a, E: Copy>(
     rows: impl Iterator<Item = &'a [f32]>,
-    len: usize,
+    out: &mut [E],
     stride: usize,
     order: Order,
     element: impl Fn(f32) -> E + Copy,
-) -> Vec<E> {
-    let mut out = vec![E::default(); len];
+) {
     for (row, out) in rows.zip(out.chunks_exact_mut(stride.max(1))) {
         match order {
             Order::Plain | Order::Halves => out.iter_mut().zip(row).for_each(|(out, x)| *out = element(*x)),
@@ -137,7 +157,6 @@ fn arrange<'a, E: Copy + Default>(
             }
         }
     }
-    out
 }
 
 /// Whether a 4-bit weight has rows of whole blocks, as kernels need.
@@ -175,13 +194,7 @@ pub(in crate::cpu) fn dots4(weight: &Weight4<'_, Cpu>, rows: Range<usize>, x: &I
         return false;
     }
     let blocks = weight.cols / weight.block_size;
-    let len = rows.len() * blocks;
-    par::with_scratch(len + BEYOND, |factors| {
-        scales(weight, rows.start * blocks, &mut factors[..len]);
-        let codes = &weight.codes.slice()[rows.start * weight.cols / 2..rows.end * weight.cols / 2];
-        let rows = Rows4 { codes, scales: factors, values: weight.format.codes(), block: weight.block_size };
-        rows.dots(x, out);
-    });
+    par::with_scratch(AT_ONCE * blocks + BEYOND, |factors| From4 { weight, first: rows.start }.dots(x, factors, out));
     true
 }
 
@@ -197,10 +210,20 @@ pub(in crate::cpu) fn dots<T: Float>(weight: Mat<'_, Cpu, T>, rows: Range<usize>
     true
 }
 
+/// Rows of a 4-bit weight that a kernel takes at once, at most.
+const AT_ONCE: usize = 4;
 /// Scales that may be read behind the last one: a vector's.
 const BEYOND: usize = 16;
 
-/// Rows of a 4-bit weight.
+/// A 4-bit weight from a row on.
+#[derive(Debug, Clone, Copy)]
+struct From4<'a> {
+    weight: &'a Weight4<'a, Cpu>,
+    first: usize,
+}
+
+/// Rows of a 4-bit weight with their scales.
+#[cfg(target_arch = "x86_64")]
 #[derive(Debug, Clone, Copy)]
 struct Rows4<'a> {
     codes: &'a [u8],
@@ -212,21 +235,22 @@ struct Rows4<'a> {
     block: usize,
 }
 
-impl Rows4<'_> {
+impl From4<'_> {
+    /// `scratch` has room for the scales of `AT_ONCE` rows, and `BEYOND` more.
     #[cfg(target_arch = "x86_64")]
-    fn dots(self, x: &Inputs, out: &mut [f32]) {
+    fn dots(self, x: &Inputs, scratch: &mut [f32], out: &mut [f32]) {
         match x.order {
             // SAFETY: `order4` names this order only where `level` found AVX-512 BF16 and all below it.
-            Order::HalfPairs(_) => unsafe { avx512bf16::quantized(self, x, out) },
+            Order::HalfPairs(_) => unsafe { avx512bf16::quantized(self, x, scratch, out) },
             // SAFETY: `level` found AVX-512 F, BW, DQ and VL, besides AVX2, FMA and F16C.
-            _ if level() >= Level::Avx512 => unsafe { avx512::quantized(self, x, out) },
+            _ if level() >= Level::Avx512 => unsafe { avx512::quantized(self, x, scratch, out) },
             // SAFETY: `order4` names an order only where `level` found AVX2, FMA and F16C at least.
-            _ => unsafe { avx2::quantized(self, x, out) },
+            _ => unsafe { avx2::quantized(self, x, scratch, out) },
         }
     }
 
     #[cfg(not(target_arch = "x86_64"))]
-    fn dots(self, x: &Inputs, _: &mut [f32]) {
+    fn dots(self, x: &Inputs, _: &mut [f32], _: &mut [f32]) {
         unreachable!("{self:?}: no kernel asked for {:?}", x.order)
     }
 }
@@ -264,25 +288,38 @@ macro_rules! kernels {
     ($features:literal, [$four:literal, $two:literal], [$dense_four:literal, $dense_two:literal]) => {
         /// `out[j, i] = x[i] · rows[j]`.
         #[target_feature(enable = $features)]
-        pub(super) fn quantized(rows: Rows4<'_>, x: &Inputs, out: &mut [f32]) {
+        pub(super) fn quantized(rows: From4<'_>, x: &Inputs, scratch: &mut [f32], out: &mut [f32]) {
             match x.n {
-                1 => all4::<$four, 1>(rows, x, out),
-                2 => all4::<$two, 2>(rows, x, out),
-                3 => all4::<$two, 3>(rows, x, out),
-                _ => all4::<$two, 4>(rows, x, out),
+                1 => all4::<$four, 1>(rows, x, scratch, out),
+                2 => all4::<$two, 2>(rows, x, scratch, out),
+                3 => all4::<$two, 3>(rows, x, scratch, out),
+                _ => all4::<$two, 4>(rows, x, scratch, out),
             }
         }
 
         #[target_feature(enable = $features)]
         #[inline]
-        fn all4<const R: usize, const N: usize>(rows: Rows4<'_>, x: &Inputs, out: &mut [f32]) {
-            let (bytes, blocks) = (x.cols / 2, x.cols / rows.block);
+        fn all4<const R: usize, const N: usize>(rows: From4<'_>, x: &Inputs, scratch: &mut [f32], out: &mut [f32]) {
+            let From4 { weight, first } = rows;
+            let (bytes, blocks) = (x.cols / 2, x.cols / weight.block_size);
             let n = out.len() / N;
-            assert!(x.n == N && rows.codes.len() == n * bytes && rows.scales.len() >= n * blocks);
+            assert!(x.n == N && R <= AT_ONCE && scratch.len() >= AT_ONCE * blocks + BEYOND);
+            let codes = &weight.codes.slice()[first * bytes..(first + n) * bytes];
             let whole = n / R * R;
             for row in (0..whole).step_by(R).chain(whole..n) {
-                let codes = &rows.codes[row * bytes..];
-                let rows = Rows4 { codes, scales: &rows.scales[row * blocks..], ..rows };
+                let many = if row < whole { R } else { 1 };
+                decode::scales(
+                    weight,
+                    (first + row) * blocks,
+                    &mut scratch[..many * blocks],
+                    |map, group, codes, out| unnest(map, group, codes, out),
+                );
+                let rows = Rows4 {
+                    codes: &codes[row * bytes..],
+                    scales: scratch,
+                    values: weight.format.codes(),
+                    block: weight.block_size,
+                };
                 let out = &mut out[row * N..];
                 if row < whole {
                     some4::<R, N>(rows, x, out.as_chunks_mut().0.split_first_chunk_mut().unwrap().0);
