@@ -9,7 +9,7 @@ struct Barrier {
         asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&word)), "r"(arrivals) : "memory");
     }
     __device__ __forceinline__ void arrive(unsigned seen = 0) {
-        // The compiler cannot know that this is 0.
+        // 0, since blocks have one dimension, which the compiler cannot know.
         unsigned nothing = seen & (blockDim.z - 1);
         asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(&word) + nothing) : "memory");
     }
