@@ -168,27 +168,30 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// By the tile that is expected to be the fastest; none where no tile suits.
-    fn of_tiles(tiles: impl Iterator<Item = &'static Tile>, shape: [usize; 3], sms: usize) -> Option<Self> {
-        let [.., stages] = shape;
-        let plan = |tile: &'static Tile| {
-            let cut = Cut::new(tile, shape, sms);
-            let time = tile.fixed_time + tile.stage_time * cut.longest(stages, sms) + cut.exchange_time(tile);
-            cut.suits(tile, stages, sms).then_some(Plan { tile, cut, gated: false, time })
-        };
-        tiles.filter_map(plan).min_by_key(|plan| plan.time)
+    fn of(tile: &'static Tile, shape: [usize; 3], sms: usize) -> Self {
+        let cut = Cut::new(tile, shape, sms);
+        let time = tile.fixed_time + tile.stage_time * cut.longest(shape[2], sms) + cut.exchange_time(tile);
+        Plan { tile, cut, gated: false, time }
     }
 
+    /// By each tile that suits.
+    fn all(tiles: impl Iterator<Item = &'static Tile>, shape: [usize; 3], sms: usize) -> impl Iterator<Item = Self> {
+        let plans = tiles.map(move |tile| Plan::of(tile, shape, sms));
+        plans.filter(move |plan| plan.cut.suits(plan.tile, shape[2], sms))
+    }
+
+    /// By the tile that is expected to be the fastest. The first, whose parts meet in scratch, suits every product.
     pub(super) fn new(grad: bool, more: bool, shape: [usize; 3], sms: usize) -> Self {
-        let plan = Plan::of_tiles(tiles(grad, more), shape, sms);
-        plan.expect("tiles whose parts meet in scratch suit every product")
+        let first = Plan::of(any_tile(grad), shape, sms);
+        let faster = |best: Plan, next: Plan| if next.time < best.time { next } else { best };
+        Plan::all(tiles(grad, more), shape, sms).fold(first, faster)
     }
 
     /// With SwiGLU, where a tile that has it takes no longer than the fastest and SwiGLU by itself.
     pub(super) fn gated(shape: [usize; 3], sms: usize) -> Option<Self> {
         let most = Plan::new(false, false, shape, sms).time + SWIGLU_TIME;
         let tiles = FEW_TILES.iter().filter(|tile| tile.gated.is_some());
-        let plan = Plan::of_tiles(tiles, shape, sms).filter(|plan| plan.time <= most)?;
+        let plan = Plan::all(tiles, shape, sms).min_by_key(|plan| plan.time).filter(|plan| plan.time <= most)?;
         Some(Plan { gated: true, ..plan })
     }
 
