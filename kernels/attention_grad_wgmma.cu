@@ -1,168 +1,60 @@
 // attention_grad on Hopper, for heads of 64 and 128 elements: kernels 2 and 3 of attention_grad.cu, whose comment says
-// what they compute and in which order. Two warpgroups of 64 rows multiply, and a warp loads (attention_wgmma.cuh).
+// what they compute. For long sequences there is attention_grad_sums.cu.
 //
 // As soon as a warpgroup has what it needs of a tile's scores, it queues those of the next tile behind the products
 // that use them: so that the tensor cores have work while it computes exponentials.
-#include "attention_slopes.cuh"
-#include "attention_wgmma.cuh"
+#include "attention_grad_keys.cuh"
 
 #if WGMMA
-constexpr int KV_KEYS = ATTENTION_GRAD_KV_WGMMA_KEYS, KV_QUERIES = 64, KV_STAGES = 4;
 constexpr int Q_QUERIES = ATTENTION_GRAD_Q_WGMMA_QUERIES, Q_KEYS = 64, Q_STAGES = 3;
 
-// ---- d_k and d_v: a CTA has 128 keys of one key head, and SHARES of them share its query heads
-template <class T, int D> struct KeysShared {
-    using Keys = Ring<T, D, KV_KEYS, 1>;
-    using Queries = Ring<T, D, KV_QUERIES, KV_STAGES>;
-    union {
-        struct {
-            unsigned char k[Keys::BYTES], v[Keys::BYTES], q[Queries::BYTES], d_out[Queries::BYTES];
-        };
-        float4 sums[2][D / 8][MULTIPLIERS]; // in the end: d_k and d_v, as the threads have them
-    };
-    float lse[KV_STAGES][KV_QUERIES], delta[KV_STAGES][KV_QUERIES];
-    Keys k_ring, v_ring;
-    Queries q_ring, d_ring;
-};
+// ---- d_k and d_v: SHARES CTAs share a key head's query heads
+constexpr int KV_STAGES = 4;
 
-// What a CTA works on.
-struct KeysJob {
-    BlockJob job; // its head is a key head
-    Sequence seq;
-    unsigned key0, first_head, heads, rounds; // of query tiles, from the first that sees these keys
+template <class T, int D> struct SharedKeysGradient : KeysGradient<T, D, KV_STAGES> {
+    using Base = KeysGradient<T, D, KV_STAGES>;
+    using typename Base::S;
+    using Base::d_k, Base::d_v, Base::job, Base::shared;
 
-    __device__ __forceinline__ KeysJob(const AttentionGradParams &p, unsigned shares)
-        : job(blockIdx.x / shares, p.kv_heads, p.n_seqs), seq(p.cu_seqlens, job.sequence, p.n),
-          key0(job.tile * KV_KEYS) {
-        unsigned group = p.q_heads / p.kv_heads;
-        heads = group / shares, first_head = job.head * group + blockIdx.x % shares * heads;
-        rounds = key0 < seq.len ? (seq.len - key0 + KV_QUERIES - 1) / KV_QUERIES : 0;
-    }
-};
+    __device__ __forceinline__ SharedKeysGradient(const AttentionGradParams &p, S &shared, const KeysJob &job)
+        : Base(p, shared, job) {}
 
-// The loader: keys and values, then tiles of queries and gradients, head after head.
-template <class T, int D>
-__device__ __forceinline__ void load_queries(const AttentionGradWgmmaParams &p, KeysShared<T, D> &shared,
-                                             const KeysJob &job) {
-    const AttentionGradParams &g = p.grad;
-    unsigned lane = threadIdx.x % 32, column = job.job.head * D;
-    Turn<1> k, v;
-    Turn<KV_STAGES> q, d;
-    shared.k_ring.fill(shared.k, k, {p.k, column}, job.seq.start + job.key0);
-    for (unsigned step = 0; step < job.rounds * job.heads; step++) {
-        unsigned head = job.first_head + step / job.rounds, query = job.key0 + step % job.rounds * KV_QUERIES;
-        unsigned row = job.seq.start + query, valid = job.seq.len - query;
-        const float *lse = g.lse + size_t(head) * g.n + row, *delta = g.delta + size_t(head) * g.n + row;
-        float l[KV_QUERIES / 32], e[KV_QUERIES / 32];
-#pragma unroll
-        for (int i = 0; i < KV_QUERIES / 32; i++) {
-            unsigned at = lane + i * 32;
-            l[i] = at < valid ? lse[at] : 0.f, e[i] = at < valid ? delta[at] : 0.f;
-        }
-        shared.q_ring.claim(q);
-#pragma unroll
-        for (int i = 0; i < KV_QUERIES / 32; i++) shared.lse[q.stage][lane + i * 32] = l[i];
-        __syncwarp();
-        shared.q_ring.fill(shared.q, q, {p.q, head * D}, row, valid);
-        if (step == 0) shared.v_ring.fill(shared.v, v, {p.v, column}, job.seq.start + job.key0);
-        shared.d_ring.claim(d);
-#pragma unroll
-        for (int i = 0; i < KV_QUERIES / 32; i++) shared.delta[d.stage][lane + i * 32] = e[i];
-        __syncwarp();
-        shared.d_ring.fill(shared.d_out, d, {p.d_out, head * D}, row, valid);
-    }
-}
-
-// What a warpgroup does that multiplies: 64 keys.
-template <class T, int D> struct KeysGradient {
-    using S = KeysShared<T, D>;
-    using Keys = typename S::Keys::Rows;
-    using Queries = typename S::Queries::Rows;
-    const AttentionGradParams &p;
-    S &shared;
-    const KeysJob &job;
-    const unsigned first, key; // from key0: the first of the warpgroup's keys, and of this warp's
-    Turn<KV_STAGES> next;      // the tiles whose scores are queued next
-    Turn<KV_STAGES> now;       // those in hand
-    unsigned step = 0;         // of `next`
-    float s[1][KV_QUERIES / 8][4], dp[1][KV_QUERIES / 8][4];
-    float d_k[1][D / 8][4], d_v[1][D / 8][4];
-    unsigned weights[1][KV_QUERIES / 16][4], slopes[1][KV_QUERIES / 16][4];
-
-    __device__ __forceinline__ KeysGradient(const AttentionGradParams &p, S &shared, const KeysJob &job)
-        : p(p), shared(shared), job(job), first(__shfl_sync(~0u, threadIdx.x / 128, 0) * 64),
-          key(threadIdx.x / 32 * 16) {}
-
-    __device__ __forceinline__ unsigned query(unsigned step) const { return step % job.rounds * KV_QUERIES; }
-    __device__ __forceinline__ unsigned q_tile(const Turn<KV_STAGES> &turn) const {
-        return shared_address(shared.q) + turn.stage * Queries::BYTES;
-    }
-    __device__ __forceinline__ unsigned d_tile(const Turn<KV_STAGES> &turn) const {
-        return shared_address(shared.d_out) + turn.stage * Queries::BYTES;
-    }
-    __device__ __forceinline__ void release(unsigned stage) {
-        shared.q_ring.release(stage);
-        shared.d_ring.release(stage);
-    }
-    // Passes over tiles whose queries all come before these keys.
-    __device__ __forceinline__ bool skip(unsigned steps) {
-        for (; step < steps && first >= query(step) + KV_QUERIES; step++, next.next()) {
-            shared.q_ring.await(next), shared.d_ring.await(next);
-            release(next.stage);
-        }
-        return step < steps;
-    }
-    __device__ __forceinline__ void queue_scores() {
-        shared.q_ring.await(next);
-        wgmma_fence();
-        Wgmma::multiply<T, D, Keys, Queries>(s, shared_address(shared.k), q_tile(next));
-        wgmma_commit();
-        shared.d_ring.await(next);
-        wgmma_fence();
-        Wgmma::multiply<T, D, Keys, Queries>(dp, shared_address(shared.v), d_tile(next));
-        wgmma_commit();
-    }
     __device__ __forceinline__ void run() {
-        unsigned steps = job.rounds * job.heads;
-        int held = -1; // the stage that the sums under way still read
-        shared.k_ring.await(Turn<1>());
-        clear(d_k[0]), clear(d_v[0]);
-        if (!skip(steps)) return;
-        shared.v_ring.await(Turn<1>());
-        queue_scores();
-        for (;;) {
-            now = next;
-            int distance = int(key - query(step));
-            bool diagonal = distance + 15 > 0;
-            step++, next.next();
-            wgmma_wait<1>(s[0]);
-            if (held >= 0) release(held);
-            weigh_keys(s, shared.lse[now.stage], p.scale * LOG2_E, diagonal, distance);
-            to_fragments<T>(weights, s);
-            wgmma_fence();
-            Wgmma::add<T, Queries>(d_v, weights, d_tile(now));
-            wgmma_commit();
-            wgmma_wait<1>(dp[0]);
-            slope_keys(dp, s, shared.delta[now.stage], diagonal, distance);
-            to_fragments<T>(slopes, dp);
-            wgmma_fence();
-            Wgmma::add<T, Queries>(d_k, slopes, q_tile(now));
-            wgmma_commit();
-            held = now.stage;
-            if (!skip(steps)) break;
-            wgmma_wait<1>(d_v[0]); // registers are scarce: those of `weights` are free now
-            queue_scores();
+        unsigned busy = this->busy(), step = 0;
+        Turn<KV_STAGES> next; // the tiles whose scores are queued next
+        int held = -1;        // the stage that the sums under way still read
+        auto release = [&] {
+            if (held >= 0) shared.q_ring.release(held), shared.d_ring.release(held);
+        };
+        this->begin();
+        if (busy > 0) {
+            this->queue_scores(next), this->queue_gradients(next);
+            for (;;) {
+                this->use(step, next, release, [] {});
+                held = next.stage;
+                next.next();
+                if (++step == busy) break;
+                wgmma_wait<1>(d_v[0]); // registers are scarce: those of `weights` are free now
+                this->queue_scores(next), this->queue_gradients(next);
+            }
+            wgmma_wait<0>(d_v[0]), wgmma_wait<0>(d_k[0]);
+            release();
         }
-        wgmma_wait<0>(d_v[0]);
-        wgmma_wait<0>(d_k[0]);
+        for (; step < job.steps(); step++, next.next()) this->await(next), this->release(next);
+    }
+    using Sums = float4[2][D / 8][MULTIPLIERS];
+    // In the end: d_k and d_v, as the threads have them, where tiles were.
+    __device__ __forceinline__ Sums &sums() const {
+        static_assert(sizeof(Sums) <= offsetof(S, lse), "they fit");
+        return *reinterpret_cast<Sums *>(shared.k);
     }
     // Leaves the sums of this CTA's heads in shared memory, for the cluster.
     __device__ __forceinline__ void leave() {
         multipliers_sync(); // the other warpgroup has read keys and values
 #pragma unroll
         for (int n = 0; n < D / 8; n++) {
-            shared.sums[0][n][threadIdx.x] = {d_k[0][n][0], d_k[0][n][1], d_k[0][n][2], d_k[0][n][3]};
-            shared.sums[1][n][threadIdx.x] = {d_v[0][n][0], d_v[0][n][1], d_v[0][n][2], d_v[0][n][3]};
+            sums()[0][n][threadIdx.x] = {d_k[0][n][0], d_k[0][n][1], d_k[0][n][2], d_k[0][n][3]};
+            sums()[1][n][threadIdx.x] = {d_v[0][n][0], d_v[0][n][1], d_v[0][n][2], d_v[0][n][3]};
         }
     }
     // The sums of all CTAs of the cluster for this thread's rows, in the order of the heads.
@@ -173,43 +65,31 @@ template <class T, int D> struct KeysGradient {
                 sum[n][0] = sum[n][1] = sum[n][2] = sum[n][3] = 0.f;
 #pragma unroll
                 for (int share = 0; share < SHARES; share++) {
-                    float4 v = *cluster_shared(&shared.sums[which][n][threadIdx.x], share);
+                    float4 v = *cluster_shared(&sums()[which][n][threadIdx.x], share);
                     sum[n][0] += v.x, sum[n][1] += v.y, sum[n][2] += v.z, sum[n][3] += v.w;
                 }
             }
         };
         add(d_k[0], 0), add(d_v[0], 1);
     }
-    // Rows of this warp to memory, through its rows of the tiles of keys and values.
-    __device__ __forceinline__ void store() {
-        if (job.key0 + key >= job.seq.len) return;
-        size_t row = job.seq.start + job.key0 + key;
-        unsigned valid = job.seq.len - job.key0 - key, column = job.job.head * D;
-        T *to_k = row_of<T>(p.d_k, row) + column, *to_v = row_of<T>(p.d_v, row) + column;
-        store_rows<T, D, Keys, 1>(to_k, p.d_k.stride, valid, d_k, {{p.scale, p.scale}}, shared.k, key);
-        store_rows<T, D, Keys, 1>(to_v, p.d_v.stride, valid, d_v, {{1.f, 1.f}}, shared.v, key);
-    }
 };
 
 template <class T, int D, int SHARES>
 __device__ __forceinline__ void attention_grad_kv(const AttentionGradWgmmaParams &p) {
     extern __shared__ __align__(1024) unsigned char bytes[];
-    auto &shared = *reinterpret_cast<KeysShared<T, D> *>(bytes);
-    KeysJob job(p.grad, SHARES);
+    auto &shared = *reinterpret_cast<KeysShared<T, D, KV_STAGES> *>(bytes);
+    KeysJob job(p.grad, blockIdx.x / SHARES, blockIdx.x % SHARES, SHARES);
     if (job.rounds == 0) return; // so do all CTAs of the cluster
-    if (threadIdx.x == 0) {
-        shared.k_ring.init(), shared.v_ring.init(), shared.q_ring.init(), shared.d_ring.init();
-        barriers_are_made();
-    }
+    if (threadIdx.x == 0) shared.init(), barriers_are_made();
     __syncthreads();
     if (threadIdx.x >= MULTIPLIERS) {
         set_registers<LOADER_REGISTERS, false>();
-        if (threadIdx.x / 32 == LOADER) load_queries<T, D>(p, shared, job);
+        if (threadIdx.x / 32 == LOADER) load_queries(p, shared, job, KV_KEYS);
         if constexpr (SHARES > 1) cluster_sync(), cluster_sync();
         return;
     }
     set_registers<MULTIPLIER_REGISTERS, true>();
-    KeysGradient<T, D> gradient(p.grad, shared, job);
+    SharedKeysGradient<T, D> gradient(p.grad, shared, job);
     gradient.run();
     if constexpr (SHARES == 1) {
         multipliers_sync(); // the others have read keys and values

@@ -491,7 +491,9 @@ enum {
     ATTENTION_WGMMA_SHARED_BYTES = 227 << 10, // all that a CTA can have
     ATTENTION_WGMMA_QUERIES = 128,            // of a job
     ATTENTION_GRAD_Q_WGMMA_QUERIES = 128,
-    ATTENTION_GRAD_KV_WGMMA_KEYS = 128,
+    ATTENTION_GRAD_WGMMA_KEYS = 128,
+    ATTENTION_GRAD_WGMMA_QUERIES = 64,
+    ATTENTION_GRAD_SUMS_THREADS = 128, // of a CTA with so many queries
 };
 
 // attention: causal, packed sequences, grouped queries.
@@ -533,10 +535,13 @@ typedef struct {
     float scale;
 } AttentionGradParams;
 
-// attention_grad on Hopper: d_k and d_v, then d_q.
+// attention_grad on Hopper: d_k, d_v and sums for d_q, then d_q.
 typedef struct {
     TensorMap q, k, v, d_out;
     AttentionGradParams grad;
+    float *sums;      // [q_heads, n + n_seqs, dim]
+    unsigned tiles;   // of queries, of the longest sequence
+    unsigned *turns;  // [n_seqs, tiles, q_heads]: how many have added to a tile's sums; 0 before and after
     unsigned *ticket; // 0 before and after
 } AttentionGradWgmmaParams;
 

@@ -45,6 +45,13 @@ __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], uint32_t add
         : "memory");
 }
 
+// The other way round, without `trans`.
+__device__ __forceinline__ void stmatrix_x4(uint32_t address, const uint32_t (&r)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(r[0]), "r"(r[1]),
+                 "r"(r[2]), "r"(r[3])
+                 : "memory");
+}
+
 // store_pack to global memory in one instruction: of a pack that was filled element by element the compiler makes four
 // stores or more.
 template <class T> __device__ __forceinline__ void store16(T *p, const Pack<T> &v) {

@@ -53,13 +53,15 @@ template <int REGISTERS, bool MORE> __device__ __forceinline__ void set_register
 
 // c[64, N] (+)= a b for 16 of the contraction, c as mma_m16n8k16 has it, 16 rows in each warp.
 // wgmma_tiles: a [64, 16], b [N, 16]^T, both tiles. wgmma_rows: a as mma_m16n8k16 has it, b [16, N] a tile.
-// wgmma_rows_transposed: the same with b [N, 16]^T a tile.
+// wgmma_rows_transposed: the same with b [N, 16]^T a tile. wgmma_columns: a [16, 64]^T, b [16, N], both tiles.
 template <class T, int N>
 __device__ __forceinline__ void wgmma_tiles(float (&c)[N / 8][4], uint64_t a, uint64_t b, bool add);
 template <class T, int N>
 __device__ __forceinline__ void wgmma_rows(float (&c)[N / 8][4], const uint32_t (&a)[4], uint64_t b);
 template <class T, int N>
 __device__ __forceinline__ void wgmma_rows_transposed(float (&c)[N / 8][4], const uint32_t *a, uint64_t b, bool add);
+template <class T, int N>
+__device__ __forceinline__ void wgmma_columns(float (&c)[N / 8][4], uint64_t a, uint64_t b, bool add);
 
 // clang-format off
 #define WGMMA_4(c, i) "+f"(c[i][0]), "+f"(c[i][1]), "+f"(c[i][2]), "+f"(c[i][3])
@@ -94,6 +96,14 @@ __device__ __forceinline__ void wgmma_rows_transposed(float (&c)[N / 8][4], cons
                      "," A3 "}, " B ", p, 1, 1, 0; }"                                                                  \
                      : WGMMA_OUT_##N(c) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(add)));          \
     }
+#define WGMMA_COLUMNS_OF(T, NAME, N, LIST, A, B, ADD)                                                                     \
+    template <>                                                                                                        \
+    __device__ __forceinline__ void wgmma_columns<T, N>(float (&c)[N / 8][4], uint64_t a, uint64_t b, bool add) {      \
+        asm volatile("{ .reg .pred p; setp.ne.b32 p, " ADD ", 0;"                                                      \
+                     "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." NAME "." NAME " {" LIST "}, " A ", " B          \
+                     ", p, 1, 1, 1, 1; }"                                                                              \
+                     : WGMMA_OUT_##N(c) : "l"(a), "l"(b), "r"(int(add)));                                              \
+    }
 #define WGMMA_BOTH(N, LIST, ...)                                                                                       \
     WGMMA_ROWS_TRANSPOSED_OF(bf16, "bf16", N, LIST, __VA_ARGS__)                                                       \
     WGMMA_ROWS_TRANSPOSED_OF(f16, "f16", N, LIST, __VA_ARGS__)
@@ -116,6 +126,10 @@ WGMMA_OF(bf16, "bf16", 64, WGMMA_LIST_64, "%32", "%33", "%34", "%32", "%33", "%3
 WGMMA_OF(f16, "f16", 64, WGMMA_LIST_64, "%32", "%33", "%34", "%32", "%33", "%34", "%35", "%36")
 WGMMA_OF(bf16, "bf16", 128, WGMMA_LIST_128, "%64", "%65", "%66", "%64", "%65", "%66", "%67", "%68")
 WGMMA_OF(f16, "f16", 128, WGMMA_LIST_128, "%64", "%65", "%66", "%64", "%65", "%66", "%67", "%68")
+WGMMA_COLUMNS_OF(bf16, "bf16", 32, WGMMA_LIST_32, "%16", "%17", "%18")
+WGMMA_COLUMNS_OF(f16, "f16", 32, WGMMA_LIST_32, "%16", "%17", "%18")
+WGMMA_COLUMNS_OF(bf16, "bf16", 64, WGMMA_LIST_64, "%32", "%33", "%34")
+WGMMA_COLUMNS_OF(f16, "f16", 64, WGMMA_LIST_64, "%32", "%33", "%34")
 WGMMA_BOTH(16, WGMMA_LIST_16, "%8", "%9", "%10", "%11", "%12", "%13")
 WGMMA_BOTH(32, WGMMA_LIST_32, "%16", "%17", "%18", "%19", "%20", "%21")
 WGMMA_BOTH(64, WGMMA_LIST_64, "%32", "%33", "%34", "%35", "%36", "%37")

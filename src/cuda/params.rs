@@ -904,7 +904,9 @@ pub const ATTENTION_WGMMA_THREADS: u32 = 384;
 pub const ATTENTION_WGMMA_SHARED_BYTES: u32 = 232448;
 pub const ATTENTION_WGMMA_QUERIES: u32 = 128;
 pub const ATTENTION_GRAD_Q_WGMMA_QUERIES: u32 = 128;
-pub const ATTENTION_GRAD_KV_WGMMA_KEYS: u32 = 128;
+pub const ATTENTION_GRAD_WGMMA_KEYS: u32 = 128;
+pub const ATTENTION_GRAD_WGMMA_QUERIES: u32 = 64;
+pub const ATTENTION_GRAD_SUMS_THREADS: u32 = 128;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct AttentionParams {
@@ -1031,6 +1033,9 @@ pub struct AttentionGradWgmmaParams {
     pub v: TensorMap,
     pub d_out: TensorMap,
     pub grad: AttentionGradParams,
+    pub sums: *mut f32,
+    pub tiles: ::core::ffi::c_uint,
+    pub turns: *mut ::core::ffi::c_uint,
     pub ticket: *mut ::core::ffi::c_uint,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
@@ -1044,8 +1049,14 @@ const _: () = {
         [::core::mem::offset_of!(AttentionGradWgmmaParams, d_out) - 384usize];
     ["Offset of field: AttentionGradWgmmaParams::grad"]
         [::core::mem::offset_of!(AttentionGradWgmmaParams, grad) - 512usize];
+    ["Offset of field: AttentionGradWgmmaParams::sums"]
+        [::core::mem::offset_of!(AttentionGradWgmmaParams, sums) - 696usize];
+    ["Offset of field: AttentionGradWgmmaParams::tiles"]
+        [::core::mem::offset_of!(AttentionGradWgmmaParams, tiles) - 704usize];
+    ["Offset of field: AttentionGradWgmmaParams::turns"]
+        [::core::mem::offset_of!(AttentionGradWgmmaParams, turns) - 712usize];
     ["Offset of field: AttentionGradWgmmaParams::ticket"]
-        [::core::mem::offset_of!(AttentionGradWgmmaParams, ticket) - 696usize];
+        [::core::mem::offset_of!(AttentionGradWgmmaParams, ticket) - 720usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

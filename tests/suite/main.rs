@@ -11,6 +11,7 @@ mod common;
 
 mod again;
 mod devices;
+mod long;
 mod memory;
 mod threads;
 
@@ -39,6 +40,7 @@ fn main() {
     }
     trials.extend(on_cuda("memory::", memory::cuda_checks()));
     trials.extend(on_cuda("again::", again::checks()));
+    trials.extend(on_cuda("long::", long::checks()));
     trials.extend(on_cuda("devices::", devices::checks()));
     run(trials);
 }

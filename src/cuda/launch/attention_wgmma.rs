@@ -1,6 +1,8 @@
 //! `attention` and `attention_grad` on Hopper, for heads of 64 and 128 elements and matrices that can be moved 16 bytes at a
 //! time.
 
+use std::ptr::null_mut;
+
 use super::{copied::Copied, grid};
 use crate::{
     cuda::{
@@ -32,6 +34,9 @@ static KV_BY_4: [Kernel<AttentionGradWgmmaParams>; 2] =
 static KV_BY_2: [Kernel<AttentionGradWgmmaParams>; 2] =
     by_head_dim!("attention_grad_wgmma", "attention_grad_kv_wgmma_x2");
 static KV: [Kernel<AttentionGradWgmmaParams>; 2] = by_head_dim!("attention_grad_wgmma", "attention_grad_kv_wgmma");
+/// All three gradients for long sequences, but for `d_q` as sums, and `d_q` of these.
+static SUMS: [Kernel<AttentionGradWgmmaParams>; 2] = by_head_dim!("attention_grad_sums", "attention_grad_sums");
+static SUMMED: [Kernel<AttentionGradWgmmaParams>; 2] = by_head_dim!("attention_grad_sums", "attention_grad_summed");
 
 /// Where kernels for these heads stand, if there are any.
 fn index(heads: &Heads) -> Option<usize> {
@@ -54,6 +59,8 @@ pub(super) struct GradKernels {
     kv_by_2: &'static Kernel<AttentionGradWgmmaParams>,
     kv: &'static Kernel<AttentionGradWgmmaParams>,
     q: &'static Kernel<AttentionGradWgmmaParams>,
+    sums: &'static Kernel<AttentionGradWgmmaParams>,
+    summed: &'static Kernel<AttentionGradWgmmaParams>,
 }
 
 impl GradKernels {
@@ -70,7 +77,14 @@ impl GradKernels {
 /// The same of the gradient.
 pub(super) fn grad_kernels(cuda: &Cuda, heads: &Heads, suffix: &'static str) -> Result<Option<GradKernels>> {
     let Some(i) = index(heads) else { return Ok(None) };
-    let kernels = GradKernels { kv_by_4: &KV_BY_4[i], kv_by_2: &KV_BY_2[i], kv: &KV[i], q: &Q[i] };
+    let kernels = GradKernels {
+        kv_by_4: &KV_BY_4[i],
+        kv_by_2: &KV_BY_2[i],
+        kv: &KV[i],
+        q: &Q[i],
+        sums: &SUMS[i],
+        summed: &SUMMED[i],
+    };
     Ok(cuda.has(kernels.q, suffix)?.then_some(kernels))
 }
 
@@ -125,41 +139,118 @@ fn shares(group: usize, jobs: usize, sms: usize) -> usize {
     [4, 2].into_iter().find(fits).unwrap_or(1)
 }
 
-/// `d_k` and `d_v`, then `d_q`; `delta` is there.
+/// Are sums of `d_q` in memory worth their pass, for sequences of up to so many tokens?
+///
+/// Measured on an H200 with 32 and 8 heads (docs/attention.md): 8 sequences of 1,024 tokens are 7 % slower, 4 of 2,048
+/// 11 % faster. Where CTAs share a key head there are too few of them for either.
+fn takes_sums(max_len: usize, shares: usize) -> bool {
+    shares == 1 && max_len >= 1536
+}
+
+/// Elements of `d_q`'s sums: each sequence has a row to spare.
+fn sums_len(params: &AttentionGradParams) -> usize {
+    let [rows, seqs, heads, dim] = [params.n, params.n_seqs, params.q_heads, params.dim].map(|d| d as usize);
+    (rows + seqs) * heads * dim
+}
+
+/// `d_q`, `d_k` and `d_v`; `delta` is there.
 ///
 /// # Safety
 /// `params` are those of a verified op, for whose heads `kernels` are.
 pub(super) unsafe fn grad(cuda: &Cuda, kernels: GradKernels, params: AttentionGradParams, dtype: DType) -> Result<()> {
-    const OP: &str = "attention_grad";
     let AttentionGradParams { n, n_seqs, max_len, q_heads, kv_heads, dim, .. } = params;
     if n == 0 {
         return Ok(());
     }
     let map = |matrix, heads| copied(matrix, dtype, n, heads, dim);
-    let params = AttentionGradWgmmaParams {
+    let all = AttentionGradWgmmaParams {
         q: map(params.q, q_heads)?,
         k: map(params.k, kv_heads)?,
         v: map(params.v, kv_heads)?,
         d_out: map(params.d_out, q_heads)?,
         grad: params,
+        sums: null_mut(),
+        tiles: 0,
+        turns: null_mut(),
         ticket: cuda.scratch(Slot::Tickets, 1)?,
     };
-    let tiles = blocks(OP, max_len, params::ATTENTION_GRAD_KV_WGMMA_KEYS, kv_heads, n_seqs)?;
+    let tiles = blocks(OP, max_len, params::ATTENTION_GRAD_WGMMA_KEYS, kv_heads, n_seqs)?;
     // Of sequences of all lengths there are fewer tiles than of so many of the longest.
-    let jobs = (n / params::ATTENTION_GRAD_KV_WGMMA_KEYS + n_seqs).saturating_mul(kv_heads).min(tiles);
+    let jobs = (n / params::ATTENTION_GRAD_WGMMA_KEYS + n_seqs).saturating_mul(kv_heads).min(tiles);
     let shares = shares((q_heads / kv_heads) as usize, jobs as usize, cuda.n_sms as usize);
+    // SAFETY: as this function's contract says.
+    unsafe {
+        match takes_sums(max_len as usize, shares) {
+            true => grad_by_sums(cuda, kernels, all, tiles, dtype),
+            false => grad_by_heads(cuda, kernels, all, tiles as usize * shares, shares, dtype),
+        }
+    }
+}
+
+const OP: &str = "attention_grad";
+
+/// `d_k` and `d_v` by `blocks` CTAs, `shares` of which share a key head, then `d_q`.
+///
+/// # Safety
+/// As that of `grad`; the one counter is there.
+unsafe fn grad_by_heads(
+    cuda: &Cuda,
+    kernels: GradKernels,
+    params: AttentionGradWgmmaParams,
+    kv_blocks: usize,
+    shares: usize,
+    dtype: DType,
+) -> Result<()> {
+    let AttentionGradParams { n_seqs, max_len, q_heads, kv_heads, .. } = params.grad;
     let q_jobs = blocks(OP, max_len, params::ATTENTION_GRAD_Q_WGMMA_QUERIES, q_heads, n_seqs)?;
-    let kv_blocks = grid(OP, &[max_len as usize, kv_heads as usize, n_seqs as usize], tiles as usize * shares)?;
-    // SAFETY: as this function's contract says; the scratch has the one counter.
+    let kv_blocks = grid(OP, &[max_len as usize, kv_heads as usize, n_seqs as usize], kv_blocks)?;
+    // SAFETY: as this function's contract says.
     unsafe {
         cuda.launch(kernels.kv(shares), dtype.suffix(), params, launch(kv_blocks))?;
         cuda.launch(kernels.q, dtype.suffix(), params, launch(q_jobs.min(cuda.n_sms)))
     }
 }
 
+/// All three by `kv_blocks` CTAs, that of `d_q` as sums, and `d_q` of these.
+///
+/// # Safety
+/// As that of `grad`.
+unsafe fn grad_by_sums(
+    cuda: &Cuda,
+    kernels: GradKernels,
+    mut params: AttentionGradWgmmaParams,
+    kv_blocks: u32,
+    dtype: DType,
+) -> Result<()> {
+    let AttentionGradParams { n_seqs, max_len, q_heads, dim, .. } = params.grad;
+    params.sums = cuda.scratch(Slot::Partial, sums_len(&params.grad))?;
+    params.tiles = max_len.div_ceil(params::ATTENTION_GRAD_WGMMA_QUERIES);
+    let turns = [n_seqs, params.tiles, q_heads].iter().map(|&d| d as usize).product::<usize>();
+    params.ticket = cuda.scratch(Slot::Tickets, 1 + turns)?;
+    params.turns = params.ticket.wrapping_add(1);
+    let tiles = blocks(OP, max_len, params::ATTENTION_GRAD_WGMMA_QUERIES, q_heads, n_seqs)?;
+    let summed = LaunchConfig {
+        grid: [tiles, 1, 1],
+        threads: params::ATTENTION_GRAD_SUMS_THREADS,
+        shared: params::ATTENTION_GRAD_WGMMA_QUERIES * dim * 2,
+    };
+    // SAFETY: as this function's contract says; the scratch has as many sums, turns and tickets as the kernels count,
+    // which take no more of a sequence than `max_len`.
+    unsafe {
+        cuda.launch(kernels.sums, dtype.suffix(), params, launch(kv_blocks))?;
+        cuda.launch(kernels.summed, dtype.suffix(), params, summed)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sums_are_for_many_tiles_of_long_sequences() {
+        assert!(takes_sums(2048, 1));
+        assert!(!takes_sums(2048, 2) && !takes_sums(1024, 1));
+    }
 
     #[test]
     fn few_tiles_are_shared_by_more_ctas() {

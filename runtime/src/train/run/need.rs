@@ -121,16 +121,17 @@ impl Extent<'_> {
         }
     }
 
-    /// What kernels of a GPU hand to each other: the largest weight of a layer decoded, with adapters beside it, and what
-    /// cuBLASLt works in; sums of parts are small beside them.
+    /// What kernels of a GPU hand to each other: the largest weight of a layer decoded, with adapters beside it, what
+    /// cuBLASLt works in, and f32 sums of the gradient of queries; other sums are small beside them.
     fn scratch(&self, room: usize) -> usize {
         const BLAS: usize = 32 << 20;
-        let Extent { config, base, dtype, .. } = *self;
+        let Extent { config, base, dtype, capacity, .. } = *self;
+        let sums = if dtype.bytes() == 2 { capacity * config.q_size() * size_of::<f32>() } else { 0 };
         let (hidden, inter) = (config.hidden_size, config.intermediate_size);
         let weights = [[2 * inter, hidden], [config.q_size() + 2 * config.kv_size(), hidden], [hidden, inter]];
         let decoded = |[rows, cols]: [usize; 2]| rows * (cols + room) * dtype.bytes();
         let largest = weights.map(decoded).into_iter().fold(0, usize::max);
-        BLAS + if base == Base::Unquantized { 0 } else { largest }
+        BLAS + sums + if base == Base::Unquantized { 0 } else { largest }
     }
 }
 
