@@ -20,8 +20,8 @@ template <class T, int D, int STAGES_> struct KeysShared {
     __device__ __forceinline__ void init() { k_ring.init(), v_ring.init(), q_ring.init(), d_ring.init(); }
 };
 
-// What a CTA works on: steps over tiles of queries, from the last to the first that sees its keys, and over the heads of
-// each. `index` counts key heads first, then sequences, then tiles of keys: those with most queries come first.
+// What a CTA works on: steps over tiles of queries, from the last to the first that sees its keys, and over the heads
+// of each. `index` counts key heads first, then sequences, then tiles of keys: those with most queries come first.
 struct KeysJob {
     BlockJob job; // its head is a key head
     Sequence seq;
@@ -120,8 +120,8 @@ template <class T, int D, int STAGES> struct KeysGradient {
         clear(d_k[0]), clear(d_v[0]);
         shared.k_ring.await(Turn<1>()), shared.v_ring.await(Turn<1>());
     }
-    // Scores to weights to slopes, and what they add to d_v and d_k. `release` gives back what the products before read,
-    // `leave` has the slopes before they are multiplied.
+    // Scores to weights to slopes, and what they add to d_v and d_k. `release` gives back what the products before
+    // read, `leave` has the slopes before they are multiplied.
     template <class Release, class Leave>
     __device__ __forceinline__ void use(unsigned step, const Turn<STAGES> &now, Release release, Leave leave) {
         int distance = int(job.key0 + key - job.query(step));

@@ -1,9 +1,10 @@
 // attention_grad on Hopper, for heads of 64 and 128 elements: kernels 2 and 3 of attention_grad.cu, whose comment says
-// what they compute. For long sequences there is attention_grad_sums.cu.
+// what they compute; and those of attention_grad_sums.cuh, for long sequences.
 //
 // As soon as a warpgroup has what it needs of a tile's scores, it queues those of the next tile behind the products
 // that use them: so that the tensor cores have work while it computes exponentials.
 #include "attention_grad_keys.cuh"
+#include "attention_grad_sums.cuh"
 
 #if WGMMA
 constexpr int Q_QUERIES = ATTENTION_GRAD_Q_WGMMA_QUERIES, Q_KEYS = 64, Q_STAGES = 3;
@@ -232,4 +233,6 @@ ATTENTION_HOPPER(attention_grad_kv_wgmma, AttentionGradWgmmaParams, attention_gr
 ATTENTION_HOPPER(attention_grad_kv_wgmma_x2, AttentionGradWgmmaParams, attention_grad_kv, 2, 2)
 ATTENTION_HOPPER(attention_grad_kv_wgmma_x4, AttentionGradWgmmaParams, attention_grad_kv, 4, 4)
 ATTENTION_HOPPER(attention_grad_q_wgmma, AttentionGradWgmmaParams, attention_grad_q, 1)
+ATTENTION_HOPPER(attention_grad_sums, AttentionGradWgmmaParams, attention_grad_sums, 1)
+ATTENTION_HOPPER(attention_grad_summed, AttentionGradWgmmaParams, attention_grad_summed, 1)
 #endif

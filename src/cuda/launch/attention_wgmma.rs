@@ -35,8 +35,8 @@ static KV_BY_2: [Kernel<AttentionGradWgmmaParams>; 2] =
     by_head_dim!("attention_grad_wgmma", "attention_grad_kv_wgmma_x2");
 static KV: [Kernel<AttentionGradWgmmaParams>; 2] = by_head_dim!("attention_grad_wgmma", "attention_grad_kv_wgmma");
 /// All three gradients for long sequences, but for `d_q` as sums, and `d_q` of these.
-static SUMS: [Kernel<AttentionGradWgmmaParams>; 2] = by_head_dim!("attention_grad_sums", "attention_grad_sums");
-static SUMMED: [Kernel<AttentionGradWgmmaParams>; 2] = by_head_dim!("attention_grad_sums", "attention_grad_summed");
+static SUMS: [Kernel<AttentionGradWgmmaParams>; 2] = by_head_dim!("attention_grad_wgmma", "attention_grad_sums");
+static SUMMED: [Kernel<AttentionGradWgmmaParams>; 2] = by_head_dim!("attention_grad_wgmma", "attention_grad_summed");
 
 /// Where kernels for these heads stand, if there are any.
 fn index(heads: &Heads) -> Option<usize> {
@@ -141,10 +141,10 @@ fn shares(group: usize, jobs: usize, sms: usize) -> usize {
 
 /// Are sums of `d_q` in memory worth their pass, for sequences of up to so many tokens?
 ///
-/// Measured on an H200 with 32 and 8 heads (docs/attention.md): 8 sequences of 1,024 tokens are 7 % slower, 4 of 2,048
-/// 11 % faster. Where CTAs share a key head there are too few of them for either.
+/// Measured on an H200 with 32 and 8 heads (docs/attention.md): 4 sequences of 2,048 tokens are 10 % faster, 8 of 1,024 2 %,
+/// 16 of 512 23 % slower. Where CTAs share a key head there are too few of them for either.
 fn takes_sums(max_len: usize, shares: usize) -> bool {
-    shares == 1 && max_len >= 1536
+    shares == 1 && max_len >= 1024
 }
 
 /// Elements of `d_q`'s sums: each sequence has a row to spare.
@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn sums_are_for_many_tiles_of_long_sequences() {
         assert!(takes_sums(2048, 1));
-        assert!(!takes_sums(2048, 2) && !takes_sums(1024, 1));
+        assert!(!takes_sums(2048, 2) && !takes_sums(512, 1));
     }
 
     #[test]

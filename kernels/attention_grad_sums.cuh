@@ -1,16 +1,17 @@
-// attention_grad on Hopper for long sequences, with heads of 64 and 128 elements: all three gradients with five products,
-// where attention_grad.cu has seven. Keys, d_k and d_v: attention_grad_keys.cuh. d_q is a sum over tiles of keys: CTAs
-// add their parts up in memory, those of the first keys first, so that its bits do not depend on when they run, and a
-// last kernel makes d_q of the sums.
+#pragma once
+// attention_grad on Hopper for long sequences, with heads of 64 and 128 elements: all three gradients with five
+// products, where attention_grad.cu has seven. Keys, d_k and d_v: attention_grad_keys.cuh. d_q is a sum over tiles of
+// keys: CTAs add their parts up in memory, those of the first keys first, so that its bits do not depend on when they
+// run, and a last kernel makes d_q of the sums.
 //
 // For a part of d_q both warpgroups leave their slopes in shared memory, and each multiplies all 128 keys by half of
-// their columns. That is done a step later, when the slopes of both are long there. All CTAs of a sequence come to tiles
-// of queries in the same order, so that none waits for long: one thread waits for this CTA's turn, ahead of those that
-// add, another passes it on behind them.
+// their columns. That is done a step later, when the slopes of both are long there. All CTAs of a sequence come to
+// tiles of queries in the same order, so that none waits for long: one thread waits for this CTA's turn, ahead of those
+// that add, another passes it on behind them.
 //
-// Sums are f32 [q_heads, n + n_seqs, D], each sequence with a row to spare at its end. Rows lie in pairs, and numbers as
-// lanes have them: of columns 16 i and on, lane t of a row has 2 t, 2 t + 1, 2 t + 8 and 2 t + 9, which are 16 bytes; four
-// such lanes of both rows are 128.
+// Sums are f32 [q_heads, n + n_seqs, D], each sequence with a row to spare at its end. Rows lie in pairs, and numbers
+// as lanes have them: of columns 16 i and on, lane t of a row has 2 t, 2 t + 1, 2 t + 8 and 2 t + 9, which are 16
+// bytes; four such lanes of both rows are 128.
 #include "attention_grad_keys.cuh"
 
 #if WGMMA
@@ -213,7 +214,8 @@ template <class T, int D> struct SumsGradient : KeysGradient<T, D, SUMS_STAGES> 
         this->await(now);
         next();
 #pragma unroll
-        for (int k = 0; k < KV_QUERIES / 16; k++) slopes[0][k][0] = slopes[0][k][1] = slopes[0][k][2] = slopes[0][k][3] = 0;
+        for (int k = 0; k < KV_QUERIES / 16; k++)
+            slopes[0][k][0] = slopes[0][k][1] = slopes[0][k][2] = slopes[0][k][3] = 0;
         leave_slopes();
         tell_slopes();
         if (step > 0) take(step - 1);
@@ -249,7 +251,8 @@ template <class T, int D> __device__ __forceinline__ void attention_grad_sums(co
 }
 
 // d_q = scale times the sums: a CTA has a tile of queries of one head.
-template <class T, int D> __device__ __forceinline__ void attention_grad_summed(const AttentionGradWgmmaParams &params) {
+template <class T, int D>
+__device__ __forceinline__ void attention_grad_summed(const AttentionGradWgmmaParams &params) {
     constexpr int ROWS = ATTENTION_GRAD_WGMMA_QUERIES;
     using Rows = Tile<D, ROWS>;
     extern __shared__ __align__(1024) unsigned char bytes[];
@@ -273,6 +276,4 @@ template <class T, int D> __device__ __forceinline__ void attention_grad_summed(
     T *to = row_of<T>(p.d_q, seq.start + first + warp_row) + job.head * D;
     store_rows<T, D, Rows, 1>(to, p.d_q.stride, seq.len - first - warp_row, c, {{p.scale, p.scale}}, bytes, warp_row);
 }
-ATTENTION_HOPPER(attention_grad_sums, AttentionGradWgmmaParams, attention_grad_sums, 1)
-ATTENTION_HOPPER(attention_grad_summed, AttentionGradWgmmaParams, attention_grad_summed, 1)
 #endif
