@@ -110,7 +110,7 @@ typedef struct {
     unsigned n;
     unsigned accumulate;
     unsigned splits; // how many CTAs share one output tile along the contraction
-    GemvCut cut;     // of one or two tokens
+    GemvCut cut;     // of up to eight tokens
 } Linear4Params;
 enum {
     // skinny4.cuh. A warp has 16 rows by UNIT_K of the weight at a time; STAGES of these units wait in shared memory,
@@ -136,6 +136,7 @@ enum {
     LINEAR4_GEMV_PLAIN_SCALES_BYTES = 51712,
     LINEAR4_GEMV_SCALE_PAD = 16, // bytes between the scales of two rows
     LINEAR4_GEMV8_SHARED = 227 * 1024,
+    LINEAR4_GEMV8_THREADS = 20 * 32,
 };
 
 // What the copy engine knows of a matrix in memory and of the tiles it is copied in; the driver's CUtensorMap.

@@ -201,6 +201,7 @@ pub const LINEAR4_GEMV_GROUPS_BYTES: u32 = 512;
 pub const LINEAR4_GEMV_PLAIN_SCALES_BYTES: u32 = 51712;
 pub const LINEAR4_GEMV_SCALE_PAD: u32 = 16;
 pub const LINEAR4_GEMV8_SHARED: u32 = 232448;
+pub const LINEAR4_GEMV8_THREADS: u32 = 640;
 #[repr(C)]
 #[repr(align(128))]
 #[derive(Debug, Copy, Clone)]
