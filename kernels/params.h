@@ -200,7 +200,7 @@ typedef struct {
     unsigned rows, cols;
 } ScreenParams;
 
-// linear_max: `linear` of up to four tokens where an output may be the largest of its token, minus infinity elsewhere. A first
+// linear_max: `linear` of up to eight tokens where an output may be the largest of its token, minus infinity elsewhere. A first
 // kernel leaves in `out` what each output cannot be above.
 typedef struct {
     LinearParams linear;
@@ -213,7 +213,10 @@ typedef struct {
 enum {
     SCREEN_THREADS = 256,
     LINEAR_MAX_CTAS = 2, // of the first kernel on a multiprocessor
-    LINEAR_MAX_TOKENS = 4,
+    LINEAR_MAX_TOKENS = 8,
+    LINEAR_MAX_DP2A_TOKENS = 2, // from three on by tensor cores
+    LINEAR_MAX_MMA_SHARED = 8352, // bytes of shared memory beside the rounded tokens
+    LINEAR_MAX_MMA_LEVELS = 127 * 256 + 127, // the most that two digits of 8 bits hold
     LINEAR_MAX_STEP = 512, // columns that a warp takes at a time
 };
 

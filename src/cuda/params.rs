@@ -338,7 +338,10 @@ const _: () = {
 };
 pub const SCREEN_THREADS: u32 = 256;
 pub const LINEAR_MAX_CTAS: u32 = 2;
-pub const LINEAR_MAX_TOKENS: u32 = 4;
+pub const LINEAR_MAX_TOKENS: u32 = 8;
+pub const LINEAR_MAX_DP2A_TOKENS: u32 = 2;
+pub const LINEAR_MAX_MMA_SHARED: u32 = 8352;
+pub const LINEAR_MAX_MMA_LEVELS: u32 = 32639;
 pub const LINEAR_MAX_STEP: u32 = 512;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
