@@ -20,20 +20,20 @@ constexpr unsigned GEMV4_SUMS_BYTES = GEMV4_WARPS * GEMV4_SUMS_PITCH * 4;
 
 #if GEMV4
 // All warps: until the barriers and the table are made. The copying warp only says so.
-__device__ __forceinline__ void all_made(bool copies) {
+template <unsigned THREADS = GEMV4_THREADS> __device__ __forceinline__ void all_made(bool copies) {
     if (copies)
-        asm volatile("bar.arrive 2, %0;" ::"n"(GEMV4_THREADS) : "memory");
+        asm volatile("bar.arrive 2, %0;" ::"n"(THREADS) : "memory");
     else
-        asm volatile("bar.sync 2, %0;" ::"n"(GEMV4_THREADS) : "memory");
+        asm volatile("bar.sync 2, %0;" ::"n"(THREADS) : "memory");
 }
 
-// The copying warp: until the others have asked for the little that they need of memory, which would otherwise wait behind
+// Warps that copy: until the others have asked for the little that they need of memory, which would otherwise wait behind
 // the weight.
-__device__ __forceinline__ void all_asked(bool copies) {
+template <unsigned THREADS = GEMV4_THREADS> __device__ __forceinline__ void all_asked(bool copies) {
     if (copies)
-        asm volatile("bar.sync 3, %0;" ::"n"(GEMV4_THREADS) : "memory");
+        asm volatile("bar.sync 3, %0;" ::"n"(THREADS) : "memory");
     else
-        asm volatile("bar.arrive 3, %0;" ::"n"(GEMV4_THREADS) : "memory");
+        asm volatile("bar.arrive 3, %0;" ::"n"(THREADS) : "memory");
 }
 
 // The multiplying warps: until what adapters make of x is in shared memory, where the copying warp puts it.
@@ -42,11 +42,6 @@ __device__ __forceinline__ void adapters_are_there(bool copies) {
         asm volatile("bar.arrive 4, %0;" ::"n"(GEMV4_THREADS) : "memory");
     else
         asm volatile("bar.sync 4, %0;" ::"n"(GEMV4_THREADS) : "memory");
-}
-
-// Into L1, by a load of which nothing is used.
-__device__ __forceinline__ void touch(const void *p) {
-    asm volatile("{ .reg .b16 byte; ld.global.ca.b8 byte, [%0]; }" ::"l"(__cvta_generic_to_global(p)));
 }
 
 // The multiplying warps wait for each other.

@@ -5,8 +5,8 @@
 //
 // A stage is 16 rows by up to 4096 columns, each warp its 256, or several tiles of rows by fewer columns. Rows lie 32
 // bytes further apart than they are long: a lane reads 8 bytes, and those of four rows lie in different banks. Beside
-// them are the rows' scales as they lie in memory. The copying warp fetches both, ahead of the others, and does not wait
-// for the kernel before this one.
+// them are the rows' scales as they lie in memory, and their groups. Four warps fetch all that, ahead of the others, and do not
+// wait for the kernel before this one: a copy for each row is more than one warp asks for while a stage is multiplied.
 //
 // A lane adds up in registers what its warp makes of two tiles over all columns; then the warps' sums meet in shared
 // memory, in one of two places in turn, so that a group of tiles ends with one barrier.
@@ -16,8 +16,11 @@
 // Wants what gemv4.cuh wants.
 #include "gemv4_cta.cuh"
 #include "sigmoid.cuh"
+#include <type_traits>
 
 #if GEMV4
+constexpr unsigned GEMV8_THREADS = LINEAR4_GEMV8_THREADS, GEMV8_COPIERS = GEMV8_THREADS / 32 - GEMV4_WARPS; // warps that copy
+static_assert(GEMV4_TILE % GEMV8_COPIERS == 0 && 64 <= GEMV8_COPIERS * 32);
 constexpr unsigned GEMV8_TOKENS = 8, GEMV8_STAGES = 3, GEMV8_GROUP = 2; // tiles that a warp adds up at a time
 constexpr unsigned GEMV8_ROW_PAD = 32, GEMV8_STAGE_BYTES = 64 * (4 * GEMV4_ROW + GEMV8_ROW_PAD); // 4 tiles of 1024 columns
 constexpr unsigned GEMV8_SUMS = GEMV4_TILE * GEMV8_TOKENS, GEMV8_SUMS_PITCH = GEMV8_SUMS + 16;   // of a warp and tile
@@ -31,7 +34,9 @@ template <class T, class O, bool NESTED, bool GATED = false> struct Gemv8 {
     static constexpr unsigned SCALES_BYTES = 64 * (16 * SCALE_BYTES + 16);
     static constexpr unsigned RING = TABLE_BYTES, SCALES = RING + GEMV8_STAGES * GEMV8_STAGE_BYTES;
     static constexpr unsigned SUMS = SCALES + GEMV8_STAGES * SCALES_BYTES, MAP = SUMS + 2 * GEMV8_SUMS_BYTES;
-    static constexpr unsigned FULL = MAP + 1024, EMPTY = FULL + GEMV8_STAGES * 8;
+    // Of a stage: two quantisation groups for each row, which is all that the blocks of one are in.
+    static constexpr unsigned GROUPS = MAP + 1024, GROUPS_BYTES = NESTED ? 64 * 16 : 0;
+    static constexpr unsigned FULL = GROUPS + GEMV8_STAGES * GROUPS_BYTES, EMPTY = FULL + GEMV8_STAGES * 8;
     static_assert(EMPTY + GEMV8_STAGES * 8 <= LINEAR4_GEMV8_SHARED);
     static_assert(16 * (16 * 4 * SCALE_BYTES + 16) <= SCALES_BYTES); // one tile of 16 parts
 
@@ -81,23 +86,46 @@ template <class T, class O, bool NESTED, bool GATED = false> struct Gemv8 {
         });
     }
     __device__ __forceinline__ void copy_stage(unsigned s, unsigned row, unsigned rows, unsigned col) const {
-        unsigned lane = threadIdx.x % 32, cols = min(parts * UNIT_K, p.weight.cols - col);
-        if (lane == 0) full(s).expect(rows * cols / 2);
+        unsigned lane = threadIdx.x % 32, copier = threadIdx.x / 32 - GEMV4_WARPS, cols = min(parts * UNIT_K, p.weight.cols - col);
+        if (lane == 0) full(s).expect(rows / GEMV8_COPIERS * (cols / 2));
         __syncwarp();
         const unsigned char *codes = p.weight.codes + (size_t(row) * p.weight.cols + col) / 2;
-        for (unsigned r = lane; r < rows; r += 32)
+        if (unsigned r = lane * GEMV8_COPIERS + copier; r < rows)
             full(s).copy(gemv8_shared + RING + s * GEMV8_STAGE_BYTES + r * pitch(), codes + size_t(r) * (p.weight.cols / 2), cols / 2);
+        if (p.cut.scale_bytes == 16 && parts * 4 * SCALE_BYTES % 16 == 0)
+            copy_scales<16>(s, row, rows, col, cols);
+        else
+            copy_scales<4>(s, row, rows, col, cols);
+        if (NESTED) copy_groups(s, row, rows, col);
+        // Arrives when this lane's copies of scales and groups have.
+        asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(&full(s).word)) : "memory");
+    }
+    // In pieces of so many bytes.
+    template <unsigned BYTES>
+    __device__ __forceinline__ void copy_scales(unsigned s, unsigned row, unsigned rows, unsigned col, unsigned cols) const {
         const char *scales = NESTED ? reinterpret_cast<const char *>(p.weight.absmax_codes)
                                     : reinterpret_cast<const char *>(p.weight.absmax);
         scales += (size_t(row) * blocks() + col / 64) * SCALE_BYTES;
-        unsigned words = cols / 64 * SCALE_BYTES / 4;
-        for (unsigned i = lane; i < rows * words; i += 32) {
-            unsigned r = i / words, word = i - r * words;
-            cp_async4(shared_address(gemv8_shared) + SCALES + s * SCALES_BYTES + r * scale_pitch() + word * 4,
-                      scales + size_t(r) * blocks() * SCALE_BYTES + word * 4);
+        unsigned pieces = cols / 64 * SCALE_BYTES / BYTES; // of a row
+        uint32_t to = shared_address(gemv8_shared) + SCALES + s * SCALES_BYTES;
+        for (unsigned i = threadIdx.x - GEMV4_WARPS * 32; i < rows * pieces; i += GEMV8_COPIERS * 32) {
+            unsigned r = __fdividef(i + .5f, pieces), piece = i - r * pieces; // numbers up to 1024
+            uint32_t at = to + r * scale_pitch() + piece * BYTES;
+            const char *from = scales + (r * blocks() * SCALE_BYTES + piece * BYTES);
+            if constexpr (BYTES == 16)
+                cp_async16(at, from);
+            else
+                cp_async4(at, from);
         }
-        // Arrives when this lane's copies of scales have.
-        asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(&full(s).word)) : "memory");
+    }
+    // Of each row that of its first block, and the next.
+    __device__ __forceinline__ void copy_groups(unsigned s, unsigned row, unsigned rows, unsigned col) const {
+        unsigned last = (p.weight.rows * blocks() - 1) / QUANT_GROUP, r = threadIdx.x - GEMV4_WARPS * 32;
+        if (r >= rows) return;
+        unsigned first = ((row + r) * blocks() + col / 64) / QUANT_GROUP;
+        uint32_t to = shared_address(gemv8_shared) + GROUPS + s * GROUPS_BYTES + r * 16;
+        const float2 *from = reinterpret_cast<const float2 *>(p.weight.groups);
+        cp_async8(to, from + first), cp_async8(to + 8, from + min(first + 1, last));
     }
 
     // This lane's share of x from column `col` on: 16 of its token in each of four blocks.
@@ -117,14 +145,14 @@ template <class T, class O, bool NESTED, bool GATED = false> struct Gemv8 {
         asm("ld.shared.b32 %0, [%1];" : "=r"(word) : "r"(shared_address(gemv8_shared) + offset));
         return word;
     }
-    // The scales of block t of this warp's columns, of rows g and g + 8; `block`: that of row g.
-    __device__ __forceinline__ float scale(const char *at, unsigned block) const {
+    // The scale at `at`, that of block `block` of those from the first group on that is at `groups`.
+    __device__ __forceinline__ float scale(const char *at, const char *groups, unsigned block) const {
         if constexpr (!NESTED) return *reinterpret_cast<const float *>(at);
         float value = reinterpret_cast<const float *>(gemv8_shared + MAP)[*reinterpret_cast<const unsigned char *>(at)];
-        return nested_absmax(value, reinterpret_cast<const float2 *>(p.weight.groups)[block / QUANT_GROUP]);
+        return nested_absmax(value, reinterpret_cast<const float2 *>(groups)[block / QUANT_GROUP]);
     }
 
-    // This warp's part of a stage. `block`: of row g, block t.
+    // This warp's part of a stage. `block`: the first of row g there.
     __device__ __forceinline__ void take(unsigned s, unsigned slot, unsigned part, unsigned block, const uint4 (&x)[4][2],
                                          float (&sums)[4]) const {
         unsigned lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, row = slot * GEMV4_TILE + g;
@@ -136,7 +164,9 @@ template <class T, class O, bool NESTED, bool GATED = false> struct Gemv8 {
             low[b] = *reinterpret_cast<const uint2 *>(codes + b * 32);
             high[b] = *reinterpret_cast<const uint2 *>(codes + 8 * pitch() + b * 32);
         }
-        float scale0 = scale(scales, block), scale1 = scale(scales + 8 * scale_pitch(), block + 8 * blocks());
+        const char *groups = gemv8_shared + GROUPS + s * GROUPS_BYTES + row * 16;
+        float scale0 = scale(scales, groups, block % QUANT_GROUP + part * 4 + t);
+        float scale1 = scale(scales + 8 * scale_pitch(), groups + 8 * 16, (block + 8 * blocks()) % QUANT_GROUP + part * 4 + t);
         unsigned seen = __float_as_uint(scale0) | __float_as_uint(scale1);
 #pragma unroll
         for (int b = 0; b < 4; b++) seen |= low[b].x | high[b].x;
@@ -192,9 +222,9 @@ template <class T, class O, bool NESTED, bool GATED = false> struct Gemv8 {
         unsigned warp = threadIdx.x / 32, slot = warp / parts, part = warp - slot * parts, s = 0, parity = 0, odd = 0;
         unsigned lane = threadIdx.x % 32;
         TableEntry<T> entry(p.weight.fp4);
-        all_asked(false);
+        all_asked<GEMV8_THREADS>(false);
         fill_table(entry);
-        all_made(false);
+        all_made<GEMV8_THREADS>(false);
         begin_kernel();
         uint4 x[4][2];
         load_x(part * UNIT_K, x);
@@ -210,8 +240,9 @@ template <class T, class O, bool NESTED, bool GATED = false> struct Gemv8 {
                 for (unsigned i = 0; i < GEMV8_GROUP; i++) {
                     if (counted(group, i) >= end_tile) break;
                     full(s).wait(parity);
+                    unsigned block = ((tile_of(group, i) + slot) * GEMV4_TILE + lane / 4) * blocks() + step * parts * 4;
                     if (some && counted(group, i) + slot < end_tile)
-                        take(s, slot, part, ((tile_of(group, i) + slot) * GEMV4_TILE + lane / 4) * blocks() + unit * 4 + lane % 4, x, sums[i]);
+                        take(s, slot, part, block, x, sums[i]);
                     else
                         empty(s).warp_arrives();
                     if (++s == GEMV8_STAGES) s = 0, parity ^= 1;
@@ -239,16 +270,16 @@ template <class T, class O, bool NESTED, bool GATED = false> struct Gemv8 {
 
     __device__ __forceinline__ void run() const {
         if (threadIdx.x / 32 < GEMV4_WARPS) return multiply_all();
-        if (threadIdx.x % 32 == 0) {
+        if (threadIdx.x == GEMV4_WARPS * 32) {
             for (unsigned s = 0; s < GEMV8_STAGES; s++) {
-                full(s).init(1 + 32); // the codes, and each lane's scales
+                full(s).init(GEMV8_COPIERS * (1 + 32)); // the codes, and each lane's scales and groups
                 empty(s).init(GEMV4_WARPS * Barrier::WARP_ARRIVALS);
             }
             barriers_are_made();
         }
-        __syncwarp();
-        all_made(true);
-        all_asked(true);
+        asm volatile("bar.sync 5, %0;" ::"n"(GEMV8_COPIERS * 32) : "memory"); // all that copy: until the barriers are made
+        all_made<GEMV8_THREADS>(true);
+        all_asked<GEMV8_THREADS>(true);
         copy();
     }
 };

@@ -45,10 +45,10 @@ template <class T, class O, int TOKENS8> __device__ void skinny(const LinearPara
     let_next_start();
     if (!p.settled) wait_for_last();
     Skinny<T, O, TOKENS8> product(p);
-    product.ask(blockIdx.x);
+    product.ask(SkinnyTile{blockIdx.x});
     if (p.settled) wait_for_last();
     unsigned tiles = (p.rows + 15) / 16;
-    for (unsigned tile = blockIdx.x; tile < tiles; tile += gridDim.x) product.tile(tile, tile + gridDim.x);
+    for (unsigned tile = blockIdx.x; tile < tiles; tile += gridDim.x) product.tile(SkinnyTile{tile}, SkinnyTile{tile + gridDim.x});
 }
 EARLY_ENTRIES(linear_skinny8, LinearParams, LINEAR_SKINNY_THREADS, LINEAR_SKINNY8_CTAS, skinny, 1)
 EARLY_ENTRIES(linear_skinny16, LinearParams, LINEAR_SKINNY_THREADS, LINEAR_SKINNY16_CTAS, skinny, 2)

@@ -160,7 +160,7 @@ GEMVS(gemv1_plain, false, 1)
 GEMVS(gemv2_plain, false, 2)
 
 #define GEMV8(name, suffix, T, O, nested)                                                                              \
-    extern "C" __global__ void __launch_bounds__(LINEAR4_GEMV_THREADS, 1)                                              \
+    extern "C" __global__ void __launch_bounds__(LINEAR4_GEMV8_THREADS, 1)                                              \
         linear4_##name##_##suffix(const __grid_constant__ Linear4Params p) {                                           \
         Gemv8<T, O, nested>(p).run();                                                                                  \
     }

@@ -39,7 +39,7 @@ GEMVS(adapted_only_gemv2_plain, false, 2, ADAPTERS)
 
 // SwiGLU of a product of three to eight tokens, without norm and adapters.
 #define GEMV8(name, T, nested)                                                                                         \
-    extern "C" __global__ void __launch_bounds__(LINEAR4_GEMV_THREADS, 1)                                              \
+    extern "C" __global__ void __launch_bounds__(LINEAR4_GEMV8_THREADS, 1)                                              \
         norm_linear4_##name##_##T(const __grid_constant__ NormLinear4Params p) {                                       \
         Gemv8<T, T, nested, true>(p.linear, p.gated).run();                                                            \
     }

@@ -110,7 +110,7 @@ typedef struct {
     unsigned n;
     unsigned accumulate;
     unsigned splits; // how many CTAs share one output tile along the contraction
-    GemvCut cut;     // of one or two tokens
+    GemvCut cut;     // of up to eight tokens
 } Linear4Params;
 enum {
     // skinny4.cuh. A warp has 16 rows by UNIT_K of the weight at a time; STAGES of these units wait in shared memory,
@@ -136,6 +136,7 @@ enum {
     LINEAR4_GEMV_PLAIN_SCALES_BYTES = 51712,
     LINEAR4_GEMV_SCALE_PAD = 16, // bytes between the scales of two rows
     LINEAR4_GEMV8_SHARED = 227 * 1024,
+    LINEAR4_GEMV8_THREADS = 20 * 32,
 };
 
 // What the copy engine knows of a matrix in memory and of the tiles it is copied in; the driver's CUtensorMap.
@@ -199,7 +200,7 @@ typedef struct {
     unsigned rows, cols;
 } ScreenParams;
 
-// linear_max: `linear` of up to four tokens where an output may be the largest of its token, minus infinity elsewhere. A first
+// linear_max: `linear` of up to eight tokens where an output may be the largest of its token, minus infinity elsewhere. A first
 // kernel leaves in `out` what each output cannot be above.
 typedef struct {
     LinearParams linear;
@@ -212,7 +213,10 @@ typedef struct {
 enum {
     SCREEN_THREADS = 256,
     LINEAR_MAX_CTAS = 2, // of the first kernel on a multiprocessor
-    LINEAR_MAX_TOKENS = 4,
+    LINEAR_MAX_TOKENS = 8,
+    LINEAR_MAX_DP2A_TOKENS = 2, // from three on by tensor cores
+    LINEAR_MAX_MMA_SHARED = 8352, // bytes of shared memory beside the rounded tokens
+    LINEAR_MAX_MMA_LEVELS = 127 * 256 + 127, // the most that two digits of 8 bits hold
     LINEAR_MAX_STEP = 512, // columns that a warp takes at a time
 };
 

@@ -66,10 +66,20 @@ __device__ __forceinline__ void prefetch_l2(const void *p) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(p)));
 }
 
+// Into L1, by a load of which nothing is used.
+__device__ __forceinline__ void touch(const void *p) {
+    asm volatile("{ .reg .b16 byte; ld.global.ca.b8 byte, [%0]; }" ::"l"(__cvta_generic_to_global(p)));
+}
+
 // Starts copying 16 bytes past L1. Of the source only the first `bytes` are read; the rest becomes zero.
 __device__ __forceinline__ void cp_async16(uint32_t shared, const void *global, uint32_t bytes = 16) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(__cvta_generic_to_global(global)),
                  "r"(bytes)
+        : "memory");
+}
+// Starts copying 8 bytes.
+__device__ __forceinline__ void cp_async8(uint32_t shared, const void *global) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(shared), "l"(__cvta_generic_to_global(global))
         : "memory");
 }
 // Starts copying 4 bytes.

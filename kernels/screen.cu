@@ -3,14 +3,12 @@
 // may be the largest from the weight itself, by the code of linear.cu. What bounds the error stands in src/ops/screen.rs.
 #include "params.h"
 #include "reduce.cuh"
+#include "screen_bounds.cuh"
+#include "screen_mma.cuh"
 #include "simt.cuh"
 #include "skinny.cuh"
 
 constexpr unsigned THREADS = SCREEN_THREADS, WARPS = THREADS / 32;
-// Of f32 sums, as a share of what they sum: 1 / 2 ^ 23 for each term.
-constexpr float SUM_ERROR = 0x1p-23f;
-// Norms that multiply to less have no sum on the way that f32 cannot hold.
-constexpr float SUMS_FIT = 1e38f;
 
 // v as a multiple of `unit`, so that squares neither overflow nor vanish; the whole number next to it, of NaN the least.
 __device__ __forceinline__ float multiple(float v, float unit) { return unit > 0.f ? v / unit : 0.f; }
@@ -41,8 +39,9 @@ template <class T> __device__ void screen(const ScreenParams &p) {
 }
 INSTANTIATE(screen, ScreenParams)
 
-// ---- bounds: a warp takes 8 KiB of the codes at a time, of a few rows, and walks over rows. x is in shared memory
-// as integers of 16 bits, so that two codes and two of these are one instruction, and sums are exact.
+// ---- bounds of one or two tokens (of more: screen_mma.cuh): a warp takes 8 KiB of the codes at a time, of a few rows, and walks
+// over rows. x is in shared memory as integers of 16 bits, so that two codes and two of these are one instruction, and sums
+// are exact.
 
 // Where the 16 columns are that a lane takes of 512: in two halves, each of them 16 bytes for each lane one after the other.
 __device__ __forceinline__ unsigned place(unsigned column) {
@@ -51,7 +50,7 @@ __device__ __forceinline__ unsigned place(unsigned column) {
 
 // x of one token, rounded, and what bounds need to know of it.
 template <class T>
-__device__ __forceinline__ float3 round_x(const LinearMaxParams &p, unsigned token, short *rounded, float2 *shared) {
+__device__ __forceinline__ Rounded round_x(const LinearMaxParams &p, unsigned token, short *rounded, float2 *shared) {
     unsigned cols = p.linear.cols, padded = (cols + LINEAR_MAX_STEP - 1) / LINEAR_MAX_STEP * LINEAR_MAX_STEP;
     const T *x = row_of<T>(p.linear.x, token);
     float most = 0.f;
@@ -67,9 +66,9 @@ __device__ __forceinline__ float3 round_x(const LinearMaxParams &p, unsigned tok
     return {unit, unit * sqrtf(squares.x), unit * sqrtf(squares.y)};
 }
 
-// The codes of a warp's rows in a run of columns: 8 KiB, of 8 rows, or of 4 where there are sums of four tokens to keep.
-template <unsigned ROWS> struct Codes {
-    static constexpr unsigned STEPS = 16 / ROWS;
+// The codes of a warp's rows in a run of columns: 8 KiB.
+struct Codes {
+    static constexpr unsigned ROWS = 8, STEPS = 16 / ROWS;
     uint4 words[STEPS][ROWS];
 
     __device__ __forceinline__ void load(const LinearMaxParams &p, unsigned row0, unsigned col0) {
@@ -110,15 +109,15 @@ template <unsigned ROWS> struct Codes {
 };
 
 template <class T, int N> __device__ void bounds(const LinearMaxParams &p) {
-    constexpr unsigned ROWS = N < 4 ? 8 : 4, RUN = Codes<ROWS>::STEPS * LINEAR_MAX_STEP;
+    constexpr unsigned ROWS = Codes::ROWS, RUN = Codes::STEPS * LINEAR_MAX_STEP;
     extern __shared__ __align__(16) short rounded[]; // [N, padded]
     __shared__ float2 shared[32];
     unsigned cols = p.linear.cols, padded = (cols + LINEAR_MAX_STEP - 1) / LINEAR_MAX_STEP * LINEAR_MAX_STEP;
     unsigned groups = (p.linear.rows + ROWS - 1) / ROWS, lane = threadIdx.x % 32;
     unsigned group = blockIdx.x * WARPS + threadIdx.x / 32;
-    Codes<ROWS> codes;
+    Codes codes;
     codes.load(p, group * ROWS, 0); // under way while x is rounded
-    float3 of_x[N];                 // unit, norm, norm of what is missed
+    Rounded of_x[N];
 #pragma unroll
     for (int n = 0; n < N; n++) of_x[n] = round_x<T>(p, min(n, p.linear.n - 1), rounded + n * padded, shared);
     float highest[N];
@@ -128,7 +127,7 @@ template <class T, int N> __device__ void bounds(const LinearMaxParams &p) {
     for (; group < groups; group += gridDim.x * WARPS) {
         int sums[N][ROWS] = {};
         for (unsigned col = 0; col < cols; col += RUN) {
-            codes.template multiply<N>(rounded, padded, col, sums);
+            codes.multiply<N>(rounded, padded, col, sums);
             bool last = col + RUN >= cols;
             codes.load(p, last ? (group + gridDim.x * WARPS) * ROWS : group * ROWS, last ? 0 : col + RUN);
         }
@@ -142,13 +141,9 @@ template <class T, int N> __device__ void bounds(const LinearMaxParams &p) {
                 if (lane == r) sum = all;
             }
             if (lane >= ROWS || row >= p.linear.rows || n >= p.linear.n) continue;
-            float scale = row_of<float>(p.bounds, 0)[row], error = row_of<float>(p.bounds, 1)[row];
-            float norm = row_of<float>(p.bounds, 2)[row];
-            float near = scale * of_x[n].x * float(sum);
-            float far = 1.001f * (of_x[n].y * error + of_x[n].z * norm) + fabsf(near) * 0x1p-21f + 0x1p-126f;
-            bool fits = of_x[n].y * (norm + error) < SUMS_FIT;
-            row_of<float>(p.linear.out, n)[row] = fits ? near + far : INFINITY;
-            if (fits) highest[n] = fmaxf(highest[n], near - far);
+            float2 bounds = output_bounds(p, of_x[n], row, sum);
+            row_of<float>(p.linear.out, n)[row] = bounds.y;
+            highest[n] = fmaxf(highest[n], bounds.x);
         }
     }
 #pragma unroll
@@ -163,61 +158,102 @@ template <class T, int N> __device__ void bounds(const LinearMaxParams &p) {
     ENTRY(linear_max_bounds##N, f32, LinearMaxParams, THREADS, LINEAR_MAX_CTAS, bounds<f32, N>)
 BOUNDS(1)
 BOUNDS(2)
-BOUNDS(4)
+#define BOUNDS_MMA(T) ENTRY(linear_max_bounds8, T, LinearMaxParams, THREADS, LINEAR_MAX_CTAS, bounds_mma<T>)
+BOUNDS_MMA(bf16)
+BOUNDS_MMA(f16)
+BOUNDS_MMA(f32)
 
-// ---- the outputs that may be the largest. A CTA looks at 16 tiles of 16 rows at once, a thread at one row of one, and then
-// computes the tiles in which there is such an output, one after the other.
+// ---- the outputs that may be the largest. A CTA looks at 512 rows at once, a thread at two of them, makes a list of those of
+// which an output may be the largest, and computes them, 16 at a time.
 
-// The largest of what outputs of a token cannot be below.
-__device__ __forceinline__ float highest(const LinearMaxParams &p, unsigned token, float *shared) {
+constexpr unsigned LISTED = 2 * THREADS;
+
+// A warp: the largest of what outputs of a token cannot be below.
+__device__ __forceinline__ float highest(const LinearMaxParams &p, unsigned token) {
     float most = -INFINITY;
-    for (unsigned i = threadIdx.x; i < p.ctas; i += THREADS) most = fmaxf(most, p.highest[token * p.ctas + i]);
-    return block_max(most, shared);
+    for (unsigned i = threadIdx.x % 32; i < p.ctas; i += 32) most = fmaxf(most, p.highest[token * p.ctas + i]);
+    return warp_max(most);
 }
 
-template <class T> struct Outputs; // rows of a tile
+// Rows of the weight by number in a list.
+struct ListedRows {
+    const unsigned *rows;
+    unsigned n;
+
+    __device__ __forceinline__ unsigned operator()(unsigned i) const { return i < n ? rows[i] : ~0u; }
+};
+
+template <class T> struct Outputs; // of 16 rows
 
 template <class T> struct Outputs16 {
     Skinny<T, f32, 1> product;
 
     __device__ __forceinline__ explicit Outputs16(const LinearParams &p) : product(p) {}
-    __device__ __forceinline__ void tile(unsigned tile) { product.ask(tile), product.tile(tile, ~0u); }
+    __device__ __forceinline__ void tile(ListedRows rows) { product.ask(rows), product.tile(rows, ListedRows{nullptr, 0}); }
 };
 template <> struct Outputs<bf16> : Outputs16<bf16> { using Outputs16::Outputs16; };
 template <> struct Outputs<f16> : Outputs16<f16> { using Outputs16::Outputs16; };
 template <> struct Outputs<f32> {
     const LinearParams &p;
 
-    __device__ __forceinline__ void tile(unsigned tile) {
-        for (unsigned i = threadIdx.x / 32; i < 16; i += WARPS)
-            if (unsigned row = tile * 16 + i; row < p.rows) simt_row(gemm_of<f32, f32>(p, false), dense_of<f32>(p), row);
+    __device__ __forceinline__ void tile(ListedRows rows) {
+        for (unsigned i = threadIdx.x / 32; i < min(rows.n, 16u); i += WARPS)
+            simt_row(gemm_of<f32, f32>(p, false), dense_of<f32>(p), rows(i));
     }
 };
 
+// Leaves minus infinity for all outputs of a row; whether one of them may be the largest of its token.
+__device__ __forceinline__ bool pass_over(const LinearMaxParams &p, unsigned row, const float *least) {
+    float above[LINEAR_MAX_TOKENS];
+    auto there = [&](unsigned n) { return n < p.linear.n && row < p.linear.rows; };
+#pragma unroll
+    for (unsigned n = 0; n < LINEAR_MAX_TOKENS; n++) above[n] = there(n) ? row_of<float>(p.linear.out, n)[row] : -INFINITY;
+    bool may = false;
+#pragma unroll
+    for (unsigned n = 0; n < LINEAR_MAX_TOKENS; n++) {
+        if (!there(n)) continue;
+        may |= !(above[n] < least[n]); // NaN may be anything
+        row_of<float>(p.linear.out, n)[row] = -INFINITY;
+    }
+    return may;
+}
+
 template <class T> __device__ void outputs(const LinearMaxParams &p) {
-    __shared__ float shared[32];
-    __shared__ unsigned found[WARPS];
-    unsigned tiles = (p.linear.rows + 15) / 16, warp = threadIdx.x / 32;
-    float least[LINEAR_MAX_TOKENS];
-#pragma unroll
-    for (int n = 0; n < LINEAR_MAX_TOKENS; n++) least[n] = n < p.linear.n ? highest(p, n, shared) : INFINITY;
+    __shared__ float least[LINEAR_MAX_TOKENS];
+    __shared__ unsigned found[LISTED / 32], list[LISTED];
+    unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    for (unsigned token = warp; token < p.linear.n; token += WARPS) {
+        float most = highest(p, token);
+        if (lane == 0) least[token] = most;
+    }
     Outputs<T> product{p.linear};
-    for (unsigned first = blockIdx.x; first < tiles; first += gridDim.x * 16) {
-        unsigned row = (first + threadIdx.x / 16 * gridDim.x) * 16 + threadIdx.x % 16;
-        bool may = false;
+    // Runs of 32 rows are dealt out to CTAs in turn.
+    for (unsigned first = blockIdx.x * 32; first < p.linear.rows; first += gridDim.x * LISTED) {
+        auto row_of_slot = [&](unsigned i) { return first + (i * WARPS + warp) * gridDim.x * 32 + lane; };
+        __syncthreads(); // `least` is there, and what was listed has been computed
+        unsigned which[2];
 #pragma unroll
-        for (int n = 0; n < LINEAR_MAX_TOKENS; n++) {
-            if (n >= p.linear.n || row >= p.linear.rows) continue;
-            float *out = row_of<float>(p.linear.out, n) + row;
-            may |= !(*out < least[n]); // NaN may be anything
-            *out = -INFINITY;
+        for (unsigned i = 0; i < 2; i++) {
+            which[i] = __ballot_sync(~0u, pass_over(p, row_of_slot(i), least));
+            if (lane == 0) found[i * WARPS + warp] = which[i];
         }
-        unsigned rows = __ballot_sync(~0u, may);
-        if (threadIdx.x % 32 == 0) found[warp] = rows;
-        __syncthreads(); // and what is minus infinity is stored before its tile
-        for (unsigned i = 0; i < 16; i++)
-            if (found[i / 2] >> i % 2 * 16 & 0xffff) product.tile(first + i * gridDim.x);
-        __syncthreads(); // all have seen which
+        __syncthreads(); // and what is minus infinity is stored before what is computed
+        unsigned n = 0, places[2];
+        for (unsigned i = 0; i < 2 * WARPS; i++) {
+            if (i % WARPS == warp) places[i / WARPS] = n;
+            n += __popc(found[i]);
+        }
+#pragma unroll
+        for (unsigned i = 0; i < 2; i++) {
+            if (which[i] >> lane & 1) list[places[i] + __popc(which[i] & (1u << lane) - 1)] = row_of_slot(i);
+        }
+        __syncthreads();
+        unsigned lines = (p.linear.cols * sizeof(T) + 127) / 128;
+        for (unsigned i = threadIdx.x; i < min(n, 32u) * lines; i += THREADS) {
+            unsigned at = i / lines;
+            prefetch_l2(reinterpret_cast<const char *>(row_of<T>(p.linear.weight, list[at])) + (i - at * lines) * 128);
+        }
+        for (unsigned i = 0; i < n; i += 16) product.tile({list + i, n - i});
     }
 }
 ENTRY(linear_max, bf16, LinearMaxParams, THREADS, LINEAR_SKINNY8_CTAS, outputs<bf16>)

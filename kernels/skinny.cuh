@@ -24,6 +24,13 @@ template <class T> struct SkinnyRow {
     }
 };
 
+// 16 rows of the weight, one after the other.
+struct SkinnyTile {
+    unsigned tile;
+
+    __device__ __forceinline__ unsigned operator()(unsigned i) const { return tile * 16 + i; }
+};
+
 template <class T, class O, int TOKENS8> struct Skinny {
     static constexpr unsigned TOKENS = TOKENS8 * 8;
     const LinearParams &p;
@@ -44,17 +51,17 @@ template <class T, class O, int TOKENS8> struct Skinny {
     }
     // This lane's columns of the 128, 8 of them.
     __device__ __forceinline__ unsigned column(int i) const { return i / 2 * 64 + t * 16 + i % 2 * 8; }
-    __device__ __forceinline__ void load(unsigned tile, unsigned k0) {
-        SkinnyRow<T> rows[2] = {weight_row(tile * 16 + g), weight_row(tile * 16 + g + 8)};
+    template <class Rows> __device__ __forceinline__ void load(const Rows &of, unsigned k0) {
+        SkinnyRow<T> rows[2] = {weight_row(of(g)), weight_row(of(g + 8))};
 #pragma unroll
         for (int i = 0; i < 4; i++) low[i] = rows[0].load(k0 + column(i)), high[i] = rows[1].load(k0 + column(i));
     }
 
-    // Asks for this warp's first part of a tile.
-    __device__ __forceinline__ void ask(unsigned tile) { load(tile, warp * SKINNY_K); }
+    // Asks for this warp's first part of 16 rows.
+    template <class Rows> __device__ __forceinline__ void ask(const Rows &rows) { load(rows, warp * SKINNY_K); }
 
-    // The outputs of 16 rows of the weight, which were asked for, by the whole CTA; asks for those of tile `next`.
-    __device__ __forceinline__ void tile(unsigned tile, unsigned next) {
+    // The outputs of 16 rows of the weight, which were asked for, by the whole CTA; asks for those of `next`.
+    template <class Rows> __device__ __forceinline__ void tile(const Rows &rows, const Rows &next) {
         __shared__ float sums[2][SKINNY_WARPS][TOKENS][16];
         float acc[TOKENS8][4] = {};
         for (unsigned k0 = warp * SKINNY_K; k0 < p.cols; k0 += SKINNY_WARPS * SKINNY_K) {
@@ -69,7 +76,7 @@ template <class T, class O, int TOKENS8> struct Skinny {
                     mma_m16n8k16<T>(acc[j], a1, b.z, b.w);
                 }
             }
-            if (k0 + SKINNY_WARPS * SKINNY_K < p.cols) load(tile, k0 + SKINNY_WARPS * SKINNY_K);
+            if (k0 + SKINNY_WARPS * SKINNY_K < p.cols) load(rows, k0 + SKINNY_WARPS * SKINNY_K);
         }
         ask(next);
 #pragma unroll
@@ -77,7 +84,7 @@ template <class T, class O, int TOKENS8> struct Skinny {
             sums[odd][warp][i / 4 * 8 + t * 2 + i % 2][g + i % 4 / 2 * 8] = acc[i / 4][i % 4];
         __syncthreads(); // one is enough: the next tile writes the other half of `sums`
         for (unsigned i = threadIdx.x; i < TOKENS * 16; i += SKINNY_WARPS * 32) {
-            unsigned token = i / 16, row = tile * 16 + i % 16;
+            unsigned token = i / 16, row = rows(i % 16);
             if (token >= p.n || row >= p.rows) continue;
             float sum = 0.f;
 #pragma unroll

@@ -118,6 +118,8 @@ pub trait Backend: Storage + Sized + Send + Sync + 'static {
     fn runs_behind(&self) -> bool {
         false
     }
+    /// For how many vectors at most [`LinearMax`](ops::LinearMax) reads less than [`Linear`](ops::Linear).
+    fn most_screened(&self) -> usize;
     /// Zeros into `out`.
     fn clear<T: Element>(&self, out: ViewMut<'_, Self, T>) -> Result<()>;
     /// Waits until everything that was queued is done, and reports what went wrong in it.

@@ -99,6 +99,10 @@ impl Backend for Cpu {
         host::BUFFERS.read()
     }
 
+    fn most_screened(&self) -> usize {
+        simd::gemv::MAX_ROWS
+    }
+
     fn free_memory(&self) -> Option<usize> {
         host::free()
     }

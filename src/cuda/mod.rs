@@ -85,6 +85,10 @@ impl Backend for Cuda {
         true
     }
 
+    fn most_screened(&self) -> usize {
+        params::LINEAR_MAX_TOKENS as usize
+    }
+
     fn clear<T: Element>(&self, out: ViewMut<'_, Self, T>) -> Result<()> {
         self.fill_zero(out)
     }

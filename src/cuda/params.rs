@@ -201,6 +201,7 @@ pub const LINEAR4_GEMV_GROUPS_BYTES: u32 = 512;
 pub const LINEAR4_GEMV_PLAIN_SCALES_BYTES: u32 = 51712;
 pub const LINEAR4_GEMV_SCALE_PAD: u32 = 16;
 pub const LINEAR4_GEMV8_SHARED: u32 = 232448;
+pub const LINEAR4_GEMV8_THREADS: u32 = 640;
 #[repr(C)]
 #[repr(align(128))]
 #[derive(Debug, Copy, Clone)]
@@ -337,7 +338,10 @@ const _: () = {
 };
 pub const SCREEN_THREADS: u32 = 256;
 pub const LINEAR_MAX_CTAS: u32 = 2;
-pub const LINEAR_MAX_TOKENS: u32 = 4;
+pub const LINEAR_MAX_TOKENS: u32 = 8;
+pub const LINEAR_MAX_DP2A_TOKENS: u32 = 2;
+pub const LINEAR_MAX_MMA_SHARED: u32 = 8352;
+pub const LINEAR_MAX_MMA_LEVELS: u32 = 32639;
 pub const LINEAR_MAX_STEP: u32 = 512;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

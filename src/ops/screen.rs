@@ -54,8 +54,10 @@ impl<B: Storage, T: Float> Op<B> for Screen<'_, B, T> {
 }
 
 /// `out = x · weightᵀ` where an output may be the largest of its row, to the bit what [`Linear`] gives; elsewhere that or minus
-/// infinity. It reads `codes`, and of `weight` the rows that may be needed; for more than four vectors it is [`Linear`].
+/// infinity. It reads `codes`, and of `weight` the rows that may be needed; for more vectors than
+/// [`Backend::most_screened`] says it is [`Linear`].
 ///
+/// [`Backend::most_screened`]: crate::backend::Backend::most_screened
 /// [`Linear`]: super::Linear
 ///
 /// ```

@@ -82,13 +82,14 @@ fn check<B: Backend, T: Float>(backend: &B, config: &Qwen3Config, tokens: usize,
     let model = Qwen3::<B, T>::random(backend, config, NESTED, 7).unwrap();
     let adapter = adapted.then(|| model.adapt(backend, &random_adapter(config, 16, 0.0, 3).unwrap()).unwrap());
     let ctx = ForwardContext::new(backend, adapter.as_ref());
-    let few = prompts(config, 2, 0);
-    let whole = write(&model, ctx, &few);
+    let few = [2, 7].map(|sequences| prompts(config, sequences, 0));
+    let whole = few.each_ref().map(|prompts| write(&model, ctx, prompts));
     model.screen_head(ctx).unwrap();
-    assert!(write(&model, ctx, &few) == whole, "{}: the head in 8 bits chose another token", T::DTYPE.suffix());
+    let screened = few.each_ref().map(|prompts| write(&model, ctx, prompts));
+    assert!(screened == whole, "{}: the head in 8 bits chose another token", T::DTYPE.suffix());
     let mut seen = Seen::default();
     // As many sequences as each way to multiply takes.
-    for (round, &sequences) in [1, 2, 5, 20].iter().cycle().enumerate() {
+    for (round, &sequences) in [1, 2, 5, 20, 40, 100].iter().cycle().enumerate() {
         let prompts = prompts(config, sequences, round);
         let texts = write(&model, ctx, &prompts);
         prompts.iter().zip(&texts).for_each(|(prompt, text)| compare(&model, ctx, [prompt, text], &mut seen));
@@ -97,6 +98,12 @@ fn check<B: Backend, T: Float>(backend: &B, config: &Qwen3Config, tokens: usize,
         }
     }
     println!("{}: {} tokens equal, {} within rounding", T::DTYPE.suffix(), seen.equal, seen.close);
+    // Two of 1,024 logits are hardly ever as close as f32 rounds.
+    assert!(
+        T::DTYPE != halfbyte::DType::F32 || seen.close * 10_000 <= seen.equal,
+        "{} of f32 are not equal",
+        seen.close
+    );
 }
 
 fn tokens_are_the_largest_logits_of_the_whole_text<B: Backend>(backend: &B) {

@@ -2,9 +2,9 @@
 //! agree, so here are many.
 
 use crate::common::{
-    cases::{LoraCase, Pack, Product, Quantization},
+    cases::{self, Adapted, LoraCase, Pack, Product, Quantization},
     make::{Make, Purpose},
-    ops::{attention, linear4, lora},
+    ops::{attention, decode_attention, linear4, lora, norm_linear4, sample, screen},
     setup::{Check, Setup, bits_again},
     tensor::Layout,
 };
@@ -13,7 +13,12 @@ use halfbyte::{Cuda, ops::Heads};
 
 /// With an arrival before its loads, attention's gradient differed in 3 of 200 runs of such sequences, attention in 1 of 400
 /// (H200): by that these would find the one nine times of ten, the other once in three.
+/// `HALFBYTE_AGAIN=2` is for tools that look on.
 const RUNS: usize = 150;
+
+fn runs() -> usize {
+    std::env::var("HALFBYTE_AGAIN").map_or(RUNS, |n| n.parse().unwrap())
+}
 
 fn many_times<S: Setup<Cuda>>(backend: &Cuda, case: S::Case) {
     many_times_on::<S>(backend, Purpose::Suite, case);
@@ -23,7 +28,7 @@ fn many_times_on<S: Setup<Cuda>>(backend: &Cuda, purpose: Purpose, case: S::Case
     let name = S::name(&case);
     let mut setup = S::new(&Make::new(backend, purpose, &name), &case);
     let want = bits_again(&mut setup, backend, &name);
-    for run in 1..RUNS {
+    for run in 1..runs() {
         assert!(bits_again(&mut setup, backend, &name) == want, "{name}: run {run} gave other bits than the first");
     }
 }
@@ -55,6 +60,23 @@ fn linear4(backend: &Cuda) {
     }
 }
 
+/// What a step of decoding passes through beside the products above: one sequence, and several.
+fn decoding(backend: &Cuda) {
+    for n in [1, 6] {
+        let heads = Heads { q: 16, kv: 8, dim: 128 };
+        let positions = (0..n as u32).map(|i| 40 + i * 131).collect();
+        let cached = decode_attention::Case { heads, capacity: 900, positions, layout: Layout::Packed, settled: true };
+        many_times::<decode_attention::Decode<Cuda, bf16>>(backend, cached);
+        many_times::<screen::Largest<Cuda, bf16>>(backend, screen::Case::new(Product::new(n, 6000, 4096)));
+    }
+    many_times::<sample::Draw<Cuda>>(backend, sample::Batch::GREEDY);
+    for n in [1, 6, 40] {
+        let product = Product::new(n, 4096, 4096);
+        let case = Adapted { product, quantization: Quantization::DEFAULT, adapters: &[], ..cases::stack() };
+        many_times::<norm_linear4::Forward<Cuda, bf16>>(backend, (case, true));
+    }
+}
+
 /// Several blocks of tokens and tiles of outputs for each CTA.
 fn lora_grad(backend: &Cuda) {
     for rank in [16, 32] {
@@ -64,5 +86,11 @@ fn lora_grad(backend: &Cuda) {
 }
 
 pub fn checks() -> Vec<Check<Cuda>> {
-    vec![("attention", attention), ("attention_grad", attention_grad), ("linear4", linear4), ("lora_grad", lora_grad)]
+    vec![
+        ("attention", attention),
+        ("attention_grad", attention_grad),
+        ("decoding", decoding),
+        ("linear4", linear4),
+        ("lora_grad", lora_grad),
+    ]
 }

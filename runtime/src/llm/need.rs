@@ -62,6 +62,9 @@ impl fmt::Display for Need {
     }
 }
 
+/// Of a GPU, for which memory is counted: `Backend::most_screened`.
+const MOST_SCREENED: usize = 8;
+
 /// What a model does at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
@@ -168,7 +171,8 @@ impl Extent<'_> {
 
     /// Whether greedy decoding reads the model's own head in 8 bits.
     fn screens(&self) -> bool {
-        !self.head_4bit && matches!(self.work, Work::Write { n_texts, .. } if self.sample.screens(n_texts))
+        !self.head_4bit
+            && matches!(self.work, Work::Write { n_texts, .. } if self.sample.screens(n_texts, MOST_SCREENED))
     }
 }
 

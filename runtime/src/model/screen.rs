@@ -7,9 +7,6 @@ use halfbyte::{
     ops::{LinearMax, Op, Screen},
 };
 
-/// With more sequences than that most of the head is read anyway.
-const MOST_SEQUENCES: usize = 4;
-
 /// Of the memory that is free, the share that it may take: it is not worth a shorter prompt.
 const SHARE: usize = 4;
 
@@ -22,9 +19,10 @@ pub(crate) struct HeadScreen<B: Backend> {
 }
 
 impl SampleOptions {
-    /// Whether only the largest logit matters, of so many sequences that it pays to look for that alone.
-    pub(crate) fn screens(&self, n_seqs: usize) -> bool {
-        n_seqs <= MOST_SEQUENCES && self.temperature == 0.0 && self.repetition_penalty == 1.0
+    /// Whether only the largest logit matters, of so many sequences that it pays to look for that alone; `most`:
+    /// [`Backend::most_screened`].
+    pub(crate) fn screens(&self, n_seqs: usize, most: usize) -> bool {
+        n_seqs <= most && self.temperature == 0.0 && self.repetition_penalty == 1.0
     }
 }
 

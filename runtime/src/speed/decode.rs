@@ -87,7 +87,7 @@ pub fn decode<B: Backend, T: Float>(
     let (ctx, vocab) = (ForwardContext::new(backend, adapter), model.config.vocab_size);
     let Decoding { sequences, context, new_tokens, cache, .. } = decoding;
     let (capacity, greedy) = (decoding.capacity(), SampleOptions::GREEDY);
-    if greedy.screens(sequences) {
+    if greedy.screens(sequences, backend.most_screened()) {
         model.screen_head(ctx)?;
     }
     let mut decoder = Decoder::new(model, ctx, sequences, capacity, vocab, greedy, cache)?;

@@ -135,6 +135,9 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// Eight CTAs for each row.
+    pub const GREEDY: Batch =
+        Batch { case: Case { n_vocab: 20_000, ..GREEDY }, n: POSITIONS.len(), layout: Layout::Packed };
     /// With a repetition penalty, for which a kernel notes what it has seen.
     pub const PENALIZED: Batch =
         Batch { case: Case { penalty: 1.3, step: 0.5, ..GREEDY }, n: POSITIONS.len(), layout: Layout::Packed };

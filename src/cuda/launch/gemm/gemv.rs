@@ -36,14 +36,17 @@ static PLAIN: [Kernel<Linear4Params>; 3] = [
     Kernel::new("linear4", "linear4_gemv8_plain"),
 ];
 
-/// The kernel for this product, its shared memory and what it has of it that is not dynamic.
-fn kernel(gemm: &Gemm, weight: &Weight4<'_, Cuda>) -> Option<(&'static Kernel<Linear4Params>, u32, u32)> {
+/// Of three to eight tokens: threads, shared memory, and what of it is not dynamic.
+pub(super) const EIGHT: [u32; 3] = [params::LINEAR4_GEMV8_THREADS, params::LINEAR4_GEMV8_SHARED, 0];
+
+/// The kernel for this product, its threads, its shared memory and what it has of it that is not dynamic.
+fn kernel(gemm: &Gemm, weight: &Weight4<'_, Cuda>) -> Option<(&'static Kernel<Linear4Params>, [u32; 3])> {
     let [one, two, eight] = if matches!(weight.scales, Scales::Nested { .. }) { &NESTED } else { &PLAIN };
-    let small = |kernel| Some((kernel, params::LINEAR4_GEMV_SHARED, params::LINEAR4_GEMV_STATIC_BYTES));
+    let small = [params::LINEAR4_GEMV_THREADS, params::LINEAR4_GEMV_SHARED, params::LINEAR4_GEMV_STATIC_BYTES];
     match gemm.n {
-        1 => small(one),
-        2 => small(two),
-        3..=8 => Some((eight, params::LINEAR4_GEMV8_SHARED, 0)),
+        1 => Some((one, small)),
+        2 => Some((two, small)),
+        3..=8 => Some((eight, EIGHT)),
         _ => None,
     }
 }
@@ -53,21 +56,21 @@ fn kernel(gemm: &Gemm, weight: &Weight4<'_, Cuda>) -> Option<(&'static Kernel<Li
 /// # Safety
 /// As for [`super::plan::GemmPlan::run`].
 pub(super) unsafe fn run(cuda: &Cuda, gemm: &Gemm, weight: &Weight4<'_, Cuda>) -> Result<bool> {
-    let Some((kernel, shared, static_bytes)) = kernel(gemm, weight) else { return Ok(false) };
+    let Some((kernel, [threads, shared, static_bytes])) = kernel(gemm, weight) else { return Ok(false) };
     if gemm.grad || !fits(cuda, weight, shared + static_bytes) || !cuda.has(kernel, gemm.suffix())? {
         return Ok(false);
     }
     let params = params(cuda, gemm, weight, 1);
-    let config = LaunchConfig { shared, ..config(cuda, weight.rows) };
+    let config = config(cuda, weight.rows, threads, shared);
     // SAFETY: the matrices and the weight are as this function's contract says; `fits` checked what else is demanded.
     unsafe { cuda.launch(kernel, gemm.suffix(), params, config)? };
     Ok(true)
 }
 
 /// How a kernel is launched, for so many rows: those of one half, where a CTA has the same of both.
-pub(super) fn config(cuda: &Cuda, rows: usize) -> LaunchConfig {
+pub(super) fn config(cuda: &Cuda, rows: usize, threads: u32, shared: u32) -> LaunchConfig {
     let blocks = dim(rows / SKINNY_ROWS).min(cuda.n_sms);
-    LaunchConfig { grid: [blocks, 1, 1], threads: params::LINEAR4_GEMV_THREADS, shared: params::LINEAR4_GEMV_SHARED }
+    LaunchConfig { grid: [blocks, 1, 1], threads, shared }
 }
 
 /// Whether the kernels, with so much shared memory, take this weight, beside the alignment of its codes.

@@ -6,7 +6,7 @@ use crate::{
     buffer::{Mat, MatMut, View},
     cuda::{
         device::Cuda,
-        kernel::{Kernel, LaunchConfig},
+        kernel::Kernel,
         launch::{dim, is_aligned, rms_norm::rms_norm, swiglu::swiglu},
         params::{self, LORA_LINEAR_FACTORS, LoraLinearFactor, MatrixMut, NormLinear4Params},
         scratch::Slot,
@@ -100,25 +100,25 @@ impl<T: Float> Fused<'_, T> {
     /// # Safety
     /// The matrices, the weight and the adapters are live and as large as the dimensions of `gemm` and `parts` say.
     pub(super) unsafe fn run(&mut self, cuda: &Cuda) -> Result<bool> {
-        let Some((kernel, shared)) = self.kernel(cuda)? else { return Ok(false) };
+        let Some((kernel, threads, shared)) = self.kernel(cuda)? else { return Ok(false) };
         let params = self.params(cuda)?;
-        let config = LaunchConfig { shared, ..gemv::config(cuda, self.weight.rows / self.halves()) };
+        let config = gemv::config(cuda, self.weight.rows / self.halves(), threads, shared);
         // SAFETY: the shapes are this function's contract, and `fits` says what else the kernels demand.
         unsafe { cuda.launch(kernel, T::DTYPE.suffix(), params, config)? };
         Ok(true)
     }
 
-    /// The kernel, and its dynamic shared memory.
-    fn kernel(&self, cuda: &Cuda) -> Result<Option<(&'static Kernel<NormLinear4Params>, u32)>> {
+    /// The kernel, its threads, and its dynamic shared memory.
+    fn kernel(&self, cuda: &Cuda) -> Result<Option<(&'static Kernel<NormLinear4Params>, u32, u32)>> {
         let plain = usize::from(matches!(self.weight.scales, Scales::Plain(_)));
         let few = |kernels: &'static [Gemv; 2]| {
             let kernel = self.gemm.n.checked_sub(1).and_then(|n| kernels[plain].get(n));
-            kernel.map(|kernel| (kernel, params::LINEAR4_GEMV_SHARED, params::NORM_LINEAR4_GEMV_STATIC_BYTES))
+            let small =
+                [params::LINEAR4_GEMV_THREADS, params::LINEAR4_GEMV_SHARED, params::NORM_LINEAR4_GEMV_STATIC_BYTES];
+            kernel.map(|kernel| (kernel, small))
         };
         let kernel = match (&self.norm, &self.gated, self.parts) {
-            (None, Some(_), []) if (3..=8).contains(&self.gemm.n) => {
-                Some((&SWIGLU[plain], params::LINEAR4_GEMV8_SHARED, 0))
-            }
+            (None, Some(_), []) if (3..=8).contains(&self.gemm.n) => Some((&SWIGLU[plain], gemv::EIGHT)),
             (None, Some(_), _) => None,
             (None, None, _) => few(&ADAPTED),
             (Some(_), None, []) => few(&NORM),
@@ -126,9 +126,9 @@ impl<T: Float> Fused<'_, T> {
             (Some(_), Some(_), []) => few(&NORM_SWIGLU),
             (Some(_), Some(_), _) => few(&ADAPTED_NORM_SWIGLU),
         };
-        let Some((kernel, shared, static_bytes)) = kernel else { return Ok(None) };
+        let Some((kernel, [threads, shared, static_bytes])) = kernel else { return Ok(None) };
         let there = self.fits(cuda, shared + static_bytes) && cuda.has(kernel, T::DTYPE.suffix())?;
-        Ok(there.then_some((kernel, shared)))
+        Ok(there.then_some((kernel, threads, shared)))
     }
 
     fn fits(&self, cuda: &Cuda, shared: u32) -> bool {

@@ -9,8 +9,8 @@ use crate::{
         kernel::{Kernel, LaunchConfig},
         launch::{dim, grid, is_aligned},
         params::{
-            LINEAR_MAX_CTAS, LINEAR_MAX_STEP, LINEAR_MAX_TOKENS, LINEAR_SKINNY8_CTAS, LinearMaxParams, SCREEN_THREADS,
-            ScreenParams,
+            LINEAR_MAX_CTAS, LINEAR_MAX_DP2A_TOKENS, LINEAR_MAX_MMA_LEVELS, LINEAR_MAX_MMA_SHARED, LINEAR_MAX_STEP,
+            LINEAR_MAX_TOKENS, LINEAR_SKINNY8_CTAS, LinearMaxParams, SCREEN_THREADS, ScreenParams,
         },
         scratch::Slot,
     },
@@ -23,13 +23,13 @@ use std::ptr::null_mut;
 
 const SCREEN: Kernel<ScreenParams> = Kernel::new("screen", "screen");
 /// By the most tokens.
-const BOUNDS: [(usize, Kernel<LinearMaxParams>); 3] = [
+const BOUNDS: [(u32, Kernel<LinearMaxParams>); 3] = [
     (1, Kernel::new("screen", "linear_max_bounds1")),
-    (2, Kernel::new("screen", "linear_max_bounds2")),
-    (LINEAR_MAX_TOKENS as usize, Kernel::new("screen", "linear_max_bounds4")),
+    (LINEAR_MAX_DP2A_TOKENS, Kernel::new("screen", "linear_max_bounds2")),
+    (LINEAR_MAX_TOKENS, Kernel::new("screen", "linear_max_bounds8")),
 ];
 const LINEAR_MAX: Kernel<LinearMaxParams> = Kernel::new("screen", "linear_max");
-/// Bytes of shared memory that every GPU gives to a CTA: rounded tokens have to fit.
+/// Bytes of shared memory that a CTA has on every GPU without being asked for more.
 const SHARED: usize = 46 * 1024;
 
 pub(in crate::cuda) fn screen<T: Float>(cuda: &Cuda, mut op: Screen<'_, Cuda, T>) -> Result<()> {
@@ -50,8 +50,8 @@ pub(in crate::cuda) fn linear_max<T: Float>(cuda: &Cuda, mut op: LinearMax<'_, C
     let gemm = Gemm::new("linear_max", false, &op.x, &mut op.out, false);
     let (weight, codes) = (Dense::new(op.weight.matrix()), op.codes.ptr() as *const c_void);
     let Gemm { n, m: rows, k: cols, .. } = gemm;
-    let kernel = BOUNDS.iter().find(|(most, _)| n <= *most).filter(|_| n > 0 && rows > 0);
-    let Some((tokens, bounds)) = kernel.filter(|(most, _)| takes(&gemm, weight, codes, *most)) else {
+    let kernel = BOUNDS.iter().find(|(most, _)| n <= *most as usize).filter(|_| n > 0 && rows > 0);
+    let Some((_, bounds)) = kernel.filter(|_| takes(cuda, &gemm, weight, codes)) else {
         // SAFETY: `LinearMax::verify` checked the shapes of `x`, `out` and the weight against each other.
         return unsafe { dense(cuda, &gemm, weight) };
     };
@@ -62,11 +62,10 @@ pub(in crate::cuda) fn linear_max<T: Float>(cuda: &Cuda, mut op: LinearMax<'_, C
         bounds: op.bounds.matrix(),
         highest: cuda.scratch(Slot::Partial, n * ctas as usize)?,
         ctas,
-        levels: levels(cols),
+        levels: if by_mma(n) { levels(cols).min(LINEAR_MAX_MMA_LEVELS as f32) } else { levels(cols) },
     };
     let suffix = T::DTYPE.suffix();
-    let shared = dim(rounded_bytes(cols, *tokens));
-    let config = LaunchConfig { shared, ..LaunchConfig::new(ctas, SCREEN_THREADS) };
+    let config = LaunchConfig { shared: dim(shared_bytes(cols, n)), ..LaunchConfig::new(ctas, SCREEN_THREADS) };
     let all = LaunchConfig::new(cuda.n_sms * LINEAR_SKINNY8_CTAS, SCREEN_THREADS);
     // SAFETY: `LinearMax::verify` checked every shape against `params.linear`; the scratch has what each CTA of the first kernel
     // leaves of each token.
@@ -76,14 +75,20 @@ pub(in crate::cuda) fn linear_max<T: Float>(cuda: &Cuda, mut op: LinearMax<'_, C
     }
 }
 
-/// Bytes of so many tokens, rounded.
-fn rounded_bytes(cols: usize, tokens: usize) -> usize {
-    cols.next_multiple_of(LINEAR_MAX_STEP as usize) * tokens * size_of::<i16>()
+/// Whether bounds of so many tokens are found by tensor cores.
+fn by_mma(tokens: usize) -> bool {
+    tokens > LINEAR_MAX_DP2A_TOKENS as usize
+}
+
+/// Bytes of dynamic shared memory for so many tokens: they themselves, rounded, and what tensor cores leave.
+fn shared_bytes(cols: usize, tokens: usize) -> usize {
+    let rounded = cols.next_multiple_of(LINEAR_MAX_STEP as usize) * tokens * size_of::<i16>();
+    rounded + if by_mma(tokens) { LINEAR_MAX_MMA_SHARED as usize } else { 0 }
 }
 
 /// Whether codes can be moved 16 bytes at a time, and outputs be computed as `linear` computes them of as many tokens.
-fn takes(gemm: &Gemm, weight: Dense, codes: *const c_void, tokens: usize) -> bool {
-    let cols = gemm.k;
+fn takes(cuda: &Cuda, gemm: &Gemm, weight: Dense, codes: *const c_void) -> bool {
+    let (cols, shared) = (gemm.k, if by_mma(gemm.n) { cuda.max_shared } else { SHARED });
     let outputs = gemm.input == DType::F32 || gemm.x_fits_tensor_cores() && weight.weight.is_aligned(gemm.input, 16);
-    outputs && cols > 0 && is_aligned(codes, cols, 16) && rounded_bytes(cols, tokens) <= SHARED
+    outputs && cols > 0 && is_aligned(codes, cols, 16) && shared_bytes(cols, gemm.n) <= shared
 }
