@@ -6,6 +6,7 @@
 // which would cost a barrier and save nothing: x and out are read once, and the factors, which are small, come from the
 // cache. The bound is the memory.
 #include "lora_down.cuh"
+#include "lora_up.cuh"
 #include "reduce.cuh"
 
 // ------------------------------------------------------------------------------------------------ down
@@ -99,89 +100,7 @@ INSTANTIATE(lora_down_simt, LoraDownsParams)
 
 // ------------------------------------------------------------------------------------------------ up
 
-// A warp's 32 columns of `out`, for 16 TILES rows at a time; r is contracted in chunks of 16 DEPTH. Column 8t + 2j + e
-// of the warp is column 2t + e of its j-th product, so that a thread ends up with eight neighbouring columns: `out`,
-// the large matrix, moves in 16 bytes. B stays in registers for all rows of the CTA (r up to 16 DEPTH), which is why a
-// CTA takes 64 tokens and not more: there have to be enough of them. `out` is asked for before the products.
-template <class T, int DEPTH, int TILES> struct Up {
-    unsigned g, t, col0;
-    bool inside;
-    uint2 bs[DEPTH][4];
-    Pack<T> sum[2 * TILES]; // rows 8 i + g
-    float acc[TILES][4][4];
-
-    __device__ __forceinline__ Up(const LoraUpParams &p, unsigned col0)
-        : g(threadIdx.x % 32 / 4), t(threadIdx.x % 4), col0(col0), inside(col0 + 8 * t < p.cols) {}
-
-    __device__ __forceinline__ T *out(const LoraUpParams &p, unsigned row) const {
-        return row_of<T>(p.out, row) + col0 + 8 * t;
-    }
-    __device__ __forceinline__ void load_b(const LoraUpParams &p, unsigned k0) {
-        const T *b = static_cast<const T *>(p.b);
-#pragma unroll
-        for (int d = 0; d < DEPTH; d++)
-#pragma unroll
-            for (int j = 0; j < 4; j++) {
-                unsigned k = k0 + 16 * d + 4 * t, col = min(col0 + g / 2 * 8 + 2 * j + g % 2, p.cols - 1);
-                bs[d][j] = k < p.r ? load8bytes(b + size_t(col) * p.r + k) : make_uint2(0, 0);
-            }
-    }
-    // Rows row .. of `out`, to add to.
-    __device__ __forceinline__ void load_out(const LoraUpParams &p, unsigned row) {
-#pragma unroll
-        for (int i = 0; i < 2 * TILES; i++)
-            if (inside && row + 8 * i + g < p.n) sum[i] = load_pack(out(p, row + 8 * i + g));
-#pragma unroll
-        for (int m = 0; m < TILES; m++)
-#pragma unroll
-            for (int j = 0; j < 4; j++)
-#pragma unroll
-                for (int q = 0; q < 4; q++) acc[m][j][q] = 0;
-    }
-    // Rows row .. of xa, which has `rows`.
-    __device__ __forceinline__ void multiply(const LoraUpParams &p, const T *xa, unsigned stride, unsigned row,
-                                             unsigned rows, unsigned k0) {
-#pragma unroll
-        for (int d = 0; d < DEPTH; d++) {
-            unsigned k = k0 + 16 * d + 4 * t;
-            uint2 as[2 * TILES];
-#pragma unroll
-            for (int i = 0; i < 2 * TILES; i++) {
-                size_t at = min(row + 8 * i + g, rows - 1);
-                as[i] = k < p.r ? load8bytes(xa + at * stride + k) : make_uint2(0, 0);
-            }
-#pragma unroll
-            for (int m = 0; m < TILES; m++) {
-                uint32_t a[4] = {as[2 * m].x, as[2 * m + 1].x, as[2 * m].y, as[2 * m + 1].y};
-#pragma unroll
-                for (int j = 0; j < 4; j++) mma_m16n8k16<T>(acc[m][j], a, bs[d][j].x, bs[d][j].y);
-            }
-        }
-    }
-    template <bool DROP> __device__ __forceinline__ void store(const LoraUpParams &p, unsigned row0) {
-#pragma unroll
-        for (int i = 0; i < 2 * TILES; i++) {
-            unsigned row = row0 + 8 * i + g;
-            if (!inside || row >= p.n) continue;
-            Dropout dropout = dropout_of(p.dropout);
-            uint4 words = {};
-            if (DROP) words = dropout.words(row, (col0 + 8 * t) / 8);
-            const uint32_t pairs[4] = {words.x, words.y, words.z, words.w};
-#pragma unroll
-            for (int e = 0; e < 8; e++) {
-                float v = p.scale * acc[i / 2][e / 2][i % 2 * 2 + e % 2];
-                bool kept = !DROP || (e % 2 ? dropout.high(pairs[e / 2]) : dropout.low(pairs[e / 2]));
-                if (kept) sum[i].v[e] = from_f32<T>(to_f32(sum[i].v[e]) + v);
-            }
-            store16(out(p, row), sum[i]);
-        }
-    }
-};
-
 // A CTA walks over its tokens 16 or 32 at a time.
-constexpr unsigned UP_TOKENS = LORA_UP_TOKENS, UP_COLS = LORA_UP_COLS;
-static_assert(UP_COLS == LORA_UP_THREADS, "a warp has 32 columns; in the form for any type a thread has one");
-
 template <class T, bool DROP, int DEPTH, int TILES> __device__ void up(const LoraUpParams &p) {
     unsigned across = (p.cols + UP_COLS - 1) / UP_COLS;
     unsigned col0 = blockIdx.x % across * UP_COLS + threadIdx.x / 32 * 32, row0 = blockIdx.x / across * UP_TOKENS;
@@ -225,6 +144,20 @@ template <class Part> __device__ __forceinline__ void each_up(const LoraUpsParam
     INSTANTIATE_UP(T, 64)
 INSTANTIATE_UPS(bf16)
 INSTANTIATE_UPS(f16)
+
+// All that add to one output at once, by their number.
+#define INSTANTIATE_UP_TOGETHER(T, parts)                                                                              \
+    extern "C" __global__ void __launch_bounds__(LORA_UP_THREADS, parts == 3 ? WIDEST_CTAS : 2)                        \
+        lora_up_together##parts##_##T(const __grid_constant__ LoraUpsParams p) {                                       \
+        begin_kernel();                                                                                                \
+        up_together<T, parts>(p);                                                                                      \
+    }
+INSTANTIATE_UP_TOGETHER(bf16, 1)
+INSTANTIATE_UP_TOGETHER(f16, 1)
+INSTANTIATE_UP_TOGETHER(bf16, 2)
+INSTANTIATE_UP_TOGETHER(f16, 2)
+INSTANTIATE_UP_TOGETHER(bf16, 3)
+INSTANTIATE_UP_TOGETHER(f16, 3)
 
 // A thread for each element.
 template <class T> __device__ __forceinline__ void up_simt(const LoraUpParams &p) {

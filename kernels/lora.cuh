@@ -4,16 +4,26 @@
 #include "philox.cuh"
 #include "ptx.cuh"
 
+// CTAs a multiprocessor of the kernels with most registers.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000 // where two would spill
+constexpr int WIDEST_CTAS = 1;
+#else
+constexpr int WIDEST_CTAS = 2;
+#endif
+
 __device__ __forceinline__ Dropout dropout_of(const DropoutParams &p) { return {p.seed, p.stream, p.threshold, 1.f}; }
 
-// Zeroes the dropped ones of eight 16-bit elements, the columns of `oct`.
-__device__ __forceinline__ void drop8(uint4 &x, const Dropout &dropout, uint32_t row, uint32_t oct) {
+// Zeroes the dropped ones of eight 16-bit elements, whose words are these.
+__device__ __forceinline__ void drop8(uint4 &x, const Dropout &dropout, const uint4 &words) {
     auto mask = [&](uint32_t word) { return (dropout.low(word) ? 0xffffu : 0u) | (dropout.high(word) ? 0xffff0000u : 0u); };
-    uint4 words = dropout.words(row, oct);
     x.x &= mask(words.x);
     x.y &= mask(words.y);
     x.z &= mask(words.z);
     x.w &= mask(words.w);
+}
+// The same of the columns of `oct`.
+__device__ __forceinline__ void drop8(uint4 &x, const Dropout &dropout, uint32_t row, uint32_t oct) {
+    drop8(x, dropout, dropout.words(row, oct));
 }
 
 // Is element (row, col) kept?

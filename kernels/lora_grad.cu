@@ -170,21 +170,17 @@ INSTANTIATE_WEIGHT_GRAD(f16, 32)
 
 // By way of shared memory (lora_tile.cuh), where each element of x is read and paired once, whatever r: for r up to 128, but
 // for r up to 16 with dropout and many tokens.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000 // where two would spill
-constexpr int WIDEST_CTAS = 1;
-#else
-constexpr int WIDEST_CTAS = 2;
-#endif
 #define INSTANTIATE_TILES(T, name, drop, width)                                                                        \
     extern "C" __global__ void __launch_bounds__(LORA_WEIGHT_GRAD_THREADS, 2)                                          \
         lora_weight_grad_tiles##name##_##T(const __grid_constant__ LoraWeightGradsParams p) {                          \
         begin_kernel();                                                                                                \
         weight_grad_tiles<T, drop, width / 16>(p);                                                                     \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(LORA_WEIGHT_GRAD_THREADS, width == 128 ? WIDEST_CTAS : 2)             \
+    extern "C" __global__ void __launch_bounds__(LORA_WEIGHT_GRAD_THREADS,                                             \
+                                                  width == 128 || (drop && width == 64) ? WIDEST_CTAS : 2)             \
         lora_swiglu_grad##name##_##T(const __grid_constant__ LoraSwigluGradParams p) {                                 \
         begin_kernel();                                                                                                \
-        swiglu_grad_tiles<T, drop, width / 16>(p);                                                                     \
+        swiglu_grad_tiles<T, drop, drop && width <= LORA_SWIGLU_GRAD_ADDED_R, width / 16>(p);                          \
     }
 #define INSTANTIATE_ALL_TILES(T)                                                                                       \
     INSTANTIATE_TILES(T, 16, false, 16)                                                                                \

@@ -114,10 +114,55 @@ template <class T, bool DROP, int MT> __device__ void weight_grad_tiles(const Lo
     products.store(p.partial + size_t(blockIdx.y) * p.r * p.cols);
 }
 
+// What the adapter adds to d_out, d_xa A of 64 columns: A stays in shared memory as the tensor cores take it, d_xa is what lies
+// transposed in the tile of the factor. A thread gets the sums of 8 columns of 4 tokens, which are those that it has of d_out:
+// its two rows of a product are tokens 2 h and 2 h + 1 of these, which the thread four lanes on has as well, for columns of
+// the other half. So d_xa is zero for one of both halves, and their products add up. Columns and r are in the order of lora_up.
+template <class T, int MT> struct AdapterTile {
+    static constexpr unsigned BYTES = 16 * MT * TILE_COLS * 2;
+    uint2 *operands; // [halves of the columns, products, chunks of r][lanes]
+
+    __device__ __forceinline__ void fill(const LoraWeightGradParams &p, const T *a, unsigned col0) const {
+        for (unsigned i = threadIdx.x; i < BYTES / 8; i += LORA_WEIGHT_GRAD_THREADS) {
+            unsigned lane = i % 32, chunk = i / 32 % MT, product = i / 32 / MT, g = lane / 4;
+            unsigned k = chunk * 16 + lane % 4 * 4, col = col0 + product / 4 * 32 + g / 2 * 8 + product % 4 * 2 + g % 2;
+            alignas(8) T four[4];
+#pragma unroll
+            for (unsigned e = 0; e < 4; e++)
+                four[e] = k + e < p.r && col < p.cols ? a[size_t(k + e) * p.cols + col] : from_f32<T>(0);
+            operands[i] = reinterpret_cast<const uint2 &>(four);
+        }
+    }
+    __device__ __forceinline__ void multiply(float (&sums)[4][4], const char *a_tile, int h) const {
+        unsigned lane = threadIdx.x % 32, tokens = threadIdx.x / 8;
+#pragma unroll
+        for (unsigned chunk = 0; chunk < MT; chunk++) {
+            uint32_t two[4]; // tokens of four columns of r
+#pragma unroll
+            for (unsigned e = 0; e < 4; e++)
+                two[e] = *reinterpret_cast<const uint32_t *>(a_tile + a_piece(chunk * 16 + lane % 4 * 4 + e, tokens / 2) +
+                                                             tokens % 2 * 8 + 4 * h);
+            uint32_t d_xa[4] = {__byte_perm(two[0], two[1], 0x5410), __byte_perm(two[0], two[1], 0x7632),
+                                __byte_perm(two[2], two[3], 0x5410), __byte_perm(two[2], two[3], 0x7632)};
+#pragma unroll
+            for (unsigned half = 0; half < 2; half++) {
+                uint32_t own[4];
+#pragma unroll
+                for (int i = 0; i < 4; i++) own[i] = lane / 4 % 2 == half ? d_xa[i] : 0;
+#pragma unroll
+                for (unsigned j = 0; j < 4; j++) {
+                    uint2 b = operands[((half * 4 + j) * MT + chunk) * 32 + lane];
+                    mma_m16n8k16<T>(sums[j], own, b.x, b.y);
+                }
+            }
+        }
+    }
+};
+
 // The gradient of SwiGLU, and of the factor behind it, whose x is SwiGLU's output and only in shared memory: a thread has
 // 8 columns of gate, up and d_out of 4 tokens, puts the gradients in place of gate and up, and what it makes of them into
-// the tile. The next ones are under way while that is multiplied.
-template <class T, bool DROP> struct SwigluTiles {
+// the tile. The next ones are under way while that is multiplied. ADD: d_out is what it is and what the adapter adds.
+template <class T, bool DROP, bool ADD, bool BRANCH> struct SwigluTiles {
     const SwigluGradParams &p;
     unsigned first, col; // token of a tile, column
     bool inside;
@@ -135,52 +180,84 @@ template <class T, bool DROP> struct SwigluTiles {
             gate[i] = load16(from), up[i] = load16(from + p.f), d_out[i] = load16(row_of<T>(p.d_out, row) + col);
         }
     }
+    // Adds what is kept of two rows of sums, rounded as lora_up does.
+    __device__ __forceinline__ void add(int i, const float (&sums)[4][4], const Dropout &dropout, const uint4 &words) {
+        Pack<T> &d = reinterpret_cast<Pack<T> &>(d_out[i]);
+        const uint32_t pairs[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+            bool kept = e % 2 ? dropout.high(pairs[e / 2]) : dropout.low(pairs[e / 2]);
+            float v = to_f32(d.v[e]);
+            if (kept) v = fmaf(dropout.scale, sums[e / 2][i % 2 * 2 + e % 2], v);
+            d.v[e] = from_f32<T>(v);
+        }
+    }
     // `d_out` becomes SwiGLU's output.
     __device__ __forceinline__ void differentiate(int i) {
         Pack<T> &d = reinterpret_cast<Pack<T> &>(d_out[i]), &g = reinterpret_cast<Pack<T> &>(gate[i]);
         Pack<T> &u = reinterpret_cast<Pack<T> &>(up[i]);
 #pragma unroll
         for (int j = 0; j < 8; j++) {
-            SwigluGrads grads = swiglu_grads<T>(to_f32(g.v[j]), to_f32(u.v[j]), to_f32(d.v[j]));
+            SwigluGrads grads = swiglu_grads<T, BRANCH>(to_f32(g.v[j]), to_f32(u.v[j]), to_f32(d.v[j]));
             g.v[j] = from_f32<T>(grads.gate), u.v[j] = from_f32<T>(grads.up), d.v[j] = from_f32<T>(grads.out);
         }
     }
-    __device__ __forceinline__ void store(char *x_tile, unsigned token, unsigned end, const Dropout &dropout) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            unsigned row = token + first + i;
-            differentiate(i);
-            if (inside && row < end) {
-                T *to = row_of<T>(p.d_gate_up, row) + col;
-                store16(to, gate[i]), store16(to + p.f, up[i]);
-                if (DROP) drop8(d_out[i], dropout, row, col / 8);
-            } else {
-                d_out[i] = make_uint4(0, 0, 0, 0); // another thread's, which may have overwritten them
-            }
-            *reinterpret_cast<uint4 *>(x_tile + x_piece(first + i, threadIdx.x % 8)) = d_out[i];
+    // Of row i; `sums` are those of rows i and i ^ 1.
+    __device__ __forceinline__ void store(int i, char *x_tile, unsigned token, unsigned end, const Dropout &dropout,
+                                          const float (&sums)[4][4]) {
+        unsigned row = token + first + i;
+        uint4 words;
+        if (ADD) words = dropout.words(row, col / 8), add(i, sums, dropout, words);
+        differentiate(i);
+        if (inside && row < end) {
+            T *to = row_of<T>(p.d_gate_up, row) + col;
+            store16(to, gate[i]), store16(to + p.f, up[i]);
+            if (ADD) drop8(d_out[i], dropout, words);
+            else if (DROP) drop8(d_out[i], dropout, row, col / 8);
+        } else {
+            d_out[i] = make_uint4(0, 0, 0, 0); // another thread's, which may have overwritten them
         }
+        *reinterpret_cast<uint4 *>(x_tile + x_piece(first + i, threadIdx.x % 8)) = d_out[i];
     }
 };
 
-template <class T, bool DROP, int MT> __device__ void swiglu_grad_tiles(const LoraSwigluGradParams &ps) {
+template <class T, bool DROP, bool ADD, int MT> __device__ void swiglu_grad_tiles(const LoraSwigluGradParams &ps) {
     constexpr unsigned BYTES = X_TILE_BYTES + TileProducts<T, MT>::A_TILE_BYTES;
-    extern __shared__ __align__(128) char tiles[]; // two of each
+    extern __shared__ __align__(128) char tiles[]; // two of each; ADD: and A
     const LoraWeightGradParams &p = ps.factor;
     unsigned begin = blockIdx.y * p.split_len, end = min(begin + p.split_len, p.n);
     Dropout dropout = dropout_of(p.dropout);
+    dropout.scale = p.scale;
     TileProducts<T, MT> products(p, blockIdx.x);
-    SwigluTiles<T, DROP> swiglu(ps.swiglu, products.col0);
+    SwigluTiles<T, DROP, ADD, !DROP || (MT > 2)> swiglu(ps.swiglu, products.col0);
+    AdapterTile<T, MT> adapter{reinterpret_cast<uint2 *>(tiles + 2 * BYTES)};
+    auto queue_a = [&](unsigned at, unsigned token) {
+        if (token < end) products.queue_a(shared_address(tiles + at) + X_TILE_BYTES, token, end);
+        cp_async_commit();
+    };
     swiglu.load(begin);
+    if (ADD) adapter.fill(p, static_cast<const T *>(ps.a), products.col0), queue_a(0, begin);
     unsigned at = 0;
     for (unsigned token = begin; token < end; token += TILE_TOKENS, at = BYTES - at) {
         uint32_t x_tile = shared_address(tiles + at);
-        products.queue_a(x_tile + X_TILE_BYTES, token, end);
-        cp_async_commit();
-        swiglu.store(tiles + at, token, end, dropout);
+        if (ADD) {
+            cp_async_wait<0>();
+            __syncthreads(); // d_xa of these tokens is there
+        } else {
+            queue_a(at, token);
+        }
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            float sums[4][4] = {};
+            if (ADD) adapter.multiply(sums, tiles + at + X_TILE_BYTES, h);
+#pragma unroll
+            for (int i = 2 * h; i < 2 * h + 2; i++) swiglu.store(i, tiles + at, token, end, dropout, sums);
+        }
         if (token + TILE_TOKENS < end) swiglu.load(token + TILE_TOKENS);
-        cp_async_wait<0>();
+        if (!ADD) cp_async_wait<0>();
         // These tiles are complete. Nobody writes to them before the next barrier, when they have been multiplied.
         __syncthreads();
+        if (ADD) queue_a(BYTES - at, token + TILE_TOKENS);
         products.multiply(x_tile + X_TILE_BYTES, x_tile);
     }
     products.store(p.partial + size_t(blockIdx.y) * p.r * p.cols);

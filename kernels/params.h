@@ -249,7 +249,7 @@ typedef struct {
 } TransposeParams;
 // Adapters of one stack, which share a launch; each has two factors.
 enum { LORA_PARTS = 4 };
-enum { LORA_TRANSPOSE_THREADS = 256, LORA_TRANSPOSE_TILE = 32, LORA_TRANSPOSE_MATRICES = 3 }; // of a part
+enum { LORA_TRANSPOSE_THREADS = 256, LORA_TRANSPOSE_TILE = 32, LORA_TRANSPOSE_MATRICES = 2 }; // of a part
 typedef struct {
     TransposeParams matrices[LORA_PARTS * LORA_TRANSPOSE_MATRICES];
 } LoraTransposeParams;
@@ -299,6 +299,7 @@ enum {
     LORA_UP_THREADS = 256,
     LORA_UP_TOKENS = 64, // of a CTA
     LORA_UP_COLS = 256,  // of a CTA
+    LORA_UP_TOGETHER = 3, // parts that add to the same output at once, at most
 };
 
 // lora_skinny: both, for few tokens; `up.xa` is not read.
@@ -615,7 +616,9 @@ enum { LORA_SWIGLU_DOWN_WARPS = 24, LORA_SWIGLU_DOWN_TOKENS = 16 };
 typedef struct {
     SwigluGradParams swiglu;
     LoraWeightGradParams factor;
+    const void *a; // T [r, f]: with dropout, and r up to this, d_out += drop(scale * d_xa a) first
 } LoraSwigluGradParams;
+enum { LORA_SWIGLU_GRAD_ADDED_R = 64 };
 
 // noise: x[i, j] += bound * (2 u - 1), u from Philox.
 typedef struct {

@@ -2,21 +2,30 @@
 // What SwiGLU is made of.
 #include "types.cuh"
 
-// 1 / (1 + exp(-v))
-template <class T> __device__ __forceinline__ float sigmoid(float v) {
-    // f16 and bf16 hide the error of the fast exponential.
-    return 1.f / (1.f + (sizeof(T) == 4 ? expf(-v) : __expf(-v)));
+// 1 / x for x from 1 on, rounded as the division is, but 0 where that is below the normal numbers. The division has a branch,
+// around which instructions cannot be moved.
+__device__ __forceinline__ float reciprocal(float x) {
+    float r;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+    return x < 0x1p126f ? fmaf(r, fmaf(-x, r, 1.f), r) : r;
 }
 
-template <class T> __device__ __forceinline__ float swiglu(float gate, float up) {
-    return gate * (sigmoid<T>(gate) * up);
+// 1 / (1 + exp(-v)); BRANCH or not, the same: which is faster was measured for each kernel.
+template <class T, bool BRANCH = true> __device__ __forceinline__ float sigmoid(float v) {
+    // f16 and bf16 hide the error of the fast exponential.
+    if constexpr (sizeof(T) == 4) return 1.f / (1.f + expf(-v));
+    else return BRANCH ? 1.f / (1.f + __expf(-v)) : reciprocal(1.f + __expf(-v));
+}
+
+template <class T, bool BRANCH = true> __device__ __forceinline__ float swiglu(float gate, float up) {
+    return gate * (sigmoid<T, BRANCH>(gate) * up);
 }
 
 // The gradients of both factors times d_out, and swiglu itself.
 struct SwigluGrads {
     float gate, up, out;
 };
-template <class T> __device__ __forceinline__ SwigluGrads swiglu_grads(float gate, float up, float d_out) {
-    float s = sigmoid<T>(gate);
+template <class T, bool BRANCH> __device__ __forceinline__ SwigluGrads swiglu_grads(float gate, float up, float d_out) {
+    float s = sigmoid<T, BRANCH>(gate);
     return {d_out * up * s * (1.f + gate * (1.f - s)), d_out * gate * s, gate * (s * up)};
 }

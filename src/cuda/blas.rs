@@ -61,6 +61,8 @@ unsafe impl Send for Library {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct BlasShape {
     pub(super) grad: bool,
+    /// `x` is `[k, n]`: a sum over tokens.
+    pub(super) x_transposed: bool,
     pub(super) n: usize,
     pub(super) m: usize,
     pub(super) k: usize,
@@ -76,6 +78,7 @@ impl BlasShape {
         let dtype = DType::Bf16;
         BlasShape {
             grad: false,
+            x_transposed: false,
             n,
             m: n,
             k: n,
@@ -107,7 +110,7 @@ struct Plans {
 
 impl Plans {
     /// A few kilobytes each.
-    const MOST: usize = 1024;
+    const MOST: usize = 2048;
 
     fn get_or_make(&mut self, key: BlasShape, make: impl FnOnce() -> Result<Option<Plan>>) -> Result<Option<&Plan>> {
         if !self.made.contains_key(&key) {
@@ -182,8 +185,13 @@ impl Blas {
         Ok(())
     }
 
-    /// Queues a product; sums that `accumulate` are added to what is in `out`. False: cuBLASLt is not open, or has no
-    /// algorithm for this.
+    /// Whether it is open and has an algorithm for this.
+    pub(super) fn takes(&self, shape: &BlasShape) -> Result<bool> {
+        Ok(self.is_open()? && self.0.lock().plan(shape)?.is_some())
+    }
+
+    /// Queues a product times `scale`; sums that `accumulate` are added to what is in `out`. False: cuBLASLt is not open, or
+    /// has no algorithm for this.
     ///
     /// # Safety
     /// The matrices are live and as large as `shape` says, the workspace has [`WORKSPACE`] bytes, and nothing else on
@@ -193,15 +201,11 @@ impl Blas {
         stream: &CudaStream,
         shape: &BlasShape,
         pointers: BlasPointers,
-        accumulate: bool,
+        [scale, accumulate]: [f32; 2],
         workspace: *mut c_void,
     ) -> Result<bool> {
         let mut state = self.0.lock();
-        let State::Open(library) = &mut *state else { return Ok(false) };
-        let handle = library.handle.0;
-        let make = || Plan::new(handle, shape).map_err(refused("planning a matrix product"));
-        let Some(plan) = library.plans.get_or_make(*shape, make)? else { return Ok(false) };
-        let (alpha, beta) = (1f32, f32::from(u8::from(accumulate)));
+        let Some((handle, plan)) = state.plan(shape)? else { return Ok(false) };
         let BlasPointers { x, weight, out } = pointers;
         // SAFETY: the plan was made for this shape, and that pointers and workspace fit it is this function's contract.
         // The factors are read before the call returns.
@@ -209,8 +213,8 @@ impl Blas {
             result::matmul(
                 handle,
                 plan.product.0,
-                (&raw const alpha).cast(),
-                (&raw const beta).cast(),
+                (&raw const scale).cast(),
+                (&raw const accumulate).cast(),
                 weight,
                 plan.weight.0,
                 x,
@@ -230,6 +234,15 @@ impl Blas {
     }
 }
 
+impl State {
+    /// The open library, and the plan for a shape, where it has one.
+    fn plan(&mut self, shape: &BlasShape) -> Result<Option<(sys::cublasLtHandle_t, &Plan)>> {
+        let State::Open(Library { plans, handle }) = self else { return Ok(None) };
+        let make = || Plan::new(handle.0, shape).map_err(refused("planning a matrix product"));
+        Ok(plans.get_or_make(*shape, make)?.map(|plan| (handle.0, plan)))
+    }
+}
+
 impl Library {
     fn open() -> Result<State> {
         if !has_cublaslt() {
@@ -246,12 +259,14 @@ fn layout(dtype: sys::cudaDataType, rows: usize, cols: usize, stride: usize) -> 
 }
 
 /// f32 sums and factors; the weight transposed in a forward product.
-fn description(grad: bool) -> Result<Descriptor<sys::cublasLtMatmulDesc_t>, CublasError> {
+fn description(grad: bool, x_transposed: bool) -> Result<Descriptor<sys::cublasLtMatmulDesc_t>, CublasError> {
+    use sys::cublasLtMatmulDescAttributes_t as Attribute;
     let (compute, scale) = (sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, sys::cudaDataType::CUDA_R_32F);
     let product = Descriptor(result::create_matmul_desc(compute, scale)?, result::destroy_matmul_desc);
-    if !grad {
+    let of_weight = (!grad).then_some(Attribute::CUBLASLT_MATMUL_DESC_TRANSA);
+    let of_x = x_transposed.then_some(Attribute::CUBLASLT_MATMUL_DESC_TRANSB);
+    for attribute in of_weight.into_iter().chain(of_x) {
         let transpose = cudarc::cublas::sys::cublasOperation_t::CUBLAS_OP_T;
-        let attribute = sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA;
         let size = size_of_val(&transpose);
         // SAFETY: the attribute is one `cublasOperation_t`, read before the call returns.
         unsafe { result::set_matmul_desc_attribute(product.0, attribute, (&raw const transpose).cast(), size) }?;
@@ -263,12 +278,13 @@ impl Plan {
     /// None: cuBLASLt has no algorithm for this.
     fn new(handle: sys::cublasLtHandle_t, shape: &BlasShape) -> Result<Option<Self>, CublasError> {
         let (input, output) = (data_type(shape.input), data_type(shape.output));
-        let BlasShape { grad, n, m, k, x_stride, weight_stride, out_stride, .. } = *shape;
+        let BlasShape { grad, x_transposed, n, m, k, x_stride, weight_stride, out_stride, .. } = *shape;
         let (rows, cols) = if grad { (m, k) } else { (k, m) };
+        let (x_rows, x_cols) = if x_transposed { (n, k) } else { (k, n) };
         let mut plan = Plan {
-            product: description(grad)?,
+            product: description(grad, x_transposed)?,
             weight: layout(input, rows, cols, weight_stride)?,
-            x: layout(input, k, n, x_stride)?,
+            x: layout(input, x_rows, x_cols, x_stride)?,
             out: layout(output, m, n, out_stride)?,
             algorithm: sys::cublasLtMatmulAlgo_t { data: [0; 8] },
         };

@@ -404,15 +404,15 @@ const _: () = {
 pub const LORA_PARTS: u32 = 4;
 pub const LORA_TRANSPOSE_THREADS: u32 = 256;
 pub const LORA_TRANSPOSE_TILE: u32 = 32;
-pub const LORA_TRANSPOSE_MATRICES: u32 = 3;
+pub const LORA_TRANSPOSE_MATRICES: u32 = 2;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct LoraTransposeParams {
-    pub matrices: [TransposeParams; 12usize],
+    pub matrices: [TransposeParams; 8usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of LoraTransposeParams"][::core::mem::size_of::<LoraTransposeParams>() - 480usize];
+    ["Size of LoraTransposeParams"][::core::mem::size_of::<LoraTransposeParams>() - 320usize];
     ["Alignment of LoraTransposeParams"][::core::mem::align_of::<LoraTransposeParams>() - 8usize];
     ["Offset of field: LoraTransposeParams::matrices"][::core::mem::offset_of!(LoraTransposeParams, matrices) - 0usize];
 };
@@ -506,6 +506,7 @@ const _: () = {
 pub const LORA_UP_THREADS: u32 = 256;
 pub const LORA_UP_TOKENS: u32 = 64;
 pub const LORA_UP_COLS: u32 = 256;
+pub const LORA_UP_TOGETHER: u32 = 3;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct LoraSkinnyParams {
@@ -1222,14 +1223,17 @@ pub const LORA_SWIGLU_DOWN_TOKENS: u32 = 16;
 pub struct LoraSwigluGradParams {
     pub swiglu: SwigluGradParams,
     pub factor: LoraWeightGradParams,
+    pub a: *const ::core::ffi::c_void,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of LoraSwigluGradParams"][::core::mem::size_of::<LoraSwigluGradParams>() - 192usize];
+    ["Size of LoraSwigluGradParams"][::core::mem::size_of::<LoraSwigluGradParams>() - 200usize];
     ["Alignment of LoraSwigluGradParams"][::core::mem::align_of::<LoraSwigluGradParams>() - 8usize];
     ["Offset of field: LoraSwigluGradParams::swiglu"][::core::mem::offset_of!(LoraSwigluGradParams, swiglu) - 0usize];
     ["Offset of field: LoraSwigluGradParams::factor"][::core::mem::offset_of!(LoraSwigluGradParams, factor) - 72usize];
+    ["Offset of field: LoraSwigluGradParams::a"][::core::mem::offset_of!(LoraSwigluGradParams, a) - 192usize];
 };
+pub const LORA_SWIGLU_GRAD_ADDED_R: u32 = 64;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct NoiseParams {

@@ -241,6 +241,9 @@ pub fn stack() -> Adapted {
     }
 }
 
+/// Ranks for which cuBLASLt multiplies adapters of many tokens.
+const WIDE: [(usize, usize, usize); 3] = [(64, 0, 48), (64, 48, 72), (48, 80, 96)];
+
 /// One and two tokens, few, and as many as make one product of all; ranks that leave columns between them, outputs without an
 /// adapter, dropout, too little room, and shapes that are left to the ops of their own; in 4 bits and dense.
 pub fn adapted() -> Vec<Adapted> {
@@ -264,6 +267,23 @@ pub fn adapted() -> Vec<Adapted> {
         Adapted { product: Product::new(1100, 40, 72), adapters: &[(64, 0, 40)], ..stack() },
         Adapted { product: Product::new(1100, 34, 72), adapters: &[(8, 0, 34)], ..stack() },
         Adapted { product: Product::new(1030, 48, 256), adapters: &[(16, 0, 48)], dropout: Some(0.2), ..stack() },
+        Adapted { product: Product::new(1031, 48, 200), adapters: &[(64, 0, 48)], dropout: Some(0.2), ..stack() },
+        Adapted {
+            product: Product::new(1030, 40, 72),
+            adapters: &[(80, 0, 40)],
+            dropout: Some(0.1),
+            room: 128,
+            ..stack()
+        },
+        Adapted { product: Product::new(1032, 96, 256), adapters: &WIDE, room: 192, ..stack() },
+        Adapted { product: Product::new(1032, 96, 256), adapters: &WIDE, room: 192, dropout: Some(0.05), ..stack() },
+        Adapted { product: Product::new(1101, 64, 120), adapters: &[(64, 0, 40), (12, 40, 64)], room: 128, ..stack() },
+        Adapted {
+            product: Product::new(1040, 40, 72),
+            adapters: &[(8, 0, 16), (12, 16, 40)],
+            dropout: Some(0.5),
+            ..stack()
+        },
         Adapted { room: 56, ..stack() },
         Adapted { product: few(0), ..stack() },
     ];

@@ -1,10 +1,12 @@
 //! The adapter: `lora_down` and `lora_up`, or both at once where tokens are few. `plan.rs` chooses kernels and grids,
-//! `grad.rs` is the backward pass, `out_grad.rs` what of it reads the gradient of the output.
+//! `grad.rs` is the backward pass, `out_grad.rs` what of it reads the gradient of the output, `products.rs` what cuBLASLt
+//! multiplies.
 
 mod dropout;
 mod grad;
 mod out_grad;
 mod plan;
+mod products;
 mod transposed;
 
 use crate::{
@@ -69,6 +71,10 @@ pub(super) fn lora_down<T: Float>(
     xa: &mut MatMut<'_, Cuda, T>,
     out: &mut MatMut<'_, Cuda, T>,
 ) -> Result<()> {
+    // SAFETY: the op that these are parts of checked every shape (`LoraPart::verify_all`).
+    if unsafe { products::down(cuda, x, parts, xa) }? {
+        return Ok(());
+    }
     let all = forward_params_of(x, parts, xa, out);
     let downs = all.into_iter().map(|params| params.down).collect::<Vec<_>>();
     // SAFETY: the op that these are parts of checked every shape (`LoraPart::verify_all`).

@@ -28,6 +28,8 @@ use crate::{
 use core::ffi::c_void;
 use stack::{Operands, Stack};
 
+pub(super) use stack::rows_below;
+
 /// Adapters of more tokens are part of the product, where there is a way.
 const SEPARATE_TOKENS: usize = 16;
 /// Up to so many, decoding first takes longer than adapters of their own.
@@ -137,15 +139,15 @@ pub(in crate::cuda) fn lora_linear_grad<T: Float>(cuda: &Cuda, op: LoraLinearGra
         if let Some((stack, gemm)) = whole {
             stack.backward(cuda, &gemm)?;
         }
-        grads.d_x::<T>(cuda)?;
         match d_x {
             Some(d_x) if !kept => through(cuda, &grads, input, d_x),
-            _ => Ok(()),
+            _ => grads.d_x::<T>(cuda),
         }
     }
 }
 
-/// The gradient of what made the input, which is made again in the place of its gradient, and then those of A and B.
+/// What the adapters add to the input's gradient, the gradient of what made the input, which is made again in the place of its
+/// gradient, and then those of A and B.
 ///
 /// # Safety
 /// As for [`LoraGrads::factors`]; `d_x`, which was verified, is where `grads` look for the input.
@@ -162,12 +164,14 @@ unsafe fn through<T: Float>(
             LoraInput::Kept(_) => {}
             LoraInput::Swiglu { mut gate_up } => {
                 let op = SwigluGrad { gate_up: gate_up.reborrow(), d_out };
-                if grads.factors_through::<T>(cuda, swiglu::grad_params(op, MatrixMut::NONE))? {
+                if grads.all_through::<T>(cuda, swiglu::grad_params(op, MatrixMut::NONE))? {
                     return Ok(());
                 }
+                grads.d_x::<T>(cuda)?;
                 swiglu::swiglu_grad_and_out(cuda, SwigluGrad { gate_up, d_out }, out)?;
             }
             LoraInput::RmsNorm { x, weight, eps, d_x } => {
+                grads.d_x::<T>(cuda)?;
                 let op = RmsNormGrad { x, weight, eps, d_out, d_x, accumulate: true };
                 rms_norm::rms_norm_grad_and_out(cuda, op, out)?;
             }

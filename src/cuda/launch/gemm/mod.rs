@@ -89,26 +89,56 @@ impl Gemm {
 /// # Safety
 /// As for [`plan::GemmPlan::run`].
 unsafe fn run_blas(cuda: &Cuda, gemm: &Gemm, weight: Matrix) -> Result<bool> {
-    let (rows, cols) = gemm.weight_shape();
-    let aligned =
-        gemm.x.is_aligned(gemm.input, 16) && gemm.out.is_aligned(gemm.output, 16) && weight.is_aligned(gemm.input, 16);
-    if !aligned || [gemm.n, rows, cols].contains(&0) || !cuda.blas.is_open()? {
+    let Some(product) = BlasProduct::new(gemm, weight) else { return Ok(false) };
+    if !cuda.blas.is_open()? {
         return Ok(false);
     }
-    let shape = BlasShape {
-        grad: gemm.grad,
-        n: gemm.n,
-        m: gemm.m,
-        k: gemm.k,
-        x_stride: gemm.x.stride as usize,
-        weight_stride: weight.stride as usize,
-        out_stride: gemm.out.stride as usize,
-        input: gemm.input,
-        output: gemm.output,
-    };
-    let pointers = BlasPointers { x: gemm.x.ptr, weight: weight.ptr, out: gemm.out.ptr };
-    let workspace = cuda.scratch(Slot::Blas, blas::WORKSPACE)?;
-    // SAFETY: the matrices are as this function's contract says. Scratch is the op's alone until the next op is queued,
-    // which is this thread's doing while it has its turn, and with the turn came the context.
-    unsafe { cuda.blas.multiply(&cuda.queue.stream, &shape, pointers, gemm.accumulate, workspace) }
+    // SAFETY: the matrices are as this function's contract says.
+    unsafe { product.run(cuda) }
+}
+
+/// A product as cuBLASLt takes it.
+#[derive(Clone, Copy)]
+struct BlasProduct {
+    shape: BlasShape,
+    pointers: BlasPointers,
+    accumulate: bool,
+    scale: f32,
+}
+
+impl BlasProduct {
+    /// None where a matrix is not aligned, or has nothing in it.
+    fn new(gemm: &Gemm, weight: Matrix) -> Option<Self> {
+        let (rows, cols) = gemm.weight_shape();
+        let aligned = gemm.x.is_aligned(gemm.input, 16)
+            && gemm.out.is_aligned(gemm.output, 16)
+            && weight.is_aligned(gemm.input, 16);
+        let shape = BlasShape {
+            grad: gemm.grad,
+            x_transposed: false,
+            n: gemm.n,
+            m: gemm.m,
+            k: gemm.k,
+            x_stride: gemm.x.stride as usize,
+            weight_stride: weight.stride as usize,
+            out_stride: gemm.out.stride as usize,
+            input: gemm.input,
+            output: gemm.output,
+        };
+        let pointers = BlasPointers { x: gemm.x.ptr, weight: weight.ptr, out: gemm.out.ptr };
+        let fits = aligned && ![gemm.n, rows, cols].contains(&0);
+        fits.then_some(BlasProduct { shape, pointers, accumulate: gemm.accumulate, scale: 1.0 })
+    }
+
+    /// Queues it. False: cuBLASLt is not open, or does not take it.
+    ///
+    /// # Safety
+    /// The matrices are live and as large as the shape says.
+    unsafe fn run(&self, cuda: &Cuda) -> Result<bool> {
+        let workspace = cuda.scratch(Slot::Blas, blas::WORKSPACE)?;
+        let factors = [self.scale, f32::from(u8::from(self.accumulate))];
+        // SAFETY: the matrices are as this function's contract says. Scratch is the op's alone until the next op is queued,
+        // which is this thread's doing while it has its turn, and with the turn came the context.
+        unsafe { cuda.blas.multiply(&cuda.queue.stream, &self.shape, self.pointers, factors, workspace) }
+    }
 }

@@ -5,7 +5,7 @@ use super::{
     dropout::dropout_params,
     launch_down, launch_up, out_grad,
     plan::{self, Launch},
-    together,
+    products, together,
     transposed::{self, MATRICES, Shape, Transposed, transpose},
 };
 use crate::{
@@ -26,7 +26,7 @@ use crate::{
     ops::{Dropout, LoraFactors, LoraGrad, LoraPart},
 };
 use core::ffi::c_void;
-use std::ptr::null_mut;
+use std::ptr::{null, null_mut};
 
 const WEIGHT_GRAD_SUM: Kernel<LoraWeightGradsParams> = Kernel::new("lora_grad", "lora_weight_grad_sum");
 
@@ -97,21 +97,30 @@ fn d_x_params<T: Float>(
 enum OfOutput {
     /// From one read of `d_out`.
     Once(LoraOutGradParams),
+    Products(products::OfOutput),
     Twice(LoraDownParams, LoraWeightGradParams),
 }
 
 /// All that the gradients of one adapter take.
 struct Work {
     scratch: Transposed,
-    /// Of A (where `d_x` wants it), B and xa (where `d_out` is read twice).
+    /// Of B and xa, where `d_out` is read twice.
     transposes: [TransposeParams; MATRICES],
     of_output: OfOutput,
     d_a: LoraWeightGradParams,
-    d_x: Option<LoraUpParams>,
+    d_x: Option<OfInput>,
+}
+
+/// What is added to `d_x`: with A transposed before, or by a kernel that reads A as it is.
+#[derive(Clone, Copy)]
+struct OfInput {
+    params: LoraUpParams,
+    transpose: TransposeParams,
+    a: *const c_void,
 }
 
 impl Work {
-    fn new<T: Float>(cuda: &Cuda, mut op: LoraGrad<'_, Cuda, T>, scratch: Transposed) -> Self {
+    fn new<T: Float>(cuda: &Cuda, mut op: LoraGrad<'_, Cuda, T>, scratch: Transposed) -> Result<Self> {
         let ([n, _], [_, r], [_, out]) = (op.x.shape(), op.xa.shape(), op.d_out.shape());
         let d_b = LoraWeightGradParams {
             transposed: 1,
@@ -120,19 +129,20 @@ impl Work {
         };
         let d_a = factor_params(&op.x, &op.d_xa.mat(), scratch.d_xa, op.d_a.ptr(), op.dropout);
         let d_xa = d_xa_params(&mut op, &scratch);
-        let none = transpose(Matrix::NONE, [0, 0], MatrixMut::NONE);
-        let (of_output, transposes) = match out_grad::params(cuda, T::DTYPE, &d_xa, d_b, op.b.ptr() as _) {
-            Some(once) => (OfOutput::Once(once), [none; MATRICES]),
-            None => {
-                let b = transpose(Matrix { ptr: op.b.ptr() as _, stride: dim(r) }, [out, r], scratch.b);
-                (OfOutput::Twice(d_xa, d_b), [none, b, transpose(op.xa.matrix(), [n, r], scratch.xa)])
-            }
+        let (b, none) = (op.b.ptr() as _, transpose(Matrix::NONE, [0, 0], MatrixMut::NONE));
+        let (of_output, transposes) = if let Some(once) = out_grad::params(cuda, T::DTYPE, &d_xa, d_b, b) {
+            (OfOutput::Once(once), [none; MATRICES])
+        } else if let Some(products) = products::OfOutput::new(cuda, T::DTYPE, &d_xa, &d_b, b)? {
+            (OfOutput::Products(products), [none; MATRICES])
+        } else {
+            let b = transpose(Matrix { ptr: b, stride: dim(r) }, [out, r], scratch.b);
+            (OfOutput::Twice(d_xa, d_b), [b, transpose(op.xa.matrix(), [n, r], scratch.xa)])
         };
         let mut work = Work { scratch, transposes, of_output, d_a, d_x: None };
         if let Some(d_x) = op.d_x {
             work.add_to(d_x, op.a, &op.d_xa.mat(), op.dropout);
         }
-        work
+        Ok(work)
     }
 
     fn add_to<T: Float>(
@@ -143,8 +153,9 @@ impl Work {
         dropout: Option<Dropout>,
     ) {
         let ([_, k], [_, r]) = (d_x.shape(), d_xa.shape());
-        self.transposes[0] = transpose(Matrix { ptr: a.ptr() as _, stride: dim(k) }, [r, k], self.scratch.a);
-        self.d_x = Some(d_x_params(d_xa, d_x, self.scratch.a.ptr, dropout));
+        let (a, a_t) = (a.ptr() as _, self.scratch.a);
+        let transpose = transpose(Matrix { ptr: a, stride: dim(k) }, [r, k], a_t);
+        self.d_x = Some(OfInput { params: d_x_params(d_xa, d_x, a_t.ptr, dropout), transpose, a });
     }
 
     /// Queues `d_xa` of adapters of the same tokens, up to [`PARTS`] of them, `d_b` where that comes with it, and what is read
@@ -154,13 +165,15 @@ impl Work {
     /// They were made of ops that were verified, with scratch of their own.
     unsafe fn run_d_xa<T: Float>(cuda: &Cuda, works: &[Self]) -> Result<()> {
         let transposes = works.iter().flat_map(|work| work.transposes).collect::<Vec<_>>();
-        let (mut once, mut twice) = (Vec::new(), Vec::new());
+        let (mut once, mut products, mut twice) = (Vec::new(), Vec::new(), Vec::new());
         for work in works {
             match work.of_output {
                 OfOutput::Once(params) => once.push(params),
+                OfOutput::Products(both) => products.push(both),
                 OfOutput::Twice(d_xa, _) => twice.push(d_xa),
             }
         }
+        let copies = products.iter().map(|both| both.transpose).collect::<Vec<_>>();
         // SAFETY: the ops were verified, as this function's contract says, and `Transposed` has room for what is written
         // transposed.
         unsafe {
@@ -168,6 +181,8 @@ impl Work {
             if !twice.is_empty() {
                 launch_down(cuda, T::DTYPE, &twice)?;
             }
+            products.iter().try_for_each(|both| both.run_d_xa(cuda))?;
+            transposed::launch::<T>(cuda, &copies)?;
             if once.is_empty() { Ok(()) } else { out_grad::launch::<T>(cuda, &mut once) }
         }
     }
@@ -178,20 +193,49 @@ impl Work {
     /// As for [`Work::run_d_xa`], which comes first.
     unsafe fn run_d_x<T: Float>(cuda: &Cuda, works: &[Self]) -> Result<()> {
         let d_x = works.iter().filter_map(|work| work.d_x).collect::<Vec<_>>();
-        // SAFETY: as this function's contract says; A was transposed.
-        unsafe { if d_x.is_empty() { Ok(()) } else { launch_up(cuda, T::DTYPE, &d_x, true) } }
+        if d_x.is_empty() {
+            return Ok(());
+        }
+        let transposes = d_x.iter().map(|of| of.transpose).collect::<Vec<_>>();
+        let params = d_x.iter().map(|of| of.params).collect::<Vec<_>>();
+        // SAFETY: as this function's contract says; `Transposed` has room for A.
+        unsafe {
+            transposed::launch::<T>(cuda, &transposes)?;
+            launch_up(cuda, T::DTYPE, &params, true)
+        }
     }
 
-    /// `d_b` where it does not come with `d_xa`, and `d_a`.
-    fn factors(works: &[Self]) -> Vec<LoraWeightGradParams> {
-        let factors = works.iter().flat_map(|work| [work.d_b(), Some(work.d_a)]);
-        factors.flatten().filter(|p| p.cols > 0).collect()
+    /// Queues `d_b` where that is a product. What is left of it, where it did not come with `d_xa`, is the kernels'.
+    ///
+    /// # Safety
+    /// As for [`Work::run_d_xa`].
+    unsafe fn d_b(cuda: &Cuda, works: &[Self]) -> Result<Vec<LoraWeightGradParams>> {
+        let mut left = Vec::new();
+        for work in works {
+            match work.of_output {
+                OfOutput::Once(_) => {}
+                // SAFETY: as this function's contract says.
+                OfOutput::Products(both) => unsafe { both.run_d_b(cuda)? },
+                OfOutput::Twice(_, d_b) if d_b.cols > 0 => left.push(d_b),
+                OfOutput::Twice(..) => {}
+            }
+        }
+        Ok(left)
     }
 
-    fn d_b(&self) -> Option<LoraWeightGradParams> {
-        match self.of_output {
-            OfOutput::Once(_) => None,
-            OfOutput::Twice(_, d_b) => Some(d_b),
+    /// The gradients of both factors.
+    ///
+    /// # Safety
+    /// As for [`Work::run_d_xa`], which comes first; `x` is there.
+    unsafe fn run_factors<T: Float>(cuda: &Cuda, works: &[Self]) -> Result<()> {
+        let d_a = works.iter().map(|work| work.d_a).filter(|p| p.cols > 0).collect::<Vec<_>>();
+        // SAFETY: this function's contract is theirs.
+        unsafe {
+            let mut left = Work::d_b(cuda, works)?;
+            if !products::d_a::<T>(cuda, &d_a)? {
+                left.extend(d_a);
+            }
+            launch_weight_grads::<T>(cuda, &mut left, None)
         }
     }
 }
@@ -215,7 +259,7 @@ impl LoraGrads {
         let scratch = Transposed::all::<T>(cuda, &shapes)?;
         let mut works = Vec::with_capacity(some.len());
         for ((part, factors), scratch) in some.into_iter().zip(scratch) {
-            works.push(Work::new(cuda, part.lora_grad([x, xa, d_out], d_xa, factors, None), scratch));
+            works.push(Work::new(cuda, part.lora_grad([x, xa, d_out], d_xa, factors, None), scratch)?);
         }
         Ok(LoraGrads(works))
     }
@@ -250,27 +294,28 @@ impl LoraGrads {
     /// # Safety
     /// As for [`LoraGrads::d_xa`]; `x` is there.
     pub(in crate::cuda) unsafe fn factors<T: Float>(&self, cuda: &Cuda) -> Result<()> {
-        let all = self.0.chunks(PARTS).map(Work::factors);
-        // SAFETY: this function's contract is its.
-        all.into_iter().try_for_each(|mut factors| unsafe { launch_weight_grads::<T>(cuda, &mut factors, None) })
+        // SAFETY: this function's contract is theirs.
+        self.0.chunks(PARTS).try_for_each(|works| unsafe { Work::run_factors::<T>(cuda, works) })
     }
 
-    /// The same where `x` is SwiGLU's output, which is not there, with SwiGLU's gradient; or not, where the kernel of both
-    /// does not suit.
+    /// The same where `x` is SwiGLU's output, which is not there, with SwiGLU's gradient, and what is added to `d_x`, SwiGLU's
+    /// `d_out`, before; or not, where the kernel of both does not suit.
     ///
     /// # Safety
     /// As for [`LoraGrads::d_xa`]; `swiglu` is of as many tokens and of the inputs, and was verified.
-    pub(in crate::cuda) unsafe fn factors_through<T: Float>(
-        &self,
-        cuda: &Cuda,
-        swiglu: SwigluGradParams,
-    ) -> Result<bool> {
+    pub(in crate::cuda) unsafe fn all_through<T: Float>(&self, cuda: &Cuda, swiglu: SwigluGradParams) -> Result<bool> {
         let [work] = &self.0[..] else { return Ok(false) };
-        let mut through = LoraSwigluGradParams { swiglu, factor: work.d_a };
+        let a = work.d_x.map_or(null(), |of| of.a);
+        let mut through = LoraSwigluGradParams { swiglu, factor: work.d_a, a };
         let Some(launch) = plan::swiglu_grad(cuda, T::DTYPE, &mut through) else { return Ok(false) };
-        let mut factors = work.d_b().into_iter().filter(|p| p.cols > 0).collect::<Vec<_>>();
-        // SAFETY: this function's contract is its; `plan::swiglu_grad` checked what the kernel demands beyond.
-        unsafe { launch_weight_grads::<T>(cuda, &mut factors, Some((launch, through))) }.map(|()| true)
+        // SAFETY: this function's contract is theirs; `plan::swiglu_grad` checked what the kernel demands beyond.
+        unsafe {
+            if !plan::swiglu_grad_adds(&through.factor) {
+                self.d_x::<T>(cuda)?;
+            }
+            let mut left = Work::d_b(cuda, &self.0)?;
+            launch_weight_grads::<T>(cuda, &mut left, Some((launch, through))).map(|()| true)
+        }
     }
 }
 
@@ -313,7 +358,7 @@ unsafe fn launch_weight_grads<T: Float>(
 ///
 /// # Safety
 /// As for [`launch_weight_grads`]; the parts are there.
-unsafe fn launch_sums(cuda: &Cuda, factors: &[LoraWeightGradParams]) -> Result<()> {
+pub(super) unsafe fn launch_sums(cuda: &Cuda, factors: &[LoraWeightGradParams]) -> Result<()> {
     let threads = |p: &LoraWeightGradParams| {
         let rows = if p.transposed == 0 { p.r } else { p.r.div_ceil(LORA_WEIGHT_GRAD_SUMS) };
         rows as usize * p.cols as usize
@@ -333,7 +378,7 @@ pub(in crate::cuda) fn lora_grad<T: Float>(cuda: &Cuda, op: LoraGrad<'_, Cuda, T
     }
     let scratch = Transposed::all::<T>(cuda, &[Shape { n, k, r, out }])?;
     let works = scratch.into_iter().zip([op]).map(|(scratch, op)| Work::new(cuda, op, scratch));
-    let grads = LoraGrads(works.collect());
+    let grads = LoraGrads(works.collect::<Result<_>>()?);
     // SAFETY: `LoraGrad::verify` checked the op.
     unsafe {
         grads.d_xa::<T>(cuda)?;

@@ -71,6 +71,12 @@ static DOWN_CLUSTER: [Sized<LoraDownsParams>; 3] = [
 ];
 const DOWN_SIMT: Kernel<LoraDownsParams> = Kernel::new("lora", "lora_down_simt");
 static SWIGLU_DOWN: Sized<LoraSwigluDownParams> = sized!("lora", "lora_swiglu_down", 16);
+/// By parts that add to the same output, with dropout.
+static UP_TOGETHER: [Kernel<LoraUpsParams>; params::LORA_UP_TOGETHER as usize] = [
+    Kernel::new("lora", "lora_up_together1"),
+    Kernel::new("lora", "lora_up_together2"),
+    Kernel::new("lora", "lora_up_together3"),
+];
 static UP: [Sized<LoraUpsParams>; 3] =
     [sized!("lora", "lora_up", 16), sized!("lora", "lora_up", 32), sized!("lora", "lora_up", 64)];
 const UP_SIMT: Kernel<LoraUpsParams> = Kernel::new("lora", "lora_up_simt");
@@ -201,13 +207,17 @@ pub(super) fn swiglu_down(
     fits.then(|| Launch { kernel: SWIGLU_DOWN.kernel(down.dropout.threshold != 0), config })
 }
 
+/// So many columns of r at most, since B of all parts is in registers.
+const UP_TOGETHER_R: u32 = 16;
+
 /// For parts with the same number of tokens, whose outputs are apart, or, `in_turn`, the same.
 pub(super) fn up(dtype: DType, parts: &[LoraUpParams], in_turn: bool) -> Result<Launch<LoraUpsParams>> {
     let [n, cols, r] = [most(parts, |p| p.n), most(parts, |p| p.cols), most(parts, |p| p.r)];
     let across = cols.div_ceil(params::LORA_UP_COLS) as usize;
     let dropout = parts.iter().any(|p| p.dropout.threshold != 0);
+    let together = UP_TOGETHER.get(parts.len() - 1).filter(|_| in_turn && dropout && r <= UP_TOGETHER_R);
     let (kernel, down) = match parts.iter().all(|p| up_fits_tensor_cores(dtype, p)) {
-        true => (smallest(&UP, r).kernel(dropout), n.div_ceil(params::LORA_UP_TOKENS)),
+        true => (together.unwrap_or(smallest(&UP, r).kernel(dropout)), n.div_ceil(params::LORA_UP_TOKENS)),
         false => (&UP_SIMT, n),
     };
     let blocks = grid("lora", &[n, cols, r].map(|d| d as usize), down as usize * across)?;
@@ -321,18 +331,26 @@ fn handed_over(p: &LoraWeightGradParams, cols: u32) -> u32 {
 /// faster, at 1024 one is by a tenth, at 8192 by a quarter.
 const THROUGH_TOKENS: u32 = 1024;
 
+/// Does the kernel of SwiGLU's gradient, with dropout, add to `d_out` what the adapter does?
+pub(super) fn swiglu_grad_adds(factor: &LoraWeightGradParams) -> bool {
+    factor.dropout.threshold != 0 && factor.r <= params::LORA_SWIGLU_GRAD_ADDED_R
+}
+
 /// SwiGLU's gradient with that of a factor, where that suits; sets the factor's `splits` and `split_len`.
 pub(super) fn swiglu_grad(
     cuda: &Cuda,
     dtype: DType,
-    LoraSwigluGradParams { swiglu, factor }: &mut LoraSwigluGradParams,
+    LoraSwigluGradParams { swiglu, factor, a }: &mut LoraSwigluGradParams,
 ) -> Option<Launch<LoraSwigluGradParams>> {
     /// Tiles: one is multiplied, one is made.
     const STAGES: u32 = 2;
     let sized = SWIGLU_GRAD.iter().find(|sized| factor.r <= sized.cols)?;
-    let shared = tile_bytes(STAGES, sized.cols);
+    let adds = swiglu_grad_adds(factor);
+    let of_a = if adds { 2 * sized.cols * params::LORA_WEIGHT_GRAD_COLS } else { 0 };
+    let shared = tile_bytes(STAGES, sized.cols) + of_a;
     let aligned = [swiglu.gate_up, swiglu.d_out].iter().all(|matrix| matrix.is_aligned(dtype, 16));
-    if factor.n < THROUGH_TOKENS || !factor_fits(dtype, factor) || !aligned || shared as usize > cuda.max_shared {
+    let fits = factor_fits(dtype, factor) && aligned && shared as usize <= cuda.max_shared;
+    if factor.n < THROUGH_TOKENS || !fits || adds && a.is_null() {
         return None;
     }
     let tiles = factor.cols.div_ceil(params::LORA_WEIGHT_GRAD_COLS);

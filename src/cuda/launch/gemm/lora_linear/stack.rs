@@ -110,15 +110,6 @@ impl<'a, T: Float> Stack<'a, T> {
         Ok(Some(Whole { stack: self, way }))
     }
 
-    /// The factors that `of` picks, and where they belong.
-    fn factors(&self, of: impl Fn(&LoraPart<'_, Cuda, T>) -> u64) -> (Factors, u32) {
-        let mut factors = [LoraLinearFactor::NONE; LORA_LINEAR_FACTORS as usize];
-        for (factor, part) in factors.iter_mut().zip(self.parts) {
-            *factor = LoraLinearFactor::new(of(part) as _, part, self.span.start);
-        }
-        (factors, dim(self.parts.len()))
-    }
-
     /// Of these rows of the weight all scaled B, one beside the other, and zeros where there is none, to `out`; and `xa`
     /// to its place.
     ///
@@ -131,7 +122,7 @@ impl<'a, T: Float> Stack<'a, T> {
         rows: Range<usize>,
         out: MatrixMut,
     ) -> Result<()> {
-        let (factors, count) = self.factors(|part| part.b.ptr());
+        let (factors, count) = factors(self.parts, self.span.start, |part| part.b.ptr());
         let (first_row, n, cols) = (dim(rows.start), dim(rows.len()), dim(self.columns));
         let factors = LoraLinearFactorsParams { factors, count, out, first_row, rows: n, cols };
         // SAFETY: `out` has room, as this function's contract says; of the factors `LoraLinear::verify` checked the
@@ -144,12 +135,9 @@ impl<'a, T: Float> Stack<'a, T> {
     /// # Safety
     /// As for [`Stack::columns_beside`].
     unsafe fn rows_below(&self, cuda: &Cuda, xa: LoraLinearCopyParams, out: MatrixMut) -> Result<()> {
-        let (factors, count) = self.factors(|part| part.a.ptr());
-        let (rows, cols) = (dim(self.columns), dim(self.weight.shape()[1]));
-        let factors = LoraLinearFactorsParams { factors, count, out, first_row: 0, rows, cols };
-        // SAFETY: `out` has room, as this function's contract says; of the factors `LoraLinearGrad::verify` checked the
-        // shapes.
-        unsafe { launch::<T>(cuda, &BELOW, LoraLinearParams { xa, factors }) }
+        let first = self.span.start;
+        // SAFETY: this function's contract is its.
+        unsafe { rows_below(cuda, self.parts, first, [self.columns, self.weight.shape()[1]], xa, out) }
     }
 
     /// The columns of `xa`, which go behind the first `cols` columns of the operand, of `n` rows.
@@ -159,6 +147,37 @@ impl<'a, T: Float> Stack<'a, T> {
         let out = behind(*x, cols, T::DTYPE);
         LoraLinearCopyParams { x: xa, out, rows: dim(n), used: dim(span.len()), cols: dim(*columns) }
     }
+}
+
+/// The factors that `of` picks, and where they belong: columns of xa count from `first` on.
+fn factors<T: Float>(
+    parts: &[LoraPart<'_, Cuda, T>],
+    first: usize,
+    of: impl Fn(&LoraPart<'_, Cuda, T>) -> u64,
+) -> (Factors, u32) {
+    let mut factors = [LoraLinearFactor::NONE; LORA_LINEAR_FACTORS as usize];
+    for (factor, part) in factors.iter_mut().zip(parts) {
+        *factor = LoraLinearFactor::new(of(part) as _, part, first);
+    }
+    (factors, dim(parts.len()))
+}
+
+/// `[rows, cols]` of all A, one below the other, and zeros where there is none, to `out`; and `xa` to its place.
+///
+/// # Safety
+/// As for [`Stack::columns_beside`]; A has `cols` columns, and there are no more parts than a launch takes.
+pub(in crate::cuda::launch::gemm) unsafe fn rows_below<T: Float>(
+    cuda: &Cuda,
+    parts: &[LoraPart<'_, Cuda, T>],
+    first: usize,
+    [rows, cols]: [usize; 2],
+    xa: LoraLinearCopyParams,
+    out: MatrixMut,
+) -> Result<()> {
+    let (factors, count) = factors(parts, first, |part| part.a.ptr());
+    let factors = LoraLinearFactorsParams { factors, count, out, first_row: 0, rows: dim(rows), cols: dim(cols) };
+    // SAFETY: `out` has room, as this function's contract says; of the factors the op's `verify` checked the shapes.
+    unsafe { launch::<T>(cuda, &BELOW, LoraLinearParams { xa, factors }) }
 }
 
 /// A product with adapters, and its way.
