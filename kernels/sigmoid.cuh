@@ -10,22 +10,23 @@ __device__ __forceinline__ float reciprocal(float x) {
     return x < 0x1p126f ? fmaf(r, fmaf(-x, r, 1.f), r) : r;
 }
 
-// 1 / (1 + exp(-v)); BRANCH or not, the same: which is faster was measured for each kernel.
+// 1 / (1 + exp(-v)); without BRANCH 0 for v below -87.3.
 template <class T, bool BRANCH = true> __device__ __forceinline__ float sigmoid(float v) {
     // f16 and bf16 hide the error of the fast exponential.
     if constexpr (sizeof(T) == 4) return 1.f / (1.f + expf(-v));
     else return BRANCH ? 1.f / (1.f + __expf(-v)) : reciprocal(1.f + __expf(-v));
 }
 
-template <class T, bool BRANCH = true> __device__ __forceinline__ float swiglu(float gate, float up) {
-    return gate * (sigmoid<T, BRANCH>(gate) * up);
+template <class T> __device__ __forceinline__ float swiglu(float gate, float up) {
+    return gate * (sigmoid<T>(gate) * up);
 }
 
 // The gradients of both factors times d_out, and swiglu itself.
 struct SwigluGrads {
     float gate, up, out;
 };
-template <class T, bool BRANCH> __device__ __forceinline__ SwigluGrads swiglu_grads(float gate, float up, float d_out) {
+template <class T, bool BRANCH = true>
+__device__ __forceinline__ SwigluGrads swiglu_grads(float gate, float up, float d_out) {
     float s = sigmoid<T, BRANCH>(gate);
     return {d_out * up * s * (1.f + gate * (1.f - s)), d_out * gate * s, gate * (s * up)};
 }

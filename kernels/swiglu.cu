@@ -14,7 +14,7 @@ template <class T> __device__ void swiglu(const SwigluParams &p) {
     bool packed = aligned16(gate, p.f) && aligned16(out, 0);
     Vec8 g = load8(gate, left, packed), u = load8(gate + p.f, left, packed);
 #pragma unroll
-    for (int j = 0; j < 8; j++) g.v[j] = swiglu<T, false>(g.v[j], u.v[j]);
+    for (int j = 0; j < 8; j++) g.v[j] = swiglu<T>(g.v[j], u.v[j]);
     store8(out, g, left, packed);
 }
 INSTANTIATE(swiglu, SwigluParams)
@@ -31,7 +31,7 @@ template <class T> __device__ void swiglu_grad(const SwigluGradParams &p) {
     Vec8 g = load8(gate, left, packed), u = load8(gate + p.f, left, packed), d = load8(d_out, left, packed);
 #pragma unroll
     for (int j = 0; j < 8; j++) {
-        SwigluGrads grads = swiglu_grads<T, false>(g.v[j], u.v[j], d.v[j]);
+        SwigluGrads grads = swiglu_grads<T>(g.v[j], u.v[j], d.v[j]);
         g.v[j] = grads.gate, u.v[j] = grads.up, d.v[j] = grads.out;
     }
     store8(d_gate, g, left, packed);
