@@ -28,6 +28,7 @@ mod simd;
 mod swiglu;
 
 pub use device::Cpu;
+pub use gemm::screen::screen_codes;
 pub use memory::Memory;
 pub use pool::{MAX_THREADS, set_threads, threads};
 pub use simd::{VARIABLE, check_level, features};

@@ -38,7 +38,7 @@ pub(crate) const SUMS_FIT: f32 = 1e38;
 pub struct Screen<'a, B: Storage, T: Float> {
     /// `[rows, cols]`.
     pub weight: Mat<'a, B, T>,
-    /// `[rows, cols]`.
+    /// `rows cols`, in the backend's order: row by row, or what [`cpu::screen_codes`](crate::cpu::screen_codes) puts so.
     pub codes: ViewMut<'a, B, i8>,
     /// `[3, rows]`: `scale`, `error`, `norm`.
     pub bounds: MatMut<'a, B, f32>,
@@ -78,7 +78,7 @@ pub struct LinearMax<'a, B: Storage, T: Float> {
     pub x: Mat<'a, B, T>,
     /// `[out, in]`.
     pub weight: Mat<'a, B, T>,
-    /// `[out, in]`: what [`Screen`] made of `weight`.
+    /// `out in`: what [`Screen`] made of `weight`, or of one that begins with its rows.
     pub codes: View<'a, B, i8>,
     /// `[3, out]`: likewise.
     pub bounds: Mat<'a, B, f32>,

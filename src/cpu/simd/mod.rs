@@ -11,6 +11,7 @@ pub(super) mod gemv;
 pub(super) mod int8;
 mod look_up;
 pub(super) mod pack;
+pub(super) mod planes;
 pub(super) mod sum;
 pub(super) mod tile;
 

@@ -9,9 +9,11 @@ use crate::common::{
 };
 use half::bf16;
 use halfbyte::{
-    Backend, Buf, Float, MatMut, Result,
+    Backend, Buf, Cpu, Float, MatMut, Result,
+    cpu::screen_codes,
     ops::{Linear, LinearMax, Op, Screen},
 };
+use std::any::Any;
 
 /// What may be hard about a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,7 +111,10 @@ impl<B: Backend, T: Float> Setup<B> for Screened<B, T> {
     fn compare(&mut self, close: &Close<'_, B>) {
         let Product { outputs, inputs, .. } = self.case.product;
         let (name, norm) = (close.name, |v: &mut dyn Iterator<Item = f64>| v.map(|v| v * v).sum::<f64>().sqrt());
-        let (codes, bounds) = (self.codes.now(), self.bounds.now());
+        let (mut codes, bounds) = (self.codes.now().to_vec(), self.bounds.now());
+        if (close.backend as &dyn Any).is::<Cpu>() {
+            codes = screen_codes(&codes, inputs);
+        }
         for row in 0..outputs {
             let w: Vec<f32> = self.weight.values()[row * inputs..][..inputs].iter().map(|w| w.to_f32()).collect();
             if self.case.hard == Hard::Infinite || w.iter().any(|w| w.is_infinite()) {
@@ -156,12 +161,14 @@ impl<B: Backend, T: Float> Setup<B> for Largest<B, T> {
         let mut bounds = make.backend.zeros(3 * outputs).unwrap();
         let screen = Screen { weight: weight.mat(), codes: codes.view_mut(), bounds: bounds.mat_mut(3, outputs) };
         screen.run(make.backend).unwrap();
-        Largest { case: *case, x: case.x(make), weight, codes, bounds, out: make.output([n, outputs], layout) }
+        Largest { case: *case, x: case.x(make), weight, codes, bounds, out: make.output([n, case.looked_at()], layout) }
     }
 
     fn run(&mut self, backend: &B) -> Result<()> {
-        let (x, weight, codes) = (self.x.mat(), self.weight.mat(), self.codes.view());
-        let bounds = self.bounds.mat(3, self.case.product.outputs);
+        let (Product { outputs, inputs, .. }, rows) = (self.case.product, 0..self.case.looked_at());
+        let (x, weight, codes) =
+            (self.x.mat(), self.weight.mat().rows(rows.clone()), self.codes.at(0..rows.end * inputs));
+        let bounds = self.bounds.mat(3, outputs).columns(rows);
         LinearMax { x, weight, codes, bounds, out: self.out.mat_mut() }.run(backend)
     }
 
@@ -171,12 +178,11 @@ impl<B: Backend, T: Float> Setup<B> for Largest<B, T> {
 
     /// What `linear` gives, to the bit, or minus infinity below the largest.
     fn compare(&mut self, close: &Close<'_, B>) {
-        let Product { n, outputs, .. } = self.case.product;
+        let (n, outputs) = (self.case.product.n, self.case.looked_at());
         let mut all = close.backend.zeros::<f32>(n * outputs).unwrap();
         let out = MatMut::new(all.view_mut(), n, outputs);
-        Linear { x: self.x.mat(), weight: self.weight.mat(), out, accumulate: false, settled: false }
-            .run(close.backend)
-            .unwrap();
+        let weight = self.weight.mat().rows(0..outputs);
+        Linear { x: self.x.mat(), weight, out, accumulate: false, settled: false }.run(close.backend).unwrap();
         let all = all.to_vec(close.backend).unwrap();
         for (i, (got, want)) in self.out.now().chunks(outputs).zip(all.chunks(outputs)).enumerate() {
             let top = want.iter().fold(f32::NEG_INFINITY, |top, want| top.max(*want));
@@ -196,6 +202,12 @@ impl<B: Backend, T: Float> Setup<B> for Largest<B, T> {
 }
 
 impl Case {
+    /// The rows of the weight that are looked at: of many not the last ones.
+    fn looked_at(&self) -> usize {
+        let outputs = self.product.outputs;
+        if outputs > 1000 { outputs - 100 } else { outputs }
+    }
+
     /// Whether most outputs of normal numbers must be passed over.
     fn sifts<B: Backend>(&self, backend: &B) -> bool {
         let Product { n, outputs, inputs, layout, .. } = self.product;
@@ -206,8 +218,8 @@ impl Case {
 
 /// Tokens that go this way and others, rows and columns that are whole steps and not.
 fn products() -> Vec<Case> {
-    const WEIGHTS: [[usize; 2]; 8] =
-        [[16, 512], [5000, 64], [4001, 1040], [300, 33], [1, 1], [257, 2560], [7, 16], [33, 5120]];
+    const WEIGHTS: [[usize; 2]; 9] =
+        [[16, 512], [5000, 64], [4001, 1040], [300, 33], [1, 1], [257, 2560], [7, 16], [33, 5120], [3333, 1024]];
     let mut cases = Vec::new();
     for (i, [outputs, inputs]) in WEIGHTS.into_iter().enumerate() {
         for (j, n) in [0, 1, 2, 3, 5, 8, 9].into_iter().enumerate() {

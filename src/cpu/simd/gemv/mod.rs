@@ -32,14 +32,17 @@ pub(in crate::cpu) enum Order {
     /// In runs of twice that many: those of even number, then those of odd number. So they meet the two codes of a byte,
     /// or the two bf16 of 32 bits.
     Pairs(usize),
-    /// In runs of eight times that many: every eighth, then every eighth from the second on, and so forth. So they meet
-    /// the eight codes of 32 bits.
-    Octets(usize),
+    /// In runs of eight times [`OCTETS`]: every eighth, then every eighth from the second on, and so forth. So they meet the eight
+    /// codes of 32 bits.
+    Octets,
     /// As they are, in bf16.
     Halves,
     /// [`Order::Pairs`] in bf16.
     HalfPairs(usize),
 }
+
+/// Codes of four bytes each that a kernel reads at once.
+const OCTETS: usize = 16;
 
 impl Order {
     /// A run begins at a multiple of this.
@@ -48,14 +51,14 @@ impl Order {
             Order::Plain => 1,
             Order::Halves => 32,
             Order::Pairs(n) | Order::HalfPairs(n) => 2 * n,
-            Order::Octets(n) => 8 * n,
+            Order::Octets => 8 * OCTETS,
         }
     }
 
     /// Bytes of an element.
     fn bytes(self) -> usize {
         match self {
-            Order::Plain | Order::Pairs(_) | Order::Octets(_) => 4,
+            Order::Plain | Order::Pairs(_) | Order::Octets => 4,
             Order::Halves | Order::HalfPairs(_) => 2,
         }
     }
@@ -94,7 +97,7 @@ impl Inputs {
             let rows = plain.chunks_exact(cols.max(1));
             let half = |x: f32| (x.to_bits() >> 16) as u16;
             match order {
-                Order::Plain | Order::Pairs(_) | Order::Octets(_) => {
+                Order::Plain | Order::Pairs(_) | Order::Octets => {
                     arrange(rows, bytemuck::cast_slice_mut(&mut lines), stride, order, |x: f32| x)
                 }
                 Order::Halves | Order::HalfPairs(_) => {
@@ -130,14 +133,24 @@ fn arrange<'a, E: Copy>(
     for (row, out) in rows.zip(out.chunks_exact_mut(stride.max(1))) {
         match order {
             Order::Plain | Order::Halves => out.iter_mut().zip(row).for_each(|(out, x)| *out = element(*x)),
-            Order::Octets(n) => {
-                for (row, out) in row.chunks(8 * n).zip(out.chunks_exact_mut(8 * n)) {
-                    let (octets, last) = row.as_chunks::<8>();
-                    for (i, octet) in octets.iter().map(|octet| octet.as_slice()).chain([last]).enumerate() {
-                        octet.iter().enumerate().for_each(|(k, x)| out[k * n + i] = element(*x));
+            Order::Octets => vectorize(
+                #[inline(always)]
+                || {
+                    let (runs, last) = row.as_chunks::<{ 8 * OCTETS }>();
+                    let (out, rest) = out.as_chunks_mut::<{ 8 * OCTETS }>();
+                    for (run, out) in runs.iter().zip(out.iter_mut()) {
+                        for k in 0..8 {
+                            for i in 0..OCTETS {
+                                out[k * OCTETS + i] = element(run[i * 8 + k]);
+                            }
+                        }
                     }
-                }
-            }
+                    debug_assert!(rest.is_empty());
+                    for (i, x) in last.iter().enumerate() {
+                        out[runs.len()][i % 8 * OCTETS + i / 8] = element(*x);
+                    }
+                },
+            ),
             Order::Pairs(n) | Order::HalfPairs(n) => {
                 for (row, out) in row.chunks(2 * n).zip(out.chunks_exact_mut(2 * n)) {
                     let (even, odd) = out.split_at_mut(n);
@@ -170,7 +183,7 @@ pub(in crate::cpu) fn order4<T: Float>(weight: &Weight4<'_, Cpu>, exact: bool) -
         _ if !whole_blocks(weight) => Order::Plain,
         // A run has one scale.
         Level::Avx512Bf16 if T::DTYPE == DType::Bf16 && exact && weight.block_size >= 64 => Order::HalfPairs(32),
-        Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16 => Order::Octets(16),
+        Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16 => Order::Octets,
         Level::Avx2 => Order::Pairs(8),
         Level::Portable => Order::Plain,
     }
