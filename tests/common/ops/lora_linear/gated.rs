@@ -60,7 +60,9 @@ pub fn check<B: Backend>(backend: &B) {
         Adapted { product: Product::new(n, 40, inputs), adapters, ..cases::stack() }
     };
     let large = [one(many, 200, 16), one(2 * many, 3072, 3), Adapted { dropout: Some(0.2), ..one(many, 832, 16) }];
-    for case in cases::adapted().into_iter().chain(large) {
+    // Of the cases of many tokens, which take long, one; the product of itself has them all.
+    let some = |case: &Adapted| case.product.n < 1000 || case.adapters.len() == 3 && case.dropout.is_none();
+    for case in cases::adapted().into_iter().filter(some).chain(large) {
         check_some::<B, Gated<B, bf16>>(backend, &case, 400);
         check_some::<B, Gated<B, f16>>(backend, &case, 200);
         check_some::<B, Gated<B, f32>>(backend, &case, 200);
