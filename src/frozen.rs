@@ -101,7 +101,8 @@ impl<'a, B: Storage, T: Float> From<Mat<'a, B, T>> for DenseWeight<'a, B, T> {
 /// let mut weight = DenseBuf::zeros(&cpu, [2, 2], LORA_ROOM)?;
 /// GatherRows { table: values.mat(2, 2), rows: rows.view(), out: weight.mat_mut() }.run(&cpu)?;
 /// let mut out = cpu.zeros::<f32>(2)?;
-/// Linear { x: x.mat(1, 2), weight: weight.weight().mat(), out: out.mat_mut(1, 2), accumulate: false }.run(&cpu)?;
+/// let (x, weight) = (x.mat(1, 2), weight.weight().mat());
+/// Linear { x, weight, out: out.mat_mut(1, 2), accumulate: false, settled: false }.run(&cpu)?;
 /// assert_eq!(out.to_vec(&cpu)?, [11.0, 17.0]);
 /// # Ok::<(), halfbyte::Error>(())
 /// ```
