@@ -8,8 +8,7 @@
 #if WGMMA
 constexpr int KV_KEYS = ATTENTION_GRAD_WGMMA_KEYS, KV_QUERIES = ATTENTION_GRAD_WGMMA_QUERIES;
 
-template <class T, int D, int STAGES_> struct KeysShared {
-    static constexpr int STAGES = STAGES_;
+template <class T, int D, int STAGES> struct KeysShared {
     using Keys = Ring<T, D, KV_KEYS, 1>;
     using Queries = Ring<T, D, KV_QUERIES, STAGES>;
     unsigned char k[Keys::BYTES], v[Keys::BYTES], q[Queries::BYTES], d_out[Queries::BYTES];
@@ -151,5 +150,4 @@ template <class T, int D, int STAGES> struct KeysGradient {
         store_rows<T, D, Keys, 1>(to_v, p.d_v.stride, valid, d_v, {{1.f, 1.f}}, shared.v, key);
     }
 };
-
 #endif

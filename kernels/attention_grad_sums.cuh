@@ -66,9 +66,7 @@ struct QuerySum {
 
     // Until so many have added.
     __device__ __forceinline__ void await(unsigned adders) const {
-        unsigned seen;
-        do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(turn) : "memory");
-        while (seen != adders);
+        while (load_acquire(turn) != adders) {}
     }
     // By a thread that knows of all that was added.
     __device__ __forceinline__ void publish(unsigned adders) const {

@@ -67,10 +67,9 @@ template <class T, unsigned TOKENS, bool GAPS> struct GemvAdapters {
     // The copying warp: what all CTAs have made.
     __device__ __forceinline__ void collect() const {
         wait_for_last(); // the counts are those of the kernel before until then
-        unsigned lane = threadIdx.x % 32, all = p.columns * TOKENS, come;
-        if (lane == 0) do
-                asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(come) : "l"(__cvta_generic_to_global(p.tickets)) : "memory");
-            while (come < all);
+        unsigned lane = threadIdx.x % 32, all = p.columns * TOKENS;
+        if (lane == 0)
+            while (load_acquire(p.tickets) < all) {}
         __syncwarp();
         for (unsigned i = lane; i < all; i += 32) {
             unsigned token = i / p.columns;

@@ -1,6 +1,7 @@
 #pragma once
 // How the output of a product by wgmma is cut into units of work, and how CTAs that share a tile add their parts up.
 #include "params.h"
+#include "ptx.cuh"
 #include <cstdint>
 
 constexpr int MAX_SPLITS = LINEAR4_WGMMA_MAX_SPLITS;
@@ -49,7 +50,7 @@ template <int CONSUMERS, int CHUNKS, int FOURS> struct TileParts {
         unsigned seen = atomicAdd(ticket, 1) + 1, mine = 1u << unit.rank;
         if ((seen & COME) == p.splits) mine |= seen >> 16;
         for (unsigned i = 0; (seen & COME) < p.splits && i < p.patience; i++)
-            asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(ticket) : "memory");
+            seen = load_acquire(ticket);
         if ((seen & COME) < p.splits && (atomicOr(ticket, mine << 16) & COME) < p.splits) mine = 0;
         __threadfence();
         return mine;

@@ -60,7 +60,7 @@ template <class T> __device__ __forceinline__ void below(const LoraLinearFactors
 
 #define OPERANDS(name, T)                                                                                              \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
-        lora_linear_##name##_##T(const __grid_constant__ LoraLinearParams p) {                                       \
+        lora_linear_##name##_##T(const __grid_constant__ LoraLinearParams p) {                                         \
         begin_kernel();                                                                                                \
         if (blockIdx.y == 0)                                                                                           \
             copy_xa<T>(p.xa);                                                                                          \

@@ -45,7 +45,7 @@ __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], uint32_t add
         : "memory");
 }
 
-// The other way round, without `trans`.
+// Stores them, with addresses and registers as `ldmatrix_x4` has them.
 __device__ __forceinline__ void stmatrix_x4(uint32_t address, const uint32_t (&r)[4]) {
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(r[0]), "r"(r[1]),
                  "r"(r[2]), "r"(r[3])
@@ -59,6 +59,13 @@ template <class T> __device__ __forceinline__ void store16(T *p, const Pack<T> &
     asm volatile("st.global.v4.b32 [%0], {%1,%2,%3,%4};" ::"l"(__cvta_generic_to_global(p)), "r"(words.x), "r"(words.y),
                  "r"(words.z), "r"(words.w)
         : "memory");
+}
+
+// A number that another CTA leaves in memory, and with it what that CTA wrote before.
+__device__ __forceinline__ unsigned load_acquire(const unsigned *p) {
+    unsigned v;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(__cvta_generic_to_global(p)) : "memory");
+    return v;
 }
 
 // Asks for a line of L2, where no stale copy can stay.

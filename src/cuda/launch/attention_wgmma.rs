@@ -133,6 +133,9 @@ pub(super) unsafe fn forward(
     unsafe { cuda.launch(kernel, dtype.suffix(), params, launch(jobs.min(cuda.n_sms))) }
 }
 
+/// The gradient, in errors.
+const OP: &str = "attention_grad";
+
 /// How many CTAs share the heads of a group: so many that each multiprocessor has two at most.
 fn shares(group: usize, jobs: usize, sms: usize) -> usize {
     let fits = |&shares: &usize| group.is_multiple_of(shares) && jobs * shares <= 2 * sms;
@@ -187,9 +190,7 @@ pub(super) unsafe fn grad(cuda: &Cuda, kernels: GradKernels, params: AttentionGr
     }
 }
 
-const OP: &str = "attention_grad";
-
-/// `d_k` and `d_v` by `blocks` CTAs, `shares` of which share a key head, then `d_q`.
+/// `d_k` and `d_v` by `kv_blocks` CTAs, `shares` of which share a key head, then `d_q`.
 ///
 /// # Safety
 /// As that of `grad`; the one counter is there.

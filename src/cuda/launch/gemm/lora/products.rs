@@ -17,7 +17,7 @@ use crate::{
         scratch::Slot,
     },
     element::{DType, Float},
-    error::Result,
+    error::{Error, Result},
     ops::LoraPart,
 };
 use core::ffi::c_void;
@@ -112,15 +112,27 @@ impl OfOutput {
     /// # Safety
     /// What it was made of is live and as large as it says.
     pub(super) unsafe fn run_d_xa(&self, cuda: &Cuda) -> Result<()> {
-        // SAFETY: this function's contract is its. cuBLASLt takes it, as `new` asked.
-        unsafe { self.d_xa.run(cuda) }.map(drop)
+        // SAFETY: this function's contract is its.
+        unsafe { run_taken(cuda, &self.d_xa) }
     }
 
     /// # Safety
     /// As for [`OfOutput::run_d_xa`].
     pub(super) unsafe fn run_d_b(&self, cuda: &Cuda) -> Result<()> {
         // SAFETY: as in `run_d_xa`.
-        unsafe { self.d_b.run(cuda) }.map(drop)
+        unsafe { run_taken(cuda, &self.d_b) }
+    }
+}
+
+/// Queues a product that cuBLASLt has said to take.
+///
+/// # Safety
+/// As for [`BlasProduct::run`].
+unsafe fn run_taken(cuda: &Cuda, product: &BlasProduct) -> Result<()> {
+    // SAFETY: this function's contract is its.
+    match unsafe { product.run(cuda) }? {
+        true => Ok(()),
+        false => Err(Error::Cuda { what: "a product of an adapter", reason: "cuBLASLt took it a moment ago".into() }),
     }
 }
 
@@ -157,7 +169,7 @@ pub(super) unsafe fn d_a<T: Float>(cuda: &Cuda, d_a: &[LoraWeightGradParams]) ->
         return Ok(false);
     }
     // SAFETY: this function's contract is its, and the scratch has a row for each column.
-    unsafe { BlasProduct { accumulate: alone, ..product }.run(cuda)? };
+    unsafe { run_taken(cuda, &BlasProduct { accumulate: alone, ..product })? };
     if alone {
         return Ok(true);
     }
