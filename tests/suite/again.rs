@@ -17,7 +17,7 @@ use halfbyte::{Cuda, ops::Heads};
 const RUNS: usize = 150;
 
 fn runs() -> usize {
-    std::env::var("HALFBYTE_AGAIN").map_or(RUNS, |n| n.parse().unwrap())
+    std::env::var("HALFBYTE_AGAIN").map_or(RUNS, |n| n.parse::<usize>().unwrap().max(2))
 }
 
 fn many_times<S: Setup<Cuda>>(backend: &Cuda, case: S::Case) {
