@@ -1,7 +1,8 @@
 #pragma once
 // What both gradients by tiles of keys on Hopper share: a CTA has 128 keys of one key head, whose d_k and d_v stay in
-// registers, and walks over the queries of its group. Two warpgroups of 64 keys multiply, and a warp loads
-// (attention_wgmma.cuh). Scores have keys as rows, so that weights and slopes are left factors for d_v and d_k.
+// registers, and walks over the queries of its group, or SHARES CTAs, a cluster, share these. Two warpgroups of 64 keys
+// multiply, and a warp loads (attention_wgmma.cuh). Scores have keys as rows, so that weights and slopes are left
+// factors for d_v and d_k.
 #include "attention_slopes.cuh"
 #include "attention_wgmma.cuh"
 
@@ -140,6 +141,53 @@ template <class T, int D, int STAGES> struct KeysGradient {
         Wgmma::add<T, Queries>(d_k, slopes, q_tile(now));
         wgmma_commit();
     }
+    using Sums = float4[2][D / 8][MULTIPLIERS];
+    // In the end: d_k and d_v, as the threads have them, where tiles were.
+    __device__ __forceinline__ Sums &sums() const {
+        static_assert(sizeof(Sums) <= offsetof(S, lse), "they fit");
+        return *reinterpret_cast<Sums *>(shared.k);
+    }
+    // Leaves the sums of this CTA's heads in shared memory, for the cluster.
+    __device__ __forceinline__ void leave() {
+        multipliers_sync(); // the other warpgroup has read keys and values
+#pragma unroll
+        for (int n = 0; n < D / 8; n++) {
+            sums()[0][n][threadIdx.x] = {d_k[0][n][0], d_k[0][n][1], d_k[0][n][2], d_k[0][n][3]};
+            sums()[1][n][threadIdx.x] = {d_v[0][n][0], d_v[0][n][1], d_v[0][n][2], d_v[0][n][3]};
+        }
+    }
+    // The sums of all CTAs of the cluster for this thread's rows, in the order of the heads.
+    template <int SHARES> __device__ __forceinline__ void merge() {
+        auto add = [&](float (&sum)[D / 8][4], int which) {
+#pragma unroll
+            for (int n = 0; n < D / 8; n++) {
+                sum[n][0] = sum[n][1] = sum[n][2] = sum[n][3] = 0.f;
+#pragma unroll
+                for (int share = 0; share < SHARES; share++) {
+                    float4 v = *cluster_shared(&sums()[which][n][threadIdx.x], share);
+                    sum[n][0] += v.x, sum[n][1] += v.y, sum[n][2] += v.z, sum[n][3] += v.w;
+                }
+            }
+        };
+        add(d_k[0], 0), add(d_v[0], 1);
+    }
+    // The end, when all that this CTA's heads add is in registers: of SHARES CTAs, a cluster, each adds up and stores the
+    // rows of a part of its warps. The warps that do not multiply meet the others by `leave_cluster`.
+    template <int SHARES> __device__ __forceinline__ void finish() {
+        if constexpr (SHARES == 1) {
+            multipliers_sync(); // the others have read keys and values
+        } else {
+            bool mine = threadIdx.x / (MULTIPLIERS / SHARES) == cluster_rank();
+            leave();
+            cluster_sync();
+            if (mine) merge<SHARES>();
+            cluster_sync(); // all have read what this CTA left
+            if (!mine) return;
+        }
+        store();
+    }
+
+  private:
     // Rows of this warp to memory, through its rows of the tiles of keys and values.
     __device__ __forceinline__ void store() {
         if (job.key0 + key >= job.seq.len) return;
@@ -150,4 +198,9 @@ template <class T, int D, int STAGES> struct KeysGradient {
         store_rows<T, D, Keys, 1>(to_v, p.d_v.stride, valid, d_v, {{1.f, 1.f}}, shared.v, key);
     }
 };
+
+// By warps that do not multiply, in the end.
+template <int SHARES> __device__ __forceinline__ void leave_cluster() {
+    if constexpr (SHARES > 1) __syncwarp(), cluster_sync(), cluster_sync();
+}
 #endif

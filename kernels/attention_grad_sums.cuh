@@ -70,7 +70,6 @@ struct QuerySum {
     }
     // By a thread that knows of all that was added.
     __device__ __forceinline__ void publish(unsigned adders) const {
-        __threadfence();
         asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(turn), "r"(adders) : "memory");
     }
 };
@@ -221,31 +220,50 @@ template <class T, int D> struct SumsGradient : KeysGradient<T, D, SUMS_STAGES> 
 };
 
 // Jobs are drawn in the order in which CTAs start, since they wait for those of the keys before.
-__device__ __forceinline__ unsigned draw(unsigned *counter) {
+__device__ __forceinline__ unsigned draw(unsigned *counter, unsigned jobs) {
     unsigned drawn = atomicAdd(counter, 1);
-    if (drawn + 1 == gridDim.x) *counter = 0;
+    if (drawn + 1 == jobs) *counter = 0;
     return drawn;
 }
 
-template <class T, int D> __device__ __forceinline__ void attention_grad_sums(const AttentionGradWgmmaParams &p) {
+// Makes a CTA's barriers, and says which job is its own, or its cluster's.
+template <class T, int D, int SHARES>
+__device__ __forceinline__ unsigned begin_job(const AttentionGradWgmmaParams &p, SumsShared<T, D> &shared) {
+    bool draws = SHARES == 1 || cluster_rank() == 0;
+    if (threadIdx.x == 0) {
+        shared.init(), barriers_are_made();
+        if (draws) shared.ticket = draw(p.ticket, gridDim.x / SHARES);
+    }
+    if constexpr (SHARES == 1) {
+        __syncthreads();
+        return shared.ticket;
+    } else {
+        cluster_sync();
+        unsigned ticket = *cluster_shared(&shared.ticket, 0);
+        cluster_sync(); // all have read it: a CTA without work may leave
+        return ticket;
+    }
+}
+
+template <class T, int D, int SHARES>
+__device__ __forceinline__ void attention_grad_sums(const AttentionGradWgmmaParams &p) {
     extern __shared__ __align__(1024) unsigned char bytes[];
     auto &shared = *reinterpret_cast<SumsShared<T, D> *>(bytes);
-    if (threadIdx.x == 0) shared.init(), barriers_are_made(), shared.ticket = draw(p.ticket);
-    __syncthreads();
-    KeysJob job(p.grad, shared.ticket, 0, 1);
-    if (job.rounds == 0) return;
+    unsigned ticket = begin_job<T, D, SHARES>(p, shared);
+    KeysJob job(p.grad, ticket, blockIdx.x % SHARES, SHARES);
+    if (job.rounds == 0) return; // so do all CTAs of the cluster
     if (threadIdx.x >= MULTIPLIERS) {
         set_registers<SUMS_LOADER_REGISTERS, false>();
         if (threadIdx.x / 32 == LOADER) load_queries(p, shared, job, job.seq.len - job.key0);
         if (threadIdx.x == (LOADER + 1) * 32) give_turns<T, D>(p, shared, job);
         if (threadIdx.x == (LOADER + 2) * 32) pass_turns<T, D>(p, shared, job);
+        leave_cluster<SHARES>();
         return;
     }
     set_registers<SUMS_MULTIPLIER_REGISTERS, true>();
     SumsGradient<T, D> gradient(p, shared, job);
     gradient.run();
-    multipliers_sync(); // the others have read keys and values
-    gradient.store();
+    gradient.template finish<SHARES>();
 }
 
 // d_q = scale times the sums: a CTA has a tile of queries of one head.

@@ -43,36 +43,6 @@ template <class T, int D> struct SharedKeysGradient : KeysGradient<T, D, KV_STAG
         }
         for (; step < job.steps(); step++, next.next()) this->await(next), this->release(next);
     }
-    using Sums = float4[2][D / 8][MULTIPLIERS];
-    // In the end: d_k and d_v, as the threads have them, where tiles were.
-    __device__ __forceinline__ Sums &sums() const {
-        static_assert(sizeof(Sums) <= offsetof(S, lse), "they fit");
-        return *reinterpret_cast<Sums *>(shared.k);
-    }
-    // Leaves the sums of this CTA's heads in shared memory, for the cluster.
-    __device__ __forceinline__ void leave() {
-        multipliers_sync(); // the other warpgroup has read keys and values
-#pragma unroll
-        for (int n = 0; n < D / 8; n++) {
-            sums()[0][n][threadIdx.x] = {d_k[0][n][0], d_k[0][n][1], d_k[0][n][2], d_k[0][n][3]};
-            sums()[1][n][threadIdx.x] = {d_v[0][n][0], d_v[0][n][1], d_v[0][n][2], d_v[0][n][3]};
-        }
-    }
-    // The sums of all CTAs of the cluster for this thread's rows, in the order of the heads.
-    template <int SHARES> __device__ __forceinline__ void merge() {
-        auto add = [&](float (&sum)[D / 8][4], int which) {
-#pragma unroll
-            for (int n = 0; n < D / 8; n++) {
-                sum[n][0] = sum[n][1] = sum[n][2] = sum[n][3] = 0.f;
-#pragma unroll
-                for (int share = 0; share < SHARES; share++) {
-                    float4 v = *cluster_shared(&sums()[which][n][threadIdx.x], share);
-                    sum[n][0] += v.x, sum[n][1] += v.y, sum[n][2] += v.z, sum[n][3] += v.w;
-                }
-            }
-        };
-        add(d_k[0], 0), add(d_v[0], 1);
-    }
 };
 
 template <class T, int D, int SHARES>
@@ -86,24 +56,13 @@ __device__ __forceinline__ void attention_grad_kv(const AttentionGradWgmmaParams
     if (threadIdx.x >= MULTIPLIERS) {
         set_registers<LOADER_REGISTERS, false>();
         if (threadIdx.x / 32 == LOADER) load_queries(p, shared, job, KV_KEYS);
-        if constexpr (SHARES > 1) cluster_sync(), cluster_sync();
+        leave_cluster<SHARES>();
         return;
     }
     set_registers<MULTIPLIER_REGISTERS, true>();
     SharedKeysGradient<T, D> gradient(p.grad, shared, job);
     gradient.run();
-    if constexpr (SHARES == 1) {
-        multipliers_sync(); // the others have read keys and values
-    } else {
-        // Each CTA adds up and stores the rows of a part of its warps.
-        bool mine = threadIdx.x / (MULTIPLIERS / SHARES) == blockIdx.x % SHARES;
-        gradient.leave();
-        cluster_sync();
-        if (mine) gradient.template merge<SHARES>();
-        cluster_sync(); // all have read what this CTA left
-        if (!mine) return;
-    }
-    gradient.store();
+    gradient.template finish<SHARES>();
 }
 
 // ---- d_q: a CTA stays for the whole launch; a job is 128 queries of one head
@@ -233,6 +192,7 @@ ATTENTION_HOPPER(attention_grad_kv_wgmma, AttentionGradWgmmaParams, attention_gr
 ATTENTION_HOPPER(attention_grad_kv_wgmma_x2, AttentionGradWgmmaParams, attention_grad_kv, 2, 2)
 ATTENTION_HOPPER(attention_grad_kv_wgmma_x4, AttentionGradWgmmaParams, attention_grad_kv, 4, 4)
 ATTENTION_HOPPER(attention_grad_q_wgmma, AttentionGradWgmmaParams, attention_grad_q, 1)
-ATTENTION_HOPPER(attention_grad_sums, AttentionGradWgmmaParams, attention_grad_sums, 1)
+ATTENTION_HOPPER(attention_grad_sums, AttentionGradWgmmaParams, attention_grad_sums, 1, 1)
+ATTENTION_HOPPER(attention_grad_sums_x2, AttentionGradWgmmaParams, attention_grad_sums, 2, 2)
 ATTENTION_HOPPER(attention_grad_summed, AttentionGradWgmmaParams, attention_grad_summed, 1)
 #endif

@@ -34,7 +34,9 @@ static KV_BY_4: [Kernel<AttentionGradWgmmaParams>; 2] =
 static KV_BY_2: [Kernel<AttentionGradWgmmaParams>; 2] =
     by_head_dim!("attention_grad_wgmma", "attention_grad_kv_wgmma_x2");
 static KV: [Kernel<AttentionGradWgmmaParams>; 2] = by_head_dim!("attention_grad_wgmma", "attention_grad_kv_wgmma");
-/// All three gradients for long sequences, but for `d_q` as sums, and `d_q` of these.
+/// All three gradients for long sequences, but for `d_q` as sums, by clusters of two CTAs or by single ones, and `d_q` of these.
+static SUMS_BY_2: [Kernel<AttentionGradWgmmaParams>; 2] =
+    by_head_dim!("attention_grad_wgmma", "attention_grad_sums_x2");
 static SUMS: [Kernel<AttentionGradWgmmaParams>; 2] = by_head_dim!("attention_grad_wgmma", "attention_grad_sums");
 static SUMMED: [Kernel<AttentionGradWgmmaParams>; 2] = by_head_dim!("attention_grad_wgmma", "attention_grad_summed");
 
@@ -55,37 +57,29 @@ pub(super) fn forward_kernel(
 
 /// The kernels of the gradient for heads of one size.
 pub(super) struct GradKernels {
-    kv_by_4: &'static Kernel<AttentionGradWgmmaParams>,
-    kv_by_2: &'static Kernel<AttentionGradWgmmaParams>,
-    kv: &'static Kernel<AttentionGradWgmmaParams>,
+    /// By one CTA for a key head, by two and by four.
+    kv: [&'static Kernel<AttentionGradWgmmaParams>; 3],
     q: &'static Kernel<AttentionGradWgmmaParams>,
-    sums: &'static Kernel<AttentionGradWgmmaParams>,
+    /// By one CTA for a key head, and by two.
+    sums: [&'static Kernel<AttentionGradWgmmaParams>; 2],
     summed: &'static Kernel<AttentionGradWgmmaParams>,
-}
-
-impl GradKernels {
-    /// That of `d_k` and `d_v` by so many CTAs.
-    fn kv(&self, shares: usize) -> &'static Kernel<AttentionGradWgmmaParams> {
-        match shares {
-            4 => self.kv_by_4,
-            2 => self.kv_by_2,
-            _ => self.kv,
-        }
-    }
 }
 
 /// The same of the gradient.
 pub(super) fn grad_kernels(cuda: &Cuda, heads: &Heads, suffix: &'static str) -> Result<Option<GradKernels>> {
     let Some(i) = index(heads) else { return Ok(None) };
     let kernels = GradKernels {
-        kv_by_4: &KV_BY_4[i],
-        kv_by_2: &KV_BY_2[i],
-        kv: &KV[i],
+        kv: [&KV[i], &KV_BY_2[i], &KV_BY_4[i]],
         q: &Q[i],
-        sums: &SUMS[i],
+        sums: [&SUMS[i], &SUMS_BY_2[i]],
         summed: &SUMMED[i],
     };
     Ok(cuda.has(kernels.q, suffix)?.then_some(kernels))
+}
+
+/// Where the kernel for so many CTAs stands: they are a power of two.
+fn place(shares: usize) -> usize {
+    shares.ilog2() as usize
 }
 
 /// `rows` rows of `heads` heads, as the copy engine sees them.
@@ -145,9 +139,9 @@ fn shares(group: usize, jobs: usize, sms: usize) -> usize {
 /// Are sums of `d_q` in memory worth their pass, for sequences of up to so many tokens?
 ///
 /// Measured on an H200 with 32 and 8 heads (docs/attention.md): 4 sequences of 2,048 tokens are 10 % faster, 8 of 1,024 2 %,
-/// 16 of 512 23 % slower. Where CTAs share a key head there are too few of them for either.
+/// 16 of 512 23 % slower; by two CTAs for a key head one of 2,048 is faster, one of 1,024 slower.
 fn takes_sums(max_len: usize, shares: usize) -> bool {
-    shares == 1 && max_len >= 1024
+    shares <= 2 && max_len >= 1024 * shares
 }
 
 /// Elements of `d_q`'s sums: each sequence has a row to spare.
@@ -181,11 +175,12 @@ pub(super) unsafe fn grad(cuda: &Cuda, kernels: GradKernels, params: AttentionGr
     // Of sequences of all lengths there are fewer tiles than of so many of the longest.
     let jobs = (n / params::ATTENTION_GRAD_WGMMA_KEYS + n_seqs).saturating_mul(kv_heads).min(tiles);
     let shares = shares((q_heads / kv_heads) as usize, jobs as usize, cuda.n_sms as usize);
+    let kv_blocks = grid(OP, &[max_len as usize, kv_heads as usize, n_seqs as usize], tiles as usize * shares)?;
     // SAFETY: as this function's contract says.
     unsafe {
         match takes_sums(max_len as usize, shares) {
-            true => grad_by_sums(cuda, kernels, all, tiles, dtype),
-            false => grad_by_heads(cuda, kernels, all, tiles as usize * shares, shares, dtype),
+            true => grad_by_sums(cuda, kernels, all, kv_blocks, shares, dtype),
+            false => grad_by_heads(cuda, kernels, all, kv_blocks, shares, dtype),
         }
     }
 }
@@ -198,16 +193,15 @@ unsafe fn grad_by_heads(
     cuda: &Cuda,
     kernels: GradKernels,
     params: AttentionGradWgmmaParams,
-    kv_blocks: usize,
+    kv_blocks: u32,
     shares: usize,
     dtype: DType,
 ) -> Result<()> {
-    let AttentionGradParams { n_seqs, max_len, q_heads, kv_heads, .. } = params.grad;
+    let AttentionGradParams { n_seqs, max_len, q_heads, .. } = params.grad;
     let q_jobs = blocks(OP, max_len, params::ATTENTION_GRAD_Q_WGMMA_QUERIES, q_heads, n_seqs)?;
-    let kv_blocks = grid(OP, &[max_len as usize, kv_heads as usize, n_seqs as usize], kv_blocks)?;
     // SAFETY: as this function's contract says.
     unsafe {
-        cuda.launch(kernels.kv(shares), dtype.suffix(), params, launch(kv_blocks))?;
+        cuda.launch(kernels.kv[place(shares)], dtype.suffix(), params, launch(kv_blocks))?;
         cuda.launch(kernels.q, dtype.suffix(), params, launch(q_jobs.min(cuda.n_sms)))
     }
 }
@@ -221,6 +215,7 @@ unsafe fn grad_by_sums(
     kernels: GradKernels,
     mut params: AttentionGradWgmmaParams,
     kv_blocks: u32,
+    shares: usize,
     dtype: DType,
 ) -> Result<()> {
     let AttentionGradParams { n_seqs, max_len, q_heads, dim, .. } = params.grad;
@@ -238,7 +233,7 @@ unsafe fn grad_by_sums(
     // SAFETY: as this function's contract says; the scratch has as many sums, turns and tickets as the kernels count,
     // which take no more of a sequence than `max_len`.
     unsafe {
-        cuda.launch(kernels.sums, dtype.suffix(), params, launch(kv_blocks))?;
+        cuda.launch(kernels.sums[place(shares)], dtype.suffix(), params, launch(kv_blocks))?;
         cuda.launch(kernels.summed, dtype.suffix(), params, summed)
     }
 }
@@ -249,8 +244,8 @@ mod tests {
 
     #[test]
     fn sums_are_for_many_tiles_of_long_sequences() {
-        assert!(takes_sums(2048, 1));
-        assert!(!takes_sums(2048, 2) && !takes_sums(512, 1));
+        assert!(takes_sums(1024, 1) && takes_sums(2048, 2));
+        assert!(!takes_sums(512, 1) && !takes_sums(1024, 2) && !takes_sums(8192, 4));
     }
 
     #[test]
