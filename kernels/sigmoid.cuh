@@ -2,15 +2,18 @@
 // What SwiGLU is made of.
 #include "types.cuh"
 
-// 1 / x for x from 1 on, rounded as the division is, but 0 where that is below the normal numbers. The division has a branch,
-// around which instructions cannot be moved.
+// 1 / x for x from 1 on, rounded as the division is where that is a normal number. The division has a branch, around
+// which instructions cannot be moved.
 __device__ __forceinline__ float reciprocal(float x) {
-    float r;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
-    return x < 0x1p126f ? fmaf(r, fmaf(-x, r, 1.f), r) : r;
+    bool small = x >= 0x1p126f; // the inverse is below the normal numbers
+    float y = small ? x * 0x1p-2f : x, r;
+    y = y > 0x1p127f ? 0x1p127f : y; // of infinity 0
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(y));
+    r = fmaf(r, fmaf(-y, r, 1.f), r);
+    return small ? r * 0x1p-2f : r;
 }
 
-// 1 / (1 + exp(-v)); without BRANCH 0 for v below -87.3.
+// 1 / (1 + exp(-v)).
 template <class T, bool BRANCH = true> __device__ __forceinline__ float sigmoid(float v) {
     // f16 and bf16 hide the error of the fast exponential.
     if constexpr (sizeof(T) == 4) return 1.f / (1.f + expf(-v));

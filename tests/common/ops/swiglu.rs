@@ -5,7 +5,7 @@ use crate::common::{
     oracle,
     random::property,
     setup::{Check, Difference, Setup, differentiate},
-    tensor::{Output, Tensor},
+    tensor::{Layout, Output, Tensor},
     work::{Model, Work},
     zeros::Zeros,
 };
@@ -15,9 +15,9 @@ use halfbyte::{
     ops::{Op, Swiglu, SwigluGrad},
 };
 
-/// Normal numbers, and in the suite some where the exponential overflows or vanishes.
-fn gates<B: Backend, T: Float>(make: &Make<B>, case: &Rows) -> Tensor<B, T> {
-    make.normal_but([case.n, 2 * case.d], case.layout, 2.0, |values| {
+/// Of `n` rows, `d` each: normal numbers, and in the suite some where the exponential overflows or vanishes.
+pub fn gates<B: Backend, T: Float>(make: &Make<B>, [n, d]: [usize; 2], layout: Layout) -> Tensor<B, T> {
+    make.normal_but([n, 2 * d], layout, 2.0, |values| {
         let extremes = [100.0, -100.0, 0.0, 20.0, -20.0, -88.0, 1e-4];
         values.iter_mut().step_by(11).zip(extremes.into_iter().cycle()).for_each(|(v, e)| *v = e);
     })
@@ -37,7 +37,11 @@ impl<B: Backend, T: Float> Setup<B> for Forward<B, T> {
     }
 
     fn new(make: &Make<B>, case: &Rows) -> Self {
-        Forward { case: *case, gate_up: gates(make, case), out: make.output([case.n, case.d], case.layout) }
+        Forward {
+            case: *case,
+            gate_up: gates(make, [case.n, case.d], case.layout),
+            out: make.output([case.n, case.d], case.layout),
+        }
     }
 
     fn run(&mut self, backend: &B) -> Result<()> {
@@ -69,7 +73,11 @@ impl<B: Backend, T: Float> Setup<B> for Gradient<B, T> {
 
     fn new(make: &Make<B>, case: &Rows) -> Self {
         let Rows { n, d: f, layout, .. } = *case;
-        Gradient { case: *case, gate_up: gates(make, case), d_out: make.normal([n, f], layout, 1.0) }
+        Gradient {
+            case: *case,
+            gate_up: gates(make, [case.n, case.d], case.layout),
+            d_out: make.normal([n, f], layout, 1.0),
+        }
     }
 
     fn run(&mut self, backend: &B) -> Result<()> {

@@ -6,7 +6,7 @@ use crate::common::{
     close::Close,
     make::Make,
     num::{Num, unit},
-    ops::lora::dropped,
+    ops::{lora::dropped, swiglu::gates},
     setup::{Setup, check_some},
     tensor::{Layout, Output, Tensor},
     zeros::Zeros,
@@ -41,10 +41,12 @@ impl<B: Backend, T: Float> Side<B, T> {
     fn new(make: &Make<B>, (case, by): &(Adapted, By)) -> Self {
         let make = Make::new(make.backend, make.purpose, "unkept");
         let (n, inputs, layout) = (case.product.n, case.product.inputs, case.product.layout);
-        let wide = inputs * if let By::Swiglu = by { 2 } else { 1 };
         Side {
             gradient: Gradient::new(&make, case),
-            from: make.normal([n, wide], layout, 1.0),
+            from: match by {
+                By::Swiglu => gates(&make, [n, inputs], layout),
+                By::RmsNorm => make.normal([n, inputs], layout, 1.0),
+            },
             sum: make.normal([n, inputs], layout, 1.0),
             weight: make.normal([1, inputs], Layout::Packed, 1.0),
         }
