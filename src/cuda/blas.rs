@@ -63,6 +63,7 @@ pub(super) struct BlasShape {
     pub(super) grad: bool,
     /// `x` is `[k, n]`: a sum over tokens.
     pub(super) x_transposed: bool,
+    pub(super) accumulate: bool,
     pub(super) n: usize,
     pub(super) m: usize,
     pub(super) k: usize,
@@ -79,6 +80,7 @@ impl BlasShape {
         BlasShape {
             grad: false,
             x_transposed: false,
+            accumulate: false,
             n,
             m: n,
             k: n,
@@ -190,8 +192,7 @@ impl Blas {
         Ok(self.is_open()? && self.0.lock().plan(shape)?.is_some())
     }
 
-    /// Queues a product times `scale`; sums that `accumulate` are added to what is in `out`. False: cuBLASLt is not open, or
-    /// has no algorithm for this.
+    /// Queues a product times `scale`. False: cuBLASLt is not open, or has no algorithm for this.
     ///
     /// # Safety
     /// The matrices are live and as large as `shape` says, the workspace has [`WORKSPACE`] bytes, and nothing else on
@@ -201,12 +202,13 @@ impl Blas {
         stream: &CudaStream,
         shape: &BlasShape,
         pointers: BlasPointers,
-        [scale, accumulate]: [f32; 2],
+        scale: f32,
         workspace: *mut c_void,
     ) -> Result<bool> {
         let mut state = self.0.lock();
         let Some((handle, plan)) = state.plan(shape)? else { return Ok(false) };
         let BlasPointers { x, weight, out } = pointers;
+        let accumulate = f32::from(u8::from(shape.accumulate));
         // SAFETY: the plan was made for this shape, and that pointers and workspace fit it is this function's contract.
         // The factors are read before the call returns.
         unsafe {
@@ -288,7 +290,7 @@ impl Plan {
             out: layout(output, m, n, out_stride)?,
             algorithm: sys::cublasLtMatmulAlgo_t { data: [0; 8] },
         };
-        match algorithm::choose(handle, &plan, n * m) {
+        match algorithm::choose(handle, &plan, shape) {
             Ok(algorithm) => plan.algorithm = algorithm,
             Err(CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED)) => return Ok(None),
             Err(error) => return Err(error),

@@ -102,7 +102,6 @@ unsafe fn run_blas(cuda: &Cuda, gemm: &Gemm, weight: Matrix) -> Result<bool> {
 struct BlasProduct {
     shape: BlasShape,
     pointers: BlasPointers,
-    accumulate: bool,
     scale: f32,
 }
 
@@ -116,6 +115,7 @@ impl BlasProduct {
         let shape = BlasShape {
             grad: gemm.grad,
             x_transposed: false,
+            accumulate: gemm.accumulate,
             n: gemm.n,
             m: gemm.m,
             k: gemm.k,
@@ -127,7 +127,7 @@ impl BlasProduct {
         };
         let pointers = BlasPointers { x: gemm.x.ptr, weight: weight.ptr, out: gemm.out.ptr };
         let fits = aligned && ![gemm.n, rows, cols].contains(&0);
-        fits.then_some(BlasProduct { shape, pointers, accumulate: gemm.accumulate, scale: 1.0 })
+        fits.then_some(BlasProduct { shape, pointers, scale: 1.0 })
     }
 
     /// Queues it. False: cuBLASLt is not open, or does not take it.
@@ -136,9 +136,8 @@ impl BlasProduct {
     /// The matrices are live and as large as the shape says.
     unsafe fn run(&self, cuda: &Cuda) -> Result<bool> {
         let workspace = cuda.scratch(Slot::Blas, blas::WORKSPACE)?;
-        let factors = [self.scale, f32::from(u8::from(self.accumulate))];
         // SAFETY: the matrices are as this function's contract says. Scratch is the op's alone until the next op is queued,
         // which is this thread's doing while it has its turn, and with the turn came the context.
-        unsafe { cuda.blas.multiply(&cuda.queue.stream, &self.shape, self.pointers, factors, workspace) }
+        unsafe { cuda.blas.multiply(&cuda.queue.stream, &self.shape, self.pointers, self.scale, workspace) }
     }
 }

@@ -164,12 +164,13 @@ pub(super) unsafe fn d_a<T: Float>(cuda: &Cuda, d_a: &[LoraWeightGradParams]) ->
         true => (all.out, all.scale),
         false => (cuda.scratch::<f32>(Slot::Partial, all.r as usize * all.cols as usize)?, 1.0),
     };
-    let Some(product) = of_factor(T::DTYPE, &LoraWeightGradParams { out, scale, ..all }) else { return Ok(false) };
+    let Some(mut product) = of_factor(T::DTYPE, &LoraWeightGradParams { out, scale, ..all }) else { return Ok(false) };
+    product.shape.accumulate = alone;
     if !cuda.blas.takes(&product.shape)? {
         return Ok(false);
     }
     // SAFETY: this function's contract is its, and the scratch has a row for each column.
-    unsafe { run_taken(cuda, &BlasProduct { accumulate: alone, ..product })? };
+    unsafe { run_taken(cuda, &product)? };
     if alone {
         return Ok(true);
     }
