@@ -42,9 +42,9 @@ pub(super) fn look_up(values: &[f32; 16], codes: &[u8], first: usize, out: &mut 
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(super) fn unnest(map: &[f32; 256], group: Group, codes: &[u8], out: &mut [f32]) {
-    for (out, code) in out.iter_mut().zip(codes) {
-        *out = map[usize::from(*code)] * group.absmax + group.offset;
-    }
+    // The second loop is one of vectors.
+    out.iter_mut().zip(codes).for_each(|(out, code)| *out = map[usize::from(*code)]);
+    out.iter_mut().for_each(|out| *out = *out * group.absmax + group.offset);
 }
 
 #[cfg(target_arch = "x86_64")]

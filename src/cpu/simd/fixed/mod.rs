@@ -12,6 +12,8 @@
 pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+pub(super) mod tile;
 
 use super::{Level, level, vectorize};
 

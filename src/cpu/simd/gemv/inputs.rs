@@ -1,5 +1,6 @@
 //! The vectors of a product, in the order in which its kernel reads them.
 
+use super::BEYOND;
 use crate::cpu::{
     par,
     simd::{
@@ -57,7 +58,7 @@ impl Order {
 pub(in crate::cpu) struct Inputs {
     /// `[n, stride]` in f32 or in bf16, zeros beyond `cols`. A load of a vector does not cross a line of the cache.
     lines: Vec<par::Line>,
-    /// `[n, blocks]`, where these have some.
+    /// `[n, blocks]`, and [`BEYOND`] more, where these have some.
     scales: Vec<f32>,
     pub(super) order: Order,
     /// How many vectors there are.
@@ -96,7 +97,7 @@ impl Inputs {
                     arrange(rows, bytemuck::cast_slice_mut(&mut lines), stride, order, half)
                 }
                 Order::Blocks => {
-                    scales = vec![0.0; n * stride / BLOCK];
+                    scales = vec![0.0; n * stride / BLOCK + BEYOND];
                     let out = bytemuck::cast_slice_mut(&mut lines).chunks_exact_mut(stride.max(1));
                     for ((row, out), scales) in rows.zip(out).zip(scales.chunks_exact_mut((stride / BLOCK).max(1))) {
                         blocks(row, out, scales);
@@ -120,13 +121,19 @@ impl Inputs {
         bytemuck::cast_slice(&self.lines)
     }
 
-    /// The same of [`Order::Blocks`], and the scales of vector `i`.
+    /// Blocks of vector `i` in [`Order::Blocks`].
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
-    pub(super) fn blocks(&self, i: usize) -> (&[[i16; BLOCK]], &[f32]) {
+    pub(super) fn blocks(&self, i: usize, first: usize, count: usize) -> &[[i16; BLOCK]] {
         let numbers: &[i16] = bytemuck::cast_slice(&self.lines);
-        let blocks = self.stride / BLOCK;
-        (&numbers.as_chunks().0[i * blocks..][..blocks], &self.scales[i * blocks..][..blocks])
+        &numbers.as_chunks().0[i * (self.stride / BLOCK) + first..][..count]
+    }
+
+    /// The scales of these, and [`BEYOND`] more.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(super) fn scales(&self, i: usize) -> &[f32] {
+        &self.scales[i * (self.stride / BLOCK)..]
     }
 }
 
