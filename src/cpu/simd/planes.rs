@@ -310,7 +310,7 @@ mod tests {
     #[test]
     fn the_largest_sums_fit() {
         for [code, x] in
-            [[127, 127 * 256 - 128], [127, -127 * 256 - 128], [127, 127 * 256 + 127], [-127, -127 * 256 - 128]]
+            [[127, 127 * 256 - 128], [127, -126 * 256 - 128], [127, 127 * 256 + 127], [-127, -126 * 256 - 128]]
         {
             let (mut upper, x) = (vec![0; UPPER], Halves::new(&[x as i16; RUN]));
             split(&[code as i8; RUN], &mut upper, &mut [0; 64]);
