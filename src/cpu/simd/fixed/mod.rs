@@ -36,7 +36,8 @@ pub(in crate::cpu) enum Limit {
     Each,
     /// The sum of their magnitudes 2^16, and each of them 2^15.
     Sum,
-    /// Each of them 2^14: eight products of two such numbers, which are what of a block meets in a lane of 32 bits, are below 2^31.
+    /// Each of them 2^14: eight products of two such numbers, which are what of a block meets in a lane of 32 bits, are below
+    /// 2^31.
     Lane,
 }
 
@@ -70,7 +71,8 @@ impl Limit {
         self.scale(both(larger), both(|a, b| a + b))
     }
 
-    /// The same by the largest magnitude and the sum of all. NaN and infinity among the elements make it so, and then every product NaN.
+    /// The same by the largest magnitude and the sum of all. NaN and infinity among the elements make it so, and then every
+    /// product NaN.
     #[inline(always)]
     fn scale(self, largest: f32, sum: f32) -> f32 {
         let [each, all] = self.steps();

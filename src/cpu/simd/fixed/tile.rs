@@ -72,7 +72,7 @@ fixed_tile!(
     _mm512_dpwssd_epi32
 );
 
-/// What `_mm256_dpwssd_epi32` does.
+/// What `_mm256_dpwssd_epi32` does. (`_mm256_dpwssd_avx_epi32` would be it where there is AVX-VNNI: there was no machine to test it.)
 #[target_feature(enable = "avx2")]
 #[inline]
 fn dot(sums: __m256i, a: __m256i, b: __m256i) -> __m256i {

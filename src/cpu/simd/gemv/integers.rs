@@ -68,8 +68,8 @@ fn some4<const R: usize, const N: usize>(rows: Rows4<'_>, x: &Inputs, out: &mut 
     }
 }
 
-/// What the sums of blocks from `first` on are to be multiplied with: the scales of the weight, each of `2^shift` blocks, those of the
-/// vector, and `part`. Behind the last block it is anything.
+/// What the sums of blocks from `first` on are to be multiplied with: the scales of the weight, each of `2^shift` blocks, those of
+/// the vector, and `part`. Behind the last block it is anything.
 #[inline(always)]
 fn multiply([weight, vector]: [&[f32]; 2], shift: u32, first: usize, part: f32, out: &mut [f32; RUN]) {
     let vector: &[f32; RUN] = vector[first..].first_chunk().expect("BEYOND more");
