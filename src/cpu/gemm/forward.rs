@@ -51,7 +51,9 @@ pub(super) fn multiply<O: Float>(
 ) {
     let ([m, n], [_, depth], tile) = (out.shape(), x.shape(), tile_of_weight(x, weight.exact()));
     let share = n.min(COLS) / (4 * pool::threads());
-    let block = share.next_multiple_of(tile.rows).clamp(tile.rows, BLOCK / tile.rows * tile.rows);
+    // Whole tiles, and as many rows as are transposed at once.
+    let unit = if pack::ROWS.is_multiple_of(tile.rows) { pack::ROWS } else { tile.rows * pack::ROWS / 2 };
+    let block = share.next_multiple_of(unit).clamp(unit, BLOCK / unit * unit);
     for i in (0..m).step_by(ROWS) {
         let rows = ROWS.min(m - i);
         with_packed(x, i..i + rows, tile.cols, tile.form, |packed| {
@@ -116,11 +118,13 @@ impl Product<'_> {
                     }
                 }
             }
-            for (i, sum) in tiles.chunks_exact(tile.len()).enumerate() {
-                let (panel, group) = (i / groups, i % groups);
+            for (panel, tiles) in tiles.chunks_exact(groups * tile.len()).enumerate() {
                 let first = panel * tile.cols;
                 let count = tile.cols.min(rows - first);
-                pack::interleave(sum, tile.cols, count, group * tile.rows, block, &mut sums[first * block..]);
+                // Its tiles lie as one matrix as wide as a tile.
+                for (i, tiles) in tiles.chunks(pack::ROWS * tile.cols).enumerate() {
+                    pack::interleave(tiles, tile.cols, count, i * pack::ROWS, block, &mut sums[first * block..]);
+                }
             }
         });
     }

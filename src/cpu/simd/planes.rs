@@ -20,7 +20,7 @@ pub(in crate::cpu) const LARGEST: f32 = (127 * 256 + 127) as f32;
 
 /// Whether sums of the upper plane are worth it here, for rows of so many codes.
 pub(in crate::cpu) fn suit(cols: usize) -> bool {
-    level() >= Level::Avx512Vnni && cols > 0 && cols.is_multiple_of(RUN)
+    (level() == Level::Avx2 || level() >= Level::Avx512Vnni) && cols > 0 && cols.is_multiple_of(RUN)
 }
 
 /// A code's place in its run: which 64, and which of these.
@@ -81,13 +81,15 @@ impl Halves {
 /// `out[j] = sum_i (4 upper[j, i] - 127) x[i]` of rows of the upper plane, without gaps, where sums of codes with `x` fit 32 bits.
 pub(in crate::cpu) fn dots(upper: &[i8], x: &Halves, out: &mut [i32]) {
     assert_eq!(upper.len() * 4, x.upper.len() * 3 * out.len());
-    #[cfg(target_arch = "x86_64")]
-    if level() >= Level::Avx512Vnni {
+    match level() {
+        // SAFETY: `level` found AVX2.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { x86::avx2(upper, x, out) },
         // SAFETY: `level` found AVX-512 F, BW and VNNI.
-        unsafe { x86::dots(upper, x, out) };
-        return;
+        #[cfg(target_arch = "x86_64")]
+        level if level >= Level::Avx512Vnni => unsafe { x86::avx512vnni(upper, x, out) },
+        _ => portable(upper, x, out),
     }
-    portable(upper, x, out);
 }
 
 fn portable(upper: &[i8], x: &Halves, out: &mut [i32]) {
@@ -113,17 +115,24 @@ mod x86 {
     /// Bytes ahead of the loads at which memory is asked for.
     const AHEAD: usize = 8192;
 
-    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    pub(super) fn dots(upper: &[i8], x: &Halves, out: &mut [i32]) {
-        let len = x.upper.len() / 4 * 3;
-        let whole_rows = out.len() / ROWS * ROWS;
-        for (j, out) in out[..whole_rows].chunks_exact_mut(ROWS).enumerate() {
-            out.copy_from_slice(&some::<ROWS>(&upper[j * ROWS * len..], x));
-        }
-        for (j, out) in out.iter_mut().enumerate().skip(whole_rows) {
-            *out = some::<1>(&upper[j * len..], x)[0];
-        }
+    /// `dots`, by `some` rows at a time.
+    macro_rules! dots {
+        ($name:ident, $some:ident, $features:literal) => {
+            #[target_feature(enable = $features)]
+            pub(super) fn $name(upper: &[i8], x: &Halves, out: &mut [i32]) {
+                let len = x.upper.len() / 4 * 3;
+                let whole_rows = out.len() / ROWS * ROWS;
+                for (j, out) in out[..whole_rows].chunks_exact_mut(ROWS).enumerate() {
+                    out.copy_from_slice(&$some::<ROWS>(&upper[j * ROWS * len..], x));
+                }
+                for (j, out) in out.iter_mut().enumerate().skip(whole_rows) {
+                    *out = $some::<1>(&upper[j * len..], x)[0];
+                }
+            }
+        };
     }
+    dots!(avx512vnni, some512, "avx512f,avx512bw,avx512vnni");
+    dots!(avx2, some256, "avx2");
 
     /// The four times 64 codes of a run.
     ///
@@ -148,7 +157,7 @@ mod x86 {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     #[inline]
-    fn some<const R: usize>(upper: &[i8], x: &Halves) -> [i32; R] {
+    fn some512<const R: usize>(upper: &[i8], x: &Halves) -> [i32; R] {
         let cols = x.upper.len();
         assert!(cols.is_multiple_of(RUN) && x.lower.len() == cols && upper.len() >= R * (cols / RUN) * UPPER);
         let mut sums = [[_mm512_setzero_si512(); 2]; R];
@@ -172,6 +181,83 @@ mod x86 {
             let sum = _mm512_add_epi32(_mm512_slli_epi32::<8>(upper), lower);
             whole(_mm512_reduce_add_epi32(sum), x)
         })
+    }
+
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn some256<const R: usize>(upper: &[i8], x: &Halves) -> [i32; R] {
+        let cols = x.upper.len();
+        assert!(cols.is_multiple_of(RUN) && x.lower.len() == cols && upper.len() >= R * (cols / RUN) * UPPER);
+        let mut sums = [_mm256_setzero_si256(); R];
+        for run in 0..cols / RUN {
+            for (j, sum) in sums.iter_mut().enumerate() {
+                for half in [0, 32] {
+                    // SAFETY: the assertion found `R` rows of so many runs, and as many numbers. What is prefetched may lie
+                    // anywhere.
+                    unsafe {
+                        let row = upper.as_ptr().add((j * (cols / RUN) + run) * UPPER + half);
+                        [0, 64, 128].iter().for_each(|at| _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(AHEAD + at)));
+                        let codes = half_codes(row);
+                        let at = run * RUN + half;
+                        let of_upper = products(codes, x.upper.as_ptr().add(at), 256);
+                        let of_lower = products(codes, x.lower.as_ptr().add(at), 1);
+                        *sum = _mm256_add_epi32(*sum, _mm256_add_epi32(of_upper, of_lower));
+                    }
+                }
+            }
+        }
+        sums.map(|sum| {
+            let mut lanes = [0; 8];
+            // SAFETY: the type of the array says eight numbers of 32 bits: one vector.
+            unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), sum) };
+            whole(lanes.iter().fold(0, |sum: i32, lane| sum.wrapping_add(*lane)), x)
+        })
+    }
+
+    /// Of each 64 codes of a run 32.
+    ///
+    /// # Safety
+    /// There are 32 bytes, and so from the 64th and the 128th on.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    unsafe fn half_codes(run: *const i8) -> [__m256i; 4] {
+        // SAFETY: the caller vouches for three vectors.
+        let (a, b, two) = unsafe {
+            let at = |at: usize| _mm256_loadu_si256(run.add(at).cast());
+            (at(0), at(64), at(128))
+        };
+        // Bits of a neighbour that a shift brings are masked.
+        [
+            six(a, _mm256_slli_epi16::<4>(two)),
+            six(_mm256_srli_epi16::<4>(a), _mm256_slli_epi16::<2>(two)),
+            six(b, two),
+            six(_mm256_srli_epi16::<4>(b), _mm256_srli_epi16::<2>(two)),
+        ]
+    }
+
+    /// The lower four bits of the first, the two above of the second.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn six(low: __m256i, high: __m256i) -> __m256i {
+        let (four, above) = (_mm256_set1_epi8(15), _mm256_set1_epi8(0x30));
+        _mm256_or_si256(_mm256_and_si256(low, four), _mm256_and_si256(high, above))
+    }
+
+    /// Sums of products of codes of six bits with bytes, sixteen in each lane, times `factor`. Four such products are below 2^15.
+    ///
+    /// # Safety
+    /// There are four times 32 bytes, 64 apart.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    unsafe fn products(codes: [__m256i; 4], x: *const i8, factor: i16) -> __m256i {
+        // SAFETY: the caller vouches for four vectors.
+        let (a, b, c, d) = unsafe {
+            let of = |i: usize| _mm256_maddubs_epi16(codes[i], _mm256_loadu_si256(x.add(64 * i).cast()));
+            (of(0), of(1), of(2), of(3))
+        };
+        let factor = _mm256_set1_epi16(factor);
+        let (ab, cd) = (_mm256_add_epi16(a, b), _mm256_add_epi16(c, d));
+        _mm256_add_epi32(_mm256_madd_epi16(ab, factor), _mm256_madd_epi16(cd, factor))
     }
 }
 
@@ -217,6 +303,21 @@ mod tests {
             for code in i8::MIN + 1..=i8::MAX {
                 assert!((taken(code) as f32 + 0.5 - f32::from(code)).abs() <= MISSED, "{code}");
             }
+        }
+    }
+
+    /// All codes and both halves of all numbers as large as they may be: no sum on the way overflows.
+    #[test]
+    fn the_largest_sums_fit() {
+        for [code, x] in
+            [[127, 127 * 256 - 128], [127, -126 * 256 - 128], [127, 127 * 256 + 127], [-127, -126 * 256 - 128]]
+        {
+            let (mut upper, x) = (vec![0; UPPER], Halves::new(&[x as i16; RUN]));
+            split(&[code as i8; RUN], &mut upper, &mut [0; 64]);
+            let [mut got, mut want] = [[0], [0]];
+            dots(&upper, &x, &mut got);
+            portable(&upper, &x, &mut want);
+            assert_eq!(got, want);
         }
     }
 }

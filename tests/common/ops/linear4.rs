@@ -30,7 +30,7 @@ pub fn exactness<B: Backend, T: Float>(backend: &B, case: &Product, quantization
         17..=cases::MOST_FUSED if decodes::<T>(case, quantization) => 3.0,
         _ => 0.0,
     };
-    Exactness { rounding, ..Exactness::of::<B, T>(backend, case.n, false) }
+    Exactness { rounding, ..Exactness::of_quantized::<B, T>(backend, case.n, case.inputs, quantization.block_size) }
 }
 
 /// The same of the input gradient, whose scales multiply each weight.

@@ -1,10 +1,11 @@
 //! With vectors of 8 f32. What codes stand for is not rounded to the compute type.
 
-use super::{AT_ONCE, BEYOND, From4, Inputs, Rows4, Rows16, kernels};
+use super::{AT_ONCE, BEYOND, From4, Inputs, Rows4, Rows16, dense, quantized};
 use crate::cpu::simd::{decode, look_up::unnest, sum::x86::reduce_add};
 use std::arch::x86_64::*;
 
-kernels!("avx2,fma,f16c", [4, 1], [4, 1]);
+quantized!("avx2,fma,f16c", [4, 1]);
+dense!("avx2,fma,f16c", [4, 1]);
 
 /// Bytes ahead of the loads at which memory is asked for.
 const AHEAD: usize = 2048;
@@ -15,7 +16,9 @@ fn some4<const R: usize, const N: usize>(rows: Rows4<'_>, x: &Inputs, out: &mut 
     let (bytes, blocks, runs) = (x.cols / 2, x.cols / rows.block, rows.block / 16);
     debug_assert!(rows.codes.len() >= R * bytes && rows.scales.len() >= R * blocks && x.wide().len() >= N * x.stride);
     // SAFETY: the type of the array says sixteen elements: two vectors.
-    let table = unsafe { [_mm256_loadu_ps(rows.values.as_ptr()), _mm256_loadu_ps(rows.values.as_ptr().add(8))] };
+    let table = unsafe {
+        [_mm256_loadu_ps(rows.format.codes().as_ptr()), _mm256_loadu_ps(rows.format.codes().as_ptr().add(8))]
+    };
     let mut sums = [[_mm256_setzero_ps(); N]; R];
     for block in 0..blocks {
         let mut part = [[_mm256_setzero_ps(); N]; R];

@@ -3,11 +3,12 @@
 //! Of a 4-bit weight one row after the other, and their scales for four: what is read is then one stream, and arithmetic leaves
 //! time enough to load the vectors for each row again. Of a dense one four at once, which memory gives faster.
 
-use super::{AT_ONCE, BEYOND, From4, Inputs, Rows4, Rows16, kernels};
+use super::{AT_ONCE, BEYOND, From4, Inputs, Rows4, Rows16, dense, quantized};
 use crate::cpu::simd::{decode, look_up::x86::unnest};
 use std::arch::x86_64::*;
 
-kernels!("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl", [4, 4], [4, 2]);
+quantized!("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl", [4, 4]);
+dense!("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl", [4, 2]);
 
 /// Bytes ahead of the loads at which memory is asked for, and of a dense weight, whose rows are read four at a time.
 const AHEAD: usize = 4096;
@@ -23,7 +24,7 @@ fn some4<const R: usize, const N: usize>(rows: Rows4<'_>, x: &Inputs, out: &mut 
     debug_assert!(rows.codes.len() >= R * bytes && rows.scales.len() >= R * blocks + BEYOND);
     debug_assert!(x.wide().len() >= N * x.stride);
     // SAFETY: the type of the array says sixteen elements: one vector.
-    let table = unsafe { _mm512_loadu_ps(rows.values.as_ptr()) };
+    let table = unsafe { _mm512_loadu_ps(rows.format.codes().as_ptr()) };
     // The block, counted from the first of a run, of eight codes each.
     let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     let block_of = _mm512_srl_epi32(lanes, _mm_cvtsi32_si128(shift as i32 - 3));

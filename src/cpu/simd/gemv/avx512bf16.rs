@@ -1,11 +1,12 @@
 //! With vectors of 32 bf16: products of pairs, added in f32. What codes stand for is rounded to bf16, and the scales are
 //! not.
 
-use super::{AT_ONCE, BEYOND, From4, Inputs, Rows4, Rows16, kernels};
+use super::{AT_ONCE, BEYOND, From4, Inputs, Rows4, Rows16, dense, quantized};
 use crate::cpu::simd::{decode, look_up::x86::unnest};
 use std::{arch::x86_64::*, mem::transmute};
 
-kernels!("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16", [4, 2], [4, 2]);
+quantized!("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16", [4, 2]);
+dense!("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16", [4, 2]);
 
 /// Bytes ahead of the loads at which memory is asked for.
 const AHEAD: usize = 2048;
@@ -17,7 +18,7 @@ fn some4<const R: usize, const N: usize>(rows: Rows4<'_>, x: &Inputs, out: &mut 
     let (bytes, blocks, runs) = (x.cols / 2, x.cols / rows.block, rows.block / 64);
     debug_assert!(rows.codes.len() >= R * bytes && rows.scales.len() >= R * blocks && x.halves().len() >= N * x.stride);
     // SAFETY: the type of the array says sixteen elements: one vector of f32. Bits are bits.
-    let values: __m256i = unsafe { transmute(_mm512_cvtneps_pbh(_mm512_loadu_ps(rows.values.as_ptr()))) };
+    let values: __m256i = unsafe { transmute(_mm512_cvtneps_pbh(_mm512_loadu_ps(rows.format.codes().as_ptr()))) };
     // Twice, because the look-up takes five bits, and the fifth is of the byte's other code.
     let table = _mm512_broadcast_i64x4(values);
     let mut sums = [[_mm512_setzero_ps(); N]; R];

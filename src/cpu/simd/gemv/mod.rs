@@ -11,166 +11,23 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512bf16;
+mod inputs;
+#[cfg(target_arch = "x86_64")]
+mod integers;
 
-use super::{Level, level, vectorize};
+pub(in crate::cpu) use inputs::{Inputs, Order};
+
+use super::{Level, fixed, level};
 use crate::{
     buffer::Mat,
     cpu::{device::Cpu, par},
     element::{DType, Float},
-    quant::Weight4,
+    quant::{Format, Weight4},
 };
 use std::ops::Range;
 
 /// The most vectors that there are kernels for.
 pub(in crate::cpu) const MAX_ROWS: usize = 4;
-
-/// How a kernel reads the elements of a vector.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::cpu) enum Order {
-    /// As they are.
-    Plain,
-    /// In runs of twice that many: those of even number, then those of odd number. So they meet the two codes of a byte,
-    /// or the two bf16 of 32 bits.
-    Pairs(usize),
-    /// In runs of eight times [`OCTETS`]: every eighth, then every eighth from the second on, and so forth. So they meet the eight
-    /// codes of 32 bits.
-    Octets,
-    /// As they are, in bf16.
-    Halves,
-    /// [`Order::Pairs`] in bf16.
-    HalfPairs(usize),
-}
-
-/// Codes of four bytes each that a kernel reads at once.
-const OCTETS: usize = 16;
-
-impl Order {
-    /// A run begins at a multiple of this.
-    fn run(self) -> usize {
-        match self {
-            Order::Plain => 1,
-            Order::Halves => 32,
-            Order::Pairs(n) | Order::HalfPairs(n) => 2 * n,
-            Order::Octets => 8 * OCTETS,
-        }
-    }
-
-    /// Bytes of an element.
-    fn bytes(self) -> usize {
-        match self {
-            Order::Plain | Order::Pairs(_) | Order::Octets => 4,
-            Order::Halves | Order::HalfPairs(_) => 2,
-        }
-    }
-}
-
-/// The vectors.
-pub(in crate::cpu) struct Inputs {
-    /// `[n, stride]` in f32 or in bf16, zeros beyond `cols`. A load of a vector does not cross a line of the cache.
-    lines: Vec<par::Line>,
-    order: Order,
-    /// How many vectors there are.
-    pub(in crate::cpu) n: usize,
-    /// Elements of a vector.
-    pub(in crate::cpu) cols: usize,
-    /// Where the next one begins.
-    pub(in crate::cpu) stride: usize,
-}
-
-impl Inputs {
-    /// Vectors of `cols` elements, which `read(i, out)` gives; `order` is asked whether all of them are exact in bf16.
-    pub(in crate::cpu) fn new(
-        n: usize,
-        cols: usize,
-        read: impl Fn(usize, &mut [f32]),
-        order: impl Fn(bool) -> Order,
-    ) -> Self {
-        par::with_scratch(n * cols, |plain| {
-            plain.chunks_exact_mut(cols.max(1)).enumerate().for_each(|(i, x)| read(i, x));
-            let plain = &*plain;
-            let order = order(vectorize(
-                #[inline(always)]
-                || plain.iter().fold(0, |bits, x| bits | x.to_bits()) & 0xffff == 0,
-            ));
-            let stride = cols.next_multiple_of(order.run());
-            let mut lines = par::lines(n * stride * order.bytes());
-            let rows = plain.chunks_exact(cols.max(1));
-            let half = |x: f32| (x.to_bits() >> 16) as u16;
-            match order {
-                Order::Plain | Order::Pairs(_) | Order::Octets => {
-                    arrange(rows, bytemuck::cast_slice_mut(&mut lines), stride, order, |x: f32| x)
-                }
-                Order::Halves | Order::HalfPairs(_) => {
-                    arrange(rows, bytemuck::cast_slice_mut(&mut lines), stride, order, half)
-                }
-            }
-            Inputs { lines, order, n, cols, stride }
-        })
-    }
-
-    /// `[n, stride]`, and perhaps more, where the order is not one of bf16.
-    #[inline(always)]
-    pub(in crate::cpu) fn wide(&self) -> &[f32] {
-        bytemuck::cast_slice(&self.lines)
-    }
-
-    /// The same where it is.
-    #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    fn halves(&self) -> &[u16] {
-        bytemuck::cast_slice(&self.lines)
-    }
-}
-
-/// The rows one after the other, each in `order`, to zeros; a row begins at a multiple of `stride`.
-fn arrange<'a, E: Copy>(
-    rows: impl Iterator<Item = &'a [f32]>,
-    out: &mut [E],
-    stride: usize,
-    order: Order,
-    element: impl Fn(f32) -> E + Copy,
-) {
-    for (row, out) in rows.zip(out.chunks_exact_mut(stride.max(1))) {
-        match order {
-            Order::Plain | Order::Halves => out.iter_mut().zip(row).for_each(|(out, x)| *out = element(*x)),
-            Order::Octets => vectorize(
-                #[inline(always)]
-                || {
-                    let (runs, last) = row.as_chunks::<{ 8 * OCTETS }>();
-                    let (out, rest) = out.as_chunks_mut::<{ 8 * OCTETS }>();
-                    for (run, out) in runs.iter().zip(out.iter_mut()) {
-                        for k in 0..8 {
-                            for i in 0..OCTETS {
-                                out[k * OCTETS + i] = element(run[i * 8 + k]);
-                            }
-                        }
-                    }
-                    debug_assert!(rest.is_empty());
-                    for (i, x) in last.iter().enumerate() {
-                        out[runs.len()][i % 8 * OCTETS + i / 8] = element(*x);
-                    }
-                },
-            ),
-            Order::Pairs(n) | Order::HalfPairs(n) => {
-                for (row, out) in row.chunks(2 * n).zip(out.chunks_exact_mut(2 * n)) {
-                    let (even, odd) = out.split_at_mut(n);
-                    vectorize(
-                        #[inline(always)]
-                        || {
-                            let (pairs, last) = row.as_chunks::<2>();
-                            for (([a, b], even), odd) in pairs.iter().zip(even.iter_mut()).zip(odd) {
-                                (*even, *odd) = (element(*a), element(*b));
-                            }
-                            if let [last] = last {
-                                even[pairs.len()] = element(*last);
-                            }
-                        },
-                    );
-                }
-            }
-        }
-    }
-}
 
 /// Whether a 4-bit weight has rows of whole blocks, as kernels need.
 fn whole_blocks(weight: &Weight4<'_, Cpu>) -> bool {
@@ -184,6 +41,7 @@ pub(in crate::cpu) fn order4<T: Float>(weight: &Weight4<'_, Cpu>, exact: bool) -
         // A run has one scale.
         Level::Avx512Bf16 if T::DTYPE == DType::Bf16 && exact && weight.block_size >= 64 => Order::HalfPairs(32),
         Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16 => Order::Octets,
+        Level::Avx2 if T::DTYPE == DType::Bf16 && exact && weight.block_size >= fixed::BLOCK => Order::Blocks,
         Level::Avx2 => Order::Pairs(8),
         Level::Portable => Order::Plain,
     }
@@ -242,8 +100,7 @@ struct Rows4<'a> {
     codes: &'a [u8],
     /// `[rows, blocks of a row]`, and `BEYOND` more.
     scales: &'a [f32],
-    /// What codes stand for.
-    values: &'a [f32; 16],
+    format: Format,
     /// Elements of a block.
     block: usize,
 }
@@ -253,6 +110,8 @@ impl From4<'_> {
     #[cfg(target_arch = "x86_64")]
     fn dots(self, x: &Inputs, scratch: &mut [f32], out: &mut [f32]) {
         match x.order {
+            // SAFETY: `order4` names this order only where `level` found AVX2, FMA and F16C.
+            Order::Blocks => unsafe { integers::quantized(self, x, scratch, out) },
             // SAFETY: `order4` names this order only where `level` found AVX-512 BF16 and all below it.
             Order::HalfPairs(_) => unsafe { avx512bf16::quantized(self, x, scratch, out) },
             // SAFETY: `level` found AVX-512 F, BW, DQ and VL, besides AVX2, FMA and F16C.
@@ -294,11 +153,11 @@ impl Rows16<'_> {
     }
 }
 
-/// What the kernels of one instruction set share: a few rows at a time, with as many as registers hold for one vector and for
-/// several, of a 4-bit weight and of a dense one, then the rows that are left.
+/// What the kernels of one instruction set for a 4-bit weight share: a few rows at a time, with as many as registers hold for one
+/// vector and for several, then the rows that are left.
 #[cfg(target_arch = "x86_64")]
-macro_rules! kernels {
-    ($features:literal, [$four:literal, $two:literal], [$dense_four:literal, $dense_two:literal]) => {
+macro_rules! quantized {
+    ($features:literal, [$four:literal, $two:literal]) => {
         /// `out[j, i] = x[i] · rows[j]`.
         #[target_feature(enable = $features)]
         pub(super) fn quantized(rows: From4<'_>, x: &Inputs, scratch: &mut [f32], out: &mut [f32]) {
@@ -330,7 +189,7 @@ macro_rules! kernels {
                 let rows = Rows4 {
                     codes: &codes[row * bytes..],
                     scales: scratch,
-                    values: weight.format.codes(),
+                    format: weight.format,
                     block: weight.block_size,
                 };
                 let out = &mut out[row * N..];
@@ -341,15 +200,23 @@ macro_rules! kernels {
                 }
             }
         }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+use quantized;
 
+/// The same for a dense one.
+#[cfg(target_arch = "x86_64")]
+macro_rules! dense {
+    ($features:literal, [$four:literal, $two:literal]) => {
         /// `out[j, i] = x[i] · rows[j]`.
         #[target_feature(enable = $features)]
         pub(super) fn dense(rows: Rows16<'_>, x: &Inputs, out: &mut [f32]) {
             match x.n {
-                1 => all16::<$dense_four, 1>(rows, x, out),
-                2 => all16::<$dense_two, 2>(rows, x, out),
-                3 => all16::<$dense_two, 3>(rows, x, out),
-                _ => all16::<$dense_two, 4>(rows, x, out),
+                1 => all16::<$four, 1>(rows, x, out),
+                2 => all16::<$two, 2>(rows, x, out),
+                3 => all16::<$two, 3>(rows, x, out),
+                _ => all16::<$two, 4>(rows, x, out),
             }
         }
 
@@ -372,4 +239,4 @@ macro_rules! kernels {
     };
 }
 #[cfg(target_arch = "x86_64")]
-use kernels;
+use dense;

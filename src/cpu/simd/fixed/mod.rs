@@ -8,7 +8,14 @@
 //! that is as large as the block's largest usually are.
 #![allow(unsafe_code)]
 
-use super::{Level, level};
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+pub(super) mod tile;
+
+use super::{Level, level, vectorize};
 
 /// Elements of a block.
 pub(in crate::cpu) const BLOCK: usize = 64;
@@ -29,7 +36,13 @@ pub(in crate::cpu) enum Limit {
     Each,
     /// The sum of their magnitudes 2^16, and each of them 2^15.
     Sum,
+    /// Each of them 2^14: eight products of two such numbers, which are what of a block meets in a lane of 32 bits, are below
+    /// 2^31.
+    Lane,
 }
+
+/// The largest number under [`Limit::Lane`].
+pub(in crate::cpu) const LARGEST_OF_LANE: f32 = 16_383.0;
 
 impl Limit {
     /// What the largest magnitude and the sum of all make of a step.
@@ -37,10 +50,30 @@ impl Limit {
         match self {
             Limit::Each => [1.0 / LARGEST, 0.0],
             Limit::Sum => [1.0 / LARGEST, 1.0 / SUM],
+            Limit::Lane => [1.0 / LARGEST_OF_LANE, 0.0],
         }
     }
 
-    /// The scale of a block. NaN and infinity among the elements make it so, and then every product NaN.
+    /// The scale of a block, by sums in the order that AVX-512 has.
+    #[inline(always)]
+    pub(super) fn scale_of(self, block: &[f32; BLOCK]) -> f32 {
+        let both = |f: fn(f32, f32) -> f32| {
+            let of = |i: usize, lane: usize| block[16 * i + lane].abs();
+            let mut lanes: [f32; 16] =
+                std::array::from_fn(|lane| f(f(of(0, lane), of(1, lane)), f(of(2, lane), of(3, lane))));
+            for half in [8, 4, 2, 1] {
+                for i in 0..half {
+                    lanes[i] = f(lanes[i], lanes[i + half]);
+                }
+            }
+            lanes[0]
+        };
+        self.scale(both(larger), both(|a, b| a + b))
+    }
+
+    /// The same by the largest magnitude and the sum of all. NaN and infinity among the elements make it so, and then every
+    /// product NaN.
+    #[inline(always)]
     fn scale(self, largest: f32, sum: f32) -> f32 {
         let [each, all] = self.steps();
         let scale = (largest * each).max(sum * all);
@@ -55,10 +88,19 @@ fn element(i: usize) -> usize {
     2 * (i % 16) + i / 16
 }
 
+/// Beside 1.5 times 2^23 an f32 has no place for less than one, and its lower half is the whole number that was added.
+const WHOLE: f32 = 12_582_912.0;
+
+/// The number next to `x`, of even ones where two are. That of a NaN that a product makes is zero.
+#[inline(always)]
+pub(super) fn number(x: f32) -> i16 {
+    (x + WHOLE).to_bits() as i16
+}
+
 /// Two numbers in one word.
+#[inline(always)]
 fn word(low: f32, high: f32) -> f32 {
-    let integer = |x: f32| if x.is_nan() { 0 } else { x.round_ties_even() as i32 as u32 };
-    f32::from_bits(integer(low) & 0xffff | integer(high) << 16)
+    f32::from_bits(u32::from(number(low).cast_unsigned()) | u32::from(number(high).cast_unsigned()) << 16)
 }
 
 /// Turns the first `len` elements of `x` to words, in place; `x` has room for all of them.
@@ -71,20 +113,33 @@ pub(in crate::cpu) fn row(limit: Limit, x: &mut [f32], len: usize) {
         match level() {
             // SAFETY: `level` found AVX-512 F, BW, DQ and VL.
             #[cfg(target_arch = "x86_64")]
-            level if level >= Level::Avx512 => unsafe { x86::row(limit, &block, words) },
-            _ => portable_row(limit, &block, words),
+            level if level >= Level::Avx512 => unsafe { avx512::row(limit, &block, words) },
+            _ => vectorize(
+                #[inline(always)]
+                || lesser_row(limit, &block, words),
+            ),
         }
     }
 }
 
-fn portable_row(limit: Limit, block: &[f32; BLOCK], words: &mut [f32; WORDS]) {
-    let largest = block.iter().fold(0.0, |largest: f32, x| largest.max(x.abs()));
-    let scale = limit.scale(largest, block.iter().map(|x| x.abs()).sum());
+/// [`row`] for a block, as the compiler vectorises it.
+#[inline(always)]
+fn lesser_row(limit: Limit, block: &[f32; BLOCK], words: &mut [f32; WORDS]) {
+    let scale = limit.scale_of(block);
     words[0] = scale;
-    for (i, out) in words[1..].iter_mut().enumerate() {
-        let of = |k: usize| block[element(i) + k] / scale;
-        *out = word(of(0), of(BLOCK / 2));
+    let factor = 1.0 / scale;
+    let (low, high) = block.split_at(BLOCK / 2);
+    for (half, out) in words[1..].as_chunks_mut::<16>().0.iter_mut().enumerate() {
+        for ((out, low), high) in out.iter_mut().zip(low.as_chunks::<2>().0).zip(high.as_chunks::<2>().0) {
+            *out = word(low[half] * factor, high[half] * factor);
+        }
     }
+}
+
+/// The larger one; where one of them is NaN, the second.
+#[inline(always)]
+fn larger(a: f32, b: f32) -> f32 {
+    if a > b { a } else { b }
 }
 
 /// Turns the columns of `block`, of `[BLOCK, columns]`, to words in panels of `width` columns, a multiple of 16: place `i` of
@@ -100,18 +155,23 @@ pub(in crate::cpu) fn columns(limit: Limit, block: &[f32], width: usize, panel: 
                 // of `block` and in each of the `WORDS` of `out`, as was just asserted.
                 #[cfg(target_arch = "x86_64")]
                 level if level >= Level::Avx512 => unsafe {
-                    x86::columns(limit, &block[first + lane..], columns, &mut out[lane..], width);
+                    avx512::columns(limit, &block[first + lane..], columns, &mut out[lane..], width);
                 },
-                _ => portable_columns(limit, &block[first + lane..], columns, &mut out[lane..], width),
+                // SAFETY: `level` found AVX2, FMA and F16C; for the columns as before.
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx2 => unsafe {
+                    avx2::columns(limit, &block[first + lane..], columns, &mut out[lane..], width);
+                },
+                _ => lesser_columns(limit, &block[first + lane..], columns, &mut out[lane..], width),
             }
         }
     }
 }
 
-fn portable_columns(limit: Limit, block: &[f32], columns: usize, out: &mut [f32], width: usize) {
+fn lesser_columns(limit: Limit, block: &[f32], columns: usize, out: &mut [f32], width: usize) {
     for c in 0..16 {
         let (column, mut words) = (std::array::from_fn(|k| block[k * columns + c]), [0.0; WORDS]);
-        portable_row(limit, &column, &mut words);
+        lesser_row(limit, &column, &mut words);
         words.iter().enumerate().for_each(|(i, word)| out[i * width + c] = *word);
     }
 }
@@ -132,121 +192,19 @@ impl Codes<'_> {
     /// nothing done, where there are no instructions for it.
     #[inline(always)]
     pub(super) fn words(&self, values: impl Fn(usize) -> ([f32; 16], f32), out: &mut [f32]) -> bool {
-        #[cfg(target_arch = "x86_64")]
-        if level() >= Level::Avx512 {
+        match level() {
+            // SAFETY: `level` found AVX2.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => unsafe { avx2::codes(self, values, out) },
             // SAFETY: `level` found AVX-512 F, BW, DQ and VL.
-            unsafe { x86::codes(self, values, out) };
-            return true;
-        }
-        _ = (values, out);
-        false
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use super::{BLOCK, BYTES, Codes, LEAST, Limit, WORDS, element};
-    use std::arch::x86_64::*;
-
-    /// Numbers of the low vector in the low halves, of the high one in the high halves.
-    #[target_feature(enable = "avx512f,avx512bw")]
-    #[inline]
-    fn words(low: __m512, high: __m512, factor: __m512) -> __m512i {
-        // Rounds to nearest even. NaN becomes a number whose low half is zero.
-        let integers = |x: __m512| _mm512_cvtps_epi32(_mm512_mul_ps(x, factor));
-        _mm512_mask_mov_epi16(integers(low), 0xaaaa_aaaa, _mm512_slli_epi32::<16>(integers(high)))
-    }
-
-    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
-    pub(super) fn row(limit: Limit, block: &[f32; BLOCK], out: &mut [f32; WORDS]) {
-        // SAFETY: the type of `block` says four vectors.
-        let x: [__m512; 4] = std::array::from_fn(|i| unsafe { _mm512_loadu_ps(block.as_ptr().add(16 * i)) });
-        let size = x.map(|x| _mm512_abs_ps(x));
-        let both = |f: fn(__m512, __m512) -> __m512| f(f(size[0], size[1]), f(size[2], size[3]));
-        let largest = _mm512_reduce_max_ps(both(|a, b| _mm512_max_ps(a, b)));
-        let scale = limit.scale(largest, _mm512_reduce_add_ps(both(|a, b| _mm512_add_ps(a, b))));
-        out[0] = scale;
-        let factor = _mm512_set1_ps(1.0 / scale);
-        let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-        for (i, out) in out[1..].as_chunks_mut::<16>().0.iter_mut().enumerate() {
-            let of = _mm512_add_epi32(even, _mm512_set1_epi32(i as i32));
-            let [low, high] = [0, 2].map(|at| _mm512_permutex2var_ps(x[at], of, x[at + 1]));
-            // SAFETY: the type of `out` says sixteen words: one vector.
-            unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), words(low, high, factor)) }
-        }
-    }
-
-    /// Two vectors for a block: its words lie as the codes do.
-    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
-    pub(super) fn codes(codes: &Codes<'_>, values: impl Fn(usize) -> ([f32; 16], f32), out: &mut [f32]) {
-        // SAFETY: the type of `sizes` says sixteen bytes.
-        let sizes = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(codes.sizes.as_ptr().cast()) });
-        let blocks = codes.bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<WORDS>().0);
-        for (i, (bytes, out)) in blocks.enumerate() {
-            let (values, absmax) = values(i);
-            // Values are rounded once, to bf16 at the least.
-            let most = absmax.abs() * (1.0 + 1.0 / 256.0);
-            let scale = Limit::Sum.scale(most, most / 255.0 * sum(bytes, sizes));
-            out[0] = scale;
-            // SAFETY: the types of the arrays say sixteen elements, and two times sixteen bytes.
-            let (values, halves) = unsafe {
-                let half = |i: usize| _mm512_cvtepu8_epi32(_mm_loadu_si128(bytes.as_ptr().add(16 * i).cast()));
-                (_mm512_loadu_ps(values.as_ptr()), [half(0), half(1)])
-            };
-            let values = _mm512_cvtps_epi32(_mm512_mul_ps(values, _mm512_set1_ps(1.0 / scale)));
-            // Twice, since the look-up heeds five bits.
-            let table = _mm512_broadcast_i64x4(_mm512_cvtepi32_epi16(values));
-            let both = _mm512_or_si512(halves[0], _mm512_slli_epi32::<16>(halves[1]));
-            for (codes, out) in [_mm512_srli_epi16::<4>(both), both].into_iter().zip(out[1..].as_chunks_mut::<16>().0) {
-                // SAFETY: the type of `out` says sixteen words: one vector.
-                unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), _mm512_permutexvar_epi16(codes, table)) }
+            #[cfg(target_arch = "x86_64")]
+            level if level >= Level::Avx512 => unsafe { avx512::codes(self, values, out) },
+            _ => {
+                _ = (values, out);
+                return false;
             }
         }
-    }
-
-    /// The sum of the sizes of a block's codes.
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    fn sum(bytes: &[u8; BYTES], sizes: __m256i) -> f32 {
-        // SAFETY: the type of `bytes` says one vector.
-        let bytes = unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) };
-        let (low, zero) = (_mm256_set1_epi8(15), _mm256_setzero_si256());
-        let of = |codes| _mm256_sad_epu8(_mm256_shuffle_epi8(sizes, _mm256_and_si256(codes, low)), zero);
-        let sums = _mm256_add_epi64(of(bytes), of(_mm256_srli_epi16::<4>(bytes)));
-        let sums = _mm_add_epi64(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
-        (_mm_extract_epi64::<0>(sums) + _mm_extract_epi64::<1>(sums)) as f32
-    }
-
-    /// # Safety
-    /// `BLOCK` rows of `block`, which begin every `columns` elements, have sixteen; so have `WORDS` rows of `out`, every
-    /// `width`.
-    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
-    pub(super) unsafe fn columns(limit: Limit, block: &[f32], columns: usize, out: &mut [f32], width: usize) {
-        // SAFETY: the caller vouches for sixteen elements in each row.
-        let at = |k: usize| unsafe { _mm512_loadu_ps(block.as_ptr().add(k * columns)) };
-        let (mut largest, mut sum) = ([_mm512_setzero_ps(); 2], [_mm512_setzero_ps(); 2]);
-        for k in (0..BLOCK).step_by(2) {
-            for i in 0..2 {
-                let size = _mm512_abs_ps(at(k + i));
-                largest[i] = _mm512_max_ps(size, largest[i]);
-                sum[i] = _mm512_add_ps(size, sum[i]);
-            }
-        }
-        let (largest, sum) = (_mm512_max_ps(largest[0], largest[1]), _mm512_add_ps(sum[0], sum[1]));
-        let [each, all] = limit.steps().map(|step| _mm512_set1_ps(step));
-        let scale = _mm512_max_ps(_mm512_mul_ps(largest, each), _mm512_mul_ps(sum, all));
-        let scale = _mm512_max_ps(scale, _mm512_set1_ps(LEAST));
-        // As `Limit::scale`: NaN and infinity are not below infinity.
-        let finite = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(sum, _mm512_set1_ps(f32::INFINITY));
-        let scale = _mm512_mask_mov_ps(sum, finite, scale);
-        let factor = _mm512_div_ps(_mm512_set1_ps(1.0), scale);
-        // SAFETY: the caller vouches for sixteen elements in each row.
-        unsafe { _mm512_storeu_ps(out.as_mut_ptr(), scale) };
-        for i in 0..BLOCK / 2 {
-            let words = words(at(element(i)), at(element(i) + BLOCK / 2), factor);
-            // SAFETY: the caller vouches for sixteen elements in each row.
-            unsafe { _mm512_storeu_si512(out.as_mut_ptr().add((1 + i) * width).cast(), words) }
-        }
+        true
     }
 }
 
@@ -275,7 +233,7 @@ pub(super) mod tests {
     /// Every way to make the words of a block.
     fn all_ways(limit: Limit, block: &[f32; BLOCK]) -> [[f32; WORDS]; 4] {
         let mut words = [[0.0; WORDS]; 4];
-        portable_row(limit, block, &mut words[0]);
+        lesser_row(limit, block, &mut words[0]);
         let mut x = *block;
         row(limit, &mut x, BLOCK);
         words[1].copy_from_slice(&x[..WORDS]);
