@@ -384,14 +384,6 @@ pub fn packs() -> Vec<Pack> {
     cases
 }
 
-/// Sequences long enough for `d_q` to be summed up in memory on Hopper: by single CTAs; and, where empty ones beside it make the
-/// tiles too many for clusters of four, by clusters of two.
-pub fn long_packs() -> [Pack; 2] {
-    let alone = Pack { heads: heads(1, 1, 128), lengths: vec![1030], layout: Layout::Packed };
-    let beside = [vec![2050], vec![0; 60]].concat();
-    [alone, Pack { heads: heads(2, 1, 64), lengths: beside, layout: Layout::Packed }]
-}
-
 pub fn any_pack() -> impl Strategy<Value = Pack> {
     let heads = prop::sample::select(vec![heads(2, 1, 32), heads(1, 1, 64), heads(4, 1, 128), heads(2, 2, 32)]);
     (heads, prop::collection::vec(0usize..90, 1..5), layout()).prop_map(|(heads, lengths, layout)| Pack {
