@@ -2,7 +2,8 @@
 
     python benches/plot_loss.py NAME=metrics.jsonl NAME=metrics.jsonl
 
-The second is drawn thin and dark over the first, and below them what it is more or less, a hundred times as large.
+The second is drawn thin and dark over the first, and below them what it is more or less, a hundred times as large and cut
+at the edge.
 """
 
 import json

@@ -42,8 +42,8 @@ impl Candidate {
     }
 }
 
-/// The algorithm that cuBLASLt thinks the fastest; for a large product the first of its candidates with large tiles, and for
-/// one of many tokens that which steady tiles suit. What limits products that go on for long is the GPU's power, which cuBLASLt
+/// The algorithm that cuBLASLt thinks the fastest; for a large product the first of its candidates with large tiles, or, of
+/// many tokens, one with steady tiles that does more. What limits products that go on for long is the GPU's power, which cuBLASLt
 /// does not look at (docs/kernels.md has what was measured).
 pub(super) fn choose(
     handle: sys::cublasLtHandle_t,
