@@ -1,6 +1,7 @@
 // The gradients of the low-rank adapter: lora_weight_grad (a sum over tokens, r x cols) for both factors, and the
 // transposes that it and the kernels of lora.cu want.
 #include "lora_out_grad.cuh"
+#include "lora_sums.cuh"
 #include "vec8.cuh"
 
 // ------------------------------------------------------------------------------------------------ transposes
@@ -219,47 +220,6 @@ INSTANTIATE(lora_weight_grad_simt, LoraWeightGradsParams)
 
 // ------------------------------------------------------------------------------------------------ their sums
 
-// Adds the parts, in order, to the gradient. Where that is transposed, [cols, r], a thread has SUMS rows of a column, which
-// are neighbours there: one at a time, each would read and write a whole sector of its own. Several parts are asked for at
-// once: one at a time, they would wait for the memory as often as there are parts.
-constexpr unsigned SUMS = LORA_WEIGHT_GRAD_SUMS;
-
-template <unsigned AHEAD, unsigned ROWS>
-__device__ __forceinline__ void sum_parts(const LoraWeightGradParams &p, unsigned row, unsigned col, float (&sums)[ROWS]) {
-    size_t len = size_t(p.r) * p.cols;
-    for (unsigned first = 0; first < p.splits; first += AHEAD) {
-        float parts[AHEAD][ROWS];
-#pragma unroll
-        for (unsigned s = 0; s < AHEAD; s++)
-#pragma unroll
-            for (unsigned j = 0; j < ROWS; j++)
-                if (first + s < p.splits)
-                    parts[s][j] = p.partial[(first + s) * len + size_t(min(row + j, p.r - 1)) * p.cols + col];
-#pragma unroll
-        for (unsigned s = 0; s < AHEAD; s++)
-#pragma unroll
-            for (unsigned j = 0; j < ROWS; j++)
-                if (first + s < p.splits) sums[j] += parts[s][j];
-    }
-#pragma unroll
-    for (unsigned j = 0; j < ROWS; j++) sums[j] *= p.scale;
-}
-__device__ __forceinline__ void add_transposed(const LoraWeightGradParams &p, unsigned row, unsigned col) {
-    float *out = p.out + size_t(col) * p.r + row, sums[SUMS] = {};
-    sum_parts<4>(p, row, col, sums);
-    if (aligned16(out, p.r) && row + SUMS <= p.r) {
-#pragma unroll
-        for (unsigned j = 0; j < SUMS; j += 4) {
-            float4 &four = reinterpret_cast<float4 *>(out)[j / 4];
-            float4 old = four;
-            four = {old.x + sums[j], old.y + sums[j + 1], old.z + sums[j + 2], old.w + sums[j + 3]};
-        }
-        return;
-    }
-#pragma unroll
-    for (unsigned j = 0; j < SUMS; j++)
-        if (row + j < p.r) out[j] += sums[j];
-}
 extern "C" __global__ void lora_weight_grad_sum(const __grid_constant__ LoraWeightGradsParams ps) {
     begin_kernel();
     const LoraWeightGradParams &p = ps.factors[blockIdx.z];
@@ -286,13 +246,6 @@ INSTANTIATE_OUT_GRAD(f16, 16)
 INSTANTIATE_OUT_GRAD(bf16, 32)
 INSTANTIATE_OUT_GRAD(f16, 32)
 
-// The sums of both: of each part, d_xa first.
-template <class T> __device__ void lora_out_grad_sum(const LoraOutGradsParams &ps) {
-    const LoraOutGradParams &p = ps.parts[blockIdx.z / 2];
-    size_t i = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (blockIdx.z % 2 == 0) return sum_d_xa<T>(p, ps.columns, i);
-    unsigned row = i / p.d_b.cols * SUMS, col = i % p.d_b.cols;
-    if (row < p.d_b.r) add_transposed(p.d_b, row, col);
-}
-INSTANTIATE_FOR(lora_out_grad_sum, LoraOutGradsParams, bf16)
-INSTANTIATE_FOR(lora_out_grad_sum, LoraOutGradsParams, f16)
+template <class T> __device__ void lora_out_grad_sum(const LoraOutGradSumsParams &p) { out_grad_sum<T>(p, blockIdx.x); }
+INSTANTIATE_FOR(lora_out_grad_sum, LoraOutGradSumsParams, bf16)
+INSTANTIATE_FOR(lora_out_grad_sum, LoraOutGradSumsParams, f16)

@@ -1,10 +1,13 @@
-// What a product of many tokens needs to take an adapter along (src/cuda/launch/gemm/lora_linear.rs): columns of xa
-// beside x, and B beside the decoded weight, or A below it. One launch does both, since each takes less than a launch:
-// blockIdx.y says which. All are moved 8 elements at a time.
-#include "params.h"
-#include "types.cuh"
+// What a product of many tokens needs to take an adapter along (src/cuda/launch/gemm/lora_linear/operands.rs): columns of xa
+// beside x, B beside the weight, or A below it, and the weight itself, decoded. One launch does all, since most take less
+// than a launch; so do the sums that d_xa is made of, behind which its place waits for nothing else. All are moved 8
+// elements at a time. No CTA reads what another one writes.
+#include "dequantize.cuh"
+#include "lora_sums.cuh"
 
-constexpr unsigned THREADS = LORA_LINEAR_THREADS;
+// CTAs on a multiprocessor, at least: what hides the memory from those that decode.
+constexpr unsigned THREADS = LORA_LINEAR_THREADS, LORA_LINEAR_CTAS = 8, LORA_LINEAR_SUMS_CTAS = 5;
+static_assert(THREADS == DEQUANTIZE_THREADS && THREADS == LORA_WEIGHT_GRAD_THREADS, "CTAs of all kinds are in one grid");
 
 template <class T> __device__ __forceinline__ void zero8(T *to) {
 #pragma unroll
@@ -12,9 +15,9 @@ template <class T> __device__ __forceinline__ void zero8(T *to) {
 }
 
 // out [rows, cols]: the columns that x has, then zeros.
-template <class T> __device__ __forceinline__ void copy_xa(const LoraLinearCopyParams &p) {
+template <class T> __device__ __forceinline__ void copy_xa(const LoraLinearCopyParams &p, unsigned block) {
     unsigned per_row = p.cols / 8;
-    size_t i = size_t(blockIdx.x) * THREADS + threadIdx.x, row = i / per_row;
+    size_t i = size_t(block) * THREADS + threadIdx.x, row = i / per_row;
     if (row >= p.rows) return;
     unsigned col = i % per_row * 8;
     T *to = row_of<T>(p.out, row) + col;
@@ -25,8 +28,8 @@ template <class T> __device__ __forceinline__ void copy_xa(const LoraLinearCopyP
 }
 
 // out [rows, cols]: rows of scale * B where a factor has this row and these columns; else zeros.
-template <class T> __device__ __forceinline__ void beside(const LoraLinearFactorsParams &p) {
-    unsigned per_row = p.cols / 8, i = blockIdx.x * THREADS + threadIdx.x, row = i / per_row;
+template <class T> __device__ __forceinline__ void beside(const LoraLinearFactorsParams &p, unsigned block) {
+    unsigned per_row = p.cols / 8, i = block * THREADS + threadIdx.x, row = i / per_row;
     if (row >= p.rows) return;
     T *to = row_of<T>(p.out, row) + i % per_row * 8;
     zero8(to);
@@ -43,8 +46,8 @@ template <class T> __device__ __forceinline__ void beside(const LoraLinearFactor
 }
 
 // out [rows, cols]: row i is row i - col of the A that has it, else zeros.
-template <class T> __device__ __forceinline__ void below(const LoraLinearFactorsParams &p) {
-    unsigned per_row = p.cols / 8, i = blockIdx.x * THREADS + threadIdx.x, row = i / per_row, col = i % per_row * 8;
+template <class T> __device__ __forceinline__ void below(const LoraLinearFactorsParams &p, unsigned block) {
+    unsigned per_row = p.cols / 8, i = block * THREADS + threadIdx.x, row = i / per_row, col = i % per_row * 8;
     if (row >= p.rows) return;
     T *to = row_of<T>(p.out, row) + col;
     zero8(to);
@@ -58,16 +61,34 @@ template <class T> __device__ __forceinline__ void below(const LoraLinearFactors
     }
 }
 
+template <class T> __device__ __forceinline__ void decode(const DequantizeParams &p, unsigned piece) {
+    __shared__ Decoder decoder;
+    decoder.fill(p.weight);
+    __syncthreads();
+    decoder.decode<T>(p, piece);
+}
+
 #define OPERANDS(name, T)                                                                                              \
-    extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
+    __device__ __forceinline__ void name##_operands_##T(const LoraLinearParams &p, unsigned block) {                   \
+        if (block < p.xa_end) return copy_xa<T>(p.xa, block);                                                          \
+        if (block < p.factors_end) return name<T>(p.factors, block - p.xa_end);                                        \
+        decode<T>(p.decode, block - p.factors_end);                                                                    \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(THREADS, LORA_LINEAR_CTAS)                                            \
         lora_linear_##name##_##T(const __grid_constant__ LoraLinearParams p) {                                         \
         begin_kernel();                                                                                                \
-        if (blockIdx.y == 0)                                                                                           \
-            copy_xa<T>(p.xa);                                                                                          \
-        else                                                                                                           \
-            name<T>(p.factors);                                                                                        \
+        name##_operands_##T(p, blockIdx.x);                                                                            \
+    }
+#define SUMS_BELOW(T)                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(THREADS, LORA_LINEAR_SUMS_CTAS)                                       \
+        lora_linear_sums_below_##T(const __grid_constant__ LoraLinearSumsParams p) {                                   \
+        begin_kernel();                                                                                                \
+        if (blockIdx.x < p.sums_end) out_grad_sum<T>(p.sums, blockIdx.x);                                              \
+        else below_operands_##T(p.operands, blockIdx.x - p.sums_end);                                                  \
     }
 OPERANDS(beside, bf16)
 OPERANDS(beside, f16)
 OPERANDS(below, bf16)
 OPERANDS(below, f16)
+SUMS_BELOW(bf16)
+SUMS_BELOW(f16)

@@ -142,30 +142,3 @@ template <class T, int MT> __device__ void out_grad(const LoraOutGradsParams &ps
     if (blockIdx.x * ps.tiles * TILE_COLS >= p.d_b.cols) return; // another part has more
     OutGrad<T, MT>(ps, p).run(shared_address(tiles));
 }
-
-// Adds up the parts of d_xa, in order: a thread has four columns of a token.
-template <class T> __device__ void sum_d_xa(const LoraOutGradParams &p, unsigned columns, unsigned i) {
-    unsigned row = i / (columns / 4), col = i % (columns / 4) * 4;
-    if (row >= p.d_xa_t.stride || col >= p.d_b.r) return;
-    constexpr unsigned AHEAD = 8;
-    const float4 *part = reinterpret_cast<const float4 *>(p.partial + size_t(min(row, p.d_b.n - 1)) * columns + col);
-    size_t step = size_t(p.d_b.n) * columns / 4;
-    float4 sum = {0, 0, 0, 0};
-    for (unsigned first = 0; first < p.groups; first += AHEAD) {
-        float4 parts[AHEAD];
-#pragma unroll
-        for (unsigned g = 0; g < AHEAD; g++)
-            if (first + g < p.groups) parts[g] = part[(first + g) * step];
-#pragma unroll
-        for (unsigned g = 0; g < AHEAD; g++)
-            if (first + g < p.groups)
-                sum = {sum.x + parts[g].x, sum.y + parts[g].y, sum.z + parts[g].z, sum.w + parts[g].w};
-    }
-    const float four[4] = {sum.x, sum.y, sum.z, sum.w};
-#pragma unroll
-    for (unsigned j = 0; j < 4; j++) {
-        T v = from_f32<T>(row < p.d_b.n ? p.d_b.scale * four[j] : 0.f);
-        if (row < p.d_b.n) row_of<T>(p.d_xa, row)[col + j] = v;
-        row_of<T>(p.d_xa_t, col + j)[row] = v;
-    }
-}

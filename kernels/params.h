@@ -338,12 +338,13 @@ typedef struct {
     unsigned first_row; // of the weight, beside the first of `out`
     unsigned rows, cols;
 } LoraLinearFactorsParams;
-// Both operands; either may have no rows.
+// What a product with adapters waits for, each by CTAs of its own, in this order; any of it may be nothing.
 typedef struct {
     LoraLinearCopyParams xa;
     LoraLinearFactorsParams factors;
+    DequantizeParams decode;      // of rows that begin at 16 bytes, their columns a multiple of 8
+    unsigned xa_end, factors_end; // the first CTA after those
 } LoraLinearParams;
-
 // norm_linear4, lora_linear: out = rms_norm(x) W^T and what adapters add, and gated = swiglu(out), 4-bit W [rows, cols].
 typedef struct {
     Linear4Params linear; // of x as it is before the norm; with gated, out is not written
@@ -401,6 +402,7 @@ typedef struct {
     float *partial;           // [groups, n, columns]: parts of d_xa
     MatrixMut d_xa;           // T [n, r]
     MatrixMut d_xa_t;         // T [r, d_xa_t.stride]: the same transposed, zeros from n on
+    MatrixMut beside;         // T [n, r]: d_xa again, as an operand of the product, or null
     unsigned groups;          // of columns of d_out
 } LoraOutGradParams;
 typedef struct {
@@ -412,6 +414,16 @@ enum {
     LORA_OUT_GRAD_TILES = 8,  // in a group at most, for 16 columns of r; half of it for 32
     LORA_OUT_GRAD_STAGES = 4, // tiles in shared memory
 };
+// The sums: out_grad_sum, or lora_linear, before what its product waits for.
+typedef struct {
+    LoraOutGradsParams of;
+    unsigned blocks; // CTAs of each part's d_xa, and as many of its d_b
+} LoraOutGradSumsParams;
+typedef struct {
+    LoraOutGradSumsParams sums;
+    unsigned sums_end; // the first CTA after those
+    LoraLinearParams operands;
+} LoraLinearSumsParams;
 
 // rms_norm: h = x (+ add); sum = h; out = h / sqrt(mean(h^2) + eps) * weight.
 typedef struct {

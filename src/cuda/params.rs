@@ -597,13 +597,20 @@ const _: () = {
 pub struct LoraLinearParams {
     pub xa: LoraLinearCopyParams,
     pub factors: LoraLinearFactorsParams,
+    pub decode: DequantizeParams,
+    pub xa_end: ::core::ffi::c_uint,
+    pub factors_end: ::core::ffi::c_uint,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of LoraLinearParams"][::core::mem::size_of::<LoraLinearParams>() - 216usize];
+    ["Size of LoraLinearParams"][::core::mem::size_of::<LoraLinearParams>() - 288usize];
     ["Alignment of LoraLinearParams"][::core::mem::align_of::<LoraLinearParams>() - 8usize];
     ["Offset of field: LoraLinearParams::xa"][::core::mem::offset_of!(LoraLinearParams, xa) - 0usize];
     ["Offset of field: LoraLinearParams::factors"][::core::mem::offset_of!(LoraLinearParams, factors) - 48usize];
+    ["Offset of field: LoraLinearParams::decode"][::core::mem::offset_of!(LoraLinearParams, decode) - 216usize];
+    ["Offset of field: LoraLinearParams::xa_end"][::core::mem::offset_of!(LoraLinearParams, xa_end) - 280usize];
+    ["Offset of field: LoraLinearParams::factors_end"]
+        [::core::mem::offset_of!(LoraLinearParams, factors_end) - 284usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -709,18 +716,20 @@ pub struct LoraOutGradParams {
     pub partial: *mut f32,
     pub d_xa: MatrixMut,
     pub d_xa_t: MatrixMut,
+    pub beside: MatrixMut,
     pub groups: ::core::ffi::c_uint,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of LoraOutGradParams"][::core::mem::size_of::<LoraOutGradParams>() - 176usize];
+    ["Size of LoraOutGradParams"][::core::mem::size_of::<LoraOutGradParams>() - 192usize];
     ["Alignment of LoraOutGradParams"][::core::mem::align_of::<LoraOutGradParams>() - 8usize];
     ["Offset of field: LoraOutGradParams::d_b"][::core::mem::offset_of!(LoraOutGradParams, d_b) - 0usize];
     ["Offset of field: LoraOutGradParams::b"][::core::mem::offset_of!(LoraOutGradParams, b) - 120usize];
     ["Offset of field: LoraOutGradParams::partial"][::core::mem::offset_of!(LoraOutGradParams, partial) - 128usize];
     ["Offset of field: LoraOutGradParams::d_xa"][::core::mem::offset_of!(LoraOutGradParams, d_xa) - 136usize];
     ["Offset of field: LoraOutGradParams::d_xa_t"][::core::mem::offset_of!(LoraOutGradParams, d_xa_t) - 152usize];
-    ["Offset of field: LoraOutGradParams::groups"][::core::mem::offset_of!(LoraOutGradParams, groups) - 168usize];
+    ["Offset of field: LoraOutGradParams::beside"][::core::mem::offset_of!(LoraOutGradParams, beside) - 168usize];
+    ["Offset of field: LoraOutGradParams::groups"][::core::mem::offset_of!(LoraOutGradParams, groups) - 184usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -731,14 +740,45 @@ pub struct LoraOutGradsParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of LoraOutGradsParams"][::core::mem::size_of::<LoraOutGradsParams>() - 712usize];
+    ["Size of LoraOutGradsParams"][::core::mem::size_of::<LoraOutGradsParams>() - 776usize];
     ["Alignment of LoraOutGradsParams"][::core::mem::align_of::<LoraOutGradsParams>() - 8usize];
     ["Offset of field: LoraOutGradsParams::parts"][::core::mem::offset_of!(LoraOutGradsParams, parts) - 0usize];
-    ["Offset of field: LoraOutGradsParams::tiles"][::core::mem::offset_of!(LoraOutGradsParams, tiles) - 704usize];
-    ["Offset of field: LoraOutGradsParams::columns"][::core::mem::offset_of!(LoraOutGradsParams, columns) - 708usize];
+    ["Offset of field: LoraOutGradsParams::tiles"][::core::mem::offset_of!(LoraOutGradsParams, tiles) - 768usize];
+    ["Offset of field: LoraOutGradsParams::columns"][::core::mem::offset_of!(LoraOutGradsParams, columns) - 772usize];
 };
 pub const LORA_OUT_GRAD_TILES: u32 = 8;
 pub const LORA_OUT_GRAD_STAGES: u32 = 4;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct LoraOutGradSumsParams {
+    pub of: LoraOutGradsParams,
+    pub blocks: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LoraOutGradSumsParams"][::core::mem::size_of::<LoraOutGradSumsParams>() - 784usize];
+    ["Alignment of LoraOutGradSumsParams"][::core::mem::align_of::<LoraOutGradSumsParams>() - 8usize];
+    ["Offset of field: LoraOutGradSumsParams::of"][::core::mem::offset_of!(LoraOutGradSumsParams, of) - 0usize];
+    ["Offset of field: LoraOutGradSumsParams::blocks"]
+        [::core::mem::offset_of!(LoraOutGradSumsParams, blocks) - 776usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct LoraLinearSumsParams {
+    pub sums: LoraOutGradSumsParams,
+    pub sums_end: ::core::ffi::c_uint,
+    pub operands: LoraLinearParams,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LoraLinearSumsParams"][::core::mem::size_of::<LoraLinearSumsParams>() - 1080usize];
+    ["Alignment of LoraLinearSumsParams"][::core::mem::align_of::<LoraLinearSumsParams>() - 8usize];
+    ["Offset of field: LoraLinearSumsParams::sums"][::core::mem::offset_of!(LoraLinearSumsParams, sums) - 0usize];
+    ["Offset of field: LoraLinearSumsParams::sums_end"]
+        [::core::mem::offset_of!(LoraLinearSumsParams, sums_end) - 784usize];
+    ["Offset of field: LoraLinearSumsParams::operands"]
+        [::core::mem::offset_of!(LoraLinearSumsParams, operands) - 792usize];
+};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct RmsNormParams {

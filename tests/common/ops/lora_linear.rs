@@ -1,3 +1,4 @@
+mod adjoining;
 mod gated;
 mod refused;
 mod unkept;
@@ -327,6 +328,7 @@ fn lora_linear_large<B: Backend>(backend: &B) {
 pub fn checks<B: Backend>() -> Vec<Check<B>> {
     vec![
         ("lora_linear", lora_linear),
+        ("lora_linear_adjoining", adjoining::check),
         ("lora_linear_gated", gated::check),
         ("lora_linear_grad", lora_linear_grad),
         ("lora_linear_grad_unkept", unkept::check),

@@ -27,6 +27,7 @@ use plan::Launch;
 
 pub(in crate::cuda) use dropout::dropout_params;
 pub(in crate::cuda) use grad::{LoraGrads, lora_grad};
+pub(super) use out_grad::Sums;
 
 fn forward_params<T: Float>(op: &mut Lora<'_, Cuda, T>) -> LoraSkinnyParams {
     let ([n, k], [_, r], [_, out]) = (op.x.shape(), op.xa.shape(), op.out.shape());

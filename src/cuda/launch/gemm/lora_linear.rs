@@ -1,6 +1,7 @@
 //! One or two tokens and a 4-bit weight: `norm_linear4.rs`, without a norm. Up to [`SEPARATE_TOKENS`] a product and its
 //! adapters are ops of their own. For more, with B beside the weight, or A below it, one product has all (`stack.rs`).
 
+mod operands;
 mod stack;
 
 use super::{
@@ -28,7 +29,7 @@ use crate::{
 use core::ffi::c_void;
 use stack::{Operands, Stack};
 
-pub(super) use stack::rows_below;
+pub(super) use operands::rows_below;
 
 /// Adapters of more tokens are part of the product, where there is a way.
 const SEPARATE_TOKENS: usize = 16;
@@ -132,12 +133,13 @@ pub(in crate::cuda) fn lora_linear_grad<T: Float>(cuda: &Cuda, op: LoraLinearGra
     // SAFETY: `LoraLinearGrad::verify` checked every shape, and `with_way` what is demanded beyond; an input that was not
     // kept is there once `through` has made it.
     unsafe {
-        grads.d_xa::<T>(cuda)?;
+        match (whole, grads.d_xa::<T>(cuda)?) {
+            (Some((stack, gemm)), sums) => stack.backward(cuda, &gemm, sums)?,
+            (None, Some(sums)) => sums.launch::<T>(cuda)?,
+            (None, None) => {}
+        }
         if kept {
             grads.factors::<T>(cuda)?;
-        }
-        if let Some((stack, gemm)) = whole {
-            stack.backward(cuda, &gemm)?;
         }
         match d_x {
             Some(d_x) if !kept => through(cuda, &grads, input, d_x),

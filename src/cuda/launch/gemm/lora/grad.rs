@@ -3,7 +3,8 @@
 use super::{
     PARTS,
     dropout::dropout_params,
-    launch_down, launch_up, out_grad,
+    launch_down, launch_up,
+    out_grad::{self, Sums},
     plan::{self, Launch},
     products, together,
     transposed::{self, MATRICES, Shape, Transposed, transpose},
@@ -159,11 +160,11 @@ impl Work {
     }
 
     /// Queues `d_xa` of adapters of the same tokens, up to [`PARTS`] of them, `d_b` where that comes with it, and what is read
-    /// transposed.
+    /// transposed, but for sums that are left to do.
     ///
     /// # Safety
     /// They were made of ops that were verified, with scratch of their own.
-    unsafe fn run_d_xa<T: Float>(cuda: &Cuda, works: &[Self]) -> Result<()> {
+    unsafe fn run_d_xa<T: Float>(cuda: &Cuda, works: &[Self]) -> Result<Option<Sums>> {
         let transposes = works.iter().flat_map(|work| work.transposes).collect::<Vec<_>>();
         let (mut once, mut products, mut twice) = (Vec::new(), Vec::new(), Vec::new());
         for work in works {
@@ -183,7 +184,7 @@ impl Work {
             }
             products.iter().try_for_each(|both| both.run_d_xa(cuda))?;
             transposed::launch::<T>(cuda, &copies)?;
-            if once.is_empty() { Ok(()) } else { out_grad::launch::<T>(cuda, &mut once) }
+            if once.is_empty() { Ok(None) } else { out_grad::launch::<T>(cuda, &mut once).map(Some) }
         }
     }
 
@@ -277,11 +278,20 @@ impl LoraGrads {
         }
     }
 
+    /// `d_xa`, but for sums of the last adapters that are left to do.
+    ///
     /// # Safety
     /// The op that these are parts of was verified (`LoraPart::verify_all`), and what it names is live.
-    pub(in crate::cuda) unsafe fn d_xa<T: Float>(&self, cuda: &Cuda) -> Result<()> {
-        // SAFETY: this function's contract is theirs.
-        self.0.chunks(PARTS).try_for_each(|works| unsafe { Work::run_d_xa::<T>(cuda, works) })
+    pub(in crate::cuda::launch::gemm) unsafe fn d_xa<T: Float>(&self, cuda: &Cuda) -> Result<Option<Sums>> {
+        let mut left = None::<Sums>;
+        for works in self.0.chunks(PARTS) {
+            // SAFETY: this function's contract is theirs.
+            unsafe {
+                left.map_or(Ok(()), |sums| sums.launch::<T>(cuda))?;
+                left = Work::run_d_xa::<T>(cuda, works)?;
+            }
+        }
+        Ok(left)
     }
 
     /// # Safety
@@ -381,7 +391,9 @@ pub(in crate::cuda) fn lora_grad<T: Float>(cuda: &Cuda, op: LoraGrad<'_, Cuda, T
     let grads = LoraGrads(works.collect::<Result<_>>()?);
     // SAFETY: `LoraGrad::verify` checked the op.
     unsafe {
-        grads.d_xa::<T>(cuda)?;
+        if let Some(sums) = grads.d_xa::<T>(cuda)? {
+            sums.launch::<T>(cuda)?;
+        }
         grads.factors::<T>(cuda)?;
         grads.d_x::<T>(cuda)
     }

@@ -12,7 +12,7 @@ use crate::{
         params::{
             LORA_OUT_GRAD_STAGES, LORA_OUT_GRAD_TILES, LORA_WEIGHT_GRAD_COLS, LORA_WEIGHT_GRAD_SUMS,
             LORA_WEIGHT_GRAD_THREADS, LORA_WEIGHT_GRAD_TILE_TOKENS, LoraDownParams, LoraOutGradParams,
-            LoraOutGradsParams, LoraWeightGradParams,
+            LoraOutGradSumsParams, LoraOutGradsParams, LoraWeightGradParams, MatrixMut,
         },
         scratch::Slot,
     },
@@ -25,7 +25,7 @@ use std::ptr::null_mut;
 /// By columns of r.
 static OUT_GRAD: [(u32, Kernel<LoraOutGradsParams>); 2] =
     [(16, Kernel::new("lora_grad", "lora_out_grad16")), (32, Kernel::new("lora_grad", "lora_out_grad32"))];
-const OUT_GRAD_SUM: Kernel<LoraOutGradsParams> = Kernel::new("lora_grad", "lora_out_grad_sum");
+const OUT_GRAD_SUM: Kernel<LoraOutGradSumsParams> = Kernel::new("lora_grad", "lora_out_grad_sum");
 
 /// What both take, where the kernel of both suits. For wider `r` the parts of `d_xa` are more than what is saved.
 pub(super) fn params(
@@ -41,7 +41,15 @@ pub(super) fn params(
         && [d_b.x, d_b.xa].iter().all(|matrix| matrix.is_aligned(dtype, 16))
         && is_aligned(b, 0, 16)
         && shared_bytes(*columns) as usize <= cuda.max_shared;
-    let params = LoraOutGradParams { d_b, b, partial: null_mut(), d_xa: d_xa.out, d_xa_t: d_xa.out_t, groups: 0 };
+    let params = LoraOutGradParams {
+        d_b,
+        b,
+        partial: null_mut(),
+        d_xa: d_xa.out,
+        d_xa_t: d_xa.out_t,
+        beside: MatrixMut::NONE,
+        groups: 0,
+    };
     fits.then_some(params)
 }
 
@@ -132,26 +140,63 @@ fn place_sums(cuda: &Cuda, parts: &mut [LoraOutGradParams], columns: u32) -> Res
     Ok(())
 }
 
-/// Queues `d_xa` and `d_b` of up to [`super::PARTS`] adapters.
+/// The sums that `d_xa` and `d_b` of up to [`super::PARTS`] adapters are made of, parts of which there are.
+#[derive(Clone, Copy)]
+pub(in crate::cuda::launch::gemm) struct Sums {
+    params: LoraOutGradSumsParams,
+    count: u32,
+}
+
+impl Sums {
+    /// The parameters and all CTAs of what adds them, of [`LORA_WEIGHT_GRAD_THREADS`] threads, where `beside` says where each
+    /// `d_xa` goes as well.
+    pub(in crate::cuda::launch::gemm) fn beside(
+        mut self,
+        beside: impl Fn(MatrixMut) -> MatrixMut,
+    ) -> (LoraOutGradSumsParams, u32) {
+        for part in &mut self.params.of.parts {
+            part.beside = beside(part.d_xa);
+        }
+        (self.params, self.ctas())
+    }
+
+    /// Columns of `d_xa`.
+    pub(in crate::cuda::launch::gemm) fn columns(&self) -> usize {
+        self.params.of.parts[..self.count as usize].iter().map(|part| part.d_b.r as usize).sum()
+    }
+
+    fn ctas(&self) -> u32 {
+        2 * self.count * self.params.blocks
+    }
+
+    /// Queues what adds them.
+    ///
+    /// # Safety
+    /// The parts are there, of ops that were verified, and nothing has taken their scratch since.
+    pub(in crate::cuda::launch::gemm) unsafe fn launch<T: Float>(self, cuda: &Cuda) -> Result<()> {
+        let config = LaunchConfig::new(self.ctas(), LORA_WEIGHT_GRAD_THREADS);
+        // SAFETY: this function's contract is that of `Cuda::launch`.
+        unsafe { cuda.launch(&OUT_GRAD_SUM, T::DTYPE.suffix(), self.params, config) }
+    }
+}
+
+/// Queues the parts of `d_xa` and `d_b` of up to [`super::PARTS`] adapters, whose sums are left to do.
 ///
 /// # Safety
 /// [`params`] made them of ops that were verified, with room for `d_xa_t`.
-pub(super) unsafe fn launch<T: Float>(cuda: &Cuda, parts: &mut [LoraOutGradParams]) -> Result<()> {
-    let (Launch { kernel, config }, params) = cut(cuda, parts)?;
+pub(super) unsafe fn launch<T: Float>(cuda: &Cuda, parts: &mut [LoraOutGradParams]) -> Result<Sums> {
+    let (Launch { kernel, config }, of) = cut(cuda, parts)?;
     let threads = |p: &LoraOutGradParams| {
-        let of_d_xa = p.d_xa_t.stride as usize * params.columns as usize / 4;
+        let of_d_xa = p.d_xa_t.stride as usize * of.columns as usize / 4;
         of_d_xa.max(p.d_b.r.div_ceil(LORA_WEIGHT_GRAD_SUMS) as usize * p.d_b.cols as usize)
     };
     let most = parts.iter().map(threads).max().unwrap_or(0);
-    let blocks = grid("lora_grad", &[most], most.div_ceil(LORA_WEIGHT_GRAD_THREADS as usize))?;
-    let sum_config =
-        LaunchConfig { grid: [blocks, 1, 2 * config.grid[2]], threads: LORA_WEIGHT_GRAD_THREADS, shared: 0 };
+    let blocks = grid("lora_grad", &[most], 2 * parts.len() * most.div_ceil(LORA_WEIGHT_GRAD_THREADS as usize))?;
     // SAFETY: the matrices are as this function's contract says, the sums have their room, and `params` checked what the
     // kernel demands beyond.
-    unsafe {
-        cuda.launch(kernel, T::DTYPE.suffix(), params, config)?;
-        cuda.launch(&OUT_GRAD_SUM, T::DTYPE.suffix(), params, sum_config)
-    }
+    unsafe { cuda.launch(kernel, T::DTYPE.suffix(), of, config)? };
+    let count = dim(parts.len());
+    Ok(Sums { params: LoraOutGradSumsParams { of, blocks: blocks / (2 * count) }, count })
 }
 
 #[cfg(test)]

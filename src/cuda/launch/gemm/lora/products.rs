@@ -10,10 +10,7 @@ use crate::{
             gemm::{BlasProduct, Gemm, lora_linear::rows_below},
             is_aligned,
         },
-        params::{
-            LORA_LINEAR_FACTORS, LoraDownParams, LoraLinearCopyParams, LoraWeightGradParams, Matrix, MatrixMut,
-            TransposeParams,
-        },
+        params::{LORA_LINEAR_FACTORS, LoraDownParams, LoraWeightGradParams, Matrix, MatrixMut, TransposeParams},
         scratch::Slot,
     },
     element::{DType, Float},
@@ -29,13 +26,20 @@ fn is_even(dtype: DType, lens: &[u32]) -> bool {
     dtype != DType::F32 && lens.iter().all(|len| *len > 0 && len.is_multiple_of(8))
 }
 
+/// Whether pieces, where they begin and how long they are, lie one behind the other.
+fn adjoin(pieces: impl IntoIterator<Item = (usize, usize)>) -> bool {
+    let mut end = None;
+    pieces.into_iter().all(|(start, len)| end.replace(start + len).is_none_or(|end| end == start))
+}
+
 /// Whether `xa` of so many columns is a product: on an H200 from then on it wins, with A of several adapters to be put one
 /// below the other before.
 fn suits_down(n: usize, columns: usize) -> bool {
     columns >= 32 && n * columns >= 64 * 1024
 }
 
-/// All of `xa` from one read of `x`. False: not so.
+/// All of `xa` from one read of `x`, with all A as one matrix, copied where they do not lie one behind the other. False: not
+/// so.
 ///
 /// # Safety
 /// The op that these are parts of was verified, and what it names is live.
@@ -53,10 +57,12 @@ pub(super) unsafe fn down<T: Float>(
     if !fits {
         return Ok(false);
     }
-    let bytes = span.len() * inputs * T::DTYPE.bytes();
-    let a = match parts {
-        [part] => part.a.ptr() as *mut c_void,
-        _ => cuda.scratch::<u8>(Slot::Weight, bytes)?.cast(),
+    let row = inputs * T::DTYPE.bytes();
+    let in_place = adjoin(parts.iter().map(|part| (part.xa.start, part.xa.len())))
+        && adjoin(parts.iter().map(|part| (part.a.ptr() as usize, part.xa.len() * row)));
+    let a = match in_place {
+        true => parts[0].a.ptr() as *mut c_void,
+        false => cuda.scratch::<u8>(Slot::Weight, span.len() * row)?.cast(),
     };
     let a = MatrixMut { ptr: a, stride: dim(inputs) };
     let gemm = Gemm::new(OP, false, &x, &mut xa.reborrow().columns(span.clone()), false);
@@ -66,9 +72,8 @@ pub(super) unsafe fn down<T: Float>(
     }
     // SAFETY: the scratch has a row for each column of the span; the rest is this function's contract.
     unsafe {
-        if parts.len() > 1 {
-            let nothing = LoraLinearCopyParams { x: Matrix::NONE, out: MatrixMut::NONE, rows: 0, used: 0, cols: 8 };
-            rows_below(cuda, parts, span.start, [span.len(), inputs], nothing, a)?;
+        if !in_place {
+            rows_below(cuda, parts, span.start, [span.len(), inputs], a)?;
         }
         product.run(cuda)
     }
@@ -147,9 +152,9 @@ fn of_factor(dtype: DType, p: &LoraWeightGradParams) -> Option<BlasProduct> {
     Some(product)
 }
 
-/// Whether gradients of A of so many columns are one product: with the sums of several adapters added by a launch of its own.
-fn suits_d_a(n: u32, columns: u32) -> bool {
-    columns >= 48 && n >= 512
+/// Whether gradients of A of so many columns are one product: fewer where it adds to all of them, and no launch has to.
+fn suits_d_a(n: u32, columns: u32, in_place: bool) -> bool {
+    if in_place { columns >= 32 && n >= 1024 } else { columns >= 48 && n >= 512 }
 }
 
 /// The gradients of A of adapters of one input, of which `d_xa` are columns of one matrix, from one read of the input. False:
@@ -158,20 +163,23 @@ fn suits_d_a(n: u32, columns: u32) -> bool {
 /// # Safety
 /// `d_a` was made of ops that were verified; what it names is live.
 pub(super) unsafe fn d_a<T: Float>(cuda: &Cuda, d_a: &[LoraWeightGradParams]) -> Result<bool> {
-    let Some(all) = all_columns::<T>(d_a) else { return Ok(false) };
-    let (first, alone) = (all.xa.ptr.addr(), d_a.len() == 1);
-    let (out, scale) = match alone {
+    let in_place = adjoin(d_a.iter().map(|p| (p.xa.ptr.addr(), p.r as usize * T::DTYPE.bytes())))
+        && adjoin(d_a.iter().map(|p| (p.out.addr(), p.r as usize * p.cols as usize * size_of::<f32>())))
+        && d_a.iter().all(|p| p.scale == d_a[0].scale);
+    let Some(all) = all_columns::<T>(d_a, in_place) else { return Ok(false) };
+    let first = all.xa.ptr.addr();
+    let (out, scale) = match in_place {
         true => (all.out, all.scale),
         false => (cuda.scratch::<f32>(Slot::Partial, all.r as usize * all.cols as usize)?, 1.0),
     };
     let Some(mut product) = of_factor(T::DTYPE, &LoraWeightGradParams { out, scale, ..all }) else { return Ok(false) };
-    product.shape.accumulate = alone;
+    product.shape.accumulate = in_place;
     if !cuda.blas.takes(&product.shape)? {
         return Ok(false);
     }
-    // SAFETY: this function's contract is its, and the scratch has a row for each column.
+    // SAFETY: this function's contract is its, and the gradients, or the scratch, have a row for each column.
     unsafe { run_taken(cuda, &product)? };
-    if alone {
+    if in_place {
         return Ok(true);
     }
     let part = |p: &LoraWeightGradParams| {
@@ -183,13 +191,13 @@ pub(super) unsafe fn d_a<T: Float>(cuda: &Cuda, d_a: &[LoraWeightGradParams]) ->
 }
 
 /// All of them as one, from the first column of `d_xa` to the last, where that suits.
-fn all_columns<T: Float>(d_a: &[LoraWeightGradParams]) -> Option<LoraWeightGradParams> {
+fn all_columns<T: Float>(d_a: &[LoraWeightGradParams], in_place: bool) -> Option<LoraWeightGradParams> {
     let end = |p: &LoraWeightGradParams| p.xa.ptr.wrapping_byte_add(p.r as usize * T::DTYPE.bytes());
     let first = d_a.iter().min_by_key(|p| p.xa.ptr)?;
     let end = d_a.iter().map(end).max()?;
     let columns = dim((end.addr() - first.xa.ptr.addr()) / T::DTYPE.bytes());
     let fits = d_a.iter().all(|p| p.dropout.threshold == 0)
-        && suits_d_a(first.n, columns)
+        && suits_d_a(first.n, columns, in_place)
         && is_even(T::DTYPE, &[columns, first.cols]);
     fits.then_some(LoraWeightGradParams { r: columns, ..*first })
 }
@@ -199,13 +207,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn pieces_adjoin_where_none_is_between() {
+        assert!(adjoin([]) && adjoin([(3, 4)]) && adjoin([(3, 4), (7, 2), (9, 0)]));
+        assert!(!adjoin([(3, 4), (8, 2)]) && !adjoin([(7, 2), (3, 4)]));
+    }
+
+    #[test]
     fn products_are_taken_where_they_were_measured_to_win() {
         let down = |columns| [512, 1024, 2048].map(|n| suits_down(n, columns));
         assert_eq!(down(16), [false; 3]);
         assert_eq!(down(48), [false, false, true]);
         assert_eq!(down(64), [false, true, true]);
         assert_eq!(down(192), [true; 3]);
-        assert_eq!([16, 32, 48, 192].map(|columns| suits_d_a(8192, columns)), [false, false, true, true]);
-        assert!(!suits_d_a(256, 192));
+        assert_eq!([16, 32, 48, 192].map(|columns| suits_d_a(8192, columns, false)), [false, false, true, true]);
+        assert_eq!([16, 32].map(|columns| suits_d_a(8192, columns, true)), [false, true]);
+        assert!(!suits_d_a(256, 192, true) && !suits_d_a(256, 192, false));
     }
 }

@@ -1,9 +1,9 @@
 //! Products that take adapters along: `[x | xa]` with `[W | scale B]`, and `[d_out | d_xa]` with `W` above `A`.
 
+use super::operands::{self, Beside, Factors};
 use crate::{
     cuda::{
         device::Cuda,
-        kernel::{Kernel, LaunchConfig},
         launch::{
             dequantize::launch_dequantize,
             dim,
@@ -12,13 +12,11 @@ use crate::{
                 linear::{Dense, dense},
                 linear4::{part_of, rows_at_a_time, rows_of},
                 linear4_wgmma::{self, More},
+                lora::Sums,
             },
-            grid, is_aligned, weight4,
+            is_aligned, weight4,
         },
-        params::{
-            DequantizeParams, LORA_LINEAR_FACTORS, LORA_LINEAR_THREADS, LoraLinearCopyParams, LoraLinearFactor,
-            LoraLinearFactorsParams, LoraLinearParams, Matrix, MatrixMut,
-        },
+        params::{DequantizeParams, LORA_LINEAR_FACTORS, LoraLinearCopyParams, Matrix, MatrixMut},
         scratch::Slot,
     },
     element::{DType, Float},
@@ -29,11 +27,6 @@ use crate::{
 };
 use core::ffi::c_void;
 use std::ops::Range;
-
-const BESIDE: Kernel<LoraLinearParams> = Kernel::new("lora_linear", "lora_linear_beside");
-const BELOW: Kernel<LoraLinearParams> = Kernel::new("lora_linear", "lora_linear_below");
-
-type Factors = [LoraLinearFactor; LORA_LINEAR_FACTORS as usize];
 
 /// What a product takes beside the weight.
 pub(super) struct Operands {
@@ -110,34 +103,37 @@ impl<'a, T: Float> Stack<'a, T> {
         Ok(Some(Whole { stack: self, way }))
     }
 
-    /// Of these rows of the weight all scaled B, one beside the other, and zeros where there is none, to `out`; and `xa`
-    /// to its place.
+    fn factors(&self) -> Factors<'a, T> {
+        Factors { parts: self.parts, first: self.span.start }
+    }
+
+    /// Of these rows of the weight, which is decoded if `decode` says so, all scaled B, one beside the other, to `out`; and
+    /// `xa` to its place.
     ///
     /// # Safety
-    /// `out` has room for them; what `xa` names is live.
+    /// `out` and that of `decode` have room for them; what `xa` names is live.
     unsafe fn columns_beside(
         &self,
         cuda: &Cuda,
         xa: LoraLinearCopyParams,
         rows: Range<usize>,
         out: MatrixMut,
+        decode: DequantizeParams,
     ) -> Result<()> {
-        let (factors, count) = factors(self.parts, self.span.start, |part| part.b.ptr());
-        let (first_row, n, cols) = (dim(rows.start), dim(rows.len()), dim(self.columns));
-        let factors = LoraLinearFactorsParams { factors, count, out, first_row, rows: n, cols };
+        let factors = self.factors().beside(rows, self.columns, out);
         // SAFETY: `out` has room, as this function's contract says; of the factors `LoraLinear::verify` checked the
         // shapes.
-        unsafe { launch::<T>(cuda, &BESIDE, LoraLinearParams { xa, factors }) }
+        unsafe { operands::beside::<T>(cuda, xa, factors, decode) }
     }
 
-    /// All A, one below the other, and zeros where there is none, to `out`; and `xa` to its place.
+    /// All A, one below the other, to `out`; `d_xa` to its place, and the weight likewise.
     ///
     /// # Safety
-    /// As for [`Stack::columns_beside`].
-    unsafe fn rows_below(&self, cuda: &Cuda, xa: LoraLinearCopyParams, out: MatrixMut) -> Result<()> {
-        let first = self.span.start;
-        // SAFETY: this function's contract is its.
-        unsafe { rows_below(cuda, self.parts, first, [self.columns, self.weight.shape()[1]], xa, out) }
+    /// As for [`Stack::columns_beside`]; parts of sums are there.
+    unsafe fn rows_below(&self, cuda: &Cuda, d_xa: Beside, out: MatrixMut, decode: DequantizeParams) -> Result<()> {
+        let factors = self.factors().below([self.columns, self.weight.shape()[1]], out);
+        // SAFETY: this function's contract is its; of the factors `LoraLinearGrad::verify` checked the shapes.
+        unsafe { operands::below::<T>(cuda, d_xa, factors, decode) }
     }
 
     /// The columns of `xa`, which go behind the first `cols` columns of the operand, of `n` rows.
@@ -147,37 +143,28 @@ impl<'a, T: Float> Stack<'a, T> {
         let out = behind(*x, cols, T::DTYPE);
         LoraLinearCopyParams { x: xa, out, rows: dim(n), used: dim(span.len()), cols: dim(*columns) }
     }
-}
 
-/// The factors that `of` picks, and where they belong: columns of xa count from `first` on.
-fn factors<T: Float>(
-    parts: &[LoraPart<'_, Cuda, T>],
-    first: usize,
-    of: impl Fn(&LoraPart<'_, Cuda, T>) -> u64,
-) -> (Factors, u32) {
-    let mut factors = [LoraLinearFactor::NONE; LORA_LINEAR_FACTORS as usize];
-    for (factor, part) in factors.iter_mut().zip(parts) {
-        *factor = LoraLinearFactor::new(of(part) as _, part, first);
+    /// The same of `d_xa`, some of whose sums are left to do: where these are all of its columns, they go there at once.
+    ///
+    /// # Safety
+    /// As for [`Sums::launch`].
+    unsafe fn d_xa_beside(&self, cuda: &Cuda, sums: Option<Sums>, [n, cols]: [usize; 2]) -> Result<Beside> {
+        let all = self.xa_beside([n, cols]);
+        match sums {
+            Some(sums) if sums.columns() == self.span.len() => {
+                let place = |d_xa: MatrixMut| {
+                    let at = d_xa.ptr.addr() - all.x.ptr.addr();
+                    MatrixMut { ptr: all.out.ptr.wrapping_byte_add(at), ..all.out }
+                };
+                let out = behind(all.out, self.span.len(), T::DTYPE);
+                let zeros = LoraLinearCopyParams { out, used: 0, cols: all.cols - all.used, ..all };
+                Ok(Beside { xa: zeros, sums: Some(sums.beside(place)) })
+            }
+            // SAFETY: this function's contract is its.
+            Some(sums) => unsafe { sums.launch::<T>(cuda) }.map(|()| Beside { xa: all, sums: None }),
+            None => Ok(Beside { xa: all, sums: None }),
+        }
     }
-    (factors, dim(parts.len()))
-}
-
-/// `[rows, cols]` of all A, one below the other, and zeros where there is none, to `out`; and `xa` to its place.
-///
-/// # Safety
-/// As for [`Stack::columns_beside`]; A has `cols` columns, and there are no more parts than a launch takes.
-pub(in crate::cuda::launch::gemm) unsafe fn rows_below<T: Float>(
-    cuda: &Cuda,
-    parts: &[LoraPart<'_, Cuda, T>],
-    first: usize,
-    [rows, cols]: [usize; 2],
-    xa: LoraLinearCopyParams,
-    out: MatrixMut,
-) -> Result<()> {
-    let (factors, count) = factors(parts, first, |part| part.a.ptr());
-    let factors = LoraLinearFactorsParams { factors, count, out, first_row: 0, rows: dim(rows), cols: dim(cols) };
-    // SAFETY: `out` has room, as this function's contract says; of the factors the op's `verify` checked the shapes.
-    unsafe { launch::<T>(cuda, &BELOW, LoraLinearParams { xa, factors }) }
 }
 
 /// A product with adapters, and its way.
@@ -203,29 +190,31 @@ impl<T: Float> Whole<'_, T> {
                 Way::Inside(weight) => stack.forward_inside(cuda, weight, xa, gemm),
                 Way::Decoded(weight) => stack.forward_decoded(cuda, weight, xa, gemm),
                 Way::Around(weight) => {
-                    stack.columns_beside(cuda, xa, 0..rows, behind(*weight, inputs, T::DTYPE))?;
+                    let out = behind(*weight, inputs, T::DTYPE);
+                    stack.columns_beside(cuda, xa, 0..rows, out, DequantizeParams::NONE)?;
                     dense(cuda, gemm, Dense::new(weight.as_const()))
                 }
             }
         }
     }
 
-    /// `d_x = [d_out | d_xa] · (W above A)`, likewise.
+    /// `d_x = [d_out | d_xa] · (W above A)`, likewise; `sums` are left to do, of `d_xa` and what comes with it.
     ///
     /// # Safety
-    /// As for [`Whole::forward`].
-    pub(super) unsafe fn backward(&self, cuda: &Cuda, gemm: &Gemm) -> Result<()> {
+    /// As for [`Whole::forward`] and [`Sums::launch`].
+    pub(super) unsafe fn backward(&self, cuda: &Cuda, gemm: &Gemm, sums: Option<Sums>) -> Result<()> {
         let Whole { stack, way } = self;
         let [rows, _] = stack.weight.shape();
-        let d_xa = stack.xa_beside([gemm.n, rows]);
-        let gemm = &Gemm { k: rows + stack.columns, ..*gemm };
-        // SAFETY: as in `forward`.
+        // SAFETY: as in `forward`; the rest is this function's contract.
         unsafe {
+            let d_xa = stack.d_xa_beside(cuda, sums, [gemm.n, rows])?;
+            let gemm = &Gemm { k: rows + stack.columns, ..*gemm };
             match way {
                 Way::Inside(weight) => stack.backward_inside(cuda, weight, d_xa, gemm),
                 Way::Decoded(weight) => stack.backward_decoded(cuda, weight, d_xa, gemm),
                 Way::Around(weight) => {
-                    stack.rows_below(cuda, d_xa, behind(*weight, rows * weight.stride as usize, T::DTYPE))?;
+                    let out = behind(*weight, rows * weight.stride as usize, T::DTYPE);
+                    stack.rows_below(cuda, d_xa, out, DequantizeParams::NONE)?;
                     dense(cuda, gemm, Dense::new(weight.as_const()))
                 }
             }
@@ -250,7 +239,8 @@ impl<T: Float> Stack<'_, T> {
         let ptr = cuda.scratch::<u8>(Slot::Weight, weight.rows * columns * T::DTYPE.bytes())?.cast::<c_void>();
         // SAFETY: the scratch has the stack's columns; the rest is this function's contract.
         unsafe {
-            self.columns_beside(cuda, xa, 0..weight.rows, MatrixMut { ptr, stride: dim(columns) })?;
+            let out = MatrixMut { ptr, stride: dim(columns) };
+            self.columns_beside(cuda, xa, 0..weight.rows, out, DequantizeParams::NONE)?;
             linear4_wgmma::run(cuda, gemm, weight, Some(More { ptr, k: columns }))
         }
     }
@@ -273,8 +263,8 @@ impl<T: Float> Stack<'_, T> {
             let scratch = MatrixMut { ptr, stride: dim(pitch) };
             // SAFETY: the scratch has these rows, with room for both; the rest is this function's contract.
             unsafe {
-                decode::<T>(cuda, weight, rows.clone(), scratch)?;
-                self.columns_beside(cuda, xa, rows.clone(), behind(scratch, weight.cols, T::DTYPE))?;
+                let out = behind(scratch, weight.cols, T::DTYPE);
+                self.columns_beside(cuda, xa, rows.clone(), out, decoded(weight, rows.clone(), scratch))?;
                 dense(cuda, &part_of(gemm, rows), Dense::new(scratch.as_const()))?;
             }
             xa.rows = 0; // it is there
@@ -287,18 +277,13 @@ impl<T: Float> Stack<'_, T> {
     /// # Safety
     /// The matrices are as large as `gemm` says; the input's columns are the rows of the weight, then the stack's, where `d_xa`
     /// goes. The product [fits](linear4_wgmma::fits).
-    unsafe fn backward_inside(
-        &self,
-        cuda: &Cuda,
-        weight: &Weight4<'_, Cuda>,
-        d_xa: LoraLinearCopyParams,
-        gemm: &Gemm,
-    ) -> Result<()> {
+    unsafe fn backward_inside(&self, cuda: &Cuda, weight: &Weight4<'_, Cuda>, d_xa: Beside, gemm: &Gemm) -> Result<()> {
         let columns = self.columns;
         let ptr = cuda.scratch::<u8>(Slot::Weight, columns * weight.cols * T::DTYPE.bytes())?.cast::<c_void>();
         // SAFETY: the scratch has the stack's rows; the rest is this function's contract.
         unsafe {
-            self.rows_below(cuda, d_xa, MatrixMut { ptr, stride: dim(weight.cols) })?;
+            let out = MatrixMut { ptr, stride: dim(weight.cols) };
+            self.rows_below(cuda, d_xa, out, DequantizeParams::NONE)?;
             linear4_wgmma::run(cuda, gemm, weight, Some(More { ptr, k: columns }))
         }
     }
@@ -311,7 +296,7 @@ impl<T: Float> Stack<'_, T> {
         &self,
         cuda: &Cuda,
         weight: &Weight4<'_, Cuda>,
-        d_xa: LoraLinearCopyParams,
+        d_xa: Beside,
         gemm: &Gemm,
     ) -> Result<()> {
         let (cols, step) = (weight.cols, rows_at_a_time(weight, weight.cols, T::DTYPE));
@@ -324,9 +309,10 @@ impl<T: Float> Stack<'_, T> {
             let out = behind(scratch, rows.len() * cols, T::DTYPE);
             // SAFETY: the scratch has these rows, and those below them; the rest is this function's contract.
             unsafe {
-                decode::<T>(cuda, weight, rows.clone(), scratch)?;
-                if below > 0 {
-                    self.rows_below(cuda, d_xa, out)?;
+                let decode = decoded(weight, rows.clone(), scratch);
+                match below {
+                    0 => launch_dequantize(cuda, T::DTYPE, decode)?,
+                    _ => self.rows_below(cuda, d_xa, out, decode)?,
                 }
                 dense(cuda, &part_of(gemm, rows.start..rows.end + below), Dense::new(scratch.as_const()))?;
             }
@@ -335,28 +321,9 @@ impl<T: Float> Stack<'_, T> {
     }
 }
 
-/// Decodes rows of a weight to `out`.
-///
-/// # Safety
-/// `out` has room for them.
-unsafe fn decode<T: Float>(cuda: &Cuda, weight: &Weight4<'_, Cuda>, rows: Range<usize>, out: MatrixMut) -> Result<()> {
-    let params = DequantizeParams { weight: weight4(&rows_of(weight, rows)), out };
-    // SAFETY: `out` has room, as this function's contract says; `Stack::new` checked columns and alignment.
-    unsafe { launch_dequantize(cuda, T::DTYPE, params) }
-}
-
-/// Queues what brings both operands together, 8 elements a thread.
-///
-/// # Safety
-/// The matrices and factors in `params` are live and as large as it says, aligned to 16 bytes.
-unsafe fn launch<T: Float>(cuda: &Cuda, kernel: &Kernel<LoraLinearParams>, params: LoraLinearParams) -> Result<()> {
-    let LoraLinearParams { xa, factors } = &params;
-    let [xa, factors] = [[xa.rows, xa.cols], [factors.rows, factors.cols]].map(|shape| shape.map(|len| len as usize));
-    let most = if xa[0] * xa[1] > factors[0] * factors[1] { xa } else { factors };
-    let blocks = grid("lora_linear", &most, (most[0] * most[1] / 8).div_ceil(LORA_LINEAR_THREADS as usize))?;
-    let config = LaunchConfig { grid: [blocks, 2, 1], threads: LORA_LINEAR_THREADS, shared: 0 };
-    // SAFETY: this function's contract is that of `Cuda::launch`.
-    unsafe { cuda.launch(kernel, T::DTYPE.suffix(), params, config) }
+/// Rows of a weight, decoded to `out`.
+fn decoded(weight: &Weight4<'_, Cuda>, rows: Range<usize>, out: MatrixMut) -> DequantizeParams {
+    DequantizeParams { weight: weight4(&rows_of(weight, rows)), out }
 }
 
 /// The elements from `first` on, as kernels take them.
