@@ -600,6 +600,7 @@ typedef struct {
     MatrixMut out; // T [n, heads dim]
     unsigned n, heads, dim;
 } DequantizeRowsParams;
+enum { DEQUANTIZE_ROWS_THREADS = 128 };
 
 // swiglu: out = silu(gate) * up.
 typedef struct {

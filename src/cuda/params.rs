@@ -1205,6 +1205,7 @@ const _: () = {
     ["Offset of field: DequantizeRowsParams::heads"][::core::mem::offset_of!(DequantizeRowsParams, heads) - 52usize];
     ["Offset of field: DequantizeRowsParams::dim"][::core::mem::offset_of!(DequantizeRowsParams, dim) - 56usize];
 };
+pub const DEQUANTIZE_ROWS_THREADS: u32 = 128;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct SwigluParams {

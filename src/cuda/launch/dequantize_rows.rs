@@ -1,6 +1,10 @@
-use super::{dim, elementwise};
+use super::{dim, grid};
 use crate::{
-    cuda::{device::Cuda, kernel::Kernel, params::DequantizeRowsParams},
+    cuda::{
+        device::Cuda,
+        kernel::{Kernel, LaunchConfig},
+        params::{DEQUANTIZE_ROWS_THREADS, DequantizeRowsParams},
+    },
     element::Float,
     error::Result,
     ops::{DequantizeRows, KvMut},
@@ -44,6 +48,9 @@ pub(in crate::cuda) fn dequantize_rows<T: Float>(cuda: &Cuda, mut op: Dequantize
         heads: dim(heads),
         dim: dim(op.dim),
     };
+    let rows = if width == 0 { 0 } else { grid("dequantize_rows", &[n, width], n)? };
     // SAFETY: `DequantizeRows::verify` checked every shape; eight columns are of one head, and of one row.
-    unsafe { cuda.launch(&DEQUANTIZE_ROWS, T::DTYPE.suffix(), params, elementwise("dequantize_rows", [1, n * width])?) }
+    unsafe {
+        cuda.launch(&DEQUANTIZE_ROWS, T::DTYPE.suffix(), params, LaunchConfig::new(rows, DEQUANTIZE_ROWS_THREADS))
+    }
 }
