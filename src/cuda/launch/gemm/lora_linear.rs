@@ -120,13 +120,15 @@ pub(in crate::cuda) fn lora_linear_grad<T: Float>(cuda: &Cuda, op: LoraLinearGra
     let own = d_out.mat().columns(0..outputs);
     let mut grads = LoraGrads::new(cuda, [x, xa, own], parts, factors, &mut d_xa)?;
     let gemm = d_x.as_mut().map(|d_x| Gemm::new("lora_linear_grad", true, &d_out.mat(), d_x, false));
-    let stack = Stack::new(weight, parts, operands).filter(|_| n > SEPARATE_TOKENS && !dropout);
-    let whole = match (stack, gemm) {
+    let stack = if dropout { Stack::alone(weight) } else { Stack::new(weight, parts, operands) };
+    let whole = match (stack.filter(|_| n > SEPARATE_TOKENS), gemm) {
         (Some(stack), Some(gemm)) => stack.with_way(cuda, &gemm, DECODED_GRAD_TOKENS)?.map(|stack| (stack, gemm)),
         _ => None,
     };
     if let (None, Some(d_x)) = (&whole, &mut d_x) {
         product_grad(cuda, own, weight, d_x.reborrow())?;
+    }
+    if let (true, Some(d_x)) = (dropout || whole.is_none(), &mut d_x) {
         grads.add_to(parts, &d_xa.mat(), d_x);
     }
     let kept = matches!(input, LoraInput::Kept(_));

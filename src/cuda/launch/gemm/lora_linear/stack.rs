@@ -84,6 +84,17 @@ impl<'a, T: Float> Stack<'a, T> {
         fits.then_some(Stack { weight, parts, operands, span, columns })
     }
 
+    /// Of a weight alone, whose adapters are added by ops of their own: for what a gradient's product waits for beside it. None:
+    /// the product, too, must be an op of its own.
+    pub(super) fn alone(weight: FrozenWeight<'a, Cuda, T>) -> Option<Self> {
+        let FrozenWeight::Quantized(codes) = &weight else { return None };
+        let even = weight.shape().iter().all(|len| len.is_multiple_of(8));
+        let fits = T::DTYPE != DType::F32 && even && is_aligned(codes.codes.ptr() as _, 0, 16);
+        let nothing = MatrixMut::NONE;
+        let operands = Operands { x: nothing, room: 0, xa: nothing, xa_columns: 0 };
+        fits.then_some(Stack { weight, parts: &[], operands, span: 0..0, columns: 0 })
+    }
+
     /// The way that suits a product of the weight; none where ops of their own are better. Weights are decoded first for
     /// more than so many tokens.
     pub(super) fn with_way(self, cuda: &Cuda, gemm: &Gemm, decoded: usize) -> Result<Option<Whole<'a, T>>> {
@@ -95,7 +106,10 @@ impl<'a, T: Float> Stack<'a, T> {
             FrozenWeight::Quantized(weight)
                 if More::fits(gemm, &weight) && linear4_wgmma::fits(cuda, gemm, &weight)? =>
             {
-                Way::Inside(weight)
+                match self.parts {
+                    [] => return Ok(None),
+                    _ => Way::Inside(weight),
+                }
             }
             FrozenWeight::Quantized(weight) if gemm.n > decoded => Way::Decoded(weight),
             FrozenWeight::Quantized(_) => return Ok(None),
@@ -144,13 +158,17 @@ impl<'a, T: Float> Stack<'a, T> {
         LoraLinearCopyParams { x: xa, out, rows: dim(n), used: dim(span.len()), cols: dim(*columns) }
     }
 
-    /// The same of `d_xa`, some of whose sums are left to do: where these are all of its columns, they go there at once.
+    /// The same of `d_xa`, some of whose sums are left to do: where these are all of its columns, they go there at once. A
+    /// weight alone has no such place.
     ///
     /// # Safety
     /// As for [`Sums::launch`].
     unsafe fn d_xa_beside(&self, cuda: &Cuda, sums: Option<Sums>, [n, cols]: [usize; 2]) -> Result<Beside> {
         let all = self.xa_beside([n, cols]);
         match sums {
+            Some(sums) if self.parts.is_empty() => {
+                Ok(Beside { xa: LoraLinearCopyParams::NONE, sums: Some(sums.beside(|_| MatrixMut::NONE)) })
+            }
             Some(sums) if sums.columns() == self.span.len() => {
                 let place = |d_xa: MatrixMut| {
                     let at = d_xa.ptr.addr() - all.x.ptr.addr();
@@ -302,7 +320,8 @@ impl<T: Float> Stack<'_, T> {
         let (cols, step) = (weight.cols, rows_at_a_time(weight, weight.cols, T::DTYPE));
         for first in (0..weight.rows).step_by(step) {
             let rows = first..weight.rows.min(first + step);
-            let below = if rows.end == weight.rows { self.columns } else { 0 };
+            let last = rows.end == weight.rows;
+            let below = if last { self.columns } else { 0 };
             let bytes = (rows.len() + below) * cols * T::DTYPE.bytes();
             let ptr = cuda.scratch::<u8>(Slot::Weight, bytes)?.cast::<c_void>();
             let scratch = MatrixMut { ptr, stride: dim(cols) };
@@ -310,9 +329,9 @@ impl<T: Float> Stack<'_, T> {
             // SAFETY: the scratch has these rows, and those below them; the rest is this function's contract.
             unsafe {
                 let decode = decoded(weight, rows.clone(), scratch);
-                match below {
-                    0 => launch_dequantize(cuda, T::DTYPE, decode)?,
-                    _ => self.rows_below(cuda, d_xa, out, decode)?,
+                match last {
+                    true => self.rows_below(cuda, d_xa, out, decode)?,
+                    false => launch_dequantize(cuda, T::DTYPE, decode)?,
                 }
                 dense(cuda, &part_of(gemm, rows.start..rows.end + below), Dense::new(scratch.as_const()))?;
             }
