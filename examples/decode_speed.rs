@@ -41,6 +41,10 @@ struct Args {
     /// Keep keys and values of tokens in 8 bits
     #[arg(long)]
     kv_cache_8bit: bool,
+    /// Choose among so many of the largest logits, at the temperature of 0.7 and top-p of 0.8 that Qwen3 advises; without it
+    /// the largest is chosen
+    #[arg(long, value_parser = within::<usize>(options::TOP_K))]
+    top_k: Option<usize>,
     /// Rank of an adapter on all linear layers; there is none without it
     #[arg(long, value_parser = within::<usize>(options::LORA_R))]
     lora_r: Option<usize>,
@@ -48,10 +52,10 @@ struct Args {
 
 impl Args {
     fn decodings(&self) -> impl Iterator<Item = Decoding> {
-        let (new_tokens, profile) = (self.new_tokens, self.measured.profile);
+        let (new_tokens, top_k, profile) = (self.new_tokens, self.top_k, self.measured.profile);
         let cache = CacheType::of(self.kv_cache_8bit);
         let of_context = move |&context| {
-            let decoding = move |&sequences| Decoding { sequences, context, new_tokens, cache, profile };
+            let decoding = move |&sequences| Decoding { sequences, context, new_tokens, top_k, cache, profile };
             self.sequences.0.iter().map(decoding)
         };
         self.context.0.iter().flat_map(of_context)
@@ -73,6 +77,7 @@ impl Args {
             head: self.head_name(),
             kv_cache: self.cache_name(),
             lora_r: self.lora_r,
+            top_k: self.top_k,
             sequences,
             context,
             new_tokens,
@@ -97,7 +102,9 @@ impl Job for Measure {
         let config = args.measured.shape.config();
         let adapter = args.lora_r.map_or("none".into(), |r| format!("r {r} on all linear layers"));
         let (head, cache) = (args.head_name(), args.cache_name());
-        say!("{}\nhead: {head}; keys and values: {cache}; adapter: {adapter}", args.measured.heading(&backend));
+        let choice = args.top_k.map_or("greedy".into(), |k| format!("top-k {k}"));
+        let heading = args.measured.heading(&backend);
+        say!("{heading}\nhead: {head}; keys and values: {cache}; adapter: {adapter}; tokens: {choice}");
         let mut model = Qwen3::<B, T>::random(&backend, &config, args.measured.base(), 0)?;
         if args.head_4bit {
             model.quantize_head(&backend, Format::Nf4, true)?;

@@ -208,6 +208,7 @@ typedef struct {
     Matrix bounds;            // f32 [3, rows]
     float *highest;           // [n, ctas of the first kernel]: the largest of what outputs cannot be below
     unsigned ctas;
+    unsigned k;   // how many of the largest outputs are looked for
     float levels; // what x is rounded to: from -levels to levels
 } LinearMaxParams;
 enum {

@@ -247,7 +247,10 @@ __device__ double candidates(const SampleParams &p, const Row &row, float mine, 
         auto enough = [&](unsigned key) { return __syncthreads_count(key_of(mine) >= key) >= want; };
         float least = from_key(bisect(key_of(-INFINITY), key_of(FLT_MAX), enough));
         // A little less: logits that differ may be equal after the division.
-        bool fits = collect(row, least - fabsf(least) * 1e-6f - FLT_MIN, p.temperature, s, set);
+        least -= fabsf(least) * 1e-6f + FLT_MIN;
+        // Where others are possible, what is minus infinity is not listed: it may be nearly all.
+        if (set.max > -INFINITY) least = fmaxf(least, -FLT_MAX);
+        bool fits = collect(row, least, p.temperature, s, set);
         if (fits && p.top_k) return 0;
         double total = fits ? total_mass(row, set.max, p.temperature, s) : 0;
         if (fits && set.mass_from(0, s) >= p.top_p * total) return total;

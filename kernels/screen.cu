@@ -1,4 +1,4 @@
-// The largest outputs of a dense weight from half of its bytes. `screen` rounds a weight to 8 bits, once. Then, for a token,
+// The largest outputs of a dense weight from half of its bytes: one, or k. `screen` rounds a weight to 8 bits, once. Then, for a token,
 // `linear_max_bounds` reads only that, and says of each output what it cannot be above; and `linear_max` computes those that
 // may be the largest from the weight itself, by the code of linear.cu. What bounds the error stands in src/ops/screen.rs.
 #include "params.h"
@@ -9,6 +9,8 @@
 #include "skinny.cuh"
 
 constexpr unsigned THREADS = SCREEN_THREADS, WARPS = THREADS / 32;
+// ops::LinearMax: what is so much less than the k-th largest output counts as it.
+constexpr float MARGIN = 1e-6f;
 
 // v as a multiple of `unit`, so that squares neither overflow nor vanish; the whole number next to it, of NaN the least.
 __device__ __forceinline__ float multiple(float v, float unit) { return unit > 0.f ? v / unit : 0.f; }
@@ -168,11 +170,27 @@ BOUNDS_MMA(f32)
 
 constexpr unsigned LISTED = 2 * THREADS;
 
-// A warp: the largest of what outputs of a token cannot be below.
-__device__ __forceinline__ float highest(const LinearMaxParams &p, unsigned token) {
-    float most = -INFINITY;
-    for (unsigned i = threadIdx.x % 32; i < p.ctas; i += 32) most = fmaxf(most, p.highest[token * p.ctas + i]);
-    return warp_max(most);
+// Orders as floats do.
+__device__ __forceinline__ unsigned key_of(float v) {
+    unsigned bits = __float_as_uint(v);
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+__device__ __forceinline__ float from_key(unsigned key) {
+    return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
+}
+
+// A warp: what the k largest outputs of a token are not below, a little less: the k-th largest of what CTAs have each found one
+// output of not to be below. A bit at a time, the highest first.
+__device__ __forceinline__ float least_of(const LinearMaxParams &p, unsigned token) {
+    unsigned least = 0;
+    for (unsigned bit = 1u << 31; bit; bit >>= 1) {
+        unsigned count = 0;
+        for (unsigned i = threadIdx.x % 32; i < p.ctas; i += 32)
+            count += key_of(p.highest[token * p.ctas + i]) >= (least | bit);
+        if (__reduce_add_sync(~0u, count) >= p.k) least |= bit;
+    }
+    float value = least < key_of(-INFINITY) ? -INFINITY : from_key(least);
+    return value * (value > 0.f ? 1.f - MARGIN : 1.f + MARGIN);
 }
 
 // Rows of the weight by number in a list.
@@ -223,8 +241,8 @@ template <class T> __device__ void outputs(const LinearMaxParams &p) {
     __shared__ unsigned found[LISTED / 32], list[LISTED];
     unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     for (unsigned token = warp; token < p.linear.n; token += WARPS) {
-        float most = highest(p, token);
-        if (lane == 0) least[token] = most;
+        float own = least_of(p, token);
+        if (lane == 0) least[token] = own;
     }
     Outputs<T> product{p.linear};
     // Runs of 32 rows are dealt out to CTAs in turn.

@@ -79,10 +79,11 @@ fn weights(base: Base, dtype: DType) -> usize {
 #[test]
 fn decoding_is_measured() {
     let (cpu, _alone) = (Cpu::new(), counting());
-    for (base, lora_r, cache) in [(NESTED, Some(4), CacheType::Plain), (Base::Unquantized, None, CacheType::Int8)] {
+    let greedy = (NESTED, Some(4), CacheType::Plain, None);
+    for (base, lora_r, cache, top_k) in [greedy, (Base::Unquantized, None, CacheType::Int8, Some(20))] {
         let model = Qwen3::<Cpu, half::bf16>::random(&cpu, &tiny(), base, 0).unwrap();
         let adapter = lora_r.map(|r| model.adapt(&cpu, &random_adapter(&tiny(), r, 0.0, 0).unwrap()).unwrap());
-        let decoding = Decoding { sequences: 3, context: 20, new_tokens: 5, cache, profile: true };
+        let decoding = Decoding { sequences: 3, context: 20, new_tokens: 5, top_k, cache, profile: true };
         let speed = decode(&cpu, &model, adapter.as_ref(), decoding).unwrap();
         assert_eq!(speed.n_tokens, 15);
         for figure in [speed.first_s, speed.first_warm_s, speed.tokens_per_s] {

@@ -323,18 +323,20 @@ pub struct LinearMaxParams {
     pub bounds: Matrix,
     pub highest: *mut f32,
     pub ctas: ::core::ffi::c_uint,
+    pub k: ::core::ffi::c_uint,
     pub levels: f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of LinearMaxParams"][::core::mem::size_of::<LinearMaxParams>() - 120usize];
+    ["Size of LinearMaxParams"][::core::mem::size_of::<LinearMaxParams>() - 128usize];
     ["Alignment of LinearMaxParams"][::core::mem::align_of::<LinearMaxParams>() - 8usize];
     ["Offset of field: LinearMaxParams::linear"][::core::mem::offset_of!(LinearMaxParams, linear) - 0usize];
     ["Offset of field: LinearMaxParams::codes"][::core::mem::offset_of!(LinearMaxParams, codes) - 80usize];
     ["Offset of field: LinearMaxParams::bounds"][::core::mem::offset_of!(LinearMaxParams, bounds) - 88usize];
     ["Offset of field: LinearMaxParams::highest"][::core::mem::offset_of!(LinearMaxParams, highest) - 104usize];
     ["Offset of field: LinearMaxParams::ctas"][::core::mem::offset_of!(LinearMaxParams, ctas) - 112usize];
-    ["Offset of field: LinearMaxParams::levels"][::core::mem::offset_of!(LinearMaxParams, levels) - 116usize];
+    ["Offset of field: LinearMaxParams::k"][::core::mem::offset_of!(LinearMaxParams, k) - 116usize];
+    ["Offset of field: LinearMaxParams::levels"][::core::mem::offset_of!(LinearMaxParams, levels) - 120usize];
 };
 pub const SCREEN_THREADS: u32 = 256;
 pub const LINEAR_MAX_CTAS: u32 = 2;

@@ -55,6 +55,6 @@ pub use rms_norm::{RmsNorm, RmsNormGrad};
 pub use rows::{GatherRows, ScatterRows};
 pub use sample::Sample;
 pub use screen::{LinearMax, Screen};
-pub(crate) use screen::{SUM_ERROR, SUMS_FIT, levels};
+pub(crate) use screen::{MARGIN, SUM_ERROR, SUMS_FIT, levels};
 pub use swiglu::{Swiglu, SwigluGrad};
 pub use weight_grad::WeightGrad;

@@ -3,7 +3,7 @@
 //! With `w` a row, `s q` the same in 8 bits, `x` a vector and `t y` the same in whole numbers, the output that [`Linear`]
 //! computes is within `|x| |w - s q| + |x - t y| |s q|` of `s t (q · y)`, by Cauchy and Schwarz, and what f32 sums miss:
 //! no more than `cols 2⁻²³ |x| |w|`, in whatever order. `q · y` is exact. So what is below another output by more than that
-//! is not the largest.
+//! is not the largest, and what is below k others is not among the k largest.
 //!
 //! [`Linear`]: super::Linear
 
@@ -53,8 +53,8 @@ impl<B: Storage, T: Float> Op<B> for Screen<'_, B, T> {
     }
 }
 
-/// `out = x · weightᵀ` where an output may be the largest of its row, to the bit what [`Linear`] gives; elsewhere that or minus
-/// infinity. It reads `codes`, and of `weight` the rows that may be needed; for more vectors than
+/// `out = x · weightᵀ` where an output may be among the `k` largest of its row, or less than the last of them by a millionth or
+/// nothing, to the bit what [`Linear`] gives; elsewhere that or minus infinity. It reads `codes`, and of `weight` the rows that may be needed; for more vectors than
 /// [`Backend::most_screened`] says it is [`Linear`].
 ///
 /// [`Backend::most_screened`]: crate::backend::Backend::most_screened
@@ -68,7 +68,7 @@ impl<B: Storage, T: Float> Op<B> for Screen<'_, B, T> {
 /// let (mut codes, mut bounds) = (cpu.zeros::<i8>(4)?, cpu.zeros(6)?);
 /// Screen { weight: weight.mat(2, 2), codes: codes.view_mut(), bounds: bounds.mat_mut(3, 2) }.run(&cpu)?;
 /// let (codes, bounds, mut out) = (codes.view(), bounds.mat(3, 2), cpu.zeros(2)?);
-/// LinearMax { x: x.mat(1, 2), weight: weight.mat(2, 2), codes, bounds, out: out.mat_mut(1, 2) }.run(&cpu)?;
+/// LinearMax { x: x.mat(1, 2), weight: weight.mat(2, 2), codes, bounds, k: 1, out: out.mat_mut(1, 2) }.run(&cpu)?;
 /// assert_eq!(out.to_vec(&cpu)?, [f32::NEG_INFINITY, 170.0]);
 /// # Ok::<(), halfbyte::Error>(())
 /// ```
@@ -82,6 +82,8 @@ pub struct LinearMax<'a, B: Storage, T: Float> {
     pub codes: View<'a, B, i8>,
     /// `[3, out]`: likewise.
     pub bounds: Mat<'a, B, f32>,
+    /// From 1 on.
+    pub k: usize,
     /// `[n, out]`.
     pub out: MatMut<'a, B, f32>,
 }
@@ -91,9 +93,14 @@ impl<B: Storage, T: Float> Op<B> for LinearMax<'_, B, T> {
         let ([_, cols], [_, rows]) = (self.x.shape(), self.out.shape());
         check.product(("x", self.x), ("out", self.out.mat()), self.weight)?;
         check.len("codes", &self.codes, rows * cols)?;
-        check.mat("bounds", &self.bounds, [3, rows])
+        check.mat("bounds", &self.bounds, [3, rows])?;
+        check.value(self.k > 0, "k", self.k, "it must be 1 or more")
     }
 }
+
+/// What is less than the k-th largest output by no more than this share counts as it: so that outputs that a temperature
+/// divides are the same numbers for whoever chooses among them, those included that are equal then.
+pub(crate) const MARGIN: f32 = 1e-6;
 
 /// What a vector of so many elements is rounded to, from `-levels` to `levels`: as fine as 16 bits are and 32-bit sums of
 /// products with codes allow.

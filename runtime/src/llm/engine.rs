@@ -87,7 +87,7 @@ impl<B: Backend, T: Float> Engine for Loaded<B, T> {
         options: &GenerateOptions,
         stream: Stream<'_>,
     ) -> Result<Vec<Generated>> {
-        if options.sample.screens(prompts.len(), self.backend.most_screened()) {
+        if options.sample.screens(prompts.len(), self.backend.most_screened()).is_some() {
             self.model.screen_head(self.context())?;
         }
         generate_all(&self.model, self.context(), tokenizer, prompts, options, stream)

@@ -169,10 +169,10 @@ impl Extent<'_> {
         })
     }
 
-    /// Whether greedy decoding reads the model's own head in 8 bits.
+    /// Whether decoding reads the model's own head in 8 bits.
     fn screens(&self) -> bool {
         !self.head_4bit
-            && matches!(self.work, Work::Write { n_texts, .. } if self.sample.screens(n_texts, MOST_SCREENED))
+            && matches!(self.work, Work::Write { n_texts, .. } if self.sample.screens(n_texts, MOST_SCREENED).is_some())
     }
 }
 

@@ -231,9 +231,11 @@ impl<'m, B: Backend, T: Float> Decoder<'m, B, T> {
         let (model, ctx, n, acts) = (self.model, self.ctx, self.n_seqs, &mut self.acts);
         model.rms_norm(ctx, acts.residual.last().rows(n), &model.norm, acts.normed.rows_mut(n))?;
         let (normed, n_vocab) = (acts.normed.rows(n), self.n_vocab);
-        if !(self.options.screens(n, ctx.backend.most_screened())
-            && model.largest_logits(ctx, normed, self.logits.rows_mut(n).columns(0..n_vocab))?)
-        {
+        let largest = match self.options.screens(n, ctx.backend.most_screened()) {
+            Some(k) => model.largest_logits(ctx, normed, k, self.logits.rows_mut(n).columns(0..n_vocab))?,
+            None => false,
+        };
+        if !largest {
             model.head_forward(ctx, normed, self.logits.rows_mut(n), &mut acts.ends, Chunk(0))?;
         }
         let SampleOptions { temperature, top_k, top_p, min_p, repetition_penalty, seed } = self.options;

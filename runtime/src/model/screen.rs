@@ -1,4 +1,4 @@
-//! The output head in 8 bits beside the head itself: for greedy decoding, which needs only the largest logit.
+//! The output head in 8 bits beside the head itself: for decoding that needs only the largest logits.
 
 use super::{context::ForwardContext, decode::SampleOptions, qwen3::Qwen3, weights::Weight};
 use crate::{config::Qwen3Config, error::Result};
@@ -6,6 +6,9 @@ use halfbyte::{
     Backend, Buf, Float, Mat, MatMut,
     ops::{LinearMax, Op, Screen},
 };
+
+/// Of more of the largest logits too many others must be computed.
+const MOST_LOGITS: usize = 64;
 
 /// Of the memory that is free, the share that it may take: it is not worth a shorter prompt.
 const SHARE: usize = 4;
@@ -19,10 +22,11 @@ pub(crate) struct HeadScreen<B: Backend> {
 }
 
 impl SampleOptions {
-    /// Whether only the largest logit matters, of so many sequences that it pays to look for that alone; `most`:
-    /// [`Backend::most_screened`].
-    pub(crate) fn screens(&self, n_seqs: usize, most: usize) -> bool {
-        n_seqs <= most && self.temperature == 0.0 && self.repetition_penalty == 1.0
+    /// How many of the largest logits matter, where these are few, of so few sequences that it pays to look for them alone;
+    /// `most`: [`Backend::most_screened`].
+    pub(crate) fn screens(&self, n_seqs: usize, most: usize) -> Option<usize> {
+        let k = if self.temperature == 0.0 { 1 } else { self.top_k };
+        (n_seqs <= most && (1..=MOST_LOGITS).contains(&k) && self.repetition_penalty == 1.0).then_some(k)
     }
 }
 
@@ -45,8 +49,8 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         }
     }
 
-    /// Makes what greedy decoders of a few sequences look at in the head's place from then on, if the model has none, the head
-    /// is its own and dense, and there is memory in plenty. They choose the same tokens.
+    /// Makes what decoders of a few sequences that want only the largest logits look at in the head's place from then on, if the
+    /// model has none, the head is its own and dense, and there is memory in plenty. They choose the same tokens.
     ///
     /// # Errors
     /// The device refuses.
@@ -60,19 +64,20 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
         Ok(())
     }
 
-    /// The largest of the first logits of each row, and perhaps others, as [`Self::head_forward`] gives them; minus infinity
+    /// The `k` largest of the first logits of each row, and perhaps others, as [`Self::head_forward`] gives them; minus infinity
     /// for the rest. `out` is `[n, n_vocab]`. False, and nothing done, where there is nothing to look at in the head's place.
     pub(super) fn largest_logits(
         &self,
         ctx: ForwardContext<'_, B, T>,
         x: Mat<'_, B, T>,
+        k: usize,
         out: MatMut<'_, B, f32>,
     ) -> Result<bool> {
         let (Some(screen), Some(head)) = (self.screen.get(), self.dense_head(ctx)) else { return Ok(false) };
         let (n, vocab) = (out.shape()[1], self.config.vocab_size);
         let elements = 0..n * self.config.hidden_size;
         let bounds = screen.bounds.mat(3, vocab).columns(0..n);
-        LinearMax { x, weight: head.rows(0..n), codes: screen.codes.at(elements), bounds, out }.run(ctx.backend)?;
+        LinearMax { x, weight: head.rows(0..n), codes: screen.codes.at(elements), bounds, k, out }.run(ctx.backend)?;
         Ok(true)
     }
 }
@@ -97,17 +102,19 @@ mod tests {
         let base = Base::Quantized { format: Format::Nf4, block_size: 64, double_quant: true };
         let model = Qwen3::<Cpu, half::bf16>::load(&cpu, &files, &config, base).unwrap();
         let ctx = ForwardContext::new(&cpu, None);
-        let write = |n: usize| {
+        let sampled = SampleOptions { temperature: 0.7, top_k: 20, top_p: 0.8, ..SampleOptions::GREEDY };
+        let write = |(n, options): (usize, SampleOptions)| {
             let prompts = ["The mayor", "A goat", "On Sundays"].map(|prompt| tokenizer.encode(prompt).unwrap());
-            let (greedy, n_vocab) = (SampleOptions::GREEDY, tokenizer.vocab_size());
-            let mut decoder = Decoder::new(&model, ctx, n, 120, n_vocab, greedy, CacheType::Plain).unwrap();
+            let n_vocab = tokenizer.vocab_size();
+            let mut decoder = Decoder::new(&model, ctx, n, 120, n_vocab, options, CacheType::Plain).unwrap();
             let mut tokens = decoder.prefill(&prompts[..n]).unwrap();
             (0..100).for_each(|_| tokens.extend(decoder.step().unwrap()));
             tokens
         };
-        let plain = [1, 3].map(write);
+        let texts = [1, 3].into_iter().flat_map(|n| [SampleOptions::GREEDY, sampled].map(|options| (n, options)));
+        let plain: Vec<_> = texts.clone().map(write).collect();
         model.screen_head(ctx).unwrap();
         assert!(model.screen.get().is_some());
-        assert_eq!([1, 3].map(write), plain);
+        assert_eq!(texts.map(write).collect::<Vec<_>>(), plain);
     }
 }

@@ -12,7 +12,7 @@ use std::time::Instant;
 /// Steps before the clock runs: the first runs as it is, the second is recorded.
 const WARM_UP: usize = 4;
 
-/// What is decoded: greedily, by all sequences together.
+/// What is decoded, by all sequences together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Decoding {
     /// Sequences.
@@ -21,6 +21,9 @@ pub struct Decoding {
     pub context: usize,
     /// Tokens that follow in each while the clock runs.
     pub new_tokens: usize,
+    /// Of how many of the largest logits a token is chosen, with the temperature and top-p that Qwen3 advises; the largest is
+    /// chosen without.
+    pub top_k: Option<usize>,
     /// How keys and values are kept.
     pub cache: CacheType,
     /// Times the ops of one step more.
@@ -55,6 +58,7 @@ impl Decoding {
         options::SEQUENCES.check(self.sequences)?;
         options::CONTEXT.check(self.context)?;
         options::MAX_NEW_TOKENS.check(self.new_tokens)?;
+        options::TOP_K.check(self.top_k.unwrap_or(0))?;
         if self.capacity() > config.positions() {
             let most = config.positions();
             let want = format!(
@@ -64,6 +68,13 @@ impl Decoding {
             return Err(Error::setting("the context with new tokens", self.context + self.new_tokens, want));
         }
         Ok(())
+    }
+
+    fn choice(&self) -> SampleOptions {
+        match self.top_k {
+            Some(top_k) => SampleOptions { temperature: 0.7, top_k, top_p: 0.8, ..SampleOptions::GREEDY },
+            None => SampleOptions::GREEDY,
+        }
     }
 
     /// Tokens of each sequence in the end.
@@ -86,11 +97,11 @@ pub fn decode<B: Backend, T: Float>(
     backend.restart_peak();
     let (ctx, vocab) = (ForwardContext::new(backend, adapter), model.config.vocab_size);
     let Decoding { sequences, context, new_tokens, cache, .. } = decoding;
-    let (capacity, greedy) = (decoding.capacity(), SampleOptions::GREEDY);
-    if greedy.screens(sequences, backend.most_screened()) {
+    let (capacity, choice) = (decoding.capacity(), decoding.choice());
+    if choice.screens(sequences, backend.most_screened()).is_some() {
         model.screen_head(ctx)?;
     }
-    let mut decoder = Decoder::new(model, ctx, sequences, capacity, vocab, greedy, cache)?;
+    let mut decoder = Decoder::new(model, ctx, sequences, capacity, vocab, choice, cache)?;
     let ids = |text| random_ids(context, vocab, text);
     let prompts: Vec<_> = (0..sequences).map(ids).collect::<Result<_>>()?;
     backend.synchronize()?;

@@ -24,6 +24,8 @@ pub struct DecodeRow {
     /// Rank of the adapter, where there is one.
     pub lora_r: Option<usize>,
     /// See [`super::Decoding`].
+    pub top_k: Option<usize>,
+    /// See [`super::Decoding`].
     pub sequences: usize,
     /// See [`super::Decoding`].
     pub context: usize,

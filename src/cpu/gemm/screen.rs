@@ -19,7 +19,7 @@ use crate::{
         },
     },
     element::Float,
-    ops::{Linear, LinearMax, SUM_ERROR, SUMS_FIT, Screen, levels},
+    ops::{Linear, LinearMax, MARGIN, SUM_ERROR, SUMS_FIT, Screen, levels},
 };
 use rayon::prelude::*;
 
@@ -175,7 +175,7 @@ impl Rounded {
 const CHUNK: usize = 32;
 
 pub(in crate::cpu) fn linear_max<T: Float>(op: LinearMax<'_, Cpu, T>) {
-    let LinearMax { x, weight, codes, bounds, out } = op;
+    let LinearMax { x, weight, codes, bounds, k, out } = op;
     let (n, [_, rows]) = (x.rows, out.shape());
     if !gemv::suits(n) {
         return linear(Linear { x, weight, out, accumulate: false, settled: false });
@@ -190,8 +190,8 @@ pub(in crate::cpu) fn linear_max<T: Float>(op: LinearMax<'_, Cpu, T>) {
         cols,
     };
     par::with_scratch(rows * n, |found| {
-        let chunks = screened.most(found);
-        let least = least(&exact, rows, &inputs, &chunks);
+        let chunks = screened.most(found, k);
+        let least = least(&exact, rows, &inputs, &chunks, k);
         screened.largest(&exact, &inputs, &least, found);
         let found = &*found;
         par::each(par::rows_mut(out).enumerate(), |(i, out)| {
@@ -205,19 +205,28 @@ fn grain(cols: usize) -> usize {
     par::grain(cols).div_ceil(CHUNK)
 }
 
-/// What the largest output of each vector is not below: the largest of some chunks of rows.
-fn least<T: Float>(weight: &Dense<'_, T>, rows: usize, inputs: &Inputs, chunks: &[usize]) -> Vec<f32> {
-    let mut least = vec![f32::NEG_INFINITY; inputs.n];
-    let mut outputs = vec![0.0; CHUNK * inputs.n];
-    for first in chunks.iter().map(|chunk| chunk * CHUNK) {
-        let rows = first..rows.min(first + CHUNK);
-        let outputs = &mut outputs[..rows.len() * inputs.n];
-        weight.dots(rows, inputs, outputs);
-        for outputs in outputs.chunks_exact(inputs.n) {
-            least.iter_mut().zip(outputs).for_each(|(least, output)| *least = least.max(*output));
-        }
+/// What the `k` largest outputs of each vector are not below, a little less: the last of as many among some chunks of rows.
+fn least<T: Float>(weight: &Dense<'_, T>, rows: usize, inputs: &Inputs, chunks: &[usize], k: usize) -> Vec<f32> {
+    let n = inputs.n;
+    let mut outputs = vec![f32::NEG_INFINITY; chunks.len() * CHUNK * n];
+    par::each(outputs.par_chunks_mut(CHUNK * n).zip(chunks), |(outputs, chunk)| {
+        let rows = chunk * CHUNK..rows.min((chunk + 1) * CHUNK);
+        weight.dots(rows.clone(), inputs, &mut outputs[..rows.len() * n]);
+    });
+    let of = |i: usize| {
+        let outputs = outputs[i..].iter().step_by(n).map(|x| if x.is_nan() { f32::NEG_INFINITY } else { *x });
+        let least = kth_largest(outputs.collect(), k);
+        least * if least > 0.0 { 1.0 - MARGIN } else { 1.0 + MARGIN }
+    };
+    (0..n).map(of).collect()
+}
+
+/// Minus infinity where there are fewer.
+fn kth_largest(mut all: Vec<f32>, k: usize) -> f32 {
+    match all.len() {
+        n if n < k => f32::NEG_INFINITY,
+        _ => *all.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1,
     }
-    least
 }
 
 /// A weight's codes and bounds, and the vectors.
@@ -229,9 +238,9 @@ struct Screened<'a> {
 }
 
 impl Screened<'_> {
-    /// What outputs are not above, by what is read first of their rows, goes to `found`, `[rows, n]`; for each vector the chunk of
-    /// rows is given back which has the output that is known to be the largest.
-    fn most(&self, found: &mut [f32]) -> Vec<usize> {
+    /// What outputs are not above, by what is read first of their rows, goes to `found`, `[rows, n]`; given back are, for each
+    /// vector, the `k` chunks of rows with the outputs that are known to be largest.
+    fn most(&self, found: &mut [f32], k: usize) -> Vec<usize> {
         let n = self.x.len();
         par::with_scratch(found.len().div_ceil(CHUNK * n) * n, |highest| {
             let chunks = found.par_chunks_mut(CHUNK * n).zip(highest.par_chunks_mut(n)).enumerate();
@@ -243,10 +252,20 @@ impl Screened<'_> {
                     found[i..].iter_mut().step_by(n).zip(most).for_each(|(found, most)| *found = most);
                 }
             });
-            let of = |i: usize| highest[i..].iter().step_by(n).enumerate();
-            let best =
-                |i| of(i).fold((0, f32::NEG_INFINITY), |best, (j, x)| if *x > best.1 { (j, *x) } else { best }).0;
-            (0..n).map(best).collect()
+            let highest = &*highest;
+            let best = |i: usize| {
+                let mut chunks: Vec<_> = (0..highest.len() / n).collect();
+                let of = |chunk: &usize| highest[chunk * n + i];
+                if k < chunks.len() {
+                    chunks.select_nth_unstable_by(k - 1, |a, b| of(b).total_cmp(&of(a)));
+                    chunks.truncate(k);
+                }
+                chunks
+            };
+            let mut chunks: Vec<_> = (0..n).flat_map(best).collect();
+            chunks.sort_unstable();
+            chunks.dedup();
+            chunks
         })
     }
 

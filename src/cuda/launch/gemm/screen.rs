@@ -62,6 +62,7 @@ pub(in crate::cuda) fn linear_max<T: Float>(cuda: &Cuda, mut op: LinearMax<'_, C
         bounds: op.bounds.matrix(),
         highest: cuda.scratch(Slot::Partial, n * ctas as usize)?,
         ctas,
+        k: u32::try_from(op.k).unwrap_or(u32::MAX),
         levels: if by_mma(n) { levels(cols).min(LINEAR_MAX_MMA_LEVELS as f32) } else { levels(cols) },
     };
     let suffix = T::DTYPE.suffix();
