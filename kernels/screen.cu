@@ -179,17 +179,30 @@ __device__ __forceinline__ float from_key(unsigned key) {
     return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
 }
 
-// A warp: what the k largest outputs of a token are not below, a little less: the k-th largest of what CTAs have each found one
-// output of not to be below. A bit at a time, the highest first.
+// A warp: what the k largest outputs of a token are not below, a little less. CTAs have each found what one output of theirs is
+// not below; they are taken in 256 groups, and the k-th largest of the groups' largest is it. It is found a bit at a time, the
+// highest first.
 __device__ __forceinline__ float least_of(const LinearMaxParams &p, unsigned token) {
-    unsigned least = 0;
-    for (unsigned bit = 1u << 31; bit; bit >>= 1) {
-        unsigned count = 0;
-        for (unsigned i = threadIdx.x % 32; i < p.ctas; i += 32)
-            count += key_of(p.highest[token * p.ctas + i]) >= (least | bit);
-        if (__reduce_add_sync(~0u, count) >= p.k) least |= bit;
+    constexpr unsigned GROUPS = 8; // of a lane
+    float highest[GROUPS], value = -INFINITY;
+#pragma unroll
+    for (unsigned g = 0; g < GROUPS; g++) {
+        highest[g] = -INFINITY;
+        for (unsigned i = g * 32 + threadIdx.x % 32; i < p.ctas; i += GROUPS * 32)
+            highest[g] = fmaxf(highest[g], p.highest[token * p.ctas + i]);
+        value = fmaxf(value, highest[g]);
     }
-    float value = least < key_of(-INFINITY) ? -INFINITY : from_key(least);
+    value = warp_max(value);
+    if (p.k > 1) {
+        unsigned least = 0;
+        for (unsigned bit = 1u << 31; bit; bit >>= 1) {
+            unsigned count = 0;
+#pragma unroll
+            for (unsigned g = 0; g < GROUPS; g++) count += key_of(highest[g]) >= (least | bit);
+            if (__reduce_add_sync(~0u, count) >= p.k) least |= bit;
+        }
+        value = least < key_of(-INFINITY) ? -INFINITY : from_key(least);
+    }
     return value * (value > 0.f ? 1.f - MARGIN : 1.f + MARGIN);
 }
 
