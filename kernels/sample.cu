@@ -11,6 +11,7 @@
 // row is small (0.6 MB in f32) and comes from L2 after the first pass; the bound is the latency of passes and barriers
 // on one multiprocessor.
 #include "cluster.cuh"
+#include "keys.cuh"
 #include "philox.cuh"
 #include "reduce.cuh"
 #include "types.cuh"
@@ -33,15 +34,6 @@ struct Shared {
     float floats[32];
     unsigned chosen;
 };
-
-// Orders as floats do; -0 is 0.
-__device__ __forceinline__ unsigned key_of(float v) {
-    unsigned bits = __float_as_uint(v + 0.f);
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-__device__ __forceinline__ float from_key(unsigned key) {
-    return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
-}
 
 __device__ unsigned block_count(unsigned n, Shared &s) {
     n = __reduce_add_sync(~0u, n);

@@ -1,6 +1,7 @@
 // The largest outputs of a dense weight from half of its bytes: one, or k. `screen` rounds a weight to 8 bits, once. Then, for a token,
 // `linear_max_bounds` reads only that, and says of each output what it cannot be above; and `linear_max` computes those that
 // may be the largest from the weight itself, by the code of linear.cu. What bounds the error stands in src/ops/screen.rs.
+#include "keys.cuh"
 #include "params.h"
 #include "reduce.cuh"
 #include "screen_bounds.cuh"
@@ -169,15 +170,6 @@ BOUNDS_MMA(f32)
 // which an output may be the largest, and computes them, 16 at a time.
 
 constexpr unsigned LISTED = 2 * THREADS;
-
-// Orders as floats do.
-__device__ __forceinline__ unsigned key_of(float v) {
-    unsigned bits = __float_as_uint(v);
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-__device__ __forceinline__ float from_key(unsigned key) {
-    return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
-}
 
 // A warp: what the k largest outputs of a token are not below, a little less. CTAs have each found what one output of theirs is
 // not below; they are taken in 256 groups, and the k-th largest of the groups' largest is it. It is found a bit at a time, the
