@@ -56,6 +56,7 @@ fn every_option_of_decoding_speed_is_seen() {
         row("--head-4bit", says("head: nf4")),
         row("--head-4bit", Refused("--unquantised")).beside("--unquantised"),
         row("--kv-cache-8bit", says("keys and values: int8")),
+        row("--top-k 20", says("tokens: top-k 20")),
         row("--lora-r 3", says("adapter: r 3 on all linear layers")),
     ];
     see(&decoding(), own);
@@ -107,10 +108,11 @@ fn what_cannot_be_measured_is_refused() {
 #[test]
 fn a_row_says_what_was_measured() {
     for (driven, options, wanted) in [
-        (decoding(), "", "\ntiny,nf4/bfloat16,bfloat16,bfloat16,,1,8,4,"),
-        (decoding(), "--head-4bit --lora-r 3", "\ntiny,nf4/bfloat16,nf4,bfloat16,3,1,8,4,"),
-        (decoding(), "--unquantised --dtype fp32", "\ntiny,float32,float32,float32,,1,8,4,"),
-        (decoding(), "--kv-cache-8bit", "\ntiny,nf4/bfloat16,bfloat16,int8,,1,8,4,"),
+        (decoding(), "", "\ntiny,nf4/bfloat16,bfloat16,bfloat16,,,1,8,4,"),
+        (decoding(), "--top-k 5", "\ntiny,nf4/bfloat16,bfloat16,bfloat16,,5,1,8,4,"),
+        (decoding(), "--head-4bit --lora-r 3", "\ntiny,nf4/bfloat16,nf4,bfloat16,3,,1,8,4,"),
+        (decoding(), "--unquantised --dtype fp32", "\ntiny,float32,float32,float32,,,1,8,4,"),
+        (decoding(), "--kv-cache-8bit", "\ntiny,nf4/bfloat16,bfloat16,int8,,,1,8,4,"),
         (training(), "", "\ntiny,nf4/bfloat16,16,0.0,full,1,16,"),
         (
             training(),
