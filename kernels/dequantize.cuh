@@ -53,7 +53,7 @@ struct Decoder {
         }
 #pragma unroll
         for (unsigned a = 0; a < AHEAD; a++) {
-            unsigned i = threadIdx.x + a * THREADS, at = unsigned(first) + i, row = at / per_row;
+            unsigned i = threadIdx.x + a * THREADS, at = unsigned(first) + i, row = PITCHED ? at / per_row : 0;
             T v[8];
             table.dequantize8(codes[a], absmax[a], v);
             if (i >= groups) continue;

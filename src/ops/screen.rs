@@ -53,9 +53,10 @@ impl<B: Storage, T: Float> Op<B> for Screen<'_, B, T> {
     }
 }
 
-/// `out = x · weightᵀ` where an output may be among the `k` largest of its row, or less than the last of them by a millionth or
-/// nothing, to the bit what [`Linear`] gives; elsewhere that or minus infinity. It reads `codes`, and of `weight` the rows that may be needed; for more vectors than
-/// [`Backend::most_screened`] says it is [`Linear`].
+/// `out = x · weightᵀ` where an output may be among the `k` largest of its row, or less than the last of them by no more than a
+/// millionth, to the bit what [`Linear`] gives; elsewhere that or minus infinity. It reads `codes`, and of `weight` the rows that
+/// may be needed: for large `k` (above 256 on CUDA) all of them. For more vectors than [`Backend::most_screened`] says it is
+/// [`Linear`].
 ///
 /// [`Backend::most_screened`]: crate::backend::Backend::most_screened
 /// [`Linear`]: super::Linear
@@ -82,7 +83,7 @@ pub struct LinearMax<'a, B: Storage, T: Float> {
     pub codes: View<'a, B, i8>,
     /// `[3, out]`: likewise.
     pub bounds: Mat<'a, B, f32>,
-    /// From 1 on.
+    /// How many of each row's largest outputs are looked for, 1 or more.
     pub k: usize,
     /// `[n, out]`.
     pub out: MatMut<'a, B, f32>,

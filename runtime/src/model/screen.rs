@@ -50,7 +50,7 @@ impl<B: Backend, T: Float> Qwen3<B, T> {
     }
 
     /// Makes what decoders of a few sequences that want only the largest logits look at in the head's place from then on, if the
-    /// model has none, the head is its own and dense, and there is memory in plenty. They choose the same tokens.
+    /// model has none, the head is its own and dense, and there is memory in plenty. They choose the same tokens (`docs/head.md`).
     ///
     /// # Errors
     /// The device refuses.

@@ -178,7 +178,7 @@ impl<B: Backend, T: Float> Setup<B> for Largest<B, T> {
         vec![&mut self.out]
     }
 
-    /// What `linear` gives, to the bit, or minus infinity below the k-th largest by more than nothing.
+    /// What `linear` gives, to the bit, or minus infinity where it is less than the k-th largest and what counts as that.
     fn compare(&mut self, close: &Close<'_, B>) {
         let (n, outputs) = (self.case.product.n, self.case.looked_at());
         let mut all = close.backend.zeros::<f32>(n * outputs).unwrap();
