@@ -733,7 +733,8 @@ typedef struct {
 } SampleParams;
 enum {
     SAMPLE_THREADS = 1024,
-    SAMPLE_GREEDY_CTAS = 8, // that share a sequence of which only the largest logit matters
+    SAMPLE_CTAS = 8,            // that share a sequence, where they do
+    SAMPLE_SHARED_TOP_K = 64,   // they do up to this top_k
 };
 
 // cast: out[i] = x[i].

@@ -1,90 +1,15 @@
-// The next token of each sequence. One CTA for each; where only the largest logit matters and sequences are few, a cluster of
-// eight, each of which looks at an eighth of the ids.
+// The next token of each sequence. One CTA for each; where sequences are few, and only the largest logit matters or a top_k
+// is small, a cluster of eight, each of which looks at an eighth of the ids.
 //
 // A thread's largest logit is found on the way to the largest of all. The k-th largest of these 1024 is at most the
 // k-th largest logit, so that one more pass can collect a short list of candidates into shared memory, in order of
-// id, on which thresholds are searched by bisection. What does not fit the list takes the same steps on the whole row.
+// id. Where it is very short one warp goes on alone (sample_few.cuh), else thresholds are searched on it by bisection.
+// What does not fit the list takes the same steps on the whole row.
 //
-// A warp looks at a range of ids of its own, so that lists, masses and the cumulative sum are in order of id without a
-// sort, and the draw is the same whatever path led to it. Sums of masses are f64 across warps, in a fixed order. A
-// helper that writes to a field of `Shared` again has a barrier before it, so that what stood there has been read. A
-// row is small (0.6 MB in f32) and comes from L2 after the first pass; the bound is the latency of passes and barriers
+// A row is small (0.6 MB in f32) and comes from L2 after the first pass; the bound is the latency of passes and barriers
 // on one multiprocessor.
-#include "cluster.cuh"
-#include "keys.cuh"
 #include "philox.cuh"
-#include "reduce.cuh"
-#include "types.cuh"
-#include <cfloat>
-#include <cstdint>
-
-constexpr unsigned THREADS = SAMPLE_THREADS;
-constexpr unsigned WARPS = THREADS / 32;
-// Candidates of one warp, which looks at a range of ids of its own.
-constexpr unsigned CAPACITY = 128;
-// Candidates to look for when top_p alone decides how many are needed.
-constexpr unsigned TOP_P_CANDIDATES = 256;
-
-struct Shared {
-    float value[WARPS * CAPACITY];
-    unsigned id[WARPS * CAPACITY];
-    double totals[WARPS];
-    unsigned long long best[WARPS];
-    unsigned counts[WARPS];
-    float floats[32];
-    unsigned chosen;
-};
-
-__device__ unsigned block_count(unsigned n, Shared &s) {
-    n = __reduce_add_sync(~0u, n);
-    __syncthreads();
-    if (threadIdx.x % 32 == 0) s.counts[threadIdx.x / 32] = n;
-    __syncthreads();
-    return __reduce_add_sync(~0u, s.counts[threadIdx.x % 32]);
-}
-
-__device__ double block_total(float v, Shared &s) {
-    v = warp_sum(v);
-    __syncthreads();
-    if (threadIdx.x % 32 == 0) s.totals[threadIdx.x / 32] = v;
-    __syncthreads();
-    double total = s.totals[threadIdx.x % 32];
-#pragma unroll
-    for (int o = 16; o > 0; o >>= 1) total += __shfl_xor_sync(~0u, total, o);
-    return total;
-}
-
-// The logits of one sequence; each warp of `warps`, of which this is one, looks at ids start .. end, four at a time.
-struct Row {
-    float *logits;
-    unsigned vocab, start, end;
-    bool packed;
-
-    __device__ Row(float *logits, unsigned vocab, unsigned warp = threadIdx.x / 32, unsigned warps = WARPS)
-        : logits(logits), vocab(vocab) {
-        unsigned range = (vocab + warps * 128 - 1) / (warps * 128) * 128;
-        start = min(warp * range, vocab);
-        end = min(start + range, vocab);
-        packed = reinterpret_cast<uintptr_t>(logits) % 16 == 0;
-    }
-    // Ids i .. i + 3; -inf for those that do not exist.
-    __device__ __forceinline__ float4 load(unsigned i) const {
-        if (packed && i + 4 <= end) return *reinterpret_cast<const float4 *>(logits + i);
-        auto one = [&](unsigned j) { return j < end ? logits[j] : -INFINITY; };
-        return make_float4(one(i), one(i + 1), one(i + 2), one(i + 3));
-    }
-    // Calls `visit(first id, four logits)` for every id of this warp's range; all lanes take part in every call.
-    template <class Visit> __device__ __forceinline__ void each(Visit visit) const {
-        constexpr int AHEAD = 4;
-        for (unsigned i = start; i < end; i += AHEAD * 128) {
-            float4 x[AHEAD];
-#pragma unroll
-            for (int a = 0; a < AHEAD; a++) x[a] = load(i + a * 128 + threadIdx.x % 32 * 4);
-#pragma unroll
-            for (int a = 0; a < AHEAD; a++) visit(i + a * 128 + threadIdx.x % 32 * 4, x[a]);
-        }
-    }
-};
+#include "sample_few.cuh"
 
 // Divides the positive and multiplies the negative logits of the distinct tokens of history[0 .. len].
 __device__ void penalize(const SampleParams &p, float *logits, const unsigned *history, unsigned len, unsigned *seen) {
@@ -99,116 +24,6 @@ __device__ void penalize(const SampleParams &p, float *logits, const unsigned *h
         logits[token] = v > 0 ? v / p.repetition_penalty : v * p.repetition_penalty;
     }
     __syncthreads();
-}
-
-struct Best {
-    float value = -INFINITY; // this thread's largest
-    unsigned id = 0;
-
-    __device__ __forceinline__ void add(unsigned i, float v) {
-        if (v > value) {
-            value = v;
-            id = i;
-        }
-    }
-    __device__ __forceinline__ void add(const Row &row) {
-        row.each([&](unsigned i, float4 x) { add(i, x.x), add(i + 1, x.y), add(i + 2, x.z), add(i + 3, x.w); });
-    }
-};
-
-// A logit and its id as a number that is larger where the logit is, or the id is less among equals.
-__device__ __forceinline__ unsigned long long rank_of(const Best &best) {
-    return (uint64_t(key_of(best.value)) << 32) | ~best.id;
-}
-__device__ __forceinline__ unsigned long long warp_best(unsigned long long best) {
-#pragma unroll
-    for (int o = 16; o > 0; o >>= 1) {
-        unsigned long long other = __shfl_xor_sync(~0u, best, o);
-        best = other > best ? other : best;
-    }
-    return best;
-}
-__device__ __forceinline__ unsigned long long block_best(unsigned long long best, unsigned long long (&of_warps)[WARPS]) {
-    best = warp_best(best);
-    if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = best;
-    __syncthreads();
-    return warp_best(of_warps[threadIdx.x % 32]);
-}
-
-// The largest logit of all; the lowest id among equals.
-__device__ Best block_best(const Best &mine, Shared &s) {
-    unsigned long long best = block_best(rank_of(mine), s.best);
-    Best all;
-    all.value = from_key(unsigned(best >> 32));
-    all.id = ~unsigned(best);
-    return all;
-}
-
-// The largest key in lo ..= hi for which `holds`, which holds for lo, and for whatever is below where it holds.
-template <class Holds> __device__ unsigned bisect(unsigned lo, unsigned hi, Holds holds) {
-    while (lo < hi) {
-        unsigned mid = lo + (hi - lo) / 2 + 1;
-        if (holds(mid)) lo = mid;
-        else hi = mid - 1;
-    }
-    return lo;
-}
-
-// What is chosen from: this warp's part, in order of id. Values are divided by the temperature.
-struct Set {
-    const float *value;
-    const unsigned *id; // null: first + index
-    unsigned first, count;
-    float max; // of the whole set
-
-    __device__ __forceinline__ float mass(unsigned i) const { return expf(value[i] - max); }
-    __device__ __forceinline__ unsigned id_of(unsigned i) const { return id ? id[i] : first + i; }
-
-    __device__ unsigned count_from(unsigned key, Shared &s) const {
-        unsigned n = 0;
-        for (unsigned i = threadIdx.x % 32; i < count; i += 32) n += key_of(value[i]) >= key;
-        return block_count(n, s);
-    }
-    __device__ double mass_from(unsigned key, Shared &s) const {
-        float sum = 0;
-        for (unsigned i = threadIdx.x % 32; i < count; i += 32) sum += key_of(value[i]) >= key ? mass(i) : 0.f;
-        return block_total(sum, s);
-    }
-};
-
-// Collects the logits from `least` on. False when they do not fit; then the list is not to be used.
-__device__ bool collect(const Row &row, float least, float temperature, Shared &s, Set &set) {
-    unsigned warp = threadIdx.x / 32, n = 0;
-    row.each([&](unsigned i, float4 x) {
-        float v[4] = {x.x, x.y, x.z, x.w};
-        unsigned hits = 0;
-#pragma unroll
-        for (int j = 0; j < 4; j++) hits |= unsigned(i + j < row.end && v[j] >= least) << j;
-        if (!__any_sync(~0u, hits)) return;
-        unsigned mine = __popc(hits), before = mine;
-#pragma unroll
-        for (int o = 1; o < 32; o <<= 1) {
-            unsigned other = __shfl_up_sync(~0u, before, o);
-            if (threadIdx.x % 32 >= o) before += other;
-        }
-        unsigned at = n + before - mine;
-        n += __shfl_sync(~0u, before, 31);
-#pragma unroll
-        for (int j = 0; j < 4; j++)
-            if (hits >> j & 1) {
-                if (at < CAPACITY) {
-                    s.value[warp * CAPACITY + at] = v[j] / temperature;
-                    s.id[warp * CAPACITY + at] = i + j;
-                }
-                at++;
-            }
-    });
-    set.value = s.value + warp * CAPACITY;
-    set.id = s.id + warp * CAPACITY;
-    set.first = 0;
-    set.count = n;
-    // A barrier, too: the list is complete after it.
-    return !__syncthreads_or(n > CAPACITY);
 }
 
 // The sum of exp((logit - max) / temperature) over the whole row.
@@ -238,11 +53,7 @@ __device__ double candidates(const SampleParams &p, const Row &row, float mine, 
     if (want <= THREADS) {
         auto enough = [&](unsigned key) { return __syncthreads_count(key_of(mine) >= key) >= want; };
         float least = from_key(bisect(key_of(-INFINITY), key_of(FLT_MAX), enough));
-        // A little less: logits that differ may be equal after the division.
-        least -= fabsf(least) * 1e-6f + FLT_MIN;
-        // Where others are possible, what is minus infinity is not listed: it may be nearly all.
-        if (set.max > -INFINITY) least = fmaxf(least, -FLT_MAX);
-        bool fits = collect(row, least, p.temperature, s, set);
+        bool fits = collect(row, listed_from(least, set.max), p.temperature, s, set);
         if (fits && p.top_k) return 0;
         double total = fits ? total_mass(row, set.max, p.temperature, s) : 0;
         if (fits && set.mass_from(0, s) >= p.top_p * total) return total;
@@ -302,7 +113,14 @@ __device__ unsigned draw(const Set &set, unsigned least, float min_p, float u, S
     return __reduce_max_sync(~0u, s.counts[lane]);
 }
 
-__device__ unsigned choose(const SampleParams &p, const Row &row, unsigned position, Shared &s) {
+// What is drawn at a position, from 0 to 1.
+__device__ __forceinline__ float uniform_at(const SampleParams &p, unsigned sequence, unsigned position) {
+    return uniform(philox(make_uint4(position, sequence, 0, 0), p.seed).x);
+}
+
+// The token of a sequence, which the first thread learns.
+__device__ unsigned choose(const SampleParams &p, const Row &row, unsigned sequence, unsigned position, Shared &s,
+                           Few &few) {
     Best mine;
     mine.add(row);
     Best best = block_best(mine, s);
@@ -310,13 +128,14 @@ __device__ unsigned choose(const SampleParams &p, const Row &row, unsigned posit
     Set set;
     set.max = best.value / p.temperature;
     double total = candidates(p, row, mine.value, s, set);
+    float u = uniform_at(p, sequence, position);
+    if (set.id && gather<1>(set, 0, s, few)) return threadIdx.x < 32 ? few.choose(p, set.max, total, u) : 0;
     unsigned top = key_of(set.max), least = 0;
     if (p.top_k) least = bisect(0, top, [&](unsigned key) { return set.count_from(key, s) >= p.top_k; });
     if (p.top_p < 1) {
         double need = p.top_p * (total > 0 ? total : set.mass_from(least, s));
         least = bisect(least, top, [&](unsigned key) { return set.mass_from(key, s) >= need; });
     }
-    float u = uniform(philox(make_uint4(position, blockIdx.x, 0, 0), p.seed).x);
     return draw(set, least, p.min_p, u, s);
 }
 
@@ -330,6 +149,7 @@ __device__ __forceinline__ void move_on(const SampleParams &p, unsigned b, unsig
 extern "C" __global__ void __launch_bounds__(THREADS) sample(const __grid_constant__ SampleParams p) {
     begin_kernel();
     __shared__ Shared s;
+    __shared__ Few few;
     unsigned b = blockIdx.x, position = p.positions[b];
     Row row(row_of<float>(p.logits, b), p.vocab);
     if (p.seen) {
@@ -337,25 +157,66 @@ extern "C" __global__ void __launch_bounds__(THREADS) sample(const __grid_consta
         unsigned len = position < p.capacity ? position + 1 : p.capacity;
         penalize(p, row.logits, history, len, p.seen + size_t(b) * ((p.vocab + 31) / 32));
     }
-    unsigned token = choose(p, row, position, s);
+    unsigned token = choose(p, row, b, position, s, few);
     if (threadIdx.x == 0) move_on(p, b, position, token);
 }
 
 #if CLUSTERS
-extern "C" __global__ void CLUSTER_OF(SAMPLE_GREEDY_CTAS) __launch_bounds__(THREADS)
+extern "C" __global__ void CLUSTER_OF(SAMPLE_CTAS) __launch_bounds__(THREADS)
     sample_greedy(const __grid_constant__ SampleParams p) {
     begin_kernel();
     __shared__ unsigned long long of_warps[WARPS], of_cta;
-    unsigned rank = cluster_rank(), b = blockIdx.x / SAMPLE_GREEDY_CTAS;
+    unsigned rank = cluster_rank(), b = blockIdx.x / SAMPLE_CTAS;
     Best mine;
-    mine.add(Row(row_of<float>(p.logits, b), p.vocab, rank * WARPS + threadIdx.x / 32, SAMPLE_GREEDY_CTAS * WARPS));
+    mine.add(Row(row_of<float>(p.logits, b), p.vocab, rank * WARPS + threadIdx.x / 32, SAMPLE_CTAS * WARPS));
     unsigned long long best = block_best(rank_of(mine), of_warps);
     if (threadIdx.x == 0) of_cta = best;
     cluster_sync(); // all CTAs' are there
     if (rank == 0 && threadIdx.x < 32) {
-        best = warp_best(*cluster_shared(&of_cta, threadIdx.x % SAMPLE_GREEDY_CTAS));
+        best = warp_best(*cluster_shared(&of_cta, threadIdx.x % SAMPLE_CTAS));
         if (threadIdx.x == 0) move_on(p, b, p.positions[b], ~unsigned(best));
     }
     cluster_sync(); // and have been read
+}
+
+// With a top_k that is small beside the 256 warps of a cluster: the k-th largest of their largest logits is at most the k-th
+// largest, and not much less, since few warps have two of the k. What is more than a short list the first CTA does alone.
+extern "C" __global__ void CLUSTER_OF(SAMPLE_CTAS) __launch_bounds__(THREADS)
+    sample_top_k(const __grid_constant__ SampleParams p) {
+    begin_kernel();
+    __shared__ Shared s;
+    __shared__ Few few;
+    __shared__ unsigned tops[WARPS];
+    unsigned rank = cluster_rank(), b = blockIdx.x / SAMPLE_CTAS, position = p.positions[b];
+    unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    float *logits = row_of<float>(p.logits, b);
+    Row row(logits, p.vocab, rank * WARPS + warp, SAMPLE_CTAS * WARPS);
+    Best mine;
+    mine.add(row);
+    unsigned top = __reduce_max_sync(~0u, key_of(mine.value));
+    if (lane == 0) tops[warp] = top;
+    cluster_sync(); // all warps' are there
+    unsigned of_warps[SAMPLE_CTAS];
+#pragma unroll
+    for (unsigned i = 0; i < SAMPLE_CTAS; i++)
+        of_warps[i] = *cluster_shared(&tops[lane], i), top = max(top, of_warps[i]);
+    top = __reduce_max_sync(~0u, top);
+    auto enough = [&](unsigned key) {
+        unsigned n = 0;
+#pragma unroll
+        for (unsigned i = 0; i < SAMPLE_CTAS; i++) n += of_warps[i] >= key;
+        return __reduce_add_sync(~0u, n) >= p.top_k;
+    };
+    unsigned least = bisect(key_of(-INFINITY), top, enough);
+    Set set;
+    set.max = from_key(top) / p.temperature;
+    collect(row, listed_from(from_key(least), set.max), p.temperature, s, set);
+    bool is_short = gather<SAMPLE_CTAS>(set, rank, s, few);
+    if (!is_short) cluster_sync(); // all have read the counts of all
+    if (rank > 0) return;
+    unsigned token = 0;
+    if (!is_short) token = choose(p, Row(logits, p.vocab), b, position, s, few);
+    else if (warp == 0) token = few.choose(p, set.max, 0, uniform_at(p, b, position));
+    if (threadIdx.x == 0) move_on(p, b, position, token);
 }
 #endif

@@ -1501,7 +1501,8 @@ const _: () = {
     ["Offset of field: SampleParams::seed"][::core::mem::offset_of!(SampleParams, seed) - 80usize];
 };
 pub const SAMPLE_THREADS: u32 = 1024;
-pub const SAMPLE_GREEDY_CTAS: u32 = 8;
+pub const SAMPLE_CTAS: u32 = 8;
+pub const SAMPLE_SHARED_TOP_K: u32 = 64;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct CastParams {

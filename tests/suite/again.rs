@@ -66,6 +66,7 @@ fn decoding(backend: &Cuda) {
         many_times::<screen::Largest<Cuda, bf16>>(backend, screen::Case::new(Product::new(n, 6000, 4096)));
     }
     many_times::<sample::Draw<Cuda>>(backend, sample::Batch::GREEDY);
+    many_times::<sample::Draw<Cuda>>(backend, sample::Batch::TOP_K);
     for n in [1, 6, 40] {
         let product = Product::new(n, 4096, 4096);
         let case = Adapted { product, quantization: Quantization::DEFAULT, adapters: &[], ..cases::stack() };

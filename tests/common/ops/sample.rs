@@ -43,6 +43,10 @@ fn all() -> Vec<Case> {
             Case { step: 0.25, temperature: 1.5, ..drawn },
             Case { top_k: 1, ..drawn },
             Case { top_k: 20, step: 0.25, ..drawn },
+            Case { top_k: 64, top_p: 0.9, min_p: 0.02, ..drawn },
+            // Of so many equal ones lists are long, in all and of each warp.
+            Case { top_k: 64, step: 3.0, ..drawn },
+            Case { top_k: 20, top_p: 0.5, step: 50.0, ..drawn },
             Case { top_k: 5000, ..drawn },
             Case { top_p: 0.9, ..drawn },
             Case { top_p: 0.95, temperature: 3.0, ..drawn },
@@ -138,6 +142,12 @@ impl Batch {
     /// Eight CTAs for each row.
     pub const GREEDY: Batch =
         Batch { case: Case { n_vocab: 20_000, ..GREEDY }, n: POSITIONS.len(), layout: Layout::Packed };
+    /// The same.
+    pub const TOP_K: Batch = Batch {
+        case: Case { n_vocab: 20_000, temperature: 0.6, top_k: 20, top_p: 0.95, ..GREEDY },
+        n: POSITIONS.len(),
+        layout: Layout::Packed,
+    };
     /// With a repetition penalty, for which a kernel notes what it has seen.
     pub const PENALIZED: Batch =
         Batch { case: Case { penalty: 1.3, step: 0.5, ..GREEDY }, n: POSITIONS.len(), layout: Layout::Packed };
