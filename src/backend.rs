@@ -11,11 +11,12 @@ use crate::{
 /// The table of contents of halfbyte: every op, which is one method of [`Backend`].
 ///
 /// A line gives the method, the op's struct with its types, and the module of the function that has the method's name
-/// and runs the op: `cpu::<module>` and `cuda::launch::<module>`. `each_op! { make }` is `make! { all lines }`; from them
-/// come the methods below, both backends' and [`Launch`].
+/// and runs the op: `cpu::<module>` and `cuda::launch::<module>`. `each_op! { make }` is `make! { all lines }`, and `each_op! {
+/// make(what) }` `make! { (what) all lines }`; from them come the methods below, both backends' and [`Launch`].
 macro_rules! each_op {
-    ($make:ident) => {
+    ($make:ident $(($($what:tt)*))?) => {
         $make! {
+            $(($($what)*))?
             // 4-bit formats
             quantize(Quantize<T>) in quantize;
             nest_absmax(NestAbsmax) in quantize;

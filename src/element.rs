@@ -1,4 +1,9 @@
-use crate::error::{Error, Result};
+use crate::{
+    compiled::On,
+    cpu::Cpu,
+    cuda::Cuda,
+    error::{Error, Result},
+};
 use half::{bf16, f16};
 
 /// What a buffer can hold: plain data with the same layout on the host and on the device.
@@ -65,7 +70,7 @@ impl DType {
 }
 
 /// A compute type: activations and dense weights are made of it. Arithmetic on it happens in f32.
-pub trait Float: Element + Default + PartialEq {
+pub trait Float: Element + Default + PartialEq + On<Cpu> + On<Cuda> {
     /// Which of the types this is.
     const DTYPE: DType;
     /// The value as f32 (exact).

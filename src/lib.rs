@@ -5,6 +5,7 @@
 
 mod backend;
 mod buffer;
+mod compiled;
 pub mod cpu;
 pub mod cuda;
 pub mod dlpack;

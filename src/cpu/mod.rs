@@ -36,6 +36,7 @@ pub use simd::{VARIABLE, check_level, features};
 use crate::{
     backend::{Backend, each_op},
     buffer::{Buf, View, ViewMut},
+    compiled::{Compiled, CompiledWith, compile, compiled, compiled_with, dispatched},
     element::{Element, Float},
     error::{Count, Result},
     host,
@@ -43,17 +44,18 @@ use crate::{
     ops::{self, Check, Checked},
     profile::OpTime,
 };
+use half::{bf16, f16};
 use std::time::Instant;
 
-/// Runs each op by the function of its name, in its module.
-macro_rules! run_each {
-    ($($name:ident($Op:ident $(<$($T:ident),+>)?) in $($module:ident)::+;)*) => {$(
-        fn $name $(<$($T: Float),+>)? (&self, op: Checked<ops::$Op<'_, Self $($(, $T)+)?>>) -> Result<()> {
-            $($module)::+::$name(op.into_inner());
-            Ok(())
-        }
-    )*};
+macro_rules! run {
+    ($cpu:expr, $op:expr, $($function:ident)::+) => {{
+        let _: &Cpu = $cpu;
+        $($function)::+($op);
+        Ok(())
+    }};
 }
+
+compile! { Cpu by run }
 
 impl Backend for Cpu {
     type Graph = ();
@@ -129,5 +131,5 @@ impl Backend for Cpu {
         step()
     }
 
-    each_op! { run_each }
+    each_op! { dispatched(run) }
 }

@@ -26,21 +26,22 @@ pub use stream::Allocation;
 use crate::{
     backend::{Backend, each_op},
     buffer::{Buf, View, ViewMut},
+    compiled::{Compiled, CompiledWith, compile, compiled, compiled_with, dispatched},
     element::{Element, Float},
     error::Result,
     meter::MemoryUse,
-    ops::{self, Checked},
+    ops::{self, Check, Checked},
     profile::OpTime,
 };
+use half::{bf16, f16};
 
-/// Launches each op by the function of its name, in its module.
-macro_rules! launch_each {
-    ($($name:ident($Op:ident $(<$($T:ident),+>)?) in $($module:ident)::+;)*) => {$(
-        fn $name $(<$($T: Float),+>)? (&self, op: Checked<ops::$Op<'_, Self $($(, $T)+)?>>) -> Result<()> {
-            self.in_turn(|| launch::$($module)::+::$name(self, op.into_inner()))
-        }
-    )*};
+macro_rules! queue {
+    ($cuda:expr, $op:expr, $($function:ident)::+) => {
+        $cuda.in_turn(|| launch::$($function)::+($cuda, $op))
+    };
 }
+
+compile! { Cuda by queue }
 
 impl Backend for Cuda {
     type Graph = Graph;
@@ -130,5 +131,5 @@ impl Backend for Cuda {
         self.replay_graph(graph, step)
     }
 
-    each_op! { launch_each }
+    each_op! { dispatched(queue) }
 }

@@ -85,7 +85,7 @@ impl<B: Storage> Check<'_, B> {
     }
 
     /// Kernels store their compute type or f32.
-    pub(super) fn output_type<T: Float, O: Float>(&self) -> Result<()> {
+    pub(crate) fn output_type<T: Float, O: Float>(&self) -> Result<()> {
         let ok = O::DTYPE == T::DTYPE || O::DTYPE == DType::F32;
         self.value(ok, "the output type", O::DTYPE.suffix(), "it must be the input type or f32")
     }

@@ -45,9 +45,9 @@ fn write<B: Backend, T: Float>(
     model: &Qwen3<B, T>,
     ctx: ForwardContext<'_, B, T>,
     prompts: &[Vec<u32>],
+    options: SampleOptions,
 ) -> Vec<Vec<u32>> {
-    let mut decoder =
-        Decoder::new(model, ctx, prompts.len(), PROMPT + NEW, 4096, SampleOptions::GREEDY, CacheType::Plain).unwrap();
+    let mut decoder = Decoder::new(model, ctx, prompts.len(), PROMPT + NEW, 4096, options, CacheType::Plain).unwrap();
     let mut texts = prompts.to_vec();
     let mut tokens = decoder.prefill(prompts).unwrap();
     for step in 0..NEW {
@@ -83,15 +83,18 @@ fn check<B: Backend, T: Float>(backend: &B, config: &Qwen3Config, tokens: usize,
     let adapter = adapted.then(|| model.adapt(backend, &random_adapter(config, 16, 0.0, 3).unwrap()).unwrap());
     let ctx = ForwardContext::new(backend, adapter.as_ref());
     let few = [2, 7].map(|sequences| prompts(config, sequences, 0));
-    let whole = few.each_ref().map(|prompts| write(&model, ctx, prompts));
+    let drawn = SampleOptions { temperature: 0.7, top_k: 20, top_p: 0.8, ..SampleOptions::GREEDY };
+    let texts =
+        || [SampleOptions::GREEDY, drawn].map(|options| few.each_ref().map(|few| write(&model, ctx, few, options)));
+    let whole = texts();
     model.screen_head(ctx).unwrap();
-    let screened = few.each_ref().map(|prompts| write(&model, ctx, prompts));
+    let screened = texts();
     assert!(screened == whole, "{}: the head in 8 bits chose another token", T::DTYPE.suffix());
     let mut seen = Seen::default();
     // As many sequences as each way to multiply takes.
     for (round, &sequences) in [1, 2, 5, 20, 40, 100].iter().cycle().enumerate() {
         let prompts = prompts(config, sequences, round);
-        let texts = write(&model, ctx, &prompts);
+        let texts = write(&model, ctx, &prompts, SampleOptions::GREEDY);
         prompts.iter().zip(&texts).for_each(|(prompt, text)| compare(&model, ctx, [prompt, text], &mut seen));
         if seen.equal + seen.close >= tokens {
             break;

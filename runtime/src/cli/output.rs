@@ -1,12 +1,12 @@
 //! Printing that never ends a program: what it was run for comes first.
 
-use super::{logs, tool::version};
+use super::logs;
 use crate::{
     error::{Error, Result},
     screen::{Stream, bars},
     settings::{Asked, Program, Sources, with_dashes},
 };
-use clap::{ArgMatches, Command, Parser};
+use clap::{ArgMatches, Command};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{
     ffi::OsString,
@@ -67,13 +67,6 @@ pub fn progress_bar(message: &'static str) -> ProgressBar {
     let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg} {eta}");
     let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::with_draw_target(None, bars()).with_style(style).with_message(message)
-}
-
-/// Reads the command line of a program that takes no settings, as freely as one of settings, and does `main`. Errors are
-/// printed.
-pub fn start<A: Parser>(main: impl FnOnce(A) -> Result<ExitCode>) -> ExitCode {
-    let command = A::command().version(version()).arg(logs::option());
-    start_with_options(command, std::env::args_os(), |matches| main(A::from_arg_matches(matches)?))
 }
 
 /// The same, where the arguments need not be those of this process.

@@ -3,14 +3,17 @@
 use super::output::{print, start_with_options};
 use super::tool::{Tool, version};
 use super::{
+    decode_speed::DECODE_SPEED,
     doctor::DOCTOR,
     evaluate::EVALUATE,
     export::{EXPORT, MERGE},
     infer::INFER,
+    logits::LOGITS,
     quantize::QUANTIZE,
     rag::RAG,
     report::REPORT,
     train::TRAIN,
+    train_speed::TRAIN_SPEED,
 };
 use crate::error::Result;
 use clap::{Arg, ArgMatches, Command, value_parser};
@@ -19,7 +22,8 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 /// The subcommands, in the order of their use.
-const TOOLS: [Tool; 9] = [TRAIN, REPORT, INFER, EVALUATE, RAG, QUANTIZE, MERGE, EXPORT, DOCTOR];
+const TOOLS: [Tool; 12] =
+    [TRAIN, REPORT, INFER, EVALUATE, RAG, QUANTIZE, MERGE, EXPORT, LOGITS, DECODE_SPEED, TRAIN_SPEED, DOCTOR];
 
 const NAME: &str = "halfbyte";
 const COMPLETIONS: &str = "completions";

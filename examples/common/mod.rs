@@ -1,3 +1,0 @@
-//! What the examples share.
-
-pub mod speed;
