@@ -128,19 +128,31 @@ fn check_version(path: PathBuf) -> Result<Nvcc> {
 
 /// `-gencode` for each architecture: a cubin each, and PTX of the first and the last, which the driver compiles for
 /// GPUs that are not in the list. (PTX of an `a` architecture runs on no other, so it is left out.)
+///
+/// The cubins of a generation come from one PTX, that of its first in the list: the kernels do not ask for more, and
+/// nvcc spends half of its time on PTX.
 fn targets(archs: &str) -> Result<Vec<String>> {
     let list: Vec<&str> = archs.split(',').map(str::trim).collect();
-    let mut flags = Vec::new();
+    let (mut flags, mut source) = (Vec::new(), None);
     for (i, arch) in list.iter().enumerate() {
-        let number = arch.trim_end_matches(['a', 'f']);
-        if number.parse::<u32>().is_err() {
+        let name = arch.trim_end_matches(['a', 'f']);
+        let Ok(number) = name.parse::<u32>() else {
             return Err(format!("HALFBYTE_CUDA_ARCHS has `{arch}`; expected a list such as `{ARCHS}`"));
-        }
-        let ptx = (i == 0 || i + 1 == list.len()) && number == *arch;
-        let code = if ptx { format!("[sm_{arch},compute_{arch}]") } else { format!("sm_{arch}") };
-        flags.push(format!("-gencode=arch=compute_{arch},code={code}"));
+        };
+        let plain = name == *arch;
+        source = source.filter(|&first| plain && first <= number && generation(first) == generation(number));
+        let first = source.map_or(arch.to_string(), |first| first.to_string());
+        let ptx = (i == 0 || i + 1 == list.len()) && plain;
+        let code = if ptx { format!("[sm_{arch},compute_{first}]") } else { format!("sm_{arch}") };
+        flags.push(format!("-gencode=arch=compute_{first},code={code}"));
+        source = source.or(plain.then_some(number));
     }
     Ok(flags)
+}
+
+/// What has the same instructions, as far as kernels look: 8 for Ampere and Ada, 9 for Hopper, 10 for Blackwell.
+fn generation(arch: u32) -> u32 {
+    (arch / 10).min(10)
 }
 
 /// The names of `kernels/*.cu`, sorted.

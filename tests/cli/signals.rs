@@ -245,7 +245,8 @@ fn a_second_signal_ends_at_once() {
     let mut run = begun(&mut long_steps("30"), output.path(), DEFAULT, "step 1/");
     send("INT", &run.child);
     thread::sleep(Duration::from_millis(300));
-    assert!(run.child.try_wait().unwrap().is_none(), "the first signal ended it");
+    let ended = run.child.try_wait().unwrap();
+    assert!(ended.is_none(), "the first signal ended it: {ended:?}");
     send("TERM", &run.child);
     assert_eq!(run.end(), Some(143));
     assert_eq!(names(output.path()), ["metrics.partial.jsonl"]);

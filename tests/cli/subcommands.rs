@@ -3,7 +3,7 @@
 use crate::{effects::version, example, halfbyte};
 use std::process::{Command, Output};
 
-const TWINS: [(&str, &str); 8] = [
+const TWINS: [(&str, &str); 11] = [
     ("train", "train_qwen3_lora"),
     ("infer", "infer"),
     ("evaluate", "evaluate_multiple_choice"),
@@ -11,6 +11,9 @@ const TWINS: [(&str, &str); 8] = [
     ("quantize", "quantize"),
     ("merge", "merge_lora"),
     ("export", "export_gguf"),
+    ("logits", "logits"),
+    ("speed-decode", "decode_speed"),
+    ("speed-train", "train_speed"),
     ("doctor", "device_info"),
 ];
 

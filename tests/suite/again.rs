@@ -63,7 +63,10 @@ fn decoding(backend: &Cuda) {
         let positions = (0..n as u32).map(|i| 40 + i * 131).collect();
         let cached = decode_attention::Case { heads, capacity: 900, positions, layout: Layout::Packed, settled: true };
         many_times::<decode_attention::Decode<Cuda, bf16>>(backend, cached);
-        many_times::<screen::Largest<Cuda, bf16>>(backend, screen::Case::new(Product::new(n, 6000, 4096)));
+        for k in [1, 20] {
+            let case = screen::Case::largest(Product::new(n, 6000, 4096), k);
+            many_times::<screen::Largest<Cuda, bf16>>(backend, case);
+        }
     }
     many_times::<sample::Draw<Cuda>>(backend, sample::Batch::GREEDY);
     many_times::<sample::Draw<Cuda>>(backend, sample::Batch::TOP_K);

@@ -18,11 +18,11 @@ use halfbyte::{Backend, Float, quant::Format};
 use std::process::ExitCode;
 
 /// Measures how fast a Qwen3 answers.
-pub const DECODE_SPEED: Tool = Tool { name: "decode-speed", command, run: Run::Options(run) };
+pub const DECODE_SPEED: Tool = Tool { name: "speed-decode", command, run: Run::Options(run) };
 
 fn command() -> Command {
     let about = "Measure how fast a Qwen3 answers, with random weights";
-    Options::augment_args(Command::new("decode-speed").about(about).after_help(COLUMNS))
+    Options::augment_args(Command::new("speed-decode").about(about).after_help(COLUMNS))
 }
 
 /// What the columns are.

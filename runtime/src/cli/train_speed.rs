@@ -19,11 +19,11 @@ use halfbyte::{Backend, Float};
 use std::process::ExitCode;
 
 /// Measures how fast an adapter is trained.
-pub const TRAIN_SPEED: Tool = Tool { name: "train-speed", command, run: Run::Options(run) };
+pub const TRAIN_SPEED: Tool = Tool { name: "speed-train", command, run: Run::Options(run) };
 
 fn command() -> Command {
     let about = "Measure how fast an adapter of a Qwen3 is trained, with random weights";
-    Options::augment_args(Command::new("train-speed").about(about).after_help(COLUMNS))
+    Options::augment_args(Command::new("speed-train").about(about).after_help(COLUMNS))
 }
 
 /// What the columns are.

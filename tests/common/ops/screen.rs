@@ -49,6 +49,11 @@ impl Case {
         Case { product, hard: Hard::Nothing, k: 1 }
     }
 
+    /// The same, of which the `k` largest outputs are looked for.
+    pub fn largest(product: Product, k: usize) -> Self {
+        Case { k, ..Case::new(product) }
+    }
+
     fn scale(&self) -> f32 {
         match self.hard {
             // What f16 has of either is zero or infinite, which is hard too.
@@ -251,7 +256,7 @@ fn screen<B: Backend>(backend: &B) {
 fn linear_max<B: Backend>(backend: &B) {
     products().iter().for_each(|case| check_each!(Largest, backend, case));
     for (n, outputs, k) in [(1, 20_000, 1), (1, 20_000, 20), (6, 4000, 1), (6, 4000, 3)] {
-        let large = Case { k, ..Case::new(Product::new(n, outputs, 4096)) };
+        let large = Case::largest(Product::new(n, outputs, 4096), k);
         check::<B, Largest<B, bf16>>(backend, &large);
     }
 }
