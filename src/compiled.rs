@@ -1,7 +1,7 @@
 //! Where ops are compiled: in this crate, once for each compute type.
 //!
 //! A generic function is compiled anew by each crate that calls it, and the CPU's kernels are most of what a program
-//! that uses halfbyte consists of. So the generic methods of [`Backend`](crate::Backend) do no more than to call what
+//! that uses halfbyte consists of. So the generic methods of [`Backend`](crate::backend::Backend) do no more than to call what
 //! a compute type has for each op, which is not generic.
 
 use crate::{backend::each_op, buffer::Storage, element::Float, error::Result, ops};
