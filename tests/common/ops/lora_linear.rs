@@ -157,10 +157,10 @@ impl<B: Backend, T: Float> Forward<B, T> {
         let Inputs { case, weight, adapters, columns: all } = &self.inputs;
         let Product { outputs, inputs, accumulate, .. } = case.product;
         weight.assert_kept(close.backend, close.name);
-        let of = |j: usize| adapters.iter().find(|adapter| adapter.xa.contains(&j));
+        let read: Vec<_> = adapters.iter().map(|it| (it, dropped(x, inputs, &it.dropout), it.a.to_f64())).collect();
         close.some("xa", self.xa.now(), *all, |i, j| {
-            let Some(Adapter { a, xa, dropout, .. }) = of(j) else { return Num::ZERO };
-            oracle::row_by_row(&dropped(x, inputs, dropout), &a.to_f64(), inputs, i, j - xa.start)
+            let Some((it, x, a)) = read.iter().find(|(it, ..)| it.xa.contains(&j)) else { return Num::ZERO };
+            oracle::row_by_row(x, a, inputs, i, j - it.xa.start)
         });
         // From the `xa` that was stored: rounding it is part of the formula.
         let (weight, xa) = (weight.exact(), self.xa.now_f64());
