@@ -118,8 +118,8 @@ __device__ __forceinline__ float uniform_at(const SampleParams &p, unsigned sequ
     return uniform(philox(make_uint4(position, sequence, 0, 0), p.seed).x);
 }
 
-// The token of a sequence, which the first thread learns.
-__device__ unsigned choose(const SampleParams &p, const Row &row, unsigned sequence, unsigned position, Shared &s,
+// The token of a sequence, which the first thread learns. Called, so that a kernel that seldom does needs no more registers.
+__device__ __noinline__ unsigned choose(const SampleParams &p, const Row &row, unsigned sequence, unsigned position, Shared &s,
                            Few &few) {
     Best mine;
     mine.add(row);
@@ -187,10 +187,9 @@ extern "C" __global__ void CLUSTER_OF(SAMPLE_CTAS) __launch_bounds__(THREADS)
     __shared__ Shared s;
     __shared__ Few few;
     __shared__ unsigned tops[WARPS];
-    unsigned rank = cluster_rank(), b = blockIdx.x / SAMPLE_CTAS, position = p.positions[b];
+    unsigned rank = cluster_rank(), b = blockIdx.x / SAMPLE_CTAS;
     unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    float *logits = row_of<float>(p.logits, b);
-    Row row(logits, p.vocab, rank * WARPS + warp, SAMPLE_CTAS * WARPS);
+    Row row(row_of<float>(p.logits, b), p.vocab, rank * WARPS + warp, SAMPLE_CTAS * WARPS);
     Best mine;
     mine.add(row);
     unsigned top = __reduce_max_sync(~0u, key_of(mine.value));
@@ -214,8 +213,8 @@ extern "C" __global__ void CLUSTER_OF(SAMPLE_CTAS) __launch_bounds__(THREADS)
     bool is_short = gather<SAMPLE_CTAS>(set, rank, s, few);
     if (!is_short) cluster_sync(); // all have read the counts of all
     if (rank > 0) return;
-    unsigned token = 0;
-    if (!is_short) token = choose(p, Row(logits, p.vocab), b, position, s, few);
+    unsigned position = p.positions[b], token = 0;
+    if (!is_short) token = choose(p, Row(row.logits, p.vocab), b, position, s, few);
     else if (warp == 0) token = few.choose(p, set.max, 0, uniform_at(p, b, position));
     if (threadIdx.x == 0) move_on(p, b, position, token);
 }
