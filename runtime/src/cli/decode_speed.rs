@@ -22,7 +22,8 @@ pub const DECODE_SPEED: Tool = Tool { name: "speed-decode", command, run: Run::O
 
 fn command() -> Command {
     let about = "Measure how fast a Qwen3 answers, with random weights";
-    Options::augment_args(Command::new("speed-decode").about(about).after_help(COLUMNS))
+    // After the options, those of a part of which would say what that is.
+    Options::augment_args(Command::new("speed-decode")).about(about).after_help(COLUMNS)
 }
 
 /// What the columns are.

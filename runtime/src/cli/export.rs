@@ -25,7 +25,8 @@ pub const MERGE: Tool = Tool { name: "merge", command: merge_command, run: Run::
 pub const EXPORT: Tool = Tool { name: "export", command: export_command, run: Run::Options(export) };
 
 fn merge_command() -> Command {
-    MergeSettings::augment_args(Command::new("merge").about("Merge LoRA adapters into a Qwen3 checkpoint"))
+    // After the options, whose type says of itself what it is.
+    MergeSettings::augment_args(Command::new("merge")).about("Merge LoRA adapters into a Qwen3 checkpoint")
 }
 
 fn export_command() -> Command {

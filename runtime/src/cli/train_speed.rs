@@ -23,7 +23,8 @@ pub const TRAIN_SPEED: Tool = Tool { name: "speed-train", command, run: Run::Opt
 
 fn command() -> Command {
     let about = "Measure how fast an adapter of a Qwen3 is trained, with random weights";
-    Options::augment_args(Command::new("speed-train").about(about).after_help(COLUMNS))
+    // After the options, those of a part of which would say what that is.
+    Options::augment_args(Command::new("speed-train")).about(about).after_help(COLUMNS)
 }
 
 /// What the columns are.
