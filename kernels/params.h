@@ -719,7 +719,7 @@ enum {
     CROSS_ENTROPY_STATIC_BYTES = 1024, // of shared memory, for the kernel's own variables: not less than they take
 };
 
-// sample: one CTA for each sequence.
+// sample: one CTA for each sequence, or a cluster.
 typedef struct {
     MatrixMut logits;    // f32 [n_seqs, columns]
     unsigned *history;   // [n_seqs, capacity]

@@ -12,7 +12,8 @@ use crate::{
 ///
 /// A line gives the method, the op's struct with its types, and the module of the function that has the method's name
 /// and runs the op: `cpu::<module>` and `cuda::launch::<module>`. `each_op! { make }` is `make! { all lines }`, and `each_op! {
-/// make(what) }` `make! { (what) all lines }`; from them come the methods below, both backends' and [`Launch`].
+/// make(what) }` `make! { (what) all lines }`; from them come the methods below, both backends', what is compiled for each type
+/// (`compiled.rs`) and [`Launch`]. Of two types, `S, T` are any; of `T, O` the second is the first or f32.
 macro_rules! each_op {
     ($make:ident $(($($what:tt)*))?) => {
         $make! {

@@ -85,8 +85,8 @@ macro_rules! compiled {
 }
 pub(crate) use compiled;
 
-/// The methods of `impl CompiledWith<B, First>`: `every` op, or only the `casts`, for which there are types that a product may
-/// not have as its output.
+/// The methods of `impl CompiledWith<B, First>`: `every` op, or only the `casts` (`S, T` in the list), where this is a type that
+/// a product of `First` (`T, O` there) may not have as its output.
 macro_rules! compiled_with {
     (($B:ident $First:ident $which:ident $run:ident)
      $($name:ident($Op:ident $(<$($T:ident),+>)?) in $($module:ident)::+;)*) => {
@@ -94,7 +94,7 @@ macro_rules! compiled_with {
     };
     (@ $B:ident $First:ident casts $run:ident $name:ident $Op:ident [T O] $($module:ident)::+) => {
         fn $name(backend: &$B, _: ops::$Op<'_, $B, $First, Self>) -> Result<()> {
-            Check::new(stringify!($name), backend).output_type::<$First, Self>() // which refuses it
+            Check::new(stringify!($name), backend).other_output(Self::DTYPE) // for who did not ask whether it may be
         }
     };
     (@ $B:ident $First:ident $which:ident $run:ident $name:ident $Op:ident [$T:ident $O:ident] $($module:ident)::+) => {

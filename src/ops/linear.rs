@@ -85,9 +85,14 @@ impl<B: Storage> Check<'_, B> {
     }
 
     /// Kernels store their compute type or f32.
-    pub(crate) fn output_type<T: Float, O: Float>(&self) -> Result<()> {
+    pub(super) fn output_type<T: Float, O: Float>(&self) -> Result<()> {
         let ok = O::DTYPE == T::DTYPE || O::DTYPE == DType::F32;
-        self.value(ok, "the output type", O::DTYPE.suffix(), "it must be the input type or f32")
+        if ok { Ok(()) } else { self.other_output(O::DTYPE) }
+    }
+
+    /// Refuses an output of another type.
+    pub(crate) fn other_output(&self, output: DType) -> Result<()> {
+        self.value(false, "the output type", output.suffix(), "it must be the input type or f32")
     }
 }
 

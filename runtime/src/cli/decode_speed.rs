@@ -13,18 +13,17 @@ use crate::{
     settings::Value,
     speed::{DecodeRow, DecodeSpeed, Decoding, RowsFile, decode, random_adapter},
 };
-use clap::{ArgMatches, Args, Command, FromArgMatches};
+use clap::{ArgMatches, Args, FromArgMatches};
 use halfbyte::{Backend, Float, quant::Format};
 use std::process::ExitCode;
 
 /// Measures how fast a Qwen3 answers.
-pub const DECODE_SPEED: Tool = Tool { name: "speed-decode", command, run: Run::Options(run) };
-
-fn command() -> Command {
-    let about = "Measure how fast a Qwen3 answers, with random weights";
-    // After the options, those of a part of which would say what that is.
-    Options::augment_args(Command::new("speed-decode")).about(about).after_help(COLUMNS)
-}
+pub const DECODE_SPEED: Tool = Tool {
+    name: "speed-decode",
+    about: "Measure how fast a Qwen3 answers, with random weights",
+    options: |command| Options::augment_args(command).after_help(COLUMNS),
+    run: Run::Options(run),
+};
 
 /// What the columns are.
 const COLUMNS: &str = "For each context and number of sequences: seconds from the prompts to the first token of each, the \

@@ -2,7 +2,6 @@
 
 use super::tool::{Run, Tool, version};
 use crate::{error::Result, hub::Environment, say};
-use clap::Command;
 use halfbyte::{
     Backend, Count, Cpu, Cuda, Size, cpu,
     cuda::{
@@ -14,11 +13,12 @@ use halfbyte::{
 use std::{env, ffi::OsString, fs, path::Path, process::ExitCode};
 
 /// Says what there is.
-pub const DOCTOR: Tool = Tool { name: "doctor", command, run: Run::Options(|_| tell()) };
-
-fn command() -> Command {
-    Command::new("doctor").about("Say what halfbyte sees on this machine, and what to do about what is missing")
-}
+pub const DOCTOR: Tool = Tool {
+    name: "doctor",
+    about: "Say what halfbyte sees on this machine, and what to do about what is missing",
+    options: |command| command,
+    run: Run::Options(|_| tell()),
+};
 
 fn tell() -> Result<ExitCode> {
     line("halfbyte", version());

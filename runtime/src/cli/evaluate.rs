@@ -18,18 +18,17 @@ use crate::{
     say,
     settings::{Asked, Mode, RagConfig, RetrievalSettings},
 };
-use clap::Command;
 use halfbyte::Count;
 use indicatif::ProgressBar;
 use std::{ops::ControlFlow, process::ExitCode};
 
 /// Scores a model.
-pub const EVALUATE: Tool =
-    Tool { name: "evaluate", command, run: Run::Settings(&["evaluation", "retrieval", "llm"], run) };
-
-fn command() -> Command {
-    Command::new("evaluate").about("Score a Qwen3 checkpoint on multiple-choice questions")
-}
+pub const EVALUATE: Tool = Tool {
+    name: "evaluate",
+    about: "Score a Qwen3 checkpoint on multiple-choice questions",
+    options: |command| command,
+    run: Run::Settings(&["evaluation", "retrieval", "llm"], run),
+};
 
 fn run(asked: Asked) -> Result<ExitCode> {
     let signals = Signals::listen("interrupted before the first answers: nothing was written");

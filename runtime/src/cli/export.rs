@@ -14,25 +14,25 @@ use crate::{
     say,
     settings::{Value, parse},
 };
-use clap::{ArgMatches, Args, Command, FromArgMatches};
+use clap::{ArgMatches, Args, FromArgMatches};
 use indicatif::ProgressBar;
 use std::{ops::ControlFlow, path::PathBuf, process::ExitCode};
 
 /// Merges adapters into a checkpoint: for transformers and for others that read no adapters.
-pub const MERGE: Tool = Tool { name: "merge", command: merge_command, run: Run::Options(merge) };
+pub const MERGE: Tool = Tool {
+    name: "merge",
+    about: "Merge LoRA adapters into a Qwen3 checkpoint",
+    options: MergeSettings::augment_args,
+    run: Run::Options(merge),
+};
 
 /// Writes a model, or an adapter for one, as a GGUF file for llama.cpp, or a model in 4 bits for vLLM.
-pub const EXPORT: Tool = Tool { name: "export", command: export_command, run: Run::Options(export) };
-
-fn merge_command() -> Command {
-    // After the options, whose type says of itself what it is.
-    MergeSettings::augment_args(Command::new("merge")).about("Merge LoRA adapters into a Qwen3 checkpoint")
-}
-
-fn export_command() -> Command {
-    let about = "Write a Qwen3 or a LoRA adapter as a GGUF file for llama.cpp, or a Qwen3 in 4 bits for vLLM";
-    Options::augment_args(Command::new("export").about(about))
-}
+pub const EXPORT: Tool = Tool {
+    name: "export",
+    about: "Write a Qwen3 or a LoRA adapter as a GGUF file for llama.cpp, or a Qwen3 in 4 bits for vLLM",
+    options: Options::augment_args,
+    run: Run::Options(export),
+};
 
 /// A GGUF file for llama.cpp, of a model or of an adapter, or a checkpoint in 4 bits for vLLM
 #[derive(Args)]

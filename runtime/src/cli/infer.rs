@@ -24,12 +24,17 @@ use std::{
 };
 
 /// Answers.
-pub const INFER: Tool = Tool { name: "infer", command, run: Run::Settings(&["llm"], run) };
+pub const INFER: Tool = Tool {
+    name: "infer",
+    about: "Answer with a Qwen3 checkpoint and a LoRA adapter",
+    options,
+    run: Run::Settings(&["llm"], run),
+};
 
-fn command() -> Command {
+fn options(command: Command) -> Command {
     let prompt = "What to answer or continue [default: standard input; at a terminal a conversation]";
     let prompt = Arg::new("prompt").long("prompt").value_name("TEXT").allow_hyphen_values(true).help(prompt);
-    Command::new("infer").about("Answer with a Qwen3 checkpoint and a LoRA adapter").arg(prompt)
+    command.arg(prompt)
 }
 
 fn run(asked: Asked) -> Result<ExitCode> {

@@ -25,11 +25,12 @@ use halfbyte::{Backend, Count, DType, Float};
 use std::{num::ParseIntError, path::PathBuf, process::ExitCode};
 
 /// Writes logits.
-pub const LOGITS: Tool = Tool { name: "logits", command, run: Run::Options(run) };
+pub const LOGITS: Tool =
+    Tool { name: "logits", about: "Write a model's logits into a safetensors file", options, run: Run::Options(run) };
 
-fn command() -> Command {
+fn options(command: Command) -> Command {
     let texts = ArgGroup::new("texts").required(true).multiple(true).args(["prompt", "ids"]);
-    Options::augment_args(Command::new("logits").about("Write a model's logits into a safetensors file")).group(texts)
+    Options::augment_args(command).group(texts)
 }
 
 #[derive(Args)]

@@ -17,16 +17,17 @@ use crate::{
     note, say,
     settings::parse,
 };
-use clap::{ArgMatches, Args, Command, FromArgMatches};
+use clap::{ArgMatches, Args, FromArgMatches};
 use halfbyte::{Backend, Count, DType, Float, quant::Format};
 use std::{ops::ControlFlow, path::PathBuf, process::ExitCode, time::Instant};
 
 /// Writes a checkpoint in 4 bits.
-pub const QUANTIZE: Tool = Tool { name: "quantize", command, run: Run::Options(run) };
-
-fn command() -> Command {
-    Options::augment_args(Command::new("quantize").about("Write a Qwen3 checkpoint in bitsandbytes' 4 bits"))
-}
+pub const QUANTIZE: Tool = Tool {
+    name: "quantize",
+    about: "Write a Qwen3 checkpoint in bitsandbytes' 4 bits",
+    options: Options::augment_args,
+    run: Run::Options(run),
+};
 
 #[derive(Args)]
 struct Options {

@@ -21,12 +21,17 @@ use std::{
 };
 
 /// Answers from texts.
-pub const RAG: Tool = Tool { name: "rag", command, run: Run::Settings(&["retrieval", "llm"], run) };
+pub const RAG: Tool = Tool {
+    name: "rag",
+    about: "Answer questions from one's own texts",
+    options,
+    run: Run::Settings(&["retrieval", "llm"], run),
+};
 
-fn command() -> Command {
+fn options(command: Command) -> Command {
     let path = value_parser!(PathBuf);
     let documents = "Make the index of these: folders of .txt and .md, JSONL with {\"text\"}, lawqa_jp's JSON";
-    Command::new("rag").about("Answer questions from one's own texts").args([
+    command.args([
         Arg::new("documents").long("documents").num_args(1..).value_parser(path).help(documents),
         Arg::new("question").long("question").help("What to answer from the index"),
         Arg::new("passages").long("passages").action(ArgAction::SetTrue).help("Show what is found, and end"),

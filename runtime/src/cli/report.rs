@@ -6,12 +6,13 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 use std::{path::PathBuf, process::ExitCode};
 
 /// Makes `report.html` and `loss.svg` of a training run's folder.
-pub const REPORT: Tool = Tool { name: "report", command, run: Run::Options(run) };
+pub const REPORT: Tool =
+    Tool { name: "report", about: "Make report.html and loss.svg of a training run", options, run: Run::Options(run) };
 
-fn command() -> Command {
+fn options(command: Command) -> Command {
     let folder = Arg::new("folder").value_name("FOLDER").required(true).value_parser(value_parser!(PathBuf));
     let folder = folder.help("The --output folder of a training run, finished or not");
-    Command::new("report").about("Make report.html and loss.svg of a training run").arg(folder)
+    command.arg(folder)
 }
 
 fn run(matches: &ArgMatches) -> Result<ExitCode> {

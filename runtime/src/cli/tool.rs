@@ -13,8 +13,10 @@ use std::process::ExitCode;
 pub struct Tool {
     /// The subcommand.
     pub name: &'static str,
-    /// What it is for, and its options but for settings; [`Tool::main`] gives it its name.
-    pub(super) command: fn() -> Command,
+    /// What it is for.
+    pub(super) about: &'static str,
+    /// Adds its options, but for settings.
+    pub(super) options: fn(Command) -> Command,
     pub(super) run: Run,
 }
 
@@ -40,15 +42,15 @@ impl Tool {
 
     /// It without its settings.
     fn bare(&self) -> Command {
-        (self.command)().arg(option())
+        // Options say of themselves what they are, where they are a type; what the program is for comes last.
+        (self.options)(Command::new(self.name)).about(self.about).arg(option())
     }
 
     /// It as a subcommand, with all its options.
     pub(super) fn command(&self) -> Command {
-        let command = self.bare().name(self.name);
         match self.run {
-            Run::Settings(sections, _) => Program::new(command, sections).into_command(),
-            Run::Options(_) => command,
+            Run::Settings(sections, _) => Program::new(self.bare(), sections).into_command(),
+            Run::Options(_) => self.bare(),
         }
     }
 }

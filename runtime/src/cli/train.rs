@@ -20,16 +20,16 @@ use crate::{
         run::{Prepared, Watch, Wish},
     },
 };
-use clap::Command;
 use save::Patience;
 use std::process::ExitCode;
 
 /// Fine-tunes an adapter.
-pub const TRAIN: Tool = Tool { name: "train", command, run: Run::Settings(&["train"], run) };
-
-fn command() -> Command {
-    Command::new("train").about("Fine-tune a LoRA adapter on a Qwen3 checkpoint")
-}
+pub const TRAIN: Tool = Tool {
+    name: "train",
+    about: "Fine-tune a LoRA adapter on a Qwen3 checkpoint",
+    options: |command| command,
+    run: Run::Settings(&["train"], run),
+};
 
 fn run(asked: Asked) -> Result<ExitCode> {
     let signals = Signals::listen("interrupted before the first step: nothing was trained, and nothing is saved");

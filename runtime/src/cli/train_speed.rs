@@ -14,18 +14,17 @@ use crate::{
     speed::{RowsFile, TrainRow, TrainSpeed, Training, random_adapter, train},
     train::run::{Extent, Plan},
 };
-use clap::{ArgMatches, Args, Command, FromArgMatches};
+use clap::{ArgMatches, Args, FromArgMatches};
 use halfbyte::{Backend, Float};
 use std::process::ExitCode;
 
 /// Measures how fast an adapter is trained.
-pub const TRAIN_SPEED: Tool = Tool { name: "speed-train", command, run: Run::Options(run) };
-
-fn command() -> Command {
-    let about = "Measure how fast an adapter of a Qwen3 is trained, with random weights";
-    // After the options, those of a part of which would say what that is.
-    Options::augment_args(Command::new("speed-train")).about(about).after_help(COLUMNS)
-}
+pub const TRAIN_SPEED: Tool = Tool {
+    name: "speed-train",
+    about: "Measure how fast an adapter of a Qwen3 is trained, with random weights",
+    options: |command| Options::augment_args(command).after_help(COLUMNS),
+    run: Run::Options(run),
+};
 
 /// What the columns are.
 const COLUMNS: &str = "On sequences of full length, every token but the first a target, with an adapter on all linear \
